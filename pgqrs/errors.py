@@ -1,0 +1,235 @@
+"""Every error that pgqrs raises.
+
+::
+
+    PgqrsError
+    ├── ConfigurationError (ValueError)      what was given to `Admin` cannot work
+    │   └── InvalidDSNError                  not a PostgreSQL DSN
+    ├── EmbeddedServerError                  the embedded PostgreSQL is missing or did not start
+    ├── DatabaseError                        PostgreSQL refused a statement
+    │   └── DatabaseUnavailableError         PostgreSQL could not be reached, or not in time
+    ├── SchemaError                          the tables are not as this version needs them
+    │   ├── NotInstalledError                there are none
+    │   └── SchemaOutOfDateError             they are older or newer
+    ├── WorkflowError                        about one workflow; has `workflow_id`
+    │   ├── WorkflowNotFoundError            there is none of this id
+    │   ├── WorkflowFencedError              it was started again elsewhere: this run is stale
+    │   ├── WorkflowFinishedError            it has ended, and the first outcome is kept
+    │   ├── WorkflowCancelledError           it was cancelled
+    │   └── WorkflowInProgressError          its context is running it right now
+    ├── StepError                            about one step; has `workflow_id` and `step_id`
+    │   ├── StepFailedError                  replays a recorded error; also of the original class
+    │   ├── StepCycleError                   the step would wait for itself
+    │   └── GuardUsedError                   the guard has already recorded an outcome
+    ├── SerializationError (ValueError)      a value that is not strict JSON; has `path`
+    ├── TerminalError                        raise it: trying the step again is of no use
+    └── TransientError                       raise it: the step may succeed when tried again
+
+`TerminalError` and `TransientError` are for steps to raise; the others are raised by the library.
+"""
+
+from __future__ import annotations
+
+
+class PgqrsError(Exception):
+    """The base of every error that pgqrs raises."""
+
+
+class ConfigurationError(PgqrsError, ValueError):
+    """What was given to `Admin` cannot work."""
+
+
+class InvalidDSNError(ConfigurationError):
+    """The string or URL is not the DSN of a PostgreSQL server."""
+
+
+class EmbeddedServerError(PgqrsError):
+    """The embedded PostgreSQL is not installed or did not start."""
+
+
+class DatabaseError(PgqrsError):
+    """PostgreSQL refused a statement.
+
+    `sqlstate` is its five-character code, or None where the failure came from outside the server. The
+    driver's error is the `__cause__`.
+    """
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """PostgreSQL could not be reached, refused the login, or did not answer in time."""
+
+
+class SchemaError(PgqrsError):
+    """The tables are not as this version of pgqrs needs them; `schema` is where it looked."""
+
+    def __init__(self, message: str, *, schema: str) -> None:
+        super().__init__(message)
+        self.schema = schema
+
+
+class NotInstalledError(SchemaError):
+    """The schema holds no pgqrs tables."""
+
+    def __init__(self, schema: str) -> None:
+        super().__init__(
+            f"pgqrs is not installed in the schema {schema!r}: "
+            "call `await admin.install()`, or run `pgqrs install` on the command line.",
+            schema=schema,
+        )
+
+
+class SchemaOutOfDateError(SchemaError):
+    """The tables are at revision `current`, and this version of pgqrs needs `head`."""
+
+    def __init__(self, current: str, head: str, *, schema: str, newer: bool = False) -> None:
+        remedy = (
+            "a newer pgqrs made it: upgrade this application's pgqrs."
+            if newer
+            else "call `await admin.install()`, or run `pgqrs install` on the command line."
+        )
+        super().__init__(
+            f"the schema {schema!r} is at revision {current}, and this pgqrs needs {head}: {remedy}",
+            schema=schema,
+        )
+        self.current = current
+        self.head = head
+
+
+class WorkflowError(PgqrsError):
+    """An error about the workflow `workflow_id`."""
+
+    def __init__(self, message: str, *, workflow_id: int) -> None:
+        super().__init__(message)
+        self.workflow_id = workflow_id
+
+
+class WorkflowNotFoundError(WorkflowError):
+    """There is no workflow of this id."""
+
+    def __init__(self, workflow_id: int) -> None:
+        super().__init__(f"there is no workflow {workflow_id} in this schema.", workflow_id=workflow_id)
+
+
+class WorkflowFencedError(WorkflowError):
+    """The workflow was started again elsewhere, so this run is stale and records nothing more.
+
+    `epoch` is the start that this run belongs to.
+    """
+
+    def __init__(self, workflow_id: int, epoch: int) -> None:
+        super().__init__(
+            f"workflow {workflow_id} was started again elsewhere: this run (epoch {epoch}) is stale, "
+            "nothing more of it is recorded; let it end.",
+            workflow_id=workflow_id,
+        )
+        self.epoch = epoch
+
+
+class WorkflowFinishedError(WorkflowError):
+    """The workflow has ended with `status`; its first outcome is kept."""
+
+    def __init__(self, workflow_id: int, status: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id} has already ended with {status}; that outcome is kept.",
+            workflow_id=workflow_id,
+        )
+        self.status = status
+
+
+class WorkflowCancelledError(WorkflowError):
+    """The workflow was cancelled; `resume_workflow` makes it runnable again."""
+
+    def __init__(self, workflow_id: int) -> None:
+        super().__init__(
+            f"workflow {workflow_id} is cancelled: call `await admin.resume_workflow({workflow_id})` to run it again.",
+            workflow_id=workflow_id,
+        )
+
+
+class WorkflowInProgressError(WorkflowError):
+    """The context is running its workflow right now, so it cannot begin another run of it."""
+
+    def __init__(self, workflow_id: int) -> None:
+        super().__init__(
+            f"workflow {workflow_id} is running in this context already: await that run, "
+            "or give the second call a context of its own (`await admin.create_workflow(...)`).",
+            workflow_id=workflow_id,
+        )
+
+
+class StepError(PgqrsError):
+    """An error about the step `step_id` of the workflow `workflow_id`."""
+
+    def __init__(self, message: str, *, workflow_id: int, step_id: str) -> None:
+        super().__init__(message)
+        self.workflow_id = workflow_id
+        self.step_id = step_id
+
+
+class StepFailedError(StepError):
+    """The recorded error of a step, raised again.
+
+    It is raised as an instance of a class that derives from this one and from the original exception's class,
+    so ``except ValueError`` still catches a recorded `ValueError`.
+    """
+
+
+class StepCycleError(StepError):
+    """The step would wait for itself, directly or through the steps that it waits for."""
+
+    def __init__(self, workflow_id: int, step_id: str) -> None:
+        super().__init__(
+            f"step {step_id!r} of workflow {workflow_id} would wait for itself: it is called from within itself, "
+            "or from a step that it waits for. Give calls that differ ids that differ (`@step(key=...)`).",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
+
+
+class GuardUsedError(StepError):
+    """The guard has recorded an outcome, or given the step up, and takes no second one."""
+
+    def __init__(self, workflow_id: int, step_id: str) -> None:
+        super().__init__(
+            f"the guard of step {step_id!r} of workflow {workflow_id} is used up; the first outcome is kept.",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
+
+
+class SerializationError(PgqrsError, ValueError):
+    """A value cannot be stored without loss.
+
+    `path` tells where in the value, as in ``$.orders[3].at``; `step_id` and `workflow_id` tell whose value it
+    is, where there is a step or a workflow.
+    """
+
+    def __init__(
+        self, reason: str, *, path: str = "$", step_id: str | None = None, workflow_id: int | None = None
+    ) -> None:
+        self.reason = reason
+        self.path = path
+        self.step_id = step_id
+        self.workflow_id = workflow_id
+        super().__init__(f"{self._whose()} cannot be stored: at {path}: {reason}")
+
+    def _whose(self) -> str:
+        if self.step_id is None:
+            return "the value" if self.workflow_id is None else f"a value of workflow {self.workflow_id}"
+        return f"the result of step {self.step_id!r} of workflow {self.workflow_id}"
+
+    def of(self, *, workflow_id: int, step_id: str | None = None) -> SerializationError:
+        """Return the same error, naming the workflow and the step that the value belongs to."""
+        return SerializationError(self.reason, path=self.path, step_id=step_id, workflow_id=workflow_id)
+
+
+class TerminalError(PgqrsError):
+    """Raise this in a step to say that trying it again is of no use."""
+
+
+class TransientError(PgqrsError):
+    """Raise this in a step to say that it may succeed when it is tried again."""
