@@ -5,6 +5,7 @@
     PgqrsError
     ├── ConfigurationError (ValueError)      what was given to `Admin` cannot work
     │   └── InvalidDSNError                  not a PostgreSQL DSN
+    ├── InvalidNameError (ValueError)        a workflow name or step id that cannot be stored
     ├── EmbeddedServerError                  the embedded PostgreSQL is missing or did not start
     ├── DatabaseError                        PostgreSQL refused a statement
     │   └── DatabaseUnavailableError         PostgreSQL could not be reached, or not in time
@@ -16,7 +17,8 @@
     │   ├── WorkflowFencedError              it was started again elsewhere: this run is stale
     │   ├── WorkflowFinishedError            it has ended, and the first outcome is kept
     │   ├── WorkflowCancelledError           it was cancelled
-    │   └── WorkflowInProgressError          its context is running it right now
+    │   ├── WorkflowInProgressError          its context is running it right now
+    │   └── RunEndedError                    this run of it is over; a task of it still goes on
     ├── StepError                            about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
     │   ├── StepCycleError                   the step would wait for itself
@@ -41,6 +43,10 @@ class ConfigurationError(PgqrsError, ValueError):
 
 class InvalidDSNError(ConfigurationError):
     """The string or URL is not the DSN of a PostgreSQL server."""
+
+
+class InvalidNameError(PgqrsError, ValueError):
+    """The workflow name or step id cannot be stored."""
 
 
 class EmbeddedServerError(PgqrsError):
@@ -145,7 +151,8 @@ class WorkflowCancelledError(WorkflowError):
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(
-            f"workflow {workflow_id} is cancelled: call `await admin.resume_workflow({workflow_id})` to run it again.",
+            f"workflow {workflow_id} is cancelled: "
+            f"call `await admin.resume_workflow({workflow_id})` to run it again.",
             workflow_id=workflow_id,
         )
 
@@ -157,6 +164,17 @@ class WorkflowInProgressError(WorkflowError):
         super().__init__(
             f"workflow {workflow_id} is running in this context already: await that run, "
             "or give the second call a context of its own (`await admin.create_workflow(...)`).",
+            workflow_id=workflow_id,
+        )
+
+
+class RunEndedError(WorkflowError):
+    """The run was left by a crash or a cancellation, and a task that it left behind asked for more."""
+
+    def __init__(self, workflow_id: int) -> None:
+        super().__init__(
+            f"this run of workflow {workflow_id} is over: a task left over from it cannot run further steps; "
+            "await the tasks that a workflow starts before it returns.",
             workflow_id=workflow_id,
         )
 
@@ -183,8 +201,9 @@ class StepCycleError(StepError):
 
     def __init__(self, workflow_id: int, step_id: str) -> None:
         super().__init__(
-            f"step {step_id!r} of workflow {workflow_id} would wait for itself: it is called from within itself, "
-            "or from a step that it waits for. Give calls that differ ids that differ (`@step(key=...)`).",
+            f"step {step_id!r} of workflow {workflow_id} would wait for itself: it is called from within "
+            "itself, or from a step that it waits for. Give calls that differ ids that differ "
+            "(`@step(key=...)`).",
             workflow_id=workflow_id,
             step_id=step_id,
         )

@@ -10,7 +10,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, DateTime, Identity, MetaData, Text, Uuid, false, func, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Identity,
+    MetaData,
+    Text,
+    Uuid,
+    false,
+    func,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from pgqrs.types import StepStatus, WorkflowStatus
@@ -54,22 +66,12 @@ class Workflow(Base):
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # json, not jsonb: jsonb makes an integer of 1e300, drops -0.0 and reorders keys, so a replay would differ.
+    # json, not jsonb: jsonb makes an integer of 1e300, drops -0.0 and reorders keys: a replay would differ.
     input: Mapped[Any] = mapped_column(JSON())
     output: Mapped[Any | None] = mapped_column(JSON())
     error: Mapped[Any | None] = mapped_column(JSON())
 
-    __table_args__ = (
-        CheckConstraint(_one_of(WorkflowStatus), name="status"),
-        # Room on the page keeps the updates of start and finish HOT; no index mentions a column they change.
-        {
-            "postgresql_with": {
-                "fillfactor": 70,
-                "autovacuum_vacuum_scale_factor": 0.05,
-                "autovacuum_analyze_scale_factor": 0.05,
-            }
-        },
-    )
+    __table_args__ = (CheckConstraint(_one_of(WorkflowStatus), name="status"),)
 
 
 class Step(Base):
@@ -90,7 +92,4 @@ class Step(Base):
     output: Mapped[Any | None] = mapped_column(JSON())
     error: Mapped[Any | None] = mapped_column(JSON())
 
-    __table_args__ = (
-        CheckConstraint(_one_of(StepStatus), name="status"),
-        {"postgresql_with": {"fillfactor": 90, "autovacuum_vacuum_insert_scale_factor": 0.1}},
-    )
+    __table_args__ = (CheckConstraint(_one_of(StepStatus), name="status"),)

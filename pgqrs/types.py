@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 class WorkflowStatus(StrEnum):
@@ -74,3 +75,57 @@ class StepRecord:
     reopened: bool
     started_at: datetime
     completed_at: datetime | None
+
+
+class NewWorkflow(NamedTuple):
+    """To write: a workflow that is not there yet; `input` is JSON text."""
+
+    workflow_id: int
+    name: str
+    input: str
+
+
+class RunStart(NamedTuple):
+    """To write: the start of a run; `claim` makes it safe to send twice."""
+
+    workflow_id: int
+    claim: UUID
+
+
+class StepOutcome(NamedTuple):
+    """To write: what came of a step.
+
+    One of `output` and `error` is JSON text. `elapsed` is the time the step took, in seconds.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    output: str | None
+    error: str | None
+    elapsed: float
+
+
+class RunEnd(NamedTuple):
+    """To write: the end of a run, and the failed steps that the next run is to execute again."""
+
+    workflow_id: int
+    epoch: int
+    output: str | None
+    error: str | None
+    reopen: tuple[str, ...] = ()
+
+
+class Claim(NamedTuple):
+    """What a start gave: the run's `epoch`, or the `output` (JSON text) of a workflow that has succeeded."""
+
+    epoch: int
+    output: str | None = None
+    succeeded: bool = False
+
+
+class Outcome(NamedTuple):
+    """What is recorded of a finished step: the JSON text of its `output`, or of its `error`."""
+
+    output: str | None
+    error: str | None

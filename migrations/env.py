@@ -1,0 +1,143 @@
+"""What the `alembic` command runs: which database and schema, and how the models are compared with them.
+
+`Admin.install()` renders the same revisions without it; see `pgqrs/storage/migrate.py`.
+
+Revisions are frozen: they import no models. They take ``op`` as an argument and the schema from its context.
+Installing renders them to SQL, so they never read from the database.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from alembic import context
+from alembic.operations import MigrationScript, Operations
+from alembic.util import CommandError
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.schema import CreateSchema
+
+from pgqrs.errors import PgqrsError
+from pgqrs.models import SCHEMA, Base
+from pgqrs.names import check_schema
+from pgqrs.storage.engines import engine_source
+from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock
+
+_CONNECT_TIMEOUT = 30.0
+
+
+def _given(name: str) -> str | None:
+    """Return what `-x name=...` or the environment says, if one of them does."""
+    return context.get_x_argument(as_dictionary=True).get(name) or os.environ.get(f"PGQRS_{name.upper()}")
+
+
+def _schema() -> str:
+    schema = _given("schema") or SCHEMA
+    check_schema(schema)
+    return schema
+
+
+def _engine() -> AsyncEngine:
+    dsn = _given("dsn")
+    if dsn is None:
+        raise CommandError("which database? Set PGQRS_DSN, or give -x dsn=postgresql://...")
+    return engine_source(dsn, timeout=_CONNECT_TIMEOUT).make()
+
+
+def _models_in(schema: str) -> MetaData:
+    """Copy the models into `schema`: autogenerate knows no `schema_translate_map`."""
+    metadata = MetaData(naming_convention=Base.metadata.naming_convention)
+    for table in Base.metadata.sorted_tables:
+        table.to_metadata(metadata, schema=schema)
+    return metadata
+
+
+def _offline(schema: str) -> None:
+    """Write the SQL that a migration would run."""
+    context.configure(
+        dialect_name="postgresql",
+        # Under another style of parameters than "named" the compiler doubles each % in a name.
+        dialect_opts={"paramstyle": "named"},
+        version_table=VERSION_TABLE,
+        version_table_schema=schema,
+    )
+    with context.begin_transaction():
+        if context.get_starting_revision_argument() in {None, "base"}:
+            context.execute(CreateSchema(schema, if_not_exists=True))
+        _run_migrations()
+
+
+async def _online(schema: str) -> None:
+    """Migrate, or compare, in one transaction."""
+    engine = _engine()
+    # As in `install`: a snapshot older than the lock would hide what the one before us has done.
+    read_committed = engine.execution_options(isolation_level="READ COMMITTED")
+    try:
+        async with read_committed.begin() as connection:
+            await connection.run_sync(_migrate, schema)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, schema: str) -> None:
+    take_lock(connection, schema)
+    context.configure(
+        connection=connection,
+        target_metadata=_models_in(schema),
+        version_table=VERSION_TABLE,
+        version_table_schema=schema,
+        include_schemas=True,
+        include_name=_ours(schema, connection.dialect.default_schema_name),
+        compare_server_default=True,
+        process_revision_directives=_number,
+        template_args={"schema": schema},
+    )
+    # `check`, `current` and `revision` only look.
+    if not context.get_context().opts.get("dont_mutate"):
+        create_schema(connection, schema)
+    _run_migrations()
+
+
+def _run_migrations() -> None:
+    context.run_migrations(op=Operations(context.get_context()))
+
+
+def _ours(schema: str, default_schema: str | None) -> Callable[..., bool]:
+    """Return the filter that lets autogenerate see only the tables of pgqrs; they all begin with its name."""
+
+    def include(name: str | None, type_: str, _parents: object) -> bool:
+        if type_ == "schema":
+            # The default schema goes by None.
+            return (default_schema if name is None else name) == schema
+        return type_ != "table" or (name or "").startswith("pgqrs_")
+
+    return include
+
+
+def _number(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
+    """Give a new revision the next number: they sort in their order."""
+    head = context.script.get_current_head()
+    for directive in directives:
+        directive.rev_id = f"{int(head or 0) + 1:04}"
+
+
+def _act(schema: str) -> None:
+    if context.is_offline_mode():
+        _offline(schema)
+    else:
+        asyncio.run(_online(schema))
+
+
+def _main() -> None:
+    if context.config.cmd_opts is not None:
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
+    try:
+        _act(_schema())
+    except PgqrsError as error:
+        # Alembic's command tells its own errors in one line, and others with a traceback.
+        raise CommandError(str(error)) from error
+
+
+_main()

@@ -1,0 +1,355 @@
+"""How values become the JSON text that is stored, and come back: the `Codec` protocol and `JsonCodec`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import inspect
+import json
+import json.encoder
+import math
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
+
+from pgqrs.errors import SerializationError
+
+__all__ = ["Codec", "Encoded", "JsonCodec"]
+
+_MAX_DEPTH: Final = 200
+"""Python and PostgreSQL read deeper text too, but how much deeper depends on the stack of the moment."""
+
+
+class Encoded(NamedTuple):
+    """A value as it is stored: `text` is JSON, and `value` is what `text` decodes to."""
+
+    text: str
+    value: Any
+
+
+class Codec(Protocol):
+    """Makes JSON text of values, and values of that text.
+
+    An implementation is shared by all workflows of an `Admin`, so it keeps no state between calls.
+    """
+
+    def encode(self, value: Any) -> Encoded:
+        """Return `value` as JSON text, with what a replay will see.
+
+        The text is JSON that PostgreSQL can store: without NUL characters and lone surrogates. Raise
+        `SerializationError` for a value that it cannot carry.
+        """
+        ...
+
+    def decode(self, text: str) -> Any:
+        """Return the value that `text` stands for; raise `SerializationError` when it stands for none."""
+        ...
+
+
+class JsonCodec:
+    """The strict JSON codec: it stores what JSON can say and refuses everything else.
+
+    Tuples become lists, and subclasses of `str`, `int`, `float`, `list` and `dict` the plain value, in the
+    first run as in a replay. `max_bytes` limits the UTF-8 text of one value.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._max_bytes = max_bytes
+
+    def encode(self, value: Any) -> Encoded:
+        """Return `value` as compact JSON text, with the decoded form of that text.
+
+        Raise `SerializationError`, whose `path` tells where in the value, for: a type that JSON lacks, NaN,
+        an infinity, a key that is no string, a NUL character, a lone surrogate, a value that contains itself,
+        more than 200 levels, more than `max_bytes`.
+        """
+        try:
+            text = _quick_text(value)
+            self._check_size(len(text) if text.isascii() else len(text.encode()))
+            if "\\u0000" not in text:
+                decoded = _DECODER.raw_decode(text)[0]
+                # Only keys can change silently, and then they compare unequal. A subclass that lies about
+                # equality can at worst pass off its key 1 as "1": what is stored and returned is strict JSON.
+                if (decoded == value and _is_shallow(text)) or _is_plain(value):
+                    return Encoded(text, decoded)
+        except SerializationError:
+            raise
+        except Exception:  # noqa: BLE001  whatever it was, the walk finds where and says what to do
+            _open_in_c.clear()
+        return self._encode_slowly(value)
+
+    def decode(self, text: str) -> Any:
+        """Return the value of the JSON `text`; raise `SerializationError` when it is not strict JSON."""
+        try:
+            return _DECODER.decode(text)
+        except (ValueError, RecursionError) as error:
+            raise SerializationError(f"the stored text is not JSON that can be read back: {error}") from error
+
+    def _encode_slowly(self, value: Any) -> Encoded:
+        try:
+            text = _ENCODER.encode(_Walk().copy(value))
+            self._check_size(len(text.encode()))
+            return Encoded(text, _DECODER.decode(text))
+        except RecursionError as error:
+            raise SerializationError("it is nested deeper than what is left of Python's stack.") from error
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise SerializationError(
+                f"it takes {size:,} bytes as JSON, and {self._max_bytes:,} are allowed: "
+                "store it elsewhere and return a reference to it."
+            )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+
+_open_in_c: Final[dict[int, Any]] = {}
+"""The containers that the C encoder is inside of. What a failed call leaves here would look like a circle to
+a later one, so a failure clears it; a call that this disturbs fails and takes the slow way."""
+
+
+def _make_quick_text() -> Callable[[Any], str]:
+    """Return `_ENCODER.encode`, in half the time for a small value: it builds a C encoder for every call."""
+    make: Callable[..., Any] | None = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    quote = json.encoder.encode_basestring
+    chunks = make(_open_in_c, _ENCODER.default, quote, None, ":", ",", False, False, False)  # noqa: FBT003
+    return lambda value: "".join(chunks(value, 0))
+
+
+_quick_text: Final = _make_quick_text()
+
+
+def _is_shallow(text: str) -> bool:
+    return len(text) <= 2 * _MAX_DEPTH or text.count("[") + text.count("{") <= _MAX_DEPTH
+
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS: Final = frozenset({dict, list, tuple})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `value` has no subclasses, string keys alone and not too many levels: a walk at speed."""
+    level: list[Any] = [] if type(value) in _SCALARS else [value]
+    for _ in range(_MAX_DEPTH):
+        if not level:
+            return True
+        dicts: list[Any] = [container for container in level if type(container) is dict]
+        keys: set[type[object]] = {type(key) for each in dicts for key in each}
+        if not (keys <= {str} and set(map(type, level)) <= _CONTAINERS):
+            return False
+        level = [child for each in level for child in _children(each) if type(child) not in _SCALARS]
+    return not level
+
+
+def _children(container: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+class _Open:
+    """A container that the walk is inside of: its plain copy so far, and the entries that are left."""
+
+    __slots__ = ("entries", "key", "plain", "source")
+
+    def __init__(self, source: Any, plain: list[Any] | dict[str, Any], entries: Iterator[tuple[Any, Any]]) -> None:
+        self.source = source
+        self.plain = plain
+        self.entries = entries
+        self.key: Any = None
+
+
+class _Walk:
+    """Copies a value into plain JSON values, or refuses it, naming the place.
+
+    It keeps its own stack, so no depth of a value overflows Python's. Types are asked for with `type`, since
+    an instance can lie about its `__class__`.
+    """
+
+    def __init__(self) -> None:
+        self._inside: list[_Open] = []
+
+    def copy(self, value: Any) -> Any:
+        whole = self._plain(value)
+        while self._inside:
+            self._fill(self._inside[-1])
+        return whole
+
+    def _fill(self, container: _Open) -> None:
+        """Copy entries until one is a container, to be filled first, or until there are no more."""
+        for key, child in container.entries:
+            container.key = key
+            if isinstance(container.plain, dict):
+                text = self._key(key, container.plain)
+                container.plain[text] = self._plain(child)
+            else:
+                container.plain.append(self._plain(child))
+            if self._inside[-1] is not container:
+                return
+        self._inside.pop()
+
+    def _plain(self, value: Any) -> Any:
+        """Return the plain form of `value`; that of a container is empty yet, and open."""
+        if value is None or value is True or value is False:
+            return value
+        copiers = (copy for base, copy in _COPIERS if _is(value, base))
+        return next(copiers, _Walk.refuse_type)(self, value)
+
+    def refuse_type(self, value: object) -> NoReturn:
+        self._refuse(f"{_type_name(value)} is not JSON: {_remedy(value)}.")
+
+    def copy_string(self, value: str) -> str:
+        plain = str.__str__(value)
+        if "\0" in plain:
+            self._refuse(
+                "the string holds \\u0000, which PostgreSQL cannot store: return it without, or as base64."
+            )
+        try:
+            plain.encode()
+        except UnicodeEncodeError as error:
+            self._refuse(
+                f"the string holds {plain[error.start]!r}, half of a surrogate pair, which UTF-8 cannot say: "
+                'decode it with errors="replace", or return bytes as base64.'
+            )
+        return plain
+
+    def copy_int(self, value: int) -> int:
+        plain = int.__int__(value)
+        try:
+            int.__repr__(plain)
+        except ValueError:
+            self._refuse(f"an int of {plain.bit_length():,} bits is too long for JSON text: return hex(value).")
+        return plain
+
+    def copy_float(self, value: float) -> float:
+        plain = float.__float__(value)
+        if not math.isfinite(plain):
+            self._refuse(f"{plain} is not JSON: return None or a string.")
+        return plain
+
+    def _key(self, key: Any, siblings: dict[str, Any]) -> str:
+        if not _is(key, str):
+            self._inside.pop()  # the path of the dict: a path that ends in [1] would point into a list
+            self._refuse(
+                f"the dict has the key {_shortened(key)}, of type {_type_name(key)}, and keys of JSON are "
+                "strings: return str(key) in its place, or a list of pairs."
+            )
+        plain = self.copy_string(key)
+        if plain in siblings:
+            self._refuse("two keys of the dict have the same text: return it under one of them.")
+        return plain
+
+    def copy_list(self, value: list[Any]) -> Any:
+        return self._open(value, [], _stored(list, value))
+
+    def copy_tuple(self, value: tuple[Any, ...]) -> Any:
+        return self._open(value, [], _stored(tuple, value))
+
+    def copy_dict(self, value: dict[Any, Any]) -> Any:
+        try:
+            # As `json` does: a subclass that answers `items()` with something else means it.
+            entries = [(key, child) for key, child in value.items()]  # noqa: C416  each is a pair, or this raises
+        except Exception as error:  # noqa: BLE001
+            self._refuse(f"items() of this {_type_name(value)} failed ({_shortened(error)}): return a plain dict.")
+        return self._open(value, {}, iter(entries))
+
+    def _open(self, source: Any, plain: Any, entries: Iterator[tuple[Any, Any]]) -> Any:
+        if any(container.source is source for container in self._inside):
+            self._refuse(f"the {_type_name(source)} contains itself: return ids in place of the inner one.")
+        if len(self._inside) == _MAX_DEPTH:
+            self._refuse(f"it is nested more than {_MAX_DEPTH} levels deep: return a flat list.")
+        self._inside.append(_Open(source, plain, entries))
+        return plain
+
+    def _refuse(self, reason: str) -> NoReturn:
+        path = "$" + "".join(_part(container.key) for container in self._inside)
+        raise SerializationError(reason, path=path) from None
+
+
+_COPIERS: Final[tuple[tuple[type, Callable[[_Walk, Any], Any]], ...]] = (
+    (str, _Walk.copy_string),
+    (int, _Walk.copy_int),
+    (float, _Walk.copy_float),
+    (dict, _Walk.copy_dict),
+    (list, _Walk.copy_list),
+    (tuple, _Walk.copy_tuple),
+)
+
+
+def _stored(base: Any, value: Any) -> Iterator[tuple[int, Any]]:
+    """Iterate over what `json` writes, which is not what a subclass may iterate over."""
+    stored: Iterator[Any] = base.__iter__(value)
+    return enumerate(stored)
+
+
+def _is(value: object, base: type) -> bool:
+    return issubclass(type(value), base)
+
+
+def _part(key: Any) -> str:
+    if _is(key, str):
+        key = str.__str__(key)
+        if key.isidentifier() and key.isascii():
+            return f".{_cut(key)}"
+    return f"[{_shortened(key)}]"
+
+
+def _shortened(value: Any) -> str:
+    try:
+        return _cut(repr(value))
+    except Exception:  # noqa: BLE001  a repr may do anything
+        return f"<{_type_name(value)}>"
+
+
+def _cut(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+_REMEDIES: Final[tuple[tuple[tuple[type, ...], str], ...]] = (
+    ((dt.date, dt.time), "return value.isoformat()"),
+    ((dt.timedelta,), "return value.total_seconds()"),
+    ((decimal.Decimal, uuid.UUID, pathlib.PurePath), "return str(value)"),
+    ((enum.Enum,), "return value.value"),
+    ((bytes, bytearray, memoryview), "return base64.b64encode(value).decode()"),
+    ((set, frozenset), "return sorted(value)"),
+    ((complex,), "return [value.real, value.imag]"),
+    ((Mapping,), "return dict(value)"),
+    ((Iterator,), "return list(value)"),
+)
+
+_REMEDIES_BY_METHOD: Final = (
+    ("model_dump", 'return value.model_dump(mode="json")'),
+    ("tolist", "return value.tolist()"),
+    ("_asdict", "return value._asdict()"),
+)
+
+
+def _remedy(value: object) -> str:
+    """Say what to return in the place of `value`."""
+    kind = type(value)
+    if inspect.iscoroutine(value):
+        return "await it, and return its result"
+    if dataclasses.is_dataclass(kind):
+        return "return dataclasses.asdict(value)"
+    for bases, remedy in _REMEDIES:
+        if issubclass(kind, bases):
+            return remedy
+    return _remedy_by_method(kind)
+
+
+def _remedy_by_method(kind: type) -> str:
+    remedies = (remedy for method, remedy in _REMEDIES_BY_METHOD if hasattr(kind, method))
+    return next(remedies, "return a dict, list, str, int, float, bool or None")

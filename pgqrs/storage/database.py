@@ -1,0 +1,127 @@
+"""One database as one event loop sees it: its engine, its transactions, its driver connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+from sqlalchemy import ClauseElement, Pool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from pgqrs.models import SCHEMA
+from pgqrs.storage.engines import EngineSource
+from pgqrs.storage.faults import is_passing, translated
+
+T = TypeVar("T")
+
+# Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
+# these a plan is made once, by the primary keys. A row's wait for a lock is ours to bound, not the role's.
+_JOURNAL_SETTINGS = "; ".join(
+    f"SET {setting}"
+    for setting in (
+        "plan_cache_mode = force_generic_plan",
+        "enable_seqscan = off",
+        "enable_hashjoin = off",
+        "enable_mergejoin = off",
+        "jit = off",
+        "default_transaction_isolation = 'read committed'",
+        "statement_timeout = 0",
+    )
+)
+
+
+class Limits(NamedTuple):
+    """How long to wait for the database, in seconds.
+
+    `timeout` bounds one connection attempt and one statement of the journal; `patience` is how long a write or a
+    read goes on trying while a server that was there is away.
+    """
+
+    timeout: float
+    patience: float
+
+
+class CompiledStatement(NamedTuple):
+    """A statement as the driver takes it: its text, and the names of its binds in their order."""
+
+    text: str
+    binds: Sequence[str]
+
+    def arguments(self, values: dict[str, Any]) -> list[Any]:
+        """Return the values in the order of the binds."""
+        return [values[name] for name in self.binds]
+
+
+class Database:
+    """The engine, the schema, and how transactions begin and failures are told."""
+
+    def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
+        self.schema = schema
+        self.limits = limits
+        self._owned = source.owned
+        self.engine: AsyncEngine = source.make()
+        self._translation = {SCHEMA: schema}
+        self._driver_pool: Pool | None = None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
+        """Open a transaction of our own: committed at a clean exit, rolled back at any other."""
+        with translated(self.schema):
+            async with self.engine.connect() as connection:
+                await connection.execution_options(
+                    isolation_level="READ COMMITTED", schema_translate_map=self._translation
+                )
+                async with connection.begin():
+                    yield connection
+
+    async def patiently(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Do `work` in a transaction, again while the server is away; so it must be safe to do twice."""
+        return await self.retrying()(self._transact, work)
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self.transaction() as connection:
+            return await work(connection)
+
+    def retrying(self) -> AsyncRetrying:
+        """Return a retry of what passes by itself, within our patience."""
+        return AsyncRetrying(
+            retry=retry_if_exception(is_passing),
+            wait=wait_random_exponential(multiplier=0.02, max=1),
+            stop=stop_after_delay(self.limits.patience),
+            reraise=True,
+        )
+
+    def compile(self, statement: ClauseElement) -> CompiledStatement:
+        """Compile a statement for the driver, with the names of this schema."""
+        compiled: Any = statement.compile(
+            dialect=self.engine.dialect,
+            schema_translate_map=self._translation,
+            render_schema_translate=True,
+        )
+        return CompiledStatement(compiled.string, tuple(compiled.positiontup or ()))
+
+    def qualified(self, name: str) -> str:
+        """Return the name of something in our schema, quoted as SQL text needs it."""
+        quote = self.engine.dialect.identifier_preparer.quote
+        return f"{quote(self.schema)}.{quote(name)}"
+
+    async def open_driver(self) -> asyncpg.Connection[Any]:
+        """Open a driver connection outside the engine's pool, made as the engine makes its own."""
+        if self._driver_pool is None:
+            self._driver_pool = self.engine.sync_engine.pool.recreate()
+        async with asyncio.timeout(self.limits.timeout):
+            pooled: Any = await greenlet_spawn(self._driver_pool.connect)
+            driver: asyncpg.Connection[Any] = pooled.driver_connection
+            pooled.detach()
+            await driver.execute(_JOURNAL_SETTINGS)
+        return driver
+
+    async def dispose(self) -> None:
+        """Close the engine's connections, if the engine is ours."""
+        if self._owned:
+            await self.engine.dispose()

@@ -1,0 +1,118 @@
+"""What a failure of the driver means, and which of our errors says so.
+
+asyncpg raises its own errors, SQLAlchemy wraps some of them, and the network raises `OSError`. They meet here
+and nowhere else. The codes are those of PostgreSQL's manual, appendix A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from pgqrs.errors import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    InvalidDSNError,
+    NotInstalledError,
+    PgqrsError,
+)
+
+_UNREACHABLE_CLASSES = ("08", "28", "3D", "53")
+_PASSING_CODES = frozenset(
+    {
+        "25006",  # read-only: a standby, until the failover is over
+        "40001",  # serialization failure
+        "40P01",  # deadlock
+        "53300",  # too many connections
+        "55P03",  # lock not available
+        "57P01",  # the administrator closed the connection
+        "57P02",  # the server crashed
+        "57P03",  # the server is starting up
+        "57P05",  # the session was idle for too long
+    }
+)
+_BAD_ROW_CLASSES = ("22", "23", "54")
+_NO_TABLES = frozenset({"3F000", "42P01"})
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """Return the driver's own error, out of SQLAlchemy's wrapping."""
+    while isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig.__cause__ or error.orig
+    return error
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the five-character code that the server gave, if it was the server that failed."""
+    code: object = getattr(driver_error(error), "sqlstate", None)
+    return code if isinstance(code, str) else None
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether the same statement may go through when it is sent again."""
+    code = sqlstate(error)
+    if code is not None:
+        return code in _PASSING_CODES or code.startswith("08")
+    return isinstance(error, DatabaseUnavailableError) or _is_lost(driver_error(error))
+
+
+def is_bad_row(error: BaseException) -> bool:
+    """Tell whether a value of one row is what the server, or the driver, refused."""
+    code = sqlstate(error)
+    if code is not None:
+        return code.startswith(_BAD_ROW_CLASSES)
+    return isinstance(driver_error(error), asyncpg.DataError)
+
+
+def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, (asyncpg.DataError, asyncpg.ClientConfigurationError)):
+        return False
+    return isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError))
+
+
+def translate(error: BaseException, schema: str) -> PgqrsError | None:
+    """Return the error of ours that says what `error` means, or None when it is not the database's."""
+    driver = driver_error(error)
+    code = sqlstate(driver)
+    if code is not None:
+        return _of_server(driver, code, schema)
+    if isinstance(driver, asyncpg.ClientConfigurationError):
+        return InvalidDSNError("the DSN cannot be read; it looks like postgresql://user:password@host:5432/name.")
+    if isinstance(driver, PoolTimeoutError):
+        return DatabaseUnavailableError(f"no connection of the engine's pool came free: {driver}")
+    if _is_lost(driver):
+        return DatabaseUnavailableError(f"PostgreSQL could not be reached: {_told(driver)}")
+    if isinstance(driver, (asyncpg.InterfaceError, SQLAlchemyError)):
+        return DatabaseError(f"the driver refused a statement: {_told(driver)}")
+    return None
+
+
+def _of_server(error: BaseException, code: str, schema: str) -> PgqrsError:
+    if code in _NO_TABLES:
+        return NotInstalledError(schema)
+    if code.startswith(_UNREACHABLE_CLASSES) or code in _PASSING_CODES:
+        return DatabaseUnavailableError(f"PostgreSQL is not to be had: {_told(error)}", sqlstate=code)
+    return DatabaseError(f"PostgreSQL refused a statement ({code}): {_told(error)}", sqlstate=code)
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def translated(schema: str) -> Generator[None]:
+    """Raise the driver's errors as ours within, the driver's kept as the cause."""
+    try:
+        yield
+    except PgqrsError:
+        raise
+    except Exception as error:
+        told = translate(error, schema)
+        if told is None:
+            raise
+        # What was wrong with a DSN can quote the password in it.
+        raise told from (None if isinstance(told, InvalidDSNError) else driver_error(error))

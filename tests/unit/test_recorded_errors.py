@@ -1,0 +1,940 @@
+"""Errors as JSON: what is terminal, what is recorded, and what a replay raises."""
+
+import asyncio
+import copy
+import errno
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+import traceback
+import types
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+import sqlalchemy.exc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgqrs import failures
+from pgqrs.errors import (
+    PgqrsError,
+    SerializationError,
+    StepError,
+    StepFailedError,
+    TerminalError,
+    TransientError,
+    WorkflowNotFoundError,
+)
+from pgqrs.failures import Failure, dump_error, is_terminal, is_terminal_text, load_error
+
+
+def replay(error, *, terminal=True) -> StepFailedError:
+    return load(dump_error(error, terminal=terminal))
+
+
+def load(text) -> StepFailedError:
+    json.loads(text)
+    text.encode()
+    assert "\0" not in text
+    return load_error(text, workflow_id=7, step_id="fetch")
+
+
+def load_document(**document) -> StepFailedError:
+    return load(json.dumps({"type": "X", "message": "m", "terminal": True} | document))
+
+
+def raised(error):
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+class PaymentError(Exception):
+    def __init__(self, code, *, detail):
+        super().__init__(f"payment failed: {code}")
+        self.code = code
+        self.detail = detail
+
+
+class WithoutSuper(Exception):
+    def __init__(self, *, reason):
+        self.reason = reason
+
+    def __str__(self):
+        return f"because of {self.reason}"
+
+
+class Outer:
+    class InnerError(KeyError):
+        pass
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    code: int
+    when: object = None
+
+
+class Slotted(Exception):
+    __slots__ = ("code", "thing")
+
+    def __init__(self, code):
+        self.code = code
+
+
+class Final(ValueError):
+    def __init_subclass__(cls):
+        raise TypeError("final")
+
+
+class NeedsKeyword(Exception):
+    registry = []  # noqa: RUF012
+
+    def __init_subclass__(cls, *, code):
+        cls.registry.append(code)
+
+
+class PickyNew(LookupError):
+    def __new__(cls, one, two):
+        return super().__new__(cls, one, two)
+
+
+class Meta(type):
+    def __new__(mcs, name, bases, namespace):
+        if name != "FinalByMeta":
+            raise RuntimeError("no subclasses")
+        return super().__new__(mcs, name, bases, namespace)
+
+
+class FinalByMeta(ArithmeticError, metaclass=Meta):
+    pass
+
+
+class Frozenish(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError("frozen")
+
+
+class ReadOnly(Exception):
+    @property
+    def workflow_id(self):
+        raise RuntimeError("never asked")
+
+    @property
+    def step_id(self):
+        return 1
+
+
+class Shadow(Exception):
+    def __str__(self):
+        return f"{self.gone}"
+
+    __repr__ = __str__
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError("not picklable")
+
+
+class HttpError(OSError):
+    def __init__(self, response, status):
+        super().__init__(f"HTTP {status}")
+        self.response = response
+        self.status = status
+
+
+class JobsError(ExceptionGroup):
+    def __new__(cls, message, errors, job=None):
+        self = super().__new__(cls, message, errors)
+        self.job = job
+        return self
+
+    def derive(self, excs):
+        return JobsError(self.message, excs, self.job)
+
+
+class NeedyGroup(ExceptionGroup):
+    def derive(self, excs):
+        return NeedyGroup(self.message, excs, self.secret)
+
+
+class Weird(Exception):
+    """Raises whenever it is asked for something."""
+
+    def __str__(self):
+        raise RuntimeError
+
+    __repr__ = __str__
+
+    @property
+    def args(self):
+        raise RuntimeError
+
+    @property
+    def __dict__(self):
+        raise RuntimeError
+
+    def __getattr__(self, name):
+        raise RuntimeError
+
+
+class TestDefaults:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError(),
+            TypeError(),
+            KeyError(),
+            IndexError(),
+            ZeroDivisionError(),
+            AssertionError(),
+            AttributeError(),
+            NameError(),
+            UnboundLocalError(),
+            NotImplementedError(),
+            UnicodeError(),
+            json.JSONDecodeError("m", "doc", 0),
+            SerializationError("r"),
+            TerminalError(),
+            Outer.InnerError(),
+        ],
+    )
+    def test_terminal(self, error):
+        assert is_terminal(error) is True
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            Exception(),
+            RuntimeError(),
+            OSError(),
+            TimeoutError(),
+            ConnectionError(),
+            PgqrsError(),
+            TransientError(),
+            PaymentError(1, detail=2),
+            StopIteration(),
+            RecursionError(),
+            MemoryError(),
+        ],
+    )
+    def test_transient(self, error):
+        assert is_terminal(error) is False
+
+
+class Both(ValueError, TransientError):
+    pass
+
+
+class Neither(TerminalError, OSError):
+    pass
+
+
+class TestPrecedence:
+    def test_our_markers_beat_the_defaults(self):
+        assert not is_terminal(Both())
+        assert is_terminal(Neither())
+
+    def test_options_beat_our_markers(self):
+        assert is_terminal(Both(), terminal=(Both,))
+        assert not is_terminal(Neither(), transient=(OSError,))
+        assert not is_terminal(TerminalError(), transient=(TerminalError,))
+
+    def test_options_beat_the_defaults(self):
+        assert is_terminal(OSError(), terminal=(OSError,))
+        assert not is_terminal(json.JSONDecodeError("m", "d", 0), transient=(ValueError,))
+
+    def test_the_most_specific_option_wins(self):
+        assert is_terminal(KeyError(), terminal=(KeyError,), transient=(LookupError, Exception))
+        assert not is_terminal(KeyError(), terminal=(LookupError, Exception), transient=(KeyError,))
+        assert is_terminal(IndexError(), terminal=(LookupError, Exception), transient=(KeyError,))
+
+    def test_a_tie_is_terminal(self):
+        assert is_terminal(OSError(), terminal=(OSError,), transient=(OSError,))
+
+    def test_options_that_do_not_match_change_nothing(self):
+        assert is_terminal(ValueError(), transient=(OSError,))
+        assert not is_terminal(OSError(), terminal=(ValueError,))
+
+
+class TestGroups:
+    def test_a_group_is_terminal_if_a_leaf_is(self):
+        assert is_terminal(ExceptionGroup("g", [OSError(), ExceptionGroup("h", [ValueError()])]))
+        assert not is_terminal(ExceptionGroup("g", [OSError(), ExceptionGroup("h", [OSError()])]))
+
+    def test_options_are_for_the_leaves(self):
+        group = ExceptionGroup("g", [OSError(), ValueError()])
+        assert not is_terminal(group, transient=(Exception,))
+        assert not is_terminal(group, transient=(ValueError,))
+        assert is_terminal(ExceptionGroup("g", [OSError()]), terminal=(OSError,))
+
+    def test_options_that_name_the_group(self):
+        assert not is_terminal(ExceptionGroup("g", [ValueError()]), transient=(ExceptionGroup,))
+        assert is_terminal(JobsError("g", [OSError()]), terminal=(BaseExceptionGroup,))
+        assert not is_terminal(JobsError("g", [ValueError()]), terminal=(ExceptionGroup,), transient=(JobsError,))
+
+    def test_an_inner_group_that_is_named(self):
+        group = ExceptionGroup("g", [JobsError("h", [ValueError()])])
+        assert not is_terminal(group, transient=(JobsError,))
+
+    def test_a_deep_group(self):
+        group = ExceptionGroup("g", [ValueError()])
+        for _ in range(5000):
+            group = ExceptionGroup("g", [group])
+        assert is_terminal(group)
+        assert not is_terminal(group, transient=(ValueError,))
+
+
+class TestClassificationOfReplays:
+    @pytest.mark.parametrize("terminal", [True, False])
+    @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), ExceptionGroup("g", [ValueError()]), "text"])
+    def test_what_was_recorded_holds(self, error, terminal):
+        again = replay(error, terminal=terminal)
+        assert is_terminal(again) is terminal
+        assert is_terminal_text(dump_error(again, terminal=is_terminal(again))) is terminal
+
+    def test_options_still_beat_it(self):
+        assert not is_terminal(replay(ValueError(), terminal=True), transient=(ValueError,))
+        assert is_terminal(replay(ValueError(), terminal=False), terminal=(ValueError,))
+
+    def test_options_decide_as_they_did_on_the_error_itself(self):
+        options = {"terminal": (PgqrsError,), "transient": (ValueError,)}
+        assert is_terminal(ValueError(), **options) is is_terminal(replay(ValueError()), **options) is False
+
+    def test_a_replay_matches_options_as_the_failure_of_a_step(self):
+        assert not is_terminal(replay("text", terminal=True), transient=(StepFailedError,))
+
+    def test_leaves_keep_their_own(self):
+        os_error, value_error = replay(ExceptionGroup("g", [OSError(), ValueError()])).exceptions
+        assert is_terminal(value_error)
+        assert not is_terminal(os_error)
+
+    @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"terminal": 0}', "nonsense"])
+    def test_a_record_that_does_not_say_counts_as_terminal(self, text):
+        assert is_terminal_text(text) is True
+
+
+class TestRecord:
+    def test_keys(self):
+        document = json.loads(dump_error(PaymentError("c1", detail=[1]), terminal=False))
+        assert document == {
+            "type": "PaymentError",
+            "message": "payment failed: c1",
+            "terminal": False,
+            "args": ["payment failed: c1"],
+            "mro": [f"{__name__}:PaymentError", "builtins:Exception"],
+            "attributes": {"code": "c1", "detail": [1]},
+        }
+
+    def test_people_read_type_and_message_first(self):
+        assert dump_error(ValueError("no"), terminal=True).startswith(
+            '{"type": "ValueError", "message": "no", "terminal": true'
+        )
+
+    def test_text_alone(self):
+        assert json.loads(dump_error("no luck", terminal=True)) == {
+            "type": "StepFailedError",
+            "message": "no luck",
+            "terminal": True,
+        }
+
+    def test_a_traceback_for_people(self):
+        text = json.loads(dump_error(raised(ValueError("no")), terminal=True))["traceback"]
+        assert "test_recorded_errors" in text
+        assert text.endswith("ValueError: no\n")
+
+    def test_a_traceback_is_bounded(self):
+        def sink(depth):
+            return sink(depth - 1) + 1 if depth else int("x" * 100_000)
+
+        with pytest.raises(ValueError) as caught:
+            sink(500)
+        assert len(json.loads(dump_error(caught.value, terminal=True))["traceback"]) < 20_000
+
+    def test_a_failure_reads_what_it_writes(self):
+        text = dump_error(raised(ExceptionGroup("g", [PaymentError(1, detail="x"), ValueError()])), terminal=True)
+        assert Failure.parse(text).text() == text
+
+
+class TestReplayedClasses:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("Invalid data"),
+            ValueError(),
+            KeyError("missing"),
+            Outer.InnerError("k"),
+            PaymentError("c", detail="d"),
+            WithoutSuper(reason="rain"),
+            FrozenError(3),
+            Slotted(4),
+            Final("f"),
+            PickyNew(1, 2),
+            Frozenish("x"),
+            ReadOnly("x"),
+            StopIteration(5),
+            StopAsyncIteration(),
+            RecursionError("deep"),
+            UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+            UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+            SyntaxError("bad", ("file.py", 1, 2, "text", 1, 3)),
+            ImportError("no module", name="nope", path="/x"),
+            ModuleNotFoundError("no module", name="nope"),
+            OSError("just text"),
+            FileNotFoundError(errno.ENOENT, "No such file", "a.txt"),
+            OSError(errno.EACCES, "denied", "a", None, "b"),
+            BlockingIOError(errno.EAGAIN, "later", 17),
+            HttpError(object(), 503),
+            json.JSONDecodeError("Expecting value", "doc", 1),
+            AttributeError("no attribute", name="n", obj="text"),
+            NameError("no name", name="n"),
+            TimeoutError(),
+            asyncio.IncompleteReadError(b"ab", 4),
+            subprocess.CalledProcessError(2, ["false", "-x"]),
+            SerializationError("reason", path="$.a"),
+            TerminalError("t"),
+            TransientError("t"),
+            WorkflowNotFoundError(99),
+            StepError("m", workflow_id=1, step_id="s"),
+            asyncpg.UniqueViolationError("duplicate key"),
+            asyncpg.InterfaceError("closed"),
+            sqlalchemy.exc.IntegrityError("INSERT ...", {"a": 1}, Exception("orig")),
+            sqlalchemy.exc.NoResultFound("no row"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_both_classes_and_the_same_text(self, error):
+        again = replay(error)
+        assert isinstance(again, type(error))
+        assert isinstance(again, StepFailedError)
+        assert str(again) == str(error)
+        assert (again.workflow_id, again.step_id) == (7, "fetch")
+        assert type(error).__name__ in repr(again)
+        with pytest.raises(type(error)):
+            raise again
+        assert f"[{type(error).__qualname__}]" in "".join(traceback.format_exception(again))
+
+    def test_a_frozen_class_made_by_a_metaclass_gives_way_to_its_base(self):
+        again = replay(FinalByMeta("x"))
+        assert isinstance(again, ArithmeticError)
+        assert not isinstance(again, FinalByMeta)
+        assert str(again) == "x"
+
+    def test_hooks_of_the_original_do_not_hear_of_ours(self):
+        class Sub(NeedsKeyword, code=1):
+            pass
+
+        sys.modules[__name__].Sub = Sub
+        Sub.__qualname__ = "Sub"
+        try:
+            assert isinstance(replay(Sub("x")), Sub)
+        finally:
+            del sys.modules[__name__].Sub
+        assert NeedsKeyword.registry == [1]
+
+    def test_names(self):
+        again = replay(ValueError("Invalid data"))
+        assert repr(again) == "StepFailedError[ValueError]('Invalid data')"
+        assert traceback.format_exception_only(again) == [
+            "pgqrs.errors.StepFailedError[ValueError]: Invalid data\n"
+        ]
+
+    def test_text_alone(self):
+        again = replay("no luck")
+        assert str(again) == "no luck"
+        assert again.args == ("no luck",)
+        assert repr(again) == "StepFailedError('no luck')"
+        assert type(again).__mro__[1:] == replay(Exception("x")).__class__.__mro__[1:]
+        assert type(again).__qualname__ == "StepFailedError"
+
+    def test_a_class_that_is_gone_gives_way_to_its_base(self):
+        again = load_document(
+            type="GoneError", mro=["nowhere:GoneError", "builtins:KeyError", "builtins:Exception"]
+        )
+        assert isinstance(again, KeyError)
+        assert repr(again) == "StepFailedError[GoneError]('m')"
+
+    def test_a_local_class_gives_way_to_its_base(self):
+        class LocalError(TimeoutError):
+            pass
+
+        again = replay(LocalError("late"))
+        assert isinstance(again, TimeoutError)
+        assert not isinstance(again, LocalError)
+
+    def test_a_class_reloaded_is_the_new_one(self):
+        module = types.ModuleType("reloaded_module")
+        sys.modules["reloaded_module"] = module
+        try:
+            for _ in range(2):
+                module.AppError = type("AppError", (Exception,), {"__module__": "reloaded_module"})
+                assert isinstance(replay(module.AppError("x")), module.AppError)
+        finally:
+            del sys.modules["reloaded_module"]
+
+    def test_classes_are_made_once(self):
+        assert type(replay(ValueError(1))) is type(replay(ValueError(2)))
+
+    def test_the_class_makes_errors_of_the_original_class(self):
+        again = replay(ValueError("x"))
+        other = type(again)("context: x")
+        assert type(other) is ValueError
+        assert other.args == ("context: x",)
+
+
+class TestParts:
+    def test_args_and_attributes(self):
+        again = replay(PaymentError("c", detail={"a": (1, 2)}))
+        assert again.args == ("payment failed: c",)
+        assert (again.code, again.detail) == ("c", {"a": [1, 2]})
+
+    def test_what_is_not_json_is_left_out(self):
+        again = replay(PaymentError(object(), detail="d"))
+        assert not hasattr(again, "code")
+        assert again.detail == "d"
+
+    def test_args_keep_their_places(self):
+        again = replay(ValueError("a", b"bytes", 3))
+        assert again.args == ("a", "b'bytes'", 3)
+
+    def test_no_args_stay_no_args(self):
+        assert replay(ValueError()).args == ()
+
+    def test_fields_kept_in_c(self):
+        again = replay(FileNotFoundError(errno.ENOENT, "No such file", "a.txt", None, "b.txt"))
+        assert (again.errno, again.strerror) == (errno.ENOENT, "No such file")
+        assert (again.filename, again.filename2) == ("a.txt", "b.txt")
+        assert again.args == (errno.ENOENT, "No such file")
+        assert replay(BlockingIOError(errno.EAGAIN, "later", 17)).characters_written == 17
+        assert replay(StopIteration(5)).value == 5
+        error = replay(SyntaxError("bad", ("file.py", 1, 2, "text", 1, 3)))
+        assert (error.msg, error.filename, error.lineno, error.offset, error.text) == (
+            "bad",
+            "file.py",
+            1,
+            2,
+            "text",
+        )
+        error = replay(ImportError("no", name="n", path="/p"))
+        assert (error.msg, error.name, error.path) == ("no", "n", "/p")
+        error = replay(UnicodeEncodeError("ascii", "é", 0, 1, "why"))
+        assert (error.encoding, error.object, error.start, error.end, error.reason) == ("ascii", "é", 0, 1, "why")
+        assert replay(AttributeError("x", name="n", obj=[1])).obj == [1]
+
+    def test_slots(self):
+        assert replay(Slotted(4)).code == 4
+        assert not hasattr(replay(Slotted(object())), "code")
+
+    def test_a_json_decode_error_has_its_place(self):
+        error = replay(json.JSONDecodeError("Expecting value", "a\nb", 2))
+        assert (error.msg, error.doc, error.pos, error.lineno, error.colno) == ("Expecting value", "a\nb", 2, 2, 1)
+
+    def test_notes(self):
+        error = ValueError("x")
+        error.add_note("first")
+        error.add_note("second\0")
+        again = replay(error)
+        assert again.__notes__ == ["first", "second\\x00"]
+        again.add_note("third")
+        assert replay(again).__notes__ == ["first", "second\\x00", "third"]
+        assert not hasattr(replay(ValueError()), "__notes__")
+
+    def test_an_attribute_of_the_name_terminal_is_the_originals_own(self):
+        error = ValueError("gate closed")
+        error.terminal = "T1"
+        assert replay(error, terminal=True).terminal == "T1"
+
+    def test_the_step_is_the_one_that_failed(self):
+        assert replay(WorkflowNotFoundError(99)).workflow_id == 7
+        again = replay(ReadOnly("x"))
+        assert (again.workflow_id, again.step_id) == (7, "fetch")
+
+
+class TestRecordedTwice:
+    """A nested step's replayed error brings down the outer step."""
+
+    def test_the_original_class_is_recorded(self):
+        first = dump_error(raised(PaymentError("c", detail=1)), terminal=True)
+        second = dump_error(raised(load(first)), terminal=False)
+        assert json.loads(second) == json.loads(first) | {"terminal": False}
+
+    def test_attributes_that_ours_stand_in_front_of(self):
+        first = dump_error(raised(WorkflowNotFoundError(99)), terminal=True)
+        assert json.loads(first)["attributes"] == {"workflow_id": 99}
+        assert dump_error(load(first), terminal=True) == first
+
+    def test_also_when_it_is_not_found(self):
+        first = json.dumps({"type": "Gone", "message": "m", "terminal": True, "args": [1], "mro": ["no:Gone"]})
+        assert json.loads(dump_error(load(first), terminal=True)) == json.loads(first)
+
+    def test_changes_made_in_between_are_recorded(self):
+        again = replay(PaymentError("c", detail=1))
+        again.detail = 2
+        again.more = 3
+        assert json.loads(dump_error(again, terminal=True))["attributes"] == {"code": "c", "detail": 2, "more": 3}
+
+    def test_groups(self):
+        first = dump_error(raised(ExceptionGroup("g", [ValueError("a"), OSError(2, "b")])), terminal=True)
+        assert dump_error(load(first), terminal=True) == first
+
+    def test_a_new_group_of_replays(self):
+        group = ExceptionGroup("g", [replay(ValueError("a")), replay("text")])
+        leaves = replay(group).exceptions
+        assert [str(leaf) for leaf in leaves] == ["a", "text"]
+        assert isinstance(leaves[0], ValueError)
+
+
+class TestReplayedGroups:
+    def group(self):
+        return ExceptionGroup(
+            "all failed",
+            [
+                ValueError("a"),
+                ExceptionGroup("inner", [OSError(2, "b"), KeyError("c")]),
+                PaymentError(1, detail=2),
+            ],
+        )
+
+    def test_except_star(self):
+        caught = []
+        try:
+            raise replay(self.group())
+        except* KeyError as group:
+            caught.append(group.exceptions[0].exceptions[0])
+        except* (ValueError, OSError) as group:
+            caught += [group.exceptions[0], group.exceptions[1].exceptions[0]]
+        except* PaymentError as group:
+            caught += group.exceptions
+        assert [str(error) for error in caught] == ["'c'", "a", "[Errno 2] b", "payment failed: 1"]
+        assert all(isinstance(error, StepFailedError) for error in caught)
+        assert caught[-1].detail == 2
+
+    def test_what_is_not_caught_goes_on(self):
+        with pytest.raises(ExceptionGroup) as caught:
+            try:
+                raise replay(self.group())
+            except* ValueError:
+                pass
+        assert [type(each).__qualname__ for each in caught.value.exceptions] == [
+            "ExceptionGroup",
+            "StepFailedError[PaymentError]",
+        ]
+
+    def test_class_and_text(self):
+        again = replay(self.group())
+        assert isinstance(again, ExceptionGroup)
+        assert isinstance(again, StepFailedError)
+        assert str(again) == str(self.group())
+        assert again.message == "all failed"
+        assert len(again.exceptions) == 3
+        assert (again.workflow_id, again.exceptions[0].step_id) == (7, "fetch")
+
+    def test_split_subgroup_and_derive(self):
+        again = replay(self.group())
+        matching, rest = again.split(KeyError)
+        assert isinstance(matching.exceptions[0].exceptions[0], KeyError)
+        assert len(rest.exceptions) == 3
+        assert again.subgroup(TimeoutError) is None
+        assert again.subgroup(Exception) is again
+        assert again.derive([ValueError()]).message == "all failed"
+
+    def test_a_class_with_derive_of_its_own(self):
+        again = replay(JobsError("jobs", [ValueError(), KeyError()], "nightly"))
+        assert isinstance(again, JobsError)
+        assert again.job == "nightly"
+        part = again.subgroup(ValueError)
+        assert type(part) is JobsError
+        assert part.job == "nightly"
+
+    def test_a_derive_that_needs_what_was_not_recorded(self):
+        part = replay(NeedyGroup("needy", [ValueError(), KeyError()])).subgroup(ValueError)
+        assert type(part) is ExceptionGroup
+        assert part.message == "needy"
+
+    def test_a_class_that_is_gone(self):
+        again = load_document(mro=["no:Gone"], errors=[{"message": "leaf", "mro": ["builtins:ValueError"]}])
+        assert isinstance(again, ExceptionGroup)
+        assert isinstance(again.exceptions[0], ValueError)
+
+    def test_a_base_group_of_exceptions(self):
+        assert isinstance(replay(BaseExceptionGroup("g", [ValueError()])), ExceptionGroup)
+
+    def test_a_leaf_that_is_a_crash_does_not_crash(self):
+        again = replay(BaseExceptionGroup("g", [KeyboardInterrupt("stop"), ValueError("v")]))
+        assert isinstance(again, ExceptionGroup)
+        assert not isinstance(again.exceptions[0], KeyboardInterrupt)
+        assert str(again.exceptions[0]) == "stop"
+        assert isinstance(again.exceptions[1], ValueError)
+
+    def test_a_wide_group_is_bounded(self):
+        text = dump_error(ExceptionGroup("g", [ValueError("x" * 5000)] * 20_000), terminal=True)
+        assert len(text) < 4_000_000
+        assert 100 < len(load(text).exceptions) <= 20_000
+
+    def test_a_deep_group_is_bounded(self):
+        group = ExceptionGroup("g", [ValueError("leaf")])
+        for _ in range(2000):
+            group = ExceptionGroup("g", [group])
+        again = replay(group)
+        assert isinstance(again, ExceptionGroup)
+        assert isinstance(again.exceptions[0].exceptions[0], ExceptionGroup)
+
+
+class TestCopies:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            PaymentError("c", detail=[1]),
+            FileNotFoundError(2, "No such file", "a"),
+            JobsError("g", [ValueError("a"), ExceptionGroup("h", [KeyError("b")])], 1),
+            Shadow("x"),
+            "text",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "duplicate",
+        [copy.copy, copy.deepcopy, *(lambda e, p=p: pickle.loads(pickle.dumps(e, p)) for p in range(6))],
+    )
+    def test_copies_are_alike(self, error, duplicate):
+        again = replay(error, terminal=False)
+        again.add_note("seen")
+        other = duplicate(again)
+        assert other is not again
+        assert type(other) is type(again)
+        assert (str(other), repr(other), other.__notes__) == (str(again), repr(again), ["seen"])
+        assert (other.workflow_id, other.step_id, is_terminal(other)) == (7, "fetch", False)
+        assert dump_error(other, terminal=False) == dump_error(again, terminal=False)
+
+    def test_across_processes(self):
+        data = pickle.dumps(replay(PaymentError("c", detail=1)))
+        code = (
+            "import pickle, sys; e = pickle.loads(sys.stdin.buffer.read()); "
+            "print(type(e).__qualname__, e, e.workflow_id, e.step_id, e.code)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+        assert done.stdout.decode().strip() == "StepFailedError payment failed: c 7 fetch c"
+
+
+class TestWeirdErrors:
+    def test_one_that_raises_whenever_asked(self):
+        again = replay(Weird("x"))
+        assert isinstance(again, Weird)
+        assert "Weird" in str(again)
+        assert "Weird" in repr(again)
+
+    def test_one_whose_text_is_made_of_what_is_lost(self):
+        error = Shadow("x")
+        error.gone = object()
+        assert str(replay(error)) == str(error)
+
+    def test_args_that_raise(self):
+        class Shy:
+            def __repr__(self):
+                raise RuntimeError
+
+        assert replay(ValueError(Shy(), 1)).args[1] == 1
+
+    def test_attributes_of_odd_names(self):
+        error = ValueError()
+        error.__dict__.update({"": 1, "a b": 2, "\ud800": 3, "\0": 4, "__class__": 5, "__dict__": 6})
+        again = replay(error)
+        assert isinstance(again, ValueError)
+        assert vars(again)["a b"] == 2
+        assert "__class__" not in vars(again)
+
+    def test_notes_that_are_none(self):
+        error = ValueError()
+        error.__notes__ = "not a list"
+        assert not hasattr(replay(error), "__notes__")
+
+    def test_a_circle_of_causes(self):
+        one, two = ValueError("one"), ValueError("two")
+        one.__cause__, two.__cause__ = two, one
+        assert str(replay(raised(one))) == "one"
+
+    @pytest.mark.parametrize(
+        "error", [KeyboardInterrupt("x"), SystemExit(3), GeneratorExit(), asyncio.CancelledError()]
+    )
+    def test_a_crash_comes_back_as_a_plain_error(self, error):
+        again = replay(error)
+        assert type(again).__qualname__ == "StepFailedError"
+        assert isinstance(again, Exception)
+        assert not isinstance(again, type(error))
+
+    @pytest.mark.parametrize(
+        ("message", "stored"), [("a\0b", "a\\x00b"), ("\ud800", "\\ud800"), ("\\u0000", "\\u0000")]
+    )
+    def test_text_that_postgresql_cannot_store(self, message, stored):
+        assert str(replay(ValueError(message))) == stored
+        assert str(replay(message)) == stored
+        assert replay(ValueError(message)).args == (stored,)
+
+    def test_long_text_is_cut(self):
+        for error in (ValueError("x" * 1_000_000), "x" * 1_000_000):
+            text = dump_error(error, terminal=True)
+            assert len(text) < 100_000
+            assert "characters more" in str(load(text))
+
+    def test_many_and_long_attributes_are_bounded(self):
+        error = ValueError(*["x" * 1000] * 1000)
+        error.__dict__.update({f"a{number}": "x" * 5000 for number in range(1000)})
+        assert len(dump_error(error, terminal=True)) < 200_000
+
+
+garbage = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(
+        ["os:system", "builtins:ValueError", "builtins:ExceptionGroup", "builtins:UnicodeDecodeError"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "type",
+                    "message",
+                    "terminal",
+                    "mro",
+                    "args",
+                    "attributes",
+                    "notes",
+                    "errors",
+                    "traceback",
+                    "errno",
+                    "start",
+                    "object",
+                    "derive",
+                ]
+            )
+            | st.text(max_size=10),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=30,
+)
+
+
+class TestGarbage:
+    @given(garbage)
+    def test_any_json_gives_a_step_failed_error(self, document):
+        error = load_error(json.dumps(document), workflow_id=7, step_id="fetch")
+        assert isinstance(error, StepFailedError)
+        assert (error.workflow_id, error.step_id) == (7, "fetch")
+        assert isinstance(str(error) + repr(error), str)
+        pickle.loads(pickle.dumps(error))
+
+    @given(st.text())
+    def test_any_text_does(self, text):
+        assert isinstance(load_error(text, workflow_id=7, step_id="fetch"), StepFailedError)
+
+    @pytest.mark.parametrize("text", ["", "nonsense", "[]", "3", "null", "{}", "[" * 100_000, '"text"'])
+    def test_what_is_no_record(self, text):
+        error = load_error(text, workflow_id=7, step_id="fetch")
+        assert type(error).__qualname__ == "StepFailedError"
+        assert "recorded error" in str(error)
+
+    def test_bottomless_records(self):
+        text = '{"errors": [' * 20_000 + "]}" * 20_000
+        assert isinstance(load_error(text, workflow_id=7, step_id="fetch"), StepFailedError)
+        text = '{"errors": [' * 300 + "]}" * 300
+        assert isinstance(load_error(text, workflow_id=7, step_id="fetch"), StepFailedError)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "os:system",
+            "builtins:KeyboardInterrupt",
+            "builtins:SystemExit",
+            "builtins:GeneratorExit",
+            "builtins:BaseException",
+            "builtins:BaseExceptionGroup",
+            "builtins:Exception",
+            "builtins:int",
+            "builtins:print",
+            "builtins",
+            "builtins:",
+            ":ValueError",
+            "sys:modules.builtins.ValueError",
+            "builtins:ValueError.mro",
+            "builtins:ValueError.__class__",
+            "builtins:ExceptionGroup",
+        ],
+    )
+    def test_names_that_are_no_exception_are_passed_over(self, name):
+        assert type(load_document(mro=[name])).__qualname__ == "StepFailedError"
+        assert isinstance(load_document(mro=[name, "builtins:KeyError"]), KeyError)
+
+    def test_nothing_is_imported(self):
+        assert "this" not in sys.modules
+        load_document(mro=["this:Error", "antigravity:Error"])
+        assert "this" not in sys.modules
+        assert "antigravity" not in sys.modules
+
+    def test_a_lazy_module_stays_lazy(self, tmp_path):
+        (tmp_path / "lazy_module.py").write_text("raise SystemExit('it was run')")
+        spec = importlib.util.spec_from_file_location("lazy_module", tmp_path / "lazy_module.py")
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["lazy_module"] = module
+        try:
+            spec.loader.exec_module(module)
+            assert isinstance(load_document(mro=["lazy_module:SomeError"]), StepFailedError)
+        finally:
+            del sys.modules["lazy_module"]
+
+    def test_nothing_that_is_found_is_asked(self):
+        class Proxy:
+            @property
+            def __class__(self):
+                raise SystemExit("it was asked")
+
+        class Talkative(type):
+            def __getattribute__(cls, name):
+                raise SystemExit("it was asked")
+
+        module = types.ModuleType("proxy_module")
+        module.__getattr__ = lambda name: sys.exit("it was asked")
+        module.Proxy, module.Talkative = Proxy(), Talkative("Talkative", (), {})
+        sys.modules["proxy_module"] = module
+        try:
+            load_document(mro=["proxy_module:Proxy", "proxy_module:Talkative.Error", "proxy_module:missing"])
+        finally:
+            del sys.modules["proxy_module"]
+
+    def test_no_property_runs(self):
+        class Error(Exception):
+            @property
+            def code(self):
+                raise SystemExit
+
+            @code.setter
+            def code(self, value):
+                raise SystemExit
+
+            def __setattr__(self, name, value):
+                raise SystemExit
+
+        module = types.ModuleType("property_module")
+        module.Error = Error
+        sys.modules["property_module"] = module
+        try:
+            assert isinstance(load_document(mro=["property_module:Error"], attributes={"code": 1}), Error)
+        finally:
+            del sys.modules["property_module"]
+
+    def test_attributes_cannot_replace_ours(self):
+        attributes = {"workflow_id": 1, "step_id": "x", "pgqrs_failure": 3, "__class__": "int", "__odd__": 1}
+        error = load_document(attributes=attributes | {"__dict__": {"smuggled": 1}})
+        assert (error.workflow_id, error.step_id, str(error)) == (7, "fetch", "m")
+        assert not vars(error).keys() & {"__class__", "__dict__", "__odd__", "smuggled"}
+
+    def test_the_cache_is_bounded(self):
+        assert failures._combined.cache_info().maxsize is not None
