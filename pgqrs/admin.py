@@ -141,10 +141,12 @@ class Admin:
         """Create a workflow with these arguments, run it here, and return its result.
 
         `workflow` is a function decorated with `@workflow`. The arguments are recorded as its input, so they
-        must be strict JSON, and it is called with them as they are recorded (a tuple is a list). Raises what the workflow raises, and as `create_workflow` does.
+        must be strict JSON, and it is called with them as they are recorded (a tuple is a list). Raises what
+        the workflow raises, and as `create_workflow` does.
         """
         context, given = await self._create(workflow_name(workflow), {"args": list(args), "kwargs": kwargs})
-        return await workflow(context, *given["args"], **given["kwargs"])
+        function: Callable[..., Awaitable[R]] = workflow
+        return await function(context, *given["args"], **given["kwargs"])
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
         """Return the context of a workflow that is there, to run it again.

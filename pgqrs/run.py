@@ -22,7 +22,7 @@ from pgqrs.failures import dump_error, is_terminal, load_error
 from pgqrs.serialization import Codec, Encoded
 from pgqrs.storage.store import Store
 from pgqrs.trace import FailureTrace, RaisedBy
-from pgqrs.types import Outcome, RunEnd, StepOutcome, WorkflowStatus
+from pgqrs.types import Outcome, RunEnd, StepOutcome, StepStarted, WorkflowStatus
 
 _logger = logging.getLogger("pgqrs")
 
@@ -46,12 +46,13 @@ class Execution(Scope):
     `settled` is done when the step has an outcome or was given up, and tells those who wait to look again.
     """
 
-    __slots__ = ("began", "over", "parent", "settled", "step_id", "waits_for")
+    __slots__ = ("began", "over", "parent", "settled", "started", "step_id", "waits_for")
 
     def __init__(self, run: Run, outer: Scope | None, parent: Scope, step_id: str) -> None:
         super().__init__(run, outer)
         self.parent = parent
         self.step_id = step_id
+        self.started = StepStarted(run.workflow_id, run.epoch, step_id)
         self.over = False
         self.waits_for: set[Execution] = set()
         loop = asyncio.get_running_loop()
@@ -180,6 +181,7 @@ class Run:
         self._interrupted.discard(step_id)
         self._warn_of_interrupted()
         execution = self._executions[step_id] = Execution(self, _here.get(), scope, step_id)
+        self._store.marks.began(execution.started)
         if isinstance(scope, Execution):
             scope.waits_for.add(execution)
         _here.set(execution)
@@ -223,7 +225,8 @@ class Run:
         await self._record(execution, None, dump_error(error, terminal=terminal))
 
     async def _record(self, execution: Execution, output: str | None, error: str | None) -> Outcome:
-        record = StepOutcome(self.workflow_id, self.epoch, execution.step_id, output, error, execution.elapsed())
+        self._store.marks.ended(execution.started)
+        record = StepOutcome(*execution.started, output, error, execution.elapsed())
         try:
             self._check_not_lost()
             recorded = await self._store.record(record)
@@ -267,6 +270,7 @@ class Run:
 
     def _settle(self, execution: Execution) -> None:
         execution.over = True
+        self._store.marks.ended(execution.started)
         if self._executions.get(execution.step_id) is execution:
             del self._executions[execution.step_id]
         if isinstance(execution.parent, Execution):

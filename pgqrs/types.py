@@ -92,10 +92,19 @@ class RunStart(NamedTuple):
     claim: UUID
 
 
+class StepStarted(NamedTuple):
+    """A step that a run has begun to execute."""
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+
+
 class StepOutcome(NamedTuple):
     """To write: what came of a step.
 
-    One of `output` and `error` is JSON text. `elapsed` is the time the step took, in seconds.
+    One of `output` and `error` is JSON text; while neither is, the step is still running. `elapsed` is how long
+    it has executed, in seconds.
     """
 
     workflow_id: int

@@ -90,6 +90,16 @@ class Journal:
         """
         while not self._room.is_set():
             await self._room.wait()
+        return self._accept(record)
+
+    def offer(self, record: Record) -> bool:
+        """Accept a record that nobody waits for, if there is room, and tell whether there was."""
+        if not self._room.is_set():
+            return False
+        self._accept(record).add_done_callback(_looked_at)
+        return True
+
+    def _accept(self, record: Record) -> asyncio.Future[Any]:
         entry = Entry(record, self._loop.create_future(), _size(record))
         self._queue.append(entry)
         self._queued_size += entry.size
@@ -308,6 +318,12 @@ async def _close(connection: asyncpg.Connection[Any]) -> None:
         await connection.close(timeout=1)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         connection.terminate()
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Take note of an error that nobody awaits, lest asyncio complains of it."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _size(record: Any) -> int:

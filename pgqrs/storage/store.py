@@ -13,6 +13,7 @@ from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.faults import translated
 from pgqrs.storage.journal import Journal
+from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.repositories import Decode, StepRepository, WorkflowRepository
 from pgqrs.types import (
     Claim,
@@ -38,6 +39,7 @@ class Store:
     def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
         self.database = Database(source, schema, limits)
         self.journal = Journal(self.database)
+        self.marks = RunningMarks(self.journal)
         self._ids: deque[int] = deque()
         self._block = 1
         self._reserving = asyncio.Lock()

@@ -203,7 +203,7 @@ class Start(Kind[RunStart]):
 
 
 class StepWrite(Kind[StepOutcome]):
-    """Record what came of steps, for runs whose epoch is current."""
+    """Record what came of steps, or that they are running, for runs whose epoch is current."""
 
     name = "step"
     columns: ClassVar = {
@@ -241,10 +241,14 @@ class StepWrite(Kind[StepOutcome]):
             select(
                 rows.c.workflow_id,
                 rows.c.step_id,
-                _status(rows.c.error, StepStatus.SUCCESS, StepStatus.ERROR),
+                case(
+                    (rows.c.output.is_not(None), _literal(StepStatus.SUCCESS)),
+                    (rows.c.error.is_not(None), _literal(StepStatus.ERROR)),
+                    else_=_literal(StepStatus.RUNNING),
+                ),
                 rows.c.epoch,
                 func.now() - rows.c.elapsed * literal_column("interval '1 second'"),
-                func.now(),
+                case((func.coalesce(rows.c.output, rows.c.error).is_not(None), func.now())),
                 _json(rows.c.output),
                 _json(rows.c.error),
             )
@@ -260,10 +264,16 @@ class StepWrite(Kind[StepOutcome]):
         """Return the outcome that is stored, whoever wrote it; a stale run is fenced."""
         if lost := _lost(record, standing):
             return lost
-        written = standing.step_status == StepStatus.ERROR and standing.step_epoch == record.epoch
+        written = standing.step_status in _of_this_run(record) and standing.step_epoch == record.epoch
         if written or standing.step_status == StepStatus.SUCCESS:
             return Outcome(standing.step_output, standing.step_error)
         return AGAIN
+
+
+def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
+    """Return the statuses that, written by the run itself, leave a record nothing to write."""
+    is_mark = record.output is None and record.error is None
+    return (StepStatus.ERROR, StepStatus.RUNNING) if is_mark else (StepStatus.ERROR,)
 
 
 class End(Kind[RunEnd]):
@@ -291,7 +301,10 @@ class End(Kind[RunEnd]):
             .where(Workflow.id == held.c.id, held.c.id == rows.c.workflow_id, held.c.epoch == rows.c.epoch)
             .where(Workflow.status == _literal(WorkflowStatus.RUNNING))
             .values(
-                status=_status(rows.c.error, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR),
+                status=case(
+                    (rows.c.error.is_(None), _literal(WorkflowStatus.SUCCESS)),
+                    else_=_literal(WorkflowStatus.ERROR),
+                ),
                 output=_json(rows.c.output),
                 error=_json(rows.c.error),
                 completed_at=func.now(),
@@ -392,10 +405,6 @@ def _literal(value: str) -> ColumnElement[str]:
 
 def _json(text: ColumnElement[Any]) -> ColumnElement[Any]:
     return cast(text, JSON())
-
-
-def _status(error: Any, success: str, failure: str) -> ColumnElement[str]:
-    return case((error.is_(None), _literal(success)), else_=_literal(failure))
 
 
 def _gives_way(epoch: ColumnElement[int]) -> ColumnElement[bool]:

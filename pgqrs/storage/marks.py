@@ -1,0 +1,44 @@
+"""RUNNING marks: long steps show in the tables while they run, and short ones never cost that write."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import takewhile
+
+from pgqrs.storage.journal import Journal
+from pgqrs.types import StepOutcome, StepStarted
+
+LONG = 0.1
+"""How long a step executes, in seconds, before it is worth a mark; the sweep comes round as often."""
+
+
+class RunningMarks:
+    """The steps that an event loop executes and has not marked yet.
+
+    One sweep looks after all of them, however many there are: they stand in the order in which they began, so
+    it stops at the first that is young.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._young: dict[StepStarted, float] = {}
+        self._sweep_due: asyncio.TimerHandle | None = None
+
+    def began(self, step: StepStarted) -> None:
+        """Look after a step from now on."""
+        self._young[step] = self._loop.time()
+        if self._sweep_due is None:
+            self._sweep_due = self._loop.call_later(LONG, self._sweep)
+
+    def ended(self, step: StepStarted) -> None:
+        """Look after it no longer; nothing was written if it was quick."""
+        self._young.pop(step, None)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for step, began in list(takewhile(lambda item: now - item[1] >= LONG, self._young.items())):
+            mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, now - began)
+            if self._journal.offer(mark):
+                del self._young[step]
+        self._sweep_due = self._loop.call_later(LONG, self._sweep) if self._young else None
