@@ -33,6 +33,8 @@ class Host(Protocol):
 class StepGuard:
     """The right and the duty to record what came of a step: `success` or `fail`, once."""
 
+    __slots__ = ("_execution", "_run", "_state")
+
     def __init__(self, run: Run, execution: Execution) -> None:
         self._run = run
         self._execution = execution
@@ -54,7 +56,7 @@ class StepGuard:
             refused = error.of(workflow_id=run.workflow_id, step_id=step_id)
             await run.fail_step(self._execution, refused, terminal=True)
             raise refused from error
-        recorded = await run.succeed_step(self._execution, encoded)
+        recorded = await run.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
         return _answer(run, step_id, recorded).value
@@ -188,7 +190,8 @@ class PyWorkflow:
         itself, and `WorkflowFencedError` for a stale run.
         """
         check_name("step id", step_id)
-        run = await self._current()
+        scope = scope_of(self)
+        run = await self._current() if scope is None else scope.run
         found = await run.acquire(step_id)
         if isinstance(found, Outcome):
             return _answer(run, step_id, found)

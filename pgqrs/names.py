@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pgqrs.errors import ConfigurationError, InvalidNameError
 
 MAX_NAME_BYTES = 512
@@ -11,9 +13,14 @@ MAX_SCHEMA_BYTES = 63
 """The longest identifier that PostgreSQL does not cut short."""
 
 
-def _flaw(name: object, limit: int) -> str | None:
-    if not isinstance(name, str):
-        return f"it must be a string, not {type(name).__name__}"
+def _flaw_of(name: object, limit: int) -> str | None:
+    if isinstance(name, str):
+        return _flaw(name, limit)
+    return f"it must be a string, not {type(name).__name__}"
+
+
+@lru_cache(maxsize=4096)  # a step's id is checked at each of its calls
+def _flaw(name: str, limit: int) -> str | None:
     if not name:
         return "it is empty"
     if "\x00" in name:
@@ -30,13 +37,13 @@ def check_name(what: str, name: object) -> None:
 
     `what` names it in the message, as in ``"step id"``. Raises `InvalidNameError`.
     """
-    if flaw := _flaw(name, MAX_NAME_BYTES):
+    if flaw := _flaw_of(name, MAX_NAME_BYTES):
         raise InvalidNameError(f"{_shown(name)} cannot be a {what}: {flaw}.")
 
 
 def check_schema(name: object) -> None:
     """Refuse a schema name that PostgreSQL could not hold; raises `ConfigurationError`."""
-    if flaw := _flaw(name, MAX_SCHEMA_BYTES):
+    if flaw := _flaw_of(name, MAX_SCHEMA_BYTES):
         raise ConfigurationError(f"{_shown(name)} cannot be a schema name: {flaw}.")
 
 

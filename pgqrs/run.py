@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from time import monotonic
 
 from pgqrs.errors import (
     DatabaseError,
@@ -19,7 +21,8 @@ from pgqrs.errors import (
     WorkflowFinishedError,
 )
 from pgqrs.failures import dump_error, is_terminal, load_error
-from pgqrs.serialization import Codec, Encoded
+from pgqrs.serialization import Codec
+from pgqrs.storage.journal import settle
 from pgqrs.storage.store import Store
 from pgqrs.trace import FailureTrace, RaisedBy
 from pgqrs.types import Outcome, RunEnd, StepOutcome, StepStarted, WorkflowStatus
@@ -41,12 +44,9 @@ class Scope:
 
 
 class Execution(Scope):
-    """A step that is being executed; `parent` is the place in the same run that it was called from.
+    """A step that is being executed; `parent` is the place in the same run that it was called from."""
 
-    `settled` is done when the step has an outcome or was given up, and tells those who wait to look again.
-    """
-
-    __slots__ = ("began", "over", "parent", "settled", "started", "step_id", "waits_for")
+    __slots__ = ("_settled", "began", "over", "parent", "started", "step_id", "waits_for")
 
     def __init__(self, run: Run, outer: Scope | None, parent: Scope, step_id: str) -> None:
         super().__init__(run, outer)
@@ -55,13 +55,24 @@ class Execution(Scope):
         self.started = StepStarted(run.workflow_id, run.epoch, step_id)
         self.over = False
         self.waits_for: set[Execution] = set()
-        loop = asyncio.get_running_loop()
-        self.settled: asyncio.Future[None] = loop.create_future()
-        self.began = loop.time()
+        self.began = monotonic()
+        self._settled: asyncio.Future[None] | None = None
 
     def elapsed(self) -> float:
         """Return how long the step has been executing, in seconds."""
-        return self.settled.get_loop().time() - self.began
+        return monotonic() - self.began
+
+    async def settled(self) -> None:
+        """Wait until the step has an outcome or was given up: then look again."""
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._settled)
+
+    def settle(self) -> None:
+        """Tell those who wait to look again."""
+        self.over = True
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
 
 
 _here: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
@@ -194,7 +205,7 @@ class Run:
         for each in waiting:
             each.waits_for.add(execution)
         try:
-            await asyncio.shield(execution.settled)
+            await execution.settled()
         finally:
             for each in waiting:
                 each.waits_for.discard(execution)
@@ -209,42 +220,44 @@ class Run:
         within = tuple(each.step_id for each in _enclosing(scope))
         self._trace.note(error, RaisedBy(step_id, transient, within))
 
-    async def succeed_step(self, execution: Execution, encoded: Encoded) -> Outcome:
-        """Record the step's value and return what is recorded."""
-        return await self._record(execution, encoded.text, None)
-
     async def fail_step(self, execution: Execution, error: str | BaseException, *, terminal: bool) -> None:
         """Record the step's error, unless the body has left: then a straggler's error is nobody's."""
-        if isinstance(error, BaseException):
-            self._note(error, execution.step_id, execution.parent, transient=not terminal)
+        # A text mostly stands for the exception that is being handled, and that is what may leave the body.
+        raised = error if isinstance(error, BaseException) else sys.exception()
+        if raised is not None:
+            self._note(raised, execution.step_id, execution.parent, transient=not terminal)
         if self.over is not None:
             self.give_up(execution)
             return
         if not terminal:
             self._trace.recorded(execution.step_id)
-        await self._record(execution, None, dump_error(error, terminal=terminal))
+        await self.record(execution, None, dump_error(error, terminal=terminal))
 
-    async def _record(self, execution: Execution, output: str | None, error: str | None) -> Outcome:
+    async def record(self, execution: Execution, output: str | None, error: str | None = None) -> Outcome:
+        """Record the JSON text of the step's value, or of its error, and return what is recorded."""
         self._store.marks.ended(execution.started)
         record = StepOutcome(*execution.started, output, error, execution.elapsed())
         try:
             self._check_not_lost()
-            recorded = await self._store.record(record)
+            await self._store.room()
         except BaseException:
             self.give_up(execution)
             raise
-        # Taken in when the commit is reported, even if whoever waits here is cancelled before.
-        recorded.add_done_callback(partial(self._take_in, execution))
+        recorded: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._store.record(record, partial(self._take_in, execution, recorded))
         self._leave(execution)
-        return await asyncio.shield(recorded)
+        return await recorded
 
-    def _take_in(self, execution: Execution, recorded: asyncio.Future[Outcome]) -> None:
-        error = recorded.exception()
-        if error is None:
-            self._outcomes[execution.step_id] = recorded.result()
+    def _take_in(
+        self, execution: Execution, waiter: asyncio.Future[Outcome], verdict: Outcome | Exception
+    ) -> None:
+        """Take in what was recorded; also when the waiter was cancelled in the meantime."""
+        if isinstance(verdict, Exception):
+            self._lose(verdict)
         else:
-            self._lose(error)
+            self._outcomes[execution.step_id] = verdict
         self._settle(execution)
+        settle(waiter, verdict)
 
     def _lose(self, error: BaseException) -> None:
         # A refused row concerns its own step alone; whatever else stopped a write stops the run.
@@ -256,6 +269,7 @@ class Run:
         """End an execution without an outcome, as a crash would; another caller may take it on."""
         if interrupted:
             self._interrupted.add(execution.step_id)
+        self._store.marks.ended(execution.started)
         self._leave(execution)
         self._settle(execution)
 
@@ -269,14 +283,11 @@ class Run:
             _here.set(scope)
 
     def _settle(self, execution: Execution) -> None:
-        execution.over = True
-        self._store.marks.ended(execution.started)
         if self._executions.get(execution.step_id) is execution:
             del self._executions[execution.step_id]
         if isinstance(execution.parent, Execution):
             execution.parent.waits_for.discard(execution)
-        if not execution.settled.done():
-            execution.settled.set_result(None)
+        execution.settle()
 
     def _warn_of_interrupted(self) -> None:
         for step_id in self._interrupted:

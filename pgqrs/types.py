@@ -84,12 +84,22 @@ class NewWorkflow(NamedTuple):
     name: str
     input: str
 
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.input)
+
 
 class RunStart(NamedTuple):
     """To write: the start of a run; `claim` makes it safe to send twice."""
 
     workflow_id: int
     claim: UUID
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters: there is none."""
+        return 0
 
 
 class StepStarted(NamedTuple):
@@ -114,6 +124,11 @@ class StepOutcome(NamedTuple):
     error: str | None
     elapsed: float
 
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.output or self.error or "")
+
 
 class RunEnd(NamedTuple):
     """To write: the end of a run, and the failed steps that the next run is to execute again."""
@@ -123,6 +138,11 @@ class RunEnd(NamedTuple):
     output: str | None
     error: str | None
     reopen: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.output or self.error or "")
 
 
 class Claim(NamedTuple):

@@ -20,7 +20,7 @@ from pgqrs.storage.faults import is_passing, translated
 T = TypeVar("T")
 
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
-# these a plan is made once, by the primary keys. A row's wait for a lock is ours to bound, not the role's.
+# these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
 _JOURNAL_SETTINGS = "; ".join(
     f"SET {setting}"
     for setting in (
@@ -31,6 +31,7 @@ _JOURNAL_SETTINGS = "; ".join(
         "jit = off",
         "default_transaction_isolation = 'read committed'",
         "statement_timeout = 0",
+        "lock_timeout = '100ms'",
     )
 )
 

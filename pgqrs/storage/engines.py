@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 from sqlalchemy import URL
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgqrs import embedded
@@ -39,7 +40,8 @@ def engine_source(target: object, *, timeout: float) -> EngineSource:
         return EngineSource(lambda: target, owned=False)
     if isinstance(target, URL):
         url = _asyncpg_url(target)
-        return EngineSource(lambda: create_async_engine(url, connect_args={"timeout": timeout}), owned=True)
+        arguments = {"timeout": timeout, "async_creator_fn": _connect}
+        return EngineSource(lambda: create_async_engine(url, connect_args=arguments), owned=True)
     if isinstance(target, str):
         connect = _connector(target, timeout)
         return EngineSource(lambda: create_async_engine(_ANY, async_creator=connect), owned=True)
@@ -62,7 +64,17 @@ def _check_driver(engine: AsyncEngine) -> None:
 def _asyncpg_url(url: URL) -> URL:
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidDSNError(f"a URL of {url.get_backend_name()!r} is not one of PostgreSQL; {_EXAMPLE}")
-    return url.set(drivername="postgresql+asyncpg")
+    url = url.set(drivername="postgresql+asyncpg")
+    mode = url.query.get(
+        "sslmode"
+    )  # libpq's word; SQLAlchemy passes the driver's own, `ssl`, which takes the same
+    if mode is not None:
+        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        raise InvalidDSNError(f"the URL cannot be read; {_EXAMPLE}") from None
+    return url
 
 
 def _connector(dsn: str, timeout: float) -> Callable[[], Awaitable[Any]]:
@@ -70,17 +82,17 @@ def _connector(dsn: str, timeout: float) -> Callable[[], Awaitable[Any]]:
         embedded.data_folder(dsn)  # a malformed one is told here and not at the first statement
 
         async def connect_embedded() -> Any:
-            return await _connect(await asyncio.to_thread(embedded.start, dsn), timeout)
+            return await _connect(await asyncio.to_thread(embedded.start, dsn), timeout=timeout)
 
         return connect_embedded
     plain = _plain_dsn(dsn)
-    return lambda: _connect(plain, timeout)
+    return lambda: _connect(plain, timeout=timeout)
 
 
-async def _connect(dsn: str, timeout: float) -> Any:
+async def _connect(*args: Any, **kwargs: Any) -> Any:
     try:
-        return await asyncpg.connect(dsn, timeout=timeout)
-    except ValueError:
+        return await asyncpg.connect(*args, **kwargs)
+    except (OverflowError, TypeError, ValueError):
         # What is wrong with a DSN can quote the password in it, so the cause is not kept.
         raise InvalidDSNError(f"the DSN cannot be read; {_EXAMPLE}") from None
 

@@ -28,7 +28,6 @@ _PASSING_CODES = frozenset(
         "40001",  # serialization failure
         "40P01",  # deadlock
         "53300",  # too many connections
-        "55P03",  # lock not available
         "57P01",  # the administrator closed the connection
         "57P02",  # the server crashed
         "57P03",  # the server is starting up
@@ -58,6 +57,11 @@ def is_passing(error: BaseException) -> bool:
     if code is not None:
         return code in _PASSING_CODES or code.startswith("08")
     return isinstance(error, DatabaseUnavailableError) or _is_lost(driver_error(error))
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """Tell whether a lock that somebody else holds is what the statement waited for too long."""
+    return sqlstate(error) == "55P03"
 
 
 def is_bad_row(error: BaseException) -> bool:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import asyncpg
 
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
 from pgqrs.storage.database import CompiledStatement, Database
-from pgqrs.storage.faults import is_bad_row, is_passing, sqlstate, translate
+from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, sqlstate, translate
 from pgqrs.storage.writes import AGAIN, KINDS, Kind, Record, Standing
 from pgqrs.types import StepOutcome
 
@@ -45,33 +46,37 @@ LINGER = 30.0
 """How long an idle journal keeps its connection, in seconds."""
 
 
-class Entry(NamedTuple):
-    """A record on its way, and the future that tells its caller what became of it."""
+class Entry:
+    """A record on its way, and whom to tell what became of it: a result, or an exception that was not raised.
 
-    record: Any
-    done: asyncio.Future[Any]
-    size: int
+    One that had to wait for a lock goes `alone` from then on, so that no other waits with it.
+    """
+
+    __slots__ = ("alone", "record", "settled", "size", "tell")
+
+    def __init__(self, record: Any, tell: Callable[[Any], None]) -> None:
+        self.record = record
+        self.tell = tell
+        self.size: int = record.size
+        self.settled = False
+        self.alone = False
 
     def settle(self, verdict: Any) -> None:
-        """Tell the caller: an error of ours is raised there, anything else is the result."""
-        if self.done.done():
-            return
-        if isinstance(verdict, Exception):
-            self.done.set_exception(verdict)
-        else:
-            self.done.set_result(verdict)
+        """Tell the verdict, once."""
+        if not self.settled:
+            self.settled = True
+            self.tell(verdict)
 
 
 class Journal:
-    """The one writer of an event loop: `submit` a record, await what became of it."""
+    """The one writer of an event loop: `write` a record and await what became of it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
         self._queued_size = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._stalled: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
         self._flusher: asyncio.Task[None] | None = None
@@ -83,30 +88,56 @@ class Journal:
         self.statements = 0
         """How many statements were sent; each is one round trip and one commit."""
 
-    async def submit(self, record: Record) -> asyncio.Future[Any]:
-        """Accept a record and return the future of its result; waits first while there is no room.
+    async def write(self, record: Record) -> Any:
+        """Accept a record, wait until it is committed, and return what became of it.
 
-        From here on the record is written, whether or not anybody still waits for the future: shield it.
+        A caller that is cancelled while the record waits to be committed only stops waiting.
         """
-        while not self._room.is_set():
-            await self._room.wait()
-        return self._accept(record)
+        await self.room()
+        waiter: asyncio.Future[Any] = self._loop.create_future()
+        self.accept(record, partial(settle, waiter))
+        return await waiter
 
-    def offer(self, record: Record) -> bool:
-        """Accept a record that nobody waits for, if there is room, and tell whether there was."""
-        if not self._room.is_set():
-            return False
-        self._accept(record).add_done_callback(_looked_at)
-        return True
+    def accept(self, record: Record, tell: Callable[[Any], None]) -> None:
+        """Take a record on: it is written whether or not anybody waits for it.
 
-    def _accept(self, record: Record) -> asyncio.Future[Any]:
-        entry = Entry(record, self._loop.create_future(), _size(record))
+        `tell` is called once, with the result or with the exception that says why there is none. Await `room`
+        before.
+        """
+        entry = Entry(record, tell)
         self._queue.append(entry)
         self._queued_size += entry.size
-        if len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE:
-            self._room.clear()
         self._wake()
-        return entry.done
+
+    def offer(self, record: Record) -> bool:
+        """Take on a record that nobody waits for, if there is room, and tell whether there was."""
+        if self._is_full():
+            return False
+        self.accept(record, _ignore)
+        return True
+
+    async def room(self) -> None:
+        """Wait while too much is waiting to be written; those who came first go first."""
+        if not self._is_full() and not self._waiting:
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._make_room(1)
+            raise
+
+    def _is_full(self) -> bool:
+        return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE
+
+    def _make_room(self, turns: int) -> None:
+        while turns > 0 and self._waiting and not self._is_full():
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                turns -= 1
 
     async def close(self) -> None:
         """Write what was accepted, bounded by the database's `timeout`, and give the connection up."""
@@ -146,7 +177,7 @@ class Journal:
                 await self._write(batch)
         except asyncio.CancelledError:
             # As at the end of the loop. Whether the batch arrived is unknown; what is unsettled is sent again.
-            self._put_back(entry for entry in batch if not entry.done.done())
+            self._put_back(entry for entry in batch if not entry.settled)
             self._loop.call_soon(self._wake_if_waiting)
             raise
         finally:
@@ -163,13 +194,14 @@ class Journal:
             if stalled := self._stalled.get(entry.record.workflow_id):
                 stalled.append(self._queue.popleft())
                 continue
-            if not _joins(entry.record, taken):
+            if not _joins(entry.record, taken) or (entry.alone and batch):
                 break
             batch.append(self._queue.popleft())
             size += entry.size
+            if entry.alone:
+                break
         self._queued_size -= size
-        if len(self._queue) < BACKLOG_ROWS and self._queued_size < BACKLOG_SIZE:
-            self._room.set()
+        self._make_room(len(batch))
         return batch
 
     async def _write(self, batch: Sequence[Entry]) -> None:
@@ -177,11 +209,18 @@ class Journal:
         try:
             await self._settle(batch, await self._patiently(self._send, batch))
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
-            if is_bad_row(error) and len(batch) > 1:
-                middle = len(batch) // 2
-                await self._write(batch[:middle])
-                await self._write(batch[middle:])
-                return
+            await self._divide(batch, error)
+
+    async def _divide(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Find the record that a batch failed for, by halves; reject it, or put it by while it is locked."""
+        if len(batch) > 1 and (is_bad_row(error) or is_lock_timeout(error)):
+            middle = len(batch) // 2
+            await self._write(batch[:middle])
+            await self._write(batch[middle:])
+        elif is_lock_timeout(error):
+            batch[0].alone = True
+            self._stall(batch[0])
+        else:
             self._reject([*batch, *self._abandon()] if is_passing(error) else batch, error)
 
     async def _patiently(self, send: Any, batch: Sequence[Entry]) -> Any:
@@ -208,7 +247,7 @@ class Journal:
         return compiled
 
     async def _settle(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        answers = {(name, workflow_id, step_id): epoch for name, workflow_id, step_id, epoch in rows}
+        answers = {tuple(row)[:3]: row[3] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record
@@ -266,7 +305,7 @@ class Journal:
         self._queue.clear()
         self._stalled.clear()
         self._queued_size = 0
-        self._room.set()
+        self._make_room(BACKLOG_ROWS)
         return left
 
     def _reject(self, entries: Iterable[Entry], error: Exception) -> None:
@@ -320,14 +359,18 @@ async def _close(connection: asyncpg.Connection[Any]) -> None:
         connection.terminate()
 
 
-def _looked_at(done: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody awaits, lest asyncio complains of it."""
-    if not done.cancelled():
-        done.exception()
+def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
+    """Give a waiter the verdict, an exception to be raised there, unless it has stopped waiting."""
+    if waiter.done():
+        return
+    if isinstance(verdict, Exception):
+        waiter.set_exception(verdict)
+    else:
+        waiter.set_result(verdict)
 
 
-def _size(record: Any) -> int:
-    return sum(len(field) for field in record if isinstance(field, str))
+def _ignore(_verdict: Any) -> None:
+    """Let nobody know."""
 
 
 def _step_id(record: Any) -> str | None:

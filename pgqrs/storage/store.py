@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from uuid import uuid4
 
 from pgqrs.errors import WorkflowNotFoundError
@@ -87,7 +87,7 @@ class Store:
         """Write a new workflow and return its id."""
         await self.ready()
         workflow_id = await self._reserved_id()
-        await asyncio.shield(await self.journal.submit(NewWorkflow(workflow_id, name, input_text)))
+        await self.journal.write(NewWorkflow(workflow_id, name, input_text))
         return workflow_id
 
     async def _reserved_id(self) -> int:
@@ -109,20 +109,24 @@ class Store:
     async def claim(self, workflow_id: int) -> Claim:
         """Start a run of the workflow, fencing every earlier one, or return the output of its success."""
         await self.ready()
-        claim: Claim = await asyncio.shield(await self.journal.submit(RunStart(workflow_id, uuid4())))
+        claim: Claim = await self.journal.write(RunStart(workflow_id, uuid4()))
         return claim
 
     async def outcomes(self, workflow_id: int) -> dict[str, Outcome]:
         """Return what is recorded of the workflow's finished steps, those to be executed again left out."""
         return await self.database.patiently(lambda connection: StepRepository(connection).outcomes(workflow_id))
 
-    async def record(self, outcome: StepOutcome) -> asyncio.Future[Outcome]:
-        """Accept a step's outcome; the future tells what is recorded, which may be an earlier one."""
-        return await self.journal.submit(outcome)
+    async def room(self) -> None:
+        """Wait while too much is waiting to be written; to be awaited before `record`."""
+        await self.journal.room()
+
+    def record(self, outcome: StepOutcome, tell: Callable[[Outcome | Exception], None]) -> None:
+        """Take a step's outcome on; `tell` is called with what is recorded, which may be an earlier one."""
+        self.journal.accept(outcome, tell)
 
     async def end(self, end: RunEnd) -> None:
         """Record how a run ended."""
-        await asyncio.shield(await self.journal.submit(end))
+        await self.journal.write(end)
 
     async def name_of(self, workflow_id: int) -> str:
         """Return the name of a workflow."""
