@@ -74,6 +74,12 @@ types: .venv/.dev ## mypy and pyright, both strict
 	$(call heading,pyright)
 	@$(BIN)/pyright
 
+BENCH_OPTIONS ?=
+
+.PHONY: bench
+bench: .venv/.demo ## pgqrs, its peers and pgbench on one PostgreSQL, ten to fifteen minutes (BENCH_OPTIONS=--quick to try)
+	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
+
 .PHONY: build
 build: .venv/.dev ## the wheel and the sdist, in dist/
 	@rm -rf dist
@@ -81,7 +87,7 @@ build: .venv/.dev ## the wheel and the sdist, in dist/
 
 .PHONY: clean
 clean: ## remove what the other targets made, environments included
-	rm -rf .venv $(OLDEST) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(OLDEST) .venv-bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments: made with the standard library, filled by uv. A stamp is older than pyproject.toml when the

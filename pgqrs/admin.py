@@ -79,8 +79,11 @@ class Admin:
         await self.close()
 
     async def close(self) -> None:
-        """Write what was accepted and close the connections that are ours; calling it again does nothing."""
-        store = self._stores.pop(asyncio.get_running_loop(), None)
+        """Write what was accepted and close the connections that are ours; again does nothing.
+
+        An `Admin` that is used after it was closed connects again.
+        """
+        store = self._stores.get(asyncio.get_running_loop())
         if store is not None:
             await store.close()
 

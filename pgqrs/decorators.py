@@ -142,7 +142,7 @@ def _check_function(function: Callable[..., object], kind: str) -> None:
     if first is None or first.kind in {first.KEYWORD_ONLY, first.VAR_KEYWORD}:
         raise TypeError(f"{_shown(function)} cannot be a {kind}: its first argument must be the PyWorkflow.")
     annotation = _annotation(function, first)
-    if isinstance(annotation, type) and not issubclass(PyWorkflow, annotation):
+    if isinstance(annotation, type) and annotation is not Any and not issubclass(PyWorkflow, annotation):
         raise TypeError(
             f"{_shown(function)} cannot be a {kind}: its first argument, {first.name!r}, must be a PyWorkflow, "
             f"not {annotation.__name__}."

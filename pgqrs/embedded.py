@@ -591,7 +591,10 @@ class _Cluster:
             os.close(descriptor)
 
     def _log_end(self) -> str:
-        return _last_lines(self._log.read_text(errors="replace") if self._log.exists() else "")
+        try:
+            return _last_lines(self._log.read_text(errors="replace"))
+        except OSError as error:
+            return _last_lines(str(error))
 
     def _slow(self) -> Path:
         raise EmbeddedServerError(

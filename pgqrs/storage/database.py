@@ -85,7 +85,8 @@ class Database:
         return await self.retrying()(self._transact, work)
 
     async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self.transaction() as connection:
+        # A server that falls silent says nothing, and the engine would wait for it for ever.
+        async with asyncio.timeout(self.limits.timeout), self.transaction() as connection:
             return await work(connection)
 
     def retrying(self) -> AsyncRetrying:
@@ -119,7 +120,11 @@ class Database:
             pooled: Any = await greenlet_spawn(self._driver_pool.connect)
             driver: asyncpg.Connection[Any] = pooled.driver_connection
             pooled.detach()
-            await driver.execute(_JOURNAL_SETTINGS)
+            try:
+                await driver.execute(_JOURNAL_SETTINGS)
+            except BaseException:
+                driver.terminate()
+                raise
         return driver
 
     async def dispose(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -79,9 +80,12 @@ class Journal:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._stalled: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
+        self._in_flight: list[Entry] = []
+        self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._connection: asyncpg.Connection[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._stopping = False
         self._lingering: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
@@ -140,49 +144,75 @@ class Journal:
                 turns -= 1
 
     async def close(self) -> None:
-        """Write what was accepted, bounded by the database's `timeout`, and give the connection up."""
+        """Write what was accepted, bounded by the database's `timeout`, and give the connection up.
+
+        The journal can be used again afterwards.
+        """
         try:
             async with asyncio.timeout(self._database.limits.timeout):
                 await self._drain()
         except TimeoutError as error:
-            self._reject(self._abandon(), error)
+            await self._stop(error)
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        self._give_connection_up()
+        if self._flusher is not None and not self._in_flight and not self._queue:
+            await asyncio.wait([self._flusher])  # it is about to see that there is nothing left
+            await asyncio.sleep(0)  # `_flushed` has its turn
+        if self._flusher is None:
+            self._give_connection_up()
         if self._closing is not None:
-            await self._closing
+            await asyncio.wait([self._closing])
+        await asyncio.sleep(0)  # a transport that was aborted is closed in the loop's next turn
+
+    async def _stop(self, error: Exception) -> None:
+        """Stop writing, and tell those who still wait why."""
+        self._stopping = True
+        try:
+            while self._flusher is not None:
+                self._flusher.cancel()
+                await asyncio.wait([self._flusher])
+                await asyncio.sleep(0)  # `_flushed` has its turn
+        finally:
+            self._stopping = False
+        self._reject(self._abandon(), error)
 
     async def _drain(self) -> None:
-        while self._queue or self._stalled or self._flusher is not None:
-            if self._queue:
-                self._wake()
-            if self._flusher is None:
-                await asyncio.sleep(LOCKED_DELAY)  # all that is left waits for somebody else's lock
-            else:
-                await asyncio.wait([self._flusher])
+        """Wait until what is accepted by now is written; runs that go on may add more."""
+        accepted = [*self._in_flight, *self._waiting_entries()]
+        while not all(entry.settled for entry in accepted):
+            self._written.clear()
+            await self._written.wait()
+
+    def _waiting_entries(self) -> list[Entry]:
+        return [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
 
     def _wake(self) -> None:
         if self._flusher is None:
             self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal")
+            self._flusher.add_done_callback(self._flushed)
 
-    def _wake_if_waiting(self) -> None:
-        if self._queue:
+    def _flushed(self, _flusher: asyncio.Task[None]) -> None:
+        """Begin again if there is more: it came in just now, or the flusher was cancelled."""
+        self._flusher = None
+        if self._queue and not self._stopping:
             self._wake()
+        else:
+            self._linger()
 
     async def _flush(self) -> None:
-        batch: list[Entry] = []
         try:
             while batch := self._next_batch():
+                self._in_flight = batch
                 await self._write(batch)
+                self._in_flight = []
+                self._written.set()
         except asyncio.CancelledError:
-            # As at the end of the loop. Whether the batch arrived is unknown; what is unsettled is sent again.
-            self._put_back(entry for entry in batch if not entry.settled)
-            self._loop.call_soon(self._wake_if_waiting)
+            # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
+            unsettled = [entry for entry in self._in_flight if not entry.settled]
+            self._in_flight = []
+            self._put_back(unsettled)
             raise
-        finally:
-            self._flusher = None
-            self._linger()
 
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
@@ -192,17 +222,21 @@ class Journal:
         while self._queue and len(batch) < MAX_ROWS and size < MAX_SIZE:
             entry = self._queue[0]
             if stalled := self._stalled.get(entry.record.workflow_id):
-                stalled.append(self._queue.popleft())
+                stalled.append(self._pop())
                 continue
             if not _joins(entry.record, taken) or (entry.alone and batch):
                 break
-            batch.append(self._queue.popleft())
+            batch.append(self._pop())
             size += entry.size
             if entry.alone:
                 break
-        self._queued_size -= size
         self._make_room(len(batch))
         return batch
+
+    def _pop(self) -> Entry:
+        entry = self._queue.popleft()
+        self._queued_size -= entry.size
+        return entry
 
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
@@ -256,9 +290,7 @@ class Journal:
             if epoch is None:
                 unanswered.append(entry)
             else:
-                entry.settle(kind.answered(record, epoch))
-                if self._delays:
-                    self._delays.pop(record.workflow_id, None)
+                self._tell(entry, kind.answered(record, epoch))
         if unanswered:
             await self._judge(unanswered)
 
@@ -271,7 +303,12 @@ class Journal:
             if verdict is AGAIN:
                 self._stall(entry)
             else:
-                entry.settle(verdict)
+                self._tell(entry, verdict)
+
+    def _tell(self, entry: Entry, verdict: Any) -> None:
+        if self._delays:
+            self._delays.pop(entry.record.workflow_id, None)
+        entry.settle(verdict)
 
     async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], Standing]:
         asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
@@ -301,7 +338,7 @@ class Journal:
 
     def _abandon(self) -> list[Entry]:
         """Empty the journal and return what was in it."""
-        left = [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
+        left = self._waiting_entries()
         self._queue.clear()
         self._stalled.clear()
         self._queued_size = 0
@@ -313,7 +350,7 @@ class Journal:
             told = translate(error, self._database.schema) or error
             if isinstance(told, PgqrsError) and told is not error:
                 told.__cause__ = error
-            entry.settle(told)
+            self._tell(entry, told)
 
     async def _fetch(self, statement: CompiledStatement, values: dict[str, Any]) -> list[Any]:
         connection = await self._connected()
@@ -353,10 +390,11 @@ class Journal:
 
 
 async def _close(connection: asyncpg.Connection[Any]) -> None:
-    try:
-        await connection.close(timeout=1)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        connection.terminate()
+    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        try:
+            await connection.close(timeout=1)
+        finally:
+            connection.terminate()
 
 
 def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:

@@ -161,6 +161,7 @@ def _made_pending(workflow_id: int) -> Update:
         .values(
             status=WorkflowStatus.PENDING,
             epoch=Workflow.epoch + 1,
+            claim=null(),
             error=null(),
             completed_at=null(),
             updated_at=func.now(),

@@ -43,11 +43,12 @@ class Store:
         self._ids: deque[int] = deque()
         self._block = 1
         self._reserving = asyncio.Lock()
+        self._closing = asyncio.Lock()
         self._verified = False
         self._until_loop_ends: AsyncGenerator[None, None] | None = None
 
     async def open(self) -> None:
-        """Arrange to be closed when the event loop ends, should nobody call `close` before."""
+        """Arrange to be closed when the event loop ends, whether or not somebody calls `close` before."""
         self._until_loop_ends = self._closed_with_the_loop()
         await anext(self._until_loop_ends)
 
@@ -57,14 +58,13 @@ class Store:
         try:
             yield
         finally:
-            await self.journal.close()
-            await self.database.dispose()
+            await self.close()
 
     async def close(self) -> None:
-        """Write what the journal has accepted and close what is ours; again is no harm."""
-        if self._until_loop_ends is not None:
-            ending, self._until_loop_ends = self._until_loop_ends, None
-            await ending.aclose()
+        """Write what the journal has accepted and close what is ours; it can be used, and closed, again."""
+        async with self._closing:
+            await self.journal.close()
+            await self.database.dispose()
 
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -23,7 +24,6 @@ from sqlalchemy import (
     Subquery,
     Text,
     Uuid,
-    any_,
     bindparam,
     case,
     cast,
@@ -62,6 +62,7 @@ class Standing(NamedTuple):
 
     status: str | None
     epoch: int
+    claim: UUID | None
     output: str | None
     step_status: str | None
     step_epoch: int
@@ -69,7 +70,6 @@ class Standing(NamedTuple):
     step_error: str | None
 
 
-_ZERO: ColumnElement[int] = literal_column("0", BigInteger())
 _ONE: ColumnElement[int] = literal_column("1", BigInteger())
 
 AGAIN: Any = object()
@@ -114,13 +114,16 @@ class Kind(Rows[R], ABC):
         """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
 
     def _held(self, *, to_update: bool) -> Subquery:
-        """Lock the batch's workflow rows in key order and tell the epochs that are current."""
-        ids: Any = bindparam(f"{self.name}_workflow_id", type_=ARRAY(BigInteger()))
+        """Return the rows with their workflows locked, in key order, and the epochs that are current.
+
+        The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
+        """
+        rows = self._rows()
         locked = (
-            select(Workflow.id, Workflow.epoch)
-            .where(Workflow.id == any_(ids))
+            select(*rows.c, Workflow.epoch.label("current_epoch"))
+            .join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
             .order_by(Workflow.id)
-            .with_for_update(read=not to_update, key_share=to_update, skip_locked=True)
+            .with_for_update(read=not to_update, key_share=to_update, skip_locked=True, of=Workflow)
         )
         return locked.subquery(f"{self.name}_held")
 
@@ -166,17 +169,17 @@ class Start(Kind[RunStart]):
 
     def statement(self) -> Any:
         """Return the update."""
-        rows, held = self._rows(), self._held(to_update=True)
-        sent_before = Workflow.claim == rows.c.claim
+        held = self._held(to_update=True)
         startable = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.ERROR)
         return (
             update(Workflow)
-            .where(Workflow.id == held.c.id, held.c.id == rows.c.workflow_id)
+            # A claim that is there already came with the first sending: a late copy must not undo what followed.
+            .where(Workflow.id == held.c.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
             .where(Workflow.status.in_([_literal(status) for status in startable]))
             .values(
                 status=_literal(WorkflowStatus.RUNNING),
-                epoch=Workflow.epoch + case((sent_before, _ZERO), else_=_ONE),
-                claim=rows.c.claim,
+                epoch=Workflow.epoch + _ONE,
+                claim=held.c.claim,
                 error=null(),
                 started_at=func.coalesce(Workflow.started_at, func.now()),
                 completed_at=null(),
@@ -199,7 +202,7 @@ class Start(Kind[RunStart]):
             case WorkflowStatus.CANCELLED:
                 return WorkflowCancelledError(record.workflow_id)
             case _:
-                return AGAIN
+                return Claim(standing.epoch) if standing.claim == record.claim else AGAIN
 
 
 class StepWrite(Kind[StepOutcome]):
@@ -236,24 +239,24 @@ class StepWrite(Kind[StepOutcome]):
         ).returning(*self._answer(Step.workflow_id, Step.epoch, Step.step_id))
 
     def _outcomes(self) -> Any:
-        rows, held = self._rows(), self._held(to_update=False)
+        held = self._held(to_update=False)
         return (
             select(
-                rows.c.workflow_id,
-                rows.c.step_id,
+                held.c.workflow_id,
+                held.c.step_id,
                 case(
-                    (rows.c.output.is_not(None), _literal(StepStatus.SUCCESS)),
-                    (rows.c.error.is_not(None), _literal(StepStatus.ERROR)),
+                    (held.c.output.is_not(None), _literal(StepStatus.SUCCESS)),
+                    (held.c.error.is_not(None), _literal(StepStatus.ERROR)),
                     else_=_literal(StepStatus.RUNNING),
                 ),
-                rows.c.epoch,
-                func.now() - rows.c.elapsed * literal_column("interval '1 second'"),
-                case((func.coalesce(rows.c.output, rows.c.error).is_not(None), func.now())),
-                _json(rows.c.output),
-                _json(rows.c.error),
+                held.c.epoch,
+                func.now() - held.c.elapsed * literal_column("interval '1 second'"),
+                case((func.coalesce(held.c.output, held.c.error).is_not(None), func.now())),
+                _json(held.c.output),
+                _json(held.c.error),
             )
-            .join_from(rows, held, (held.c.id == rows.c.workflow_id) & (held.c.epoch == rows.c.epoch))
-            .order_by(rows.c.workflow_id, rows.c.step_id)
+            .where(held.c.current_epoch == held.c.epoch)
+            .order_by(held.c.workflow_id, held.c.step_id)
         )
 
     def answered(self, record: StepOutcome, epoch: int) -> Outcome:
@@ -295,18 +298,18 @@ class End(Kind[RunEnd]):
 
     def statement(self) -> Any:
         """Return the update."""
-        rows, held = self._rows(), self._held(to_update=True)
+        held = self._held(to_update=True)
         return (
             update(Workflow)
-            .where(Workflow.id == held.c.id, held.c.id == rows.c.workflow_id, held.c.epoch == rows.c.epoch)
+            .where(Workflow.id == held.c.workflow_id, held.c.current_epoch == held.c.epoch)
             .where(Workflow.status == _literal(WorkflowStatus.RUNNING))
             .values(
                 status=case(
-                    (rows.c.error.is_(None), _literal(WorkflowStatus.SUCCESS)),
+                    (held.c.error.is_(None), _literal(WorkflowStatus.SUCCESS)),
                     else_=_literal(WorkflowStatus.ERROR),
                 ),
-                output=_json(rows.c.output),
-                error=_json(rows.c.error),
+                output=_json(held.c.output),
+                error=_json(held.c.error),
                 completed_at=func.now(),
                 updated_at=func.now(),
             )
@@ -357,6 +360,7 @@ class Asked(Rows[tuple[int, str | None]]):
         standing = (
             Workflow.status,
             Workflow.epoch,
+            Workflow.claim,
             cast(Workflow.output, Text()),
             Step.status,
             Step.epoch,

@@ -1,0 +1,183 @@
+"""From measurements to figures: medians with least and most, ratios within a round, and what was to be reached."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.rounds import Measurement, Plan
+from benchmarks.server import Server
+from benchmarks.systems import SYSTEMS
+from benchmarks.works import THROUGHPUT, WORKS
+
+Spread = dict[str, float]
+Value = Callable[[Measurement], float]
+
+SETTINGS = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_connections")
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median, the least and the most."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def machine(server: Server) -> dict[str, Any]:
+    """Tell what this ran on."""
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+        "postgresql": {name: server.setting(name) for name in SETTINGS},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
+    """Return everything that the report prints."""
+    return {
+        "rounds": plan.rounds,
+        "quick": plan.quick,
+        "finished_workflows": plan.finished_workflows,
+        "versions": {each["system"]: each["version"] for each in measurements},
+        "throughput": _throughput(measurements),
+        "reaches": [reach for reach in _reaches(measurements, plan) if reach],
+        "others": [other for other in _others(measurements) if other],
+        "measurements": measurements,
+    }
+
+
+def rate(measured: Measurement) -> float:
+    """Return steps (for pgbench: commits) in a second."""
+    return float(measured["steps"]) / float(measured["seconds"])
+
+
+def _throughput(measurements: list[Measurement]) -> list[dict[str, Any]]:
+    """Return for each work and system its rate, and how many times as fast as it we are."""
+    found = []
+    for work in THROUGHPUT:
+        for system in SYSTEMS:
+            mine = [each for each in measurements if (each["work"], each["system"]) == (work, system)]
+            if mine:
+                found.append(
+                    {
+                        "work": work,
+                        "system": system,
+                        "workflows": mine[0]["workflows"],
+                        "clients": mine[0].get("clients", mine[0]["concurrency"]),
+                        "rate": spread([rate(each) for each in mine]),
+                        "ratio": _ratio(measurements, (work, "pgqrs", rate), (work, system, rate)),
+                    }
+                )
+    return found
+
+
+def _ratio(
+    measurements: list[Measurement], over: tuple[str, str, Value], under: tuple[str, str, Value]
+) -> Spread | None:
+    """Return the spread, over the rounds, of one value divided by another of the same round."""
+    values: dict[int, dict[str, float]] = defaultdict(dict)
+    for side, (work, system, value) in (("over", over), ("under", under)):
+        for each in measurements:
+            if (each["work"], each["system"]) == (work, system):
+                values[each["round"]][side] = value(each)
+    ratios = [both["over"] / both["under"] for both in values.values() if len(both) == len(("over", "under"))]
+    return spread(ratios) if ratios else None
+
+
+def _commits(measured: Measurement) -> float:
+    """Return commits in a second: a statement of the journal is one."""
+    return float(measured["statements"]) / float(measured["seconds"])
+
+
+def _flatness(measured: Measurement) -> float:
+    """Return the rate of the last hundred steps, that of the first being 1."""
+    return float(measured["first_hundred"]) / float(measured["last_hundred"])
+
+
+def _seconds(measured: Measurement) -> float:
+    return float(measured["seconds"])
+
+
+def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any] | None]:
+    """Return what was to be reached, and what was."""
+
+    def against(work: str, system: str, least: float) -> dict[str, Any] | None:
+        ratio = _ratio(measurements, (work, "pgqrs", rate), (work, system, rate))
+        return _reach(work, f"steps/s, times {SYSTEMS[system].label}", ratio, least=least)
+
+    commits = _ratio(measurements, ("w1", "pgqrs", _commits), ("w1", "pgbench", rate))
+    filled = _ratio(measurements, ("w6", "pgqrs", rate), ("w2", "pgqrs", rate))
+    return [
+        against("w1", "rust", 2),
+        against("w1", "dbos", 6),
+        _reach("w1", "commits/s, times pgbench with one client", commits, least=0.5),
+        against("w2", "rust", 8),
+        against("w2", "dbos", 50),
+        against("w3", "rust", 12),
+        _reach(
+            "w4",
+            "steps/s of the last hundred, times the first hundred",
+            _own(measurements, "w4", _flatness),
+            least=0.8,
+        ),
+        _reach("w5", "seconds to the first new step", _own(measurements, "w5", _seconds), most=0.5),
+        _reach("w6", f"steps/s with {plan.finished_workflows:,} finished workflows, times W2", filled, least=0.8),
+    ]
+
+
+def _own(measurements: list[Measurement], work: str, value: Value) -> Spread | None:
+    values = [value(each) for each in measurements if (each["work"], each["system"]) == (work, "pgqrs")]
+    return spread(values) if values else None
+
+
+def _reach(
+    work: str, what: str, value: Spread | None, *, least: float | None = None, most: float | None = None
+) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    reached = value["median"] >= least if least is not None else value["median"] <= (most or 0)
+    return {"work": work, "what": what, "value": value, "least": least, "most": most, "reached": reached}
+
+
+def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
+    """Return further figures of ours."""
+
+    def other(work: str, what: str, value: Value) -> dict[str, Any] | None:
+        found = _own(measurements, work, value)
+        return None if found is None else {"work": work, "what": what, "value": found}
+
+    def statements(measured: Measurement) -> float:
+        return float(measured["statements"]) / float(measured["workflows"])
+
+    return [
+        *(
+            other(
+                work,
+                "statements of the journal (each a round trip and a commit) for a workflow of 5 steps",
+                statements,
+            )
+            for work in THROUGHPUT
+        ),
+        other("w2", "share of HOT updates of pgqrs_workflows", lambda each: each["hot_updates"] / each["updates"]),
+        other("w4", "steps/s", rate),
+        other("w5", "seconds to the workflow's body, outcomes loaded", lambda each: each["seconds_to_the_body"]),
+        other("w6", "steps/s", rate),
+    ]
+
+
+def titles() -> dict[str, str]:
+    """Return what the works are called."""
+    return {name: work.title for name, work in WORKS.items()}

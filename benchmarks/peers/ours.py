@@ -1,0 +1,153 @@
+"""pgqrs, this checkout: `Admin.create_workflow` and a call of the workflow, as the Rust original is used."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from common import Arguments, arguments, report, small_dict, step_functions, timed
+
+from pgqrs import Admin, PyWorkflow, step, workflow
+
+KILOBYTE = "x" * 1000
+HUNDRED = 100
+AT_ONCE = 500
+
+
+class Killed(BaseException):
+    """Ends a run as a crash does: nothing of it is recorded."""
+
+
+async def throughput(asked: Arguments) -> None:
+    """Measure many short workflows (W1, W2, W3, W6)."""
+    functions = step_functions(step, asked.steps)
+
+    @workflow
+    async def bench(ctx: PyWorkflow, number: int) -> dict[str, int]:
+        for function in functions:
+            await function(ctx, number)
+        return {"number": number}
+
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+        journal = (await admin.store()).journal
+        sent = 0
+
+        async def run(number: int) -> None:
+            await bench(await admin.create_workflow("bench", number), number)
+
+        def warm() -> None:
+            nonlocal sent
+            sent = journal.statements
+
+        seconds = await timed(run, asked.workflows, asked.concurrency, warm=warm)
+        report(
+            "pgqrs",
+            seconds=seconds,
+            workflows=asked.workflows,
+            steps=asked.workflows * asked.steps,
+            statements=journal.statements - sent,
+        )
+
+
+@step(key=lambda number: number)
+async def numbered(_ctx: PyWorkflow, number: int) -> dict[str, Any]:
+    """Return the small dict; one step for each number."""
+    return small_dict(number)
+
+
+@step(key=lambda number: number)
+async def kilobyte(_ctx: PyWorkflow, number: int) -> dict[str, Any]:
+    """Return a kilobyte; one step for each number."""
+    return {"step": number, "text": KILOBYTE}
+
+
+@workflow
+async def long(ctx: PyWorkflow, steps: int) -> list[float]:
+    """Run steps one after another; return when each had been recorded."""
+    recorded = [time.perf_counter()]
+    for number in range(steps):
+        await numbered(ctx, number)
+        recorded.append(time.perf_counter())
+    return recorded
+
+
+async def long_workflow(asked: Arguments) -> None:
+    """Measure workflows of many steps, one after another, their first and their last hundred (W4)."""
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+        await admin.run(long, HUNDRED)
+        runs = [await admin.run(long, asked.steps) for _ in range(asked.workflows)]
+    report(
+        "pgqrs",
+        seconds=sum(recorded[-1] - recorded[0] for recorded in runs),
+        workflows=asked.workflows,
+        steps=asked.workflows * asked.steps,
+        first_hundred=sum(recorded[HUNDRED] - recorded[0] for recorded in runs),
+        last_hundred=sum(recorded[-1] - recorded[-1 - HUNDRED] for recorded in runs),
+    )
+
+
+async def resume(asked: Arguments) -> None:
+    """Measure how long a crashed workflow of many steps takes to its first new step (W5)."""
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+        workflow_id = await _crashed(admin, asked.steps)
+    async with Admin(asked.dsn) as admin:
+        await admin.run(long, 1)
+        began = time.perf_counter()
+        in_body, in_step = await _resumed(await admin.get_workflow(workflow_id), asked.steps)
+    report("pgqrs", seconds=in_step - began, workflows=1, steps=asked.steps, seconds_to_the_body=in_body - began)
+
+
+async def _crashed(admin: Admin, steps: int) -> int:
+    @workflow
+    async def dying(ctx: PyWorkflow) -> None:
+        for first in range(0, steps, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, steps))
+            await asyncio.gather(*(kilobyte(ctx, number) for number in numbers))
+        raise Killed
+
+    ctx = await admin.create_workflow("dying")
+    try:
+        await dying(ctx)
+    except Killed:
+        return ctx.id()
+    raise AssertionError("the workflow did not crash")
+
+
+async def _resumed(ctx: PyWorkflow, steps: int) -> tuple[float, float]:
+    @workflow
+    async def carried_on(ctx: PyWorkflow) -> list[float]:
+        in_body = time.perf_counter()
+        for number in range(steps):
+            value = await kilobyte(ctx, number)
+            assert value["step"] == number
+        return [in_body, await new(ctx)]
+
+    @step
+    async def new(_ctx: PyWorkflow) -> float:
+        return time.perf_counter()
+
+    in_body, in_step = await carried_on(ctx)
+    return in_body, in_step
+
+
+async def install(asked: Arguments) -> None:
+    """Make the tables, for somebody to fill (W6)."""
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+    report("pgqrs", seconds=0, workflows=0, steps=0)
+
+
+WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
+    "install": install,
+    "w4": long_workflow,
+    "w5": resume,
+}
+
+if __name__ == "__main__":
+    given = arguments()
+    asyncio.run(WORKS.get(given.work, throughput)(given))

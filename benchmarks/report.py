@@ -1,0 +1,156 @@
+"""The figures in words: in the terminal, and as Markdown for the README (``python -m benchmarks.report``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.systems import ROOT, SYSTEMS
+from benchmarks.works import THROUGHPUT, WORKS
+
+RESULTS = ROOT / "benchmarks" / "results"
+LATEST = RESULTS / "latest.json"
+
+Row = Sequence[str]
+Table = tuple[str, Row, Sequence[Row]]
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    """Return the tables: a title, the heads of the columns, the rows."""
+    return [
+        each
+        for each in (_throughput_table(result), _reach_table(result), _other_table(result))
+        if each[2]  # it has rows
+    ]
+
+
+def _throughput_table(result: dict[str, Any]) -> Table:
+    heads = ["work", *(_label(result, system) for system in SYSTEMS)]
+    found = {(each["work"], each["system"]): each for each in result["throughput"]}
+    rows = [
+        [f"{work.upper()}: {WORKS[work].title}", *(_cell(found.get((work, system))) for system in SYSTEMS)]
+        for work in THROUGHPUT
+        if any(each["work"] == work for each in result["throughput"])
+    ]
+    return "Steps/s (pgbench: commits/s); in brackets how many times as fast pgqrs is", heads, rows
+
+
+def _label(result: dict[str, Any], system: str) -> str:
+    version = result["versions"].get(system)
+    label = SYSTEMS[system].label
+    return f"{label} {version}" if system in {"dbos", "absurd"} and version else label
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    if found["system"] in {"pgqrs", "pgbench"} or found["ratio"] is None:
+        return _shown(found["rate"])
+    return f"{_shown(found['rate'])} [{_shown(found['ratio'])} x]"
+
+
+def _reach_table(result: dict[str, Any]) -> Table:
+    rows = [
+        [
+            each["work"].upper(),
+            each["what"],
+            _shown(each["value"]),
+            f"at least {each['least']:g}" if each["least"] is not None else f"at most {each['most']:g}",
+            "yes" if each["reached"] else "NO",
+        ]
+        for each in result["reaches"]
+    ]
+    return "Reaches", ["work", "what", "measured", "wanted", "reached"], rows
+
+
+def _other_table(result: dict[str, Any]) -> Table:
+    rows = [[each["work"].upper(), each["what"], _shown(each["value"])] for each in result["others"]]
+    return "Further figures of pgqrs", ["work", "what", "measured"], rows
+
+
+def _shown(value: dict[str, float]) -> str:
+    """Show a median, and behind it the least and the most."""
+    digits = _digits(value["median"])
+    middle, least, most = (f"{value[each]:,.{digits}f}" for each in ("median", "min", "max"))
+    return middle if least == most else f"{middle} ({least} to {most})"
+
+
+def _digits(value: float) -> int:
+    steps = ((100, 0), (10, 1), (0, 2))
+    return next(digits for least, digits in steps if abs(value) >= least)
+
+
+def facts(result: dict[str, Any]) -> str:
+    """Return what it ran on."""
+    machine, postgresql = result["machine"], result["machine"]["postgresql"]
+    return (
+        f"{result['when'][:10]}, {machine['cores']} cores ({machine['processor']}), {machine['system']}, "
+        f"Python {machine['python']}, PostgreSQL {postgresql['server_version']} with its default settings "
+        f"(fsync {postgresql['fsync']}, synchronous_commit {postgresql['synchronous_commit']}, shared_buffers "
+        f"{postgresql['shared_buffers']}; max_connections {postgresql['max_connections']}). Medians of "
+        f"{result['rounds']} interleaved rounds, with the least and the most; a ratio is taken within a round. "
+        f"The load average before the first round was {machine['load_before']:.1f}."
+    )
+
+
+def honesty(result: dict[str, Any]) -> list[str]:
+    """Return what each system does for its figure, and how many workflows it ran."""
+    lines = []
+    for name, system in SYSTEMS.items():
+        counts = [
+            f"{each['work'].upper()} {each['workflows']:,}"
+            for each in result["throughput"]
+            if each["system"] == name and each["workflows"]
+        ]
+        if any(each["system"] == name for each in result["throughput"]):
+            ran = f" Workflows run: {', '.join(counts)}." if counts else ""
+            lines.append(f"{_label(result, name)}: {system.does}{ran}")
+    return lines
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Render the result for the README."""
+    blocks = []
+    for title, heads, rows in tables(result):
+        lines = [f"**{title}**", "", _line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
+        blocks.append("\n".join(lines))
+    blocks.extend((facts(result), "\n".join(f"* {line}" for line in honesty(result))))
+    text = "\n\n".join(blocks).replace(" x]", " \N{MULTIPLICATION SIGN}]")
+    return f"> Sizes of a quick trial, no result.\n\n{text}" if result["quick"] else text
+
+
+def _line(cells: Row) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result in the terminal, with rich if it is there."""
+    try:
+        _show_richly(result)
+    except ImportError:
+        print(markdown(result))
+
+
+def _show_richly(result: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415  # it may be missing
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table as RichTable  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    for title, heads, rows in tables(result):
+        table = RichTable(title=title, title_justify="left")
+        for head in heads:
+            table.add_column(escape(head))
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    console.print(facts(result))
+    for line in honesty(result):
+        console.print(f"* {escape(line)}")
+    if result["quick"]:
+        console.print("These are the sizes of a quick trial, no result.")
+
+
+if __name__ == "__main__":
+    print(markdown(json.loads(LATEST.read_text())))

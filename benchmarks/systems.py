@@ -1,0 +1,112 @@
+"""The systems that are measured, their versions, and the environment of each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "benchmarks" / "peers"
+ENVIRONMENTS = ROOT / ".venv-bench"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system: its program in `benchmarks/peers`, what to install, and what it does, in honest words."""
+
+    name: str
+    label: str
+    program: str
+    requirements: tuple[str, ...]
+    does: str
+
+    def python(self) -> str:
+        """Return the interpreter of its environment; this checkout and pgbench use the project's own."""
+        return str(ENVIRONMENTS / self.name / "bin" / "python") if self.requirements else sys.executable
+
+    def install(self) -> None:
+        """Make its environment, unless it is there with these very requirements."""
+        if self.requirements:
+            make_environment(self.name, self.requirements)
+
+
+def make_environment(name: str, requirements: tuple[str, ...]) -> Path:
+    """Make an environment below `.venv-bench` and return its interpreter."""
+    folder = ENVIRONMENTS / name
+    stamp, wanted = folder / "installed.txt", "\n".join((sys.version, *requirements))
+    python = folder / "bin" / "python"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        uv = _uv()
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "-q", "--python", str(python), *requirements], check=True)
+        stamp.write_text(wanted)
+    return python
+
+
+def environment() -> dict[str, str]:
+    """Return the environment variables without those that change a program's imports or its connections."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "PG", "DBOS", "ABSURD")) and name != "VIRTUAL_ENV"
+    }
+
+
+def _uv() -> str:
+    beside = Path(sys.executable).parent / "uv"
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if found is None:
+        raise SystemExit("uv is neither beside this interpreter nor on the PATH: `make bench` installs it.")
+    return found
+
+
+OURS = System(
+    "pgqrs",
+    "pgqrs (this checkout)",
+    "ours.py",
+    (),
+    "asyncpg on the event loop: one write for each step and three for a workflow (create, start, end). One "
+    "batch of writes is in flight at a time; writes of workflows that run at the same time share a statement "
+    "and its commit. Nothing is read; ids are reserved for up to 64 workflows at a time.",
+)
+RUST = System(
+    "rust",
+    "pgqrs 0.12 (Rust)",
+    "rust.py",
+    ("pgqrs==0.12.0",),
+    "sqlx in Rust, with the pool that it makes: two statements, each its own commit, for a step (an insert when "
+    "it is acquired, an update when it ends) and three for a workflow.",
+)
+DBOS = System(
+    "dbos",
+    "DBOS",
+    "dbos_async.py",
+    ("dbos==3.4.0",),
+    "psycopg through SQLAlchemy in 20 threads with 20 connections, which are not tested at checkout: two "
+    "transactions for a step (one looks it up with two selects, one locks the workflow's row and inserts the "
+    "outcome) and two for a workflow. Async workflows and steps, called directly.",
+)
+ABSURD = System(
+    "absurd",
+    "absurd",
+    "absurd.py",
+    ("absurd-sdk==0.5.1", "absurdctl==0.5.1"),
+    "psycopg, a call of an SQL function for everything: two for a step (look up, record) and four for a task "
+    "(spawn, claim, load, complete). It is a queue: in W2 and W3 all tasks are spawned, then pulled in batches "
+    "by the workers of 25 async clients in the process, each with a connection; in W1 one client spawns a task "
+    "and works it off, without a poll in between.",
+)
+FLOOR = System(
+    "pgbench",
+    "pgbench (floor)",
+    "floor.py",
+    (),
+    "C: from each client one prepared one-row insert and its commit at a time, nothing else; a connection for "
+    "each client, at most 190. Its figure is commits/s.",
+)
+
+SYSTEMS = {system.name: system for system in (OURS, RUST, DBOS, ABSURD, FLOOR)}

@@ -1,0 +1,410 @@
+"""What a user gives by mistake, and what they get for it: a clear error of ours, in time, and no password in it."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+
+import pytest
+import pytest_asyncio
+from acceptance_helpers import no_hang, steps
+from sqlalchemy import URL
+from sqlalchemy.engine import make_url
+
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    InvalidDSNError,
+    NotInstalledError,
+    PgqrsError,
+    PyWorkflow,
+    SchemaOutOfDateError,
+    step,
+    workflow,
+)
+from pgqrs.models import HEAD
+
+
+@step
+async def greet(ctx: PyWorkflow, name: str) -> str:
+    return f"hello {name}"
+
+
+@workflow
+async def greeting(ctx: PyWorkflow, name: str) -> str:
+    return await greet(ctx, name)
+
+
+def told(error):
+    """Everything that a log would show of an error: its text, its repr, its traceback, its causes."""
+    return "\n".join([str(error), repr(error), repr(error.args), *traceback.format_exception(error)])
+
+
+async def refused(admin):
+    """Return the error that an unusable database gives, the same for the calls that may come first."""
+    errors = []
+    async with no_hang(), admin:
+        for call in (admin.install, admin.verify, lambda: admin.create_workflow("wf", 1), admin.list_workflows):
+            with pytest.raises(PgqrsError) as caught:
+                await call()
+            errors.append(caught.value)
+    assert len({type(error) for error in errors}) == 1, errors
+    return errors
+
+
+# --- servers that are not there, or are no PostgreSQL ---
+
+
+@pytest_asyncio.fixture
+async def listener():
+    """Make TCP servers that answer whatever they are asked with the same bytes, and then keep silent."""
+    servers, writers = [], []
+
+    async def listen(answer=b""):
+        async def serve(reader, writer):
+            writers.append(writer)
+            await reader.read(1)
+            writer.write(answer)
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        servers.append(server)
+        return server.sockets[0].getsockname()[1]
+
+    yield listen
+    for writer in writers:
+        writer.close()
+    for server in servers:
+        server.close()
+
+
+async def test_a_port_where_nobody_listens_is_unavailable_at_once(unused_tcp_port):
+    for error in await refused(Admin(f"postgresql://user:s3cret@127.0.0.1:{unused_tcp_port}/db")):
+        assert isinstance(error, DatabaseUnavailableError)
+        assert "s3cret" not in told(error)
+
+
+async def test_a_host_that_has_no_address_is_unavailable():
+    for error in await refused(Admin("postgresql://user:s3cret@no-such-host.invalid/db", timeout=5)):
+        assert isinstance(error, DatabaseUnavailableError)
+        assert "s3cret" not in told(error)
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+async def test_a_server_that_never_answers_is_unavailable_within_the_timeout(listener, as_url):
+    dsn = f"postgresql://user:s3cret@127.0.0.1:{await listener()}/db"
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    errors = await refused(Admin(make_url(dsn) if as_url else dsn, timeout=0.2))
+    assert loop.time() - began < 4 * 0.2 + 3
+    for error in errors:
+        assert isinstance(error, DatabaseUnavailableError)
+        assert "s3cret" not in told(error)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 64, b"N" * 64, b"E\x00\x00\x00\x04"]
+)
+async def test_a_server_of_another_kind_is_an_error_of_ours_within_the_timeout(listener, answer):
+    port = await listener(answer)
+    for error in await refused(Admin(f"postgresql://user:s3cret@127.0.0.1:{port}/db", timeout=0.5)):
+        assert isinstance(error, DatabaseError)
+        assert "s3cret" not in told(error)
+
+
+async def test_a_socket_folder_that_is_not_there_is_unavailable(tmp_path):
+    for error in await refused(Admin(f"postgresql://user:s3cret@/db?host={tmp_path}/none")):
+        assert isinstance(error, DatabaseUnavailableError)
+        assert "s3cret" not in told(error)
+
+
+async def test_a_database_that_is_not_there_is_unavailable_and_named(dsn):
+    url = make_url(dsn).set(database="no_such_database")
+    for error in await refused(Admin(url.render_as_string(hide_password=False))):
+        assert isinstance(error, DatabaseUnavailableError)
+        assert "no_such_database" in str(error)
+
+
+# --- what is no DSN of PostgreSQL ---
+
+NOT_OURS = [
+    "mysql://user:s3cr{}t9word@host/db",
+    "mysql+aiomysql://user:s3cr{}t9word@host/db",
+    "sqlite:///some/s3cr{}t9word",
+    "http://user:s3cr{}t9word@host/",
+    "user:s3cr{}t9word@host/db",
+    "host=localhost password=s3cr{}t9word",
+    "postgresql:/user:s3cr{}t9word@host/db",
+    "postgresqlx://user:s3cr{}t9word@host/db",
+    " s3cr{}t9word",
+    "",
+]
+
+
+@pytest.mark.parametrize("special", ["", "#", "/", "@", "?", "%", ":", "\n"])
+@pytest.mark.parametrize("pattern", NOT_OURS)
+def test_what_is_no_dsn_of_postgresql_is_refused_at_once(pattern, special):
+    given = pattern.format(special)
+    with pytest.raises(InvalidDSNError) as caught:
+        Admin(given)
+    assert isinstance(caught.value, ValueError)
+    assert "s3cr" not in told(caught.value)
+    assert "t9word" not in told(caught.value)
+    assert "postgresql://" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "special", ["#", "/", "@", "?", "%", ":", "[", "]", "%zz", " ", "&", "=", "\n", "ü", "\\", "%23"]
+)
+@pytest.mark.parametrize(
+    "place", ["user:s3cr{}t9word@127.0.0.1:{port}/db", "127.0.0.1:{port}/db?password=s3cr{}t9word"]
+)
+async def test_a_password_with_special_characters_is_never_shown(unused_tcp_port, special, place):
+    """Some of these are read as a host or a port, some work; each is an error of ours, and shows nothing."""
+    given = f"postgresql://{place.format(special, port=unused_tcp_port)}"
+    async with no_hang():
+        with pytest.raises(PgqrsError) as caught:
+            await Admin(given, timeout=2).install()
+    assert "s3cr" not in told(caught.value)
+    assert "t9word" not in told(caught.value)
+
+
+@pytest.mark.parametrize("special", ["#", "/", "@", "?", "%", ":"])
+async def test_a_url_with_a_special_password_is_never_shown(unused_tcp_port, special):
+    url = URL.create("postgresql", "user", f"s3cr{special}t9word", "127.0.0.1", unused_tcp_port, "db")
+    admin = Admin(url)
+    async with no_hang():
+        with pytest.raises(DatabaseUnavailableError) as caught:
+            await admin.install()
+    for text in (told(caught.value), repr(admin), str(admin)):
+        assert "s3cr" not in text
+        assert "t9word" not in text
+
+
+def test_a_url_of_another_database_is_refused_at_once():
+    given = URL.create("mysql", "user", "s3cret", "host")
+    with pytest.raises(InvalidDSNError, match="mysql") as caught:
+        Admin(given)
+    assert "s3cret" not in told(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"postgresql://localhost/db", object()])
+def test_what_is_no_target_at_all_is_a_type_error(given):
+    with pytest.raises(TypeError, match="DSN"):
+        Admin(given)
+
+
+@pytest.mark.parametrize(
+    "rest", ["127.0.0.1:none/db", "127.0.0.1:99999999/db", "127.0.0.1/db?port=x", "127.0.0.1/db?sslmode=odd"]
+)
+async def test_parts_of_a_dsn_that_cannot_be_read_are_an_error_of_ours(rest):
+    given = f"postgresql://user:s3cret@{rest}"
+    with pytest.raises(PgqrsError) as caught:
+        await Admin(given, timeout=2).install()
+    assert "s3cret" not in told(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["embedded:", "embedded:x", "embedded://host/path", "embedded:///", "embedded:///a?b"]
+)
+def test_a_malformed_embedded_dsn_is_refused_at_once(given):
+    with pytest.raises(InvalidDSNError):
+        Admin(given)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"port": 99_999_999}, {"query": {"port": "x"}}, {"query": {"sslmode": "odd"}}], ids=str
+)
+async def test_parts_of_a_url_that_cannot_be_read_are_an_error_of_ours(odd):
+    url = URL.create("postgresql", "user", "s3cret", "127.0.0.1", database="db").set(**odd)
+    with pytest.raises(PgqrsError) as caught:
+        await Admin(url, timeout=2).install()
+    assert "s3cret" not in told(caught.value).replace('"s3cret"', "")
+
+
+# --- schema names ---
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "ü" * 32, "a\0b", "\ud800", 5], ids=ascii)
+def test_a_schema_name_that_cannot_be_is_a_value_error(dsn, name):
+    with pytest.raises(ValueError) as caught:
+        Admin(dsn, name)
+    assert isinstance(caught.value, ConfigurationError)
+
+
+ODD = [
+    "With Space",
+    "UPPER",
+    'quo"te',
+    "quo'te",
+    "select",
+    "a.b",
+    "semi;colon --",
+    "%s %(x)s :x $1",
+    "\\",
+    "ünï",
+    "x" * 63,
+    "💡",
+    "{b}",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_a_schema_name_that_needs_quoting_works(own_database, name):
+    async with Admin(own_database, name) as admin:
+        await admin.install()
+        await admin.install()
+        await admin.verify()
+        ctx = await admin.create_workflow("greeting", "ann")
+        assert await greeting(ctx, "ann") == "hello ann"
+        assert await greeting(await admin.get_workflow(ctx.id()), "ann") == "hello ann"
+        await admin.resume_workflow((await admin.create_workflow("greeting")).id())
+        assert len(await admin.list_workflows()) == 2
+        assert len(await admin.list_steps(ctx.id())) == 1
+
+
+async def test_two_schemas_of_one_database_know_nothing_of_each_other(own_database):
+    async with Admin(own_database, "one") as one, Admin(own_database, "two") as two:
+        await one.install()
+        with pytest.raises(NotInstalledError):
+            await two.verify()
+        await two.install()
+        await one.run(greeting, "ann")
+        assert await two.list_workflows() == []
+
+
+# --- schemas that are missing, older or newer ---
+
+
+async def test_a_call_before_install_names_what_installs(dsn, schema):
+    async with Admin(dsn, schema) as admin:
+        for call in (
+            admin.verify,
+            lambda: admin.create_workflow("wf"),
+            lambda: admin.run(greeting, "ann"),
+            lambda: admin.get_workflow(1),
+            lambda: admin.resume_workflow(1),
+            admin.list_workflows,
+            lambda: admin.list_steps(1),
+        ):
+            with pytest.raises(NotInstalledError, match=r"install\(\).*`pgqrs install`") as caught:
+                await call()
+            assert caught.value.schema == schema
+        await admin.install()
+        assert await admin.run(greeting, "ann") == "hello ann"
+
+
+async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(admin, sql, schema):
+    ctx = await admin.create_workflow("greeting")
+    await ctx.start()
+    await sql.execute(f'DROP SCHEMA "{schema}" CASCADE')
+    async with no_hang():
+        with pytest.raises(NotInstalledError):
+            await greet(ctx, "ann")
+
+
+@pytest.mark.parametrize(("current", "remedy"), [("0000", "pgqrs install"), ("9999", "upgrade")])
+async def test_an_older_or_newer_schema_says_so_and_what_to_do(admin, sql, dsn, current, remedy):
+    await sql.execute("UPDATE pgqrs_version SET version_num = $1", current)
+    async with Admin(dsn, admin.schema) as late:
+        for call in (late.verify, lambda: late.create_workflow("wf"), late.list_workflows):
+            with pytest.raises(SchemaOutOfDateError, match=remedy) as caught:
+                await call()
+            assert (caught.value.current, caught.value.head) == (current, HEAD)
+
+
+async def test_install_does_not_touch_what_a_newer_pgqrs_made(admin, sql):
+    await sql.execute("UPDATE pgqrs_version SET version_num = '9999'")
+    with pytest.raises(SchemaOutOfDateError):
+        await admin.install()
+    assert await sql.fetchval("SELECT version_num FROM pgqrs_version") == "9999"
+
+
+# --- functions that are none of ours ---
+
+
+def test_functions_that_cannot_be_decorated_are_refused_by_name():
+    def plain(ctx): ...
+
+    async def generator(ctx):
+        yield 1
+
+    async def nothing(): ...
+
+    async def keyword_only(*, ctx): ...
+
+    async def typed(ctx: int): ...
+
+    class Awaited:
+        async def __call__(self, ctx): ...
+
+    for decorator in (step, workflow, step(id="x"), workflow(name="x")):
+        for function in (plain, generator, nothing, keyword_only, typed):
+            with pytest.raises(TypeError, match=function.__name__):
+                decorator(function)
+        for no_function in (Awaited(), "text", 5):
+            with pytest.raises(TypeError):
+                decorator(no_function)
+
+
+@pytest.mark.parametrize("wrong", [None, "ctx", 5, object()])
+@pytest.mark.parametrize("decorated", [greet, greeting])
+async def test_a_first_argument_that_is_no_workflow_names_the_function_at_the_call(decorated, wrong):
+    with pytest.raises(TypeError, match=rf"{decorated.__name__}.*PyWorkflow"):
+        await decorated(wrong, "ann")
+
+
+@pytest.mark.parametrize("decorated", [greet, greeting])
+async def test_a_call_without_arguments_names_the_function(decorated):
+    with pytest.raises(TypeError, match=decorated.__name__):
+        await decorated()
+
+
+async def test_what_is_no_workflow_cannot_be_run(admin):
+    async def plain(ctx): ...
+
+    for function in (greet, plain):
+        with pytest.raises(TypeError, match="@workflow"):
+            await admin.run(function)
+    assert await admin.list_workflows() == []
+
+
+def test_options_by_position_are_refused():
+    with pytest.raises(TypeError):
+        step("an id")
+    with pytest.raises(TypeError):
+        workflow("a name")
+
+
+async def test_a_key_that_fails_fails_the_call_and_records_nothing(admin, sql):
+    @step(key=lambda item: item["id"])
+    async def handle(ctx: PyWorkflow, item: dict) -> None: ...
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(KeyError):
+        await handle(ctx, {})
+    assert await steps(sql, ctx) == {}
+
+
+# --- loops ---
+
+
+async def test_an_engine_of_the_callers_in_a_second_loop_is_a_clear_error(engine, schema):
+    async with Admin(engine, schema) as admin:
+        await admin.install()
+
+        def second_loop():
+            asyncio.run(admin.list_workflows())
+
+        with pytest.raises(ConfigurationError, match="event loop"):
+            await asyncio.to_thread(second_loop)
+
+
+async def test_a_dsn_serves_several_loops_at_once(admin):
+    def other_loop():
+        return asyncio.run(admin.run(greeting, "bob"))
+
+    assert await admin.run(greeting, "ann") == "hello ann"
+    assert await asyncio.gather(*(asyncio.to_thread(other_loop) for _ in range(3))) == ["hello bob"] * 3
+    assert len(await admin.list_workflows()) == 4

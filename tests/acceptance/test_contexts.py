@@ -1,0 +1,298 @@
+"""One context, one run at a time: starting, adopting, ending, and the tasks that a run leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from acceptance_helpers import no_hang, status, steps
+
+from pgqrs import (
+    PyWorkflow,
+    RunEndedError,
+    WorkflowError,
+    WorkflowFinishedError,
+    WorkflowInProgressError,
+    WorkflowNotFoundError,
+    step,
+    workflow,
+)
+
+
+@step(key=lambda name: name)
+async def note(ctx: PyWorkflow, name: str) -> str:
+    return name
+
+
+async def epoch(sql, ctx):
+    return await sql.fetchval("SELECT epoch FROM pgqrs_workflows WHERE id = $1", ctx.id())
+
+
+async def test_start_on_a_live_run_does_nothing(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    await note(ctx, "a")
+    await ctx.start()
+    await asyncio.gather(ctx.start(), ctx.start())
+    assert await epoch(sql, ctx) == 1
+    assert await note(ctx, "b") == "b"
+
+
+async def test_starts_at_once_start_once(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    await asyncio.gather(*(ctx.start() for _ in range(5)))
+    assert await epoch(sql, ctx) == 1
+
+
+async def test_a_workflow_adopts_a_run_that_was_started_by_hand(admin, sql):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        return [await note(ctx, "before"), await note(ctx, "within")]
+
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    await note(ctx, "before")
+    assert await wf(ctx) == ["before", "within"]
+    assert await epoch(sql, ctx) == 1
+    assert await status(sql, ctx) == "SUCCESS"
+
+
+async def test_a_workflow_claims_anew_after_an_end_and_after_a_crash(admin, sql):
+    endings = [RuntimeError("end"), KeyboardInterrupt(), None]
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        ending = endings.pop(0)
+        if ending:
+            raise ending
+        return "done"
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(RuntimeError):
+        await wf(ctx)
+    assert await epoch(sql, ctx) == 1
+    with pytest.raises(KeyboardInterrupt):
+        await wf(ctx)
+    assert await epoch(sql, ctx) == 2
+    assert await wf(ctx) == "done"
+    assert await epoch(sql, ctx) == 3
+
+
+async def test_calling_a_workflow_within_its_own_run_is_an_error(admin, sql):
+    @workflow
+    async def inner(ctx: PyWorkflow) -> str:
+        return "inner"
+
+    @workflow
+    async def outer(ctx: PyWorkflow) -> str:
+        with pytest.raises(WorkflowInProgressError, match=str(ctx.id())):
+            await inner(ctx)
+        return await note(ctx, "went on")
+
+    ctx = await admin.create_workflow("outer")
+    assert await outer(ctx) == "went on"
+    assert await status(sql, ctx) == "SUCCESS"
+
+
+async def test_two_calls_of_a_workflow_at_once_are_one_run_and_one_error(admin):
+    release = asyncio.Event()
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        await release.wait()
+        return "done"
+
+    ctx = await admin.create_workflow("wf")
+    first, second = asyncio.create_task(wf(ctx)), asyncio.create_task(wf(ctx))
+    async with no_hang():
+        with pytest.raises(WorkflowInProgressError):
+            await second
+        release.set()
+        assert await first == "done"
+
+
+# --- tasks left over ---
+
+
+async def test_a_task_left_over_from_a_run_that_ended_takes_no_further_step(admin, sql):
+    release = asyncio.Event()
+    executed = []
+
+    @step
+    async def late(ctx: PyWorkflow) -> None:
+        executed.append("late")
+
+    async def background(ctx):
+        await release.wait()
+        await late(ctx)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        tasks.append(asyncio.create_task(background(ctx)))
+        return "done"
+
+    tasks = []
+    ctx = await admin.create_workflow("wf")
+    assert await wf(ctx) == "done"
+    release.set()
+    async with no_hang():
+        with pytest.raises(WorkflowFinishedError):
+            await tasks[0]
+    assert executed == []
+    assert await steps(sql, ctx) == {}
+
+
+@pytest.mark.parametrize("ending", [RuntimeError("end"), asyncio.CancelledError()], ids=["end", "crash"])
+async def test_a_task_left_over_never_joins_the_next_run(admin, sql, ending):
+    release, second_goes = asyncio.Event(), asyncio.Event()
+    executed = []
+
+    @step
+    async def late(ctx: PyWorkflow) -> str:
+        executed.append("late")
+        return "late"
+
+    async def background(ctx):
+        await release.wait()
+        return await late(ctx)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        if not tasks:
+            tasks.append(asyncio.create_task(background(ctx)))
+            raise ending
+        release.set()
+        await second_goes.wait()
+        return "second"
+
+    tasks = []
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(type(ending)):
+            await wf(ctx)
+        second = asyncio.create_task(wf(ctx))
+        with pytest.raises((WorkflowFinishedError, RunEndedError)):
+            await tasks[0]
+        second_goes.set()
+        assert await second == "second"
+    assert executed == []
+    assert await steps(sql, ctx) == {}
+
+
+async def test_a_step_in_flight_when_its_run_ended_does_not_write_into_the_next_run(admin, sql):
+    """The next run has fenced it: the value of the straggler is not recorded."""
+    release, started = asyncio.Event(), asyncio.Event()
+
+    @step
+    async def slow(ctx: PyWorkflow, value: str) -> str:
+        started.set()
+        await release.wait()
+        return value
+
+    @workflow
+    async def wf(ctx: PyWorkflow, value: str) -> str:
+        if value == "first":
+            tasks.append(asyncio.create_task(slow(ctx, value)))
+            await started.wait()
+            raise RuntimeError("end")
+        return await slow(ctx, value)
+
+    tasks = []
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(RuntimeError):
+            await wf(ctx, "first")
+        await ctx.start()
+        release.set()
+        with pytest.raises(WorkflowError):
+            await tasks[0]
+        assert await wf(ctx, "second") == "second"
+
+
+async def test_the_context_of_a_run_that_ended_takes_no_further_step_without_a_start(admin, sql):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        raise RuntimeError("end")
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(RuntimeError):
+        await wf(ctx)
+    with pytest.raises(WorkflowFinishedError, match="ERROR"):
+        await note(ctx, "a")
+    await ctx.start()
+    assert await note(ctx, "a") == "a"
+
+
+# --- contexts of what is there, or is not ---
+
+
+@pytest.mark.parametrize("missing", [99, 0, -1, 2**63 - 1, 2**63, 2**200])
+async def test_an_id_that_is_not_there_is_a_clear_error(admin, missing):
+    for ask in (admin.get_workflow, admin.resume_workflow, admin.list_steps):
+        with pytest.raises(WorkflowNotFoundError, match=str(missing)) as caught:
+            await ask(missing)
+        assert caught.value.workflow_id == missing
+
+
+async def test_a_workflow_deleted_under_its_context_is_a_clear_error(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    await sql.execute("DELETE FROM pgqrs_workflows")
+    with pytest.raises(WorkflowNotFoundError):
+        await ctx.start()
+
+
+async def test_a_workflow_deleted_while_it_runs_is_a_clear_error(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    await sql.execute("DELETE FROM pgqrs_workflows")
+    async with no_hang():
+        with pytest.raises(WorkflowNotFoundError):
+            await note(ctx, "a")
+
+
+async def test_a_context_fetched_by_id_knows_its_id_and_name(admin):
+    made = await admin.create_workflow("some name")
+    fetched = await admin.get_workflow(made.id())
+    assert (fetched.id(), fetched.name) == (made.id(), "some name")
+
+
+async def test_lists_filter_and_page(admin):
+    @workflow
+    async def fails(ctx: PyWorkflow) -> None:
+        raise RuntimeError("x")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            await admin.run(fails)
+    for _ in range(3):
+        await admin.create_workflow("waits")
+    assert [each.id for each in await admin.list_workflows()] == [6, 5, 4, 3, 2, 1]
+    assert [each.id for each in await admin.list_workflows(limit=2)] == [6, 5]
+    assert [each.id for each in await admin.list_workflows(limit=2, before=5)] == [4, 3]
+    assert [each.id for each in await admin.list_workflows(status="ERROR")] == [3, 2, 1]
+    assert [each.id for each in await admin.list_workflows(name="waits", before=6)] == [5, 4]
+    assert await admin.list_workflows(status="SUCCESS") == []
+    with pytest.raises(ValueError):
+        await admin.list_workflows(status="WRONG")
+    with pytest.raises(ValueError):
+        await admin.list_workflows(limit=-1)
+
+
+async def test_records_are_frozen_and_times_are_aware(admin):
+    ctx = await admin.create_workflow("wf", {"n": 1})
+    await note(ctx, "a")
+    [record], [recorded] = await admin.list_workflows(), await admin.list_steps(ctx.id())
+    for each in (record, recorded):
+        with pytest.raises(AttributeError):
+            each.status = "OTHER"
+    assert record.created_at.tzinfo is not None
+    assert record.created_at <= record.started_at <= record.updated_at
+    assert recorded.started_at <= recorded.completed_at
+    assert record.completed_at is None
+
+
+async def test_steps_are_listed_in_the_order_in_which_they_were_started(admin):
+    ctx = await admin.create_workflow("wf")
+    for name in ("c", "a", "b"):
+        await note(ctx, name)
+    assert [each.step_id for each in await admin.list_steps(ctx.id())] == ["note:c", "note:a", "note:b"]

@@ -1,0 +1,287 @@
+"""What is no outcome: cancellation, interrupts, deadlines of the user's own; and runs that are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+import pytest
+from acceptance_helpers import no_hang, status, steps
+
+from pgqrs import PyWorkflow, WorkflowFencedError, step, workflow
+
+
+@pytest.mark.parametrize(
+    "crash",
+    [asyncio.CancelledError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit()],
+    ids=lambda crash: type(crash).__name__,
+)
+@pytest.mark.parametrize("where", ["step", "body"])
+async def test_a_crash_is_not_recorded_and_the_next_run_goes_on(admin, sql, crash, where):
+    executed = []
+    crashes = [crash]
+
+    @step
+    async def before(ctx: PyWorkflow) -> str:
+        executed.append("before")
+        return "b"
+
+    @step
+    async def during(ctx: PyWorkflow) -> str:
+        executed.append("during")
+        if where == "step" and crashes:
+            raise crashes.pop()
+        return "d"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        found = [await before(ctx), await during(ctx)]
+        if where == "body" and crashes:
+            raise crashes.pop()
+        return found
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(type(crash)):
+        await wf(ctx)
+    [record] = await admin.list_workflows()
+    assert (record.status, record.error, record.completed_at) == ("RUNNING", None, None)
+    recorded = {"before": "SUCCESS"} if where == "step" else {"before": "SUCCESS", "during": "SUCCESS"}
+    assert await steps(sql, ctx) == recorded
+    assert await wf(await admin.get_workflow(ctx.id())) == ["b", "d"]
+    assert executed == (["before", "during", "during"] if where == "step" else ["before", "during"])
+
+
+async def test_a_cancelled_workflow_task_goes_on_from_the_step_that_it_was_in(admin, sql):
+    started = asyncio.Event()
+    executed = []
+
+    @step
+    async def slow(ctx: PyWorkflow) -> str:
+        executed.append(1)
+        started.set()
+        if len(executed) == 1:
+            await asyncio.Event().wait()
+        return "done"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await slow(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        task = asyncio.create_task(wf(ctx))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await status(sql, ctx) == "RUNNING"
+        assert await wf(ctx) == "done"
+    assert len(executed) == 2
+
+
+async def test_a_base_exception_group_with_a_crash_in_it_is_a_crash(admin, sql):
+    crashes = [BaseExceptionGroup("both", [ValueError("x"), KeyboardInterrupt()])]
+
+    @step
+    async def during(ctx: PyWorkflow) -> str:
+        if crashes:
+            raise crashes.pop()
+        return "d"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await during(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(BaseExceptionGroup):
+        await wf(ctx)
+    assert await status(sql, ctx) == "RUNNING"
+    assert await steps(sql, ctx) == {}
+    assert await wf(ctx) == "d"
+
+
+async def test_a_crash_replays_the_errors_that_were_caught_before_it(admin):
+    executed = []
+
+    @step
+    async def flaky(ctx: PyWorkflow) -> str:
+        executed.append(1)
+        raise OSError("down")
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            return await flaky(ctx)
+        except OSError as error:
+            if not crashed:
+                crashed.append(1)
+                raise asyncio.CancelledError from error
+            return f"caught {error}"
+
+    crashed = []
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(asyncio.CancelledError):
+        await wf(ctx)
+    assert await wf(ctx) == "caught down"
+    assert executed == [1]
+
+
+# --- deadlines of the user's own ---
+
+
+async def test_a_deadline_around_a_step_warns_when_the_run_goes_on(admin, sql, caplog):
+    @step
+    async def slow(ctx: PyWorkflow) -> None:
+        await asyncio.Event().wait()
+
+    @step
+    async def after(ctx: PyWorkflow) -> str:
+        return "after"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await slow(ctx)
+        except TimeoutError:
+            assert caplog.records == []
+        return await after(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        assert await wf(ctx) == "after"
+    [warning] = caplog.records
+    assert (warning.name, warning.levelno) == ("pgqrs", logging.WARNING)
+    assert "'slow'" in warning.getMessage()
+    assert await steps(sql, ctx) == {"after": "SUCCESS"}
+
+
+async def test_a_deadline_around_the_last_step_warns_when_the_workflow_succeeds(admin, caplog):
+    @step
+    async def slow(ctx: PyWorkflow) -> None:
+        await asyncio.Event().wait()
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            await asyncio.wait_for(slow(ctx), 0.01)
+        except TimeoutError:
+            return "gave up"
+
+    assert await admin.run(wf) == "gave up"
+    assert ["'slow'" in each.getMessage() for each in caplog.records] == [True]
+
+
+async def test_a_deadline_that_ends_the_run_does_not_warn_and_the_step_is_executed_again(admin, caplog):
+    executed = []
+
+    @step
+    async def slow(ctx: PyWorkflow) -> str:
+        executed.append(1)
+        if len(executed) == 1:
+            await asyncio.Event().wait()
+        return "done"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        async with asyncio.timeout(None if executed else 0.01):
+            return await slow(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(TimeoutError):
+            await wf(ctx)
+        assert await wf(ctx) == "done"
+    assert caplog.records == []
+
+
+async def test_a_deadline_inside_a_step_is_its_recorded_error(admin):
+    executed = []
+
+    @step
+    async def slow(ctx: PyWorkflow) -> None:
+        executed.append(1)
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        with suppress(TimeoutError):
+            await slow(ctx)
+        if not seen:
+            seen.append("crash")
+            raise asyncio.CancelledError
+        return "went on"
+
+    seen = []
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(asyncio.CancelledError):
+        await wf(ctx)
+    assert await wf(ctx) == "went on"
+    assert executed == [1]
+
+
+# --- poison ---
+
+
+async def test_an_except_exception_cannot_carry_a_fenced_run_on(admin, sql):
+    executed = []
+
+    @step(key=lambda n: n)
+    async def each(ctx: PyWorkflow, n: int) -> int:
+        executed.append(n)
+        if n == 1:
+            await (await admin.get_workflow(ctx.id())).start()
+        return n
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        for n in range(5):
+            try:
+                await each(ctx, n)
+            except Exception as error:
+                errors.append(type(error))
+        return "carried on"
+
+    errors = []
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(WorkflowFencedError, match=str(ctx.id())):
+        await wf(ctx)
+    assert errors == [WorkflowFencedError] * 4
+    assert executed == [0, 1]
+    assert await steps(sql, ctx) == {"each:0": "SUCCESS"}
+    assert await status(sql, ctx) == "RUNNING"
+
+
+async def test_every_call_on_a_fenced_context_raises_until_it_is_started_anew(admin):
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    other = await admin.get_workflow(ctx.id())
+    await other.start()
+    with pytest.raises(WorkflowFencedError):
+        await (await ctx.acquire_step("a")).guard.success(1)
+    for call in (ctx.acquire_step, ctx.success, ctx.fail):
+        with pytest.raises(WorkflowFencedError):
+            await call("b")
+    await ctx.start()
+    assert (await ctx.acquire_step("a")).status == "EXECUTE"
+    with pytest.raises(WorkflowFencedError):
+        await other.success(1)
+
+
+async def test_a_recorded_error_of_a_fenced_run_is_not_recorded(admin, sql):
+    @step
+    async def fails(ctx: PyWorkflow) -> None:
+        await (await admin.get_workflow(ctx.id())).start()
+        raise ValueError("of the stale run")
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        await fails(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(WorkflowFencedError):
+        await wf(ctx)
+    assert await steps(sql, ctx) == {}
+    assert await status(sql, ctx) == "RUNNING"

@@ -1,0 +1,551 @@
+"""Re-running a workflow in ERROR: which steps are executed again, and which errors are raised again."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+from acceptance_helpers import no_hang, status, steps
+
+from pgqrs import PyWorkflow, StepFailedError, WorkflowFinishedError, step, workflow
+
+
+class Scenario:
+    """Steps that fail as often as they are told to, and a record of what was executed."""
+
+    def __init__(self):
+        self.executed = []
+        self.failures = {}
+
+    def step(self, name, *failures, body=None):
+        """Return a step that raises these errors one after the other, then runs `body`, then succeeds."""
+        remaining = self.failures[name] = list(failures)
+
+        @step(id=name)
+        async def each(ctx: PyWorkflow, *args) -> str:
+            self.executed.append(name)
+            if body is not None:
+                await body(ctx)
+            if remaining:
+                raise remaining.pop(0)
+            return name
+
+        return each
+
+    def since(self):
+        """Return what was executed since the last call."""
+        executed, self.executed = self.executed, []
+        return executed
+
+
+@pytest.fixture
+def scenario():
+    return Scenario()
+
+
+async def run_twice(admin, scenario, body, *, first=Exception, second=None):
+    """Run `body` as a workflow twice; return what was executed in each run."""
+    wf = workflow(name="wf")(body)
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(first):
+        await wf(ctx)
+    one = scenario.since()
+    if second is None:
+        await wf(ctx)
+    else:
+        with pytest.raises(second):
+            await wf(ctx)
+    return one, scenario.since()
+
+
+async def test_finished_steps_are_skipped_and_the_transient_one_is_executed_again(admin, scenario):
+    a, b, c = scenario.step("a"), scenario.step("b", OSError("x")), scenario.step("c")
+
+    async def body(ctx: PyWorkflow):
+        return [await each(ctx) for each in (a, b, c)]
+
+    assert await run_twice(admin, scenario, body) == (["a", "b"], ["b", "c"])
+
+
+async def test_a_terminal_error_is_replayed_at_once(admin, scenario):
+    a, b, c = scenario.step("a"), scenario.step("b", ValueError("x")), scenario.step("c")
+
+    async def body(ctx: PyWorkflow):
+        return [await each(ctx) for each in (a, b, c)]
+
+    assert await run_twice(admin, scenario, body, second=ValueError) == (["a", "b"], [])
+
+
+async def test_a_transient_error_may_come_again_and_again(admin, scenario, sql):
+    a = scenario.step("a", *[OSError(str(n)) for n in range(5)])
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await a(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    for n in range(5):
+        with pytest.raises(OSError, match=str(n)):
+            await wf(ctx)
+        assert await status(sql, ctx) == "ERROR"
+    assert await wf(ctx) == "a"
+    assert len(scenario.executed) == 6
+
+
+async def test_a_context_from_elsewhere_reopens_the_same(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await a(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(OSError):
+        await wf(ctx)
+    assert await wf(await admin.get_workflow(ctx.id())) == "a"
+
+
+# --- found through the exception that left the body ---
+
+
+async def test_the_step_is_found_through_a_cause(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except OSError as error:
+            raise LookupError("no luck") from error
+
+    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+
+
+async def test_the_step_is_found_through_a_context(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except OSError:
+            raise LookupError("no luck")  # noqa: B904
+
+    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+
+
+async def test_the_step_is_found_through_a_context_that_is_suppressed(admin, scenario):
+    """`from None` changes what a traceback shows, and not what brought the workflow down."""
+    a = scenario.step("a", OSError("x"))
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except OSError:
+            raise LookupError("no luck") from None
+
+    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+
+
+async def test_a_terminal_step_is_not_reopened_by_a_transient_error_made_of_it(admin, scenario):
+    a = scenario.step("a", ValueError("x"))
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except ValueError as error:
+            raise RuntimeError("wrapped") from error
+
+    assert await run_twice(admin, scenario, body, first=RuntimeError, second=RuntimeError) == (["a"], [])
+
+
+async def test_the_step_is_found_in_the_group_of_a_task_group(admin, scenario):
+    a, b, c = scenario.step("a", OSError("x")), scenario.step("b"), scenario.step("c", ValueError("y"))
+
+    async def body(ctx: PyWorkflow):
+        await b(ctx)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(a(ctx))
+
+    assert await run_twice(admin, scenario, body, first=ExceptionGroup) == (["b", "a"], ["a"])
+    del c
+
+
+async def test_both_failures_of_a_task_group_are_reopened(admin, scenario):
+    ready = asyncio.Barrier(2)
+
+    async def meet(ctx):
+        if not met:
+            await ready.wait()
+
+    met = []
+    a, b = scenario.step("a", OSError("x"), body=meet), scenario.step("b", OSError("y"), body=meet)
+
+    async def body(ctx: PyWorkflow):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(a(ctx))
+                group.create_task(b(ctx))
+        finally:
+            met.append(1)
+
+    async with no_hang():
+        one, two = await run_twice(admin, scenario, body, first=ExceptionGroup)
+    assert sorted(one) == ["a", "b"]
+    assert sorted(two) == ["a", "b"]
+
+
+async def test_a_group_with_a_terminal_leaf_replays_that_and_reopens_the_transient_one(admin, scenario):
+    a, b = scenario.step("a", OSError("x")), scenario.step("b", ValueError("y"))
+
+    async def body(ctx: PyWorkflow):
+        results = await asyncio.gather(a(ctx), b(ctx), return_exceptions=True)
+        raise ExceptionGroup("both", [each for each in results if isinstance(each, Exception)])
+
+    one, two = await run_twice(admin, scenario, body, first=ExceptionGroup, second=ExceptionGroup)
+    assert (sorted(one), two) == (["a", "b"], ["a"])
+
+
+async def test_the_second_failure_of_a_gather_is_reopened_too(admin, scenario):
+    ready = asyncio.Barrier(2)
+
+    async def meet(ctx):
+        if not crashed:
+            await ready.wait()
+
+    crashed = []
+    a, b = scenario.step("a", OSError("x"), body=meet), scenario.step("b", OSError("y"), body=meet)
+
+    async def body(ctx: PyWorkflow):
+        try:
+            return await asyncio.gather(a(ctx), b(ctx))
+        finally:
+            crashed.append(1)
+
+    async with no_hang():
+        one, two = await run_twice(admin, scenario, body, first=OSError)
+    assert sorted(one) == ["a", "b"]
+    assert sorted(two) == ["a", "b"]
+
+
+async def test_failures_that_a_gather_returned_and_the_body_raised_are_reopened(admin, scenario):
+    a, b = scenario.step("a", OSError("x")), scenario.step("b", OSError("y"))
+
+    async def body(ctx: PyWorkflow):
+        results = await asyncio.gather(a(ctx), b(ctx), return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    one, two = await run_twice(admin, scenario, body, first=OSError)
+    assert sorted(one) == ["a", "b"]
+    assert sorted(two) == ["a", "b"]
+
+
+async def test_a_step_that_runs_while_the_error_is_on_its_way_out_hides_nothing(admin, scenario):
+    a, cleanup, last = scenario.step("a", OSError("x")), scenario.step("cleanup"), scenario.step("last")
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except OSError:
+            await cleanup(ctx)
+            raise
+        finally:
+            await last(ctx)
+
+    assert await run_twice(admin, scenario, body, first=OSError) == (["a", "cleanup", "last"], ["a"])
+
+
+async def test_a_replayed_transient_error_that_leaves_the_body_is_reopened_too(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+    seen = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            return await a(ctx)
+        except OSError as error:
+            seen.append(isinstance(error, StepFailedError))
+            if len(seen) == 1:
+                raise asyncio.CancelledError from error
+            raise
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(asyncio.CancelledError):
+        await wf(ctx)
+    with pytest.raises(OSError):
+        await wf(ctx)
+    assert seen == [False, True]
+    assert scenario.since() == ["a"]
+    assert await wf(ctx) == "a"
+    assert scenario.since() == ["a"]
+
+
+async def test_a_sibling_that_a_task_group_cancelled_is_executed_again(admin, scenario):
+    running, first_over = asyncio.Event(), []
+
+    async def hang(ctx):
+        running.set()
+        if not first_over:
+            await asyncio.Event().wait()
+
+    async def wait(ctx):
+        await running.wait()
+
+    a, b = scenario.step("a", OSError("x"), body=wait), scenario.step("b", body=hang)
+
+    async def body(ctx: PyWorkflow):
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(a(ctx))
+                group.create_task(b(ctx))
+        finally:
+            first_over.append(1)
+
+    async with no_hang():
+        one, two = await run_twice(admin, scenario, body, first=ExceptionGroup)
+    assert sorted(one) == sorted(two) == ["a", "b"]
+
+
+# --- nested steps ---
+
+
+async def test_an_inner_and_its_outer_step_are_both_executed_again(admin, scenario):
+    inner = scenario.step("inner", OSError("x"))
+    outer = scenario.step("outer", body=inner)
+
+    async def body(ctx: PyWorkflow):
+        await outer(ctx)
+
+    assert await run_twice(admin, scenario, body, first=OSError) == (["outer", "inner"], ["outer", "inner"])
+
+
+async def test_an_inner_success_is_skipped_when_its_outer_step_is_executed_again(admin, scenario):
+    inner = scenario.step("inner")
+    outer = scenario.step("outer", OSError("x"), body=inner)
+
+    async def body(ctx: PyWorkflow):
+        await outer(ctx)
+
+    assert await run_twice(admin, scenario, body, first=OSError) == (["outer", "inner"], ["outer"])
+
+
+async def test_an_inner_error_wrapped_by_its_outer_step_reopens_both(admin, scenario):
+    inner = scenario.step("inner", OSError("x"))
+
+    async def wrapping(ctx):
+        try:
+            await inner(ctx)
+        except OSError as error:
+            raise RuntimeError("outer") from error
+
+    outer = scenario.step("outer", body=wrapping)
+
+    async def body(ctx: PyWorkflow):
+        await outer(ctx)
+
+    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["outer", "inner"], ["outer", "inner"])
+
+
+async def test_a_terminal_inner_error_keeps_failing_its_outer_step(admin, scenario):
+    inner = scenario.step("inner", ValueError("x"))
+    outer = scenario.step("outer", body=inner)
+
+    async def body(ctx: PyWorkflow):
+        await outer(ctx)
+
+    one, two = await run_twice(admin, scenario, body, first=ValueError, second=ValueError)
+    assert (one, two) == (["outer", "inner"], [])
+
+
+async def test_a_deeply_nested_error_reopens_every_step_on_its_way(admin, scenario):
+    c = scenario.step("c", OSError("x"))
+    b = scenario.step("b", body=c)
+    a = scenario.step("a", body=b)
+
+    async def body(ctx: PyWorkflow):
+        await a(ctx)
+
+    assert await run_twice(admin, scenario, body, first=OSError) == (["a", "b", "c"], ["a", "b", "c"])
+
+
+# --- what the body caught stays caught ---
+
+
+async def test_a_caught_error_stays_caught_when_the_fallback_fails_later(admin, scenario):
+    primary, fallback = scenario.step("primary", OSError("x")), scenario.step("fallback", OSError("y"))
+
+    async def body(ctx: PyWorkflow):
+        try:
+            return await primary(ctx)
+        except OSError:
+            return await fallback(ctx)
+
+    assert await run_twice(admin, scenario, body, first=OSError) == (["primary", "fallback"], ["fallback"])
+
+
+async def test_a_caught_error_stays_caught_when_the_body_fails_after_other_steps(admin, scenario):
+    a, b = scenario.step("a", OSError("x")), scenario.step("b")
+    crashed = []
+
+    async def body(ctx: PyWorkflow):
+        with suppress(OSError):
+            await a(ctx)
+        await b(ctx)
+        if not crashed:
+            crashed.append(1)
+            raise RuntimeError("of the body")
+
+    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["a", "b"], [])
+
+
+async def test_a_body_that_fails_by_itself_reopens_nothing_that_was_caught(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+    crashed = []
+
+    async def body(ctx: PyWorkflow):
+        try:
+            await a(ctx)
+        except OSError as error:
+            seen.append(str(error))
+        if not crashed:
+            crashed.append(1)
+            raise RuntimeError("of the body")
+
+    seen = []
+    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["a"], [])
+    assert seen == ["x", "x"]
+
+
+# --- after the body has left ---
+
+
+async def test_a_stragglers_error_is_not_recorded_and_its_success_is(admin, scenario, sql):
+    release, both = asyncio.Event(), asyncio.Barrier(3)
+
+    async def wait(ctx):
+        await both.wait()
+        await release.wait()
+
+    failing, succeeding = scenario.step("failing", ValueError("late"), body=wait), scenario.step("good", body=wait)
+    tasks = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        tasks.extend(asyncio.create_task(each(ctx)) for each in (failing, succeeding))
+        await both.wait()
+        raise RuntimeError("the body left")
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(RuntimeError):
+            await wf(ctx)
+        release.set()
+        late, good = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(late, ValueError)
+    assert good == "good"
+    assert await steps(sql, ctx) == {"good": "SUCCESS"}
+    assert await status(sql, ctx) == "ERROR"
+
+
+async def test_a_gathers_straggler_that_fails_after_the_body_left_runs_again(admin, scenario):
+    release = asyncio.Event()
+
+    async def wait(ctx):
+        if not first_over:
+            await release.wait()
+
+    first_over = []
+    a, b = scenario.step("a", OSError("x")), scenario.step("b", ValueError("late"), body=wait)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        tasks[:] = [asyncio.create_task(a(ctx)), asyncio.create_task(b(ctx))]
+        return await asyncio.gather(*tasks)
+
+    tasks = []
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(OSError):
+            await wf(ctx)
+        first_over.append(1)
+        release.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        scenario.since()
+        assert await wf(ctx) == ["a", "b"]
+    assert sorted(scenario.since()) == ["a", "b"]
+
+
+# --- the operator's button ---
+
+
+async def test_resume_workflow_reopens_terminal_errors_too(admin, scenario, sql):
+    a, b, c = scenario.step("a"), scenario.step("b", ValueError("bug")), scenario.step("c", TypeError("bug"))
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        try:
+            found = [await a(ctx), await b(ctx)]
+        except ValueError:
+            found = ["caught"]
+        return [*found, await c(ctx)]
+
+    ctx = await admin.create_workflow("wf")
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            await wf(ctx)
+    assert scenario.since() == ["a", "b", "c"]
+    resumed = await admin.resume_workflow(ctx.id())
+    assert resumed.id() == ctx.id()
+    assert await status(sql, ctx) == "PENDING"
+    assert await wf(resumed) == ["a", "b", "c"]
+    assert scenario.since() == ["b", "c"]
+    assert await steps(sql, ctx) == {"a": "SUCCESS", "b": "SUCCESS", "c": "SUCCESS"}
+
+
+async def test_a_manual_run_that_fails_reopens_its_transient_failure(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    with pytest.raises(OSError) as caught:
+        await a(ctx)
+    await ctx.fail(caught.value)
+    await ctx.start()
+    assert await a(ctx) == "a"
+
+
+async def test_a_manual_run_that_fails_with_a_text_reopens_what_nothing_followed(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    with pytest.raises(OSError) as caught:
+        await a(ctx)
+    await ctx.fail(str(caught.value))
+    assert await a(await admin.get_workflow(ctx.id())) == "a"
+
+
+async def test_a_failed_step_is_replayed_when_the_run_crashed_and_did_not_end(admin, scenario, sql):
+    """Only the end of a run re-opens: until then the recorded error is what every later run sees."""
+    a = scenario.step("a", OSError("x"))
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(OSError):
+        await a(ctx)
+    elsewhere = await admin.get_workflow(ctx.id())
+    with pytest.raises(StepFailedError, match="x"):
+        await a(elsewhere)
+    assert scenario.since() == ["a"]
+
+
+async def test_a_failed_workflow_may_not_be_ended_from_the_run_that_failed(admin, scenario):
+    a = scenario.step("a", OSError("x"))
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await a(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(OSError):
+        await wf(ctx)
+    with pytest.raises(WorkflowFinishedError, match="ERROR"):
+        await ctx.success("no")
+    assert await wf(ctx) == "a"

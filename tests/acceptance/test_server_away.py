@@ -1,0 +1,254 @@
+"""A PostgreSQL that asks for a password, and one that goes away and comes back: servers of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import psutil
+import pytest
+from acceptance_helpers import no_hang, status, steps, until
+
+from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, embedded, step, workflow
+
+
+class Server:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.embedded_dsn = f"embedded://{quote(str(folder))}"
+        self.dsn = ""
+
+    def start(self):
+        self.dsn = embedded.start(self.embedded_dsn)
+
+    def pid(self):
+        return int(self.folder.joinpath("data", "postmaster.pid").read_text().split("\n", 1)[0])
+
+    async def go_away(self, number=signal.SIGINT):
+        """Stop the server; SIGINT is a fast shutdown, SIGQUIT one that leaves the recovery to the next start."""
+        postmaster = psutil.Process(self.pid())
+        postmaster.send_signal(number)
+
+        async def gone():
+            return not postmaster.is_running() or postmaster.status() == psutil.STATUS_ZOMBIE
+
+        with suppress(psutil.NoSuchProcess):
+            await until(gone)
+
+    async def come_back(self):
+        await asyncio.to_thread(self.start)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server") / "pg")
+    server.start()
+    yield server
+    embedded.stop(server.embedded_dsn)
+
+
+@pytest.fixture
+async def away_admin(server, schema_name):
+    await server.come_back()
+    async with Admin(server.dsn, schema_name) as admin:
+        await admin.install()
+        yield admin
+
+
+@pytest.fixture
+def schema_name(request):
+    return request.node.name[:60]
+
+
+@pytest.fixture
+async def away_sql(server, away_admin, schema_name):
+    """Ask the server that is there now."""
+
+    class Sql:
+        async def _connected(self, method, *arguments):
+            connection = await asyncpg.connect(server.dsn, server_settings={"search_path": f'"{schema_name}"'})
+            try:
+                return await getattr(connection, method)(*arguments)
+            finally:
+                await connection.close()
+
+        async def fetch(self, *arguments):
+            return await self._connected("fetch", *arguments)
+
+        async def fetchval(self, *arguments):
+            return await self._connected("fetchval", *arguments)
+
+        async def execute(self, *arguments):
+            return await self._connected("execute", *arguments)
+
+    return Sql()
+
+
+# --- passwords ---
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3cr#t9", "s3cr/t9", "s3cr@t9", "s3cr?t9", "s3cr%t9", "s3cr:t9"])
+async def test_a_wrong_password_is_an_error_of_ours_and_is_not_shown(server, away_sql, password):
+    if not await away_sql.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 'guarded'"):
+        await away_sql.execute("CREATE ROLE guarded LOGIN SUPERUSER PASSWORD 'the right one'")
+    hba = server.folder / "data" / "pg_hba.conf"
+    if "guarded" not in hba.read_text():
+        hba.write_text("local all guarded scram-sha-256\n" + hba.read_text())
+    await away_sql.execute("SELECT pg_reload_conf()")
+    right = server.dsn.replace("postgres@", f"guarded:{quote('the right one')}@")
+    wrong = server.dsn.replace("postgres@", f"guarded:{quote(password, safe='')}@")
+
+    async def is_guarded():
+        try:
+            connection = await asyncpg.connect(wrong)
+        except asyncpg.InvalidPasswordError:
+            return True
+        await connection.close()
+        return False
+
+    await until(is_guarded)
+    async with Admin(right, "wrong_password") as admin:
+        await admin.install()
+    async with Admin(wrong, "wrong_password") as admin:
+        for call in (admin.install, admin.verify, lambda: admin.create_workflow("wf")):
+            async with no_hang():
+                with pytest.raises(DatabaseUnavailableError) as caught:
+                    await call()
+            text = "\n".join([repr(caught.value), *traceback.format_exception(caught.value)])
+            assert "guarded" in str(caught.value)
+            for part in ("s3cr", "t9", quote(password, safe="")):
+                assert part not in text
+
+
+# --- restarts ---
+
+
+async def holds(condition):
+    return condition()
+
+
+@step(key=lambda n, *_: n)
+async def part(ctx: PyWorkflow, n: int, executed: list) -> int:
+    executed.append(n)
+    return n * 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+async def test_a_restart_between_two_steps_loses_nothing_and_doubles_nothing(server, away_admin, away_sql, number):
+    executed = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        found = [await part(ctx, 1, executed)]
+        await server.go_away(number)
+        await server.come_back()
+        return [*found, await part(ctx, 2, executed)]
+
+    ctx = await away_admin.create_workflow("wf")
+    async with asyncio.timeout(40):
+        assert await wf(ctx) == [10, 20]
+    assert executed == [1, 2]
+    assert await status(away_sql, ctx) == "SUCCESS"
+    assert await steps(away_sql, ctx) == {"part:1": "SUCCESS", "part:2": "SUCCESS"}
+    assert await away_sql.fetchval("SELECT epoch FROM pgqrs_workflows") == 1
+
+
+async def test_a_step_that_ends_while_the_server_is_away_waits_and_goes_through(server, away_admin, away_sql):
+    executed = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        await part(ctx, 1, executed)
+        await server.go_away()
+        waiting = asyncio.create_task(part(ctx, 2, executed))
+        await until(holds, lambda: 2 in executed)
+        assert not waiting.done()
+        await server.come_back()
+        return [await waiting, await part(ctx, 1, executed)]
+
+    async with asyncio.timeout(40):
+        ctx = await away_admin.create_workflow("wf")
+        assert await wf(ctx) == [20, 10]
+    assert executed == [1, 2]
+    assert await steps(away_sql, ctx) == {"part:1": "SUCCESS", "part:2": "SUCCESS"}
+
+
+async def test_a_crash_of_the_server_under_many_workflows_loses_nothing_and_doubles_nothing(
+    server, away_admin, away_sql
+):
+    executed = []
+
+    @step(key=lambda n: n)
+    async def numbered(ctx: PyWorkflow, n: int) -> int:
+        executed.append((ctx.id(), n))
+        return n
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        return [await numbered(ctx, n) for n in range(30)]
+
+    async with asyncio.timeout(60):
+        contexts = [await away_admin.create_workflow("wf") for _ in range(20)]
+        running = [asyncio.create_task(wf(ctx)) for ctx in contexts]
+        await until(holds, lambda: len(executed) >= 100)
+        await server.go_away(signal.SIGQUIT)
+        await server.come_back()
+        assert await asyncio.gather(*running) == [list(range(30))] * 20
+    assert len(executed) == len(set(executed)) == 600
+    assert await away_sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE status = 'SUCCESS'") == 600
+    assert await away_sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 20
+
+
+async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
+    server, away_admin, away_sql, schema_name
+):
+    executed = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        found = [await part(ctx, 1, executed)]
+        if len(executed) == 1:
+            await server.go_away()
+        for n in (2, 3):
+            try:
+                found.append(await part(ctx, n, executed))
+            except Exception as error:
+                errors.append(type(error))
+        return found
+
+    errors = []
+    async with Admin(server.dsn, schema_name, patience=0.3, timeout=2) as impatient:
+        ctx = await impatient.create_workflow("wf")
+        async with asyncio.timeout(40):
+            with pytest.raises(DatabaseUnavailableError):
+                await wf(ctx)
+            assert errors == [DatabaseUnavailableError] * 2
+            assert executed == [1, 2]
+            await server.come_back()
+            assert await status(away_sql, ctx) == "RUNNING"
+            assert await wf(ctx) == [10, 20, 30]
+    assert executed == [1, 2, 2, 3]
+
+
+async def test_connections_killed_by_the_administrator_are_replaced(away_admin, away_sql):
+    executed = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> list:
+        found = []
+        for n in range(5):
+            found.append(await part(ctx, n, executed))
+            await away_sql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        return found
+
+    async with no_hang():
+        assert await away_admin.run(wf) == [0, 10, 20, 30, 40]
+    assert executed == list(range(5))

@@ -1,0 +1,159 @@
+"""What the hot path may cost: statements of the journal, round trips on the wire, statements of the engine."""
+
+import asyncio
+from contextlib import contextmanager
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgqrs import Admin, PyWorkflow, step, workflow
+from tests.integration.faults import Wire
+
+
+@step(key=lambda n: n)
+async def numbered(ctx: PyWorkflow, n: int) -> int:
+    return n
+
+
+@workflow
+async def counting(ctx: PyWorkflow, steps: int) -> int:
+    return sum([await numbered(ctx, n) for n in range(steps)])
+
+
+@pytest_asyncio.fixture
+async def truth(dsn):
+    connection = await asyncpg.connect(dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def own_engine(dsn, schema, admin):
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    yield engine
+    await engine.dispose()
+
+
+@contextmanager
+def statements_of(engine):
+    """Collect what is executed through an engine."""
+    seen = []
+
+    def note(*told):
+        seen.append(told[2])
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+async def _ids_in_stock(admin):
+    """Use the admin until it has ids reserved, so that the next workflow needs none."""
+    store = await admin.store()
+    while len(store._ids) < 2:
+        await admin.create_workflow("w")
+    return store.journal
+
+
+async def test_a_step_in_sequence_is_one_statement_and_no_read(own_engine, schema):
+    async with Admin(own_engine, schema) as admin:
+        journal = await _ids_in_stock(admin)
+        ctx = await admin.create_workflow("w")
+        await ctx.start()
+        with statements_of(own_engine) as read:
+            for n in range(10):
+                before = journal.statements
+                assert await numbered(ctx, n) == n
+                assert journal.statements - before == 1
+            await numbered(ctx, 3)
+            assert journal.statements - before == 1
+        assert read == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+async def test_a_workflow_is_its_steps_and_three_statements_and_reads_nothing(own_engine, schema, steps):
+    async with Admin(own_engine, schema) as admin:
+        journal = await _ids_in_stock(admin)
+        before = journal.statements
+        with statements_of(own_engine) as read:
+            await admin.run(counting, steps)
+        assert journal.statements - before == steps + 3
+        assert read == []
+
+
+async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+        await own.run(counting, 3)  # the connection knows the statements now
+        await _ids_in_stock(own)
+        for steps in (1, 5, 20):
+            await _ids_in_stock(own)
+            before = wire.exchanges
+            await own.run(counting, steps)
+            assert wire.exchanges - before == steps + 3
+
+
+async def test_a_gather_of_steps_is_two_statements_at_most(admin):
+    journal = await _ids_in_stock(admin)
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    before = journal.statements
+    assert await asyncio.gather(*(numbered(ctx, n) for n in range(100))) == list(range(100))
+    assert journal.statements - before <= 2
+
+
+async def test_a_second_run_reads_once_and_writes_no_step_again(own_engine, schema):
+    class Killed(BaseException):
+        pass
+
+    @workflow
+    async def killed(ctx: PyWorkflow) -> None:
+        for n in range(20):
+            await numbered(ctx, n)
+        raise Killed
+
+    async with Admin(own_engine, schema) as admin:
+        journal = await _ids_in_stock(admin)
+        ctx = await admin.create_workflow("counting")
+        with pytest.raises(Killed):
+            await killed(ctx)
+        before = journal.statements
+        with statements_of(own_engine) as read:
+            assert await counting(ctx, 20) == 190
+        assert journal.statements - before == 2  # the start and the end
+        assert len(read) == 1
+        assert "pgqrs_workflow_steps" in read[0]
+        with statements_of(own_engine) as read:
+            assert await counting(ctx, 20) == 190  # the recorded output
+        assert read == []
+        assert journal.statements - before <= 4
+
+
+async def test_fifty_workflows_at_once_share_their_statements(admin):
+    journal = await _ids_in_stock(admin)
+    await asyncio.gather(*(admin.run(counting, 5) for _ in range(50)))
+    before = journal.statements
+    assert await asyncio.gather(*(admin.run(counting, 5) for _ in range(50))) == [10] * 50
+    assert journal.statements - before <= 40  # 400 records
+
+
+async def test_a_thousand_creations_reserve_their_ids_in_blocks(own_engine, schema):
+    async with Admin(own_engine, schema) as admin:
+        with statements_of(own_engine) as read:
+            contexts = await asyncio.gather(*(admin.create_workflow("w") for _ in range(1000)))
+        assert sorted(ctx.id() for ctx in contexts) == list(range(1, 1001))
+        assert len([each for each in read if "nextval" in each]) <= 6 + 1000 // 64 + 1
+
+
+async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+        store = await own.store()
+        await own.list_workflows(limit=0)
+        before = wire.exchanges
+        driver = await store.database.open_driver()
+        assert wire.exchanges - before <= 8
+        await driver.close()

@@ -1,0 +1,565 @@
+"""What the journal owes each record, whatever happens to the others."""
+
+import asyncio
+import json
+import random
+import string
+from collections import deque
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import partial
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy import NullPool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgqrs import (
+    Admin,
+    DatabaseError,
+    DatabaseUnavailableError,
+    PyWorkflow,
+    WorkflowFencedError,
+    step,
+    workflow,
+)
+from pgqrs.storage import journal as journal_module
+from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
+from tests.integration.faults import Wire
+
+DEADLINE = 20.0
+
+TOLD: ContextVar[str | None] = ContextVar("told", default=None)
+
+
+async def become_true(condition):
+    """Wait until a condition holds, and fail when it does not in time."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            found = condition()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def submit(journal, record):
+    """Hand a record in and return the future of what becomes of it."""
+    await journal.room()
+    future = asyncio.get_running_loop().create_future()
+    journal.accept(record, partial(journal_module.settle, future))
+    return future
+
+
+async def new_runs(admin, count):
+    contexts = await asyncio.gather(*(admin.create_workflow("w") for _ in range(count)))
+    await asyncio.gather(*(ctx.start() for ctx in contexts))
+    return [ctx.id() for ctx in contexts]
+
+
+def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0):
+    return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed)
+
+
+async def offered(journal, records):
+    """Submit records in one go, so that they gather in a batch, and wait until each has an answer."""
+    futures = [await submit(journal, record) for record in records]
+    async with asyncio.timeout(DEADLINE):
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+
+@pytest_asyncio.fixture
+async def truth(dsn, schema):
+    """A connection of the test's own, in the schema of the test."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def held(truth, workflow_id):
+    """Hold a workflow's row in an open transaction."""
+    async with truth.transaction():
+        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
+        yield
+
+
+@asynccontextmanager
+async def engine_admin(dsn, schema, server_settings=None, **arguments):
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=partial(asyncpg.connect, dsn, server_settings=server_settings),
+        **arguments,
+    )
+    try:
+        async with Admin(engine, schema) as admin:
+            yield admin, engine
+    finally:
+        await engine.dispose()
+
+
+@step(key=lambda n: n)
+async def numbered(ctx: PyWorkflow, n: int) -> int:
+    return n
+
+
+@workflow
+async def five_steps(ctx: PyWorkflow) -> int:
+    return sum([await numbered(ctx, n) for n in range(5)])
+
+
+LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
+
+
+@pytest.mark.parametrize(
+    ("bad", "sqlstate"),
+    [
+        ({"output": "{not json"}, "22P02"),
+        ({"output": '"\0"'}, "22021"),
+        ({"output": '"\ud800"'}, "22000"),
+        ({"step_id": LONG_KEY}, "54000"),
+        ({"elapsed": 1e300}, "22008"),
+        ({"epoch": 2**70}, "22000"),
+    ],
+    ids=["no JSON", "NUL", "lone surrogate", "a key too long", "an interval too long", "not a bigint"],
+)
+async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, truth, bad, sqlstate):
+    journal = (await admin.store()).journal
+    ids = await new_runs(admin, 30)
+    records = [outcome(workflow_id, f"s{n}") for workflow_id in ids for n in range(2)]
+    for place in (7, 8, 41):
+        records[place] = outcome(records[place].workflow_id, **({"step_id": "bad"} | bad))
+    results = await offered(journal, records)
+    for place in (7, 8, 41):
+        error = results.pop(7 if place == 7 else place - (1 if place == 8 else 2))
+        assert isinstance(error, DatabaseError)
+        assert not isinstance(error, DatabaseUnavailableError)
+        assert error.sqlstate == sqlstate
+    assert results == [Outcome("1", None)] * 57
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 57
+    assert (await offered(journal, [outcome(ids[0], "after")])) == [Outcome("1", None)]
+
+
+async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
+    store = await admin.store()
+    started, created, ended, stepping = (
+        (await new_runs(admin, 1))[0],
+        (await admin.create_workflow("w")).id(),
+        *(await new_runs(admin, 2)),
+    )
+    new = await store._reserved_id()
+    records = [
+        NewWorkflow(new, "new", "{}"),
+        RunStart(created, uuid4()),
+        outcome(stepping, "good"),
+        outcome(stepping, "bad", "]"),
+        RunEnd(started, 1, "]", None),
+        RunEnd(ended, 1, "5", None),
+    ]
+    results = await offered(store.journal, records)
+    assert [type(result) for result in results] == [
+        type(None), Claim, Outcome, DatabaseError, DatabaseError, type(None),
+    ]  # fmt: skip
+    statuses = dict(await truth.fetch("SELECT id, status FROM pgqrs_workflows"))
+    assert statuses == {
+        new: "PENDING", created: "RUNNING", started: "RUNNING", ended: "SUCCESS", stepping: "RUNNING",
+    }  # fmt: skip
+
+
+async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_four(admin, truth):
+    store = await admin.store()
+    new, other = await store._reserved_id(), (await new_runs(admin, 1))[0]
+    before = store.journal.statements
+    results = await offered(
+        store.journal,
+        [
+            NewWorkflow(new, "w", "{}"),
+            RunStart(new, uuid4()),
+            outcome(other, "x"),
+            outcome(new, "a", "1"),
+            outcome(new, "b", "2"),
+            outcome(other, "y"),
+            RunEnd(new, 1, "3", None),
+        ],
+    )
+    assert results == [None, Claim(1), *[Outcome(n, None) for n in "1121"], None]
+    assert store.journal.statements - before == 4
+    assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", new) == "SUCCESS"
+    steps = await truth.fetch("SELECT step_id FROM pgqrs_workflow_steps WHERE workflow_id = $1 ORDER BY 1", new)
+    assert [each["step_id"] for each in steps] == ["a", "b"]
+
+
+async def test_of_two_outcomes_of_one_step_the_first_is_kept_and_both_callers_see_it(admin):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    results = await offered(journal, [outcome(workflow_id, output=text) for text in ("1", "2", "3")])
+    assert results == [Outcome("1", None)] * 3
+
+
+async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, truth):
+    journal = (await admin.store()).journal
+    ids = await new_runs(admin, 40)
+    stale = ids[17]
+    await (await admin.get_workflow(stale)).start()
+    results = await offered(
+        journal, [*(outcome(each) for each in ids), *(RunEnd(each, 1, "1", None) for each in ids)]
+    )
+    fenced = {place for place, result in enumerate(results) if isinstance(result, WorkflowFencedError)}
+    assert fenced == {17, 57}
+    assert [result for result in results if isinstance(result, Exception)] == [results[17], results[57]]
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE workflow_id = $1", stale) == 0
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 39
+
+
+async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, truth):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    async with truth.transaction():
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", workflow_id)
+        before = journal.statements
+        future = await submit(journal, outcome(workflow_id))
+        await become_true(lambda: journal.statements >= before + 4)  # sent, and sent again
+        assert not future.done()
+    with pytest.raises(WorkflowFencedError):
+        await future
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
+
+
+async def test_a_locked_workflow_delays_its_own_writes_only(admin, truth):
+    journal = (await admin.store()).journal
+    locked, *others = await new_runs(admin, 10)
+    async with held(truth, locked):
+        stuck = [
+            await submit(journal, outcome(locked, "a", "1")),
+            await submit(journal, outcome(locked, "b", "2")),
+        ]
+        stuck.append(await submit(journal, RunEnd(locked, 1, "3", None)))
+        for name in "abc":
+            assert await offered(journal, [outcome(each, name) for each in others]) == [Outcome("1", None)] * 9
+        assert not any(future.done() for future in stuck)
+    async with asyncio.timeout(DEADLINE):
+        assert await asyncio.gather(*stuck) == [Outcome("1", None), Outcome("2", None), None]
+    assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", locked) == "SUCCESS"
+
+
+async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(admin, truth):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    async with held(truth, workflow_id):
+        stuck = [await submit(journal, outcome(workflow_id, "first"))]
+        await become_true(lambda: workflow_id in journal._stalled)
+        stuck += [await submit(journal, outcome(workflow_id, f"s{n}", json.dumps("x" * 1000))) for n in range(20)]
+        before = journal.statements
+        await become_true(lambda: journal.statements >= before + 4)
+    await asyncio.gather(*stuck)
+    assert (len(journal._queue), journal._queued_size) == (0, 0)
+    assert (journal._stalled, journal._delays) == ({}, {})
+
+
+async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_behind(admin, truth):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    async with held(truth, workflow_id):
+        stuck = await submit(journal, outcome(workflow_id))
+        await become_true(lambda: workflow_id in journal._stalled)
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = 9 WHERE id = $1", workflow_id)
+    with pytest.raises(WorkflowFencedError):
+        await stuck
+    assert (journal._stalled, journal._delays, journal._queued_size) == ({}, {}, 0)
+
+
+async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, truth):
+    calls = []
+
+    @step
+    async def counted(ctx: PyWorkflow) -> int:
+        calls.append(1)
+        return len(calls)
+
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    async with held(truth, ctx.id()):
+        task = asyncio.create_task(counted(ctx))
+        await become_true(lambda: calls)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        again = asyncio.create_task(counted(ctx))
+        await asyncio.sleep(0)
+        assert not again.done()
+    async with asyncio.timeout(DEADLINE):
+        assert await again == 1
+    assert await counted(ctx) == 1
+    assert calls == [1]
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 1
+
+
+async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_journal(admin):
+    """As at the end of a loop, or by a program that cancels every task it finds."""
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    future = await submit(journal, outcome(workflow_id))
+    journal._flusher.cancel()
+    async with asyncio.timeout(2):
+        assert await future == Outcome("1", None)
+    async with asyncio.timeout(2):
+        assert await numbered(await admin.create_workflow("w"), 1) == 1
+
+
+async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin):
+    """Else the driver's timers keep alive what a caller's context variables hold, a run of ours among it."""
+    seen = []
+
+    async def connect():
+        seen.append(TOLD.get())
+        return await asyncpg.connect(dsn)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
+    async with Admin(engine, schema) as own:
+        ctx = await own.create_workflow("w")
+        (await own.store()).journal._connection.terminate()
+        TOLD.set("a request's secret")
+        seen.clear()
+        assert await numbered(ctx, 1) == 1
+    await engine.dispose()
+    assert seen == [None]
+
+
+class WatchedQueue(deque):
+    """Tells how long it ever was, and in which order the records of a workflow came."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = 0
+        self.order = {}
+
+    def append(self, entry):
+        super().append(entry)
+        self.longest = max(self.longest, len(self))
+        self.order.setdefault(entry.record.workflow_id, []).append(int(entry.record.step_id))
+
+
+async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, truth):
+    journal = (await admin.store()).journal
+    ids = await new_runs(admin, 200)
+    journal._queue = queue = WatchedQueue()
+
+    async def write(record):
+        return await (await submit(journal, record))
+
+    async with asyncio.timeout(45):
+        results = await asyncio.gather(*(write(outcome(each, str(n))) for n in range(500) for each in ids))
+    assert results == [Outcome("1", None)] * 100_000
+    assert queue.longest == journal_module.BACKLOG_ROWS
+    assert all(order == list(range(500)) for order in queue.order.values())
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 100_000
+    assert (len(journal._queue), journal._queued_size) == (0, 0)
+
+
+async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(admin, monkeypatch, truth):
+    monkeypatch.setattr(journal_module, "MAX_SIZE", 100_000)
+    monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 300_000)
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    text = json.dumps("x" * 30_000)
+    sizes = []
+
+    async def write(n):
+        future = await submit(journal, outcome(workflow_id, f"s{n}", text))
+        sizes.append(journal._queued_size)
+        return await future
+
+    before = journal.statements
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.gather(*(write(n) for n in range(60)))
+    assert max(sizes) < 300_000 + len(text) + 10
+    assert 15 <= journal.statements - before <= 25
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 60
+
+
+async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, monkeypatch, truth):
+    monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 20_000)
+    journal = (await admin.store()).journal
+    locked, other = await new_runs(admin, 2)
+    text = json.dumps("x" * 1000)
+    async with held(truth, locked):
+        stuck = [await submit(journal, outcome(locked, "first"))]
+        await become_true(lambda: locked in journal._stalled)
+        stuck += [await submit(journal, outcome(locked, f"s{n}", text)) for n in range(15)]
+        async with asyncio.timeout(DEADLINE):
+            for n in range(30):
+                await (await submit(journal, outcome(other, f"s{n}", text)))
+    await asyncio.gather(*stuck)
+
+
+@pytest.mark.parametrize(
+    "pool", [{"pool_size": 1, "max_overflow": 0, "pool_timeout": 10}, {"poolclass": NullPool}]
+)
+async def test_a_pool_of_one_connection_and_no_pool_at_all_make_progress(dsn, schema, admin, pool):
+    async with engine_admin(dsn, schema, **pool) as (own, engine):
+        async with asyncio.timeout(DEADLINE):
+            assert await asyncio.gather(*(own.run(five_steps) for _ in range(40))) == [10] * 40
+            failed = [await own.create_workflow("w") for _ in range(10)]
+            await asyncio.gather(*(ctx.start() for ctx in failed))
+            again = [await own.get_workflow(ctx.id()) for ctx in failed]
+            assert await asyncio.gather(*(five_steps(ctx) for ctx in again)) == [10] * 10
+    if "pool_size" in pool:
+        assert engine.pool.checkedout() == 0
+
+
+async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_runs_stay_resumable(
+    dsn, schema, admin, truth
+):
+    gate = asyncio.Event()
+    at_the_gate = []
+
+    @workflow
+    async def gated(ctx: PyWorkflow) -> int:
+        first = await numbered(ctx, 1)
+        at_the_gate.append(ctx.id())
+        await gate.wait()
+        second = await numbered(ctx, 2)
+        return first + second
+
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=5, patience=0.5) as own:
+        contexts = [await own.create_workflow("gated") for _ in range(10)]
+        runs = [asyncio.create_task(gated(ctx)) for ctx in contexts]
+        await become_true(lambda: len(at_the_gate) == 10)
+        await wire.cut()
+        gate.set()
+        started = asyncio.get_running_loop().time()
+        async with asyncio.timeout(DEADLINE):
+            results = await asyncio.gather(*runs, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - started < 5
+        assert [type(result) for result in results] == [DatabaseUnavailableError] * 10
+        assert len({id(result) for result in results}) == 10
+        for ctx in contexts:
+            with pytest.raises(DatabaseUnavailableError):
+                await numbered(ctx, 3)
+        await wire.mend()
+        async with asyncio.timeout(DEADLINE):
+            assert await gated(contexts[0]) == 3
+            again = [await own.get_workflow(ctx.id()) for ctx in contexts[1:]]
+            assert await asyncio.gather(*(gated(ctx) for ctx in again)) == [3] * 9
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 20
+
+
+async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, patience=30) as own:
+        await own.run(five_steps)
+        await wire.cut()
+        running = [asyncio.create_task(own.run(five_steps)) for _ in range(10)]
+        _, pending = await asyncio.wait(running, timeout=0.3)
+        assert len(pending) == 10
+        await wire.mend()
+        async with asyncio.timeout(DEADLINE):
+            assert await asyncio.gather(*running) == [10] * 10
+
+
+async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, truth):
+    await admin.run(five_steps)
+    journal = (await admin.store()).journal
+    pid = journal._connection.get_server_pid()
+    await truth.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+    assert await admin.run(five_steps) == 10
+
+
+async def test_a_deadlock_is_sent_again(admin, truth):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    await truth.execute("SET deadlock_timeout = '60s'")
+    transaction = truth.transaction()
+    await transaction.start()
+    await truth.execute(
+        "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, reopened)"
+        " VALUES ($1, 's', 'SUCCESS', 1, now(), false)", workflow_id,
+    )  # fmt: skip
+    before = journal.statements
+    future = await submit(journal, outcome(workflow_id))  # locks the workflow, waits for the step
+    await become_true(lambda: journal.statements > before)
+    async with asyncio.timeout(DEADLINE):  # waits for the workflow, and the journal is the victim
+        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
+        assert not future.done()
+        await transaction.rollback()
+        assert await future == Outcome("1", None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"default_transaction_isolation": "serializable"},
+        {"default_transaction_isolation": "repeatable read", "default_transaction_deferrable": "on"},
+        {"plan_cache_mode": "force_custom_plan", "jit": "on", "jit_above_cost": "0"},
+        {"DateStyle": "German, DMY", "IntervalStyle": "sql_standard", "TimeZone": "Pacific/Chatham"},
+        {"search_path": "", "standard_conforming_strings": "off", "client_min_messages": "debug5"},
+        {"row_security": "off", "default_tablespace": "", "synchronize_seqscans": "off"},
+    ],
+    ids=", ".join,
+)
+async def test_what_a_role_sets_by_default_does_not_disturb(dsn, schema, admin, settings):
+    async with engine_admin(dsn, schema, settings) as (own, _), asyncio.timeout(DEADLINE):
+        contexts = [await own.create_workflow("five_steps") for _ in range(20)]
+        rivals = [await admin.get_workflow(ctx.id()) for ctx in contexts]
+        await asyncio.gather(*(ctx.start() for ctx in [*contexts, *rivals]))
+        again = [await own.get_workflow(ctx.id()) for ctx in contexts]
+        assert await asyncio.gather(*(five_steps(ctx) for ctx in again)) == [10] * 20
+
+
+@pytest.mark.parametrize(
+    "setting", ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_session_timeout"]
+)
+async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wait(
+    dsn, schema, admin, truth, setting
+):
+    if not await truth.fetchval("SELECT count(*) FROM pg_settings WHERE name = $1", setting):
+        pytest.skip(f"this server has no {setting}")
+    (workflow_id,) = await new_runs(admin, 1)
+    async with engine_admin(dsn, schema, {setting: "300ms"}, poolclass=NullPool) as (own, _):
+        journal = (await own.store()).journal
+        async with asyncio.timeout(DEADLINE):
+            async with truth.transaction():
+                await truth.execute(
+                    "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, reopened)"
+                    " VALUES ($1, 's', 'RUNNING', 1, now(), false)", workflow_id,
+                )  # fmt: skip
+                future = await submit(journal, outcome(workflow_id))
+                done, _ = await asyncio.wait([future], timeout=0.8)
+                assert not done
+            assert await future == Outcome("1", None)
+            await asyncio.sleep(0.5)  # longer than a session may be idle
+            assert await offered(journal, [outcome(workflow_id, "after")]) == [Outcome("1", None)]
+
+
+async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, truth):
+    """A network that heals delivers what the client gave up long ago; see what the sending then finds."""
+    journal = (await admin.store()).journal
+    ctx = await admin.create_workflow("w")
+    start = RunStart(ctx.id(), uuid4())
+    assert await offered(journal, [start]) == [Claim(1)]
+    assert await offered(journal, [RunEnd(ctx.id(), 1, None, '{"message": "no"}')]) == [None]
+    late = await submit(journal, start)
+    await asyncio.wait([late], timeout=1)
+    row = await truth.fetchrow("SELECT status, error FROM pgqrs_workflows WHERE id = $1", ctx.id())
+    assert tuple(row) == ("ERROR", '{"message": "no"}')
+
+
+async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, truth):
+    journal = (await admin.store()).journal
+    store = await admin.store()
+    new = await store._reserved_id()
+    create, end = NewWorkflow(new, "w", "{}"), RunEnd(new, 1, None, '{"message": "no"}', ("s",))
+    failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
+    assert await offered(journal, [create, RunStart(new, uuid4()), failed, end]) == [
+        None, Claim(1), Outcome(None, "{}"), None,
+    ]  # fmt: skip
+    everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
+    before = await truth.fetch(everything)
+    assert await offered(journal, [create, failed, end]) == [None, Outcome(None, "{}"), None]
+    assert await truth.fetch(everything) == before
+    assert await offered(journal, [RunStart(new, uuid4())]) == [Claim(2)]
+    before = await truth.fetch(everything)
+    results = await offered(journal, [create, failed, end])
+    assert [type(result) for result in results] == [type(None), WorkflowFencedError, WorkflowFencedError]
+    assert await truth.fetch(everything) == before

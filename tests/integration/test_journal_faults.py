@@ -1,0 +1,296 @@
+"""Every scenario goes through whatever single fault of the wire, at whatever round trip it happens."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import asyncpg
+import pytest
+
+from pgqrs import Admin, PyWorkflow, StepFailedError, step, workflow
+from tests.integration.faults import Fault, Wire
+
+
+class Expected(NamedTuple):
+    """What must stand in the tables of one workflow, and how often each step function must have run."""
+
+    workflow_id: int
+    output: Any
+    steps: dict[str, Any]
+    calls: dict[str, int] | None = None
+
+
+Scenario = Callable[[Admin, Counter[str]], Awaitable[list[Expected]]]
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(function: Scenario) -> Scenario:
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+@step(key=lambda calls, n: n)
+async def squared(ctx: PyWorkflow, calls: Counter[str], n: int) -> dict[str, int]:
+    calls[f"{ctx.id()} squared:{n}"] += 1
+    return {"n": n, "square": n * n}
+
+
+@step(key=lambda calls, n: n)
+async def outer(ctx: PyWorkflow, calls: Counter[str], n: int) -> list[int]:
+    calls[f"{ctx.id()} outer:{n}"] += 1
+    inner = await squared(ctx, calls, n)
+    return [inner["square"]]
+
+
+@step
+async def flaky(ctx: PyWorkflow, calls: Counter[str]) -> str:
+    calls[f"{ctx.id()} flaky"] += 1
+    if calls[f"{ctx.id()} flaky"] == 1:
+        raise OSError("not yet")
+    return "at last"
+
+
+@step
+async def refused(ctx: PyWorkflow, calls: Counter[str]) -> str:
+    calls[f"{ctx.id()} refused"] += 1
+    if calls[f"{ctx.id()} refused"] == 1:
+        raise ValueError("never")
+    return "mended"
+
+
+def _squares(numbers: range) -> dict[str, Any]:
+    return {f"squared:{n}": {"n": n, "square": n * n} for n in numbers}
+
+
+@workflow
+async def in_sequence(ctx: PyWorkflow, calls: Counter[str]) -> int:
+    return sum([(await squared(ctx, calls, n))["square"] for n in range(5)])
+
+
+@scenario
+async def five_steps_in_sequence(admin, calls):
+    ctx = await admin.create_workflow("in_sequence")
+    assert await in_sequence(ctx, calls) == 30
+    return [Expected(ctx.id(), 30, _squares(range(5)))]
+
+
+@workflow
+async def gathered(ctx: PyWorkflow, calls: Counter[str]) -> int:
+    return sum(each["square"] for each in await asyncio.gather(*(squared(ctx, calls, n) for n in range(10))))
+
+
+@scenario
+async def ten_steps_gathered(admin, calls):
+    ctx = await admin.create_workflow("gathered")
+    assert await gathered(ctx, calls) == 285
+    return [Expected(ctx.id(), 285, _squares(range(10)))]
+
+
+@workflow
+async def with_a_flaky_step(ctx: PyWorkflow, calls: Counter[str]) -> str:
+    await squared(ctx, calls, 1)
+    return await flaky(ctx, calls)
+
+
+@scenario
+async def a_failing_step_and_a_second_run(admin, calls):
+    ctx = await admin.create_workflow("with_a_flaky_step")
+    with pytest.raises(OSError, match="not yet"):
+        await with_a_flaky_step(ctx, calls)
+    assert await with_a_flaky_step(await admin.get_workflow(ctx.id()), calls) == "at last"
+    steps = _squares(range(1, 2)) | {"flaky": "at last"}
+    return [Expected(ctx.id(), "at last", steps, {"squared:1": 1, "flaky": 2})]
+
+
+@workflow
+async def nesting(ctx: PyWorkflow, calls: Counter[str]) -> list[int]:
+    return [*await outer(ctx, calls, 3), *await outer(ctx, calls, 4)]
+
+
+@scenario
+async def nested_steps(admin, calls):
+    ctx = await admin.create_workflow("nesting")
+    assert await nesting(ctx, calls) == [9, 16]
+    return [Expected(ctx.id(), [9, 16], _squares(range(3, 5)) | {"outer:3": [9], "outer:4": [16]})]
+
+
+@workflow
+async def short(ctx: PyWorkflow, calls: Counter[str], n: int) -> int:
+    first = await squared(ctx, calls, n)
+    return (await squared(ctx, calls, n + 1))["square"] + first["square"]
+
+
+@scenario
+async def twenty_workflows_at_once(admin, calls):
+    async def one(n):
+        ctx = await admin.create_workflow("short")
+        output = await short(ctx, calls, n)
+        assert output == n * n + (n + 1) ** 2
+        return Expected(ctx.id(), output, _squares(range(n, n + 2)))
+
+    return await asyncio.gather(*(one(n) for n in range(20)))
+
+
+@workflow
+async def with_a_refused_step(ctx: PyWorkflow, calls: Counter[str]) -> str:
+    await squared(ctx, calls, 2)
+    return await refused(ctx, calls)
+
+
+@scenario
+async def a_resume_after_a_terminal_error(admin, calls):
+    ctx = await admin.create_workflow("with_a_refused_step")
+    with pytest.raises(ValueError, match="never"):
+        await with_a_refused_step(ctx, calls)
+    with pytest.raises(StepFailedError, match="never"):
+        await with_a_refused_step(ctx, calls)
+    assert await with_a_refused_step(await admin.resume_workflow(ctx.id()), calls) == "mended"
+    steps = _squares(range(2, 3)) | {"refused": "mended"}
+    return [Expected(ctx.id(), "mended", steps, {"squared:2": 1, "refused": 2})]
+
+
+@step
+async def slow(ctx: PyWorkflow, calls: Counter[str]) -> str:
+    calls[f"{ctx.id()} slow"] += 1
+    await asyncio.sleep(0.25)
+    return "long enough to be marked as RUNNING"
+
+
+@workflow
+async def with_a_slow_step(ctx: PyWorkflow, calls: Counter[str]) -> list[object]:
+    return await asyncio.gather(slow(ctx, calls), squared(ctx, calls, 7))
+
+
+@scenario
+async def a_step_that_is_marked_as_running(admin, calls):
+    ctx = await admin.create_workflow("with_a_slow_step")
+    marked = "long enough to be marked as RUNNING"
+    steps = _squares(range(7, 8)) | {"slow": marked}
+    assert await with_a_slow_step(ctx, calls) == [marked, steps["squared:7"]]
+    return [Expected(ctx.id(), [marked, steps["squared:7"]], steps)]
+
+
+class Killed(BaseException):
+    pass
+
+
+@workflow
+async def killed_once(ctx: PyWorkflow, calls: Counter[str]) -> int:
+    first = await squared(ctx, calls, 1)
+    calls[f"{ctx.id()} body"] += 1
+    if calls[f"{ctx.id()} body"] == 1:
+        raise Killed
+    return (await squared(ctx, calls, 2))["square"] + first["square"]
+
+
+@scenario
+async def a_crash_and_another_run(admin, calls):
+    ctx = await admin.create_workflow("killed_once")
+    with pytest.raises(Killed):
+        await killed_once(ctx, calls)
+    assert await killed_once(await admin.get_workflow(ctx.id()), calls) == 5
+    return [Expected(ctx.id(), 5, _squares(range(1, 3)), {"squared:1": 1, "squared:2": 1, "body": 2})]
+
+
+@asynccontextmanager
+async def connected(dsn):
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _check(truth, schema, calls, expected):
+    for each in expected:
+        row = await truth.fetchrow(f"SELECT * FROM {schema}.pgqrs_workflows WHERE id = $1", each.workflow_id)
+        assert (row["status"], json.loads(row["output"]), row["error"]) == ("SUCCESS", each.output, None)
+        rows = await truth.fetch(
+            f"SELECT * FROM {schema}.pgqrs_workflow_steps WHERE workflow_id = $1", each.workflow_id
+        )
+        assert {row["step_id"]: json.loads(row["output"] or "null") for row in rows} == each.steps
+        assert {(row["status"], row["error"], row["reopened"]) for row in rows} == {("SUCCESS", None, False)}
+        own = {key.partition(" ")[2]: n for key, n in calls.items() if key.startswith(f"{each.workflow_id} ")}
+        assert own == (each.calls or dict.fromkeys(each.steps, 1))
+
+
+TIMEOUT = 1.0
+SLOW = {Fault.SILENT_AFTER, Fault.LATE}
+"""The faults that a client finds out about by its timeout; the scenarios run side by side then."""
+
+
+def _lanes(fault):
+    return 10 if fault in SLOW else 4
+
+
+async def _lane(first, scenario, fault, dsn, schema):
+    """Run the scenario again and again, with the fault at the first round trip, the first + lanes, ..."""
+    lanes = _lanes(fault)
+    found: list[str] = []
+    n = first
+    async with (
+        connected(dsn) as truth,
+        Wire(dsn, truth) as wire,
+        Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30) as admin,
+    ):
+        journal = (await admin.store()).journal
+        wire.hook = lambda: journal._flusher and journal._flusher.cancel()
+        while True:
+            await admin.list_workflows(limit=0)
+            await in_sequence(await admin.create_workflow("in_sequence"), Counter())
+            calls: Counter[str] = Counter()
+            wire.arm(n, fault)
+            try:
+                async with asyncio.timeout(8):
+                    expected = await SCENARIOS[scenario](admin, calls)
+            except Exception as error:
+                found.append(f"{error!r} at round trip {n}, {wire.texts[n - 1 : n]}")
+            else:
+                if not wire.fired:
+                    return found, len(wire.texts)
+                await _check(truth, schema, calls, expected)
+            finally:
+                wire.disarm()
+            n += lanes
+
+
+# A statement that arrives late is one that did not arrive, and more.
+@pytest.mark.parametrize(
+    "fault", [each for each in Fault if each is not Fault.SILENT_BEFORE], ids=lambda fault: fault.name.lower()
+)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_nothing_is_lost_or_doubled_and_nobody_sees_an_error(scenario, fault, dsn, schema, admin):
+    lanes = (_lane(n + 1, scenario, fault, dsn, schema) for n in range(_lanes(fault)))
+    outcomes = await asyncio.gather(*lanes)
+    assert [each for found, _ in outcomes for each in found] == []
+    assert min(total for _, total in outcomes) > 3
+
+
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.name.lower())
+async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn, schema, admin):
+    truth = await asyncpg.connect(dsn)
+    scenario = SCENARIOS["five_steps_in_sequence"]
+
+    async def one(n):
+        calls: Counter[str] = Counter()
+        async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30) as own:
+            journal = (await own.store()).journal
+            wire.hook = lambda: journal._flusher and journal._flusher.cancel()
+            await own.list_workflows(limit=0)  # the first contact is told at once when it fails
+            wire.arm(n, fault)
+            async with asyncio.timeout(8):
+                expected = await scenario(own, calls)
+            assert wire.fired
+            wire.disarm()
+        return calls, expected
+
+    try:
+        outcomes = await asyncio.gather(*(one(n) for n in range(3, 20)), return_exceptions=True)
+        assert [each for each in outcomes if isinstance(each, BaseException)] == []
+        for calls, expected in outcomes:
+            await _check(truth, schema, calls, expected)
+    finally:
+        await truth.close()

@@ -1,0 +1,413 @@
+"""Event loops that come and go, programs that never close anything, and `close` in every order."""
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import warnings
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgqrs import Admin, ConfigurationError, PyWorkflow, step, workflow
+from pgqrs.types import Outcome, StepOutcome
+from tests.integration.faults import Wire
+
+
+@step(key=lambda n: n)
+async def numbered(ctx: PyWorkflow, n: int) -> int:
+    return n
+
+
+@workflow
+async def three_steps(ctx: PyWorkflow) -> int:
+    return sum([await numbered(ctx, n) for n in range(3)])
+
+
+@pytest.fixture
+def installed(dsn, schema):
+    """A schema with the tables in it, for tests that make their own event loops."""
+
+    async def install():
+        async with Admin(dsn, schema) as admin:
+            await admin.install()
+
+    asyncio.run(install())
+    return schema
+
+
+def fetchval(dsn, query):
+    async def fetch():
+        connection = await asyncpg.connect(dsn)
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
+
+    return asyncio.run(fetch())
+
+
+PRELUDE = """
+import asyncio, gc, sys
+from pgqrs import Admin, PyWorkflow, step, workflow
+from pgqrs.types import StepOutcome
+
+dsn, schema = sys.argv[1:]
+
+@step(key=lambda n: n)
+async def numbered(ctx: PyWorkflow, n):
+    return n
+
+@workflow
+async def three_steps(ctx: PyWorkflow):
+    return sum([await numbered(ctx, n) for n in range(3)])
+
+@workflow
+async def endless(ctx: PyWorkflow):
+    n = 0
+    while True:
+        await numbered(ctx, n)
+        n += 1
+
+async def offer(admin, count, workflow_id=7):
+    journal, told = (await admin.store()).journal, []
+    for n in range(count):
+        await journal.room()
+        journal.accept(StepOutcome(workflow_id, 1, f"s{n}", "1", None, 0.0), told.append)
+    return told
+
+"""
+
+
+QUIET = "asyncio.get_running_loop().slow_callback_duration = 60"
+"""A machine that is busy with other tests is slow; asyncio's debug mode would say so."""
+
+
+def arguments(program, dsn, schema):
+    return [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + program, dsn, schema]
+
+
+def run(program, dsn, schema):
+    """Run a program as strictly as Python can, and return its exit code and what it said on stderr."""
+    done = subprocess.run(
+        arguments(program, dsn, schema),
+        capture_output=True, text=True, check=False, timeout=40, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+RUNNING = "task = asyncio.create_task(admin.run(endless)); await asyncio.sleep(0.1)"
+FIFTY = "tasks = [asyncio.create_task(admin.run({})) for _ in range(50)]; await asyncio.sleep({})"
+STARTED = "ctx = await admin.create_workflow('w'); await ctx.start()"
+CLOSING = "task = asyncio.create_task(admin.close()); await asyncio.sleep(0)"
+
+ENDS = {
+    "never closes": (["assert await admin.run(three_steps) == 3"], 0, None),
+    "only installs": (["await admin.install()"], 0, None),
+    "never connects": (["await asyncio.sleep(0)"], 0, None),
+    "raises": (["await admin.run(three_steps)", "raise RuntimeError('my own')"], 1, "RuntimeError: my own"),
+    "is interrupted": (["await admin.run(three_steps)", "raise KeyboardInterrupt"], -2, "KeyboardInterrupt"),
+    "exits": (["await admin.run(three_steps)", "sys.exit(3)"], 3, None),
+    "leaves a task that runs": ([RUNNING], 0, None),
+    "leaves many tasks that run": ([FIFTY.format("endless", 0.1)], 0, None),
+    "leaves tasks that only begin": ([FIFTY.format("three_steps", 0)], 0, None),
+    "raises with tasks running": ([RUNNING, "raise RuntimeError('my own')"], 1, "RuntimeError: my own"),
+    "is interrupted with tasks running": ([RUNNING, "raise KeyboardInterrupt"], -2, "KeyboardInterrupt"),
+    "exits with tasks running": ([RUNNING, "sys.exit(3)"], 3, None),
+    "exits with a write that is just accepted": (
+        [STARTED, "await offer(admin, 1, ctx.id())", "sys.exit(3)"],
+        3,
+        None,
+    ),
+    "drops the Admin": (["await admin.run(three_steps)", "admin = None", "gc.collect()"], 0, None),
+    "closes while tasks run": ([RUNNING, "await admin.close()", "await asyncio.sleep(0.1)"], 0, None),
+    "closes twice at once": (
+        [STARTED, "await offer(admin, 50, ctx.id())", CLOSING, "await admin.close()"],
+        0,
+        None,
+    ),
+    "cancels a close": ([STARTED, CLOSING, "task.cancel(); await asyncio.wait([task])"], 0, None),
+    "goes on after a close": (["await admin.run(three_steps)", "await admin.close()"] * 2, 0, None),
+    "uses a run's context after a close": ([STARTED, "await admin.close()", "await numbered(ctx, 1)"], 0, None),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_program_that_ends_anyhow_says_nothing_of_its_own(dsn, installed, end):
+    lines, code, last_line = ENDS[end]
+    body = "\n    ".join([QUIET, "admin = Admin(dsn, schema)", *lines])
+    program = f"async def main():\n    {body}\n\nasyncio.run(main())\n"
+    returncode, stderr = run(program, dsn, installed)
+    if last_line is None:
+        assert stderr == ""
+    else:
+        assert stderr.splitlines()[-1] == last_line
+        assert stderr.startswith("Traceback (most recent call last):")
+        assert not any(word in stderr for word in ("Warning", "destroyed", "never", "ignored", "asyncpg"))
+    assert returncode == code
+
+
+@pytest.mark.parametrize(
+    "last", ["", "raise SystemExit", "asyncio.current_task().cancel(); await asyncio.sleep(1)"]
+)
+def test_what_was_accepted_is_written_when_the_loop_ends(dsn, installed, last):
+    program = f"""
+async def main():
+    {QUIET}
+    admin = Admin(dsn, schema)
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    await offer(admin, 3000, ctx.id())
+    {last}
+
+try:
+    asyncio.run(main())
+except asyncio.CancelledError:
+    pass
+"""
+    assert run(program, dsn, installed) == (0, "")
+    assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
+
+
+def test_what_was_accepted_is_written_by_close(dsn, installed):
+    async def main():
+        async with Admin(dsn, installed) as admin:
+            ctx = await admin.create_workflow("w")
+            await ctx.start()
+            journal = (await admin.store()).journal
+            told = []
+            for n in range(3000):
+                journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0), told.append)
+        assert told == [Outcome("1", None)] * 3000
+
+    asyncio.run(main())
+    assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
+
+
+def test_a_locked_workflow_does_not_hold_the_end_of_a_program_up_for_ever(dsn, installed):
+    program = """
+import asyncpg
+
+async def main():
+    admin = Admin(dsn, schema, timeout=0.5)
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    other = await asyncpg.connect(dsn)
+    await other.execute(f"BEGIN; SELECT FROM {schema}.pgqrs_workflows FOR UPDATE")
+    task = asyncio.create_task(numbered(ctx, 1))
+    await asyncio.sleep(0.1)
+    await admin.close()
+    other.terminate()
+    try:
+        await task
+    except Exception as error:
+        print(type(error).__name__)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        arguments(program, dsn, installed), capture_output=True, text=True, check=False, timeout=20
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "DatabaseUnavailableError\n", "")
+
+
+@pytest.mark.parametrize("how", ["cut", "silent"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "return",
+        "await admin.close(); assert len(told) == 10, told",
+        "raise SystemExit",
+    ],
+    ids=["return", "close", "exit"],
+)
+async def test_a_program_that_ends_while_the_server_is_away_ends_in_time_and_in_silence(
+    dsn, schema, admin, how, end
+):
+    program = f"""
+async def main():
+    {QUIET}
+    admin = Admin(dsn, schema, timeout=0.5, patience=30)
+    await admin.run(three_steps)
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    told = await offer(admin, 10, ctx.id())
+    await asyncio.sleep(0.05)
+    {end}
+
+asyncio.run(main())
+"""
+    truth = await asyncpg.connect(dsn)
+    try:
+        async with Wire(dsn, truth) as wire:
+            process = await asyncio.create_subprocess_exec(
+                *arguments(program, wire.dsn, schema), stdin=-1, stdout=-1, stderr=-1
+            )
+            try:
+                assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
+                if how == "cut":
+                    await wire.cut()
+                else:
+                    wire.mute()
+                _, stderr = await asyncio.wait_for(process.communicate(b"\n"), 12)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        assert (process.returncode, stderr.decode()) == (0, "")
+    finally:
+        await truth.close()
+
+
+def test_one_admin_serves_one_loop_after_another_and_each_has_its_own_store(dsn, installed):
+    admin = Admin(dsn, installed)
+    stores = []
+
+    async def main():
+        stores.append(await admin.store())
+        return await admin.run(three_steps)
+
+    assert [asyncio.run(main()) for _ in range(3)] == [3, 3, 3]
+    assert len({id(store) for store in stores}) == 3
+    assert len(admin._stores) == 1
+
+
+def test_one_admin_serves_two_loops_at_once(dsn, installed):
+    admin = Admin(dsn, installed)
+
+    async def main():
+        assert await asyncio.gather(*(admin.run(three_steps) for _ in range(10))) == [3] * 10
+        assert await asyncio.to_thread(asyncio.run, admin.run(three_steps)) == 3
+        assert await admin.run(three_steps) == 3
+
+    asyncio.run(main())
+
+
+def test_a_workflow_goes_on_in_a_second_loop(dsn, installed):
+    admin = Admin(dsn, installed)
+
+    class Killed(BaseException):
+        pass
+
+    @workflow
+    async def killed(ctx: PyWorkflow) -> None:
+        await numbered(ctx, 0)
+        raise Killed
+
+    async def first():
+        ctx = await admin.create_workflow("three_steps")
+        with pytest.raises(Killed):
+            await killed(ctx)
+        return ctx
+
+    ctx = asyncio.run(first())
+    assert asyncio.run(three_steps(ctx)) == 3
+
+
+def test_an_engine_of_the_callers_on_a_second_loop_is_a_clear_error(dsn, installed):
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    admin = Admin(engine, installed)
+
+    async def first():
+        assert await admin.run(three_steps) == 3
+        await engine.dispose()
+
+    async def second():
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await admin.run(three_steps)
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+async def test_close_leaves_the_callers_engine_usable_and_nothing_checked_out(engine, schema, admin):
+    async with Admin(engine, schema) as own:
+        await asyncio.gather(*(own.run(three_steps) for _ in range(20)))
+    await own.close()
+    assert engine.pool.checkedout() == 0
+    async with engine.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
+
+
+async def test_close_gives_every_connection_back_to_the_server(dsn, schema, admin):
+    truth = await asyncpg.connect(dsn)
+    try:
+        async with Wire(dsn, truth) as wire:
+            own = Admin(wire.dsn, schema)
+            assert await asyncio.gather(*(own.run(three_steps) for _ in range(20))) == [3] * 20
+            assert wire.connections > 1
+            await asyncio.gather(*(own.close() for _ in range(5)))
+            await own.close()
+            await wire.quiet()
+            assert await own.run(three_steps) == 3
+            await own.close()
+    finally:
+        await truth.close()
+
+
+async def test_every_close_at_once_returns_when_the_writes_are_written(dsn, schema, admin):
+    own = Admin(dsn, schema)
+    ctx = await own.create_workflow("w")
+    await ctx.start()
+    journal = (await own.store()).journal
+    told = []
+    for n in range(2500):
+        journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0), told.append)
+
+    async def close():
+        await own.close()
+        return len(told) == 2500
+
+    assert await asyncio.gather(*(close() for _ in range(3))) == [True] * 3
+
+
+async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin):
+    truth = await asyncpg.connect(dsn)
+    try:
+        async with Wire(dsn, truth) as wire:
+            own = Admin(wire.dsn, schema)
+            await own.run(three_steps)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                del own
+                await wire.quiet(gc.collect)
+            assert [str(each.message) for each in caught] == []
+    finally:
+        await truth.close()
+
+
+HAND_MADE = {
+    "shutdown_asyncgens": "loop.run_until_complete(main()); loop.run_until_complete(loop.shutdown_asyncgens()); loop.close()",
+    "close of the Admin": "loop.run_until_complete(main()); loop.run_until_complete(admin.close()); loop.close()",
+    "a Runner": "runner = asyncio.Runner()\nrunner.run(main()); runner.run(main()); runner.close()",
+    "async with": "loop.run_until_complete(scoped()); loop.close()",
+    "run_forever": "task = loop.create_task(stopping()); loop.run_forever(); loop.run_until_complete(admin.close()); loop.close()",
+}
+
+
+@pytest.mark.parametrize("way", HAND_MADE)
+def test_a_loop_made_by_hand_ends_in_silence(dsn, installed, way):
+    program = f"""
+admin = Admin(dsn, schema)
+
+async def main():
+    {QUIET}
+    assert await admin.run(three_steps) == 3
+
+async def scoped():
+    async with admin:
+        await main()
+
+async def stopping():
+    await main()
+    asyncio.get_running_loop().stop()
+
+loop = asyncio.new_event_loop()
+{HAND_MADE[way]}
+loop.close()
+"""
+    assert run(program, dsn, installed) == (0, "")

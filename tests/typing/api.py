@@ -1,0 +1,214 @@
+"""What the type checkers see of the API. Checked by mypy and pyright, both strict; never executed.
+
+An `ignore` here is an assertion: the line is an error, and the checkers complain where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any, TypedDict, assert_type
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pgqrs import (
+    Admin,
+    Codec,
+    Encoded,
+    JsonCodec,
+    PyWorkflow,
+    SerializationError,
+    StepAction,
+    StepRecord,
+    StepResult,
+    StepStatus,
+    WorkflowRecord,
+    WorkflowStatus,
+    step,
+    workflow,
+)
+
+
+class User(TypedDict):
+    id: int
+    name: str
+
+
+@step
+async def fetch(ctx: PyWorkflow, user_id: int, *, retries: int = 3) -> User:
+    return {"id": user_id, "name": "ann"}
+
+
+@step()
+async def called_bare(ctx: PyWorkflow) -> None: ...
+
+
+def page_key(page: int) -> str:
+    return f"page {page}"
+
+
+@step(id="load", key=page_key, terminal=(LookupError,), transient=(ValueError, OSError))
+async def load(ctx: PyWorkflow, page: int) -> list[User]:
+    return []
+
+
+@workflow
+async def pipeline(ctx: PyWorkflow, user_id: int, name: str = "ann", *, dry: bool = False) -> list[User]:
+    return [await fetch(ctx, user_id)]
+
+
+@workflow(name="other")
+async def named(ctx: PyWorkflow) -> str:
+    return "x"
+
+
+@workflow()
+async def called_bare_workflow(ctx: PyWorkflow, /, *pages: int, **options: str) -> int:
+    return len(pages)
+
+
+# --- decorated functions keep their parameters and their results ---
+
+
+async def steps(ctx: PyWorkflow) -> None:
+    assert_type(await fetch(ctx, 1), User)
+    assert_type(await fetch(ctx, user_id=1, retries=2), User)
+    unawaited: Coroutine[Any, Any, User] = fetch(ctx, 1)
+    await unawaited
+    assert_type(await load(ctx, 1), list[User])
+    assert_type(await load(ctx, page=1), list[User])
+    nothing: Callable[[PyWorkflow], Coroutine[Any, Any, None]] = called_bare
+    await nothing(ctx)
+
+    await fetch(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await fetch(ctx)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fetch(ctx, 1, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fetch(ctx, 1, retries="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await fetch(ctx, 1, tries=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await fetch("ctx", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await load(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def workflows(ctx: PyWorkflow) -> None:
+    assert_type(await pipeline(ctx, 1), list[User])
+    assert_type(await pipeline(ctx, 1, "bob", dry=True), list[User])
+    assert_type(await named(ctx), str)
+    assert_type(await called_bare_workflow(ctx, 1, 2, colour="red"), int)
+
+    await pipeline(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await pipeline(ctx, 1, dry="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await pipeline(ctx, 1, wet=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await named(ctx, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await called_bare_workflow(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def wrong_decorations() -> None:
+    @step  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+    def not_async(ctx: PyWorkflow) -> int:  # pyright: ignore[reportUnusedFunction]
+        return 1
+
+    @workflow  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+    async def no_context(number: int) -> int:  # pyright: ignore[reportUnusedFunction]
+        return 1
+
+    step(id=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(terminal=(KeyboardInterrupt,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step("an id")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    workflow("a name")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+# --- Admin ---
+
+
+async def running(admin: Admin) -> None:
+    assert_type(await admin.run(pipeline, 1), list[User])
+    assert_type(await admin.run(pipeline, 1, "bob", dry=True), list[User])
+    assert_type(await admin.run(pipeline, user_id=1), list[User])
+    assert_type(await admin.run(named), str)
+    assert_type(await admin.run(called_bare_workflow, 1, 2, colour="red"), int)
+
+    await admin.run(pipeline, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.run(pipeline)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await admin.run(pipeline, 1, dry="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.run(named, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def connecting(url: URL, engine: AsyncEngine) -> None:
+    Admin("postgresql://localhost/db")
+    Admin("postgresql://localhost/db", None)
+    Admin("postgresql://localhost/db", "custom_schema")
+    Admin(url, schema="x")
+    Admin(engine, codec=JsonCodec(max_bytes=10), timeout=1, patience=0.5)
+    async with Admin("embedded://") as admin:
+        assert_type(admin, Admin)
+        assert_type(await admin.install(), None)
+        assert_type(await admin.verify(), None)
+        assert_type(await admin.close(), None)
+
+    Admin(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Admin(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Admin("postgresql://", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def administering(admin: Admin) -> None:
+    assert_type(await admin.create_workflow("wf"), PyWorkflow)
+    assert_type(await admin.create_workflow(name="wf", input_arg={"a": [1]}), PyWorkflow)
+    assert_type(await admin.get_workflow(1), PyWorkflow)
+    assert_type(await admin.resume_workflow(1), PyWorkflow)
+    records = await admin.list_workflows(status=WorkflowStatus.ERROR, name="wf", limit=5, before=9)
+    assert_type(records, list[WorkflowRecord])
+    assert_type(await admin.list_workflows(status="ERROR"), list[WorkflowRecord])
+    assert_type(records[0].status, WorkflowStatus)
+    assert_type(records[0].created_at, datetime)
+    assert_type(records[0].completed_at, datetime | None)
+    recorded = await admin.list_steps(1)
+    assert_type(recorded, list[StepRecord])
+    assert_type(recorded[0].status, StepStatus)
+
+    await admin.get_workflow("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.create_workflow(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    records[0].status = WorkflowStatus.SUCCESS  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# --- the context, by hand ---
+
+
+async def by_hand(ctx: PyWorkflow) -> str:
+    assert_type(ctx.id(), int)
+    assert_type(ctx.name, str)
+    assert_type(await ctx.start(), None)
+    assert_type(await ctx.success({"a": 1}), None)
+    assert_type(await ctx.fail("text"), None)
+    assert_type(await ctx.fail(ValueError("x")), None)
+    result = await ctx.acquire_step("manual")
+    assert_type(result, StepResult)
+    assert_type(result.status, StepAction)
+    if result.status == "SKIPPED":
+        value: str = result.value
+        return value
+    guard = result.guard
+    await guard.success("x")
+    await guard.fail("text", transient=True)
+    return "x"
+
+
+class Upper:
+    def encode(self, value: Any) -> Encoded:
+        return Encoded("1", 1)
+
+    def decode(self, text: str) -> Any:
+        return 1
+
+
+class Wrong:
+    def encode(self, value: Any) -> str:
+        return "1"
+
+
+def codecs(error: SerializationError) -> None:
+    codec: Codec = Upper()
+    Admin("embedded://", codec=codec)
+    Admin("embedded://", codec=Wrong())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(error.path, str)
+    assert_type(error.step_id, str | None)
