@@ -73,12 +73,17 @@ class Database:
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """Open a transaction of our own: committed at a clean exit, rolled back at any other."""
         with translated(self.schema):
-            async with self.engine.connect() as connection:
+            connection = await self.engine.connect()
+            # Closed in this task: SQLAlchemy's own context manager does it in a new one, which the end of the
+            # loop cancels before it begins.
+            try:
                 await connection.execution_options(
                     isolation_level="READ COMMITTED", schema_translate_map=self._translation
                 )
                 async with connection.begin():
                     yield connection
+            finally:
+                await connection.close()
 
     async def patiently(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do `work` in a transaction, again while the server is away; so it must be safe to do twice."""
