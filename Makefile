@@ -11,8 +11,13 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 UV := $(BIN)/uv
 OLDEST := .venv-oldest
-WORKERS ?= 2
+# More than the cores: many tests wait, for a time-out or for a process to end.
+WORKERS ?= 4
 PYTEST_OPTIONS ?=
+
+# What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
+TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migrations.py tests/integration/test_cli.py \
+  tests/integration/test_journal.py tests/integration/test_budgets.py
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
@@ -28,7 +33,8 @@ help: ## list the targets
 demo: .venv/.demo ## run the example pipeline: kill it half-way with SIGKILL, carry it on, check the result
 	@$(BIN)/python -m examples.airports.demo
 
-# The checks run beside the tests and are shown after them; the packaging tests come last.
+# The checks run beside the tests on the newest versions, the packaging tests beside those on the oldest; what runs
+# beside is shown afterwards.
 .PHONY: test
 test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest and the oldest SQLAlchemy, packaging
 	@mkdir -p .venv/log; \
@@ -38,17 +44,20 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	wait $$checks; checked=$$?; cat .venv/log/checks; \
 	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
 	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
-	$(MAKE) --no-print-directory test-oldest && $(MAKE) --no-print-directory test-packaging
+	$(MAKE) --no-print-directory test-oldest > .venv/log/oldest 2>&1 & checks=$$!; \
+	$(MAKE) --no-print-directory test-packaging; packaged=$$?; \
+	wait $$checks; checked=$$?; cat .venv/log/oldest; \
+	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
 .PHONY: test-newest
 test-newest: .venv/.dev ## the tests, on the newest SQLAlchemy
 	$(call heading,tests on $(call versions,$(BIN)))
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --ignore=tests/packaging $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/packaging $(PYTEST_OPTIONS)
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
-	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) --ignore=tests/packaging -p no:cacheprovider $(PYTEST_OPTIONS)
+	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
 
 .PHONY: test-packaging
 test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment
