@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
@@ -68,11 +68,16 @@ class Database:
         self.engine: AsyncEngine = source.make()
         self._translation = {SCHEMA: schema}
         self._driver_pool: Pool | None = None
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._open = asyncio.Event()
+        self._open.set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[AsyncConnection]:
         """Open a transaction of our own: committed at a clean exit, rolled back at any other."""
-        with translated(self.schema):
+        with translated(self.schema), await self.in_use():
             connection = await self.engine.connect()
             # Closed in this task: SQLAlchemy's own context manager does it in a new one, which the end of the
             # loop cancels before it begins.
@@ -132,7 +137,32 @@ class Database:
                 raise
         return driver
 
+    async def in_use(self) -> AbstractContextManager[None]:
+        """Return a context in which the engine's connections are in use, once they are not being closed."""
+        await self._open.wait()
+        return self._used()
+
+    @contextmanager
+    def _used(self) -> Generator[None]:
+        self._users += 1
+        self._unused.clear()
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                self._unused.set()
+
     async def dispose(self) -> None:
-        """Close the engine's connections, if the engine is ours."""
-        if self._owned:
+        """Close the engine's connections, if the engine is ours; it can be used again afterwards."""
+        if not self._owned:
+            return
+        # A connection that comes back to a pool after its end would be closed by nobody.
+        self._open.clear()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.limits.timeout):
+                    await self._unused.wait()
             await self.engine.dispose()
+        finally:
+            self._open.set()
