@@ -13,6 +13,8 @@ UV := $(BIN)/uv
 OLDEST := .venv-oldest
 # More than the cores: many tests wait, for a time-out or for a process to end.
 WORKERS ?= 4
+# Older drivers leave sockets of servers that died to the garbage collector.
+OLD_WARNINGS := -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST_OPTIONS ?=
 
 # What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
@@ -57,7 +59,7 @@ test-newest: .venv/.dev ## the tests, on the newest SQLAlchemy
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
-	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
+	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
 
 .PHONY: test-packaging
 test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment

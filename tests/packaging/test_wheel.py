@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgqrs.models import HEAD, Base
 
-IMPORT_BUDGET = 0.3
+OWN_SHARE_OF_IMPORT = 0.3
 
 END_TO_END = """
 import asyncio
@@ -72,14 +72,16 @@ def test_import_is_light(bare):
 
 
 def test_import_is_fast(bare):
-    def best_time(imports):
-        timed = f"import time; t = time.perf_counter(); import {imports}; print(time.perf_counter() - t)"
-        return min(float(bare.python(timed).stdout) for _ in range(7))
-
-    ours = best_time("pgqrs")
-    # On a slow or busy machine what pgqrs is built on takes longer than the budget by itself.
-    theirs = best_time("asyncpg, sqlalchemy.orm, sqlalchemy.ext.asyncio, sqlalchemy.dialects.postgresql")
-    assert ours < max(IMPORT_BUDGET, 1.4 * theirs)
+    # Against what pgqrs is built on, and in one process: how long that takes by itself is the machine's affair.
+    timed = """
+from time import perf_counter
+start = perf_counter()
+import asyncpg, sqlalchemy.orm, sqlalchemy.ext.asyncio, sqlalchemy.dialects.postgresql
+built_on = perf_counter()
+import pgqrs
+print((perf_counter() - built_on) / (built_on - start))
+"""
+    assert min(float(bare.python(timed).stdout) for _ in range(7)) < OWN_SHARE_OF_IMPORT
 
 
 def test_command_line_tells_its_version(bare):
