@@ -19,6 +19,8 @@ from pgqrs.storage.faults import is_passing, translated
 
 T = TypeVar("T")
 
+_PLACEHOLDER = "pgqrs_schema_placeholder"
+
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
 # these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
 _JOURNAL_SETTINGS = "; ".join(
@@ -112,15 +114,19 @@ class Database:
         """Compile a statement for the driver, with the names of this schema."""
         compiled: Any = statement.compile(
             dialect=self.engine.dialect,
-            schema_translate_map=self._translation,
+            schema_translate_map={SCHEMA: _PLACEHOLDER},
             render_schema_translate=True,
         )
-        return CompiledStatement(compiled.string, tuple(compiled.positiontup or ()))
+        # Put in afterwards: SQLAlchemy 2.0 takes a % in a schema's name for a bind.
+        text = compiled.string.replace(_PLACEHOLDER, self._quoted(self.schema))
+        return CompiledStatement(text, tuple(compiled.positiontup or ()))
 
     def qualified(self, name: str) -> str:
         """Return the name of something in our schema, quoted as SQL text needs it."""
-        quote = self.engine.dialect.identifier_preparer.quote
-        return f"{quote(self.schema)}.{quote(name)}"
+        return f"{self._quoted(self.schema)}.{self._quoted(name)}"
+
+    def _quoted(self, name: str) -> str:
+        return self.engine.dialect.identifier_preparer.quote(name)
 
     async def open_driver(self) -> asyncpg.Connection[Any]:
         """Open a driver connection outside the engine's pool, made as the engine makes its own."""
