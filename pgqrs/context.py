@@ -141,6 +141,9 @@ class PyWorkflow:
         self._host = host
         self._id = workflow_id
         self._name = name
+        # Stands for this context in its runs: were it the context itself, each workflow would end as a cycle that
+        # only the garbage collector can free.
+        self._owner = object()
         self._run: Run | None = None
         self._starting = asyncio.Lock()
 
@@ -190,7 +193,7 @@ class PyWorkflow:
         itself, and `WorkflowFencedError` for a stale run.
         """
         check_name("step id", step_id)
-        scope = scope_of(self)
+        scope = scope_of(self._owner)
         run = await self._current() if scope is None else scope.run
         found = await run.acquire(step_id)
         if isinstance(found, Outcome):
@@ -199,7 +202,7 @@ class PyWorkflow:
 
     async def _current(self) -> Run:
         """Return the run that the calling task belongs to, which may be over; start one where there is none."""
-        scope = scope_of(self)
+        scope = scope_of(self._owner)
         if scope is not None:
             return scope.run
         if self._run is None:
@@ -215,7 +218,7 @@ class PyWorkflow:
             # Before the first run there was nobody to record anything.
             outcomes = {} if claim.epoch == 1 else await store.outcomes(self._id)
             self._run = Run(
-                self, store, self._host.codec, workflow_id=self._id, epoch=claim.epoch, outcomes=outcomes
+                self._owner, store, self._host.codec, workflow_id=self._id, epoch=claim.epoch, outcomes=outcomes
             )
         return claim
 

@@ -31,25 +31,30 @@ _logger = logging.getLogger("pgqrs")
 
 
 class Scope:
-    """A place in a run: its body, or the execution of one of its steps.
+    """A place where a task can be: in a run's body, which is the `Run`, or in the execution of one of its steps.
 
     `outer` is the scope that the task was in before, of whatever workflow.
     """
 
-    __slots__ = ("outer", "run")
+    __slots__ = ("outer",)
 
-    def __init__(self, run: Run, outer: Scope | None = None) -> None:
-        self.run = run
+    def __init__(self, outer: Scope | None = None) -> None:
         self.outer = outer
+
+    @property
+    def run(self) -> Run:
+        """The run that the place is in."""
+        raise NotImplementedError
 
 
 class Execution(Scope):
     """A step that is being executed; `parent` is the place in the same run that it was called from."""
 
-    __slots__ = ("_settled", "began", "over", "parent", "started", "step_id", "waits_for")
+    __slots__ = ("_run", "_settled", "began", "over", "parent", "started", "step_id", "waits_for")
 
     def __init__(self, run: Run, outer: Scope | None, parent: Scope, step_id: str) -> None:
-        super().__init__(run, outer)
+        super().__init__(outer)
+        self._run = run
         self.parent = parent
         self.step_id = step_id
         self.started = StepStarted(run.workflow_id, run.epoch, step_id)
@@ -57,6 +62,11 @@ class Execution(Scope):
         self.waits_for: set[Execution] = set()
         self.began = monotonic()
         self._settled: asyncio.Future[None] | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run that the step belongs to."""
+        return self._run
 
     def elapsed(self) -> float:
         """Return how long the step has been executing, in seconds."""
@@ -79,7 +89,7 @@ _here: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
 
 
 def scope_of(owner: object) -> Scope | None:
-    """Return where in a run of `owner`, a workflow's context, the calling task is, if it is in one."""
+    """Return where in a run of `owner`, which stands for a context, the calling task is, if it is in one."""
     scope = _here.get()
     while scope is not None and scope.run.owner is not owner:
         scope = scope.outer
@@ -112,12 +122,12 @@ def _waits_for_any(execution: Execution, blocked: set[Execution]) -> bool:
     return False
 
 
-class Run:
+class Run(Scope):
     """One start of a workflow: its epoch, its outcomes, and whether it may still write.
 
-    `owner` is the context whose run it is. `over` is why no further step may begin: the run has ended. `lost` is
-    why nothing more can be written: it was fenced, or the database stayed away; every later call raises it, so
-    an ``except Exception`` of the workflow's cannot carry a lost run on.
+    `owner` stands for the context whose run it is. `over` is why no further step may begin: the run has ended.
+    `lost` is why nothing more can be written: it was fenced, or the database stayed away; every later call raises
+    it, so an ``except Exception`` of the workflow's cannot carry a lost run on.
     """
 
     def __init__(
@@ -130,6 +140,7 @@ class Run:
         epoch: int,
         outcomes: dict[str, Outcome],
     ) -> None:
+        super().__init__()
         self.owner = owner
         self.workflow_id = workflow_id
         self.epoch = epoch
@@ -137,12 +148,16 @@ class Run:
         self.over: PgqrsError | None = None
         self.lost: PgqrsError | None = None
         self.in_body = False
-        self.root = Scope(self)
         self._store = store
         self._outcomes = outcomes
         self._executions: dict[str, Execution] = {}
         self._trace = FailureTrace()
         self._interrupted: set[str] = set()
+
+    @property
+    def run(self) -> Run:
+        """The run itself: its body is the outermost place in it."""
+        return self
 
     @property
     def live(self) -> bool:
@@ -162,8 +177,8 @@ class Run:
     @contextmanager
     def inside(self) -> Generator[None]:
         """Make the calling task one of this run's, and so the tasks that it starts."""
-        before = self.root.outer = _here.get()
-        _here.set(self.root)
+        before = self.outer = _here.get()
+        _here.set(self)
         self.in_body = True
         try:
             yield
@@ -176,7 +191,7 @@ class Run:
 
         A step that another task is executing is waited for. Raises `StepCycleError` where that could not end.
         """
-        scope = scope_of(self.owner) or self.root
+        scope = scope_of(self.owner) or self
         while True:
             self.check()
             outcome = self._outcomes.get(step_id)
@@ -213,7 +228,7 @@ class Run:
     def replayed(self, step_id: str, error: str) -> Exception:
         """Return the recorded error as the exception to raise."""
         replay = load_error(error, workflow_id=self.workflow_id, step_id=step_id)
-        self._note(replay, step_id, scope_of(self.owner) or self.root, transient=not is_terminal(replay))
+        self._note(replay, step_id, scope_of(self.owner) or self, transient=not is_terminal(replay))
         return replay
 
     def _note(self, error: BaseException, step_id: str, scope: Scope, *, transient: bool) -> None:
@@ -239,7 +254,8 @@ class Run:
         record = StepOutcome(*execution.started, output, error, execution.elapsed())
         try:
             self._check_not_lost()
-            await self._store.room()
+            if self._store.is_full:
+                await self._store.room()
         except BaseException:
             self.give_up(execution)
             raise

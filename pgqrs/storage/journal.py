@@ -97,7 +97,8 @@ class Journal:
 
         A caller that is cancelled while the record waits to be committed only stops waiting.
         """
-        await self.room()
+        if self.is_full:
+            await self.room()
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self.accept(record, partial(settle, waiter))
         return await waiter
@@ -115,14 +116,14 @@ class Journal:
 
     def offer(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
-        if self._is_full():
+        if self._is_crowded():
             return False
         self.accept(record, _ignore)
         return True
 
     async def room(self) -> None:
         """Wait while too much is waiting to be written; those who came first go first."""
-        if not self._is_full() and not self._waiting:
+        if not self.is_full:
             return
         turn: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(turn)
@@ -133,11 +134,16 @@ class Journal:
                 self._make_room(1)
             raise
 
-    def _is_full(self) -> bool:
+    @property
+    def is_full(self) -> bool:
+        """Whether `room` must be awaited before `accept`: too much is waiting, or others came first."""
+        return self._is_crowded() or bool(self._waiting)
+
+    def _is_crowded(self) -> bool:
         return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE
 
     def _make_room(self, turns: int) -> None:
-        while turns > 0 and self._waiting and not self._is_full():
+        while turns > 0 and self._waiting and not self._is_crowded():
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
@@ -281,7 +287,7 @@ class Journal:
         return compiled
 
     async def _settle(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        answers = {tuple(row)[:3]: row[3] for row in rows}
+        answers = {(row[0], row[1], row[2]): row[3] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record

@@ -116,8 +116,13 @@ class Store:
         """Return what is recorded of the workflow's finished steps, those to be executed again left out."""
         return await self.database.patiently(lambda connection: StepRepository(connection).outcomes(workflow_id))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `room` must be awaited before `record`."""
+        return self.journal.is_full
+
     async def room(self) -> None:
-        """Wait while too much is waiting to be written; to be awaited before `record`."""
+        """Wait while too much is waiting to be written."""
         await self.journal.room()
 
     def record(self, outcome: StepOutcome, tell: Callable[[Outcome | Exception], None]) -> None:
