@@ -276,12 +276,12 @@ async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn
 
     async def one(n):
         calls: Counter[str] = Counter()
-        async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30) as own:
+        async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=3 * TIMEOUT, patience=30) as own:
             journal = (await own.store()).journal
             wire.hook = lambda: journal._flusher and journal._flusher.cancel()
             await own.list_workflows(limit=0)  # the first contact is told at once when it fails
             wire.arm(n, fault)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 expected = await scenario(own, calls)
             assert wire.fired
             wire.disarm()
