@@ -58,7 +58,13 @@ class Store:
         try:
             yield
         finally:
-            await self.close()
+            try:
+                await self.close()
+            except (asyncio.CancelledError, GeneratorExit):
+                # The end of the loop cancels every task, once; where `aclose` had not begun, Python 3.11 throws a
+                # GeneratorExit in here as well. What is not closed now never will be.
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Write what the journal has accepted and close what is ours; it can be used, and closed, again."""
