@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -89,12 +90,10 @@ def alembic(dsn: str, schema: str) -> Alembic:
 
 @pytest.fixture(params=ODD_NAMES)
 async def odd_schema(request: pytest.FixtureRequest, engine: AsyncEngine) -> AsyncIterator[str]:
-    drop = DropSchema(request.param, cascade=True, if_exists=True)
+    name = f"{request.param[:55]}{uuid.uuid4().hex[:8]}"
+    yield name
     async with engine.begin() as connection:
-        await connection.execute(drop)
-    yield request.param
-    async with engine.begin() as connection:
-        await connection.execute(drop)
+        await connection.execute(DropSchema(name, cascade=True, if_exists=True))
 
 
 class TestInstall:
