@@ -71,7 +71,7 @@ OURS = System(
     (),
     "asyncpg on the event loop: one write for each step and three for a workflow (create, start, end). One "
     "batch of writes is in flight at a time; writes of workflows that run at the same time share a statement "
-    "and its commit. Nothing is read; ids are reserved for up to 64 workflows at a time.",
+    "and its commit. Nothing is read; ids are reserved for up to 1,024 workflows at a time.",
 )
 RUST = System(
     "rust",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -50,7 +50,7 @@ class Scope:
 class Execution(Scope):
     """A step that is being executed; `parent` is the place in the same run that it was called from."""
 
-    __slots__ = ("_run", "_settled", "began", "over", "parent", "started", "step_id", "waits_for")
+    __slots__ = ("_run", "_settled", "_waits_for", "began", "over", "parent", "started", "step_id")
 
     def __init__(self, run: Run, outer: Scope | None, parent: Scope, step_id: str) -> None:
         super().__init__(outer)
@@ -59,7 +59,7 @@ class Execution(Scope):
         self.step_id = step_id
         self.started = StepStarted(run.workflow_id, run.epoch, step_id)
         self.over = False
-        self.waits_for: set[Execution] = set()
+        self._waits_for: set[Execution] | None = None  # made when there is one: few steps wait for another
         self.began = monotonic()
         self._settled: asyncio.Future[None] | None = None
 
@@ -67,6 +67,22 @@ class Execution(Scope):
     def run(self) -> Run:
         """The run that the step belongs to."""
         return self._run
+
+    @property
+    def waits_for(self) -> Collection[Execution]:
+        """The executions that must settle before this one can."""
+        return self._waits_for or ()
+
+    def wait_for(self, other: Execution) -> None:
+        """Note that this execution cannot settle before the other."""
+        if self._waits_for is None:
+            self._waits_for = set()
+        self._waits_for.add(other)
+
+    def wait_no_longer(self, other: Execution) -> None:
+        """Note that it does not depend on the other any more."""
+        if self._waits_for:
+            self._waits_for.discard(other)
 
     def elapsed(self) -> float:
         """Return how long the step has been executing, in seconds."""
@@ -209,7 +225,7 @@ class Run(Scope):
         execution = self._executions[step_id] = Execution(self, _here.get(), scope, step_id)
         self._store.marks.began(execution.started)
         if isinstance(scope, Execution):
-            scope.waits_for.add(execution)
+            scope.wait_for(execution)
         _here.set(execution)
         return execution
 
@@ -218,12 +234,12 @@ class Run(Scope):
         if _waits_for_any(execution, waiting):
             raise StepCycleError(self.workflow_id, execution.step_id)
         for each in waiting:
-            each.waits_for.add(execution)
+            each.wait_for(execution)
         try:
             await execution.settled()
         finally:
             for each in waiting:
-                each.waits_for.discard(execution)
+                each.wait_no_longer(execution)
 
     def replayed(self, step_id: str, error: str) -> Exception:
         """Return the recorded error as the exception to raise."""
@@ -302,7 +318,7 @@ class Run(Scope):
         if self._executions.get(execution.step_id) is execution:
             del self._executions[execution.step_id]
         if isinstance(execution.parent, Execution):
-            execution.parent.waits_for.discard(execution)
+            execution.parent.wait_no_longer(execution)
         execution.settle()
 
     def _warn_of_interrupted(self) -> None:

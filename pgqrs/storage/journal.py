@@ -23,7 +23,7 @@ from pgqrs.storage import writes
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, sqlstate, translate
 from pgqrs.storage.writes import AGAIN, KINDS, Kind, Record, Standing
-from pgqrs.types import StepOutcome
+from pgqrs.types import RunEnd, StepOutcome
 
 MAX_ROWS = 1000
 """The most records of one batch."""
@@ -89,6 +89,7 @@ class Journal:
         self._lingering: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
+        self._compiled_lone: dict[str, CompiledStatement] = {}
         self.statements = 0
         """How many statements were sent; each is one round trip and one commit."""
 
@@ -272,6 +273,9 @@ class Journal:
         return await self._database.retrying()(send, batch)
 
     async def _send(self, batch: Sequence[Entry]) -> list[Any]:
+        if len(batch) == 1 and not _reopens(lone := batch[0].record):
+            kind = KINDS[type(lone)]
+            return await self._fetch(self._lone_statement(kind), kind.values(lone))
         grouped: dict[Kind[Any], list[Any]] = {}
         for entry in batch:
             grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
@@ -286,7 +290,26 @@ class Journal:
             compiled = self._compiled[names] = self._database.compile(writes.batch(names))
         return compiled
 
+    def _lone_statement(self, kind: Kind[Any]) -> CompiledStatement:
+        compiled = self._compiled_lone.get(kind.name)
+        if compiled is None:
+            compiled = self._compiled_lone[kind.name] = self._database.compile(kind.statement(lone=True))
+        return compiled
+
     async def _settle(self, batch: Sequence[Entry], rows: list[Any]) -> None:
+        if len(rows) == len(batch):
+            self._settle_all(batch, rows)
+        else:
+            await self._settle_answered(batch, rows)
+
+    def _settle_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
+        """Settle a batch that was answered in full: a workflow has but one current epoch."""
+        epochs = {row[1]: row[3] for row in rows}
+        for entry in batch:
+            record = entry.record
+            self._tell(entry, KINDS[type(record)].answered(record, epochs[record.workflow_id]))
+
+    async def _settle_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         answers = {(row[0], row[1], row[2]): row[3] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
@@ -419,6 +442,10 @@ def _ignore(_verdict: Any) -> None:
 
 def _step_id(record: Any) -> str | None:
     return record.step_id if isinstance(record, StepOutcome) else None
+
+
+def _reopens(record: Any) -> bool:
+    return isinstance(record, RunEnd) and bool(record.reopen)
 
 
 def _joins(record: Any, taken: dict[int, set[str] | None]) -> bool:

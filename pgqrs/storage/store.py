@@ -29,7 +29,7 @@ from pgqrs.types import (
 
 _MAX_BIGINT = 2**63 - 1
 
-MAX_ID_BLOCK = 64
+MAX_ID_BLOCK = 1024
 """The most workflow ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
 
 

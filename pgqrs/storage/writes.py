@@ -1,7 +1,8 @@
 """The set-based statements of the hot path, and what their answers mean.
 
 Each kind of record has one data-modifying statement over `unnest(...)` arrays. A batch of one kind is that
-statement; a batch of several is one statement of CTEs. Every one of them may be sent twice.
+statement; a batch of several is one statement of CTEs; a lone record is the same statement over one row of plain
+values, which saves the arrays' encoding and the server's walk over them. Every one of them may be sent twice.
 
 The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the epoch
 that is current when it commits. A plain condition on the epoch lets a stale row slip in beside an uncommitted
@@ -79,7 +80,7 @@ R = TypeVar("R", bound=tuple[Any, ...])
 
 
 class Rows(Generic[R]):
-    """Records as the rows of an `unnest`, one array a column."""
+    """Records as the rows of an `unnest`, one array a column; a lone one as a row of plain values."""
 
     name: ClassVar[str]
     columns: ClassVar[dict[str, TypeEngine[Any]]]
@@ -92,7 +93,17 @@ class Rows(Generic[R]):
         keys = (f"{self.name}_{key}" for key in self.columns)
         return dict(zip(keys, map(list, zip(*records, strict=True)), strict=False))
 
-    def _rows(self) -> Any:
+    def values(self, record: R) -> dict[str, Any]:
+        """Return the binds of a lone record."""
+        keys = (f"{self.name}_{key}" for key in self.columns)
+        return dict(zip(keys, record, strict=False))
+
+    def _rows(self, *, lone: bool = False) -> Any:
+        if lone:
+            values = [
+                bindparam(f"{self.name}_{key}", type_=type_).label(key) for key, type_ in self.columns.items()
+            ]
+            return select(*values).subquery(f"{self.name}_row")
         binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
         return func.unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
@@ -102,8 +113,8 @@ class Kind(Rows[R], ABC):
     """One kind of record: its statement, and the meaning of an answer or of none."""
 
     @abstractmethod
-    def statement(self) -> Any:
-        """Return the data-modifying statement; it answers with the rows that it wrote."""
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the data-modifying statement, of many records or of a `lone` one; it answers what it wrote."""
 
     @abstractmethod
     def answered(self, record: R, epoch: int) -> Result:
@@ -113,12 +124,12 @@ class Kind(Rows[R], ABC):
     def judge(self, record: R, standing: Standing) -> Any:
         """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
 
-    def _held(self, *, to_update: bool) -> Subquery:
+    def _held(self, *, to_update: bool, lone: bool) -> Subquery:
         """Return the rows with their workflows locked, in key order, and the epochs that are current.
 
         The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
         """
-        rows = self._rows()
+        rows = self._rows(lone=lone)
         locked = (
             select(*rows.c, Workflow.epoch.label("current_epoch"))
             .join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
@@ -143,9 +154,9 @@ class Create(Kind[NewWorkflow]):
     name = "create"
     columns: ClassVar = {"workflow_id": BigInteger(), "name": Text(), "input": Text()}
 
-    def statement(self) -> Any:
+    def statement(self, *, lone: bool = False) -> Any:
         """Return the insert."""
-        rows = self._rows()
+        rows = self._rows(lone=lone)
         new = select(rows.c.workflow_id, rows.c.name, _json(rows.c.input)).order_by(rows.c.workflow_id)
         return (
             insert(Workflow)
@@ -167,9 +178,9 @@ class Start(Kind[RunStart]):
     name = "start"
     columns: ClassVar = {"workflow_id": BigInteger(), "claim": Uuid()}
 
-    def statement(self) -> Any:
+    def statement(self, *, lone: bool = False) -> Any:
         """Return the update."""
-        held = self._held(to_update=True)
+        held = self._held(to_update=True, lone=lone)
         startable = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.ERROR)
         return (
             update(Workflow)
@@ -228,9 +239,9 @@ class StepWrite(Kind[StepOutcome]):
         "error",
     ]
 
-    def statement(self) -> Any:
+    def statement(self, *, lone: bool = False) -> Any:
         """Return the insert, which replaces an older run's row unless that is a success."""
-        statement = insert(Step).from_select(self.written, self._outcomes(), include_defaults=False)
+        statement = insert(Step).from_select(self.written, self._outcomes(lone=lone), include_defaults=False)
         replaced = {key: statement.excluded[key] for key in self.written[2:]}
         return statement.on_conflict_do_update(
             index_elements=[Step.workflow_id, Step.step_id],
@@ -238,8 +249,8 @@ class StepWrite(Kind[StepOutcome]):
             where=_gives_way(statement.excluded.epoch),
         ).returning(*self._answer(Step.workflow_id, Step.epoch, Step.step_id))
 
-    def _outcomes(self) -> Any:
-        held = self._held(to_update=False)
+    def _outcomes(self, *, lone: bool) -> Any:
+        held = self._held(to_update=False, lone=lone)
         return (
             select(
                 held.c.workflow_id,
@@ -296,9 +307,9 @@ class End(Kind[RunEnd]):
         steps = [(record.workflow_id, step_id) for record in records for step_id in record.reopen]
         return ends | _REOPEN.arrays(steps) if steps else ends
 
-    def statement(self) -> Any:
+    def statement(self, *, lone: bool = False) -> Any:
         """Return the update."""
-        held = self._held(to_update=True)
+        held = self._held(to_update=True, lone=lone)
         return (
             update(Workflow)
             .where(Workflow.id == held.c.workflow_id, held.c.current_epoch == held.c.epoch)

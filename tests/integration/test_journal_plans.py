@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import event
 
 from pgqrs.models import Step, Workflow
+from pgqrs.storage import writes
 
 TABLES = {Workflow.__tablename__, Step.__tablename__}
-ROWS = 200_000
+ROWS = 1_000_000
 KINDS = ("create", "end", "start", "step")
 BATCHES = [names for n in range(1, 5) for names in itertools.combinations(KINDS, n)]
 BATCHES += [tuple(sorted((*names, "reopen"))) for names in BATCHES if "end" in names]
@@ -32,6 +33,12 @@ def _value(bind, n):
 def _arguments(statement, size):
     arrays = ("{" + ",".join(_value(bind, n) for n in range(size)) + "}" for bind in statement.binds)
     return ", ".join(f"'{array}'" for array in arrays)
+
+
+def _values(statement):
+    return ", ".join(
+        "NULL" if value == "NULL" else f"'{value}'" for value in (_value(b, 1) for b in statement.binds)
+    )
 
 
 def _nodes(plan):
@@ -80,6 +87,10 @@ async def test_no_statement_reads_a_large_table_from_end_to_end(dsn, schema, adm
     try:
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._statement(names) for names in [*BATCHES, ("asked",)]}
+        for kind in writes.KINDS.values():
+            lone = store.journal._lone_statement(kind)
+            await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
+            await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
         for number, statement in enumerate(statements.values()):
             await driver.execute(f"PREPARE hot_{number} AS {statement.text}")
             if number < 15:
@@ -99,6 +110,15 @@ async def test_no_statement_reads_a_large_table_from_end_to_end(dsn, schema, adm
                 for node in scans:
                     assert node["Node Type"] != "Seq Scan", (state, names, node)
                     assert "Index Cond" in str(node) or node["Node Type"] == "Tid Scan", (state, names, node)
+            for kind in writes.KINDS.values():
+                lone = store.journal._lone_statement(kind)
+                explained = await driver.fetchval(
+                    f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"
+                )
+                scans = _scans(explained)
+                assert scans or kind.name == "create"
+                for node in scans:
+                    assert node["Node Type"] == "Index Scan", (state, kind.name, node)
             for node in _scans(
                 await reader.fetchval("EXPLAIN (FORMAT JSON) EXECUTE outcomes(1, 'SUCCESS', 'ERROR')")
             ):
