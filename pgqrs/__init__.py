@@ -11,8 +11,10 @@ from pgqrs.errors import (
     GuardUsedError,
     InvalidDSNError,
     InvalidNameError,
+    InvariantError,
     NotInstalledError,
     PgqrsError,
+    PoisonedWorkflowError,
     RunEndedError,
     SchemaError,
     SchemaOutOfDateError,
@@ -20,6 +22,8 @@ from pgqrs.errors import (
     StepCycleError,
     StepError,
     StepFailedError,
+    StepMismatchError,
+    StepTimeoutError,
     TerminalError,
     TransientError,
     WorkflowCancelledError,
@@ -27,10 +31,16 @@ from pgqrs.errors import (
     WorkflowFencedError,
     WorkflowFinishedError,
     WorkflowInProgressError,
+    WorkflowLockedError,
     WorkflowNotFoundError,
+    WorkflowTimeoutError,
 )
+from pgqrs.handles import WorkflowHandle
+from pgqrs.retry import RetryPolicy
 from pgqrs.serialization import Codec, Encoded, JsonCodec
+from pgqrs.submitter import Submitter
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
+from pgqrs.worker import Worker
 
 __all__ = [
     "Admin",
@@ -43,11 +53,14 @@ __all__ = [
     "GuardUsedError",
     "InvalidDSNError",
     "InvalidNameError",
+    "InvariantError",
     "Json",
     "JsonCodec",
     "NotInstalledError",
     "PgqrsError",
+    "PoisonedWorkflowError",
     "PyWorkflow",
+    "RetryPolicy",
     "RunEndedError",
     "SchemaError",
     "SchemaOutOfDateError",
@@ -57,19 +70,26 @@ __all__ = [
     "StepError",
     "StepFailedError",
     "StepGuard",
+    "StepMismatchError",
     "StepRecord",
     "StepResult",
     "StepStatus",
+    "StepTimeoutError",
+    "Submitter",
     "TerminalError",
     "TransientError",
+    "Worker",
     "WorkflowCancelledError",
     "WorkflowError",
     "WorkflowFencedError",
     "WorkflowFinishedError",
+    "WorkflowHandle",
     "WorkflowInProgressError",
+    "WorkflowLockedError",
     "WorkflowNotFoundError",
     "WorkflowRecord",
     "WorkflowStatus",
+    "WorkflowTimeoutError",
     "step",
     "workflow",
 ]

@@ -1,25 +1,33 @@
-"""`Admin`: connect, install, create, run, inspect, resume."""
+"""`Admin`: connect, install, create, run, enqueue, inspect, cancel, resume."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple
 
 from pgqrs.context import PyWorkflow
-from pgqrs.decorators import workflow_name
-from pgqrs.errors import ConfigurationError
+from pgqrs.decorators import definition_of
+from pgqrs.errors import ConfigurationError, InvariantError
+from pgqrs.handles import WorkflowHandle
 from pgqrs.models import SCHEMA
 from pgqrs.names import check_name, check_schema
+from pgqrs.runtime.here import Here
 from pgqrs.serialization import Codec, JsonCodec
 from pgqrs.storage.database import Limits
 from pgqrs.storage.engines import Target, engine_source
+from pgqrs.storage.pulse import Pulse
 from pgqrs.storage.store import Store
-from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
+from pgqrs.submitter import DEFAULT_QUEUE, Submitter
+from pgqrs.submitter import options as _options
+from pgqrs.types import ClaimedRun, StepRecord, WorkflowRecord, WorkflowStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 _NOTHING: Any = object()
 
@@ -31,7 +39,9 @@ class Admin:
     own), an SQLAlchemy `URL`, or an `AsyncEngine` of yours, which is never disposed here. `schema` is where the
     tables are, ``"pgqrs"`` by default. `codec` turns values into text and back; strict JSON by default.
     `timeout` bounds one connection attempt and one write, in seconds. `patience` is how long, in seconds, a
-    write waits for a server that went away before `DatabaseUnavailableError` is raised.
+    write waits for a server that went away before `DatabaseUnavailableError` is raised. `expiry` is how long, in
+    seconds, this process may give no sign of life, as when it is stopped or its host vanished, before others take
+    its runs over; one that died is noticed at once.
 
     Nothing is connected before it is needed. It is an async context manager; without one call `close`, or let
     the event loop's end do it. It can be used in several event loops, one after another or at once, unless an
@@ -49,13 +59,16 @@ class Admin:
         codec: Codec | None = None,
         timeout: float = 10.0,
         patience: float = 60.0,
+        expiry: float = 15.0,
     ) -> None:
         self._schema = SCHEMA if schema is None else schema
         check_schema(self._schema)
         self._source = engine_source(dsn, timeout=timeout)
-        self._limits = Limits(timeout, patience)
+        self._limits = Limits(timeout, patience, beat=expiry / 5, expiry=expiry)
         self._codec: Codec = JsonCodec() if codec is None else codec
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
+        self._here: dict[asyncio.AbstractEventLoop, Here] = {}
+        self._pulse: Pulse | None = None
 
     @property
     def schema(self) -> str:
@@ -83,9 +96,22 @@ class Admin:
 
         An `Admin` that is used after it was closed connects again.
         """
-        store = self._stores.get(asyncio.get_running_loop())
-        if store is not None:
-            await store.close()
+        loop = asyncio.get_running_loop()
+        here, store = self._here.get(loop), self._stores.get(loop)
+        try:
+            if here is not None:
+                await here.close()
+        finally:
+            if store is not None:
+                await store.close()
+
+    async def here(self) -> Here:
+        """Return what the running event loop has beside its store; for the library's own use."""
+        loop = asyncio.get_running_loop()
+        here = self._here.get(loop)
+        if here is None:
+            here = self._here.setdefault(loop, Here(await self.store()))
+        return here
 
     async def store(self) -> Store:
         """Return the running event loop's store; for the library's own use."""
@@ -93,9 +119,15 @@ class Admin:
         store = self._stores.get(loop)
         if store is None:
             self._leave_other_loops()
-            store = self._stores[loop] = Store(self._source, self._schema, self._limits)
+            store = self._stores[loop] = Store(self._source, self._schema, self._limits, self._own_pulse())
             await store.open()
         return store
+
+    def _own_pulse(self) -> Pulse:
+        """Return this process's pulse; a forked child is an executor of its own."""
+        if self._pulse is None or self._pulse.pid != os.getpid():
+            self._pulse = Pulse(self._source, self._schema, self._limits)
+        return self._pulse
 
     def _leave_other_loops(self) -> None:
         if self._stores and not self._source.owned:
@@ -105,6 +137,7 @@ class Admin:
             )
         for loop in [each for each in self._stores if each.is_closed()]:
             del self._stores[loop]
+            self._here.pop(loop, None)
 
     async def install(self) -> None:
         """Create the schema and its tables, or bring them to this version; safe to call again, and at once.
@@ -113,12 +146,18 @@ class Admin:
         """
         await (await self.store()).install()
 
-    async def verify(self) -> None:
-        """Check that the tables are there and at this version.
+    async def verify(self, *, deep: bool = False) -> None:
+        """Check that the tables are there and at this version, and what is in them if `deep`.
 
-        Raises `NotInstalledError` or `SchemaOutOfDateError`, which name the command that mends it.
+        `deep` reads every live workflow: no run of an executor that died long ago, no step newer than its
+        workflow, no claim on a workflow that has ended, and so on. Raises `NotInstalledError` or
+        `SchemaOutOfDateError`, which name the command that mends it, and `InvariantError`, which lists what it
+        found.
         """
-        await (await self.store()).verify()
+        store = await self.store()
+        await store.verify()
+        if deep and (violations := await store.violations()):
+            raise InvariantError(violations)
 
     async def create_workflow(self, name: str, input_arg: Any = _NOTHING) -> PyWorkflow:
         """Create a workflow, to be run by calling its function with the context that this returns.
@@ -127,16 +166,11 @@ class Admin:
         JSON; it is for you to read, and the function is called with whatever you call it with. Raises
         `InvalidNameError`, `SerializationError`, `NotInstalledError`, `DatabaseUnavailableError`.
         """
-        args = [] if input_arg is _NOTHING else [input_arg]
-        context, _ = await self._create(name, {"args": args, "kwargs": {}})
-        return context
-
-    async def _create(self, name: str, given: dict[str, Any]) -> tuple[PyWorkflow, dict[str, Any]]:
-        """Create a workflow and return its context, and its input as it is stored."""
         check_name("workflow name", name)
-        encoded = self._codec.encode(given)
+        args = [] if input_arg is _NOTHING else [input_arg]
+        encoded = self._codec.encode({"args": args, "kwargs": {}})
         store = await self.store()
-        return PyWorkflow(self, await store.create(name, encoded.text), name), encoded.value
+        return PyWorkflow(self, await store.create(name, encoded.text), name)
 
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -147,9 +181,68 @@ class Admin:
         must be strict JSON, and it is called with them as they are recorded (a tuple is a list). Raises what
         the workflow raises, and as `create_workflow` does.
         """
-        context, given = await self._create(workflow_name(workflow), {"args": list(args), "kwargs": kwargs})
+        definition = definition_of(workflow)
+        encoded = self._codec.encode({"args": list(args), "kwargs": kwargs})
+        store, timeout = await self.store(), definition.timeout
+        workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)
+        context = PyWorkflow(self, workflow_id, definition.name)
+        claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout)
+        await context.adopt(claimed, can_park=False)
         function: Callable[..., Awaitable[R]] = workflow
-        return await function(context, *given["args"], **given["kwargs"])
+        return await function(context, *encoded.value["args"], **encoded.value["kwargs"])
+
+    async def enqueue(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> WorkflowHandle[R]:
+        """Create a workflow with these arguments for a `Worker` to run, and return a handle on it.
+
+        `workflow` is a function decorated with `@workflow`; nothing of it but its name, its timeout and its
+        signature matters here. The arguments are recorded as its input and must be strict JSON. Once this returns
+        the workflow is on disk. Raises `TypeError` for arguments that do not fit, `SerializationError`,
+        `NotInstalledError`, `DatabaseUnavailableError`.
+        """
+        return await self.options().enqueue(workflow, *args, **kwargs)
+
+    async def enqueue_many(
+        self,
+        workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+        inputs: Iterable[tuple[*Ts]],
+        *,
+        key: Callable[[*Ts], str] | None = None,
+    ) -> list[WorkflowHandle[R]]:
+        """Enqueue a workflow for each tuple of positional arguments, and return the handles in their order.
+
+        Thousands are written in one statement. `key` makes the key of each from its arguments, as in ``key=lambda
+        order, day: f"{order}:{day}"``; tuples of one key get handles on one workflow. A failure on the way leaves
+        those before it enqueued: with keys the call can be repeated. Raises as `enqueue` does.
+        """
+        return await self.options().enqueue_many(workflow, inputs, key=key)
+
+    def options(
+        self,
+        *,
+        key: str | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = 0,
+        delay: float | timedelta | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Submitter:
+        """Return a `Submitter`, whose `enqueue`, `enqueue_many` and `run` submit with these options.
+
+        `key`: there is one workflow of a name and a key, so submitting again gives the one that is there, whatever
+        became of it. `queue`: which workers it is for. `priority`: a higher one is claimed before a lower one.
+        `delay`: how long it is not to be started, in seconds or as a `timedelta`. `timeout`: how long it may take
+        from its first start, instead of what `@workflow(timeout=)` says.
+
+        Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number
+        that is out of range, and `TypeError` for what is none.
+        """
+        return Submitter(self, _options(key=key, queue=queue, priority=priority, delay=delay, timeout=timeout))
+
+    def handle(self, workflow_id: int) -> WorkflowHandle[Any]:
+        """Return a handle on a workflow; whether there is one of this id is asked when the handle is used."""
+        _check_is_id(workflow_id)
+        return WorkflowHandle(self, workflow_id, is_there=False)
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
         """Return the context of a workflow that is there, to run it again.
@@ -161,11 +254,23 @@ class Admin:
     async def resume_workflow(self, workflow_id: int) -> PyWorkflow:
         """Make a failed or cancelled workflow runnable again, every failed step of it too, terminal ones as well.
 
-        The operator's button after a fix. It is PENDING then, whatever run of it still goes on is fenced, and
-        the context returned runs it. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow
-        that has succeeded.
+        The operator's button after a fix. One that was enqueued is queued again; any other is PENDING until the
+        context returned runs it. Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError`, and
+        `WorkflowFinishedError` for a workflow that has succeeded.
         """
         return PyWorkflow(self, workflow_id, await (await self.store()).resume(workflow_id))
+
+    async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
+        """Cancel a workflow, wherever it runs.
+
+        One that does not run is CANCELLED at once. In one that runs no new step starts and what it waits for
+        ends; a step that executes goes on to its recorded outcome, unless `interrupt` is true; then the run
+        ends CANCELLED. This returns once it is asked for. `resume_workflow` makes the workflow runnable again.
+        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or failed.
+        """
+        here = await self.here()
+        await here.store.cancel(workflow_id, interrupt=interrupt)
+        here.results.tell(workflow_id)
 
     async def list_workflows(
         self,
@@ -192,3 +297,8 @@ class Admin:
         Raises `WorkflowNotFoundError`.
         """
         return await (await self.store()).steps(workflow_id, self._codec.decode)
+
+
+def _check_is_id(workflow_id: object) -> None:
+    if isinstance(workflow_id, bool) or not isinstance(workflow_id, int):
+        raise TypeError(f"a workflow id is an int, not {type(workflow_id).__name__}.")

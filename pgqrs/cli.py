@@ -1,17 +1,29 @@
-"""The `pgqrs` command: install the tables, check them, or print the SQL that makes them."""
+"""The `pgqrs` command: install the tables, check them, print the SQL that makes them, or run a worker."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+import importlib
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import click
 
 from pgqrs.admin import Admin
+from pgqrs.decorators import definition_of
 from pgqrs.errors import PgqrsError
 from pgqrs.models import HEAD, SCHEMA
 from pgqrs.storage.migrate import sql_script
+from pgqrs.submitter import DEFAULT_QUEUE
+from pgqrs.worker import Worker
+
+Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 
 _dsn = click.option(
     "--dsn",
@@ -33,7 +45,7 @@ _schema = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pgqrs", message="%(prog)s %(version)s", prog_name="pgqrs")
 def main() -> None:
-    """Durable workflows on PostgreSQL: look after their tables."""
+    """Durable workflows on PostgreSQL: look after their tables, and run them."""
 
 
 @main.command()
@@ -48,9 +60,10 @@ def install(dsn: str, schema: str) -> None:
 @main.command()
 @_dsn
 @_schema
-def verify(dsn: str, schema: str) -> None:
+@click.option("--deep", is_flag=True, help="Check what is in the tables as well; it reads every live workflow.")
+def verify(dsn: str, schema: str, *, deep: bool) -> None:
     """Check that the tables are there and up to date."""
-    _run(dsn, schema, Admin.verify)
+    _run(dsn, schema, partial(Admin.verify, deep=deep))
     click.echo(f"The schema {schema!r} is up to date, at revision {HEAD}.")
 
 
@@ -64,6 +77,95 @@ def sql(schema: str, start: str) -> None:
     """
     with _errors_in_one_line():
         click.echo(sql_script(schema, start=start))
+
+
+@main.command()
+@click.argument("targets", metavar="MODULE[:NAME[,NAME]]...", nargs=-1, required=True)
+@_dsn
+@_schema
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    default=[DEFAULT_QUEUE],
+    show_default=True,
+    help="A queue to serve; give it several times for several.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many workflows run here at once.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="How long, in seconds, the steps that execute may go on when the worker is told to stop.",
+)
+def worker(
+    targets: tuple[str, ...], *, dsn: str, schema: str, queues: tuple[str, ...], concurrency: int, grace: float
+) -> None:
+    """Run the workflows of modules, until SIGTERM or SIGINT.
+
+    Of each MODULE, as in `shop.orders`, it runs the functions that are decorated with @workflow, or only those
+    that are named, as in `shop.orders:send,bill`. The first signal lets it drain: what executes may end, the rest
+    is handed to other workers. A second one stops it at once.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    workflows = _collected(targets)
+
+    async def work(admin: Admin) -> None:
+        await Worker(admin, workflows, queues, concurrency, grace=grace).run()
+
+    _run(dsn, schema, work)
+
+
+def _collected(targets: Iterable[str]) -> list[Workflow]:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not look where it is called
+        sys.path.insert(0, here)
+    return list(dict.fromkeys(each for target in targets for each in _workflows_of(target)))
+
+
+def _workflows_of(target: str) -> list[Workflow]:
+    module_name, _, names = target.partition(":")
+    module = _imported(module_name)
+    if names:
+        return [_named(module, name.strip()) for name in names.split(",")]
+    found = [each for each in vars(module).values() if _is_workflow(each)]
+    if not found:
+        raise click.ClickException(f"the module {module_name!r} has no function that is decorated with @workflow.")
+    return found
+
+
+def _imported(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise click.ClickException(f"{name!r} is not the name of a module, as in `shop.orders`.")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # One that the module itself fails to import is told with its traceback, which leads to the place.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise click.ClickException(f"there is no module {name!r} here.") from None
+
+
+def _named(module: ModuleType, name: str) -> Workflow:
+    found: Any = getattr(module, name, None)
+    if not _is_workflow(found):
+        raise click.ClickException(f"{module.__name__}.{name} is no function that is decorated with @workflow.")
+    return found  # type: ignore[no-any-return]
+
+
+def _is_workflow(value: Any) -> bool:
+    try:
+        definition_of(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _run(dsn: str, schema: str, act: Callable[[Admin], Awaitable[object]]) -> None:

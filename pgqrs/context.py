@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from pgqrs.clock import seconds_of
 from pgqrs.errors import GuardUsedError, SerializationError, WorkflowFinishedError, WorkflowInProgressError
 from pgqrs.failures import is_terminal
+from pgqrs.fingerprint import fingerprint_of
 from pgqrs.names import check_name
-from pgqrs.run import Execution, Run, scope_of
+from pgqrs.retry import RetryPolicy
+from pgqrs.run import Execution, Run, RunOptions, scope_of
 from pgqrs.serialization import Codec
 from pgqrs.storage.store import Store
-from pgqrs.types import Claim, Outcome, StepAction, WorkflowStatus
+from pgqrs.types import Claim, ClaimedRun, History, Outcome, StepAction, WorkflowStatus
 
 R = TypeVar("R")
+
+_PLAIN = RunOptions()
 
 
 class Host(Protocol):
@@ -59,7 +65,7 @@ class StepGuard:
         recorded = await run.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
-        return _answer(run, step_id, recorded).value
+        return run.answer(step_id, recorded)
 
     async def fail(self, error: str | BaseException, *, transient: bool | None = None) -> None:
         """Record the step's error.
@@ -74,6 +80,14 @@ class StepGuard:
         if transient is None:
             transient = isinstance(error, BaseException) and not is_terminal(error)
         await self._run.fail_step(self._execution, error, terminal=not transient)
+
+    async def rest(self) -> None:
+        """Wait until the next attempt is due, after those that failed in an earlier run; for `@step`."""
+        await self._run.rest(self._execution)
+
+    async def retry(self, error: Exception, policy: RetryPolicy) -> bool:
+        """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
+        return await self._run.try_again(self._execution, error, policy)
 
     def abandon(self, *, interrupted: bool = False) -> None:
         """Give the step up without an outcome, as a crash would: the next caller executes it.
@@ -124,12 +138,6 @@ class StepResult:
         return f"<StepResult {self.status}>"
 
 
-def _answer(run: Run, step_id: str, outcome: Outcome) -> StepResult:
-    if outcome.error is not None:
-        raise run.replayed(step_id, outcome.error)
-    return StepResult(StepAction.SKIPPED, output=outcome.output, codec=run.codec)
-
-
 class PyWorkflow:
     """One workflow: what its function and its steps are given as their first argument.
 
@@ -146,6 +154,8 @@ class PyWorkflow:
         self._owner = object()
         self._run: Run | None = None
         self._starting = asyncio.Lock()
+        self._is_to_run_again = False
+        self._fingerprint: int | None = None
 
     def id(self) -> int:
         """Return the workflow's id, unique in its schema: good for idempotency keys."""
@@ -166,7 +176,9 @@ class PyWorkflow:
         that has succeeded.
         """
         async with self._starting:
-            if (self._run is None or not self._run.live) and (await self._claim()).succeeded:
+            if self._run is not None and self._run.in_body and self._run.over is None:
+                self._run.check()
+            elif (self._run is None or not self._run.live) and (await self._claim()).succeeded:
                 raise WorkflowFinishedError(self._id, WorkflowStatus.SUCCESS)
 
     async def success(self, output: Any = None) -> None:
@@ -175,14 +187,18 @@ class PyWorkflow:
         Raises `WorkflowFinishedError` when it has ended before, and `SerializationError` for an output that
         is not strict JSON, which is then its error.
         """
-        await (await self._current()).succeed(output)
+        run = await self._current()
+        run.check()
+        await run.succeed(output)
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run: the workflow is ERROR, with this error, and may be run again.
 
         Raises `WorkflowFinishedError` when it has ended before.
         """
-        await (await self._current()).fail(error)
+        run = await self._current()
+        run.check()
+        await run.fail(error)
 
     async def acquire_step(self, step_id: str) -> StepResult:
         """Ask what is recorded of a step, or for the right to execute it.
@@ -192,13 +208,54 @@ class PyWorkflow:
         error, if that is its outcome, `InvalidNameError`, `StepCycleError` for a step that would wait for
         itself, and `WorkflowFencedError` for a stale run.
         """
+        fingerprint, self._fingerprint = self._fingerprint, None
         check_name("step id", step_id)
         scope = scope_of(self._owner)
         run = await self._current() if scope is None else scope.run
-        found = await run.acquire(step_id)
+        found = await run.acquire(step_id, fingerprint)
         if isinstance(found, Outcome):
-            return _answer(run, step_id, found)
+            if found.error is not None:
+                raise run.replayed(step_id, found.error)
+            return StepResult(StepAction.SKIPPED, output=found.output, codec=run.codec)
         return StepResult(StepAction.EXECUTE, guard=StepGuard(run, found))
+
+    def calls_with(self, fingerprint: int) -> None:
+        """Tell the fingerprint of what the step is called with that is acquired next, and at once; for `@step`."""
+        self._fingerprint = fingerprint
+
+    async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the word of the field
+        """Return the time by the database's clock, aware, as a step would: a replay sees the same time.
+
+        Recorded as ``now:1``, ``now:2``, ... in the order of the calls, or as `id`: give one where tasks call this
+        at the same time.
+        """
+        _check_id(id)
+        return await (await self._current()).now(id)
+
+    async def sleep(self, delay: float | timedelta, *, id: str | None = None) -> None:  # noqa: A002
+        """Sleep for `delay`, in seconds or as a `timedelta`, across restarts: a replay waits for what is left.
+
+        The time to wake up is recorded as ``sleep:1``, ``sleep:2``, ... in the order of the calls, or as `id`:
+        give one where tasks sleep at the same time. In a worker a workflow that sleeps for more than a moment, and
+        executes no step meanwhile, is not held in memory: its function is left by a `BaseException`, and called
+        again when it is time. Raises `ValueError` for a delay that is no finite number, or more than a century.
+        """
+        _check_id(id)
+        seconds = max(0.0, seconds_of("delay", delay))
+        run = await self._current()
+        await run.sleep(id, fingerprint_of((seconds,), {}), lambda now: now + timedelta(seconds=seconds))
+
+    async def sleep_until(self, time: datetime, *, id: str | None = None) -> None:  # noqa: A002
+        """Sleep until `time`, an aware datetime, by the database's clock; in everything else as `sleep`.
+
+        Raises `ValueError` for a datetime without a time zone.
+        """
+        _check_id(id)
+        if not isinstance(cast(object, time), datetime):
+            raise TypeError(f"sleep_until takes a datetime, not {type(time).__name__}.")
+        if time.utcoffset() is None:
+            raise ValueError("sleep_until takes an aware datetime: give it a tzinfo, as in datetime.now(UTC).")
+        await (await self._current()).sleep(id, None, lambda _now: time)
 
     async def _current(self) -> Run:
         """Return the run that the calling task belongs to, which may be over; start one where there is none."""
@@ -210,25 +267,54 @@ class PyWorkflow:
         assert self._run is not None  # noqa: S101  # `start` made it, or raised
         return self._run
 
-    async def _claim(self) -> Claim:
+    async def _claim(self, timeout: float | None = None) -> Claim:
         """Start a run in the database and here, unless the workflow has succeeded."""
         store = await self._host.store()
-        claim = await store.claim(self._id)
+        claim = await store.claim(self._id, timeout)
         if not claim.succeeded:
-            # Before the first run there was nobody to record anything.
-            outcomes = {} if claim.epoch == 1 else await store.outcomes(self._id)
-            self._run = Run(
-                self._owner, store, self._host.codec, workflow_id=self._id, epoch=claim.epoch, outcomes=outcomes
-            )
+            await self._take(store, claim.epoch, timeout, can_park=False)
         return claim
 
-    async def _enter(self) -> Run | Claim:
+    async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True) -> None:
+        """Make a run that was claimed in the database this context's, for its function to be called with.
+
+        `can_park` tells that a worker claimed it, and will claim it again when it parks.
+        """
+        async with self._starting:
+            await self._take(await self._host.store(), claimed.epoch, claimed.left, can_park=can_park)
+
+    async def hand_back(self, grace: float = 0.0) -> None:
+        """Leave the run for another worker to go on with at once; the step that executes has `grace` seconds.
+
+        The call of the function then raises `Parked`, unless it came to its end before. Nothing happens where no
+        run is live.
+        """
+        run = self._run
+        if run is not None and run.over is None and run.lost is None:
+            await run.hand_back(grace)
+
+    async def _take(self, store: Store, epoch: int, left: float | None, *, can_park: bool) -> None:
+        history = History({}, {}, left)
+        if epoch > 1:  # before the first run there was nobody to record anything
+            history = await store.history(self._id)
+        self._run = Run(
+            self._owner,
+            store,
+            self._host.codec,
+            workflow_id=self._id,
+            name=self._name,
+            epoch=epoch,
+            history=history,
+            can_park=can_park,
+        )
+
+    async def _enter(self, options: RunOptions, *, again: bool) -> Run | Claim:
         """Return the run whose body may begin now, or the claim that tells the workflow's recorded output."""
         async with self._starting:
-            if self._run is not None and self._run.in_body:
+            if (self._run is not None and self._run.in_body) or (self._is_to_run_again and not again):
                 raise WorkflowInProgressError(self._id)
             if self._run is None or not self._run.live:
-                claim = await self._claim()
+                claim = await self._claim(options.timeout)
                 if claim.succeeded:
                     return claim
             run = self._run
@@ -236,27 +322,39 @@ class PyWorkflow:
             run.in_body = True
             return run
 
-    async def run_body(self, body: Callable[[], Awaitable[R]]) -> R:
+    async def run_body(self, body: Callable[[], Awaitable[R]], options: RunOptions = _PLAIN) -> R:
         """Run a workflow's body to the recorded end; `@workflow` calls this.
 
         A workflow that has succeeded returns its recorded output, and the body does not run. An `Exception`
-        that leaves the body is recorded as the workflow's error; any other exception is a crash, of which
-        nothing is recorded. Raises `WorkflowInProgressError` when a body runs in this context already.
+        that leaves the body is recorded as the workflow's error, unless `options` have it tried again; any other
+        exception is a crash, of which nothing is recorded. Raises `WorkflowInProgressError` when a body runs in
+        this context already, `WorkflowCancelledError`, `WorkflowTimeoutError`, and `Parked`.
         """
-        entered = await self._enter()
-        if isinstance(entered, Claim):
-            return cast(R, self._decoded(entered.output))
-        with entered.inside():
+        again = False
+        while True:
+            entered = await self._enter(options, again=again)
+            if isinstance(entered, Claim):
+                return cast(R, self._decoded(entered.output))
+            with entered.inside(options):
+                try:
+                    entered.check()
+                    return cast(R, await entered.returned(await body()))
+                except BaseException as error:
+                    delay = await entered.raised(error)
+                    if delay is None:
+                        raise
+            if entered.successor is not None:
+                self._run = entered.successor
+            self._is_to_run_again = again = True
             try:
-                result = await body()
-            except Exception as error:
-                if entered.over is None and error is not entered.lost:
-                    await entered.fail(error)
-                raise
-            except BaseException:
-                entered.crash()
-                raise
-            return cast(R, await entered.succeed(result))
+                await asyncio.sleep(delay)
+            finally:
+                self._is_to_run_again = False
 
     def _decoded(self, output: str | None) -> Any:
         return None if output is None else self._host.codec.decode(output)
+
+
+def _check_id(step_id: str | None) -> None:
+    if step_id is not None:
+        check_name("step id", step_id)

@@ -7,21 +7,46 @@ import builtins
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
+from pgqrs.clock import seconds_of
 from pgqrs.context import PyWorkflow
+from pgqrs.errors import ConfigurationError
+from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, run_in_thread
 from pgqrs.failures import is_terminal
+from pgqrs.fingerprint import fingerprint_of
 from pgqrs.names import check_name
+from pgqrs.retry import RetryPolicy, policy_of
+from pgqrs.run import RunOptions
 from pgqrs.types import StepAction
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 AsyncFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], Awaitable[R]]
+PlainFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], R]
 Decorated: TypeAlias = Callable[Concatenate[PyWorkflow, P], Coroutine[Any, Any, R]]
 Errors: TypeAlias = tuple[type[Exception], ...]
 
-_NAME_ATTRIBUTE = "__pgqrs_workflow__"
+_DEFINITION = "__pgqrs_workflow__"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What `@workflow` knows of a function: its name and its options; `function` is the decorated callable.
+
+    Times are in seconds.
+    """
+
+    name: str
+    function: Callable[..., Coroutine[Any, Any, Any]]
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    max_attempts: int = 20
+    strict: bool = False
 
 
 @overload
@@ -35,60 +60,132 @@ def step(
     key: Callable[..., object] | None = None,
     terminal: Errors = (),
     transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
 ) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
 
+@overload
 def step(
-    function: AsyncFunction[P, R] | None = None,
+    *,
+    id: str | None = None,
+    key: Callable[..., object] | None = None,
+    terminal: Errors = (),
+    transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    thread: Literal[True],
+) -> Callable[[PlainFunction[P, R]], Decorated[P, R]]: ...
+
+
+@overload
+def step(
+    *,
+    id: str | None = None,
+    key: Callable[..., object] | None = None,
+    terminal: Errors = (),
+    transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    executor: ExecutorSource,
+) -> Callable[[Callable[P, R]], Decorated[P, R]]: ...
+
+
+def step(
+    function: Callable[..., Any] | None = None,
     /,
     *,
     id: str | None = None,  # noqa: A002  # the word of the field
     key: Callable[..., object] | None = None,
     terminal: Errors = (),
     transient: Errors = (),
-) -> Decorated[P, R] | Callable[[AsyncFunction[P, R]], Decorated[P, R]]:
-    """Make an ``async def`` a durable step: its outcome is recorded, and a recorded one is not executed again.
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    thread: bool = False,
+    executor: ExecutorSource | None = None,
+) -> Any:
+    """Make a function a durable step: its outcome is recorded, and a recorded one is not executed again.
 
-    The first argument of the function is the `PyWorkflow`; what it returns must be strict JSON, and comes back
-    in the form that a replay will see (a tuple as a list).
+    It is an ``async def``, and its first argument is the `PyWorkflow`; what it returns must be strict JSON, and
+    comes back in the form that a replay will see (a tuple as a list).
 
     `id` is the step's id in its workflow, the function's name by default. `key` makes it ``id:key`` for calls
     that differ: it is called with the step's arguments without the workflow. Without a key a second call in the
-    same workflow returns the first one's outcome. `terminal` and `transient` are exception classes whose errors
-    trying again cannot mend, or may mend, where that differs from the default: `ValueError`, `TypeError`,
-    `LookupError`, `ArithmeticError`, `AssertionError`, `AttributeError`, `NameError` and `NotImplementedError`
-    are terminal, the others transient.
+    same workflow returns the first one's outcome, and a warning is logged when its arguments differ. `terminal`
+    and `transient` are exception classes whose errors trying again cannot mend, or may mend, where that differs
+    from the default: `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`,
+    `AttributeError`, `NameError` and `NotImplementedError` are terminal, the others transient.
 
-    Raises `TypeError` for a function that is not ``async def``, or whose first argument is annotated as
-    something else than `PyWorkflow`; the same at a call with something else.
+    `retry` is a number of attempts, or a `RetryPolicy`: a transient error is then tried again, and only the
+    last one is the step's outcome. The failed attempts are recorded, so they count across restarts. The error
+    that is recorded of another step, called within this one, is not tried again. `timeout` bounds each attempt:
+    `StepTimeoutError`, which is transient.
+
+    Blocking code is a plain ``def``. With ``thread=True`` it is called in a thread of the library's. With
+    `executor`, a `concurrent.futures.Executor` or a function without arguments that makes one when it is first
+    needed, it is called there, and *without* the `PyWorkflow`, which stays here: the step is still called with
+    it. For a pool of processes the function must be at the top level of a module, and its arguments and result
+    must pickle. Neither can be stopped from here: what they return after a timeout or a cancellation is
+    dropped.
+
+    Raises `TypeError` for a function that is not of the kind described, or whose first argument is annotated as
+    something else than `PyWorkflow`, the same at a call with something else; `ConfigurationError` for a number
+    that makes no sense.
     """
+    if thread and executor is not None:
+        raise TypeError("a step runs in a thread or in an executor, not in both.")
+    policy = policy_of(retry)
+    limit = None if timeout is None else _positive_seconds("timeout", timeout)
+    judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
+    attempts = None if policy is None and limit is None else Attempts(policy, limit, judge)
 
-    def decorate(function: AsyncFunction[P, R]) -> Decorated[P, R]:
-        _check_function(function, "step")
+    def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
+        call = _async_call_of(function, thread=thread, executor=executor)
         step_id = _name_of(function) if id is None else id
         check_name("step id", step_id)
+        names = _names_of(function, without_context=executor is None)
 
         @functools.wraps(function)
-        async def wrapper(ctx: PyWorkflow, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
             _check_context(ctx, function)
             own_id = step_id if key is None else f"{step_id}:{key(*args, **kwargs)}"
+            ctx.calls_with(fingerprint_of(args, kwargs, names))
             acquired = await ctx.acquire_step(own_id)
             if acquired.status == StepAction.SKIPPED:
-                return acquired.value  # type: ignore[no-any-return]
+                return acquired.value
             guard = acquired.guard
             try:
-                value = await function(ctx, *args, **kwargs)
+                if attempts is None:
+                    value = await call(ctx, *args, **kwargs)
+                else:
+                    value = await attempts.carry_out(lambda: call(ctx, *args, **kwargs), ctx, own_id, guard)
             except Exception as error:
-                await guard.fail(error, transient=not is_terminal(error, terminal=terminal, transient=transient))
+                await guard.fail(error, transient=not judge(error))
                 raise
             except BaseException as crash:
                 guard.abandon(interrupted=isinstance(crash, asyncio.CancelledError))
                 raise
-            return await guard.success(value)  # type: ignore[no-any-return]
+            return await guard.success(value)
 
         return wrapper
 
     return decorate if function is None else decorate(function)
+
+
+def _async_call_of(
+    function: Callable[..., Any], *, thread: bool, executor: ExecutorSource | None
+) -> Callable[..., Awaitable[Any]]:
+    """Return what calls a step's function, with the context and its arguments, and is awaited."""
+    if executor is not None:
+        _check_executor(executor)
+        _check_plain(function)
+        return functools.partial(Elsewhere(executor).run, function)
+    if thread:
+        _check_plain(function)
+        _check_first_argument(function, "step")
+        return functools.partial(run_in_thread, function)
+    _check_function(function, "step")
+    return function
 
 
 @overload
@@ -96,20 +193,47 @@ def workflow(function: AsyncFunction[P, R], /) -> Decorated[P, R]: ...
 
 
 @overload
-def workflow(*, name: str | None = None) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
+def workflow(
+    *,
+    name: str | None = None,
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    max_attempts: int = 20,
+    strict: bool = False,
+) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
 
 def workflow(
-    function: AsyncFunction[P, R] | None = None, /, *, name: str | None = None
+    function: AsyncFunction[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    max_attempts: int = 20,
+    strict: bool = False,
 ) -> Decorated[P, R] | Callable[[AsyncFunction[P, R]], Decorated[P, R]]:
     """Make an ``async def`` a workflow: it is started, run, and its end recorded.
 
     The first argument of the function is the `PyWorkflow`; what it returns must be strict JSON. `name` is what
-    `Admin.run` creates it under, the function's name by default.
+    `Admin.run` and `Admin.enqueue` create it under, the function's name by default.
 
     Called again after an error or a crash, it goes on from the steps that are recorded; called again after a
-    success, it returns the recorded output and does not run. Raises `TypeError` as `step` does.
+    success, it returns the recorded output and does not run.
+
+    `retry` is a number of attempts, or a `RetryPolicy`: a transient error that leaves the function has it
+    called again, with the steps executed again that brought it down; the others keep their outcomes. `timeout`
+    is how long it may take from its first start, across restarts: then it ends with `WorkflowTimeoutError`,
+    whatever it is doing. A worker that claims it `max_attempts` times in a row without its recording one more
+    step ends it in ERROR. `strict` makes an error, `StepMismatchError`, of a recorded step that is called with
+    other arguments than before.
+
+    Raises `TypeError` and `ConfigurationError` as `step` does.
     """
+    policy = policy_of(retry)
+    limit = None if timeout is None else _positive_seconds("timeout", timeout)
+    most = _checked_attempts(max_attempts)
+    options = RunOptions(policy, limit, strict)
 
     def decorate(function: AsyncFunction[P, R]) -> Decorated[P, R]:
         _check_function(function, "workflow")
@@ -119,25 +243,69 @@ def workflow(
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: P.args, **kwargs: P.kwargs) -> R:
             _check_context(ctx, function)
-            return await ctx.run_body(lambda: function(ctx, *args, **kwargs))
+            return await ctx.run_body(lambda: function(ctx, *args, **kwargs), options)
 
-        setattr(wrapper, _NAME_ATTRIBUTE, own_name)
+        setattr(wrapper, _DEFINITION, Definition(own_name, wrapper, policy, limit, most, strict))
         return wrapper
 
     return decorate if function is None else decorate(function)
 
 
-def workflow_name(function: Callable[..., object]) -> str:
-    """Return the name of a function that `workflow` has decorated; raises `TypeError` for any other."""
-    name: object = getattr(function, _NAME_ATTRIBUTE, None)
-    if not isinstance(name, str):
+def definition_of(function: Callable[..., object]) -> Definition:
+    """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other."""
+    definition: object = getattr(function, _DEFINITION, None)
+    if not isinstance(definition, Definition):
         raise TypeError(f"{_shown(function)} is not a workflow: decorate it with @workflow.")
-    return name
+    return definition
 
 
 def _check_function(function: Callable[..., object], kind: str) -> None:
     if not inspect.iscoroutinefunction(function):
-        raise TypeError(f"{_shown(function)} cannot be a {kind}: it must be an `async def` function.")
+        hint = ", or `@step(thread=True)` for blocking code" if kind == "step" else ""
+        raise TypeError(f"{_shown(function)} cannot be a {kind}: it must be an `async def` function{hint}.")
+    _check_first_argument(function, kind)
+
+
+def _check_plain(function: Callable[..., object]) -> None:
+    if not callable(cast(object, function)) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{_shown(function)} cannot be a step in a thread or an executor: it must be a plain `def` function."
+        )
+
+
+def _check_executor(executor: object) -> None:
+    if not isinstance(executor, Executor) and not callable(executor):
+        raise TypeError(
+            "executor is a concurrent.futures.Executor, or a function that makes one, "
+            f"not {type(executor).__name__}."
+        )
+
+
+def _positive_seconds(what: str, given: object) -> float:
+    seconds = seconds_of(what, given)
+    if seconds <= 0:
+        raise ConfigurationError(f"a {what} is more than 0, not {given} s.")
+    return seconds
+
+
+def _checked_attempts(given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"max_attempts is an int, not {type(given).__name__}.")
+    if given < 1:
+        raise ConfigurationError(f"max_attempts is at least 1, not {given}.")
+    return given
+
+
+def _names_of(function: Callable[..., object], *, without_context: bool) -> tuple[str, ...]:
+    """Return the names of the parameters that can be given by position and by name, in order."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1 if without_context else 0 :]
+    except ValueError:  # a function written in C that does not tell
+        return ()
+    return tuple(each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD)
+
+
+def _check_first_argument(function: Callable[..., object], kind: str) -> None:
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind in {first.KEYWORD_ONLY, first.VAR_KEYWORD}:
         raise TypeError(f"{_shown(function)} cannot be a {kind}: its first argument must be the PyWorkflow.")

@@ -3,7 +3,7 @@
 ::
 
     PgqrsError
-    ├── ConfigurationError (ValueError)      what was given to `Admin` cannot work
+    ├── ConfigurationError (ValueError)      what was given to `Admin` or to a decorator cannot work
     │   └── InvalidDSNError                  not a PostgreSQL DSN
     ├── InvalidNameError (ValueError)        a workflow name or step id that cannot be stored
     ├── EmbeddedServerError                  the embedded PostgreSQL is missing or did not start
@@ -12,15 +12,21 @@
     ├── SchemaError                          the tables are not as this version needs them
     │   ├── NotInstalledError                there are none
     │   └── SchemaOutOfDateError             they are older or newer
+    ├── InvariantError                       the tables hold what they must never hold; has `violations`
     ├── WorkflowError                        about one workflow; has `workflow_id`
     │   ├── WorkflowNotFoundError            there is none of this id
     │   ├── WorkflowFencedError              it was started again elsewhere: this run is stale
     │   ├── WorkflowFinishedError            it has ended, and the first outcome is kept
     │   ├── WorkflowCancelledError           it was cancelled
     │   ├── WorkflowInProgressError          its context is running it right now
+    │   ├── WorkflowLockedError              another executor that lives is running it
+    │   ├── WorkflowTimeoutError             it was not finished at its deadline
+    │   ├── PoisonedWorkflowError            it was claimed again and again and never got further
     │   └── RunEndedError                    this run of it is over; a task of it still goes on
     ├── StepError                            about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
+    │   ├── StepTimeoutError (TimeoutError)  the step took longer than its timeout
+    │   ├── StepMismatchError (TerminalError)  its outcome was recorded for other arguments
     │   ├── StepCycleError                   the step would wait for itself
     │   └── GuardUsedError                   the guard has already recorded an outcome
     ├── SerializationError (ValueError)      a value that is not strict JSON; has `path`
@@ -32,13 +38,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from uuid import UUID
+
 
 class PgqrsError(Exception):
     """The base of every error that pgqrs raises."""
 
 
 class ConfigurationError(PgqrsError, ValueError):
-    """What was given to `Admin` cannot work."""
+    """What was given to `Admin` or to a decorator cannot work."""
 
 
 class InvalidDSNError(ConfigurationError):
@@ -105,6 +114,14 @@ class SchemaOutOfDateError(SchemaError):
         self.head = head
 
 
+class InvariantError(PgqrsError):
+    """The tables hold what they must never hold; `violations` says what, a sentence each."""
+
+    def __init__(self, violations: Sequence[str]) -> None:
+        super().__init__("\n".join(["the tables are not as pgqrs leaves them:", *violations]))
+        self.violations = tuple(violations)
+
+
 class WorkflowError(PgqrsError):
     """An error about the workflow `workflow_id`."""
 
@@ -168,6 +185,41 @@ class WorkflowInProgressError(WorkflowError):
         )
 
 
+class WorkflowLockedError(WorkflowError):
+    """Another executor that lives holds the workflow's run; `executor_id` is which."""
+
+    def __init__(self, workflow_id: int, executor_id: UUID) -> None:
+        super().__init__(
+            f"workflow {workflow_id} is being run by another executor ({executor_id}), which is alive: "
+            "wait for its result (`admin.handle(id)`), or cancel it.",
+            workflow_id=workflow_id,
+        )
+        self.executor_id = executor_id
+
+
+class WorkflowTimeoutError(WorkflowError):
+    """The workflow was not finished at its deadline; `timeout` is how long it was given, in seconds, if known."""
+
+    def __init__(self, workflow_id: int, timeout: float | None) -> None:
+        given = "" if timeout is None else f" of {timeout:g} seconds"
+        super().__init__(
+            f"workflow {workflow_id} was not finished within its timeout{given}.", workflow_id=workflow_id
+        )
+        self.timeout = timeout
+
+
+class PoisonedWorkflowError(WorkflowError):
+    """The workflow was claimed `attempts` times in a row and no run of it recorded one more step."""
+
+    def __init__(self, workflow_id: int, attempts: int) -> None:
+        super().__init__(
+            f"workflow {workflow_id} was claimed {attempts} times in a row without recording one more step, so it "
+            f"is not tried again; after a fix call `await admin.resume_workflow({workflow_id})`.",
+            workflow_id=workflow_id,
+        )
+        self.attempts = attempts
+
+
 class RunEndedError(WorkflowError):
     """The run was left by a crash or a cancellation, and a task that it left behind asked for more."""
 
@@ -194,6 +246,18 @@ class StepFailedError(StepError):
     It is raised as an instance of a class that derives from this one and from the original exception's class,
     so ``except ValueError`` still catches a recorded `ValueError`.
     """
+
+
+class StepTimeoutError(StepError, TimeoutError):
+    """The step took longer than its `timeout`, in seconds."""
+
+    def __init__(self, workflow_id: int, step_id: str, timeout: float) -> None:
+        super().__init__(
+            f"step {step_id!r} of workflow {workflow_id} took longer than its timeout of {timeout:g} seconds.",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
+        self.timeout = timeout
 
 
 class StepCycleError(StepError):
@@ -251,4 +315,24 @@ class TerminalError(PgqrsError):
 
 
 class TransientError(PgqrsError):
-    """Raise this in a step to say that it may succeed when it is tried again."""
+    """Raise this in a step to say that it may succeed when it is tried again.
+
+    `retry_after` is when, in seconds from now: where a `RetryPolicy` tries again, it rules the delay.
+    """
+
+    def __init__(self, *args: object, retry_after: float | None = None) -> None:
+        super().__init__(*args)
+        self.retry_after = retry_after
+
+
+class StepMismatchError(StepError, TerminalError):
+    """The outcome recorded of the step is of a call with other arguments; raised in a strict workflow."""
+
+    def __init__(self, workflow_id: int, step_id: str) -> None:
+        super().__init__(
+            f"step {step_id!r} of workflow {workflow_id} is called with other arguments than those that its "
+            "recorded outcome is of. Give calls that differ ids that differ (`@step(key=...)`), and a workflow "
+            "that is under way the arguments that it began with.",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )

@@ -15,7 +15,9 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     Identity,
+    Index,
     MetaData,
     Text,
     Uuid,
@@ -30,7 +32,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The schema of the tables unless the application chooses another."""
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/versions`; known here so that checking it needs no Alembic."""
 
 _NAMING = {
@@ -53,7 +55,11 @@ class Base(DeclarativeBase):
 
 
 class Workflow(Base):
-    """One workflow: what was asked for, how far it is, what came of it."""
+    """One workflow: what was asked for, how far it is, what came of it.
+
+    Of `ready_at`, `due_at` and `executor` at most one is set: a worker may claim it, it waits for a time, or
+    somebody runs it. The partial indexes on them hold these workflows alone, however many have ended.
+    """
 
     __tablename__ = "pgqrs_workflows"
 
@@ -70,8 +76,34 @@ class Workflow(Base):
     input: Mapped[Any] = mapped_column(JSON())
     output: Mapped[Any | None] = mapped_column(JSON())
     error: Mapped[Any | None] = mapped_column(JSON())
+    queue: Mapped[str | None]
+    key: Mapped[str | None]
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+    ready_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    executor: Mapped[UUID | None] = mapped_column(Uuid())
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    retries: Mapped[int] = mapped_column(server_default=text("0"))
+    timeout: Mapped[float | None] = mapped_column(Double())
+    deadline: Mapped[datetime | None]
+    # None: nobody asked to cancel it; false: after the steps that execute; true: interrupting them.
+    cancel_interrupts: Mapped[bool | None]
 
-    __table_args__ = (CheckConstraint(_one_of(WorkflowStatus), name="status"),)
+    __table_args__ = (
+        CheckConstraint(_one_of(WorkflowStatus), name="status"),
+        Index(
+            "ix_pgqrs_workflows_ready",
+            "queue",
+            "name",
+            priority.desc(),
+            "id",
+            postgresql_where=text("ready_at IS NOT NULL"),
+        ),
+        Index("ix_pgqrs_workflows_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("ix_pgqrs_workflows_executor", "executor", postgresql_where=text("executor IS NOT NULL")),
+        Index("ix_pgqrs_workflows_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL")),
+        Index("ix_pgqrs_workflows_key", "name", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+    )
 
 
 class Step(Base):
@@ -92,4 +124,27 @@ class Step(Base):
     output: Mapped[Any | None] = mapped_column(JSON())
     error: Mapped[Any | None] = mapped_column(JSON())
 
+    fingerprint: Mapped[int | None]
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    retry_at: Mapped[datetime | None]
+
     __table_args__ = (CheckConstraint(_one_of(StepStatus), name="status"),)
+
+
+class Executor(Base):
+    """One `Admin` in one process, and the signs of its life: a session lock, and a beat where that cannot tell.
+
+    `lock_key` is the advisory lock that its pulse holds. It is dead when it `stopped`, when `expires_at` has
+    passed, or when the lock is free a moment after somebody began to suspect it.
+    """
+
+    __tablename__ = "pgqrs_executors"
+
+    id: Mapped[UUID] = mapped_column(Uuid(), primary_key=True)
+    lock_key: Mapped[int | None]
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+    suspected_at: Mapped[datetime | None]
+    stopped_at: Mapped[datetime | None]

@@ -34,6 +34,10 @@ class FailureTrace:
         """Forget the recorded errors: the body saw them, and went on to another step."""
         self._unfollowed.clear()
 
+    def stems_from_step(self, error: BaseException) -> bool:
+        """Tell whether `error` is the recorded transient error of a step, or stems from one."""
+        return next(self._culprits(error, frozenset(), set()), None) is not None
+
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
         """Return the steps that the next run is to execute again after `error` ended this one.
 
@@ -58,6 +62,17 @@ class FailureTrace:
             inside = frozenset(step.step_id for step in accepted)
         for deeper in _stems_from(error):
             yield from self._culprits(deeper, inside, seen)
+
+
+def stems_from(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and whatever it stems from."""
+    pending, seen = [error], set[int]()
+    while pending:
+        each = pending.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            pending.extend(_stems_from(each))
 
 
 def _stems_from(error: BaseException) -> Iterator[BaseException]:

@@ -16,6 +16,7 @@ class WorkflowStatus(StrEnum):
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    WAITING = "WAITING"
     SUCCESS = "SUCCESS"
     ERROR = "ERROR"
     CANCELLED = "CANCELLED"
@@ -56,6 +57,13 @@ class WorkflowRecord:
     started_at: datetime | None
     completed_at: datetime | None
     updated_at: datetime
+    queue: str | None = None
+    key: str | None = None
+    priority: int = 0
+    due_at: datetime | None = None
+    deadline: datetime | None = None
+    executor_id: UUID | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,7 @@ class StepRecord:
     reopened: bool
     started_at: datetime
     completed_at: datetime | None
+    failures: int = 0
 
 
 class NewWorkflow(NamedTuple):
@@ -90,11 +99,58 @@ class NewWorkflow(NamedTuple):
         return len(self.input)
 
 
+class NewRun(NamedTuple):
+    """To write: a workflow that is not there yet, and with it its first run; `input` is JSON text.
+
+    `timeout` is how long the workflow may take from now, in seconds.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    claim: UUID
+    executor: UUID
+    timeout: float | None
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.input)
+
+
+class Submission(NamedTuple):
+    """To write: a workflow for the workers of `queue`; `input` is JSON text.
+
+    `priority` is higher for what goes first. `delay` is how long it is not to be started, and `timeout` how long
+    it may take from its first start, both in seconds. Of the workflows of one name and `key` only the first is
+    written.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    key: str | None
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.input)
+
+
 class RunStart(NamedTuple):
-    """To write: the start of a run; `claim` makes it safe to send twice."""
+    """To write: the start of a run by `executor`; `claim` makes it safe to send twice.
+
+    `timeout` is how long the workflow may take from its first start, in seconds, unless it has a deadline.
+    """
 
     workflow_id: int
     claim: UUID
+    executor: UUID
+    timeout: float | None = None
 
     @property
     def size(self) -> int:
@@ -114,7 +170,7 @@ class StepOutcome(NamedTuple):
     """To write: what came of a step.
 
     One of `output` and `error` is JSON text; while neither is, the step is still running. `elapsed` is how long
-    it has executed, in seconds.
+    it has executed, in seconds. `fingerprint` is that of its arguments.
     """
 
     workflow_id: int
@@ -123,11 +179,33 @@ class StepOutcome(NamedTuple):
     output: str | None
     error: str | None
     elapsed: float
+    fingerprint: int | None = None
 
     @property
     def size(self) -> int:
         """The length of the payload in characters."""
         return len(self.output or self.error or "")
+
+
+class StepFailure(NamedTuple):
+    """To write: an attempt of a step that failed and is to be tried again.
+
+    `failures` counts the failed attempts with this one, and `delay` is the time until the next one, in seconds.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    error: str
+    elapsed: float
+    fingerprint: int | None
+    failures: int
+    delay: float
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.error)
 
 
 class RunEnd(NamedTuple):
@@ -145,6 +223,29 @@ class RunEnd(NamedTuple):
         return len(self.output or self.error or "")
 
 
+class RunLeave(NamedTuple):
+    """To write: a run left without an end of its workflow, or by a cancellation.
+
+    `status` is WAITING with `wait`, the seconds until the workflow is to be claimed again; PENDING, to hand it to
+    another worker at once; CANCELLED; or RUNNING, for a run that its process
+    gave up and anybody may take over. `retries` is how often the workflow was tried again so far, None to
+    leave that as it is; `error` is JSON text.
+    """
+
+    workflow_id: int
+    epoch: int
+    status: WorkflowStatus
+    wait: float | None = None
+    error: str | None = None
+    retries: int | None = None
+    reopen: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.error or "")
+
+
 class Claim(NamedTuple):
     """What a start gave: the run's `epoch`, or the `output` (JSON text) of a workflow that has succeeded."""
 
@@ -153,8 +254,55 @@ class Claim(NamedTuple):
     succeeded: bool = False
 
 
-class Outcome(NamedTuple):
-    """What is recorded of a finished step: the JSON text of its `output`, or of its `error`."""
+class ClaimedRun(NamedTuple):
+    """A run that a worker has claimed.
 
+    `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this one included.
+    `left` is the time until its deadline in seconds, None without one.
+    """
+
+    workflow_id: int
+    name: str
+    epoch: int
+    input: str
+    attempts: int
+    left: float | None
+
+
+class Outcome(NamedTuple):
+    """What is recorded of a finished step: the JSON text of its `output`, or of its `error`.
+
+    `fingerprint` is that of the arguments that it was called with, None where they are not known.
+    """
+
+    output: str | None
+    error: str | None
+    fingerprint: int | None = None
+
+
+class FailedAttempts(NamedTuple):
+    """What is recorded of a step that is being retried: how often it failed, and the seconds until it is due."""
+
+    failures: int
+    wait: float
+
+
+class History(NamedTuple):
+    """What an earlier run left: the finished steps, those to execute again left out, and those being retried.
+
+    `left` is the time until the workflow's deadline in seconds, None without one; `retries` is how often the
+    workflow itself was tried again.
+    """
+
+    outcomes: dict[str, Outcome]
+    failed: dict[str, FailedAttempts]
+    left: float | None = None
+    retries: int = 0
+
+
+class Ended(NamedTuple):
+    """How a workflow ended: its `status`, and the JSON text of its output or error."""
+
+    status: WorkflowStatus
     output: str | None
     error: str | None

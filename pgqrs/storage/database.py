@@ -42,11 +42,14 @@ class Limits(NamedTuple):
     """How long to wait for the database, in seconds.
 
     `timeout` bounds one connection attempt and one statement of the journal; `patience` is how long a write or a
-    read goes on trying while a server that was there is away.
+    read goes on trying while a server that was there is away. The executor shows that it lives once in `beat`, and
+    without a sign for `expiry` it counts as dead.
     """
 
     timeout: float
     patience: float
+    beat: float = 3.0
+    expiry: float = 15.0
 
 
 class CompiledStatement(NamedTuple):

@@ -38,7 +38,7 @@ class RunningMarks:
     def _sweep(self) -> None:
         now = self._loop.time()
         for step, began in list(takewhile(lambda item: now - item[1] >= LONG, self._young.items())):
-            mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, now - began)
+            mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, now - began, None)
             if self._journal.offer(mark):
                 del self._young[step]
         self._sweep_due = self._loop.call_later(LONG, self._sweep) if self._young else None

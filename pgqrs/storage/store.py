@@ -4,40 +4,79 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from uuid import uuid4
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Protocol
+from uuid import UUID, uuid4
+from weakref import WeakValueDictionary
 
-from pgqrs.errors import WorkflowNotFoundError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError
 from pgqrs.storage import migrate
+from pgqrs.storage.channels import executor_channel, queue_channel
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
+from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.faults import translated
 from pgqrs.storage.journal import Journal
 from pgqrs.storage.marks import RunningMarks
+from pgqrs.storage.pulse import Pulse
 from pgqrs.storage.repositories import Decode, StepRepository, WorkflowRepository
+from pgqrs.storage.watch import Watch
 from pgqrs.types import (
     Claim,
+    Ended,
+    History,
+    NewRun,
     NewWorkflow,
     Outcome,
     RunEnd,
+    RunLeave,
     RunStart,
+    StepFailure,
     StepOutcome,
     StepRecord,
+    Submission,
     WorkflowRecord,
     WorkflowStatus,
 )
 
 _MAX_BIGINT = 2**63 - 1
 
+MOST_SUBMITTED = 5000
+"""How many workflows one statement of `Store.submit_many` writes."""
+
 MAX_ID_BLOCK = 1024
 """The most workflow ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
+
+
+class RunControl(Protocol):
+    """What can be asked of a run that is live in this event loop."""
+
+    @property
+    def busy_with(self) -> str | None:
+        """The id of a step that it executes, None between steps."""
+        ...
+
+    def cancel(self, *, interrupt: bool) -> None:
+        """End the run as cancelled, after the steps that execute, or interrupting them."""
+        ...
 
 
 class Store:
     """A database, its journal, and the ids reserved for new workflows."""
 
-    def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
+    def __init__(self, source: EngineSource, schema: str, limits: Limits, pulse: Pulse) -> None:
         self.database = Database(source, schema, limits)
+        self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
+        """The runs that are live in this event loop, by their workflows' ids."""
+        self._pulse = pulse
+        self._is_beating = False
+        self._starting = 0
+        self._clock: tuple[datetime, float] | None = None
         self.journal = Journal(self.database)
         self.marks = RunningMarks(self.journal)
         self._ids: deque[int] = deque()
@@ -70,7 +109,32 @@ class Store:
         """Write what the journal has accepted and close what is ours; it can be used, and closed, again."""
         async with self._closing:
             await self.journal.close()
+            if self._is_beating and not self._starting:
+                self._is_beating = False
+                await self._pulse.leave()
             await self.database.dispose()
+
+    @property
+    def executor_id(self) -> UUID:
+        """The executor that the runs of this process belong to."""
+        return self._pulse.executor_id
+
+    async def beat(self) -> None:
+        """Show signs of life from now on: no run is started before its executor is registered."""
+        if not self._is_beating:
+            with translated(self.database.schema):
+                await self._pulse.join(self._cancel_asked)
+            self._is_beating = True
+
+    def _cancel_asked(self, workflow_id: int, interrupt: bool) -> None:  # a callback of the pulse
+        if run := self.runs.get(workflow_id):
+            run.cancel(interrupt=interrupt)
+
+    async def watch(self, rung: Callable[[str], None]) -> Watch:
+        """Return a worker's connection; `rung` is called with the name of a queue whose doorbell was rung."""
+        await self.ready()
+        await self.beat()
+        return Watch(self.database, self.executor_id, rung)
 
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""
@@ -112,15 +176,161 @@ class Store:
         )
         self._block = min(2 * count, MAX_ID_BLOCK)
 
-    async def claim(self, workflow_id: int) -> Claim:
-        """Start a run of the workflow, fencing every earlier one, or return the output of its success."""
+    async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
+        """Write a new workflow that this executor runs already, and return its id and the claim."""
         await self.ready()
-        claim: Claim = await self.journal.write(RunStart(workflow_id, uuid4()))
-        return claim
+        with self._beating():
+            await self.beat()
+            workflow_id = await self._reserved_id()
+            record = NewRun(workflow_id, name, input_text, uuid4(), self.executor_id, timeout)
+            claim: Claim = await self.journal.write(record)
+        return workflow_id, claim
 
-    async def outcomes(self, workflow_id: int) -> dict[str, Outcome]:
-        """Return what is recorded of the workflow's finished steps, those to be executed again left out."""
-        return await self.database.patiently(lambda connection: StepRepository(connection).outcomes(workflow_id))
+    @contextmanager
+    def _beating(self) -> Generator[None]:
+        """Keep the pulse, though the store be closed meanwhile: a start uses it again."""
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
+
+    async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
+        """Start a run of the workflow, fencing every earlier one, or return the output of its success.
+
+        Raises `WorkflowLockedError` where another executor that lives holds a run of it; what a dead one held is
+        taken over.
+        """
+        await self.ready()
+        with self._beating():
+            return await self._claim(workflow_id, timeout)
+
+    async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
+        await self.beat()
+        while True:
+            try:
+                record = RunStart(workflow_id, uuid4(), self.executor_id, timeout)
+                claim: Claim = await self.journal.write(record)
+            except WorkflowLockedError as locked:
+                if not await self._release(workflow_id, locked.executor_id):
+                    raise
+            else:
+                return claim
+
+    async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
+        """Take the run from its executor if that is dead."""
+
+        async def release(connection: AsyncConnection) -> bool:
+            repository = WorkflowRepository(connection)
+            if await repository.is_alive(executor_id):
+                return False
+            await repository.release(workflow_id, executor_id)
+            return True
+
+        return await self.database.patiently(release)
+
+    async def history(self, workflow_id: int) -> History:
+        """Return what is recorded of the workflow's steps, those to be executed again left out."""
+        return await self.database.patiently(lambda connection: StepRepository(connection).history(workflow_id))
+
+    async def submit(
+        self,
+        name: str,
+        input_text: str,
+        *,
+        queue: str,
+        priority: int = 0,
+        delay: float | None = None,
+        timeout: float | None = None,
+        key: str | None = None,
+    ) -> int:
+        """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's."""
+        await self.ready()
+        while True:
+            workflow_id = await self._reserved_id()
+            new = Submission(workflow_id, name, input_text, queue, priority, delay, timeout, key)
+            if await self.journal.write(new) or key is None:
+                return workflow_id
+            if (taken := (await self._ids_of_keys(name, [key])).get(key)) is not None:
+                return taken
+
+    async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
+        """Write workflows of one name, in a transaction a few thousand, and return their ids in order.
+
+        Their `workflow_id` is not looked at. Of those that share a key the first is written; the others, and those
+        whose key was taken before, get that workflow's id.
+        """
+        await self.ready()
+        ids: list[int] = []
+        for start in range(0, len(submissions), MOST_SUBMITTED):
+            ids += await self._submit_batch(submissions[start : start + MOST_SUBMITTED])
+        return ids
+
+    async def _submit_batch(self, submissions: Sequence[Submission]) -> list[int]:
+        sequence = self.database.qualified("pgqrs_workflows_id_seq")
+        drawn = await self.database.patiently(
+            lambda connection: WorkflowRepository(connection).reserve_ids(sequence, len(submissions))
+        )
+        new = [each._replace(workflow_id=own) for each, own in zip(submissions, drawn, strict=True)]
+        await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
+        keys = list({each.key for each in new if each.key is not None})
+        taken = await self._ids_of_keys(new[0].name, keys) if keys else {}
+        return [each.workflow_id if each.key is None else taken[each.key] for each in new]
+
+    async def _ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
+        return await self.database.patiently(
+            lambda connection: WorkflowRepository(connection).ids_of_keys(name, keys)
+        )
+
+    async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
+        """Return how those of these workflows ended that have."""
+        await self.ready()
+        return await self.database.patiently(lambda connection: WorkflowRepository(connection).ended(ids))
+
+    async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
+        """Return a workflow as it stands."""
+        _check_id(workflow_id)
+        await self.ready()
+        return await self.database.patiently(
+            lambda connection: WorkflowRepository(connection).get(decode, workflow_id)
+        )
+
+    async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
+        """Cancel a workflow, at once or through the executor that runs it."""
+        _check_id(workflow_id)
+        await self.ready()
+        executor_id = await self.database.patiently(
+            lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt)
+        )
+        if executor_id is None:
+            return
+        if executor_id == ABANDONED or await self._release(workflow_id, executor_id):
+            await self.database.patiently(
+                lambda connection: WorkflowRepository(connection).cancel_released(workflow_id)
+            )
+        elif executor_id == self.executor_id:
+            self._pulse.cancel(workflow_id, interrupt=interrupt)
+        else:
+            await self._notify(executor_channel(executor_id), "cancel")
+
+    async def ring(self, queue: str) -> None:
+        """Ring a queue's doorbell: a hint to the workers that listen."""
+        await self._notify(queue_channel(self.database.schema), queue)
+
+    async def _notify(self, channel: str, payload: str) -> None:
+        await self.database.patiently(lambda connection: WorkflowRepository(connection).ring(channel, payload))
+
+    async def now(self) -> datetime:
+        """Return the time by the database's clock, which is asked once and carried on by the monotonic one."""
+        if self._clock is None:
+            self._clock = await self.database.patiently(_read_clock)
+        then, at = self._clock
+        return then + timedelta(seconds=monotonic() - at)
+
+    async def violations(self) -> list[str]:
+        """Return what the tables hold that they must never hold, a sentence each."""
+        await self.ready()
+        return await self.database.patiently(lambda connection: WorkflowRepository(connection).violations())
 
     @property
     def is_full(self) -> bool:
@@ -135,9 +345,21 @@ class Store:
         """Take a step's outcome on; `tell` is called with what is recorded, which may be an earlier one."""
         self.journal.accept(outcome, tell)
 
+    async def record_failure(self, failure: StepFailure) -> None:
+        """Record an attempt of a step that failed and is to be tried again."""
+        await self.journal.write(failure)
+
     async def end(self, end: RunEnd) -> None:
         """Record how a run ended."""
         await self.journal.write(end)
+
+    async def leave(self, leave: RunLeave) -> None:
+        """Record that a run was left for a later claim, or was cancelled."""
+        await self.journal.write(leave)
+
+    def abandon(self, workflow_id: int, epoch: int) -> None:
+        """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash."""
+        self.journal.offer(RunLeave(workflow_id, epoch, WorkflowStatus.RUNNING))
 
     async def name_of(self, workflow_id: int) -> str:
         """Return the name of a workflow."""
@@ -174,6 +396,15 @@ class Store:
         return await self.database.patiently(
             lambda connection: StepRepository(connection).of_workflow(workflow_id, decode)
         )
+
+
+async def _read_clock(connection: AsyncConnection) -> tuple[datetime, float]:
+    """Return the time by the database's clock, and the monotonic time that it was then."""
+    repository = WorkflowRepository(connection)
+    await repository.now()  # what the first statement of a connection takes is not part of the way there and back
+    asked = monotonic()
+    now = await repository.now()
+    return now, (asked + monotonic()) / 2
 
 
 def _check_id(workflow_id: object) -> None:

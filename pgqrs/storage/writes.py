@@ -22,6 +22,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Double,
+    Interval,
     Subquery,
     Text,
     Uuid,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    not_,
     null,
     select,
     union_all,
@@ -45,13 +47,28 @@ from pgqrs.errors import (
     WorkflowCancelledError,
     WorkflowFencedError,
     WorkflowFinishedError,
+    WorkflowLockedError,
     WorkflowNotFoundError,
 )
 from pgqrs.models import Step, Workflow
-from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome, StepStatus, WorkflowStatus
+from pgqrs.storage.executors import ABANDONED
+from pgqrs.types import (
+    Claim,
+    NewRun,
+    NewWorkflow,
+    Outcome,
+    RunEnd,
+    RunLeave,
+    RunStart,
+    StepFailure,
+    StepOutcome,
+    StepStatus,
+    Submission,
+    WorkflowStatus,
+)
 
-Record: TypeAlias = NewWorkflow | RunStart | StepOutcome | RunEnd
-Result: TypeAlias = Claim | Outcome | None
+Record: TypeAlias = NewWorkflow | NewRun | Submission | RunStart | StepOutcome | StepFailure | RunEnd | RunLeave
+Result: TypeAlias = Claim | Outcome | bool | None
 Arrays: TypeAlias = dict[str, list[Any]]
 
 _WORKFLOWS: Any = Workflow.__table__
@@ -64,14 +81,22 @@ class Standing(NamedTuple):
     status: str | None
     epoch: int
     claim: UUID | None
+    executor: UUID | None
     output: str | None
     step_status: str | None
     step_epoch: int
     step_output: str | None
     step_error: str | None
+    step_fingerprint: int | None
+    step_failures: int
 
 
 _ONE: ColumnElement[int] = literal_column("1", BigInteger())
+
+_SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
+
+DEFAULT_QUEUE = "default"
+"""The queue of a workflow that was not given one."""
 
 AGAIN: Any = object()
 """The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
@@ -172,25 +197,141 @@ class Create(Kind[NewWorkflow]):
         """Return None: the id was reserved for this record, so what is there is its first sending."""
 
 
+class Begin(Kind[NewRun]):
+    """Insert workflows that run already, under ids that are reserved; one that is there is left as it is."""
+
+    name = "begin"
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "claim": Uuid(),
+        "executor": Uuid(),
+        "timeout": Double(),
+    }
+    written: ClassVar = [
+        "id",
+        "name",
+        "input",
+        "claim",
+        "executor",
+        "status",
+        "epoch",
+        "started_at",
+        "timeout",
+        "deadline",
+    ]
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the insert."""
+        rows = self._rows(lone=lone)
+        new = select(
+            rows.c.workflow_id,
+            rows.c.name,
+            _json(rows.c.input),
+            rows.c.claim,
+            rows.c.executor,
+            _literal(WorkflowStatus.RUNNING),
+            _ONE,
+            func.now(),
+            rows.c.timeout,
+            _later(rows.c.timeout),
+        ).order_by(rows.c.workflow_id)
+        return (
+            insert(Workflow)
+            .from_select(self.written, new, include_defaults=False)
+            .on_conflict_do_nothing()
+            .returning(*self._answer(Workflow.id, Workflow.epoch))
+        )
+
+    def answered(self, record: NewRun, epoch: int) -> Claim:
+        """Return the claim."""
+        return Claim(epoch)
+
+    def judge(self, record: NewRun, standing: Standing) -> Any:
+        """Return the claim: the id was reserved for this record, so what is there is its first sending."""
+        return Claim(1)
+
+
+class Enqueue(Kind[Submission]):
+    """Insert workflows for workers to claim, now or after a delay; of one key there is one."""
+
+    name = "enqueue"
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "queue": Text(),
+        "priority": BigInteger(),
+        "delay": Double(),
+        "timeout": Double(),
+        "key": Text(),
+    }
+    written: ClassVar = ["id", "name", "input", "queue", "priority", "ready_at", "due_at", "timeout", "key"]
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the insert."""
+        rows = self._rows(lone=lone)
+        new = select(
+            rows.c.workflow_id,
+            rows.c.name,
+            _json(rows.c.input),
+            rows.c.queue,
+            rows.c.priority,
+            case((rows.c.delay.is_(None), func.now())),
+            _later(rows.c.delay),
+            rows.c.timeout,
+            rows.c.key,
+        ).order_by(rows.c.workflow_id)
+        return (
+            insert(Workflow)
+            .from_select(self.written, new, include_defaults=False)
+            .on_conflict_do_nothing()
+            .returning(*self._answer(Workflow.id, Workflow.epoch))
+        )
+
+    def answered(self, record: Submission, epoch: int) -> bool:
+        """Return True: this is the workflow of the key."""
+        return True
+
+    def judge(self, record: Submission, standing: Standing) -> bool:
+        """Tell whether the record's own first sending is there; if not, its key belongs to another workflow."""
+        return standing.status is not None
+
+
 class Start(Kind[RunStart]):
     """Take workflows over: the next epoch, and every older run is fenced."""
 
     name = "start"
-    columns: ClassVar = {"workflow_id": BigInteger(), "claim": Uuid()}
+    columns: ClassVar = {"workflow_id": BigInteger(), "claim": Uuid(), "executor": Uuid(), "timeout": Double()}
 
     def statement(self, *, lone: bool = False) -> Any:
         """Return the update."""
         held = self._held(to_update=True, lone=lone)
-        startable = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.ERROR)
+        startable = (
+            WorkflowStatus.PENDING,
+            WorkflowStatus.RUNNING,
+            WorkflowStatus.WAITING,
+            WorkflowStatus.ERROR,
+        )
         return (
             update(Workflow)
             # A claim that is there already came with the first sending: a late copy must not undo what followed.
             .where(Workflow.id == held.c.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
             .where(Workflow.status.in_([_literal(status) for status in startable]))
+            .where(
+                Workflow.executor.is_(None)
+                | (Workflow.executor == held.c.executor)
+                | (Workflow.executor == literal_column(f"'{ABANDONED}'::uuid", Uuid()))
+            )
             .values(
                 status=_literal(WorkflowStatus.RUNNING),
                 epoch=Workflow.epoch + _ONE,
                 claim=held.c.claim,
+                executor=held.c.executor,
+                ready_at=null(),
+                due_at=null(),
+                deadline=func.coalesce(Workflow.deadline, _later(func.coalesce(Workflow.timeout, held.c.timeout))),
                 error=null(),
                 started_at=func.coalesce(Workflow.started_at, func.now()),
                 completed_at=null(),
@@ -212,8 +353,12 @@ class Start(Kind[RunStart]):
                 return Claim(standing.epoch, standing.output, succeeded=True)
             case WorkflowStatus.CANCELLED:
                 return WorkflowCancelledError(record.workflow_id)
+            case _ if standing.claim == record.claim:
+                return Claim(standing.epoch)
+            case _ if standing.executor is not None and standing.executor not in {record.executor, ABANDONED}:
+                return WorkflowLockedError(record.workflow_id, standing.executor)
             case _:
-                return Claim(standing.epoch) if standing.claim == record.claim else AGAIN
+                return AGAIN
 
 
 class StepWrite(Kind[StepOutcome]):
@@ -227,6 +372,7 @@ class StepWrite(Kind[StepOutcome]):
         "output": Text(),
         "error": Text(),
         "elapsed": Double(),
+        "fingerprint": BigInteger(),
     }
     written: ClassVar = [
         "workflow_id",
@@ -237,6 +383,7 @@ class StepWrite(Kind[StepOutcome]):
         "completed_at",
         "output",
         "error",
+        "fingerprint",
     ]
 
     def statement(self, *, lone: bool = False) -> Any:
@@ -261,10 +408,11 @@ class StepWrite(Kind[StepOutcome]):
                     else_=_literal(StepStatus.RUNNING),
                 ),
                 held.c.epoch,
-                func.now() - held.c.elapsed * literal_column("interval '1 second'"),
+                _earlier(held.c.elapsed),
                 case((func.coalesce(held.c.output, held.c.error).is_not(None), func.now())),
                 _json(held.c.output),
                 _json(held.c.error),
+                held.c.fingerprint,
             )
             .where(held.c.current_epoch == held.c.epoch)
             .order_by(held.c.workflow_id, held.c.step_id)
@@ -272,7 +420,7 @@ class StepWrite(Kind[StepOutcome]):
 
     def answered(self, record: StepOutcome, epoch: int) -> Outcome:
         """Return the outcome as it was sent."""
-        return Outcome(record.output, record.error)
+        return Outcome(record.output, record.error, record.fingerprint)
 
     def judge(self, record: StepOutcome, standing: Standing) -> Any:
         """Return the outcome that is stored, whoever wrote it; a stale run is fenced."""
@@ -280,7 +428,7 @@ class StepWrite(Kind[StepOutcome]):
             return lost
         written = standing.step_status in _of_this_run(record) and standing.step_epoch == record.epoch
         if written or standing.step_status == StepStatus.SUCCESS:
-            return Outcome(standing.step_output, standing.step_error)
+            return Outcome(standing.step_output, standing.step_error, standing.step_fingerprint)
         return AGAIN
 
 
@@ -288,6 +436,74 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
     """Return the statuses that, written by the run itself, leave a record nothing to write."""
     is_mark = record.output is None and record.error is None
     return (StepStatus.ERROR, StepStatus.RUNNING) if is_mark else (StepStatus.ERROR,)
+
+
+class Fail(Kind[StepFailure]):
+    """Record attempts of steps that failed and are to be tried again, for runs whose epoch is current."""
+
+    name = "failure"
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "epoch": BigInteger(),
+        "step_id": Text(),
+        "error": Text(),
+        "elapsed": Double(),
+        "fingerprint": BigInteger(),
+        "failures": BigInteger(),
+        "delay": Double(),
+    }
+    written: ClassVar = [
+        "workflow_id",
+        "step_id",
+        "status",
+        "epoch",
+        "started_at",
+        "error",
+        "fingerprint",
+        "failures",
+        "retry_at",
+    ]
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the insert, which replaces the attempts before."""
+        statement = insert(Step).from_select(self.written, self._failed(lone=lone), include_defaults=False)
+        replaced = {key: statement.excluded[key] for key in self.written[2:]}
+        again = (Step.epoch == statement.excluded.epoch) & (Step.failures >= statement.excluded.failures)
+        return statement.on_conflict_do_update(
+            index_elements=[Step.workflow_id, Step.step_id],
+            set_=replaced | {"reopened": literal_column("false"), "completed_at": null(), "output": null()},
+            where=_gives_way(statement.excluded.epoch) & not_(again),
+        ).returning(*self._answer(Step.workflow_id, Step.epoch, Step.step_id))
+
+    def _failed(self, *, lone: bool) -> Any:
+        held = self._held(to_update=False, lone=lone)
+        return (
+            select(
+                held.c.workflow_id,
+                held.c.step_id,
+                _literal(StepStatus.RUNNING),
+                held.c.epoch,
+                _earlier(held.c.elapsed),
+                _json(held.c.error),
+                held.c.fingerprint,
+                held.c.failures,
+                _later(held.c.delay),
+            )
+            .where(held.c.current_epoch == held.c.epoch)
+            .order_by(held.c.workflow_id, held.c.step_id)
+        )
+
+    def answered(self, record: StepFailure, epoch: int) -> None:
+        """Return nothing: there is nothing to tell."""
+
+    def judge(self, record: StepFailure, standing: Standing) -> Any:
+        """Return None where the first sending arrived or the step has an outcome; a stale run is fenced."""
+        if lost := _lost(record, standing):
+            return lost
+        if standing.step_status is None or standing.step_epoch < record.epoch:
+            return AGAIN
+        written = standing.step_status != StepStatus.RUNNING or standing.step_failures >= record.failures
+        return None if written else AGAIN
 
 
 class End(Kind[RunEnd]):
@@ -303,9 +519,7 @@ class End(Kind[RunEnd]):
 
     def arrays(self, records: Sequence[RunEnd]) -> Arrays:
         """Return the binds, those of the re-opened steps only where there are any."""
-        ends = super().arrays(records)
-        steps = [(record.workflow_id, step_id) for record in records for step_id in record.reopen]
-        return ends | _REOPEN.arrays(steps) if steps else ends
+        return super().arrays(records) | _reopened(_REOPENED_AT[self.name], records)
 
     def statement(self, *, lone: bool = False) -> Any:
         """Return the update."""
@@ -321,6 +535,9 @@ class End(Kind[RunEnd]):
                 ),
                 output=_json(held.c.output),
                 error=_json(held.c.error),
+                executor=null(),
+                deadline=null(),
+                cancel_interrupts=null(),
                 completed_at=func.now(),
                 updated_at=func.now(),
             )
@@ -342,11 +559,77 @@ class End(Kind[RunEnd]):
         return None if sent_before else WorkflowFinishedError(record.workflow_id, str(standing.status))
 
 
+class Leave(Kind[RunLeave]):
+    """Record that runs left their workflows for a later claim, or ended because they were cancelled."""
+
+    name = "leave"
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "epoch": BigInteger(),
+        "status": Text(),
+        "wait": Double(),
+        "error": Text(),
+        "retries": BigInteger(),
+    }
+
+    def arrays(self, records: Sequence[RunLeave]) -> Arrays:
+        """Return the binds, those of the re-opened steps only where there are any."""
+        return super().arrays(records) | _reopened(_REOPENED_AT[self.name], records)
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the update; a workflow that somebody wants cancelled is not left for another claim."""
+        held = self._held(to_update=True, lone=lone)
+        cancelled = _literal(WorkflowStatus.CANCELLED)
+        status = case((Workflow.cancel_interrupts.is_not(None), cancelled), else_=held.c.status)
+        waiting, pending = _literal(WorkflowStatus.WAITING), _literal(WorkflowStatus.PENDING)
+        abandoned = literal_column(f"'{ABANDONED}'::uuid", Uuid())
+        one_less = func.greatest(Workflow.attempts - _ONE, literal_column("0", BigInteger()))
+        return (
+            update(Workflow)
+            .where(Workflow.id == held.c.workflow_id, held.c.current_epoch == held.c.epoch)
+            .where(
+                Workflow.status == _literal(WorkflowStatus.RUNNING), Workflow.executor.is_distinct_from(abandoned)
+            )
+            .values(
+                status=status,
+                executor=case((status == _literal(WorkflowStatus.RUNNING), abandoned)),
+                queue=func.coalesce(Workflow.queue, _literal(DEFAULT_QUEUE)),
+                ready_at=case((status == pending, func.now())),
+                due_at=case((status == waiting, _later(held.c.wait))),
+                attempts=case(
+                    (status == waiting, literal_column("0", BigInteger())),
+                    (status == pending, one_less),
+                    else_=Workflow.attempts,
+                ),
+                retries=func.coalesce(held.c.retries, Workflow.retries),
+                error=_json(held.c.error),
+                deadline=case((status != cancelled, Workflow.deadline)),
+                cancel_interrupts=null(),
+                completed_at=case((status == cancelled, func.now())),
+                updated_at=func.now(),
+            )
+            .returning(*self._answer(Workflow.id, Workflow.epoch))
+        )
+
+    def answered(self, record: RunLeave, epoch: int) -> None:
+        """Return nothing: there is nothing to tell."""
+
+    def judge(self, record: RunLeave, standing: Standing) -> Any:
+        """Return None where the run is left, by this record's first sending or because another took it over."""
+        if standing.status is None:
+            return WorkflowNotFoundError(record.workflow_id)
+        running = standing.status == WorkflowStatus.RUNNING and standing.executor != ABANDONED
+        left = standing.epoch != record.epoch or not running
+        return None if left else AGAIN
+
+
 class Reopen(Rows[tuple[int, str]]):
     """Mark steps to be executed again, in those workflows whose end the same statement records."""
 
-    name = "reopen"
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]  # one for each kind that re-opens steps
 
     def statement_after(self, ended: Any) -> Any:
         """Return the update; `ended` is the CTE of the recorded ends."""
@@ -355,8 +638,13 @@ class Reopen(Rows[tuple[int, str]]):
             update(Step)
             .where(Step.workflow_id == rows.c.workflow_id, Step.step_id == rows.c.step_id)
             .where(ended.c.workflow_id == rows.c.workflow_id, Step.status == _literal(StepStatus.ERROR))
-            .values(reopened=literal_column("true"))
+            .values(reopened=literal_column("true"), failures=literal_column("0", BigInteger()))
         )
+
+
+def _reopened(reopen: Reopen, records: Sequence[RunEnd | RunLeave]) -> Arrays:
+    steps = [(record.workflow_id, step_id) for record in records for step_id in record.reopen]
+    return reopen.arrays(steps) if steps else {}
 
 
 class Asked(Rows[tuple[int, str | None]]):
@@ -372,11 +660,14 @@ class Asked(Rows[tuple[int, str | None]]):
             Workflow.status,
             Workflow.epoch,
             Workflow.claim,
+            Workflow.executor,
             cast(Workflow.output, Text()),
             Step.status,
             Step.epoch,
             cast(Step.output, Text()),
             cast(Step.error, Text()),
+            Step.fingerprint,
+            Step.failures,
         )
         return (
             select(rows.c.workflow_id, rows.c.step_id, *standing)
@@ -388,11 +679,16 @@ class Asked(Rows[tuple[int, str | None]]):
 
 KINDS: dict[type[Any], Kind[Any]] = {
     NewWorkflow: Create(),
+    NewRun: Begin(),
+    Submission: Enqueue(),
     RunStart: Start(),
     StepOutcome: StepWrite(),
+    StepFailure: Fail(),
     RunEnd: End(),
+    RunLeave: Leave(),
 }
-_REOPEN = Reopen()
+_REOPENED_AT = {End.name: Reopen("reopen"), Leave.name: Reopen("retry")}
+_REOPENING = {reopen.name: (after, reopen) for after, reopen in _REOPENED_AT.items()}
 ASKED = Asked()
 _BY_NAME = {kind.name: kind for kind in KINDS.values()} | {ASKED.name: ASKED}
 
@@ -406,16 +702,27 @@ def batch(names: tuple[str, ...]) -> Any:
     """Return the one statement that writes a batch of these kinds; ``"reopen"`` goes with ``"end"``."""
     if len(names) == 1:
         return _BY_NAME[names[0]].statement()
-    ctes = {name: _BY_NAME[name].statement().cte(f"{name}_done") for name in names if name != _REOPEN.name}
+    ctes = {name: _BY_NAME[name].statement().cte(f"{name}_done") for name in names if name in _BY_NAME}
     answers = union_all(*(select(cte) for cte in ctes.values()))
-    if _REOPEN.name not in names:
-        return answers
-    return answers.add_cte(_REOPEN.statement_after(ctes[End.name]).cte("reopen_done"))
+    for name in names:
+        if name in _REOPENING:
+            after, reopen = _REOPENING[name]
+            answers = answers.add_cte(reopen.statement_after(ctes[after]).cte(f"{name}_done"))
+    return answers
 
 
 def _literal(value: str) -> ColumnElement[str]:
     """Return a constant of the statement's text: a bind would hide it from the planner."""
     return literal_column(f"'{value}'", Text())
+
+
+def _later(seconds: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the time so many seconds from now, NULL for NULL."""
+    return func.now() + seconds * _SECOND
+
+
+def _earlier(seconds: ColumnElement[Any]) -> ColumnElement[Any]:
+    return func.now() - seconds * _SECOND
 
 
 def _json(text: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -428,10 +735,12 @@ def _gives_way(epoch: ColumnElement[int]) -> ColumnElement[bool]:
     return (Step.status != _literal(StepStatus.SUCCESS)) & ((Step.epoch < epoch) | running)
 
 
-def _lost(record: StepOutcome | RunEnd, standing: Standing) -> PgqrsError | None:
+def _lost(record: StepOutcome | StepFailure | RunEnd, standing: Standing) -> PgqrsError | None:
     """Tell why a run can write no more, if it cannot."""
     if standing.status is None:
         return WorkflowNotFoundError(record.workflow_id)
     if standing.epoch != record.epoch:
+        if standing.status == WorkflowStatus.CANCELLED:
+            return WorkflowCancelledError(record.workflow_id)
         return WorkflowFencedError(record.workflow_id, record.epoch)
     return None

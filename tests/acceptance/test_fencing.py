@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from acceptance_helpers import no_hang, status, steps, until
 
-from pgqrs import Admin, PyWorkflow, StepFailedError, WorkflowFencedError, step, workflow
+from pgqrs import Admin, PyWorkflow, StepFailedError, WorkflowFencedError, WorkflowLockedError, step, workflow
 
 
 @pytest_asyncio.fixture
@@ -34,7 +34,13 @@ async def note(ctx: PyWorkflow, name: str, value: object = None) -> object:
     return name if value is None else value
 
 
-async def fence(admin, ctx):
+async def presumed_dead(sql):
+    """Have the executors that are registered by now count as dead, for as long as none of them beats."""
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now()")
+
+
+async def fence(admin, ctx, sql):
+    await presumed_dead(sql)
     await (await admin.get_workflow(ctx.id())).start()
 
 
@@ -45,7 +51,7 @@ async def test_a_start_elsewhere_fences_the_stale_run_at_its_next_write(admin, e
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         await note(ctx, "before")
-        await fence(elsewhere, ctx)
+        await fence(elsewhere, ctx, sql)
         await note(ctx, "after")
         return "stale"
 
@@ -62,7 +68,7 @@ async def test_a_start_elsewhere_fences_the_stale_run_at_its_next_write(admin, e
 async def test_a_stale_run_cannot_end_its_workflow(admin, elsewhere, sql, ending):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
-        await fence(elsewhere, ctx)
+        await fence(elsewhere, ctx, sql)
         if ending == "error":
             raise ValueError("stale")
         return "stale"
@@ -73,9 +79,10 @@ async def test_a_stale_run_cannot_end_its_workflow(admin, elsewhere, sql, ending
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_a_stale_run_cannot_change_what_the_newer_one_ended_with(admin, elsewhere):
+async def test_a_stale_run_cannot_change_what_the_newer_one_ended_with(admin, elsewhere, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
+    await presumed_dead(sql)
     newer = await elsewhere.get_workflow(ctx.id())
     await newer.start()
     await note(newer, "a")
@@ -103,6 +110,7 @@ asyncio.run(main())
 """
     ctx = await admin.create_workflow("wf")
     await ctx.start()
+    await presumed_dead(sql)
     assert await asyncio.to_thread(run_program, source) == (0, "", "")
     with pytest.raises(WorkflowFencedError):
         await note(ctx, "ours")
@@ -119,7 +127,7 @@ async def test_resuming_fences_a_run_that_still_goes_on(admin, elsewhere, sql):
     assert await steps(sql, ctx) == {"note:resumed": "SUCCESS"}
 
 
-async def test_of_two_that_start_at_once_one_records_and_the_other_is_fenced(admin, elsewhere, sql):
+async def test_of_two_that_start_at_once_one_records_and_the_other_is_refused(admin, elsewhere, sql):
     runs = []
 
     @workflow
@@ -133,7 +141,7 @@ async def test_of_two_that_start_at_once_one_records_and_the_other_is_fenced(adm
         rival = await elsewhere.get_workflow(ctx.id())
         results = await asyncio.gather(wf(ctx), wf(rival), return_exceptions=True)
         won = [each for each in results if isinstance(each, list)]
-        assert all(isinstance(each, (list, WorkflowFencedError)) for each in results), results
+        assert all(isinstance(each, (list, WorkflowLockedError)) for each in results), results
         assert won, results
         recorded = {each.output for each in await admin.list_steps(ctx.id())}
         assert all(set(each) == recorded for each in won)
@@ -417,6 +425,9 @@ asyncio.run(main())
     stale = program(source)
     assert await asyncio.to_thread(stale.stdout.readline) == "in the step\n"
     stale.send_signal(signal.SIGSTOP)
+    with pytest.raises(WorkflowLockedError):
+        await wf(await admin.get_workflow(ctx.id()))
+    await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")  # as 15 seconds without a beat would
     assert await wf(await admin.get_workflow(ctx.id())) == "of the newer process"
     stale.send_signal(signal.SIGCONT)
     out, err = await asyncio.to_thread(stale.communicate, "\n")

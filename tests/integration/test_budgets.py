@@ -9,8 +9,9 @@ import pytest_asyncio
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgqrs import Admin, PyWorkflow, step, workflow
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 from tests.integration.faults import Wire
+from tests.integration.storage_helpers import become_true
 
 
 @step(key=lambda n: n)
@@ -76,25 +77,26 @@ async def test_a_step_in_sequence_is_one_statement_and_no_read(own_engine, schem
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
-async def test_a_workflow_is_its_steps_and_three_statements_and_reads_nothing(own_engine, schema, steps):
+async def test_a_workflow_is_its_steps_and_two_statements_and_reads_nothing(own_engine, schema, steps):
     async with Admin(own_engine, schema) as admin:
         journal = await _ids_in_stock(admin)
         before = journal.statements
         with statements_of(own_engine) as read:
             await admin.run(counting, steps)
-        assert journal.statements - before == steps + 3
+        assert journal.statements - before == steps + 2  # the start, which creates it, and the end
         assert read == []
 
 
 async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+        own._limits = own._limits._replace(beat=3600.0)  # or the beats would count
         await own.run(counting, 3)  # the connection knows the statements now
         await _ids_in_stock(own)
         for steps in (1, 5, 20):
             await _ids_in_stock(own)
             before = wire.exchanges
             await own.run(counting, steps)
-            assert wire.exchanges - before == steps + 3
+            assert wire.exchanges - before == steps + 2
 
 
 async def test_a_gather_of_steps_is_two_statements_at_most(admin):
@@ -124,13 +126,14 @@ async def test_a_second_run_reads_once_and_writes_no_step_again(own_engine, sche
         before = journal.statements
         with statements_of(own_engine) as read:
             assert await counting(ctx, 20) == 190
-        assert journal.statements - before == 2  # the start and the end
-        assert len(read) == 1
+        assert journal.statements - before == 3  # the crashed run is given up; the start and the end
+        assert len(read) == 2
         assert "pgqrs_workflow_steps" in read[0]
+        assert "pgqrs_workflows" in read[1]  # its deadline and retries, on the same connection
         with statements_of(own_engine) as read:
             assert await counting(ctx, 20) == 190  # the recorded output
         assert read == []
-        assert journal.statements - before <= 4
+        assert journal.statements - before <= 5
 
 
 async def test_fifty_workflows_at_once_share_their_statements(admin):
@@ -157,3 +160,52 @@ async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, sche
         driver = await store.database.open_driver()
         assert wire.exchanges - before <= 8
         await driver.close()
+
+
+async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+        own._limits = own._limits._replace(beat=3600.0)
+        store = await own.store()
+        await store.ready()
+        before, connections = wire.exchanges, wire.connections
+        await store.beat()
+        assert (
+            wire.exchanges - before <= 25
+        )  # most of them are SQLAlchemy's, for the first connection of an engine
+        assert wire.connections - connections == 1
+        beating = own._pulse._beating
+        before = wire.exchanges
+        beating._loop.call_soon_threadsafe(beating._wake)
+        await become_true(lambda: wire.exchanges > before)
+        assert wire.exchanges - before == 1
+
+
+async def test_what_is_created_before_it_is_run_is_one_statement_more(admin):
+    journal = await _ids_in_stock(admin)
+    before = journal.statements
+    assert await counting(await admin.create_workflow("counting"), 5) == 10
+    assert journal.statements - before == 5 + 3
+
+
+async def test_an_enqueued_workflow_is_one_statement_and_many_are_a_few(own_engine, schema):
+    async with Admin(own_engine, schema) as admin:
+        journal = await _ids_in_stock(admin)
+        before = journal.statements
+        await admin.enqueue(counting, 5)
+        assert journal.statements - before == 1
+        with statements_of(own_engine) as seen:
+            await admin.enqueue_many(counting, [(5,)] * 10_000)
+        assert journal.statements - before == 1
+        assert len([each for each in seen if "INSERT" in each or "nextval" in each]) <= 6
+
+
+async def test_a_worker_reads_nothing_for_a_workflow_that_was_never_run(own_engine, schema):
+    async with Admin(own_engine, schema) as admin:
+        journal = await _ids_in_stock(admin)
+        handles = await admin.enqueue_many(counting, [(5,)] * 50)
+        before = journal.statements
+        with statements_of(own_engine) as seen:
+            async with asyncio.timeout(20), Worker(admin, [counting]):
+                assert [await handle.result() for handle in handles] == [10] * 50
+        assert journal.statements - before <= 50  # 300 records
+        assert [each for each in seen if "pgqrs_workflow_steps" in each] == []

@@ -28,28 +28,9 @@ from pgqrs import (
 from pgqrs.storage import journal as journal_module
 from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
 from tests.integration.faults import Wire
-
-DEADLINE = 20.0
+from tests.integration.storage_helpers import DEADLINE, become_true, offered, submit
 
 TOLD: ContextVar[str | None] = ContextVar("told", default=None)
-
-
-async def become_true(condition):
-    """Wait until a condition holds, and fail when it does not in time."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.005)
-
-
-async def submit(journal, record):
-    """Hand a record in and return the future of what becomes of it."""
-    await journal.room()
-    future = asyncio.get_running_loop().create_future()
-    journal.accept(record, partial(journal_module.settle, future))
-    return future
 
 
 async def new_runs(admin, count):
@@ -60,13 +41,6 @@ async def new_runs(admin, count):
 
 def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0):
     return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed)
-
-
-async def offered(journal, records):
-    """Submit records in one go, so that they gather in a batch, and wait until each has an answer."""
-    futures = [await submit(journal, record) for record in records]
-    async with asyncio.timeout(DEADLINE):
-        return await asyncio.gather(*futures, return_exceptions=True)
 
 
 @pytest_asyncio.fixture
@@ -151,7 +125,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
     new = await store._reserved_id()
     records = [
         NewWorkflow(new, "new", "{}"),
-        RunStart(created, uuid4()),
+        RunStart(created, uuid4(), store.executor_id),
         outcome(stepping, "good"),
         outcome(stepping, "bad", "]"),
         RunEnd(started, 1, "]", None),
@@ -175,7 +149,7 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
         store.journal,
         [
             NewWorkflow(new, "w", "{}"),
-            RunStart(new, uuid4()),
+            RunStart(new, uuid4(), store.executor_id),
             outcome(other, "x"),
             outcome(new, "a", "1"),
             outcome(new, "b", "2"),
@@ -319,7 +293,10 @@ async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
     async with Admin(engine, schema) as own:
         ctx = await own.create_workflow("w")
-        (await own.store()).journal._connection.terminate()
+        await ctx.start()
+        journal = (await own.store()).journal
+        await become_true(lambda: journal._flusher is None)
+        journal._connection.terminate()
         TOLD.set("a request's secret")
         seen.clear()
         assert await numbered(ctx, 1) == 1
@@ -501,7 +478,7 @@ async def test_a_deadlock_is_sent_again(admin, truth):
 async def test_what_a_role_sets_by_default_does_not_disturb(dsn, schema, admin, settings):
     async with engine_admin(dsn, schema, settings) as (own, _), asyncio.timeout(DEADLINE):
         contexts = [await own.create_workflow("five_steps") for _ in range(20)]
-        rivals = [await admin.get_workflow(ctx.id()) for ctx in contexts]
+        rivals = [await own.get_workflow(ctx.id()) for ctx in contexts]
         await asyncio.gather(*(ctx.start() for ctx in [*contexts, *rivals]))
         again = [await own.get_workflow(ctx.id()) for ctx in contexts]
         assert await asyncio.gather(*(five_steps(ctx) for ctx in again)) == [10] * 20
@@ -534,9 +511,10 @@ async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wa
 
 async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, truth):
     """A network that heals delivers what the client gave up long ago; see what the sending then finds."""
-    journal = (await admin.store()).journal
+    store = await admin.store()
+    journal = store.journal
     ctx = await admin.create_workflow("w")
-    start = RunStart(ctx.id(), uuid4())
+    start = RunStart(ctx.id(), uuid4(), store.executor_id)
     assert await offered(journal, [start]) == [Claim(1)]
     assert await offered(journal, [RunEnd(ctx.id(), 1, None, '{"message": "no"}')]) == [None]
     late = await submit(journal, start)
@@ -551,14 +529,14 @@ async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin,
     new = await store._reserved_id()
     create, end = NewWorkflow(new, "w", "{}"), RunEnd(new, 1, None, '{"message": "no"}', ("s",))
     failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
-    assert await offered(journal, [create, RunStart(new, uuid4()), failed, end]) == [
+    assert await offered(journal, [create, RunStart(new, uuid4(), store.executor_id), failed, end]) == [
         None, Claim(1), Outcome(None, "{}"), None,
     ]  # fmt: skip
     everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
     before = await truth.fetch(everything)
     assert await offered(journal, [create, failed, end]) == [None, Outcome(None, "{}"), None]
     assert await truth.fetch(everything) == before
-    assert await offered(journal, [RunStart(new, uuid4())]) == [Claim(2)]
+    assert await offered(journal, [RunStart(new, uuid4(), store.executor_id)]) == [Claim(2)]
     before = await truth.fetch(everything)
     results = await offered(journal, [create, failed, end])
     assert [type(result) for result in results] == [type(None), WorkflowFencedError, WorkflowFencedError]

@@ -217,6 +217,12 @@ async def _check(truth, schema, calls, expected):
         assert own == (each.calls or dict.fromkeys(each.steps, 1))
 
 
+def _unhurried(own):
+    """Keep the beats out of the round trips that are counted; the one that registers is among them."""
+    own._limits = own._limits._replace(beat=3600.0, expiry=7200.0)
+    return own
+
+
 TIMEOUT = 1.0
 SLOW = {Fault.SILENT_AFTER, Fault.LATE}
 """The faults that a client finds out about by its timeout; the scenarios run side by side then."""
@@ -234,7 +240,7 @@ async def _lane(first, scenario, fault, dsn, schema):
     async with (
         connected(dsn) as truth,
         Wire(dsn, truth) as wire,
-        Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30) as admin,
+        _unhurried(Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30)) as admin,
     ):
         journal = (await admin.store()).journal
         wire.hook = lambda: journal._flusher and journal._flusher.cancel()
@@ -274,9 +280,15 @@ async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn
     truth = await asyncpg.connect(dsn)
     scenario = SCENARIOS["five_steps_in_sequence"]
 
+    few = asyncio.Semaphore(15)  # each has three connections, and the server not as many
+
     async def one(n):
         calls: Counter[str] = Counter()
-        async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=3 * TIMEOUT, patience=30) as own:
+        async with (
+            few,
+            Wire(dsn, truth) as wire,
+            _unhurried(Admin(wire.dsn, schema, timeout=3 * TIMEOUT, patience=30)) as own,
+        ):
             journal = (await own.store()).journal
             wire.hook = lambda: journal._flusher and journal._flusher.cancel()
             await own.list_workflows(limit=0)  # the first contact is told at once when it fails

@@ -323,13 +323,13 @@ class TestAlembicCommand:
             f"DROP TABLE {quoted(schema)}.pgqrs_workflow_steps",
         )
         await alembic("revision", "--autogenerate", "-m", "what is missing", folder=tmp_path)
-        written = (tmp_path / "migrations/versions/0002_what_is_missing.py").read_text()
+        written = (tmp_path / "migrations/versions/0003_what_is_missing.py").read_text()
         assert schema not in written
         assert "op.add_column('pgqrs_workflows', " in written
         await alembic("upgrade", "head", folder=tmp_path)
         await alembic("check", folder=tmp_path)
         await alembic("revision", "-m", "by hand", folder=tmp_path)
-        assert (tmp_path / "migrations/versions/0003_by_hand.py").exists()
+        assert (tmp_path / "migrations/versions/0004_by_hand.py").exists()
 
     async def test_without_a_database(self, schema, alembic, monkeypatch):
         monkeypatch.delenv("PGQRS_DSN", raising=False)

@@ -6,7 +6,8 @@ An `ignore` here is an assertion: the line is an error, and the checkers complai
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
 from sqlalchemy import URL
@@ -18,6 +19,7 @@ from pgqrs import (
     Encoded,
     JsonCodec,
     PyWorkflow,
+    RetryPolicy,
     SerializationError,
     StepAction,
     StepRecord,
@@ -68,6 +70,35 @@ async def called_bare_workflow(ctx: PyWorkflow, /, *pages: int, **options: str) 
     return len(pages)
 
 
+@step(retry=3, timeout=1.5)
+async def retried(ctx: PyWorkflow, page: int) -> str:
+    return ""
+
+
+@step(thread=True, key=page_key, retry=RetryPolicy(attempts=5, initial=0.1), timeout=timedelta(minutes=1))
+def blocking(ctx: PyWorkflow, page: int, *, dry: bool = False) -> list[str]:
+    return []
+
+
+@step(executor=ThreadPoolExecutor(2))
+def elsewhere(page: int, *, dry: bool = False) -> list[str]:
+    return []
+
+
+def pool() -> Executor:
+    return ProcessPoolExecutor()
+
+
+@step(executor=pool, id="heavy")
+def heavy() -> User:
+    return {"id": 1, "name": "ann"}
+
+
+@workflow(name="careful", retry=RetryPolicy(), timeout=timedelta(days=1), max_attempts=5, strict=True)
+async def careful(ctx: PyWorkflow, page: int) -> str:
+    return await retried(ctx, page)
+
+
 # --- decorated functions keep their parameters and their results ---
 
 
@@ -88,6 +119,32 @@ async def steps(ctx: PyWorkflow) -> None:
     await fetch(ctx, 1, tries=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await fetch("ctx", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await load(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def steps_with_options(ctx: PyWorkflow) -> None:
+    assert_type(await retried(ctx, 1), str)
+    assert_type(await blocking(ctx, 1, dry=True), list[str])
+    assert_type(await elsewhere(ctx, 1, dry=True), list[str])
+    assert_type(await heavy(ctx), User)
+    assert_type(await careful(ctx, 1), str)
+    unawaited: Coroutine[Any, Any, list[str]] = blocking(ctx, 1)
+    await unawaited
+
+    await retried(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await blocking(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await elsewhere(1)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await elsewhere(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await heavy(ctx, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def time(ctx: PyWorkflow) -> None:
+    assert_type(await ctx.sleep(1.5), None)
+    assert_type(await ctx.sleep(timedelta(hours=1), id="nap"), None)
+    assert_type(await ctx.sleep_until(datetime.fromisoformat("2030-01-01T00:00Z"), id="new year"), None)
+    assert_type(await ctx.now(), datetime)
+
+    await ctx.sleep("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await ctx.sleep_until(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def workflows(ctx: PyWorkflow) -> None:
@@ -112,6 +169,13 @@ def wrong_decorations() -> None:
     async def no_context(number: int) -> int:  # pyright: ignore[reportUnusedFunction]
         return 1
 
+    @step(thread=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
+    def no_context_in_a_thread(number: int) -> int:  # pyright: ignore[reportUnusedFunction]
+        return 1
+
+    step(retry="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(thread=True, executor=ThreadPoolExecutor())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    workflow(timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     step(id=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     step(terminal=(KeyboardInterrupt,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     step("an id")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,173 @@
+"""How a step's function is carried out: attempts, timeouts, threads and executors."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
+from typing import Any, TypeAlias, TypeVar, cast
+
+from pgqrs.context import PyWorkflow, StepGuard
+from pgqrs.errors import StepTimeoutError, TransientError
+from pgqrs.retry import RetryPolicy
+
+R = TypeVar("R")
+
+ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
+
+
+class Attempts:
+    """How often, and how long, a step's function is called; `timeout` bounds each call, in seconds."""
+
+    __slots__ = ("_is_terminal", "_policy", "_timeout")
+
+    def __init__(
+        self, policy: RetryPolicy | None, timeout: float | None, is_terminal: Callable[[BaseException], bool]
+    ) -> None:
+        self._policy = policy
+        self._timeout = timeout
+        self._is_terminal = is_terminal
+
+    async def carry_out(
+        self, call: Callable[[], Awaitable[R]], ctx: PyWorkflow, step_id: str, guard: StepGuard
+    ) -> R:
+        """Return what the first call returns that succeeds; raise the error of the last one."""
+        if self._policy is None:
+            return await self._called(call, ctx, step_id)
+        await guard.rest()
+        while True:
+            try:
+                return await self._called(call, ctx, step_id)
+            except Exception as error:
+                if self._is_terminal(error):
+                    raise
+                failed = error
+            # A mocked guard answers with anything: only this one says that there is another attempt.
+            if (await guard.retry(failed, self._policy)) is not True:
+                raise failed
+
+    async def _called(self, call: Callable[[], Awaitable[R]], ctx: PyWorkflow, step_id: str) -> R:
+        if self._timeout is None:
+            return await call()
+        bound = asyncio.timeout(self._timeout)
+        try:
+            async with bound:
+                return await call()
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise StepTimeoutError(ctx.id(), step_id, self._timeout) from error
+
+
+@cache
+def _threads(_pid: int) -> ThreadPoolExecutor:
+    """Return a process's threads for ``@step(thread=True)``: the event loop's own belong to the application."""
+    return ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="pgqrs-step")
+
+
+async def run_in_thread(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
+    """Call a plain function in a thread of the library's, with the caller's context variables.
+
+    Nothing can stop the thread: where the waiting is cancelled, what it returns is dropped.
+    """
+    threads = _threads(os.getpid())  # a forked child has none of its parent's
+    return await _result_of(threads.submit(copy_context().run, call_plainly, function, args, kwargs))
+
+
+class Elsewhere:
+    """Calls a step's plain function in an executor of the application's.
+
+    One that is made by a callable is made at the first call, and again when it broke.
+    """
+
+    def __init__(self, source: ExecutorSource) -> None:
+        self._source = source
+        self._made: Executor | None = source if isinstance(source, Executor) else None
+
+    async def run(self, function: Callable[..., R], _ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> R:
+        """Call the function there, without the context, and return what it returns."""
+        executor = self._executor()
+        shipped = function if isinstance(executor, ThreadPoolExecutor) else Shipped(function, executor)
+        try:
+            # As a tuple and a dict, so that no executor takes an argument of the function's for one of its own.
+            return await _result_of(executor.submit(call_plainly, shipped, args, kwargs))
+        except BrokenExecutor:
+            if self._made is not self._source:
+                self._made = None
+            raise
+
+    def _executor(self) -> Executor:
+        if self._made is None:
+            assert not isinstance(self._source, Executor)  # noqa: S101  # that was made from the start
+            made = self._source()
+            if not isinstance(cast(object, made), Executor):
+                raise TypeError(f"the executor of a step must be an Executor, not {type(made).__name__}.")
+            self._made = made
+        return self._made
+
+
+class Shipped:
+    """A step's plain function on its way to another process.
+
+    It goes by its name, under which the other process finds what `@step` made of it; pickle would refuse it,
+    because that is not the function itself. What a process of its own kind only could find goes as it is, for
+    those executors that can pickle any function.
+    """
+
+    def __init__(self, function: Callable[..., Any], executor: Executor) -> None:
+        self._function = function
+        self.__name__ = str(getattr(function, "__name__", "step"))  # executors show it
+        main_is_there = isinstance(executor, ProcessPoolExecutor)
+        self._by_name = _is_found(function) and (main_is_there or function.__module__ != "__main__")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return the function's name, or the function."""
+        if self._by_name:
+            return find_function, (self._function.__module__, self._function.__qualname__)
+        return _itself, (self._function,)
+
+
+def find_function(module: str, qualname: str) -> Callable[..., Any]:
+    """Return the plain function behind the step of this name; imports the module."""
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found.__wrapped__  # type: ignore[no-any-return]
+
+
+def _is_found(function: Callable[..., Any]) -> bool:
+    try:
+        return find_function(function.__module__, function.__qualname__) is function
+    except (AttributeError, ImportError):
+        return False
+
+
+def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def call_plainly(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Call a function; a future cannot hold a `StopIteration`, which becomes what a coroutine makes of it."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("the step raised StopIteration") from error
+
+
+async def _result_of(future: Future[R]) -> R:
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if future.cancelled() and task is not None and task.cancelling() == before:
+            raise TransientError("the executor of the step has given it up.") from None
+        raise

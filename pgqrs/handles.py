@@ -1,0 +1,108 @@
+"""`WorkflowHandle`: a workflow that others run, as the one who enqueued it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from pgqrs.errors import WorkflowCancelledError
+from pgqrs.failures import load_error
+from pgqrs.runtime.here import Here
+from pgqrs.serialization import Codec
+from pgqrs.types import Ended, StepRecord, WorkflowStatus
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Host(Protocol):
+    """What a handle needs of the `Admin` that made it."""
+
+    @property
+    def codec(self) -> Codec:
+        """How values become text."""
+        ...
+
+    async def here(self) -> Here:
+        """Return what the `Admin` has in the running event loop."""
+        ...
+
+    async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
+        """Cancel a workflow."""
+        ...
+
+    async def list_steps(self, workflow_id: int) -> list[StepRecord]:
+        """Return a workflow's steps."""
+        ...
+
+
+def _unread(_text: str) -> None:
+    """Stand for a value that nobody asks for."""
+
+
+class WorkflowHandle(Generic[R_co]):
+    """A workflow that was enqueued, wherever it runs: ask how it stands, wait for its result, cancel it.
+
+    Made by `Admin.enqueue` and `Admin.handle`. Any number of them wait together: one statement asks for all.
+    """
+
+    __slots__ = ("_host", "_id", "_is_there")
+
+    def __init__(self, host: Host, workflow_id: int, *, is_there: bool) -> None:
+        self._host = host
+        self._id = workflow_id
+        self._is_there = is_there
+
+    @property
+    def id(self) -> int:
+        """The workflow's id."""
+        return self._id
+
+    def __repr__(self) -> str:
+        return f"<WorkflowHandle {self._id}>"
+
+    async def status(self) -> WorkflowStatus:
+        """Return where the workflow stands; raises `WorkflowNotFoundError`."""
+        return (await (await self._host.here()).store.workflow(self._id, _unread)).status
+
+    async def result(self, timeout: float | None = None) -> R_co:
+        """Wait until the workflow has ended, and return what it returned.
+
+        `timeout` bounds the waiting, in seconds; without it the waiting has no end, unless the database stays away
+        longer than the `patience` of the `Admin`: then `DatabaseUnavailableError` is raised. A workflow that
+        failed raises its recorded error as a replay would: a `StepFailedError` that is of the original class too.
+        Raises `WorkflowCancelledError`, `WorkflowNotFoundError`, and `TimeoutError`; the workflow goes on after
+        that.
+        """
+        return cast(R_co, self._output(await self._ended(timeout)))
+
+    async def cancel(self, *, interrupt: bool = False) -> None:
+        """Cancel the workflow; see `Admin.cancel_workflow`."""
+        await self._host.cancel_workflow(self._id, interrupt=interrupt)
+
+    async def steps(self) -> list[StepRecord]:
+        """Return what is recorded of its steps, in the order in which they were started.
+
+        Raises `WorkflowNotFoundError`.
+        """
+        return await self._host.list_steps(self._id)
+
+    async def _ended(self, timeout: float | None) -> Ended:
+        bound = asyncio.timeout(timeout)
+        try:
+            async with bound:
+                here = await self._host.here()
+                if not self._is_there:
+                    await here.store.name_of(self._id)
+                    self._is_there = True
+                return await here.results.ended(self._id)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise TimeoutError(f"workflow {self._id} did not end within {timeout} s; it goes on.") from error
+
+    def _output(self, end: Ended) -> Any:
+        if end.status == WorkflowStatus.CANCELLED:
+            raise WorkflowCancelledError(self._id)
+        if end.error is not None:
+            raise load_error(end.error, workflow_id=self._id, step_id="")
+        return None if end.output is None else self._host.codec.decode(end.output)

@@ -1,0 +1,21 @@
+"""What an `Admin` has in one event loop beside its store: the doorbell, and the waiter for results."""
+
+from __future__ import annotations
+
+from pgqrs.runtime.doorbell import Doorbell
+from pgqrs.runtime.results import Results
+from pgqrs.storage.store import Store
+
+
+class Here:
+    """The store of an event loop, and what rings and waits through it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.doorbell = Doorbell(store.ring)
+        self.results = Results(store.ended)
+
+    async def close(self) -> None:
+        """Ring what is still to be rung, and tell those who wait for results that it is over."""
+        await self.results.close()
+        await self.doorbell.close()

@@ -1,0 +1,203 @@
+"""The runs that a worker carries out: begun from a claim, left in one of the ways in which a run can end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+from pgqrs.context import Host, PyWorkflow
+from pgqrs.decorators import Definition
+from pgqrs.errors import (
+    DatabaseError,
+    PgqrsError,
+    PoisonedWorkflowError,
+    RunEndedError,
+    SchemaError,
+    WorkflowCancelledError,
+    WorkflowFencedError,
+    WorkflowFinishedError,
+    WorkflowNotFoundError,
+)
+from pgqrs.run import Parked
+from pgqrs.runtime.arguments import check_fits
+from pgqrs.storage.store import Store
+from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
+
+LAST_WAIT = 5.0
+"""How long tasks may take to end, in seconds, once their runs have been left; then once they are cancelled."""
+
+HANDING = 15.0
+"""How long, in seconds, the handing back of a run may take beside the grace."""
+
+_STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
+_UNRECORDED = (DatabaseError, SchemaError)
+
+_logger = logging.getLogger("pgqrs")
+
+
+class Held:
+    """A claimed run, and the task that carries it out; `adopted` once its context has the run."""
+
+    __slots__ = ("adopted", "claimed", "context", "task")
+
+    def __init__(self, claimed: ClaimedRun, context: PyWorkflow) -> None:
+        self.claimed = claimed
+        self.context = context
+        self.adopted = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Runs:
+    """Carries claimed runs out, a task each, `concurrency` at once; no error of a workflow leaves it.
+
+    `over` is called with a workflow's id whenever a run of it has been left, and a slot is free again.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        store: Store,
+        definitions: Mapping[str, Definition],
+        concurrency: int,
+        over: Callable[[int], object],
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._definitions = definitions
+        self._concurrency = concurrency
+        self._over = over
+        self._held: set[Held] = set()
+        self._deadline: float | None = None
+        self._draining = False
+        self._handing: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more runs can be carried out now."""
+        return self._concurrency - len(self._held)
+
+    def take(self, claimed: ClaimedRun) -> None:
+        """Carry a claimed run out."""
+        held = Held(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
+        self._held.add(held)
+        name = f"pgqrs-workflow-{claimed.workflow_id}"
+        held.task = asyncio.get_running_loop().create_task(self._hold(held), name=name)
+
+    async def _hold(self, held: Held) -> None:
+        try:
+            await self._carry_out(held)
+        finally:
+            self._held.discard(held)
+            self._over(held.claimed.workflow_id)
+
+    async def _carry_out(self, held: Held) -> None:
+        """Carry a run out to one of its ends; whatever is not recorded of it then is left for a later claim."""
+        claimed = held.claimed
+        try:
+            await self._begin(held)
+        except Parked:
+            pass
+        except WorkflowCancelledError:
+            _logger.info("workflow %s (%r) was cancelled", claimed.workflow_id, claimed.name)
+        except _STALE as error:
+            _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, error)
+        except _UNRECORDED as error:
+            self._tell_of(claimed, error)
+            await self._leave(claimed)  # this may be what kept its end from being recorded
+        except Exception as error:  # noqa: BLE001  # it is recorded, and no concern of the other runs'
+            self._tell_of(claimed, error)
+        except (asyncio.CancelledError, SystemExit, GeneratorExit) as crash:
+            _logger.warning("a run of workflow %s (%r) crashed: %r", claimed.workflow_id, claimed.name, crash)
+            if not held.adopted:
+                self._store.abandon(claimed.workflow_id, claimed.epoch)
+
+    async def _begin(self, held: Held) -> None:
+        """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
+        claimed, context = held.claimed, held.context
+        definition = self._definitions[claimed.name]
+        await context.adopt(claimed)
+        held.adopted = True
+        if self._draining:
+            await context.hand_back(0.0)
+            return
+        if claimed.attempts > definition.max_attempts:
+            error = PoisonedWorkflowError(claimed.workflow_id, claimed.attempts - 1)
+            self._tell_of(claimed, error)
+            await context.fail(error)
+            return
+        try:
+            given = self._host.codec.decode(claimed.input)
+            args, kwargs = given["args"], given["kwargs"]
+            check_fits(definition, args, kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever a codec raises
+            self._tell_of(claimed, error)
+            await context.fail(error)
+            return
+        await definition.function(context, *args, **kwargs)
+
+    def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
+        _logger.warning(
+            "workflow %s (%r) failed: %s: %s", claimed.workflow_id, claimed.name, type(error).__name__, error
+        )
+
+    async def _leave(self, claimed: ClaimedRun) -> None:
+        """Leave a run for another executor, however long the database is away; one that has ended stays so."""
+        while True:
+            try:
+                await self._store.leave(RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING))
+            except PgqrsError as error:
+                if isinstance(error, _STALE):
+                    return
+                await asyncio.sleep(1)
+            else:
+                return
+
+    def hurry(self, grace: float) -> None:
+        """Let the drain, which may have begun, leave steps `grace` seconds at most."""
+        deadline = monotonic() + grace
+        if self._deadline is None or deadline < self._deadline:
+            self._deadline = deadline
+            if self._draining:
+                self._hand_back_all()
+
+    async def drain(self) -> None:
+        """Hand every run back: at once where no step executes, otherwise when it has ended or the grace is over.
+
+        `hurry` sets the grace. Returns when the tasks of all runs have ended, or do not end although cancelled.
+        """
+        self._draining = True
+        self._hand_back_all()
+        while self._handing:
+            await asyncio.wait(self._handing)
+        await self._end_tasks()
+
+    def _hand_back_all(self) -> None:
+        grace = 0.0 if self._deadline is None else max(0.0, self._deadline - monotonic())
+        for held in self._held:
+            if held.adopted:
+                task = asyncio.get_running_loop().create_task(self._hand_back(held, grace))
+                self._handing.add(task)
+                task.add_done_callback(self._handing.discard)
+
+    async def _hand_back(self, held: Held, grace: float) -> None:
+        """Let another worker go on with a run, without burning an attempt."""
+        try:
+            async with asyncio.timeout(grace + HANDING):
+                await held.context.hand_back(grace)
+        except (PgqrsError, TimeoutError) as error:
+            # What keeps it from being recorded may keep the end of this executor too: others will find it dead.
+            _logger.warning("workflow %s could not be handed back: %r", held.claimed.workflow_id, error)
+
+    async def _end_tasks(self) -> None:
+        """Wait for the tasks of all runs, which have been left: a moment, then they are cancelled."""
+        for cancelled in (False, True):
+            tasks = [held.task for held in self._held if held.task is not None]
+            if tasks and cancelled:
+                for task in tasks:
+                    task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=LAST_WAIT)
+        if self._held:
+            _logger.warning("pgqrs: %d workflows do not end although they were cancelled", len(self._held))

@@ -1,0 +1,142 @@
+"""The connection of a worker: it hears the doorbell, claims, and looks after what is due or left by the dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from pgqrs.errors import WorkflowTimeoutError
+from pgqrs.failures import dump_error
+from pgqrs.storage import executors, queue
+from pgqrs.storage.channels import queue_channel
+from pgqrs.storage.database import CompiledStatement, Database
+from pgqrs.storage.faults import translated
+from pgqrs.types import ClaimedRun
+
+_UNKNOWN_EVERY = 60
+"""How many ticks go by between two searches for runs of executors that are not in the tables, and for old rows."""
+
+
+class Tick(NamedTuple):
+    """What a look at the queues found and did.
+
+    `ready`: one of the queues has a workflow to claim. `woken`, `recovered` and `timed_out` count workflows whose
+    time had come, that a dead executor held, and that were ended at their deadline. `suspects` counts executors
+    that may be dead. `next_due` is the time until the next timer or deadline in seconds, None without one.
+    """
+
+    ready: bool
+    woken: int
+    recovered: int
+    timed_out: int
+    suspects: int
+    next_due: float | None
+
+
+class Watch:
+    """One worker's connection outside the pool, made anew when it is lost.
+
+    `rung` is called in the event loop with the name of a queue whose doorbell was rung. The methods raise
+    `DatabaseUnavailableError` while the server is away; call them again later.
+    """
+
+    def __init__(self, database: Database, executor_id: UUID, rung: Callable[[str], None]) -> None:
+        self._database = database
+        self._executor_id = executor_id
+        self._rung = rung
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
+        self._unanswered: UUID | None = None
+        self._ticks = 0
+        self.statements = 0
+        """How many statements were sent."""
+
+    async def claim(self, names: Sequence[str], queues: Sequence[str], limit: int) -> list[ClaimedRun]:
+        """Claim up to `limit` workflows of these names and queues, by priority, then by age.
+
+        What an earlier call claimed without hearing the answer comes first.
+        """
+        names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
+        values = {"names": names, "queues": queues, "limit": limit, "executor": self._executor_id}
+        async with self._one_at_a_time:
+            if self._unanswered is not None:
+                rows = await self._fetch(queue.claimed, values | {"token": self._unanswered})
+                self._unanswered = None
+                if rows:
+                    return _in_order(rows)
+            self._unanswered = uuid4()
+            rows = await self._fetch(queue.claim, values | {"token": self._unanswered})
+            self._unanswered = None
+            return _in_order(rows)
+
+    async def tick(self, names: Sequence[str], queues: Sequence[str]) -> Tick:
+        """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
+        async with self._one_at_a_time:
+            unknown_too = self._ticks % _UNKNOWN_EVERY == 0
+            values = {"names": list(names), "queues": list(queues), "unknown_too": unknown_too}
+            ((ready, woken, recovered, expired, suspects, next_due),) = await self._fetch(queue.tick, values)
+            self._ticks += 1
+            timed_out = await self._time_out(expired) if expired else 0
+            if unknown_too:
+                await self._fetch(executors.forget_the_dead, {})
+        return Tick(ready, woken, recovered, timed_out, suspects, next_due)
+
+    async def _time_out(self, ids: list[int]) -> int:
+        given = await self._fetch(queue.timeouts, {"ids": ids})
+        errors = [
+            dump_error(WorkflowTimeoutError(workflow_id, timeout), terminal=True) for workflow_id, timeout in given
+        ]
+        return len(await self._fetch(queue.time_out, {"ids": [row[0] for row in given], "errors": errors}))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        async with self._one_at_a_time:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.close(timeout=1)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
+
+    async def _fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
+        with translated(self._database.schema):
+            connection = await self._connected()
+            compiled = self._compiled.get(statement)
+            if compiled is None:
+                compiled = self._compiled[statement] = self._database.compile(statement())
+            self.statements += 1
+            try:
+                return await connection.fetch(
+                    compiled.text, *compiled.arguments(values), timeout=self._database.limits.timeout
+                )
+            except BaseException:
+                # Whatever it was, a connection that may have fallen silent hears no doorbell.
+                connection.terminate()
+                self._connection = None
+                raise
+
+    async def _connected(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = None
+            connection = await self._database.open_driver()
+            try:
+                async with asyncio.timeout(self._database.limits.timeout):
+                    await connection.add_listener(queue_channel(self._database.schema), self._heard)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._rung(str(payload))
+
+
+def _in_order(rows: list[Any]) -> list[ClaimedRun]:
+    first = sorted(rows, key=lambda row: (-row["priority"], row["id"]))
+    return [ClaimedRun(*row[: len(ClaimedRun._fields)]) for row in first]

@@ -1,0 +1,209 @@
+"""How workflows are handed to workers: the options of a submission, and the `Submitter` that has them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast
+
+from pgqrs.clock import seconds_of
+from pgqrs.context import PyWorkflow
+from pgqrs.decorators import Definition, definition_of
+from pgqrs.errors import ConfigurationError
+from pgqrs.handles import Host as HandleHost
+from pgqrs.handles import WorkflowHandle
+from pgqrs.names import check_name
+from pgqrs.runtime.arguments import check_fits
+from pgqrs.types import Submission
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+DEFAULT_QUEUE = "default"
+"""The queue of a workflow that was not given one."""
+
+PORTION = 5000
+"""How many workflows `Submitter.enqueue_many` writes in one statement."""
+
+HEADSTART = 60.0
+"""How long, in seconds, workers leave a workflow alone that `Submitter.run` has created and is about to start."""
+
+_PRIORITIES = range(-(2**63), 2**63)
+
+
+class Options(NamedTuple):
+    """How a workflow is submitted; times are in seconds. See `Admin.options`."""
+
+    key: str | None = None
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    delay: float | None = None
+    timeout: float | None = None
+
+
+class Host(HandleHost, Protocol):
+    """What a submitter needs of the `Admin` that made it."""
+
+    async def get_workflow(self, workflow_id: int) -> PyWorkflow:
+        """Return the context of a workflow."""
+        ...
+
+
+class Submitter:
+    """Enqueues and runs workflows with the options that `Admin.options` was given."""
+
+    __slots__ = ("_host", "_options")
+
+    def __init__(self, host: Host, options: Options) -> None:
+        self._host = host
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<Submitter {self._options}>"
+
+    async def enqueue(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> WorkflowHandle[R]:
+        """Enqueue a workflow with these arguments for a worker; see `Admin.enqueue`."""
+        submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
+        workflow_id = await self._submit(submission)
+        return WorkflowHandle(self._host, workflow_id, is_there=True)
+
+    async def enqueue_many(
+        self,
+        workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+        inputs: Iterable[tuple[*Ts]],
+        *,
+        key: Callable[[*Ts], str] | None = None,
+    ) -> list[WorkflowHandle[R]]:
+        """Enqueue a workflow for each tuple of arguments; see `Admin.enqueue_many`."""
+        if self._options.key is not None:
+            raise ConfigurationError(
+                "a key is of one workflow: give enqueue_many a function that makes one of each tuple of arguments."
+            )
+        definition = definition_of(workflow)
+
+        def submission(given: tuple[*Ts]) -> Submission:
+            _check_is_tuple(given)
+            return self._submission(definition, given, {}, None if key is None else key(*given))
+
+        submissions = map(submission, inputs)
+        here = await self._host.here()
+        handles: list[WorkflowHandle[R]] = []
+        while portion := list(islice(submissions, PORTION)):
+            ids = await here.store.submit_many(portion)
+            handles += [WorkflowHandle(self._host, workflow_id, is_there=True) for workflow_id in ids]
+            if self._options.delay is None:
+                here.doorbell.ring(self._options.queue)
+            await asyncio.sleep(0)  # a turn for the others: encoding takes a while
+        return handles
+
+    async def run(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Create the workflow with these arguments, unless its key is there, run it here, and return its result.
+
+        A workflow of this key that is there is run with the arguments that it was created with; one that has
+        succeeded returns its output, and does not run. Raises `WorkflowLockedError` when another process is
+        running it, and as `Admin.run` does. A `delay` has no meaning here and raises `ConfigurationError`.
+        """
+        if self._options.delay is not None:
+            raise ConfigurationError("a workflow that is run at once has no delay: enqueue it.")
+        submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
+        # Workers leave it alone for a while, and take it over if this process dies before it starts it.
+        workflow_id = await self._submit(submission._replace(delay=HEADSTART))
+        context = await self._host.get_workflow(workflow_id)
+        store = (await self._host.here()).store
+        given = (await store.workflow(workflow_id, self._host.codec.decode)).input
+        function: Callable[..., Awaitable[R]] = workflow
+        return await function(context, *given["args"], **given["kwargs"])
+
+    async def _submit(self, submission: Submission) -> int:
+        here = await self._host.here()
+        workflow_id = await here.store.submit(
+            submission.name,
+            submission.input,
+            queue=submission.queue,
+            priority=submission.priority,
+            delay=submission.delay,
+            timeout=submission.timeout,
+            key=submission.key,
+        )
+        if submission.delay is None:
+            here.doorbell.ring(submission.queue)
+        return workflow_id
+
+    def _submission(
+        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object
+    ) -> Submission:
+        check_fits(definition, args, kwargs)
+        text = self._host.codec.encode({"args": list(args), "kwargs": kwargs}).text
+        options = self._options
+        timeout = definition.timeout if options.timeout is None else options.timeout
+        return Submission(
+            0,  # the store gives it its id
+            definition.name,
+            text,
+            options.queue,
+            options.priority,
+            options.delay,
+            timeout,
+            None if key is None else checked_key(key),
+        )
+
+
+def options(
+    *,
+    key: object = None,
+    queue: object = DEFAULT_QUEUE,
+    priority: object = 0,
+    delay: object = None,
+    timeout: object = None,
+) -> Options:
+    """Check what was given to `Admin.options` and return it.
+
+    Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number out of
+    range, and `TypeError` for what is none.
+    """
+    check_name("queue", queue)
+    return Options(
+        key=None if key is None else checked_key(key),
+        queue=cast(str, queue),
+        priority=_checked_priority(priority),
+        delay=checked_seconds("delay", delay) or None,
+        timeout=checked_seconds("timeout", timeout, positive=True),
+    )
+
+
+def checked_key(key: object) -> str:
+    """Return the key of a workflow, if it can be one; raises `InvalidNameError`."""
+    check_name("key", key)
+    return cast(str, key)
+
+
+def checked_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
+    """Return a time in seconds that was given as a number or a `timedelta`; None stays None.
+
+    Raises `ConfigurationError` for a time that cannot be, and `TypeError` for what is none.
+    """
+    if given is None:
+        return None
+    seconds = seconds_of(what, given)
+    if seconds < 0 or (positive and not seconds):
+        raise ConfigurationError(f"a {what} is {'more than' if positive else 'at least'} 0, not {given} s.")
+    return seconds
+
+
+def _checked_priority(priority: object) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"a priority is an int, not {type(priority).__name__}.")
+    if priority not in _PRIORITIES:
+        raise ConfigurationError(f"a priority is a bigint, which {priority} is not.")
+    return priority
+
+
+def _check_is_tuple(given: object) -> None:
+    if not isinstance(given, tuple):
+        raise TypeError(f"enqueue_many takes tuples of arguments, not {type(given).__name__}: write `(value,)`.")

@@ -1,0 +1,289 @@
+"""Blocking code: steps in threads of the library's, and in executors of the application's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import blocking_steps
+import pytest
+from acceptance_helpers import is_replay, no_hang, steps, until
+
+from pgqrs import PyWorkflow, RetryPolicy, StepTimeoutError, TransientError, step, workflow
+
+WHERE = contextvars.ContextVar("where", default="nowhere")
+
+
+# --- threads ---
+
+
+async def test_a_plain_function_runs_in_a_thread_of_its_own_pool(admin, sql):
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(refusing := RefusingExecutor())
+
+    @step(thread=True)
+    def blocking(ctx: PyWorkflow, text: str, *, twice: bool = False) -> list:
+        return [text * (2 if twice else 1), threading.current_thread().name, WHERE.get(), ctx.id()]
+
+    WHERE.set("here")
+    ctx = await admin.create_workflow("wf")
+    text, thread, where, workflow_id = await blocking(ctx, "a", twice=True)
+    assert (text, where, workflow_id) == ("aa", "here", ctx.id())
+    assert thread.startswith("pgqrs-step")
+    assert (await blocking(ctx, "a", twice=True))[0] == "aa"
+    assert await steps(sql, ctx) == {"blocking": "SUCCESS"}
+    assert refusing.asked == 0
+
+
+class RefusingExecutor(ThreadPoolExecutor):
+    asked = 0
+
+    def submit(self, *args, **kwargs):
+        self.asked += 1
+        raise AssertionError
+
+
+async def test_the_event_loop_goes_on_meanwhile(admin):
+    release = threading.Event()
+
+    @step(thread=True)
+    def blocking(ctx: PyWorkflow) -> str:
+        assert release.wait(20)
+        return "done"
+
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    task = asyncio.create_task(blocking(ctx))
+    async with no_hang():
+        await asyncio.sleep(0.02)
+        release.set()
+        assert await task == "done"
+
+
+async def test_threads_are_bounded(admin):
+    seen = set()
+
+    @step(thread=True, key=lambda n: n)
+    def blocking(ctx: PyWorkflow, n: int) -> None:
+        seen.add(threading.current_thread().name)
+        time.sleep(0.001)
+
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    async with no_hang():
+        await asyncio.gather(*(blocking(ctx, n) for n in range(200)))
+    assert 1 < len(seen) <= 32
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), StopIteration(), TimeoutError("x")])
+async def test_errors_of_a_thread_are_the_step_s(admin, sql, error):
+    @step(thread=True)
+    def blocking(ctx: PyWorkflow) -> None:
+        raise error
+
+    expected = RuntimeError if isinstance(error, StopIteration) else type(error)
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(expected):
+            await blocking(ctx)
+        with pytest.raises(expected) as caught:
+            await blocking(ctx)
+    assert is_replay(caught.value, expected)
+    assert await steps(sql, ctx) == {"blocking": "ERROR"}
+
+
+async def test_retries_and_timeouts_of_threads(admin, sql):
+    release, calls = threading.Event(), []
+
+    @step(thread=True, timeout=0.1, retry=RetryPolicy(attempts=2, initial=0.01))
+    def blocking(ctx: PyWorkflow) -> str:
+        calls.append(1)
+        assert release.wait(20)
+        return "late"
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(StepTimeoutError):
+            await blocking(ctx)
+        release.set()
+    assert len(calls) == 2
+    await asyncio.sleep(0.05)  # what comes late is dropped
+    assert await steps(sql, ctx) == {"blocking": "ERROR"}
+
+
+async def test_a_cancelled_wait_drops_what_comes_late(admin, sql):
+    release, started = threading.Event(), threading.Event()
+
+    @step(thread=True)
+    def blocking(ctx: PyWorkflow) -> str:
+        started.set()
+        assert release.wait(20)
+        return "late"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await blocking(ctx)
+
+    async def has_started():
+        return started.is_set()
+
+    ctx = await admin.create_workflow("wf")
+    task = asyncio.create_task(wf(ctx))
+    async with no_hang():
+        await until(has_started)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        release.set()
+        assert await wf(ctx) == "late"
+
+
+# --- executors ---
+
+
+async def test_a_pool_of_processes_runs_the_function_elsewhere(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        square, pid, nested = await blocking_steps.computing(ctx, 7)
+    assert (square, nested) == (50, 8)
+    assert pid != os.getpid()
+    assert await steps(sql, ctx) == {"heavy": "SUCCESS", "nested:7": "SUCCESS"}
+    assert await blocking_steps.heavy(await admin.create_workflow("wf"), 2) == [4, pid]
+
+
+async def test_errors_of_another_process_are_the_step_s(admin):
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(LookupError, match="no such thing"):
+            await blocking_steps.refuses(ctx, "no such thing")
+        with pytest.raises(LookupError) as caught:
+            await blocking_steps.refuses(ctx, "no such thing")
+    assert is_replay(caught.value, LookupError)
+
+
+async def test_the_main_module_of_a_program_has_steps_for_other_processes(run_program):
+    code, out, err = run_program(PROGRAM)
+    assert (code, err) == (0, "")
+    number, same = out.split()
+    assert (number, same) == ("42", "False")
+
+
+PROGRAM = """
+import asyncio, os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pgqrs import Admin, step, workflow
+
+pool = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if __name__ == "__main__" else None
+
+@step(executor=lambda: pool)
+def heavy(number):
+    return [number + 1, os.getpid()]
+
+@workflow
+async def wf(ctx):
+    return await heavy(ctx, 41)
+
+async def main():
+    async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"]) as admin:
+        await admin.install()
+        number, pid = await admin.run(wf)
+        print(number, pid == os.getpid())
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    pool.shutdown()
+"""
+
+
+async def test_an_executor_is_made_when_it_is_first_needed_and_once(admin):
+    made = []
+
+    def make():
+        made.append(ThreadPoolExecutor(1, thread_name_prefix="mine"))
+        return made[-1]
+
+    @step(executor=make, key=lambda n: n)
+    def where(n: int) -> str:
+        return threading.current_thread().name
+
+    assert made == []
+    ctx = await admin.create_workflow("wf")
+    for n in range(3):
+        assert (await where(ctx, n)).startswith("mine")
+    assert len(made) == 1
+    made[0].shutdown()
+
+
+async def test_a_pool_that_broke_is_made_anew(admin):
+    made = []
+
+    def make():
+        made.append(ProcessPoolExecutor(1, mp_context=blocking_steps.get_context("spawn")))
+        return made[-1]
+
+    dies = step(executor=make, retry=RetryPolicy(attempts=2, initial=0.01))(blocking_steps.dies.__wrapped__)
+    async with no_hang():
+        with pytest.raises(RuntimeError):  # BrokenProcessPool is one, and transient
+            await dies(await admin.create_workflow("wf"))
+    assert len(made) == 2
+    for each in made:
+        each.shutdown()
+
+
+async def test_a_closure_goes_to_threads_as_it_is(admin):
+    pool, extra = ThreadPoolExecutor(1), 5
+
+    @step(executor=pool)
+    def add(number: int) -> int:
+        return number + extra
+
+    assert await add(await admin.create_workflow("wf"), 1) == 6
+    pool.shutdown()
+
+
+async def test_an_executor_that_gives_a_step_up_is_a_transient_error(admin):
+    class GivesUp(ThreadPoolExecutor):
+        def submit(self, *args, **kwargs):
+            future = Future()
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+
+    @step(executor=GivesUp())
+    def lost(number: int) -> int:
+        return number
+
+    with pytest.raises(TransientError, match="given it up"):
+        await lost(await admin.create_workflow("wf"), 1)
+
+
+async def test_what_is_no_executor_is_refused(admin):
+    with pytest.raises(TypeError, match="Executor"):
+        step(executor=5)(lambda: None)
+    no_executor = step(executor=lambda: 5, id="wrong")(lambda: None)
+    with pytest.raises(TypeError, match="Executor"):
+        await no_executor(await admin.create_workflow("wf"))
+
+
+async def _asynchronous(ctx):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "function"),
+    [
+        ({}, lambda ctx: None),
+        ({"thread": True}, _asynchronous),
+        ({"executor": ThreadPoolExecutor}, _asynchronous),
+        ({"thread": True}, lambda: None),
+        ({"thread": True, "executor": ThreadPoolExecutor}, lambda ctx: None),
+    ],
+)
+def test_functions_of_another_kind_are_refused(options, function):
+    with pytest.raises(TypeError):
+        step(**options)(function)

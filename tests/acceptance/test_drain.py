@@ -1,0 +1,224 @@
+"""Stopping a worker: what executes may end, the rest is handed back at once, and no attempt is burnt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from acceptance_helpers import no_hang, until
+
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _leaves_sound_tables(admin):
+    yield
+    await admin.verify(deep=True)
+
+
+class Scene:
+    """What the workflow of a test does, and where it waits."""
+
+    def __init__(self):
+        self.executed = []
+        self.at = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def stop_here(self):
+        self.at.set()
+        await self.go_on.wait()
+
+
+scene: Scene
+
+
+@pytest.fixture(autouse=True)
+def _fresh_scene():
+    global scene  # noqa: PLW0603  # the workflows below are at the top level, as an application's are
+    scene = Scene()
+
+
+@step
+async def first(ctx: PyWorkflow, *, wait: bool = False) -> str:
+    scene.executed.append("first")
+    if wait:
+        await scene.stop_here()
+    return "1"
+
+
+@step
+async def second(ctx: PyWorkflow) -> str:
+    scene.executed.append("second")
+    return "2"
+
+
+@workflow
+async def pausing_between(ctx: PyWorkflow) -> list[str]:
+    done = [await first(ctx)]
+    await scene.stop_here()
+    return [*done, await second(ctx)]
+
+
+@workflow
+async def pausing_within(ctx: PyWorkflow) -> list[str]:
+    return [await first(ctx, wait=True), await second(ctx)]
+
+
+async def _handed_back(sql, handle):
+    row = await sql.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", handle.id)
+    assert (row["status"], row["attempts"], row["epoch"], row["executor"]) == ("PENDING", 0, 1, None)
+    assert row["ready_at"] is not None
+
+
+async def test_a_run_between_steps_is_handed_back_at_once_and_goes_on_elsewhere(admin, sql, dsn, schema):
+    async with no_hang():
+        async with Worker(admin, [pausing_between]):
+            handle = await admin.enqueue(pausing_between)
+            await scene.at.wait()
+            began = time.monotonic()
+        assert time.monotonic() - began < 3  # the grace is 30 seconds
+        await _handed_back(sql, handle)
+        scene.go_on.set()
+        async with Admin(dsn, schema) as other, Worker(other, [pausing_between]):
+            assert await handle.result() == ["1", "2"]
+    assert scene.executed == ["first", "second"]
+    [record] = await admin.list_workflows()
+    assert (record.attempts, record.epoch) == (1, 2)
+
+
+async def test_a_step_that_ends_within_the_grace_is_recorded_and_no_other_begins(admin, sql):
+    async with no_hang():
+        worker = Worker(admin, [pausing_within])
+        await worker.start()
+        handle = await admin.enqueue(pausing_within)
+        await scene.at.wait()
+        draining = asyncio.create_task(worker.drain(15))
+        later = await admin.enqueue(pausing_within)
+        done, _ = await asyncio.wait([draining], timeout=0.7)
+        assert not done
+        scene.go_on.set()
+        await draining
+    await _handed_back(sql, handle)
+    assert [(each.step_id, each.status) for each in await handle.steps()] == [("first", "SUCCESS")]
+    assert scene.executed == ["first"]
+    assert await later.status() == "PENDING"
+    assert await later.steps() == []
+
+
+async def test_a_step_that_outlives_the_grace_is_executed_again_elsewhere(admin, sql):
+    async with no_hang():
+        worker = Worker(admin, [pausing_within])
+        await worker.start()
+        handle = await admin.enqueue(pausing_within)
+        await scene.at.wait()
+        await worker.drain(timedelta(seconds=0.3).total_seconds())
+        await _handed_back(sql, handle)
+        scene.go_on.set()
+        async with Worker(admin, [pausing_within]):
+            assert await handle.result() == ["1", "2"]
+    assert scene.executed == ["first", "first", "second"]
+
+
+async def test_a_second_drain_brings_the_end_nearer_and_a_cancelled_one_leaves_no_grace(admin, sql):
+    for hasten in (lambda worker, _draining: worker.drain(0), lambda _worker, draining: _cancelled(draining)):
+        async with no_hang():
+            scene.at.clear()
+            worker = Worker(admin, [pausing_within])
+            await worker.start()
+            handle = await admin.enqueue(pausing_within)
+            await scene.at.wait()
+            draining = asyncio.create_task(worker.drain(60))
+            await asyncio.sleep(0)
+            began = time.monotonic()
+            await hasten(worker, draining)
+            await asyncio.wait([draining])
+            assert time.monotonic() - began < 3
+        await _handed_back(sql, handle)
+        await handle.cancel()
+
+
+async def _cancelled(task):
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_in_the_block_stops_the_worker_at_once(admin, sql):
+    async with no_hang():
+        began = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            async with Worker(admin, [pausing_within]):
+                handle = await admin.enqueue(pausing_within)
+                await scene.at.wait()
+                _ = 1 / 0
+        assert time.monotonic() - began < 5
+    await _handed_back(sql, handle)
+
+
+async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
+    async with no_hang():
+        running = asyncio.create_task(Worker(admin, [pausing_within]).run())
+        handle = await admin.enqueue(pausing_within)
+        await scene.at.wait()
+        await _cancelled(running)
+    await _handed_back(sql, handle)
+
+
+async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, sql):
+    own = Admin(dsn, schema)
+    own._limits = own._limits._replace(beat=0.1, expiry=0.5)
+    async with no_hang(), own, Worker(admin, [pausing_between]):  # the second knows not what the first runs
+        worker = Worker(own, [pausing_within])
+        await worker.start()
+        handle = await admin.enqueue(pausing_within)
+        await scene.at.wait()
+        draining = asyncio.create_task(worker.drain(15))
+        executor = (await own.store()).executor_id
+        began = await sql.fetchval("SELECT now()")
+
+        async def long_after():
+            row = await sql.fetchrow("SELECT *, now() AS now FROM pgqrs_executors WHERE id = $1", executor)
+            assert row["expires_at"] > row["now"]
+            assert (row["stopped_at"], row["suspected_at"]) == (None, None)
+            return row["now"] - began > timedelta(seconds=1.5)
+
+        await until(long_after)
+        assert await handle.status() == "RUNNING"
+        scene.go_on.set()
+        await draining
+    await _handed_back(sql, handle)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+async def test_signals_drain_then_stop_and_the_handlers_are_restored(admin, sql, signals):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    async with no_hang():
+        running = asyncio.create_task(Worker(admin, [pausing_within], grace=60).run())
+        handle = await admin.enqueue(pausing_within)
+        await scene.at.wait()
+        for each in signals:
+            os.kill(os.getpid(), each)
+            done, _ = await asyncio.wait([running], timeout=0.3)
+        if len(signals) == 1:
+            assert not done
+            scene.go_on.set()
+        await running
+    assert {each: signal.getsignal(each) for each in before} == before
+    await _handed_back(sql, handle)
+    assert scene.executed == ["first"]
+    assert [each.status for each in await handle.steps() if each.status == "SUCCESS"] == ["SUCCESS"] * (
+        2 - len(signals)
+    )
+
+
+async def test_draining_an_idle_worker_takes_no_time(admin):
+    began = time.monotonic()
+    async with no_hang(), Worker(admin, [pausing_within]) as worker:
+        await worker.drain()
+        await worker.drain()
+    assert time.monotonic() - began < 2

@@ -1,0 +1,224 @@
+"""Enqueueing: keys, options, many at once, and what is refused before it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from acceptance_helpers import no_hang
+
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    InvalidNameError,
+    NotInstalledError,
+    PyWorkflow,
+    SerializationError,
+    Worker,
+    WorkflowTimeoutError,
+    step,
+    workflow,
+)
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _leaves_sound_tables(admin):
+    yield
+    await admin.verify(deep=True)
+
+
+@workflow
+async def greet(ctx: PyWorkflow, name: str, *, loud: bool = False) -> str:
+    return f"hello {name}{'!' if loud else ''}"
+
+
+@workflow(name="other")
+async def other(ctx: PyWorkflow, name: str) -> str:
+    return name
+
+
+async def test_it_is_on_disk_when_the_call_returns(admin, sql):
+    handle = await admin.enqueue(greet, "ann", loud=True)
+    row = await sql.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", handle.id)
+    assert (row["name"], row["status"], row["queue"], row["priority"]) == ("greet", "PENDING", "default", 0)
+    assert row["input"] == '{"args":["ann"],"kwargs":{"loud":true}}'
+    assert row["ready_at"] is not None
+    assert (row["due_at"], row["executor"], row["key"], row["timeout"]) == (None, None, None, None)
+
+
+async def test_options_are_recorded(admin, sql):
+    submit = admin.options(key="k", queue="q", priority=-7, delay=timedelta(hours=1), timeout=90)
+    handle = await submit.enqueue(greet, "ann")
+    row = await sql.fetchrow(
+        "SELECT *, due_at - created_at AS delay FROM pgqrs_workflows WHERE id = $1", handle.id
+    )
+    assert (row["key"], row["queue"], row["priority"], row["timeout"]) == ("k", "q", -7, 90.0)
+    assert (row["ready_at"], row["delay"]) == (None, timedelta(hours=1))
+
+
+async def test_the_same_key_is_the_same_workflow(admin, dsn, schema):
+    async with Admin(dsn, schema) as elsewhere:
+        given = [each.options(key="k").enqueue(greet, str(n)) for n in range(25) for each in (admin, elsewhere)]
+        handles = await asyncio.gather(*given)
+    assert len({each.id for each in handles}) == 1
+    assert (await admin.options(key="k").enqueue(other, "ann")).id != handles[0].id
+    assert (await admin.options(key="K").enqueue(greet, "ann")).id != handles[0].id
+    assert len(await admin.list_workflows()) == 3
+
+
+async def test_a_key_outlives_the_end_of_its_workflow(admin):
+    async with no_hang(), Worker(admin, [greet]):
+        first = await admin.options(key="k").enqueue(greet, "ann")
+        assert await first.result() == "hello ann"
+        second = await admin.options(key="k").enqueue(greet, "bob")
+        assert (second.id, await second.result()) == (first.id, "hello ann")
+
+
+async def test_many_are_written_in_order_and_each_is_run(admin):
+    handles = await admin.enqueue_many(greet, ((str(n),) for n in range(500)))
+    assert [each.id for each in handles] == sorted({each.id for each in handles})
+    async with no_hang(), Worker(admin, [greet]):
+        results = await asyncio.gather(*(each.result() for each in handles))
+    assert results == [f"hello {n}" for n in range(500)]
+
+
+async def test_many_with_keys_that_repeat_within_the_call_and_before_it(admin):
+    before = await admin.options(key="n0").enqueue(greet, "0")
+    names = [("0",), ("1",), ("2",), ("1",), ("0",), ("3",)]
+    handles = await admin.enqueue_many(greet, names, key=lambda name: f"n{name}")
+    ids = [each.id for each in handles]
+    assert ids[0] == ids[4] == before.id
+    assert ids[1] == ids[3]
+    assert len(set(ids)) == 4
+    again = await admin.options(queue="q").enqueue_many(greet, names, key=lambda name: f"n{name}")
+    assert [each.id for each in again] == ids
+    assert len(await admin.list_workflows()) == 4
+
+
+async def test_many_at_once_with_the_same_keys_in_opposite_order(admin, dsn, schema):
+    names = [(str(n),) for n in range(300)]
+
+    async def enqueued(own, inputs):
+        return {
+            each[0]: handle.id
+            for each, handle in zip(inputs, await own.enqueue_many(greet, inputs, key=str), strict=True)
+        }
+
+    async with no_hang(), Admin(dsn, schema) as elsewhere:
+        one, two = await asyncio.gather(enqueued(admin, names), enqueued(elsewhere, names[::-1]))
+    assert one == two
+
+
+async def test_a_hundred_thousand_in_a_few_statements(admin, sql):
+    began = time.monotonic()
+    handles = await admin.enqueue_many(greet, ((str(n),) for n in range(100_000)))
+    assert time.monotonic() - began < 30
+    assert len({each.id for each in handles}) == 100_000
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 100_000
+    # Rows of one statement have one transaction time.
+    assert await sql.fetchval("SELECT count(DISTINCT created_at) FROM pgqrs_workflows") <= 20
+
+
+async def test_a_delay_is_waited_for_and_not_longer(admin):
+    async with no_hang(), Worker(admin, [greet]):
+        began = time.monotonic()
+        assert await (await admin.options(delay=0.5).enqueue(greet, "ann")).result() == "hello ann"
+        assert 0.5 <= time.monotonic() - began < 3
+
+
+async def test_a_timeout_is_a_deadline_from_the_first_start(admin):
+    @step
+    async def endless(ctx: PyWorkflow) -> None:
+        await asyncio.Event().wait()
+
+    @workflow(timeout=3600)
+    async def slow(ctx: PyWorkflow) -> None:
+        await endless(ctx)
+
+    async with no_hang(), Worker(admin, [slow]):
+        with pytest.raises(WorkflowTimeoutError):
+            await (await admin.options(timeout=0.3).enqueue(slow)).result()
+
+
+async def test_run_with_a_key_runs_what_is_there_or_returns_its_output(admin):
+    submit = admin.options(key="k", queue="nobody", priority=3)
+    assert await submit.run(greet, "ann") == "hello ann"
+    assert await submit.run(greet, "bob") == "hello ann"
+    queued = await admin.options(key="q", queue="nobody").enqueue(greet, "cid", loud=True)
+    assert await admin.options(key="q").run(greet, "dan") == "hello cid!"
+    assert await queued.result() == "hello cid!"
+    [first] = await admin.list_workflows(before=2)
+    assert (first.queue, first.priority, first.key) == ("nobody", 3, "k")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"key": ""}, InvalidNameError),
+        ({"key": 7}, InvalidNameError),
+        ({"key": "a\0"}, InvalidNameError),
+        ({"key": "k" * 513}, InvalidNameError),
+        ({"queue": ""}, InvalidNameError),
+        ({"queue": None}, InvalidNameError),
+        ({"queue": "\ud800"}, InvalidNameError),
+        ({"priority": True}, TypeError),
+        ({"priority": 1.0}, TypeError),
+        ({"priority": 2**63}, ConfigurationError),
+        ({"priority": -(2**63) - 1}, ConfigurationError),
+        ({"delay": -0.1}, ConfigurationError),
+        ({"delay": float("nan")}, ConfigurationError),
+        ({"delay": float("inf")}, ConfigurationError),
+        ({"delay": 10**400}, ConfigurationError),
+        ({"delay": timedelta(seconds=-1)}, ConfigurationError),
+        ({"delay": "1"}, TypeError),
+        ({"delay": True}, TypeError),
+        ({"timeout": 0}, ConfigurationError),
+        ({"timeout": float("nan")}, ConfigurationError),
+        ({"timeout": timedelta.max}, ConfigurationError),
+    ],
+    ids=str,
+)
+async def test_options_that_cannot_be_are_refused(admin, options, error):
+    with pytest.raises(error):
+        admin.options(**options)
+
+
+@pytest.mark.parametrize("priority", [2**63 - 1, -(2**63)])
+async def test_the_extremes_of_a_bigint_are_priorities(admin, priority):
+    handle = await admin.options(priority=priority, delay=0, key="k" * 512, queue="q" * 512).enqueue(greet, "ann")
+    async with no_hang(), Worker(admin, [greet], queues=["q" * 512]):
+        assert await handle.result() == "hello ann"
+
+
+async def test_what_cannot_be_called_or_stored_is_told_to_the_caller(admin):
+    with pytest.raises(TypeError, match="'greet' cannot be called like that: missing a required argument: 'name'"):
+        await admin.enqueue(greet)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lowd'"):
+        await admin.enqueue(greet, "ann", lowd=True)
+    with pytest.raises(TypeError, match="not a workflow"):
+        await admin.enqueue(print, "ann")
+    with pytest.raises(SerializationError):
+        await admin.enqueue(greet, object())
+    with pytest.raises(TypeError, match="takes tuples"):
+        await admin.enqueue_many(greet, ["ann"])
+    with pytest.raises(TypeError, match="too many positional"):
+        await admin.enqueue_many(greet, [("ann", "bob")])
+    with pytest.raises(InvalidNameError):
+        await admin.enqueue_many(greet, [("ann",)], key=len)
+    with pytest.raises(ConfigurationError, match="a key is of one workflow"):
+        await admin.options(key="k").enqueue_many(greet, [("ann",)])
+    with pytest.raises(ConfigurationError, match="no delay"):
+        await admin.options(delay=1).run(greet, "ann")
+    assert await admin.enqueue_many(greet, []) == []
+    assert await admin.list_workflows() == []
+
+
+async def test_without_tables_it_says_what_to_do(dsn):
+    async with Admin(dsn, "no_such_schema_here") as bare:
+        with pytest.raises(NotInstalledError):
+            await bare.enqueue(greet, "ann")
+        with pytest.raises(NotInstalledError):
+            await Worker(bare, [greet]).run()

@@ -1,0 +1,356 @@
+"""Workers: what is enqueued is run, by whom, how many at once, and nothing that a workflow does stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter
+
+import pytest
+import pytest_asyncio
+from acceptance_helpers import DEADLINE, is_replay, no_hang, until
+
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    InvalidNameError,
+    InvariantError,
+    PoisonedWorkflowError,
+    PyWorkflow,
+    Worker,
+    WorkflowLockedError,
+    step,
+    workflow,
+)
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _leaves_sound_tables(admin):
+    yield
+    await admin.verify(deep=True)
+
+
+@step
+async def doubled(ctx: PyWorkflow, number: int) -> int:
+    return 2 * number
+
+
+@workflow
+async def double(ctx: PyWorkflow, number: int, *, plus: int = 0) -> int:
+    return await doubled(ctx, number) + plus
+
+
+@workflow
+async def failing(ctx: PyWorkflow, text: str) -> None:
+    raise LookupError(text)
+
+
+async def test_what_is_enqueued_is_run(admin):
+    before = await admin.enqueue(double, 1)
+    async with no_hang(), Worker(admin, [double]):
+        after = await admin.enqueue(double, 2, plus=1)
+        assert (await before.result(), await after.result()) == (2, 5)
+    records = await admin.list_workflows()
+    assert [(each.status, each.attempts, each.epoch, each.executor_id) for each in records] == [
+        ("SUCCESS", 1, 1, None)
+    ] * 2
+
+
+async def test_another_process_runs_it_under_another_admin(admin, dsn, schema):
+    handle = await admin.enqueue(double, 21)
+    async with no_hang(), Admin(dsn, schema) as other, Worker(other, [double]):
+        assert await handle.result() == 42
+
+
+@workflow
+async def exiting(ctx: PyWorkflow) -> None:
+    if not exits:
+        exits.append(1)
+        raise SystemExit(3)
+
+
+@workflow
+async def cancelling_itself(ctx: PyWorkflow) -> None:
+    if not exits:
+        exits.append(1)
+        raise asyncio.CancelledError
+
+
+exits: list[int] = []
+
+
+@pytest.mark.parametrize("crashing", [exiting, cancelling_itself])
+async def test_no_workflow_stops_the_worker_and_a_crash_is_run_again(admin, crashing):
+    exits.clear()
+    async with no_hang(), Worker(admin, [failing, double, crashing], concurrency=1):
+        failed, crashed = await admin.enqueue(failing, "x"), await admin.enqueue(crashing)
+        fine = await admin.enqueue(double, 4)
+        with pytest.raises(LookupError, match="x") as caught:
+            await failed.result()
+        assert is_replay(caught.value, LookupError)
+        assert await fine.result() == 8
+        assert await crashed.result() is None
+    assert exits == [1]
+
+
+async def test_unknown_names_and_other_queues_are_left_alone(admin):
+    unknown = await admin.enqueue(failing, "x")
+    elsewhere = await admin.options(queue="elsewhere").enqueue(double, 1)
+    async with no_hang(), Worker(admin, [double]):
+        assert await (await admin.enqueue(double, 1)).result() == 2
+    for handle in (unknown, elsewhere):
+        [record] = await admin.list_workflows(before=handle.id + 1, limit=1)
+        assert (record.status, record.attempts, record.epoch) == ("PENDING", 0, 0)
+    async with no_hang(), Worker(admin, [double], queues=["default", "elsewhere"]):
+        assert await elsewhere.result() == 2
+
+
+async def test_a_recorded_input_that_does_not_fit_ends_in_an_error_that_says_so(admin, sql):
+    handle = await admin.enqueue(double, 1)
+    other = await admin.enqueue(double, 1)
+    await sql.execute(
+        """UPDATE pgqrs_workflows SET input = '{"args": [], "kwargs": {"n": 1}}' WHERE id = $1""", handle.id
+    )
+    await sql.execute("UPDATE pgqrs_workflows SET input = '[]' WHERE id = $1", other.id)
+    async with no_hang(), Worker(admin, [double]):
+        with pytest.raises(
+            TypeError, match="'double' cannot be called like that: missing a required argument: 'number'"
+        ):
+            await handle.result()
+        with pytest.raises(TypeError):
+            await other.result()
+        assert await (await admin.enqueue(double, 2)).result() == 4
+
+
+@workflow(max_attempts=3)
+async def fragile(ctx: PyWorkflow) -> str:
+    return "ran"
+
+
+async def test_a_poison_pill_ends_in_error_without_being_run(admin, sql):
+    poisoned, tough = await admin.enqueue(fragile), await admin.enqueue(fragile)
+    await sql.execute("UPDATE pgqrs_workflows SET attempts = 3 WHERE id = $1", poisoned.id)
+    await sql.execute("UPDATE pgqrs_workflows SET attempts = 2 WHERE id = $1", tough.id)
+    async with no_hang(), Worker(admin, [fragile]):
+        with pytest.raises(PoisonedWorkflowError, match="3 times"):
+            await poisoned.result()
+        assert await tough.result() == "ran"
+
+
+@workflow(max_attempts=2)
+async def deadly(ctx: PyWorkflow) -> None:
+    exits.append(1)
+    raise SystemExit(3)
+
+
+async def test_a_workflow_that_crashes_each_time_is_a_poison_pill(admin):
+    exits.clear()
+    async with no_hang(), Worker(admin, [deadly]):
+        with pytest.raises(PoisonedWorkflowError, match="2 times"):
+            await (await admin.enqueue(deadly)).result()
+    assert len(exits) == 2
+
+
+@workflow
+async def noted(ctx: PyWorkflow, number: int) -> None:
+    order.append(number)
+
+
+order: list[int] = []
+
+
+async def test_priority_goes_first_then_age(admin):
+    order.clear()
+    handles = [await admin.options(priority=p).enqueue(noted, n) for n, p in enumerate([0, 5, -1, 5, 0])]
+    async with no_hang(), Worker(admin, [noted], concurrency=1):
+        await asyncio.gather(*(each.result() for each in handles))
+    assert order == [1, 3, 0, 4, 2]
+
+
+@step
+async def gated(ctx: PyWorkflow) -> None:
+    inside.append(ctx.id())
+    await gate.wait()
+
+
+@workflow
+async def waiting(ctx: PyWorkflow) -> None:
+    await gated(ctx)
+
+
+inside: list[int] = []
+gate = asyncio.Event()
+
+
+@pytest.fixture
+def closed_gate():
+    global gate  # noqa: PLW0603  # an event belongs to the loop of a test
+    inside.clear()
+    gate = asyncio.Event()
+    return gate
+
+
+async def _inside(count):
+    return len(inside) >= count
+
+
+async def test_no_more_are_claimed_than_there_are_slots(admin, closed_gate):
+    handles = [await admin.enqueue(waiting) for _ in range(10)]
+    async with no_hang(), Worker(admin, [waiting], concurrency=3) as _worker:
+        await until(_inside, 3)
+        await (await admin.here()).store.ring("default")
+        assert len(await admin.list_workflows(status="RUNNING")) == 3
+        assert len(await admin.list_workflows(status="PENDING")) == 7
+        closed_gate.set()
+        await asyncio.gather(*(each.result() for each in handles))
+    assert sorted(inside) == sorted(each.id for each in handles)
+
+
+async def test_a_live_run_is_locked_against_others(admin, dsn, schema, closed_gate):
+    handle = await admin.enqueue(waiting)
+    async with no_hang(), Worker(admin, [waiting]):
+        await until(_inside, 1)
+        async with Admin(dsn, schema) as other:
+            with pytest.raises(WorkflowLockedError) as caught:
+                await waiting(await other.get_workflow(handle.id))
+        assert caught.value.executor_id == (await admin.store()).executor_id
+        closed_gate.set()
+        await handle.result()
+
+
+@workflow
+async def counted(ctx: PyWorkflow, number: int) -> int:
+    return number
+
+
+async def test_two_workers_share_ten_thousand_jobs_and_run_each_once(admin, dsn, schema, sql):
+    total = 10_000
+    async with asyncio.timeout(60), Admin(dsn, schema) as first, Admin(dsn, schema) as second:
+        shares: Counter[str] = Counter()
+
+        def counting(which):
+            @workflow(name="counted")
+            async def own(ctx: PyWorkflow, number: int) -> int:
+                shares[which] += 1
+                return number
+
+            return own
+
+        handles = await admin.enqueue_many(counted, [(n,) for n in range(total)])
+        began = time.monotonic()
+        async with Worker(first, [counting("first")]), Worker(second, [counting("second")]):
+            results = await asyncio.gather(*(each.result() for each in handles))
+        elapsed = time.monotonic() - began
+    assert results == list(range(total))
+    assert sum(shares.values()) == total
+    assert min(shares.values()) > total / 5, shares
+    assert await sql.fetchval("SELECT max(attempts) FROM pgqrs_workflows") == 1
+    logging.getLogger("tests").info("%d jobs in %.1f s: %s", total, elapsed, dict(shares))
+
+
+async def test_ten_thousand_run_at_once_without_a_thread_each_and_the_loop_stays_free(admin, closed_gate):
+    total = 10_000
+    threads = threading.active_count()
+    async with asyncio.timeout(90), Worker(admin, [waiting], concurrency=total):
+        handles = await admin.enqueue_many(waiting, [()] * total)
+        await until(_inside, total)
+        assert threading.active_count() < threads + 10
+        loop, lags = asyncio.get_running_loop(), []
+        while len(lags) < 200:
+            before = loop.time()
+            await asyncio.sleep(0.005)
+            lags.append(loop.time() - before - 0.005)
+        assert sorted(lags)[int(len(lags) * 0.95)] < 0.05
+        closed_gate.set()
+        await asyncio.gather(*(each.result() for each in handles))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"workflows": []}, ConfigurationError, "at least one workflow"),
+        ({"workflows": [print]}, TypeError, "not a workflow"),
+        ({"queues": "default"}, TypeError, "several names"),
+        ({"queues": []}, ConfigurationError, "at least one queue"),
+        ({"queues": [""]}, InvalidNameError, "empty"),
+        ({"concurrency": 0}, ConfigurationError, "at least 1"),
+        ({"concurrency": True}, TypeError, "int"),
+        ({"concurrency": 1.5}, TypeError, "int"),
+        ({"grace": -1}, ConfigurationError, "grace"),
+        ({"grace": float("nan")}, ConfigurationError, "grace"),
+    ],
+)
+async def test_what_cannot_work_is_refused(admin, arguments, error, message):
+    with pytest.raises(error, match=message):
+        Worker(admin, **({"workflows": [double]} | arguments))
+
+
+async def test_two_functions_of_one_name_are_refused_and_one_given_twice_is_not(admin):
+    @workflow(name="double")
+    async def impostor(ctx: PyWorkflow) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"two workflows are named 'double': .*double and .*impostor"):
+        Worker(admin, [double, impostor])
+    Worker(admin, [double, double])
+
+
+async def test_a_worker_works_once(admin):
+    worker = Worker(admin, [double])
+    async with worker:
+        pass
+    with pytest.raises(ConfigurationError, match="works once"):
+        await worker.start()
+    await worker.drain()
+
+
+def test_it_works_in_a_thread_where_no_signal_can_be_caught(dsn, schema):
+    async def main():
+        async with no_hang(), Admin(dsn, schema) as own:
+            await own.install()
+            worker = Worker(own, [double])
+            running = asyncio.create_task(worker.run())
+            result = await (await own.enqueue(double, 2)).result()
+            await worker.drain()
+            await running
+            return result
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(asyncio.run(main())))
+    thread.start()
+    thread.join(DEADLINE)
+    assert results == [4]
+
+
+async def test_tables_that_were_tampered_with_are_told(admin, sql):
+    handle = await admin.enqueue(double, 1)
+    await sql.execute("UPDATE pgqrs_workflows SET status = 'RUNNING', ready_at = NULL WHERE id = $1", handle.id)
+    with pytest.raises(
+        InvariantError, match=f"workflow {handle.id} is RUNNING and no executor holds it"
+    ) as caught:
+        await admin.verify(deep=True)
+    assert len(caught.value.violations) == 1
+    await admin.verify()
+    await sql.execute("DELETE FROM pgqrs_workflows")
+
+
+async def test_a_run_is_named_when_it_blocks_the_loop(admin, caplog):
+    @step
+    async def crunch(ctx: PyWorkflow) -> None:
+        end = time.monotonic() + 1.8
+        while time.monotonic() < end:
+            pass
+
+    @workflow
+    async def heavy(ctx: PyWorkflow) -> None:
+        await crunch(ctx)
+
+    async with no_hang(), Worker(admin, [heavy]):
+        handle = await admin.enqueue(heavy)
+        await handle.result()
+    [warning] = [
+        each.getMessage() for each in caplog.records if "event loop has been blocked" in each.getMessage()
+    ]
+    assert f"step 'crunch' of workflow {handle.id} ('heavy')" in warning
+    assert "in test_a_run_is_named_when_it_blocks_the_loop.<locals>.crunch" in warning

@@ -1,0 +1,69 @@
+"""What the tests of the storage share: waiting, records handed to the journal, and what stands in the tables."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from uuid import uuid4
+
+from pgqrs.storage import journal as journal_module
+from pgqrs.storage.watch import Watch
+
+DEADLINE = 20.0
+
+
+async def become_true(condition):
+    """Wait until a condition holds, and fail when it does not in time."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            found = condition()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def submit(journal, record):
+    """Hand a record in and return the future of what becomes of it."""
+    await journal.room()
+    future = asyncio.get_running_loop().create_future()
+    journal.accept(record, partial(journal_module.settle, future))
+    return future
+
+
+async def offered(journal, records):
+    """Submit records in one go, so that they gather in a batch, and wait until each has an answer."""
+    futures = [await submit(journal, record) for record in records]
+    async with asyncio.timeout(DEADLINE):
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+
+@asynccontextmanager
+async def watching(store, executor_id=None, rung=lambda queue: None):
+    """Watch the queues for an executor, or for one whose signs of life the test makes up."""
+    watch = await store.watch(rung) if executor_id is None else Watch(store.database, executor_id, rung)
+    try:
+        yield watch
+    finally:
+        await watch.close()
+
+
+async def planted_executor(
+    truth, executor_id=None, *, lock_key=None, expires_in=3600.0, suspected=None, stopped=False
+):
+    """Register an executor that lives as long as the test says; `suspected` is since how many seconds."""
+    executor_id = executor_id or uuid4()
+    await truth.execute(
+        "INSERT INTO pgqrs_executors (id, lock_key, host, pid, expires_at, suspected_at, stopped_at)"
+        " VALUES ($1, $2, 'planted', 1, now() + $3 * interval '1 second', now() - $4 * interval '1 second', $5)",
+        executor_id, lock_key, expires_in, suspected, await truth.fetchval("SELECT now()") if stopped else None,
+    )  # fmt: skip
+    return executor_id
+
+
+async def row_of(truth, workflow_id):
+    return await truth.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", workflow_id)
+
+
+async def tables(truth):
+    """Return everything that is recorded, as text."""
+    workflows = await truth.fetch("SELECT w::text FROM pgqrs_workflows w ORDER BY id")
+    return workflows, await truth.fetch("SELECT s::text FROM pgqrs_workflow_steps s ORDER BY workflow_id, step_id")

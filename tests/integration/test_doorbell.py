@@ -1,0 +1,188 @@
+"""The doorbell and the polling behind it: how soon work is found, and what looking for it costs."""
+
+import asyncio
+import statistics
+import time
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
+from pgqrs.runtime.claims import LONGEST
+from pgqrs.runtime.doorbell import Doorbell
+from pgqrs.storage.channels import queue_channel
+from tests.integration.faults import Wire
+
+DEADLINE = 15
+
+
+async def until(condition):
+    """Wait until `condition` answers with something true."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.002)
+
+
+@workflow
+async def stamped(ctx: PyWorkflow) -> float:
+    return time.monotonic()
+
+
+@pytest_asyncio.fixture
+async def truth(dsn, schema):
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{schema}"'})
+    yield connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def idle_worker(admin):
+    """Give a worker that is idle as one is after a while, and that is so again at each call of what this gives."""
+    async with asyncio.timeout(60), Worker(admin, [stamped]) as worker:
+        await (await admin.enqueue(stamped)).result()
+        services = worker._services
+        claims = services._claims
+
+        async def idle():
+            """Wait until a long rest between two claims has begun."""
+            before = services._watch.statements
+            claims._rest_when_idle = LONGEST
+            claims._may_be_more = False
+            claims.wake()
+            await until(lambda: services._watch.statements > before and services._watch._unanswered is None)
+            return services
+
+        yield idle
+
+
+async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
+    async with Admin(dsn, schema) as other, idle_worker(other) as idle:
+        latencies, bell = [], (await admin.here()).doorbell
+        for _ in range(12):
+            await idle()
+            await until(lambda: not bell._quiet)  # a queue that was rung just now is rung again a moment later
+            began = time.monotonic()
+            latencies.append(await (await admin.enqueue(stamped)).result() - began)
+        # 6 ms on a machine with nothing else to do; with polling alone it would be half a second.
+        assert statistics.median(latencies) < 0.25, latencies
+
+
+async def test_a_worker_of_the_same_admin_needs_no_notification(admin):
+    async with idle_worker(admin) as idle:
+        (await admin.here()).doorbell._ring = _unreachable
+        await idle()
+        began = time.monotonic()
+        assert await (await admin.enqueue(stamped)).result() - began < 0.5
+
+
+async def _unreachable(queue):
+    raise DatabaseUnavailableError("the bell is broken")
+
+
+async def test_polling_alone_finds_everything(admin, truth):
+    async with idle_worker(admin) as idle:
+        await idle()
+        began = time.monotonic()
+        workflow_id = await truth.fetchval(
+            "INSERT INTO pgqrs_workflows (name, input, queue, ready_at) "
+            "VALUES ('stamped', '{\"args\": [], \"kwargs\": {}}', 'default', now()) RETURNING id"
+        )
+        assert await admin.handle(workflow_id).result() - began < LONGEST + 1
+
+
+async def test_a_burst_rings_a_few_times_a_second(admin, truth, schema):
+    heard = []
+    await truth.add_listener(queue_channel(schema), lambda *told: heard.append(told[-1]))
+    began = time.monotonic()
+    for _ in range(30):
+        await asyncio.gather(*(admin.options(queue=queue).enqueue(stamped) for queue in ("a", "b")))
+    await admin.options(queue="c", delay=60).enqueue(stamped)
+    await admin.close()  # rings what is still to be rung
+    elapsed = time.monotonic() - began
+    await truth.fetchval("SELECT 1")  # what was sent before is heard by now
+    assert {"a", "b"} == set(heard)
+    assert heard.count("a") <= 2 + 5 * elapsed
+
+
+async def test_a_bell_is_rung_at_once_then_once_for_all_that_followed():
+    rung, heard = [], []
+
+    async def ring(queue):
+        rung.append(queue)
+
+    bell = Doorbell(ring)
+    bell.listen(heard.append)
+    for _ in range(100):
+        bell.ring("q")
+    await asyncio.sleep(0)
+    assert rung == ["q"]
+    assert heard == ["q"] * 100
+    await until(lambda: len(rung) == 2)
+    bell.ignore(heard.append)
+    await bell.close()
+    assert rung == ["q", "q"]
+
+
+async def test_a_bell_that_cannot_be_rung_is_no_ones_concern():
+    bell = Doorbell(_unreachable)
+    bell.ring("q")
+    bell.ring("q")
+    await bell.close()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn, schema, truth, times):
+    async with Admin(dsn, schema) as other, idle_worker(other) as idle:
+        for _ in range(times):
+            services = await idle()
+            connection = services._watch._connection
+            await truth.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+            await until(lambda: services._watch._connection not in {None, connection})  # noqa: B023
+        await idle()
+        began = time.monotonic()
+        assert await (await admin.enqueue(stamped)).result() - began < 0.5
+
+
+async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admin, truth, caplog):
+    async with asyncio.timeout(60), Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as far:
+        async with Worker(far, [stamped]) as worker:
+            await (await admin.enqueue(stamped)).result()
+            services = worker._services
+            await wire.cut()
+            handle = await admin.enqueue(stamped)
+            await until(lambda: min(services._claims._failures, services._ticks._failures) >= 4)
+            await wire.mend()
+            await handle.result()
+        failures = [each for each in caplog.records if "failed and is tried again" in each.getMessage()]
+        assert len(failures) == 2  # the claims and the ticks, each once
+
+
+async def test_an_idle_worker_sends_at_most_two_statements_a_second(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as far, idle_worker(far) as idle:
+        await idle()
+        before, began = wire.exchanges, time.monotonic()
+        await until(lambda: time.monotonic() - began > 5)
+        assert wire.exchanges - before <= 2 * (time.monotonic() - began)
+
+
+async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schema, admin, truth):
+    async with (
+        asyncio.timeout(60),
+        Wire(dsn, truth) as wire,
+        Admin(wire.dsn, schema, timeout=0.5) as far,
+        Worker(far, [stamped]) as worker,
+    ):
+        await (await admin.enqueue(stamped)).result()
+        wire.mute()
+        handle = await admin.enqueue(stamped)
+        services = worker._services
+        await until(lambda: min(services._claims._failures, services._ticks._failures) >= 1)
+        await wire.cut()
+        wire._muted = False
+        await wire.mend()
+        await handle.result()
+    [record] = await admin.list_workflows(limit=1)
+    assert (record.id, record.attempts) == (handle.id, 1)

@@ -1,0 +1,488 @@
+"""The sign of life of an executor: its row, its lock, its beat, and what it hears meanwhile."""
+
+import asyncio
+import gc
+import threading
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
+from pgqrs.storage.executors import ABANDONED
+from pgqrs.types import RunEnd, RunLeave
+from tests.integration.faults import Wire
+from tests.integration.storage_helpers import become_true, row_of, watching
+
+HOUR = 3600.0
+OFTEN = 0.02
+
+
+@pytest_asyncio.fixture
+async def truth(dsn, schema):
+    """A connection of the test's own, in the schema of the test."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def admin(admin):
+    """An `Admin` that does nothing by itself; at the end of each test the tables are as they must be."""
+    yield admin
+    assert await (await admin.store()).violations() == []
+
+
+def beating(target, schema, beat, **options):
+    """Return an `Admin` whose beat is as often as the test wants; a beat an hour leaves the work to what wakes it."""
+    own = Admin(target, schema, **options)
+    own._limits = own._limits._replace(beat=beat)
+    return own
+
+
+@asynccontextmanager
+async def store_of(target, schema, beat=HOUR, **options):
+    async with beating(target, schema, beat, **options) as own:
+        yield await own.store()
+
+
+async def executors(truth):
+    return await truth.fetch("SELECT * FROM pgqrs_executors")
+
+
+async def one_executor(truth):
+    (row,) = await executors(truth)
+    return row
+
+
+async def lock_holder(truth):
+    """Return the process that holds the lock of the one executor, if any does."""
+    rows = await truth.fetch(
+        "SELECT l.pid FROM pg_locks l JOIN pgqrs_executors e ON l.classid::bigint << 32 | l.objid::bigint = e.lock_key"
+        " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+    )
+    return rows[0]["pid"] if rows else None
+
+
+def pulses():
+    return [thread for thread in threading.enumerate() if thread.name == "pgqrs-pulse" and thread.is_alive()]
+
+
+async def in_a_loop_of_its_own(coroutine):
+    return await asyncio.to_thread(asyncio.run, coroutine)
+
+
+# Registration
+
+STRICT = """
+    CREATE FUNCTION known() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.executor IS NOT NULL AND NOT EXISTS (SELECT FROM {schema}.pgqrs_executors WHERE id = NEW.executor)
+        THEN RAISE 'nobody knows this executor'; END IF;
+        RETURN NEW; END $$;
+    CREATE TRIGGER known BEFORE INSERT OR UPDATE ON pgqrs_workflows FOR EACH ROW EXECUTE FUNCTION known()
+"""
+
+
+@pytest.mark.parametrize("way", ["begin", "claim", "watch"])
+async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admin, truth, way):
+    await truth.execute(STRICT.format(schema=schema))
+    queued = await (await admin.store()).submit("w", "{}", queue="default")
+    async with store_of(dsn, schema) as store:
+        assert await executors(truth) == []
+        if way == "begin":
+            queued, _ = await store.begin("w", "{}")
+        elif way == "claim":
+            await store.claim(queued)
+        else:
+            async with watching(store) as watch:
+                assert [run.workflow_id for run in await watch.claim(["w"], ["default"], 1)] == [queued]
+        row = await one_executor(truth)
+        assert (row["id"], row["stopped_at"]) == (store.executor_id, None)
+        assert (await row_of(truth, queued))["executor"] == store.executor_id
+        await store.end(RunEnd(queued, 1, "1", None))
+
+
+async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        workflow_id = await store.create("w", "{}")
+        await store.submit("w", "{}", queue="default")
+        await store.workflow(workflow_id, str)
+        await store.cancel(workflow_id, interrupt=False)
+        assert pulses() == []
+    assert await executors(truth) == []
+
+
+async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, admin, truth):
+    await truth.execute(STRICT.format(schema=schema))
+    async with store_of(dsn, schema) as store:
+        begun = await asyncio.gather(*(store.begin("w", "{}") for _ in range(50)))
+        assert len(await executors(truth)) == 1
+        assert len(pulses()) == 1
+        for workflow_id, claim in begun:
+            await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+
+
+async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, patience=0.5) as store:
+        await store.create("w", "{}")
+        await wire.cut()
+        told = await asyncio.gather(*(store.begin("w", "{}") for _ in range(3)), return_exceptions=True)
+        assert [type(each) for each in told] == [DatabaseUnavailableError] * 3
+        await become_true(lambda: pulses() == [])
+        assert await executors(truth) == []
+        await wire.mend()
+        workflow_id, claim = await store.begin("w", "{}")
+        assert (await one_executor(truth))["id"] == store.executor_id
+        await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+
+
+async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
+    async with store_of(dsn, schema) as store:
+        with pytest.raises(NotInstalledError):
+            await store.beat()
+        with pytest.raises(NotInstalledError):
+            await store.begin("w", "{}")
+    await become_true(lambda: pulses() == [])
+
+
+# Signs of life
+
+
+async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        await store.beat()
+        await become_true(lambda: lock_holder(truth))
+        key = (await one_executor(truth))["lock_key"]
+        assert not await truth.fetchval("SELECT pg_try_advisory_lock($1)", key)
+    assert await truth.fetchval("SELECT pg_try_advisory_lock($1)", key)
+    await truth.execute("SELECT pg_advisory_unlock($1)", key)
+
+
+async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, admin, truth):
+    for _ in range(10):
+        async with store_of(dsn, schema) as store:
+            await store.beat()
+            assert await lock_holder(truth) is not None
+
+
+CHANGED = {
+    "runs out": "UPDATE pgqrs_executors SET expires_at = now() - interval '1 s'",
+    "is suspected": "UPDATE pgqrs_executors SET suspected_at = now()",
+    "is said to have stopped": "UPDATE pgqrs_executors SET stopped_at = now()",
+    "is forgotten": "DELETE FROM pgqrs_executors",
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, truth, change):
+    alive = (
+        "SELECT count(*) = 1 FROM pgqrs_executors"
+        " WHERE expires_at > now() + interval '10 s' AND suspected_at IS NULL AND stopped_at IS NULL"
+    )
+    async with store_of(dsn, schema, OFTEN) as store:
+        await store.beat()
+        assert await truth.fetchval(alive)
+        await truth.execute(CHANGED[change])
+        await become_true(lambda: truth.fetchval(alive))
+        assert (await one_executor(truth))["id"] == store.executor_id
+
+
+async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        await store.beat()
+        for _ in range(3):
+            await become_true(lambda: lock_holder(truth))
+            before = await lock_holder(truth)
+            await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
+            await become_true(lambda: lock_holder(truth))
+            assert await lock_holder(truth) != before
+
+
+async def test_it_beats_again_when_the_server_comes_back(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN) as store:
+        await store.beat()
+        await wire.cut()
+        await become_true(lambda: _nobody_holds(truth))
+        await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
+        await wire.mend()
+        await become_true(lambda: lock_holder(truth))
+        await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+
+
+async def _nobody_holds(truth):
+    return await lock_holder(truth) is None
+
+
+async def test_a_server_that_falls_silent_is_found_out_and_left(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN, timeout=0.2) as store:
+        await store.beat()
+        before = await lock_holder(truth)
+        wire.mute()
+        await become_true(lambda: _nobody_holds(truth))
+        wire._muted = False
+        await become_true(lambda: lock_holder(truth))
+        assert await lock_holder(truth) != before
+
+
+async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, truth):
+    """A computation in a step blocks the loop; the thread of the pulse is another."""
+    began, go_on = threading.Event(), threading.Event()
+
+    async def blocking():
+        async with store_of(dsn, schema, OFTEN) as store:
+            await store.beat()
+            began.set()
+            go_on.wait(20)
+
+    task = asyncio.create_task(in_a_loop_of_its_own(blocking()))
+    try:
+        await become_true(began.is_set)
+        await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
+        await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+    finally:
+        go_on.set()
+        await task
+
+
+async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_lock(dsn, schema, admin, truth):
+    async def connect():
+        return await asyncpg.connect(dsn, server_settings={"idle_session_timeout": "100ms"})
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
+    async with store_of(engine, schema) as store:
+        await store.beat()
+        await truth.execute("SELECT pg_sleep(0.3)")
+        await become_true(lambda: lock_holder(truth))
+        assert (await one_executor(truth))["stopped_at"] is None
+    await engine.dispose()
+
+
+# The end
+
+
+async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        workflow_id, claim = await store.begin("w", "{}")
+        await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+    assert await executors(truth) == []
+
+
+@pytest.mark.parametrize("beat", [OFTEN, HOUR])
+async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, admin, truth, beat):
+    async with store_of(dsn, schema, beat) as store:
+        workflow_id, _ = await store.begin("w", "{}")
+    row = await one_executor(truth)
+    assert row["stopped_at"] is not None
+    assert await lock_holder(truth) is None
+    async with watching(await admin.store()) as watch:
+        assert (await watch.tick(["w"], ["default"])).recovered == 1
+        (run,) = await watch.claim(["w"], ["default"], 1)
+        assert (run.workflow_id, run.epoch) == (workflow_id, 3)
+
+
+async def test_no_thread_and_no_connection_is_left(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire:
+        for beat in (OFTEN, HOUR):
+            async with store_of(wire.dsn, schema, beat) as store, watching(store):
+                assert len(pulses()) == 1
+                assert wire.connections >= 1
+            await wire.quiet()
+            await become_true(lambda: pulses() == [])
+
+
+async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_thread(dsn, schema, admin, truth):
+    async with Wire(dsn, truth) as wire:
+        own = beating(wire.dsn, schema, OFTEN, timeout=0.3)
+        await (await own.store()).beat()
+        wire.mute()
+        async with asyncio.timeout(5):
+            await own.close()
+        await become_true(lambda: pulses() == [])
+    await become_true(lambda: _nobody_holds(truth))
+
+
+async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema, admin, truth):
+    own = beating(dsn, schema, HOUR)
+    for _ in range(3):
+        await (await own.store()).beat()
+        assert (await one_executor(truth))["stopped_at"] is None
+        assert await lock_holder(truth) is not None
+        await own.close()
+        assert await executors(truth) == []
+
+
+async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, admin, truth):
+    """The end of the old pulse must not take away what the new one has written."""
+    async with beating(dsn, schema, HOUR) as own:
+        store = await own.store()
+        for _ in range(20):
+            await store.beat()
+            closing = asyncio.create_task(store.close())
+            await asyncio.sleep(0)
+            workflow_id, claim = await store.begin("w", "{}")
+            await closing
+            assert await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") == 1
+            await become_true(lambda: lock_holder(truth))
+            await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+
+
+async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, truth):
+    async def drop():
+        await (await Admin(dsn, schema).store()).beat()
+        gc.collect()
+
+    await in_a_loop_of_its_own(drop())
+    await become_true(lambda: pulses() == [])
+    assert await executors(truth) == []
+
+
+# Several loops
+
+
+async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, admin, truth):
+    own = beating(dsn, schema, OFTEN)
+    joined, go_on = threading.Event(), threading.Event()
+
+    async def other():
+        await (await own.store()).beat()
+        joined.set()
+        await asyncio.to_thread(go_on.wait, 20)
+        await own.close()
+
+    store = await own.store()
+    await store.beat()
+    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    await become_true(joined.is_set)
+    assert len(pulses()) == 1
+    assert (await one_executor(truth))["id"] == store.executor_id
+    await own.close()
+    await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
+    await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+    go_on.set()
+    await task
+    await become_true(lambda: pulses() == [])
+    assert await executors(truth) == []
+
+
+async def test_two_admins_are_two_executors(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as one, store_of(dsn, schema) as other:
+        await asyncio.gather(one.beat(), other.beat())
+        assert {row["id"] for row in await executors(truth)} == {one.executor_id, other.executor_id}
+        assert len(pulses()) == 2
+
+
+async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
+    own = beating(dsn, schema, HOUR)
+
+    async def one():
+        workflow_id, claim = await (await own.store()).begin("w", "{}")
+        await (await own.store()).end(RunEnd(workflow_id, claim.epoch, "1", None))
+
+    for _ in range(3):
+        await in_a_loop_of_its_own(one())
+        assert await executors(truth) == []
+        assert pulses() == []
+
+
+# Cancellations
+
+
+class Live:
+    """A run that notes what is asked of it."""
+
+    def __init__(self):
+        self.asked = []
+        self.threads = set()
+
+    @property
+    def busy_with(self):
+        return None
+
+    def cancel(self, *, interrupt):
+        self.asked.append(interrupt)
+        self.threads.add(threading.current_thread())
+
+
+async def live_run(store):
+    workflow_id, claim = await store.begin("w", "{}")
+    store.runs[workflow_id] = live = Live()
+    return workflow_id, claim.epoch, live
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, truth, interrupt):
+    async with store_of(dsn, schema) as store:
+        workflow_id, epoch, live = await live_run(store)
+        _, other_epoch, other = await live_run(store)
+        await (await admin.store()).cancel(workflow_id, interrupt=interrupt)
+        await become_true(lambda: live.asked)
+        assert set(live.asked) == {interrupt}
+        assert live.threads == {threading.current_thread()}
+        assert other.asked == []
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await store.end(RunEnd(max(store.runs), other_epoch, "1", None))
+
+
+async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, schema, admin, truth):
+    async with store_of(dsn, schema, OFTEN) as store:
+        workflow_id, epoch, live = await live_run(store)
+        await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
+        await become_true(lambda: live.asked)
+        assert set(live.asked) == {True}
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+
+
+async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        workflow_id, epoch, live = await live_run(store)
+        before = await lock_holder(truth)
+        await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = false")  # its notification is lost
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
+        await become_true(lambda: live.asked)
+        assert set(live.asked) == {False}
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+
+
+async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        workflow_id, epoch, live = await live_run(store)
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(truth))
+        await store.cancel(workflow_id, interrupt=True)
+        await become_true(lambda: live.asked)
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+
+
+async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, truth):
+    own = beating(dsn, schema, HOUR)
+    lives, go_on, begun = [], threading.Event(), threading.Event()
+
+    async def other():
+        store = await own.store()
+        workflow_id, epoch, live = await live_run(store)
+        lives.append((workflow_id, live))
+        begun.set()
+        await become_true(lambda: live.asked)
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await asyncio.to_thread(go_on.wait, 20)
+        await own.close()
+
+    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    await become_true(begun.is_set)
+    await (await own.store()).beat()
+    ((workflow_id, live),) = lives
+    await (await admin.store()).cancel(workflow_id, interrupt=False)
+    await become_true(lambda: live.asked)
+    go_on.set()
+    await task
+    await own.close()
+    assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+
+
+async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store:
+        workflow_id, claim = await store.begin("w", "{}")
+        store.abandon(workflow_id, claim.epoch)
+    assert (await row_of(truth, workflow_id))["executor"] == ABANDONED
+    assert await executors(truth) == []

@@ -1,0 +1,941 @@
+"""What workers need of the storage: claims, ticks, submissions, and the records that runs leave behind."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from pgqrs import (
+    Admin,
+    DatabaseError,
+    DatabaseUnavailableError,
+    WorkflowCancelledError,
+    WorkflowFencedError,
+    WorkflowFinishedError,
+    WorkflowStatus,
+)
+from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
+from pgqrs.failures import load_error
+from pgqrs.storage import invariants, queue
+from pgqrs.storage import store as store_module
+from pgqrs.storage.database import Database, Limits
+from pgqrs.storage.engines import engine_source
+from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.watch import Watch
+from pgqrs.types import (
+    Claim,
+    ClaimedRun,
+    Ended,
+    FailedAttempts,
+    NewRun,
+    NewWorkflow,
+    Outcome,
+    RunEnd,
+    RunLeave,
+    StepFailure,
+    StepOutcome,
+    Submission,
+)
+from tests.integration.faults import Fault, Wire
+from tests.integration.storage_helpers import (
+    DEADLINE,
+    become_true,
+    offered,
+    planted_executor,
+    row_of,
+    submit,
+    tables,
+    watching,
+)
+
+HOUR = 3600.0
+NEVER = UUID(int=7)
+"""An executor that was never registered."""
+
+
+@pytest_asyncio.fixture
+async def truth(dsn, schema):
+    """A connection of the test's own, in the schema of the test."""
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture
+async def store(admin):
+    """The store of the test; at its end nothing that must never be is in the tables."""
+    store = await admin.store()
+    yield store
+    assert await store.violations() == []
+
+
+@pytest_asyncio.fixture
+async def watch(store):
+    async with watching(store) as watch:
+        yield watch
+
+
+@pytest_asyncio.fixture
+async def another(dsn, schema, admin):
+    """The store of another executor on the same tables."""
+    async with Admin(dsn, schema) as own:
+        yield await own.store()
+
+
+async def enqueued(store, count=1, name="w", *, queue="default", **options):
+    return [await store.submit(name, "{}", queue=queue, **options) for _ in range(count)]
+
+
+async def claimed_by(store, executor_id, *, limit=100):
+    """Claim what is there for an executor that the test made up."""
+    async with watching(store, executor_id) as watch:
+        return await watch.claim(["w"], ["default"], limit)
+
+
+async def running(store, truth, **life):
+    """Return the id of a workflow that a made-up executor runs, and that executor."""
+    executor_id = await planted_executor(truth, **life)
+    (workflow_id,) = await enqueued(store)
+    assert [run.workflow_id for run in await claimed_by(store, executor_id)] == [workflow_id]
+    return workflow_id, executor_id
+
+
+def ids_of(runs):
+    return [run.workflow_id for run in runs]
+
+
+# Claims
+
+
+async def test_claims_go_by_priority_and_then_by_age(store, watch):
+    ids = [(await enqueued(store, priority=priority))[0] for priority in (0, 5, -3, 0, 5, 2**62)]
+    first = await watch.claim(["w"], ["default"], 2)
+    assert ids_of(first) == [ids[5], ids[1]]
+    assert ids_of(await watch.claim(["w"], ["default"], 100)) == [ids[4], ids[0], ids[3], ids[2]]
+    assert await watch.claim(["w"], ["default"], 100) == []
+
+
+async def test_a_claim_looks_into_several_queues_for_several_names_and_no_others(store, watch):
+    ids = {}
+    for n, (name, where) in enumerate((name, where) for name in "abc" for where in ("q", "r", "s")):
+        (ids[name, where],) = await enqueued(store, name=name, queue=where, priority=n % 3)
+    asked = [(name, where) for name in "ab" for where in ("q", "r")]
+    runs = await watch.claim(["a", "b", "unknown"], ["q", "r", "empty"], 100)
+    assert ids_of(runs) == [ids["a", "r"], ids["b", "r"], ids["a", "q"], ids["b", "q"]]
+    assert {run.name for run in runs} == {"a", "b"}
+    rest = await watch.claim(["a", "b", "c"], ["q", "r", "s"], 100)
+    assert sorted(ids_of(rest)) == sorted(ids[each] for each in ids.keys() - set(asked))
+
+
+async def test_the_first_of_all_pairs_are_claimed_and_not_those_of_each(store, watch, truth):
+    ids = [(await enqueued(store, name=name, priority=priority))[0] for priority in (1, 2, 3) for name in "ab"]
+    assert ids_of(await watch.claim(["a", "b"], ["default"], 3)) == [ids[4], ids[5], ids[2]]
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NOT NULL") == 3
+
+
+async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch):
+    await enqueued(store, 5)
+    assert await watch.claim(["w"], ["default"], 0) == []
+    assert await watch.claim([], ["default"], 5) == []
+    assert await watch.claim(["w"], [], 5) == []
+    assert len(await watch.claim(["w"], ["default"], 3)) == 3
+    assert len(await watch.claim(["w"], ["default"], 3)) == 2
+
+
+async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch, truth):
+    plain = await store.submit("w", '{"args":[1.50],"kwargs":{}}', queue="default")
+    timed = await store.submit("w", "{}", queue="default", timeout=HOUR)
+    runs = await watch.claim(["w"], ["default"], 2)
+    assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None)
+    assert runs[1][:5] == (timed, "w", 1, "{}", 1)
+    assert HOUR - 60 < runs[1].left <= HOUR
+    row = await row_of(truth, timed)
+    assert (row["status"], row["executor"], row["ready_at"]) == ("RUNNING", store.executor_id, None)
+    assert (row["deadline"] - row["started_at"]).total_seconds() == HOUR
+
+
+async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, watch, truth):
+    held, free = await enqueued(store, 2)
+    async with truth.transaction():
+        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", held)
+        assert ids_of(await watch.claim(["w"], ["default"], 10)) == [free]
+        assert (await watch.tick(["w"], ["default"])).ready
+    assert ids_of(await watch.claim(["w"], ["default"], 10)) == [held]
+
+
+async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(store, another, truth):
+    new = [Submission(0, name, "{}", where, n % 3, None, None, None)
+           for n in range(250) for name in "ab" for where in ("q", "r")]  # fmt: skip
+    ids = [each for name in "ab" for each in await store.submit_many([one for one in new if one.name == name])]
+    found: list[int] = []
+
+    async def work(watch, limit):
+        async with asyncio.timeout(DEADLINE):
+            while len(found) < len(ids):
+                found.extend(ids_of(await watch.claim(["a", "b"], ["q", "r"], limit)))
+
+    async with (
+        watching(store) as one,
+        watching(store) as two,
+        watching(another) as three,
+        watching(another) as four,
+    ):
+        await asyncio.gather(work(one, 1), work(two, 7), work(three, 20), work(four, 3))
+    assert sorted(found) == sorted(ids)
+    assert await truth.fetch("SELECT DISTINCT status, epoch, attempts FROM pgqrs_workflows") == [("RUNNING", 1, 1)]
+
+
+@asynccontextmanager
+async def wired_watch(dsn, schema, truth, executor_id, timeout=10.0):
+    """A watch behind a wire; the connections of its pulse go straight to the server."""
+    async with Wire(dsn, truth) as wire:
+        limits = Limits(timeout, 60.0)
+        database = Database(engine_source(wire.dsn, timeout=timeout), schema, limits)
+        watch = Watch(database, executor_id, lambda queue: None)
+        try:
+            yield watch, wire
+        finally:
+            await watch.close()
+            await database.dispose()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.TERMINATED],
+    ids=lambda fault: fault.name.lower(),
+)
+async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_took(
+    dsn, schema, store, truth, fault
+):
+    await store.beat()
+    ids = await enqueued(store, 8)
+    async with wired_watch(dsn, schema, truth, store.executor_id, 0.5) as (watch, wire):
+        assert ids_of(await watch.claim(["w"], ["default"], 1)) == ids[:1]  # the statement is prepared now
+        wire.arm(1, fault)
+        with pytest.raises(DatabaseUnavailableError):
+            await watch.claim(["w"], ["default"], 3)
+        assert wire.fired
+        wire.disarm()
+        arrived = fault in {Fault.AFTER, Fault.HALF, Fault.SILENT_AFTER}
+        assert len(await truth.fetch("SELECT FROM pgqrs_workflows WHERE executor IS NOT NULL")) == 1 + 3 * arrived
+        assert ids_of(await watch.claim(["w"], ["default"], 3)) == ids[1:4]
+        assert ids_of(await watch.claim(["w"], ["default"], 100)) == ids[4:]
+    assert await truth.fetch("SELECT DISTINCT epoch, attempts FROM pgqrs_workflows") == [(1, 1)]
+
+
+async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, schema, store, another, truth):
+    await store.beat()
+    gone, there = await enqueued(store, 2)
+    async with wired_watch(dsn, schema, truth, store.executor_id) as (watch, wire), watching(another) as rival:
+        await watch.claim(["w"], ["default"], 0)
+        wire.arm(1, Fault.AFTER)
+        with pytest.raises(DatabaseUnavailableError):
+            await watch.claim(["w"], ["default"], 2)
+        wire.disarm()
+        await truth.execute("UPDATE pgqrs_workflows SET executor = $1 WHERE id = $2", ABANDONED, gone)
+        assert (await rival.tick(["w"], ["default"])).recovered == 1
+        assert ids_of(await rival.claim(["w"], ["default"], 2)) == [gone]
+        assert ids_of(await watch.claim(["w"], ["default"], 2)) == [there]
+    assert (await row_of(truth, gone))["executor"] == another.executor_id
+
+
+async def test_the_doorbell_is_heard_with_the_queues_name_and_again_after_a_lost_connection(store, truth, another):
+    heard = []
+    async with watching(store, rung=heard.append) as watch:
+        await watch.tick(["w"], ["default"])
+        await another.ring("default")
+        await another.ring("a queue, 'quoted'")
+        await become_true(lambda: len(heard) == 2)
+        assert heard == ["default", "a queue, 'quoted'"]
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._connection.get_server_pid())
+        await become_true(watch._connection.is_closed)
+        await watch.tick(["w"], ["default"])
+        await another.ring("again")
+        await become_true(lambda: heard[2:] == ["again"])
+
+
+# Ticks
+
+
+async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch, truth):
+    (later,) = await enqueued(store, delay=HOUR)
+    (latest,) = await enqueued(store, delay=2 * HOUR)
+    tick = await watch.tick(["w"], ["default"])
+    assert tick[:5] == (False, 0, 0, 0, 0)
+    assert HOUR - 60 < tick.next_due <= HOUR
+    assert await watch.claim(["w"], ["default"], 10) == []
+    await truth.execute("UPDATE pgqrs_workflows SET due_at = now() WHERE id = $1", later)
+    tick = await watch.tick(["w"], ["default"])
+    assert tick.woken == 1
+    assert 2 * HOUR - 60 < tick.next_due <= 2 * HOUR
+    assert (await watch.tick(["w"], ["default"]))[:2] == (True, 0)
+    assert ids_of(await watch.claim(["w"], ["default"], 10)) == [later]
+    assert (await watch.tick(["w"], ["default"])).ready is False
+    assert (await row_of(truth, latest))["status"] == "PENDING"
+
+
+async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
+    await enqueued(store, name="other")
+    await enqueued(store, queue="elsewhere")
+    assert not (await watch.tick(["w"], ["default"])).ready
+    assert (await watch.tick(["w", "other"], ["default"])).ready
+    assert (await watch.tick(["w"], ["elsewhere", "default"])).ready
+    assert not (await watch.tick([], [])).ready
+
+
+async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth):
+    new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (queue.MOST_AT_ONCE + 1)
+    await store.submit_many(new)
+    await truth.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
+    ticks = [await watch.tick(["w"], ["default"]) for _ in range(3)]
+    assert [tick.woken for tick in ticks] == [queue.MOST_AT_ONCE, 1, 0]
+
+
+DEATHS = {
+    "stopped": {"stopped": True, "lock_key": 1001, "held": True},
+    "its beat ran out": {"expires_in": -0.1, "lock_key": 1002, "held": True},
+    "its lock is free and was a moment ago": {"suspected": 0.5, "lock_key": 1003},
+    "its lock's halves are held as two keys": {"suspected": 0.5, "lock_key": 5 << 32 | 6, "halves": (5, 6)},
+}
+LIVES = {
+    "its lock is held": {"lock_key": 2001, "held": True},
+    "it took its lock again": {"suspected": 60.0, "lock_key": 2002, "held": True},
+    "it has no lock": {"suspected": 60.0},
+    "a lock of many bits": {"suspected": 60.0, "lock_key": 2**62 - 1, "held": True},
+}
+
+
+@asynccontextmanager
+async def lock_of(dsn, life):
+    """Hold the lock as the case says, and return the rest of it."""
+    rest = dict(life)
+    held, halves = rest.pop("held", False), rest.pop("halves", None)
+    connection = await asyncpg.connect(dsn)
+    try:
+        if held:
+            await connection.execute("SELECT pg_advisory_lock($1)", life["lock_key"])
+        if halves:
+            await connection.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves)
+        yield rest
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("death", DEATHS)
+async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch, truth, death):
+    async with lock_of(dsn, DEATHS[death]) as life:
+        workflow_id, _ = await running(store, truth, **life)
+        assert (await watch.tick(["w"], ["default"])).recovered == 1
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["epoch"], row["executor"], row["attempts"]) == ("PENDING", 2, None, 1)
+    (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
+    assert isinstance(error, WorkflowFencedError)
+    (run,) = await watch.claim(["w"], ["default"], 10)
+    assert run == ClaimedRun(workflow_id, "w", 3, "{}", 2, None)
+
+
+@pytest.mark.parametrize("life", LIVES)
+async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, truth, life):
+    async with lock_of(dsn, LIVES[life]) as planted:
+        workflow_id, executor_id = await running(store, truth, **planted)
+        ticks = [await watch.tick(["w"], ["default"]) for _ in range(3)]
+        assert [tick.recovered for tick in ticks] == [0, 0, 0]
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["epoch"], row["executor"]) == ("RUNNING", 1, executor_id)
+
+
+async def test_a_free_lock_is_only_suspicious_at_first(store, watch, truth):
+    workflow_id, executor_id = await running(store, truth, lock_key=3001)
+    tick = await watch.tick(["w"], ["default"])
+    assert (tick.recovered, tick.suspects > 0) == (0, True)
+    assert (await watch.tick(["w"], ["default"])).suspects > 0
+    await truth.execute(
+        "UPDATE pgqrs_executors SET suspected_at = suspected_at - interval '0.4 s' WHERE id = $1", executor_id
+    )
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await row_of(truth, workflow_id))["status"] == "PENDING"
+
+
+async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    await claimed_by(store, NEVER)
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    await claimed_by(store, NEVER)
+    assert (await watch.tick(["w"], ["default"])).recovered == 0  # a search now and then is enough
+    async with watching(store) as fresh:
+        assert (await fresh.tick(["w"], ["default"])).recovered == 1
+    assert (await row_of(truth, workflow_id))["epoch"] == 4
+
+
+async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    (run,) = await watch.claim(["w"], ["default"], 1)
+    store.abandon(workflow_id, run.epoch)
+    await become_true(lambda: _is_abandoned(truth, workflow_id))
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    (again,) = await watch.claim(["w"], ["default"], 1)
+    assert (again.workflow_id, again.epoch, again.attempts) == (workflow_id, 3, 2)
+
+
+async def _is_abandoned(truth, workflow_id):
+    return (await row_of(truth, workflow_id))["executor"] == ABANDONED
+
+
+async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, truth):
+    workflow_id, claim = await store.begin("w", "{}")
+    assert claim == Claim(1)
+    executor_id = await planted_executor(truth, stopped=True)
+    await truth.execute("UPDATE pgqrs_workflows SET executor = $1", executor_id)
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert ids_of(await watch.claim(["w"], ["default"], 1)) == [workflow_id]
+
+
+PROGRESS = {
+    "none": (None, 2),
+    "a step": (StepOutcome(0, 2, "new", "1", None, 0.0), 1),
+    "a failed step": (StepOutcome(0, 2, "new", None, "{}", 0.0), 1),
+    "a step that runs": (StepOutcome(0, 2, "new", None, None, 0.0), 2),
+    "a failed attempt": (StepFailure(0, 2, "new", "{}", 0.0, None, 1, HOUR), 2),
+}
+
+
+@pytest.mark.parametrize("progress", PROGRESS)
+async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(store, watch, truth, progress):
+    record, attempts = PROGRESS[progress]
+    workflow_id, executor_id = await running(store, truth)
+    await offered(store.journal, [StepOutcome(workflow_id, 1, "old", "1", None, 0.0)])
+    await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.PENDING)])
+    (run,) = await claimed_by(store, executor_id)
+    assert (run.epoch, run.attempts) == (2, 1)
+    if record is not None:
+        (told,) = await offered(store.journal, [record._replace(workflow_id=workflow_id)])
+        assert not isinstance(told, Exception)
+    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    (run,) = await watch.claim(["w"], ["default"], 1)
+    assert run.attempts == attempts
+
+
+async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, watch, truth):
+    workflow_id, executor_id = await running(store, truth)
+    await store.cancel(workflow_id, interrupt=True)
+    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
+    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["executor"], row["ready_at"], row["cancel_interrupts"]) == (
+        "CANCELLED",
+        *[None] * 3,
+    )
+    assert row["completed_at"] is not None
+    assert await watch.claim(["w"], ["default"], 1) == []
+
+
+async def test_ticks_at_once_take_each_run_over_once(store, another, truth):
+    executor_id = await planted_executor(truth)
+    await store.submit_many([Submission(0, "w", "{}", "default", 0, None, None, None)] * 400)
+    assert len(await claimed_by(store, executor_id, limit=400)) == 400
+    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    async with watching(store) as one, watching(store) as two, watching(another) as three:
+        ticks = await asyncio.gather(*(each.tick(["w"], ["default"]) for each in (one, two, three)))
+        again = await one.tick(["w"], ["default"])
+    assert sum(tick.recovered for tick in ticks) + again.recovered == 400
+    assert await truth.fetch("SELECT DISTINCT status, epoch FROM pgqrs_workflows") == [("PENDING", 2)]
+
+
+async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(store, watch, truth):
+    _, named = await running(store, truth)
+    gone = await planted_executor(truth, expires_in=-120.0, stopped=True)
+    silent = await planted_executor(truth, expires_in=-120.0)
+    fresh = await planted_executor(truth, expires_in=-30.0)
+    await truth.execute("UPDATE pgqrs_executors SET expires_at = now() - interval '1 h' WHERE id = $1", named)
+    async with truth.transaction():
+        await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")  # nobody can take it over
+        await watch.tick(["w"], ["default"])
+    left = {row["id"] for row in await truth.fetch("SELECT id FROM pgqrs_executors")}
+    assert left == {named, fresh, store.executor_id}
+    assert not left & {gone, silent}
+    assert (await watch.tick(["w"], ["default"])).recovered == 1
+
+
+# Deadlines
+
+
+async def timed_out(truth, workflow_id):
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["deadline"], row["executor"], row["ready_at"], row["due_at"]) == (
+        "ERROR",
+        *[None] * 4,
+    )
+    error = load_error(row["error"], workflow_id=workflow_id, step_id="")
+    assert isinstance(error, WorkflowTimeoutError)
+    return error.timeout
+
+
+@pytest.mark.parametrize("state", ["ready", "waiting", "claimed by a dead executor"])
+async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(store, watch, truth, state):
+    executor_id = await planted_executor(truth)
+    (workflow_id,) = await enqueued(store, timeout=HOUR)
+    await claimed_by(store, executor_id)
+    leave = RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR)
+    if state == "ready":
+        leave = RunLeave(workflow_id, 1, WorkflowStatus.PENDING)
+    if state.startswith("claimed"):
+        await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+        await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '2 s'")
+    else:
+        await offered(store.journal, [leave])
+        await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 ms'")
+    tick = await watch.tick(["w"], ["default"])
+    assert tick.timed_out == 1
+    assert await timed_out(truth, workflow_id) == HOUR
+    assert (await watch.tick(["w"], ["default"]))[:4] == (False, 0, 0, 0)
+    (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
+    assert isinstance(error, WorkflowFencedError)
+
+
+async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, truth):
+    workflow_id, _ = await running(store, truth)
+    await truth.execute("UPDATE pgqrs_workflows SET deadline = now()")
+    assert (await watch.tick(["w"], ["default"])).timed_out == 0
+    assert (await row_of(truth, workflow_id))["status"] == "RUNNING"
+    await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s'")
+    assert (await watch.tick(["w"], ["default"])).timed_out == 1
+    await timed_out(truth, workflow_id)
+
+
+async def test_the_time_before_the_first_start_does_not_count_and_later_starts_do_not_begin_anew(
+    store, watch, truth
+):
+    (workflow_id,) = await enqueued(store, timeout=HOUR)
+    assert (await row_of(truth, workflow_id))["deadline"] is None
+    await watch.claim(["w"], ["default"], 1)
+    deadline = (await row_of(truth, workflow_id))["deadline"]
+    await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.PENDING)])
+    (run,) = await watch.claim(["w"], ["default"], 1)
+    assert (await row_of(truth, workflow_id))["deadline"] == deadline
+    assert run.left <= HOUR
+    tick = await watch.tick(["w"], ["default"])
+    assert HOUR - 60 < tick.next_due <= HOUR
+
+
+async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, watch, truth):
+    ids = await enqueued(store, 2, timeout=HOUR)
+    await watch.claim(["w"], ["default"], 2)
+    for workflow_id in ids:
+        await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR)])
+    await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s' WHERE id = $1", ids[1])
+    assert await watch._time_out(ids) == 1
+    assert (await row_of(truth, ids[0]))["status"] == "WAITING"
+
+
+# Submissions
+
+
+async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, another, truth):
+    async def once(own, key):
+        return await own.submit("w", "{}", queue="default", key=key)
+
+    for key in map(str, range(20)):
+        ids = await asyncio.gather(*(once(own, key) for own in (store, another) for _ in range(5)))
+        assert len(set(ids)) == 1
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 20
+
+
+async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflows(store, another, truth):
+    keys = [str(n) for n in range(600)]
+
+    async def all_of(own, keys):
+        return dict(
+            zip(
+                keys,
+                await asyncio.gather(*(own.submit("w", "{}", queue="q", key=key) for key in keys)),
+                strict=True,
+            )
+        )
+
+    async with asyncio.timeout(DEADLINE):
+        one, other = await asyncio.gather(all_of(store, keys), all_of(another, keys[::-1]))
+    assert one == other
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 600
+
+
+async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_workflows(store, another, truth):
+    new = [Submission(0, "w", "{}", "q", 0, None, None, str(n)) for n in range(3000)]
+    async with asyncio.timeout(DEADLINE):
+        one, other = await asyncio.gather(store.submit_many(new), another.submit_many(new[::-1]))
+    assert one == other[::-1]
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 3000
+
+
+async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, truth):
+    first = await store.submit("w", '{"n": 0}', queue="default", key="there")
+    new = [
+        Submission(0, "w", f'{{"n": {n}}}', "default", 0, None, None, key)
+        for n, key in enumerate(["a", None, "b", "a", "there", None, "a"], 1)
+    ]
+    ids = await store.submit_many(new)
+    assert ids[0] == ids[3] == ids[6]
+    assert ids[4] == first
+    assert len(set(ids)) == 5
+    assert json.loads((await row_of(truth, ids[0]))["input"]) == {"n": 1}
+    assert json.loads((await row_of(truth, first))["input"]) == {"n": 0}
+    assert await store.submit("w", "{}", queue="elsewhere", key="a") == ids[0]
+
+
+async def test_a_key_belongs_to_a_name(store):
+    ids = [await store.submit(name, "{}", queue="default", key="k") for name in ("a", "b", "a")]
+    assert ids[0] == ids[2] != ids[1]
+
+
+async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch):
+    (workflow_id,) = await enqueued(store, key="k")
+    await watch.claim(["w"], ["default"], 1)
+    await store.end(RunEnd(workflow_id, 1, "5", None))
+    assert await store.submit("w", "{}", queue="default", key="k") == workflow_id
+    assert await store.ended([workflow_id, 999]) == {workflow_id: Ended(WorkflowStatus.SUCCESS, "5", None)}
+
+
+async def test_many_are_submitted_in_few_statements_and_in_order(store, watch, truth, monkeypatch):
+    monkeypatch.setattr(store_module, "MOST_SUBMITTED", 400)
+    new = [Submission(0, "w", f'{{"n":{n}}}', "default", n % 2, None, HOUR, None) for n in range(1001)]
+    ids = await store.submit_many(new)
+    assert ids == sorted(set(ids))
+    rows = await truth.fetch("SELECT id, input, xmin::text FROM pgqrs_workflows ORDER BY id")
+    assert [(row["id"], row["input"]) for row in rows] == [
+        (own, each.input) for own, each in zip(ids, new, strict=True)
+    ]
+    assert len({row["xmin"] for row in rows}) == 3
+    assert ids_of(await watch.claim(["w"], ["default"], 1)) == [ids[1]]
+    assert await store.submit_many([]) == []
+
+
+# The records of runs
+
+
+async def begun(store):
+    workflow_id = await store._reserved_id()
+    await store.beat()
+    return NewRun(workflow_id, "w", "{}", uuid4(), store.executor_id, HOUR)
+
+
+async def test_each_new_record_sent_twice_changes_nothing(store, truth):
+    run = await begun(store)
+    new = Submission(await store._reserved_id(), "w", "{}", "default", 3, HOUR, HOUR, "key")
+    taken = new._replace(workflow_id=await store._reserved_id())
+    failure = StepFailure(run.workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
+    failed = StepOutcome(run.workflow_id, 1, "failed", None, "{}", 0.0)
+    left = RunLeave(run.workflow_id, 1, WorkflowStatus.WAITING, HOUR, '{"why":1}', 2, ("failed",))
+    expected = [
+        (run, Claim(1)),
+        (new, True),
+        (taken, False),
+        (failure, None),
+        (failed, Outcome(None, "{}")),
+        (left, None),
+    ]
+    for record, told in expected:
+        assert await offered(store.journal, [record]) == [told]
+        before = await tables(truth)
+        assert await offered(store.journal, [record]) == [told]
+        assert await offered(store.journal, [record, record]) == [told] * 2
+        assert await tables(truth) == before
+    late = [told if record is not left else None for record, told in expected]
+    assert await offered(store.journal, [record for record, _ in expected]) == late
+    assert await tables(truth) == before
+
+
+@pytest.mark.parametrize("status", ["WAITING", "PENDING", "CANCELLED", "RUNNING"])
+async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, truth, status):
+    run = await begun(store)
+    await offered(store.journal, [run])
+    leave = RunLeave(run.workflow_id, 1, WorkflowStatus(status), HOUR if status == "WAITING" else None, "{}")
+    assert await offered(store.journal, [leave]) == [None]
+    before = await tables(truth)
+    assert await offered(store.journal, [leave]) == [None]
+    assert await tables(truth) == before
+    row = await row_of(truth, run.workflow_id)
+    assert row["status"] == status
+    assert (row["due_at"] is not None, row["ready_at"] is not None, row["completed_at"] is not None) == (
+        status == "WAITING", status == "PENDING", status == "CANCELLED",
+    )  # fmt: skip
+    assert row["executor"] == (ABANDONED if status == "RUNNING" else None)
+    assert (row["queue"], row["error"]) == ("default", "{}")
+    if status == "RUNNING":
+        assert (await watch.tick(["w"], ["default"])).recovered == 1
+
+
+async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    leave = RunLeave(workflow_id, 1, WorkflowStatus.PENDING)
+    failure = StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
+    await offered(store.journal, [failure])
+    await offered(store.journal, [leave])
+    await watch.claim(["w"], ["default"], 1)
+    before = await tables(truth)
+    assert await offered(store.journal, [leave]) == [None]
+    (error,) = await offered(store.journal, [failure])
+    assert isinstance(error, WorkflowFencedError)
+    assert await tables(truth) == before
+
+
+async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_and_are_fenced(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    failure = StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
+    async with truth.transaction():
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", workflow_id)
+        before = store.journal.statements
+        futures = [
+            await submit(store.journal, each)
+            for each in (failure, RunLeave(workflow_id, 1, WorkflowStatus.PENDING))
+        ]
+        await become_true(lambda: store.journal.statements >= before + 4)
+        assert not any(future.done() for future in futures)
+    with pytest.raises(WorkflowFencedError):
+        await futures[0]
+    assert await futures[1] is None
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["executor"], row["epoch"]) == ("RUNNING", store.executor_id, 2)
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
+
+
+async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    attempt = StepFailure(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
+    await store.record_failure(attempt)
+    await store.record_failure(attempt._replace(failures=2, error='{"n":2}', delay=2 * HOUR))
+    before = await tables(truth)
+    await store.record_failure(attempt)
+    assert await tables(truth) == before
+    history = await store.history(workflow_id)
+    assert history.outcomes == {}
+    assert history.failed.keys() == {"s"}
+    assert history.failed["s"].failures == 2
+    assert 2 * HOUR - 60 < history.failed["s"].wait <= 2 * HOUR
+    assert await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "5", None, 0.0, 77)]) == [
+        Outcome("5", None, 77)
+    ]
+    before = await tables(truth)
+    await store.record_failure(attempt._replace(failures=3))
+    assert await tables(truth) == before
+    assert (await store.history(workflow_id))[:2] == ({"s": Outcome("5", None, 77)}, {})
+
+
+async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    await store.record_failure(StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
+    await store.leave(RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
+    await truth.execute("UPDATE pgqrs_workflows SET due_at = now()")
+    await truth.execute("UPDATE pgqrs_workflow_steps SET retry_at = now() - interval '1 s'")
+    await watch.tick(["w"], ["default"])
+    (run,) = await watch.claim(["w"], ["default"], 1)
+    assert (run.epoch, run.attempts) == (2, 1)
+    assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4)
+    await store.record_failure(StepFailure(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
+    assert (await store.history(workflow_id)).failed["s"].failures == 2
+
+
+async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store, watch, truth):
+    (workflow_id,) = await enqueued(store)
+    for epoch in (1, 2, 3):
+        (run,) = await watch.claim(["w"], ["default"], 1)
+        assert (run.epoch, run.attempts) == (epoch, 1)
+        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.PENDING))
+    await truth.execute("UPDATE pgqrs_workflows SET attempts = 7")
+    await watch.claim(["w"], ["default"], 1)
+    await store.leave(RunLeave(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
+    assert (await row_of(truth, workflow_id))["attempts"] == 0
+    assert (await watch.tick(["w"], ["default"])).woken == 1
+
+
+@pytest.mark.parametrize("status", ["WAITING", "PENDING", "RUNNING"])
+async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store, watch, truth, status):
+    (workflow_id,) = await enqueued(store, timeout=HOUR)
+    await watch.claim(["w"], ["default"], 1)
+    await store.cancel(workflow_id, interrupt=False)
+    await store.leave(RunLeave(workflow_id, 1, WorkflowStatus(status), HOUR))
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["due_at"], row["ready_at"], row["executor"]) == ("CANCELLED", None, None, None)
+    (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
+    assert isinstance(error, WorkflowCancelledError)
+
+
+async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
+    ids = await enqueued(store, 4)
+    await watch.claim(["w"], ["default"], 4)
+    good, bad = await begun(store), await begun(store)
+    new = Submission(await store._reserved_id(), "w", "{}", "default", 0, None, None, None)
+    records = [
+        good,
+        bad._replace(input="]"),
+        new,
+        new._replace(workflow_id=await store._reserved_id(), input="]"),
+        StepFailure(ids[0], 1, "s", "{}", 0.0, None, 1, 1.0),
+        StepFailure(ids[1], 1, "s", "]", 0.0, None, 1, 1.0),
+        RunLeave(ids[2], 1, WorkflowStatus.WAITING, 1.0, "{}"),
+        RunLeave(ids[3], 1, WorkflowStatus.WAITING, 1.0, "]"),
+    ]
+    results = await offered(store.journal, records)
+    assert [type(result) for result in results] == [
+        Claim, DatabaseError, bool, DatabaseError, type(None), DatabaseError, type(None), DatabaseError,
+    ]  # fmt: skip
+
+
+async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch, truth):
+    ids = await enqueued(store, 6)
+    await watch.claim(["w"], ["default"], 5)
+    run, new = await begun(store), await store._reserved_id()
+    failed = StepOutcome(ids[3], 1, "failed", None, "{}", 0.0)
+    await offered(store.journal, [failed, failed._replace(workflow_id=ids[4])])
+    before = store.journal.statements
+    results = await offered(
+        store.journal,
+        [
+            NewWorkflow(new, "w", "{}"),
+            run,
+            Submission(await store._reserved_id(), "w", "{}", "default", 0, None, None, None),
+            StepOutcome(ids[0], 1, "s", "1", None, 0.0, -5),
+            StepFailure(ids[1], 1, "s", "{}", 0.0, None, 1, 1.0),
+            RunLeave(ids[3], 1, WorkflowStatus.PENDING, reopen=("failed",)),
+            RunEnd(ids[4], 1, None, "{}", ("failed",)),
+        ],
+    )
+    assert results == [None, Claim(1), True, Outcome("1", None, -5), None, None, None]
+    assert store.journal.statements == before + 1
+    steps = await truth.fetch("SELECT workflow_id, step_id, reopened FROM pgqrs_workflow_steps ORDER BY 1")
+    assert steps == [
+        (ids[0], "s", False),
+        (ids[1], "s", False),
+        (ids[3], "failed", True),
+        (ids[4], "failed", True),
+    ]
+
+
+# Starts, cancellations
+
+
+async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from_itself(store, truth):
+    workflow_id, executor_id = await running(store, truth)
+    with pytest.raises(WorkflowLockedError) as told:
+        await store.claim(workflow_id)
+    assert (told.value.workflow_id, told.value.executor_id) == (workflow_id, executor_id)
+    await truth.execute(
+        "UPDATE pgqrs_executors SET expires_at = now() - interval '1 s' WHERE id = $1", executor_id
+    )
+    claim = await store.claim(workflow_id)
+    assert claim.epoch > 1
+    assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+    assert (await store.claim(workflow_id)).epoch == claim.epoch + 1
+
+
+async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, truth):
+    ready, waiting, delayed = [(await enqueued(store))[0] for _ in range(2)] + await enqueued(store, delay=HOUR)
+    await watch.claim(["w"], ["default"], 2)
+    await store.leave(RunLeave(ready, 1, WorkflowStatus.PENDING))
+    await store.leave(RunLeave(waiting, 1, WorkflowStatus.WAITING, HOUR))
+    for workflow_id in (ready, waiting, delayed):
+        for _ in range(2):
+            await store.cancel(workflow_id, interrupt=False)
+        assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+    assert await watch.claim(["w"], ["default"], 10) == []
+    with pytest.raises(WorkflowNotFoundError):
+        await store.cancel(999, interrupt=False)
+
+
+@pytest.mark.parametrize("executor", ["dead", "given up"])
+async def test_a_run_of_nobody_is_cancelled_at_once(store, truth, executor):
+    workflow_id, executor_id = await running(store, truth)
+    if executor == "dead":
+        await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    else:
+        await truth.execute("UPDATE pgqrs_workflows SET executor = $1", ABANDONED)
+    await store.cancel(workflow_id, interrupt=False)
+    assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+    (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
+    assert isinstance(error, (WorkflowCancelledError, WorkflowFencedError))
+
+
+async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(store, watch, truth):
+    workflow_id, _ = await running(store, truth)
+    for interrupt in (False, True, False):
+        await store.cancel(workflow_id, interrupt=interrupt)
+    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
+    await store.end(RunEnd(workflow_id, 1, "1", None))
+    with pytest.raises(WorkflowFinishedError):
+        await store.cancel(workflow_id, interrupt=False)
+    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is None
+
+
+async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, truth):
+    (queued,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    plain, _ = await store.begin("w", "{}")
+    for workflow_id in (queued, plain):
+        await store.end(RunEnd(workflow_id, 1, None, "{}"))
+        await store.resume(workflow_id)
+    assert ids_of(await watch.claim(["w"], ["default"], 10)) == [queued]
+    assert (await row_of(truth, plain))["status"] == "PENDING"
+
+
+async def test_the_clock_is_the_databases(store, truth):
+    before = await truth.fetchval("SELECT clock_timestamp()")
+    asked = [await store.now() for _ in range(3)]
+    after = await truth.fetchval("SELECT clock_timestamp()")
+    assert asked == sorted(asked)
+    least, most = (after - before) * -1, 2 * (after - before)
+    assert all(least <= each - before <= most for each in asked)
+
+
+# The invariants
+
+WORKFLOW = "UPDATE pgqrs_workflows SET "
+STEP = "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, reopened) VALUES "
+BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)"
+PLANTED = {
+    "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "is still held"),
+    "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "is still held"),
+    "in two places": (f"{WORKFLOW} due_at = now(), ready_at = now()", "more than one"),
+    "RUNNING by nobody": (f"{WORKFLOW} status = 'RUNNING'", "no executor holds it"),
+    "PENDING with an executor": (f"{WORKFLOW} executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)", "is PENDING and"),
+    "WAITING for nothing": (f"{WORKFLOW} status = 'WAITING'", "for nothing"),
+    "RUNNING by a dead one": (
+        f"UPDATE pgqrs_executors SET expires_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
+    ),
+    "RUNNING by one that stopped": (
+        f"UPDATE pgqrs_executors SET stopped_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
+    ),
+    "RUNNING by an unknown one": (f"{WORKFLOW} status = 'RUNNING', executor = '{NEVER}'", "is not registered"),
+    "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
+    "a step of no workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
+    "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without what belongs"),
+    "an error without one": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without what belongs"),
+    "SUCCESS without an output": (f"{WORKFLOW} status = 'SUCCESS'", "without an output"),
+    "a success to be repeated": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+async def test_a_violation_is_found(admin, truth, planted):
+    statements, said = PLANTED[planted]
+    store = await admin.store()
+    await store.create("w", "{}")
+    await planted_executor(truth)
+    assert await store.violations() == []
+    await truth.execute(statements)
+    found = await store.violations()
+    assert any(said in each for each in found), found
+
+
+def test_each_invariant_is_planted_somewhere():
+    said = [text for _, text in PLANTED.values()]
+    for sentence, _ in invariants.INVARIANTS:
+        shape = sentence.format(*["PENDING", "PENDING", "3"] if "{1} and executor" in sentence else ["3"] * 4)
+        assert any(each in shape for each in said), sentence

@@ -1,0 +1,272 @@
+"""What dies, is stopped, or is only busy: who takes it over, how soon, and that nothing runs in two places."""
+
+import asyncio
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+
+DEADLINE = 30
+
+# What both the processes and the tests run. A step tells who executed it; each is a moment long, or blocks the loop.
+JOBS = """
+import asyncio, os, sys, time
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+
+
+@step(key=lambda n: n)
+async def tick(ctx: PyWorkflow, n: int) -> int:
+    await asyncio.sleep(0.02)
+    return os.getpid()
+
+
+@step
+async def crunch(ctx: PyWorkflow, seconds: float) -> int:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return os.getpid()
+
+
+@workflow
+async def job(ctx: PyWorkflow, steps: int) -> list[int]:
+    return [await tick(ctx, n) for n in range(steps)]
+
+
+@workflow
+async def blocking(ctx: PyWorkflow, seconds: float) -> list[int]:
+    return [await tick(ctx, 0), await crunch(ctx, seconds), await tick(ctx, 1)]
+
+
+def own_admin(expiry):
+    admin = Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"])
+    if expiry:
+        admin._limits = admin._limits._replace(beat=expiry / 5, expiry=expiry)
+    return admin
+
+
+async def main(what, expiry):
+    async with own_admin(expiry) as admin:
+        if what == "work":
+            await Worker(admin, [job, blocking]).run()
+        else:
+            await admin.run(job, int(what))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], float(sys.argv[2])))
+"""
+jobs: dict[str, object] = {}
+exec(compile(JOBS.replace('__name__ == "__main__"', "False"), "jobs", "exec"), jobs)
+job, blocking, own_admin = jobs["job"], jobs["blocking"], jobs["own_admin"]
+
+
+@pytest_asyncio.fixture
+async def truth(dsn, schema):
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{schema}"'})
+    yield connection
+    await connection.close()
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _leaves_sound_tables(admin):
+    yield
+    await admin.verify(deep=True)
+
+
+@pytest.fixture
+def process(dsn, schema, tmp_path):
+    """Start processes that work, or that run one job of so many steps; `expiry` is their heartbeat's, in seconds."""
+    path = tmp_path / "jobs.py"
+    path.write_text(JOBS)
+    started = []
+
+    def start(what="work", expiry=0.0):
+        environment = os.environ | {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema}
+        started.append(subprocess.Popen([sys.executable, str(path), str(what), str(expiry)], env=environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.poll() is None:
+            each.send_signal(signal.SIGKILL)
+        each.wait()
+
+
+async def _until(condition, *arguments):
+    deadline = time.monotonic() + DEADLINE
+    while not (answer := await condition(*arguments)):
+        assert time.monotonic() < deadline, f"{condition} did not come true in time"
+        await asyncio.sleep(0.01)
+    return answer
+
+
+async def _last_pid(truth, workflow_id, *, other_than=()):
+    """Return who executed the newest step, if it was somebody else."""
+    pid = await truth.fetchval(
+        "SELECT output::text::bigint FROM pgqrs_workflow_steps "
+        "WHERE workflow_id = $1 AND status = 'SUCCESS' ORDER BY completed_at DESC LIMIT 1",
+        workflow_id,
+    )
+    return None if pid in other_than else pid
+
+
+async def _workflow(truth, workflow_id):
+    return await truth.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", workflow_id)
+
+
+async def _executors(truth, count):
+    return await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") >= count
+
+
+async def test_a_killed_workers_run_goes_on_elsewhere_within_two_seconds(admin, truth, process):
+    workers = {each.pid: each for each in (process(), process())}
+    handle = await admin.enqueue(job, 10_000)
+    took = []
+    for count in range(2, 6):
+        await _until(_executors, truth, count)
+        holder = await _until(_last_pid, truth, handle.id)
+        spare = process()
+        workers[spare.pid] = spare
+        await _until(_executors, truth, count + 1)
+        workers[holder].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        await _until(lambda holder=holder: _last_pid(truth, handle.id, other_than=(None, holder)))
+        took.append(time.monotonic() - killed)
+    # 0.5 to 1.6 s here: up to a second until somebody looks, and 0.4 s of suspicion.
+    assert statistics.median(took) < 2.5, took
+    row = await _workflow(truth, handle.id)
+    # Each time one epoch fences the dead run and the next is the new one; each run recorded steps.
+    assert (row["epoch"], row["status"], row["attempts"]) == (2 * len(took) + 1, "RUNNING", 1)
+    await handle.cancel()
+    await _until(lambda: _is(handle, "CANCELLED"))
+
+
+async def _is(handle, status):
+    return await handle.status() == status
+
+
+async def test_a_killed_run_without_a_worker_is_taken_over_by_one(admin, truth, process):
+    running = process(2_000)
+    workflow_id = await _until(lambda: truth.fetchval("SELECT id FROM pgqrs_workflows LIMIT 1"))
+    await _until(_last_pid, truth, workflow_id)
+    async with asyncio.timeout(DEADLINE), Worker(admin, [job]):
+        # The worker looks twice and leaves it alone while it lives.
+        before = await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps")
+        await _until(lambda: _more_steps(truth, before + 60))
+        row = await _workflow(truth, workflow_id)
+        assert (row["epoch"], row["status"]) == (1, "RUNNING")
+        running.send_signal(signal.SIGKILL)
+        await _until(lambda: _last_pid(truth, workflow_id, other_than=(None, running.pid)))
+        assert await _last_pid(truth, workflow_id) == os.getpid()
+        assert (await _workflow(truth, workflow_id))["epoch"] == 3
+        await admin.cancel_workflow(workflow_id)
+        await _until(lambda: _is(admin.handle(workflow_id), "CANCELLED"))
+
+
+async def _more_steps(truth, count):
+    return await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") >= count
+
+
+async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_when_it_wakes(
+    admin, dsn, schema, truth, process
+):
+    stopped = process(expiry=1.0)
+    handle = await admin.enqueue(job, 120)
+    assert await _until(_last_pid, truth, handle.id) == stopped.pid
+    stopped.send_signal(signal.SIGSTOP)
+    at = time.monotonic()
+    async with Admin(dsn, schema) as own, Worker(own, [job]):
+        await _until(lambda: _last_pid(truth, handle.id, other_than=(None, stopped.pid)))
+        assert 0.5 < time.monotonic() - at < 5
+        stopped.send_signal(signal.SIGCONT)
+        results = await handle.result(timeout=DEADLINE)
+        turn = results.index(os.getpid())
+        assert set(results[:turn]) == {stopped.pid}
+        assert set(results[turn:]) == {os.getpid()}
+    row = await _workflow(truth, handle.id)
+    assert row["epoch"] == 3
+    # The process that was stopped is none the worse for it.
+    assert await (await admin.enqueue(job, 3)).result(timeout=DEADLINE) == [stopped.pid] * 3
+
+
+async def test_a_blocked_loop_is_not_taken_over(admin, truth, process):
+    blocked = process(expiry=1.0)
+    handle = await admin.enqueue(blocking, 3.0)
+    assert await _until(_last_pid, truth, handle.id) == blocked.pid
+    async with Worker(admin, [blocking, job]):
+        assert await handle.result(timeout=DEADLINE) == [blocked.pid] * 3
+    row = await _workflow(truth, handle.id)
+    assert (row["epoch"], row["attempts"]) == (1, 1)
+
+
+async def test_killed_connections_are_no_death(admin, dsn, schema, truth):
+    async with Admin(dsn, schema) as busy, Admin(dsn, schema) as idle:
+        async with asyncio.timeout(DEADLINE), Worker(busy, [job]):
+            handle = await admin.enqueue(job, 150)
+            await _until(_last_pid, truth, handle.id)
+            async with Worker(idle, [job]) as other:
+                for _ in range(3):
+                    await _kill_pulses(truth)
+                    await _until(_locks, truth, 2)
+                    seen = other._services._watch._ticks
+                    await _until(lambda seen=seen: _ticked(other, seen + 1))
+                assert await handle.result() == [os.getpid()] * 150
+        row = await _workflow(truth, handle.id)
+        assert (row["epoch"], row["executor"]) == (1, None)
+
+
+async def _kill_pulses(truth):
+    """Kill the connections that hold the locks of the executors in the test's schema."""
+    killed = await truth.fetch(
+        "SELECT pg_terminate_backend(pg_locks.pid) FROM pg_locks JOIN pgqrs_executors "
+        "ON (classid::bigint << 32 | objid::bigint) = lock_key WHERE locktype = 'advisory'"
+    )
+    assert killed
+
+
+async def _locks(truth, count):
+    """Tell whether so many executors hold their locks."""
+    held = await truth.fetchval(
+        "SELECT count(*) FROM pg_locks JOIN pgqrs_executors "
+        "ON (classid::bigint << 32 | objid::bigint) = lock_key WHERE locktype = 'advisory'"
+    )
+    return held >= count
+
+
+async def _ticked(worker, count):
+    return worker._services._watch._ticks >= count
+
+
+async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, truth):
+    @step
+    async def endless(ctx: PyWorkflow) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    @workflow(name="job")
+    async def stuck(ctx: PyWorkflow, steps: int) -> None:
+        await endless(ctx)
+
+    began = asyncio.Event()
+    own = Admin(dsn, schema)
+    running = asyncio.create_task(own.run(stuck, 3))
+    async with asyncio.timeout(DEADLINE):
+        await began.wait()
+        await own.close()
+        [record] = await admin.list_workflows()
+        async with Worker(admin, [job]):
+            assert await admin.handle(record.id).result() == [os.getpid()] * 3
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    [record] = await admin.list_workflows()
+    assert (record.status, record.epoch) == ("SUCCESS", 3)

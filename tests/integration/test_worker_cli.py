@@ -1,0 +1,191 @@
+"""`pgqrs worker`, run as a process of its own."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from pgqrs import PyWorkflow, cli, workflow
+
+DEADLINE = 30
+
+MODULE = """
+import asyncio, os
+from pathlib import Path
+from pgqrs import PyWorkflow, step, workflow
+
+
+@step
+async def wait_for(ctx: PyWorkflow, path: str) -> int:
+    Path(path + ".began").touch()
+    while not Path(path).exists():
+        await asyncio.sleep(0.01)
+    return os.getpid()
+
+
+@step
+async def after(ctx: PyWorkflow) -> str:
+    return "after"
+
+
+@workflow
+async def patient(ctx: PyWorkflow, path: str) -> list:
+    return [await wait_for(ctx, path), await after(ctx)]
+
+
+@workflow(name="hello")
+async def greet(ctx: PyWorkflow, name: str) -> str:
+    return f"hello {name}"
+
+
+alias = greet
+not_a_workflow = print
+"""
+
+
+@workflow
+async def patient(ctx: PyWorkflow, path: str) -> list: ...
+
+
+@workflow
+async def hello(ctx: PyWorkflow, name: str) -> str: ...
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "jobs.py").write_text(MODULE)
+    (tmp_path / "empty.py").touch()
+    (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
+    (tmp_path / "copy_of_jobs.py").write_text(MODULE)
+    return tmp_path
+
+
+@pytest.fixture
+def pgqrs_worker(dsn, schema, folder):
+    started = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "pgqrs.cli", "worker", *arguments],
+            env=os.environ | {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+async def _until(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def _ended(process):
+    out, err = process.communicate(timeout=DEADLINE)
+    return process.returncode, out, err
+
+
+async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, pgqrs_worker, folder):
+    process = pgqrs_worker("shop.jobs", "--queue", "default", "--queue", "mail", "--concurrency", "5")
+    greeted = await admin.options(queue="mail").enqueue(hello, "ann")
+    assert await greeted.result(timeout=DEADLINE) == "hello ann"
+    handle = await admin.enqueue(patient, str(folder / "go"))
+    await _until((folder / "go.began").exists)
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(TimeoutError):
+        await handle.result(timeout=0.5)
+    assert process.poll() is None
+    (folder / "go").touch()
+    code, out, err = await asyncio.to_thread(_ended, process)
+    assert (code, out) == (0, "")
+    assert "has started" in err
+    assert "Traceback" not in err
+    assert await handle.status() == "PENDING"
+    assert [(each.step_id, each.output) for each in await handle.steps()] == [("wait_for", process.pid)]
+    pgqrs_worker("shop.jobs:patient")
+    assert await handle.result(timeout=DEADLINE) == [process.pid, "after"]
+    await admin.verify(deep=True)
+
+
+async def test_a_second_signal_stops_it_now(admin, pgqrs_worker, folder):
+    process = pgqrs_worker("shop.jobs", "--grace", "600")
+    handle = await admin.enqueue(patient, str(folder / "go"))
+    await _until((folder / "go.began").exists)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(TimeoutError):
+        await handle.result(timeout=0.3)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = await asyncio.to_thread(_ended, process)
+    assert (code, "Traceback" in err) == (0, False)
+    assert await handle.status() == "PENDING"
+    await admin.verify(deep=True)
+
+
+async def test_named_workflows_alone_are_run(admin, pgqrs_worker, folder):
+    pgqrs_worker("shop.jobs:alias")
+    other = await admin.enqueue(patient, str(folder / "go"))
+    assert await (await admin.enqueue(hello, "ann")).result(timeout=DEADLINE) == "hello ann"
+    assert await other.status() == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["no_such_module"], "there is no module 'no_such_module' here"),
+        (["shop.no_such_module"], "there is no module 'shop.no_such_module' here"),
+        (["no_such.module"], "there is no module 'no_such.module' here"),
+        ([".jobs"], "'.jobs' is not the name of a module"),
+        (["shop/jobs.py"], "is not the name of a module"),
+        (["empty"], "no function that is decorated with @workflow"),
+        (["shop.jobs:not_a_workflow"], "shop.jobs.not_a_workflow is no function"),
+        (["shop.jobs:nothing"], "shop.jobs.nothing is no function"),
+        (["shop.jobs", "copy_of_jobs"], "two workflows are named 'patient'"),
+        (["shop.jobs", "--queue", ""], "cannot be a queue"),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_line(dsn, folder, monkeypatch, targets, message):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("shop", "shop.jobs", "empty", "copy_of_jobs"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    result = CliRunner().invoke(cli.main, ["worker", *targets, "--dsn", dsn])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert message in result.output
+
+
+def test_a_module_that_does_not_import_is_told_with_its_traceback(dsn, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    result = CliRunner().invoke(cli.main, ["worker", "broken", "--dsn", dsn])
+    assert isinstance(result.exception, ModuleNotFoundError)
+    assert result.exception.name == "no_such_module_anywhere"
+
+
+@pytest.mark.parametrize("options", [["--concurrency", "0"], ["--grace", "-1"], []])
+def test_usage(dsn, options):
+    targets = ["shop.jobs"] if options else []
+    assert CliRunner().invoke(cli.main, ["worker", *targets, "--dsn", dsn, *options]).exit_code == 2
+
+
+def test_without_tables_it_says_what_to_do(pgqrs_worker, schema):
+    code, _, err = _ended(pgqrs_worker("shop.jobs"))
+    assert code == 1
+    assert f"Error: pgqrs is not installed in the schema '{schema}'" in err
+    assert "Traceback" not in err

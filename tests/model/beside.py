@@ -1,0 +1,313 @@
+"""The real thing, as the model's machine drives it: executors beside each other on one PostgreSQL.
+
+Time stands still unless it is made to pass: beats come an hour apart, and every time in the tables is shifted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+from reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
+
+from pgqrs import Admin, PyWorkflow, workflow
+from pgqrs.storage import executors
+from pgqrs.storage.channels import executor_channel
+from pgqrs.storage.database import Limits
+from pgqrs.storage.store import Store
+from pgqrs.storage.watch import Watch
+from pgqrs.types import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome, WorkflowStatus
+
+T = TypeVar("T")
+
+UNIT = 1000.0
+"""How many seconds a unit of the model's time is."""
+
+MORE = 2.0
+"""What passes with every shift beyond whole units, in seconds, so that what is due is past its time, and its grace."""
+
+PATIENCE = 10.0
+"""How long to wait for what happens by itself, in seconds."""
+
+LIMITS = Limits(timeout=PATIENCE, patience=PATIENCE, beat=3600.0, expiry=EXPIRY * UNIT)
+
+
+@workflow(name="first")
+async def first(ctx: PyWorkflow, number: int) -> None:
+    """Never run: the machine plays its runs itself."""
+
+
+@workflow(name="second")
+async def second(ctx: PyWorkflow, number: int) -> None:
+    """Never run: the machine plays its runs itself."""
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"first": first, "second": second}
+
+
+class Told:
+    """A run, as far as a store needs to know it: it hears that somebody wants it cancelled."""
+
+    busy_with = None
+
+    def __init__(self) -> None:
+        self.heard = asyncio.Event()
+        self.interrupt = False
+
+    def cancel(self, *, interrupt: bool) -> None:
+        self.interrupt = interrupt
+        self.heard.set()
+
+
+class Process:
+    """One executor: an `Admin`, and the watch of a worker."""
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        self.admin = Admin(dsn, schema)
+        self.admin._limits = LIMITS
+        self.store: Store
+        self.lock_key = 0
+        self._watch: Watch | None = None
+
+    async def open(self) -> None:
+        self.store = await self.admin.store()
+
+    async def watch(self) -> Watch:
+        if self._watch is None:
+            self._watch = await self.store.watch(lambda _queue: None)
+        return self._watch
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            await self._watch.close()
+        self._watch = None
+        self.store.runs.clear()
+        await self.admin.close()
+
+
+class Beside:
+    """Processes on one schema, and a raw connection that makes time pass and looks at the tables."""
+
+    def __init__(self, dsn: str, schema: str, count: int) -> None:
+        self._dsn, self._schema = dsn, schema
+        self.processes = [Process(dsn, schema) for _ in range(count)]
+        self.ids: list[int] = []
+        self.sql: asyncpg.Connection[Any]
+
+    async def open(self) -> None:
+        self.sql = await asyncpg.connect(self._dsn, server_settings={"search_path": f'"{self._schema}"'})
+        for process in self.processes:
+            await process.open()
+        await self.processes[0].admin.install()
+
+    async def clear(self) -> None:
+        """Begin anew, with empty tables and executors that live."""
+        await self.sql.execute("TRUNCATE pgqrs_workflows, pgqrs_workflow_steps, pgqrs_executors")
+        self.ids.clear()
+        for number, process in enumerate(self.processes):
+            process.store.runs.clear()
+            await self.come_back(number)
+            key = "SELECT lock_key FROM pgqrs_executors WHERE id = $1"
+            process.lock_key = await self.sql.fetchval(key, process.store.executor_id)
+
+    async def close(self) -> None:
+        for process in self.processes:
+            await process.close()
+        await self.sql.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
+        await self.sql.close()
+
+    async def until(self, condition: Callable[[], Awaitable[T]]) -> T:
+        deadline = time.monotonic() + PATIENCE
+        while not (found := await condition()):
+            assert time.monotonic() < deadline, "it did not happen"
+            await asyncio.sleep(0.002)
+        return found
+
+    # Life and death
+
+    def _id(self, executor: int) -> Any:
+        return self.processes[executor].store.executor_id
+
+    async def freeze(self, executor: int) -> None:
+        """Let an executor's beats run out, as a stopped process's do."""
+        await self.sql.execute(
+            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second' WHERE id = $1", self._id(executor)
+        )
+
+    async def lose_lock(self, executor: int) -> None:
+        """Let an executor's lock appear free, as a killed process's is."""
+        nobody = random.getrandbits(61)
+        await self.sql.execute(
+            "UPDATE pgqrs_executors SET lock_key = $2 WHERE id = $1", self._id(executor), nobody
+        )
+
+    async def come_back(self, executor: int) -> None:
+        """Let an executor beat again."""
+        process, own = self.processes[executor], self._id(executor)
+        await self.sql.execute(
+            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second', lock_key = $2 WHERE id = $1",
+            own, process.lock_key,
+        )  # fmt: skip
+        if process.store._is_beating:
+            await self.sql.execute("SELECT pg_notify($1, '')", executor_channel(own))
+        await process.store.beat()
+        lives = "SELECT count(*) FROM pgqrs_executors WHERE id = $1 AND expires_at > now() AND stopped_at IS NULL"
+        await self.until(lambda: self.sql.fetchval(lives, own))
+
+    async def cut(self, executor: int) -> None:
+        """Terminate the backend of an executor's pulse, and wait until it holds its lock again."""
+        key = self.processes[executor].lock_key
+        holder = (
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
+            "AND (classid::bigint << 32) | objid::bigint = $1"
+        )
+        pid = await self.sql.fetchval(holder, key)
+        assert pid is not None, "a living executor holds its lock"
+        await self.sql.execute("SELECT pg_terminate_backend($1)", pid)
+        await self.until(lambda: self.sql.fetchval(f"{holder} AND pid <> {pid}", key))
+
+    async def stop(self, executor: int) -> None:
+        await self.processes[executor].close()
+
+    async def pass_time(self, units: int, beating: Sequence[int]) -> None:
+        """Shift every time in the tables; those who beat have beaten meanwhile."""
+        seconds = units * UNIT + MORE
+        shift = f"- interval '1 second' * {seconds}"
+        await self.sql.execute(
+            f"UPDATE pgqrs_workflows SET due_at = due_at {shift}, deadline = deadline {shift}, "
+            f"started_at = started_at {shift}; "
+            f"UPDATE pgqrs_workflow_steps SET retry_at = retry_at {shift}; "
+            f"UPDATE pgqrs_executors SET expires_at = expires_at {shift}, suspected_at = suspected_at {shift}, "
+            f"stopped_at = stopped_at {shift}"
+        )
+        await self.sql.execute(
+            f"UPDATE pgqrs_executors SET expires_at = now() + interval '1 second' * {EXPIRY * UNIT}, "
+            "suspected_at = NULL WHERE id = ANY($1)",
+            [self._id(number) for number in beating],
+        )
+
+    async def stand_still(self) -> None:
+        """Keep a suspicion that is new from growing old before time passes."""
+        await self.sql.execute(
+            "UPDATE pgqrs_executors SET suspected_at = now() + interval '10 seconds' WHERE suspected_at > now() - interval '500 seconds'"
+        )
+
+    # What is asked of the library
+
+    async def claim_ready(self, executor: int, names: list[str], queues: list[str], limit: int) -> list[Claimed]:
+        watch = await self.processes[executor].watch()
+        return [self.claimed(each) for each in await watch.claim(names, queues, limit)]
+
+    def claimed(self, run: ClaimedRun) -> Claimed:
+        return Claimed(self.ids.index(run.workflow_id), run.epoch, run.attempts, units(run.left))
+
+    async def record(self, run: Run, step_id: str, output: str | None, error: str | None) -> Outcome:
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def tell(told: Outcome | Exception) -> None:
+            if isinstance(told, Exception):
+                answer.set_exception(told)
+            else:
+                answer.set_result(told)
+
+        outcome = StepOutcome(self.ids[run.workflow], run.epoch, step_id, output, error, 0.001)
+        self.processes[run.executor].store.record(outcome, tell)
+        return await asyncio.wait_for(answer, PATIENCE)
+
+    async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:
+        failure = StepFailure(
+            self.ids[run.workflow], run.epoch, step_id, error, 0.001, None, failures, delay * UNIT
+        )
+        await asyncio.wait_for(self.processes[run.executor].store.record_failure(failure), PATIENCE)
+
+    async def leave(self, run: Run, status: str, wait: int | None, retries: int | None, error: str | None) -> None:
+        seconds = None if wait is None else wait * UNIT
+        leave = RunLeave(self.ids[run.workflow], run.epoch, WorkflowStatus(status), seconds, error, retries)
+        await self.processes[run.executor].store.leave(leave)
+
+    async def end(self, run: Run, output: str | None, error: str | None, reopen: tuple[str, ...]) -> None:
+        await self.processes[run.executor].store.end(
+            RunEnd(self.ids[run.workflow], run.epoch, output, error, reopen)
+        )
+
+    async def cancel(self, by: int, workflow: int, *, interrupt: bool, told: int | None) -> None:
+        """Cancel a workflow; the executor `told` must hear of it."""
+        listener = Told()
+        if told is not None:
+            self.processes[told].store.runs[self.ids[workflow]] = listener
+        await self.processes[by].admin.cancel_workflow(self.ids[workflow], interrupt=interrupt)
+        if told is not None:
+            await asyncio.wait_for(listener.heard.wait(), PATIENCE)
+            del self.processes[told].store.runs[self.ids[workflow]]
+
+    # What the tables hold
+
+    async def workflows(self) -> list[Workflow]:
+        rows = await self.sql.fetch(
+            "SELECT id, name, queue, key, priority, timeout, status, epoch, attempts, retries, "
+            "ready_at IS NOT NULL AS ready, extract(epoch FROM due_at - now()) AS due, executor, "
+            "extract(epoch FROM deadline - now()) AS deadline, cancel_interrupts AS cancel, "
+            "output::text, error::text FROM pgqrs_workflows ORDER BY array_position($1::bigint[], id)",
+            self.ids,
+        )
+        known: dict[Any, int] = {self._id(number): number for number in range(len(self.processes))}
+        known[executors.ABANDONED] = ABANDONED
+        found: list[Workflow] = []
+        for row in rows:
+            values = dict(row)
+            holder = values.pop("executor")
+            for each in ("timeout", "due", "deadline"):
+                values[each] = units(values[each])
+            if values["error"] is not None and "WorkflowTimeoutError" in values["error"]:
+                values["error"] = "timeout"
+            found.append(Workflow(**values, executor=None if holder is None else known[holder]))
+        return found
+
+    async def steps(self) -> dict[tuple[int, str], Step]:
+        rows = await self.sql.fetch(
+            "SELECT workflow_id, step_id, status, epoch, output::text, error::text, failures, "
+            "extract(epoch FROM retry_at - now()) AS retry_at, reopened FROM pgqrs_workflow_steps"
+        )
+        found: dict[tuple[int, str], Step] = {}
+        for row in rows:
+            values = dict(row)
+            place = self.ids.index(values.pop("workflow_id")), values.pop("step_id")
+            found[place] = Step(**values | {"retry_at": units(values["retry_at"])})
+        return found
+
+    async def executors(self, model: Reference) -> list[tuple[bool, bool, bool]]:
+        """Return of each executor whether it is known, has stopped and is suspected."""
+        rows = await self.sql.fetch("SELECT * FROM pgqrs_executors")
+        there = {row["id"]: row for row in rows}
+        return [
+            (
+                self._id(number) in there,
+                self._id(number) in there and there[self._id(number)]["stopped_at"] is not None,
+                self._id(number) in there and there[self._id(number)]["suspected_at"] is not None,
+            )
+            for number in range(len(self.processes))
+        ]
+
+    async def violations(self) -> list[str]:
+        return await self.processes[0].store.violations()
+
+
+def units(seconds: Any) -> int | None:
+    """Return a time in the model's units; what has passed since it was written is no part of one."""
+    return None if seconds is None else round(float(seconds) / UNIT)
+
+
+def text(kind: str, number: int) -> str:
+    """Return JSON text that is there once."""
+    return json.dumps({kind: number})
+
+
+def signs(executor: Executor) -> tuple[bool, bool, bool]:
+    """Return of the model's executor what `Beside.executors` returns of the real one."""
+    known = executor.known
+    return known, known and executor.stopped, known and executor.suspected is not None
