@@ -14,7 +14,7 @@ from benchmarks.report import LATEST, RESULTS, show
 from benchmarks.rounds import Plan, run_rounds
 from benchmarks.server import FOLDER, running
 from benchmarks.systems import OURS, ROOT, SYSTEMS, make_environment
-from benchmarks.works import THROUGHPUT, WORKS
+from benchmarks.works import QUEUE, THROUGHPUT, WORKS
 
 PLOT_REQUIREMENTS = ("matplotlib==3.11.2",)
 ROUNDS = 5
@@ -25,7 +25,7 @@ def main() -> None:
     options = _options()
     plan = Plan(
         rounds=options.rounds or (1 if options.quick else ROUNDS),
-        works=tuple(name for name in WORKS if name in options.only),
+        works=tuple(name for name in WORKS if name.startswith(options.only)),
         systems=tuple(name for name in SYSTEMS if name in {*options.peers, OURS.name}),
         quick=options.quick,
     )
@@ -75,10 +75,10 @@ def _keep(result: dict[str, Any], *, whole: bool) -> None:
     RESULTS.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{_short(target)}")
-    if result["throughput"]:
+    if result["throughput"] or result["queue"]:
         words = {
             "labels": {name: system.label for name, system in SYSTEMS.items()},
-            "titles": {name: WORKS[name].title for name in THROUGHPUT},
+            "titles": {name: WORKS[name].title for name in (*THROUGHPUT, *QUEUE)},
         }
         plot = target.with_suffix(".svg")
         python = make_environment("plot", PLOT_REQUIREMENTS)

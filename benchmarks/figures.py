@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.rounds import Measurement, Plan
 from benchmarks.server import Server
 from benchmarks.systems import SYSTEMS
-from benchmarks.works import THROUGHPUT, WORKS
+from benchmarks.works import CLAIMS, QUEUE, THROUGHPUT, WORKS
 
 Spread = dict[str, float]
 Value = Callable[[Measurement], float]
@@ -50,9 +50,9 @@ def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
     return {
         "rounds": plan.rounds,
         "quick": plan.quick,
-        "finished_workflows": plan.finished_workflows,
         "versions": {each["system"]: each["version"] for each in measurements},
-        "throughput": _throughput(measurements),
+        "throughput": _rates(measurements, THROUGHPUT, rate),
+        "queue": _rates(measurements, QUEUE, _workflows_rate),
         "reaches": [reach for reach in _reaches(measurements, plan) if reach],
         "others": [other for other in _others(measurements) if other],
         "measurements": measurements,
@@ -64,10 +64,24 @@ def rate(measured: Measurement) -> float:
     return float(measured["steps"]) / float(measured["seconds"])
 
 
-def _throughput(measurements: list[Measurement]) -> list[dict[str, Any]]:
+def _workflows_rate(measured: Measurement) -> float:
+    """Return workflows in a second."""
+    return float(measured["workflows"]) / float(measured["seconds"])
+
+
+def _claim(measured: Measurement) -> float:
+    """Return the median latency of a claim in seconds."""
+    return float(measured["claim"])
+
+
+def _milliseconds(measured: Measurement) -> float:
+    return 1000 * _claim(measured)
+
+
+def _rates(measurements: list[Measurement], works: Sequence[str], value: Value) -> list[dict[str, Any]]:
     """Return for each work and system its rate, and how many times as fast as it we are."""
     found = []
-    for work in THROUGHPUT:
+    for work in works:
         for system in SYSTEMS:
             mine = [each for each in measurements if (each["work"], each["system"]) == (work, system)]
             if mine:
@@ -77,8 +91,8 @@ def _throughput(measurements: list[Measurement]) -> list[dict[str, Any]]:
                         "system": system,
                         "workflows": mine[0]["workflows"],
                         "clients": mine[0].get("clients", mine[0]["concurrency"]),
-                        "rate": spread([rate(each) for each in mine]),
-                        "ratio": _ratio(measurements, (work, "pgqrs", rate), (work, system, rate)),
+                        "rate": spread([value(each) for each in mine]),
+                        "ratio": _ratio(measurements, (work, "pgqrs", value), (work, system, value)),
                     }
                 )
     return found
@@ -120,6 +134,20 @@ def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any]
 
     commits = _ratio(measurements, ("w1", "pgqrs", _commits), ("w1", "pgbench", rate))
     filled = _ratio(measurements, ("w6", "pgqrs", rate), ("w2", "pgqrs", rate))
+    finished = plan.fillings["w6"].finished if "w6" in plan.fillings else 0
+
+    def queue(work: str, system: str, least: float) -> dict[str, Any] | None:
+        ratio = _ratio(measurements, (work, "pgqrs", _workflows_rate), ("w7", system, _workflows_rate))
+        what = f"times {SYSTEMS[system].label}" if work == "w7" else "two worker processes, times one"
+        return _reach(work, f"workflows/s from the queue, {what}", ratio, least=least)
+
+    def flat(work: str) -> dict[str, Any] | None:
+        ratio = _ratio(measurements, (work, "pgqrs", _claim), ("w8", "pgqrs", _claim))
+        filling = plan.fillings.get(work)
+        count = "" if filling is None else f"{filling.queued or filling.finished:,}"
+        state = "queued" if filling is not None and filling.queued else "finished"
+        return _reach(work, f"latency of a claim with {count} {state} workflows, times W8", ratio, most=1.2)
+
     return [
         against("w1", "rust", 2),
         against("w1", "dbos", 6),
@@ -134,7 +162,11 @@ def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any]
             least=0.8,
         ),
         _reach("w5", "seconds to the first new step", _own(measurements, "w5", _seconds), most=0.5),
-        _reach("w6", f"steps/s with {plan.finished_workflows:,} finished workflows, times W2", filled, least=0.8),
+        _reach("w6", f"steps/s with {finished:,} finished workflows, times W2", filled, least=0.8),
+        queue("w7", "absurd", 10),
+        queue("w7", "dbos", 40),
+        queue("w7x2", "pgqrs", 1),
+        *(flat(work) for work in CLAIMS[1:]),
     ]
 
 
@@ -175,6 +207,8 @@ def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
         other("w4", "steps/s", rate),
         other("w5", "seconds to the workflow's body, outcomes loaded", lambda each: each["seconds_to_the_body"]),
         other("w6", "steps/s", rate),
+        other("w7", "seconds until all were enqueued", lambda each: each["seconds_to_enqueue"]),
+        *(other(work, f"milliseconds for a claim of 50: {WORKS[work].title}", _milliseconds) for work in CLAIMS),
     ]
 
 

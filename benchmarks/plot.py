@@ -16,13 +16,30 @@ WIDTH = 0.16
 
 
 def draw(result: dict[str, Any], labels: dict[str, str], titles: dict[str, str]) -> Figure:
-    """Draw the rates of all systems in all works, on a logarithmic scale, with least and most as whiskers."""
-    figure = Figure(figsize=(9, 4.2), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    works = [work for work in titles if any(each["work"] == work for each in result["throughput"])]
-    systems = [name for name in COLOURS if any(each["system"] == name for each in result["throughput"])]
+    """Draw the rates of all systems in all works, on logarithmic scales, with least and most as whiskers."""
+    measured = {
+        "steps/s (pgbench: commits/s), log scale": result["throughput"],
+        "workflows/s from a queue, log scale": result.get("queue", []),
+    }
+    panels = {unit: rates for unit, rates in measured.items() if rates}
+    shares = [len({each["work"] for each in rates}) for rates in panels.values()]
+    figure = Figure(figsize=(max(9, 3 * sum(shares)), 4.2), layout="constrained", facecolor="white")
+    drawn = figure.subplots(1, len(panels), width_ratios=shares, squeeze=False)[0]
+    for axes, (unit, rates) in zip(drawn, panels.items(), strict=True):
+        draw_panel(axes, rates, labels, titles)
+        axes.set_ylabel(unit)
+    legends = [axes.get_legend_handles_labels() for axes in drawn]
+    known = {text: handle for handles, texts in legends for handle, text in zip(handles, texts, strict=True)}
+    figure.legend(known.values(), known, ncols=len(known), loc="outside upper center", frameon=False, fontsize=8)
+    return figure
+
+
+def draw_panel(axes: Any, measured: list[dict[str, Any]], labels: dict[str, str], titles: dict[str, str]) -> None:
+    """Draw rates of one unit: a group of bars for each work, a bar for each system."""
+    works = [work for work in titles if any(each["work"] == work for each in measured)]
+    systems = [name for name in COLOURS if any(each["system"] == name for each in measured)]
     for place, system in enumerate(systems):
-        found = [each for each in result["throughput"] if each["system"] == system]
+        found = [each for each in measured if each["system"] == system]
         at = [works.index(each["work"]) + (place - (len(systems) - 1) / 2) * WIDTH for each in found]
         rates = [each["rate"] for each in found]
         medians = [rate["median"] for rate in rates]
@@ -43,13 +60,10 @@ def draw(result: dict[str, Any], labels: dict[str, str], titles: dict[str, str])
         )
         axes.bar_label(bars, [f"{value:,.0f}" for value in medians], padding=2, fontsize=8)
     axes.set_yscale("log")
-    least = min(each["rate"]["min"] for each in result["throughput"])
+    least = min(each["rate"]["min"] for each in measured)
     axes.set_ylim(10 ** floor(log10(least)), axes.get_ylim()[1] * 1.6)
-    axes.set_ylabel("steps/s (pgbench: commits/s), log scale")
     axes.set_xticks(range(len(works)), [f"{work.upper()}: {titles[work]}" for work in works])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(ncols=len(systems), loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False, fontsize=8)
-    return figure
 
 
 def main(source: str, target: str, words: str) -> None:

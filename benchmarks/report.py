@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.systems import ROOT, SYSTEMS
-from benchmarks.works import THROUGHPUT, WORKS
+from benchmarks.works import QUEUE, THROUGHPUT, WORKS
 
 RESULTS = ROOT / "benchmarks" / "results"
 LATEST = RESULTS / "latest.json"
@@ -20,20 +20,34 @@ def tables(result: dict[str, Any]) -> list[Table]:
     """Return the tables: a title, the heads of the columns, the rows."""
     return [
         each
-        for each in (_throughput_table(result), _reach_table(result), _other_table(result))
+        for each in (_throughput_table(result), _queue_table(result), _reach_table(result), _other_table(result))
         if each[2]  # it has rows
     ]
 
 
 def _throughput_table(result: dict[str, Any]) -> Table:
-    heads = ["work", *(_label(result, system) for system in SYSTEMS)]
-    found = {(each["work"], each["system"]): each for each in result["throughput"]}
+    title = "Steps/s (pgbench: commits/s); in brackets how many times as fast pgqrs is"
+    return title, *_rates(result, result["throughput"], THROUGHPUT, tuple(SYSTEMS))
+
+
+def _queue_table(result: dict[str, Any]) -> Table:
+    measured = result.get("queue", [])
+    systems = [name for name in SYSTEMS if any(each["system"] == name for each in measured)]
+    title = "Workflows/s from a queue, of 5 steps each; in brackets how many times as fast pgqrs is"
+    return title, *_rates(result, measured, QUEUE, systems)
+
+
+def _rates(
+    result: dict[str, Any], measured: list[dict[str, Any]], works: Sequence[str], systems: Sequence[str]
+) -> tuple[Row, list[Row]]:
+    heads = ["work", *(_label(result, system) for system in systems)]
+    found = {(each["work"], each["system"]): each for each in measured}
     rows = [
-        [f"{work.upper()}: {WORKS[work].title}", *(_cell(found.get((work, system))) for system in SYSTEMS)]
-        for work in THROUGHPUT
-        if any(each["work"] == work for each in result["throughput"])
+        [f"{work.upper()}: {WORKS[work].title}", *(_cell(found.get((work, system))) for system in systems)]
+        for work in works
+        if any(each["work"] == work for each in measured)
     ]
-    return "Steps/s (pgbench: commits/s); in brackets how many times as fast pgqrs is", heads, rows
+    return heads, rows
 
 
 def _label(result: dict[str, Any], system: str) -> str:
@@ -97,13 +111,14 @@ def facts(result: dict[str, Any]) -> str:
 def honesty(result: dict[str, Any]) -> list[str]:
     """Return what each system does for its figure, and how many workflows it ran."""
     lines = []
+    measured = [*result["throughput"], *result.get("queue", [])]
     for name, system in SYSTEMS.items():
         counts = [
             f"{each['work'].upper()} {each['workflows']:,}"
-            for each in result["throughput"]
+            for each in measured
             if each["system"] == name and each["workflows"]
         ]
-        if any(each["system"] == name for each in result["throughput"]):
+        if any(each["system"] == name for each in measured):
             ran = f" Workflows run: {', '.join(counts)}." if counts else ""
             lines.append(f"{_label(result, name)}: {system.does}{ran}")
     return lines

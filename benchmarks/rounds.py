@@ -6,17 +6,16 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from benchmarks.server import Server
 from benchmarks.systems import OURS, PEERS, ROOT, SYSTEMS, System, environment
-from benchmarks.works import FINISHED_WORKFLOWS, QUICK_FINISHED_WORKFLOWS, WORKS, Work
+from benchmarks.works import CLAIMS, WORKS, Filling, Work
 
 Measurement = dict[str, Any]
 
 PATIENCE = 300
-FILLED = "bench_filled"
-FILL_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,10 @@ class Plan:
     quick: bool
 
     @property
-    def finished_workflows(self) -> int:
-        """How many finished workflows W6 finds in the tables."""
-        return QUICK_FINISHED_WORKFLOWS if self.quick else FINISHED_WORKFLOWS
+    def fillings(self) -> dict[str, Filling]:
+        """What the works find in the tables, by their names."""
+        found = ((name, WORKS[name].filled) for name in self.works)
+        return {name: filled.size(quick=self.quick) for name, filled in found if filled is not None}
 
     def turns(self, number: int) -> Iterator[tuple[Work, System]]:
         """Yield whose turn it is in a round; who begins changes from round to round."""
@@ -45,9 +45,11 @@ class Plan:
 
 def run_rounds(server: Server, plan: Plan, tell: Callable[[str], None]) -> list[Measurement]:
     """Run everything; return what was measured. A system that fails is told and left out of that round."""
-    if "w6" in plan.works:
-        tell(f"filling the tables with {plan.finished_workflows:,} finished workflows ...")
-        _fill(server, plan.finished_workflows)
+    for filling in plan.fillings.values():
+        began = perf_counter()
+        _fill(server, filling)
+        seconds = perf_counter() - began
+        tell(f"filled with {filling.finished:,} finished and {filling.queued:,} queued ones in {seconds:.0f} s")
     measurements = []
     for number in range(plan.rounds):
         tell(f"round {number + 1} of {plan.rounds}")
@@ -58,36 +60,44 @@ def run_rounds(server: Server, plan: Plan, tell: Callable[[str], None]) -> list[
                 tell(f"  {work.name}  {system.label}: FAILED ({type(error).__name__})")
                 continue
             measurements.append({"round": number, "work": work.name, "system": system.name, **measured})
-            rate = measured["steps"] / measured["seconds"]
-            tell(f"  {work.name}  {system.label:22} {rate:>9,.0f} /s  in {measured['seconds']:.2f} s")
+            tell(f"  {work.name:10} {system.label:22} {_told(measured)}")
     return measurements
 
 
-def _fill(server: Server, workflows: int) -> None:
-    server.create(FILLED)
-    _run(server, OURS, FILLED, "install", (0, 0, 0))
-    server.fill(FILLED, workflows, FILL_STEPS)
+def _told(measured: Measurement) -> str:
+    if "claim" in measured:
+        return f"{1000 * measured['claim']:.2f} ms a claim"
+    return f"{measured['steps'] / measured['seconds']:>9,.0f} /s  in {measured['seconds']:.2f} s"
+
+
+def _fill(server: Server, filling: Filling) -> None:
+    server.create(filling.database)
+    _run(server, OURS, filling.database, "install", (0, 0, 0))
+    server.fill(filling.database, finished=filling.finished, steps=filling.steps, queued=filling.queued)
 
 
 def _measure(server: Server, work: Work, system: System, *, quick: bool) -> Measurement:
-    database = FILLED if work.name == "w6" else f"bench_{system.name}"
-    if database != FILLED:
+    filling = work.filled
+    database = f"bench_{system.name}" if filling is None else filling.database
+    if filling is None:
         server.create(database)
+    elif work.name in CLAIMS:
+        server.vacuum(database)
     server.checkpoint()
     workflows, steps = work.size(system.name, quick=quick)
-    measured = _run(server, system, database, work.name, (workflows, work.concurrency, steps))
+    measured = _run(server, system, database, work.name, (workflows, work.concurrency, steps, work.workers))
     if work.name == "w2" and system is OURS:
         updates, hot = server.hot_updates(database)
         measured |= {"updates": updates, "hot_updates": hot}
-    if database != FILLED:
+    if filling is None:
         server.drop(database)
     return measured | {"concurrency": work.concurrency}
 
 
-def _run(server: Server, system: System, database: str, work: str, size: tuple[int, int, int]) -> Measurement:
+def _run(server: Server, system: System, database: str, work: str, size: tuple[int, ...]) -> Measurement:
     """Run a system's program; it prints one line of JSON."""
     options = ("--dsn", server.dsn(database), "--work", work)
-    sizes = zip(("--workflows", "--concurrency", "--steps"), map(str, size), strict=True)
+    sizes = zip(("--workflows", "--concurrency", "--steps", "--workers"), map(str, size), strict=False)
     command = [system.python(), str(PEERS / system.program), *options, *(part for pair in sizes for part in pair)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, text=True, timeout=PATIENCE, cwd=ROOT, env=environment()

@@ -23,6 +23,12 @@ _WORKFLOWS = """
         json_build_object('number', id)
     FROM generate_series(1, {count}) AS id
 """
+_QUEUED = """
+    INSERT INTO pgqrs.pgqrs_workflows (id, name, status, queue, ready_at, input)
+    SELECT id, 'bench', 'PENDING', 'default', now(),
+        json_build_object('args', json_build_array(id), 'kwargs', json_build_object())
+    FROM generate_series({count} + 1, {count} + {queued}) AS id
+"""
 _STEPS = """
     INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output)
     SELECT id, 'step_' || number, 'SUCCESS', 1, now(), now(), '{{"step": 1, "ok": true}}'
@@ -71,12 +77,20 @@ class Server:
         """Write out what runs before have left, so that it does not count against the next one."""
         self.execute("CHECKPOINT")
 
-    def fill(self, database: str, workflows: int, steps: int) -> None:
-        """Fill pgqrs's tables with finished workflows, as the benchmark's own workflows leave them."""
+    def fill(self, database: str, *, finished: int, steps: int, queued: int) -> None:
+        """Fill pgqrs's tables with workflows, finished ones as the benchmark's own leave them, and queued ones."""
         self.execute(
-            _WORKFLOWS.format(count=workflows),
-            _STEPS.format(count=workflows, steps=steps),
-            f"SELECT setval('pgqrs.pgqrs_workflows_id_seq', {workflows})",
+            _WORKFLOWS.format(count=finished),
+            _STEPS.format(count=finished, steps=steps),
+            _QUEUED.format(count=finished, queued=queued),
+            f"SELECT setval('pgqrs.pgqrs_workflows_id_seq', {finished + queued})",
+            database=database,
+        )
+        self.vacuum(database)
+
+    def vacuum(self, database: str) -> None:
+        """Tidy pgqrs's tables up, so that it does not happen while something is measured."""
+        self.execute(
             "VACUUM (ANALYZE) pgqrs.pgqrs_workflows",
             "VACUUM (ANALYZE) pgqrs.pgqrs_workflow_steps",
             database=database,

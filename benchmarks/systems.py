@@ -69,9 +69,11 @@ OURS = System(
     "pgqrs (this checkout)",
     "ours.py",
     (),
-    "asyncpg on the event loop: one write for each step and three for a workflow (create, start, end). One "
-    "batch of writes is in flight at a time; writes of workflows that run at the same time share a statement "
-    "and its commit. Nothing is read; ids are reserved for up to 1,024 workflows at a time.",
+    "asyncpg on the event loop: one write for each step and two for a workflow (`admin.run` creates and starts "
+    "it in one; its end is the other). One batch of writes is in flight at a time; writes of workflows that run "
+    "at the same time share a statement and its commit. Nothing is read; ids are reserved for up to 1,024 "
+    "workflows at a time. In W7 `enqueue_many` writes all workflows in one statement, and a `Worker` that runs "
+    "up to 500 at a time claims them in batches.",
 )
 RUST = System(
     "rust",
@@ -88,7 +90,8 @@ DBOS = System(
     ("dbos==3.4.0",),
     "psycopg through SQLAlchemy in 20 threads with 20 connections, which are not tested at checkout: two "
     "transactions for a step (one looks it up with two selects, one locks the workflow's row and inserts the "
-    "outcome) and two for a workflow. Async workflows and steps, called directly.",
+    "outcome) and two for a workflow. Async workflows and steps, called directly; in W7 enqueued 20 at a time, "
+    "and dequeued by a process that polls every tenth of a second.",
 )
 ABSURD = System(
     "absurd",
@@ -98,7 +101,7 @@ ABSURD = System(
     "psycopg, a call of an SQL function for everything: two for a step (look up, record) and four for a task "
     "(spawn, claim, load, complete). It is a queue: in W2 and W3 all tasks are spawned, then pulled in batches "
     "by the workers of 25 async clients in the process, each with a connection; in W1 one client spawns a task "
-    "and works it off, without a poll in between.",
+    "and works it off, without a poll in between; in W7 one process spawns with 25 clients while the other pulls.",
 )
 FLOOR = System(
     "pgbench",

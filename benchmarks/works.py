@@ -6,8 +6,29 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class Filling:
+    """What is in the tables before: finished workflows, each with `steps`, and queued ones."""
+
+    database: str
+    finished: int = 0
+    steps: int = 0
+    queued: int = 0
+    quick: int = 5_000
+
+    def size(self, *, quick: bool) -> Filling:
+        """Return it as large as it is to be."""
+        if not quick:
+            return self
+        finished, queued = (min(each, self.quick) for each in (self.finished, self.queued))
+        return Filling(self.database, finished, self.steps, queued)
+
+
+@dataclass(frozen=True)
 class Work:
-    """A work. `fewer` is for systems that would take more than some ten seconds for all of it."""
+    """A work. `fewer` is for systems that would take more than some ten seconds for all of it.
+
+    `workers` is how many worker processes work a queue off. `filled` is what it finds in the tables.
+    """
 
     name: str
     title: str
@@ -18,6 +39,8 @@ class Work:
     fewer: dict[str, int] = field(default_factory=dict)
     quick_workflows: int = 1
     quick_steps: int = 5
+    workers: int = 0
+    filled: Filling | None = None
 
     def size(self, system: str, *, quick: bool) -> tuple[int, int]:
         """Return how many workflows the system runs, and of how many steps."""
@@ -39,7 +62,14 @@ _WORKS = (
         fewer={"dbos": 400, "absurd": 1000},
         quick_workflows=60,
     ),
-    Work("w6", "W2 with 1,000,000 finished workflows in the tables", 2000, concurrency=50, quick_workflows=60),
+    Work(
+        "w6",
+        "W2 with 1,000,000 finished workflows in the tables",
+        2000,
+        concurrency=50,
+        quick_workflows=60,
+        filled=Filling("bench_filled", finished=1_000_000, steps=5),
+    ),
     Work(
         "w3",
         "500 at a time",
@@ -51,10 +81,37 @@ _WORKS = (
     ),
     Work("w4", "one workflow of 2,000 steps (three, one after another)", 3, steps=2000, quick_steps=300),
     Work("w5", "resume with 10,000 recorded steps of 1 KB", 1, steps=10_000, quick_steps=1000),
+    Work(
+        "w7",
+        "enqueued, and worked off by one worker process",
+        5000,
+        concurrency=500,
+        systems=("pgqrs", "dbos", "absurd"),
+        fewer={"dbos": 300, "absurd": 1000},
+        quick_workflows=100,
+        workers=1,
+    ),
+    Work("w7x2", "the same by two worker processes", 5000, concurrency=500, quick_workflows=100, workers=2),
+    Work("w8", "claims of 50, empty tables", 5000, concurrency=50, quick_workflows=1000),
+    Work(
+        "w8queued",
+        "claims of 50, 1,000,000 queued",
+        5000,
+        concurrency=50,
+        quick_workflows=1000,
+        filled=Filling("bench_queued", queued=1_000_000, quick=1_000_000),
+    ),
+    Work(
+        "w8finished",
+        "claims of 50, 10,000,000 finished",
+        5000,
+        concurrency=50,
+        quick_workflows=1000,
+        filled=Filling("bench_finished", finished=10_000_000, quick=2_000_000),
+    ),
 )
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
-
-FINISHED_WORKFLOWS = 1_000_000
-QUICK_FINISHED_WORKFLOWS = 5_000
+QUEUE = ("w7", "w7x2")
+CLAIMS = ("w8", "w8queued", "w8finished")

@@ -4,6 +4,8 @@ A task is spawned into a queue and pulled out of it by a worker. One at a time, 
 works it off with `work_batch`, so that no poll delays it. At a higher concurrency all tasks are spawned, then
 workers pull them, in batches, with `start_worker`. An async client has one connection, on which its statements
 queue up; several clients in the process are several times as fast, and 25 were the best of 1, 5, 10, 25 and 50.
+
+From a queue (W7) one process spawns the tasks with as many clients, and another one pulls them in the same way.
 """
 
 from __future__ import annotations
@@ -15,10 +17,22 @@ from typing import Any
 import psycopg
 from absurd_sdk import AsyncAbsurd
 from absurdctl import BUNDLED_SCHEMA_SQL
-from common import MOST_WARMING_UP, Arguments, arguments, report, small_dict, timed
+from common import (
+    MOST_WARMING_UP,
+    WORKER,
+    Arguments,
+    arguments,
+    is_ready,
+    report,
+    small_dict,
+    timed,
+    worked_off,
+    worker_processes,
+)
 
 CLIENTS = 25
 POLL_SECONDS = 0.02
+ENDED = "SELECT count(*) FROM absurd.t_default WHERE state = 'completed'"
 
 
 class Tasks:
@@ -50,18 +64,8 @@ class Tasks:
         began = time.perf_counter()
         self._left = workflows
         self._all_ran.clear()
-        numbers = iter(range(workflows))
-
-        async def spawn(client: AsyncAbsurd) -> None:
-            for number in numbers:
-                await client.spawn("bench", {"number": number})
-
-        await asyncio.gather(*map(spawn, clients))
-        share = max(1, concurrency // len(clients))
-        workers = [
-            asyncio.create_task(client.start_worker(concurrency=share, poll_interval=POLL_SECONDS))
-            for client in clients
-        ]
+        await spawned(clients, workflows)
+        workers = working(clients, concurrency)
         await self._all_ran.wait()
         for client in clients:
             client.stop_worker()
@@ -69,16 +73,80 @@ class Tasks:
         return time.perf_counter() - began
 
 
-async def throughput(asked: Arguments) -> None:
-    """Measure many short workflows."""
-    with psycopg.connect(asked.dsn, autocommit=True) as connection:
-        connection.execute(BUNDLED_SCHEMA_SQL)
+async def spawned(clients: list[AsyncAbsurd], workflows: int) -> None:
+    """Spawn tasks with all clients."""
+    numbers = iter(range(workflows))
+
+    async def spawn(client: AsyncAbsurd) -> None:
+        for number in numbers:
+            await client.spawn("bench", {"number": number})
+
+    await asyncio.gather(*map(spawn, clients))
+
+
+def working(clients: list[AsyncAbsurd], concurrency: int) -> list[asyncio.Task[None]]:
+    """Let each client pull its share of the tasks."""
+    share = max(1, concurrency // len(clients))
+    return [
+        asyncio.create_task(client.start_worker(concurrency=share, poll_interval=POLL_SECONDS))
+        for client in clients
+    ]
+
+
+async def connected(asked: Arguments) -> tuple[Tasks, list[AsyncAbsurd]]:
+    """Return the task and the clients that know it."""
     tasks = Tasks(asked.steps)
     clients = [AsyncAbsurd(asked.dsn) for _ in range(min(asked.concurrency, CLIENTS))]
-    await clients[0].create_queue()
     for client in clients:
         tasks.register(client)
         await client.list_queues()  # connects
+    return tasks, clients
+
+
+async def install(asked: Arguments) -> None:
+    """Make the tables and the queue."""
+    with psycopg.connect(asked.dsn, autocommit=True) as connection:
+        connection.execute(BUNDLED_SCHEMA_SQL)
+    client = AsyncAbsurd(asked.dsn)
+    await client.create_queue()
+    await client.close()
+
+
+async def queue(asked: Arguments) -> None:
+    """Measure tasks that are spawned here and pulled by worker processes (W7)."""
+    await install(asked)
+    _, clients = await connected(asked)
+    with psycopg.connect(asked.dsn, autocommit=True) as connection:
+
+        async def ended() -> int:
+            found = connection.execute(ENDED).fetchone()
+            return int(found[0]) if found else 0
+
+        with worker_processes(asked):
+            enqueued, seconds = await worked_off(lambda count: spawned(clients, count), ended, asked.workflows)
+    report(
+        "absurd-sdk",
+        seconds=seconds,
+        workflows=asked.workflows,
+        steps=asked.workflows * asked.steps,
+        seconds_to_enqueue=enqueued,
+    )
+    for client in clients:
+        await client.close()
+
+
+async def worker(asked: Arguments) -> None:
+    """Pull tasks until the process is ended."""
+    _, clients = await connected(asked)
+    workers = working(clients, asked.concurrency)
+    is_ready()
+    await asyncio.gather(*workers)
+
+
+async def throughput(asked: Arguments) -> None:
+    """Measure many short workflows."""
+    await install(asked)
+    tasks, clients = await connected(asked)
 
     async def run(number: int) -> None:
         await clients[0].spawn("bench", {"number": number})
@@ -104,5 +172,8 @@ def check(dsn: str, workflows: int) -> None:
     assert found == [("completed", workflows)], found
 
 
+WORKS = {"w7": queue, WORKER: worker}
+
 if __name__ == "__main__":
-    asyncio.run(throughput(arguments()))
+    given = arguments()
+    asyncio.run(WORKS.get(given.work, throughput)(given))

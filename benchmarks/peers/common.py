@@ -8,13 +8,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 MOST_WARMING_UP = 50
 """How many workflows run before the measured ones, at most; otherwise as many as run at a time."""
+
+
+LOOK_SECONDS = 0.05
+"""How often is looked whether a queue has been worked off."""
+
+WORKER = "worker"
+"""What a worker process is given as its work."""
 
 
 class Arguments(NamedTuple):
@@ -25,6 +37,7 @@ class Arguments(NamedTuple):
     workflows: int
     concurrency: int
     steps: int
+    workers: int
 
 
 def arguments() -> Arguments:
@@ -34,6 +47,7 @@ def arguments() -> Arguments:
     parser.add_argument("--work", default="w1")
     for name in ("--workflows", "--concurrency", "--steps"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--workers", type=int, default=0)
     return Arguments(**vars(parser.parse_args()))
 
 
@@ -87,3 +101,55 @@ async def _run_all(run: Callable[[int], Awaitable[Any]], workflows: int, concurr
             await run(number)
 
     await asyncio.gather(*(some() for _ in range(min(concurrency, workflows))))
+
+
+@contextmanager
+def worker_processes(asked: Arguments) -> Iterator[None]:
+    """Start worker processes of the running program, wait until each `is_ready`, and end them at the end."""
+    options = {**asked._asdict(), "work": WORKER}
+    command = [sys.executable, sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(asked.workers)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def is_ready() -> None:
+    """Tell the program that started this worker that it works; end with that program."""
+    print("ready", flush=True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+async def worked_off(
+    enqueue: Callable[[int], Awaitable[None]], ended: Callable[[], Awaitable[int]], workflows: int
+) -> tuple[float, float]:
+    """Enqueue workflows for the workers; return the seconds until all were enqueued, and until all had ended.
+
+    First some run to warm up, then the clock starts.
+    """
+    await enqueue(MOST_WARMING_UP)
+    await _until_ended(ended, MOST_WARMING_UP)
+    began = time.perf_counter()
+    await enqueue(workflows)
+    enqueued = time.perf_counter() - began
+    await _until_ended(ended, MOST_WARMING_UP + workflows)
+    return enqueued, time.perf_counter() - began
+
+
+async def _until_ended(ended: Callable[[], Awaitable[int]], count: int) -> None:
+    while await ended() < count:  # noqa: ASYNC110  # another process ends them
+        await asyncio.sleep(LOOK_SECONDS)

@@ -4,6 +4,9 @@ Of the documented configurations that were tried (the pool's size, the threads, 
 `start_workflow_async`), none is clearly faster than the defaults; not testing connections at every checkout
 (`pool_pre_ping`) saves it a round trip for each transaction, and as many threads as connections let it use all
 of them.
+
+From a queue (W7) one process enqueues, as many workflows at a time as it has connections, and listens to no queue;
+another one dequeues them. It polls every tenth of a second, not once in a second as it does by default.
 """
 
 from __future__ import annotations
@@ -12,10 +15,14 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from common import Arguments, arguments, report, small_dict, timed
+import psycopg
+from common import WORKER, Arguments, arguments, is_ready, report, small_dict, timed, worked_off, worker_processes
 from dbos import DBOS
 
 CONNECTIONS = 20
+QUEUE = "bench"
+POLL_SECONDS = 0.1
+ENDED = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
 @DBOS.step()
@@ -32,8 +39,8 @@ async def bench(number: int, steps: int) -> dict[str, int]:
     return {"number": number}
 
 
-async def throughput(asked: Arguments) -> None:
-    """Measure many short workflows."""
+def launch(asked: Arguments, executor_id: str, queues: tuple[str, ...] = ()) -> None:
+    """Connect as an executor that listens to these queues."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CONNECTIONS))
     DBOS(
         config={
@@ -42,13 +49,61 @@ async def throughput(asked: Arguments) -> None:
             "sys_db_pool_size": CONNECTIONS,
             "db_engine_kwargs": {"pool_pre_ping": False},
             "log_level": "ERROR",
+            "executor_id": executor_id,
         }
     )
+    DBOS.listen_queues(queues)
     DBOS.launch()
+
+
+async def queue(asked: Arguments) -> None:
+    """Measure workflows that are enqueued here and worked off by worker processes (W7)."""
+    launch(asked, "client")
+    await DBOS.register_queue_async(QUEUE, polling_interval_sec=POLL_SECONDS)
+    with psycopg.connect(asked.dsn, autocommit=True) as connection:
+
+        async def enqueue(count: int) -> None:
+            numbers = iter(range(count))
+
+            async def some() -> None:
+                for number in numbers:
+                    await DBOS.enqueue_workflow_async(QUEUE, bench, number, asked.steps)
+
+            await asyncio.gather(*(some() for _ in range(CONNECTIONS)))
+
+        async def ended() -> int:
+            found = connection.execute(ENDED).fetchone()
+            return int(found[0]) if found else 0
+
+        with worker_processes(asked):
+            enqueued, seconds = await worked_off(enqueue, ended, asked.workflows)
+    report(
+        "dbos",
+        seconds=seconds,
+        workflows=asked.workflows,
+        steps=asked.workflows * asked.steps,
+        seconds_to_enqueue=enqueued,
+    )
+    DBOS.destroy()
+
+
+async def worker(asked: Arguments) -> None:
+    """Work the queue off until the process is ended."""
+    launch(asked, "worker", (QUEUE,))
+    is_ready()
+    await asyncio.Event().wait()
+
+
+async def throughput(asked: Arguments) -> None:
+    """Measure many short workflows."""
+    launch(asked, "local")
     seconds = await timed(lambda number: bench(number, asked.steps), asked.workflows, asked.concurrency)
     report("dbos", seconds=seconds, workflows=asked.workflows, steps=asked.workflows * asked.steps)
     DBOS.destroy()
 
 
+WORKS = {"w7": queue, WORKER: worker}
+
 if __name__ == "__main__":
-    asyncio.run(throughput(arguments()))
+    given = arguments()
+    asyncio.run(WORKS.get(given.work, throughput)(given))

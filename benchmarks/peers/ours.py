@@ -1,28 +1,44 @@
-"""pgqrs, this checkout: `Admin.create_workflow` and a call of the workflow, as the Rust original is used."""
+"""pgqrs, this checkout: `Admin.run` for workflows run here, `Admin.enqueue_many` and `Worker` for a queue."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from statistics import median
 from typing import Any
 
-from common import Arguments, arguments, report, small_dict, step_functions, timed
+import asyncpg
+from common import (
+    WORKER,
+    Arguments,
+    arguments,
+    is_ready,
+    report,
+    small_dict,
+    step_functions,
+    timed,
+    worked_off,
+    worker_processes,
+)
 
-from pgqrs import Admin, PyWorkflow, step, workflow
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+from pgqrs.types import RunEnd, Submission
 
 KILOBYTE = "x" * 1000
 HUNDRED = 100
 AT_ONCE = 500
+WARMING_CLAIMS = 5
+ENDED = "SELECT count(*) FROM pgqrs.pgqrs_workflows WHERE status = 'SUCCESS'"
 
 
 class Killed(BaseException):
     """Ends a run as a crash does: nothing of it is recorded."""
 
 
-async def throughput(asked: Arguments) -> None:
-    """Measure many short workflows (W1, W2, W3, W6)."""
-    functions = step_functions(step, asked.steps)
+def short_workflow(steps: int) -> Callable[..., Coroutine[Any, Any, dict[str, int]]]:
+    """Make the workflow of a few steps."""
+    functions = step_functions(step, steps)
 
     @workflow
     async def bench(ctx: PyWorkflow, number: int) -> dict[str, int]:
@@ -30,13 +46,19 @@ async def throughput(asked: Arguments) -> None:
             await function(ctx, number)
         return {"number": number}
 
+    return bench
+
+
+async def throughput(asked: Arguments) -> None:
+    """Measure many short workflows (W1, W2, W3, W6)."""
+    bench = short_workflow(asked.steps)
     async with Admin(asked.dsn) as admin:
         await admin.install()
         journal = (await admin.store()).journal
         sent = 0
 
         async def run(number: int) -> None:
-            await bench(await admin.create_workflow("bench", number), number)
+            await admin.run(bench, number)
 
         def warm() -> None:
             nonlocal sent
@@ -135,8 +157,62 @@ async def _resumed(ctx: PyWorkflow, steps: int) -> tuple[float, float]:
     return in_body, in_step
 
 
+async def queue(asked: Arguments) -> None:
+    """Measure workflows that are enqueued here and worked off by worker processes (W7)."""
+    bench = short_workflow(asked.steps)
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+        connection = await asyncpg.connect(asked.dsn)
+
+        async def enqueue(count: int) -> None:
+            await admin.enqueue_many(bench, ((number,) for number in range(count)))
+
+        async def ended() -> int:
+            return int(await connection.fetchval(ENDED))
+
+        with worker_processes(asked):
+            enqueued, seconds = await worked_off(enqueue, ended, asked.workflows)
+        await connection.close()
+    report(
+        "pgqrs",
+        seconds=seconds,
+        workflows=asked.workflows,
+        steps=asked.workflows * asked.steps,
+        seconds_to_enqueue=enqueued,
+    )
+
+
+async def worker(asked: Arguments) -> None:
+    """Work a queue off, until the process is ended."""
+    bench = short_workflow(asked.steps)
+    async with Admin(asked.dsn) as admin, Worker(admin, [bench], concurrency=asked.concurrency):
+        is_ready()
+        await asyncio.Event().wait()
+
+
+async def claims(asked: Arguments) -> None:
+    """Measure how long the claim of a batch takes, as a worker claims it (W8); nothing else goes on meanwhile."""
+    async with Admin(asked.dsn) as admin:
+        await admin.install()
+        store = await admin.store()
+        new = Submission(0, "bench", '{"args": [1], "kwargs": {}}', "default", 0, None, None, None)
+        await store.submit_many([new] * asked.workflows)
+        watch = await store.watch(lambda _queue: None)
+        latencies, runs = [], []
+        for _ in range(asked.workflows // asked.concurrency):
+            began = time.perf_counter()
+            claimed = await watch.claim(["bench"], ["default"], asked.concurrency)
+            latencies.append(time.perf_counter() - began)
+            assert len(claimed) == asked.concurrency
+            runs += claimed
+        await watch.close()
+        await asyncio.gather(*(store.end(RunEnd(run.workflow_id, run.epoch, "1", None)) for run in runs))
+    measured = latencies[WARMING_CLAIMS:]
+    report("pgqrs", seconds=sum(measured), workflows=asked.workflows, steps=0, claim=median(measured))
+
+
 async def install(asked: Arguments) -> None:
-    """Make the tables, for somebody to fill (W6)."""
+    """Make the tables, for somebody to fill (W6, W8)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
     report("pgqrs", seconds=0, workflows=0, steps=0)
@@ -146,6 +222,12 @@ WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
     "install": install,
     "w4": long_workflow,
     "w5": resume,
+    "w7": queue,
+    "w7x2": queue,
+    "w8": claims,
+    "w8queued": claims,
+    "w8finished": claims,
+    WORKER: worker,
 }
 
 if __name__ == "__main__":
