@@ -91,6 +91,12 @@ BENCH_OPTIONS ?=
 bench: .venv/.demo ## pgqrs, its peers and pgbench on one PostgreSQL, ten to fifteen minutes (BENCH_OPTIONS=--quick to try)
 	@$(BIN)/python -m benchmarks $(BENCH_OPTIONS)
 
+CHAOS_OPTIONS ?=
+
+.PHONY: chaos
+chaos: .venv/.demo ## 10,000 workflows under 500 faults, ten to fifteen minutes (CHAOS_OPTIONS=--quick to try)
+	@$(BIN)/python -m chaos $(CHAOS_OPTIONS)
+
 .PHONY: build
 build: .venv/.dev ## the wheel and the sdist, in dist/
 	@rm -rf dist

@@ -34,9 +34,10 @@ from sqlalchemy import (
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from pgqrs.models import Executor, Step, Workflow
+from pgqrs.models import Executor, Workflow
 from pgqrs.storage import executors
-from pgqrs.types import StepStatus, WorkflowStatus
+from pgqrs.storage.writes import has_progressed
+from pgqrs.types import WorkflowStatus
 
 MOST_AT_ONCE = 2000
 """The most workflows that one look wakes, takes over or ends; what is left is dealt with at the next."""
@@ -111,7 +112,10 @@ def tick() -> Any:
     suspects = executors.suspect().cte("suspects")
     woken = _woken().cte("woken")
     recovered = _recovered().cte("recovered")
-    suspected = select(func.count()).select_from(Executor).where(Executor.suspected_at.is_not(None))
+    lately = Executor.suspected_at > func.now() - literal_column(
+        f"interval '{2 * executors.SUSPICION} second'", Interval()
+    )
+    suspected = select(func.count()).select_from(Executor).where(lately)
     return select(
         _is_ready().label("ready"),
         _count(woken).label("woken"),
@@ -244,19 +248,11 @@ def _recovered() -> Any:
             deadline=case((~cancelled, Workflow.deadline)),
             completed_at=case((cancelled, func.now())),
             cancel_interrupts=null(),
-            attempts=case((_has_progressed(), _ZERO), else_=Workflow.attempts),
+            attempts=case((has_progressed(), _ZERO), else_=Workflow.attempts),
             updated_at=func.now(),
         )
         .returning(Workflow.id)
     )
-
-
-def _has_progressed() -> ColumnElement[bool]:
-    """Tell whether the workflow's newest run has recorded a step."""
-    own = (Step.workflow_id == Workflow.id) & (Step.epoch == Workflow.epoch)
-    recorded = select(_ONE).where(own, Step.status != _literal(StepStatus.RUNNING))
-    # With a limit, or the planner would hash all steps: a plan made on empty tables is kept.
-    return recorded.limit(_ONE).correlate(Workflow).scalar_subquery().is_not(None)
 
 
 def _expired() -> Any:

@@ -143,9 +143,15 @@ class Store:
         self._verified = True
 
     async def verify(self) -> None:
-        """Check that the tables are there, at this version."""
-        async with self.database.transaction() as connection:
-            await migrate.verify(connection, self.database.schema)
+        """Check that the tables are there, at this version; patiently where they have been seen before."""
+        if self._verified:
+            await self.database.patiently(self._check_tables)
+        else:
+            async with self.database.transaction() as connection:
+                await self._check_tables(connection)
+
+    async def _check_tables(self, connection: AsyncConnection) -> None:
+        await migrate.verify(connection, self.database.schema)
 
     async def ready(self) -> None:
         """Check the tables before the first use, once."""

@@ -500,7 +500,9 @@ class Fail(Kind[StepFailure]):
         """Return None where the first sending arrived or the step has an outcome; a stale run is fenced."""
         if lost := _lost(record, standing):
             return lost
-        if standing.step_status is None or standing.step_epoch < record.epoch:
+        if standing.step_status is None:
+            return AGAIN
+        if standing.step_status != StepStatus.SUCCESS and standing.step_epoch < record.epoch:
             return AGAIN
         written = standing.step_status != StepStatus.RUNNING or standing.step_failures >= record.failures
         return None if written else AGAIN
@@ -598,6 +600,7 @@ class Leave(Kind[RunLeave]):
                 due_at=case((status == waiting, _later(held.c.wait))),
                 attempts=case(
                     (status == waiting, literal_column("0", BigInteger())),
+                    ((status == pending) & has_progressed(), literal_column("0", BigInteger())),
                     (status == pending, one_less),
                     else_=Workflow.attempts,
                 ),
@@ -709,6 +712,14 @@ def batch(names: tuple[str, ...]) -> Any:
             after, reopen = _REOPENING[name]
             answers = answers.add_cte(reopen.statement_after(ctes[after]).cte(f"{name}_done"))
     return answers
+
+
+def has_progressed() -> ColumnElement[bool]:
+    """Tell whether the workflow's newest run has recorded a step."""
+    own = (Step.workflow_id == Workflow.id) & (Step.epoch == Workflow.epoch)
+    recorded = select(_ONE).where(own, Step.status != _literal(StepStatus.RUNNING))
+    # With a limit, or the planner would hash all steps: a plan made on empty tables is kept.
+    return recorded.limit(_ONE).correlate(Workflow).scalar_subquery().is_not(None)
 
 
 def _literal(value: str) -> ColumnElement[str]:

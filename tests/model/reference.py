@@ -228,10 +228,13 @@ class Reference:
     def leave(self, run: Run, status: str, wait: int | None, retries: int | None, error: str | None) -> None:
         """Leave a run; a stale one leaves nothing."""
         workflow = self.workflows[run.workflow]
-        if workflow.epoch != run.epoch or workflow.status != "RUNNING":
+        if workflow.epoch != run.epoch or workflow.status != "RUNNING" or workflow.executor == ABANDONED:
             return
         status = "CANCELLED" if workflow.cancel is not None else status
-        workflow.attempts = 0 if status == "WAITING" else max(0, workflow.attempts - 1)
+        if status == "WAITING":
+            workflow.attempts = 0
+        elif status == "PENDING":  # handed back, which burns none
+            workflow.attempts = 0 if workflow.has_progressed() else max(0, workflow.attempts - 1)
         workflow.queue = workflow.queue or "default"
         workflow.retries = workflow.retries if retries is None else retries
         workflow.error = error
@@ -283,6 +286,7 @@ class Reference:
             workflow.cancel = bool(workflow.cancel) or interrupt
             return workflow.executor
         workflow.over("CANCELLED")
+        workflow.epoch += 1  # whatever its run writes when its process wakes comes too late
         return None
 
     def resume(self, number: int) -> Answer:
@@ -381,7 +385,7 @@ class Reference:
         for each in self.executors:
             if each.known and not each.stopped and not each.locked and each.suspected is None:
                 each.suspected = self.now
-        return sum(each.known and each.suspected is not None for each in self.executors)
+        return sum(each.known and each.suspected == self.now for each in self.executors)
 
     @staticmethod
     def _recover(workflow: Workflow) -> None:

@@ -1,0 +1,95 @@
+"""The worker processes: there are so many of them, whatever becomes of each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.server import ROOT
+
+CONCURRENCY = 50
+GRACE = 3
+
+
+@dataclass
+class Member:
+    """One worker process; `doomed` tells that it is meant to end."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    stopped: bool = False
+    doomed: bool = False
+    _started: bool = False
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def started(self) -> bool:
+        """Whether it works already."""
+        self._started = self._started or b" has started" in self.log.read_bytes()
+        return self._started
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+
+class Crew:
+    """The processes; ones that end are replaced by the caller."""
+
+    def __init__(self, dsn: str, folder: Path) -> None:
+        self._folder = folder
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PG"))
+        } | {"PGQRS_DSN": dsn}
+        self.members: list[Member] = []
+        self.started = 0
+
+    def hire(self) -> Member:
+        """Start one more."""
+        self.started += 1
+        log = self._folder / f"worker-{self.started}.log"
+        options = ("--concurrency", str(CONCURRENCY), "--grace", str(GRACE))
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603  # a program of ours
+                [sys.executable, "-m", "pgqrs.cli", "worker", "chaos.work", *options],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        member = Member(self.started, process, log)
+        self.members.append(member)
+        return member
+
+    @property
+    def awake(self) -> list[Member]:
+        """Those that work."""
+        return [each for each in self.members if not each.stopped and not each.doomed and each.started]
+
+    def fallen(self) -> list[Member]:
+        """Return those that ended and were not meant to, and count them no more."""
+        found = [each for each in self.members if not each.doomed and each.process.poll() is not None]
+        self.members = [each for each in self.members if each not in found]
+        return found
+
+    def dismiss(self, member: Member) -> None:
+        """Count one no more."""
+        self.members = [each for each in self.members if each is not member]
+
+    def close(self) -> None:
+        """Kill whoever is left."""
+        for each in self.members:
+            if each.process.poll() is None:
+                each.process.kill()
+            each.process.wait()
+        self.members.clear()

@@ -1,0 +1,64 @@
+"""What happened, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from chaos.checks import percentile
+from chaos.run import Result
+
+SHOWN = 30
+"""How many violations are shown."""
+
+
+def show(console: Console, result: Result) -> None:
+    """Print the tables, and the violations."""
+    console.print(_summary(result))
+    console.print(_recoveries(result))
+    for each in result.violations[:SHOWN]:
+        console.print(f"[bold red]violation[/] {each}", highlight=False)
+    if len(result.violations) > SHOWN:
+        console.print(f"... and {len(result.violations) - SHOWN} more")
+
+
+def _summary(result: Result) -> Table:
+    ledger, damage = result.ledger, result.damage
+    table = Table("what", "how many", title=f"chaos, seed {result.plan.seed}, {result.took:.0f} s")
+    table.columns[1].justify = "right"
+    rows = {
+        "workflows": len(ledger.workflows),
+        "of these SUCCESS": sum(each.status == "SUCCESS" for each in ledger.workflows),
+        "runs of them": sum(each.epoch for each in ledger.workflows),
+        "steps recorded": len(ledger.steps),
+        "steps executed": ledger.executions,
+        "of these by stale runs, refused": ledger.stale,
+        "worker processes": result.started,
+        "faults": damage.counts.total(),
+        **{f"  {kind}": count for kind, count in sorted(damage.counts.items())},
+        "backends terminated": damage.terminated.total(),
+        "  of pulses": damage.terminated["pulses"],
+        "workers that found no server to start with": damage.unstarted,
+        "violations": len(result.violations),
+    }
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}", style="bold" if name == "violations" else None)
+    return table
+
+
+def _recoveries(result: Result) -> Table:
+    calm = [each for each in result.recoveries if each.undisturbed]
+    table = Table("SIGKILL to the first step elsewhere, s", "kills", "p50", "p99", "max")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    _add(table, "running, the server up all the time", [each.running for each in calm])
+    _add(table, "recorded, the server up all the time", [each.recorded for each in calm])
+    _add(table, "recorded, whatever else happened", [each.recorded for each in result.recoveries])
+    return table
+
+
+def _add(table: Table, name: str, values: Sequence[float]) -> None:
+    figures = [f"{percentile(values, share):.2f}" for share in (0.5, 0.99, 1.0)] if values else ["-"] * 3
+    table.add_row(name, str(len(values)), *figures)

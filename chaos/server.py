@@ -1,0 +1,51 @@
+"""The PostgreSQL that is under fire: embedded, made anew for each run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+from pgqrs import embedded
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".pgqrs" / "chaos"
+GONE = 30.0
+
+
+class Server:
+    """The server in `folder`, which also holds what the workers say."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._written = f"embedded://{quote(str(folder / 'postgres'))}"
+        self._notice = folder / "postgres" / "data" / "postmaster.pid"
+        self.dsn = ""
+
+    def start(self) -> None:
+        """Start it with an empty database."""
+        if self._notice.exists():  # one that an earlier run did not live to stop
+            embedded.start(self._written)
+            embedded.stop(self._written)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.dsn = embedded.start(self._written)
+
+    def restart(self) -> None:
+        """Bring it down as `pg_ctl -m immediate` does, without a checkpoint, and start it again."""
+        pid = int(self._notice.read_text().split("\n", 1)[0])
+        try:
+            postmaster = psutil.Process(pid)
+            os.kill(pid, signal.SIGQUIT)
+            postmaster.wait(GONE)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            pass
+        self.dsn = embedded.start(self._written)
+
+    def stop(self) -> None:
+        """Stop it; its folder stays, for whoever looks into what happened."""
+        embedded.stop(self._written)

@@ -1,0 +1,151 @@
+"""What can be read in the database while everything in it is being killed: queries that are asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Double, Select, cast, func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from chaos.work import Base, Entry, engine_for
+from pgqrs.models import Executor, Step, Workflow
+
+PATIENCE = 60.0
+OVER = ("SUCCESS", "ERROR", "CANCELLED")
+
+_BACKENDS = text(
+    """
+    SELECT pid, EXISTS (
+        SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid AND locktype = 'advisory'
+    ) AS is_pulse
+    FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+    """
+)
+
+_TERMINATE = text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS int[])) AS pid")
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error says that the server, or the connection, is gone, and not that a query is wrong."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, OSError)
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or str(state).startswith(("08", "57", "53"))
+
+
+class Written(NamedTuple):
+    """A workflow, as far as it is compared with the ledger."""
+
+    id: int
+    name: str
+    key: str | None
+    status: str
+    output: Any
+    error: Any
+    epoch: int
+
+
+class Recorded(NamedTuple):
+    """A step's record; the times are in seconds since the epoch."""
+
+    workflow_id: int
+    step_id: str
+    status: str
+    output: Any
+    epoch: int
+    failures: int
+    started_at: float
+    completed_at: float | None
+
+
+class Entered(NamedTuple):
+    """A row of the ledger."""
+
+    id: UUID
+    workflow_id: int
+    step_id: str
+    epoch: int
+    pid: int
+    began_at: float
+
+
+class Tables:
+    """The tables of pgqrs and the ledger, a new connection each time."""
+
+    def __init__(self, dsn: str) -> None:
+        self._engine = engine_for(dsn, poolclass=NullPool)
+
+    async def make(self) -> None:
+        """Make the ledger."""
+        async with self._engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._engine.dispose()
+
+    async def _rows(
+        self, query: Any, values: dict[str, Any] | None = None, patience: float = PATIENCE
+    ) -> list[Any]:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                async with asyncio.timeout(10), self._engine.begin() as connection:
+                    return list(await connection.execute(query, values))
+            except (DBAPIError, OSError) as error:  # a TimeoutError is an OSError
+                if not is_away(error) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def ended(self) -> int:
+        """Return how many workflows have ended."""
+        return int((await self._rows(select(func.count()).where(Workflow.status.in_(OVER))))[0][0])
+
+    async def held_by(self, pid: int) -> list[tuple[int, int]]:
+        """Return the ids and epochs of the runs of a process; at once, or not at all."""
+        query = (
+            select(Workflow.id, Workflow.epoch)
+            .join(Executor, Executor.id == Workflow.executor)
+            .where(Executor.pid == pid)
+        )
+        return [(row[0], row[1]) for row in await self._rows(query, patience=0)]
+
+    async def backends(self) -> list[tuple[int, bool]]:
+        """Return the pids of the connections, and whether each is a pulse's."""
+        return [(row[0], row[1]) for row in await self._rows(_BACKENDS, patience=0)]
+
+    async def terminate(self, pids: Iterable[int]) -> None:
+        """Terminate backends."""
+        await self._rows(_TERMINATE, {"pids": list(pids)}, patience=0)
+
+    async def workflows(self) -> list[Written]:
+        """Return all workflows."""
+        return [Written(*row) for row in await self._rows(_columns(Workflow, Written))]
+
+    async def steps(self) -> list[Recorded]:
+        """Return all recorded steps."""
+        query = select(
+            Step.workflow_id,
+            Step.step_id,
+            Step.status,
+            Step.output,
+            Step.epoch,
+            Step.failures,
+            cast(func.extract("epoch", Step.started_at), Double()),
+            cast(func.extract("epoch", Step.completed_at), Double()),
+        )
+        rows: Sequence[Any] = await self._rows(query)
+        return [Recorded(*row) for row in rows]
+
+    async def entries(self) -> list[Entered]:
+        """Return the ledger."""
+        return [Entered(*row) for row in await self._rows(_columns(Entry, Entered))]
+
+
+def _columns(model: Any, record: Any) -> Select[Any]:
+    return select(*(getattr(model, name) for name in record._fields))

@@ -1,0 +1,150 @@
+"""The workload, and its ledger: each execution of a step writes a row of its own, in a transaction of its own.
+
+A worker process imports this module (``pgqrs worker chaos.work``); ``PGQRS_DSN`` leads it to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+from sqlalchemy import BigInteger, Double, Text, Uuid
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from pgqrs import PyWorkflow, RetryPolicy, TransientError, step, workflow
+
+IN_PLACE = RetryPolicy(attempts=10_000, initial=0.05, maximum=0.9)
+"""Retries whose delays a run waits out."""
+
+PARKING = RetryPolicy(attempts=10_000, initial=1.2, factor=1.1, maximum=2.0)
+"""Retries for which a run parks."""
+
+TROUBLE = 0.4
+"""How likely it is that a step of `flaky` fails."""
+
+
+class Base(DeclarativeBase):
+    """The declarative base of the ledger."""
+
+
+class Entry(Base):
+    """One execution of a step, as it says itself; `epoch` is that of its run, and the times are in seconds.
+
+    The processes and the server are on one machine, so that the clock of the process is that of the server.
+    """
+
+    __tablename__ = "chaos_ledger"
+
+    id: Mapped[UUID] = mapped_column(Uuid(), primary_key=True)
+    workflow_id: Mapped[int] = mapped_column(BigInteger(), index=True)
+    step_id: Mapped[str] = mapped_column(Text())
+    epoch: Mapped[int] = mapped_column(BigInteger())
+    pid: Mapped[int] = mapped_column(BigInteger())
+    began_at: Mapped[float] = mapped_column(Double())
+
+
+def engine_for(dsn: str, **options: Any) -> AsyncEngine:
+    """Return an engine for a DSN as the driver reads it."""
+    return create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), **options)
+
+
+@cache
+def _sessions() -> async_sessionmaker[Any]:
+    return async_sessionmaker(engine_for(os.environ["PGQRS_DSN"], pool_size=10, max_overflow=5))
+
+
+async def _enter(ctx: PyWorkflow, step_id: str, seconds: float) -> str:
+    """Be the step: take a while, write a row into the ledger and return its id."""
+    began_at = time.time()
+    run: Any = ctx._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # nobody else knows the run's epoch
+    epoch: int = run.epoch
+    await asyncio.sleep(seconds)
+    entry = uuid4()
+    async with _sessions().begin() as session:
+        session.add(
+            Entry(
+                id=entry,
+                workflow_id=ctx.id(),
+                step_id=step_id,
+                epoch=epoch,
+                pid=os.getpid(),
+                began_at=began_at,
+            )
+        )
+    return str(entry)
+
+
+# Whatever a driver raises when it loses its connection is to be tried again.
+@step(id="note", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,))
+async def note(ctx: PyWorkflow, name: str, seconds: float = 0.0) -> str:
+    """Write a row."""
+    return await _enter(ctx, f"note:{name}", seconds)
+
+
+@step(id="try", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,))
+async def attempt(ctx: PyWorkflow, name: str) -> str:
+    """Write a row, and fail often enough although it is written."""
+    entry = await _enter(ctx, f"try:{name}", 0.0)
+    if random.random() < TROUBLE:  # noqa: S311  # no secret
+        raise TransientError("the step has bad luck")
+    return entry
+
+
+@step(id="wait", key=lambda name, *_: name, retry=PARKING, transient=(Exception,))
+async def attempt_later(ctx: PyWorkflow, name: str) -> str:
+    """Write a row, or fail, and be tried again after so long that the run parks."""
+    entry = await _enter(ctx, f"wait:{name}", 0.0)
+    if random.random() < TROUBLE:  # noqa: S311  # no secret
+        raise TransientError("the step has bad luck, and time")
+    return entry
+
+
+@workflow(name="chaos.quick")
+async def quick(ctx: PyWorkflow, number: int) -> list[str]:
+    """Take three short steps."""
+    return [await note(ctx, name, number % 3 / 100) for name in "abc"]
+
+
+@workflow(name="chaos.slow")
+async def slow(ctx: PyWorkflow, number: int) -> list[str]:
+    """Take four steps of up to a second."""
+    return [await note(ctx, name, 0.2 + (number * 7 + place) % 9 / 10) for place, name in enumerate("abcd")]
+
+
+@workflow(name="chaos.flaky")
+async def flaky(ctx: PyWorkflow, number: int) -> list[str]:
+    """Take steps that fail, some of them so that the run parks, and two at once."""
+    first = await attempt(ctx, "a")
+    second = await attempt_later(ctx, "b")
+    third, fourth = await asyncio.gather(attempt(ctx, "c"), note(ctx, "d", number % 5 / 10))
+    return [first, second, third, fourth]
+
+
+@workflow(name="chaos.sleepy")
+async def sleepy(ctx: PyWorkflow, number: int) -> list[str]:
+    """Sleep between the steps, long enough to park."""
+    first = await note(ctx, "a")
+    await ctx.sleep(1 + number % 3)
+    second = await note(ctx, "b", 0.1)
+    await ctx.sleep(0.2)
+    return [first, second, await note(ctx, "c")]
+
+
+STEPS: dict[str, tuple[str, ...]] = {
+    "chaos.quick": ("note:a", "note:b", "note:c"),
+    "chaos.slow": ("note:a", "note:b", "note:c", "note:d"),
+    "chaos.flaky": ("try:a", "wait:b", "try:c", "note:d"),
+    "chaos.sleepy": ("note:a", "note:b", "note:c"),
+}
+"""The steps of each workflow, in the order in which their outcomes are its output."""
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, slow, flaky, sleepy)
+"""What is enqueued, in turn."""
