@@ -7,14 +7,17 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from pgqrs import sleeping
 from pgqrs.clock import seconds_of
 from pgqrs.errors import GuardUsedError, SerializationError, WorkflowFinishedError, WorkflowInProgressError
 from pgqrs.failures import is_terminal
 from pgqrs.fingerprint import fingerprint_of
 from pgqrs.names import check_name
 from pgqrs.retry import RetryPolicy
-from pgqrs.run import Execution, Run, RunOptions, scope_of
+from pgqrs.run import Run, RunOptions, run_of
+from pgqrs.scope import Execution
 from pgqrs.serialization import Codec
+from pgqrs.steps import Steps
 from pgqrs.storage.store import Store
 from pgqrs.types import Claim, ClaimedRun, History, Outcome, StepAction, WorkflowStatus
 
@@ -39,10 +42,10 @@ class Host(Protocol):
 class StepGuard:
     """The right and the duty to record what came of a step: `success` or `fail`, once."""
 
-    __slots__ = ("_execution", "_run", "_state")
+    __slots__ = ("_execution", "_state", "_steps")
 
-    def __init__(self, run: Run, execution: Execution) -> None:
-        self._run = run
+    def __init__(self, steps: Steps, execution: Execution) -> None:
+        self._steps = steps
         self._execution = execution
         self._state: Literal["open", "refused", "used"] = "open"
 
@@ -54,18 +57,18 @@ class StepGuard:
         workflow was started again elsewhere: then nothing is recorded.
         """
         self._use()
-        run, step_id = self._run, self._execution.step_id
+        steps, step_id = self._steps, self._execution.step_id
         try:
-            encoded = run.codec.encode(value)
+            encoded = steps.codec.encode(value)
         except SerializationError as error:
             self._state = "refused"
-            refused = error.of(workflow_id=run.workflow_id, step_id=step_id)
-            await run.fail_step(self._execution, refused, terminal=True)
+            refused = error.of(workflow_id=steps.workflow_id, step_id=step_id)
+            await steps.fail(self._execution, refused, terminal=True)
             raise refused from error
-        recorded = await run.record(self._execution, encoded.text)
+        recorded = await steps.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
-        return run.answer(step_id, recorded)
+        return steps.answer(step_id, recorded)
 
     async def fail(self, error: str | BaseException, *, transient: bool | None = None) -> None:
         """Record the step's error.
@@ -79,15 +82,15 @@ class StepGuard:
         self._use()
         if transient is None:
             transient = isinstance(error, BaseException) and not is_terminal(error)
-        await self._run.fail_step(self._execution, error, terminal=not transient)
+        await self._steps.fail(self._execution, error, terminal=not transient)
 
     async def rest(self) -> None:
         """Wait until the next attempt is due, after those that failed in an earlier run; for `@step`."""
-        await self._run.rest(self._execution)
+        await self._steps.rest(self._execution)
 
     async def retry(self, error: Exception, policy: RetryPolicy) -> bool:
         """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
-        return await self._run.try_again(self._execution, error, policy)
+        return await self._steps.try_again(self._execution, error, policy)
 
     def abandon(self, *, interrupted: bool = False) -> None:
         """Give the step up without an outcome, as a crash would: the next caller executes it.
@@ -96,11 +99,11 @@ class StepGuard:
         """
         if self._state == "open":
             self._state = "used"
-            self._run.give_up(self._execution, interrupted=interrupted)
+            self._steps.give_up(self._execution, interrupted=interrupted)
 
     def _use(self) -> None:
         if self._state != "open":
-            raise GuardUsedError(self._run.workflow_id, self._execution.step_id)
+            raise GuardUsedError(self._steps.workflow_id, self._execution.step_id)
         self._state = "used"
 
 
@@ -176,7 +179,7 @@ class PyWorkflow:
         that has succeeded.
         """
         async with self._starting:
-            if self._run is not None and self._run.in_body and self._run.over is None:
+            if self._run is not None and self._run.in_body and not self._run.has_ended:
                 self._run.check()
             elif (self._run is None or not self._run.live) and (await self._claim()).succeeded:
                 raise WorkflowFinishedError(self._id, WorkflowStatus.SUCCESS)
@@ -210,14 +213,14 @@ class PyWorkflow:
         """
         fingerprint, self._fingerprint = self._fingerprint, None
         check_name("step id", step_id)
-        scope = scope_of(self._owner)
-        run = await self._current() if scope is None else scope.run
-        found = await run.acquire(step_id, fingerprint)
+        run = run_of(self._owner) or await self._current()
+        steps = run.steps
+        found = await steps.acquire(run.place, step_id, fingerprint)
         if isinstance(found, Outcome):
             if found.error is not None:
-                raise run.replayed(step_id, found.error)
-            return StepResult(StepAction.SKIPPED, output=found.output, codec=run.codec)
-        return StepResult(StepAction.EXECUTE, guard=StepGuard(run, found))
+                raise steps.replayed(step_id, found.error)
+            return StepResult(StepAction.SKIPPED, output=found.output, codec=steps.codec)
+        return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found))
 
     def calls_with(self, fingerprint: int) -> None:
         """Tell the fingerprint of what the step is called with that is acquired next, and at once; for `@step`."""
@@ -230,7 +233,7 @@ class PyWorkflow:
         at the same time.
         """
         _check_id(id)
-        return await (await self._current()).now(id)
+        return await sleeping.now(await self._current(), id)
 
     async def sleep(self, delay: float | timedelta, *, id: str | None = None) -> None:  # noqa: A002
         """Sleep for `delay`, in seconds or as a `timedelta`, across restarts: a replay waits for what is left.
@@ -243,7 +246,8 @@ class PyWorkflow:
         _check_id(id)
         seconds = max(0.0, seconds_of("delay", delay))
         run = await self._current()
-        await run.sleep(id, fingerprint_of((seconds,), {}), lambda now: now + timedelta(seconds=seconds))
+        fingerprint = fingerprint_of((seconds,), {})
+        await sleeping.sleep(run, id, fingerprint, lambda now: now + timedelta(seconds=seconds))
 
     async def sleep_until(self, time: datetime, *, id: str | None = None) -> None:  # noqa: A002
         """Sleep until `time`, an aware datetime, by the database's clock; in everything else as `sleep`.
@@ -255,13 +259,13 @@ class PyWorkflow:
             raise TypeError(f"sleep_until takes a datetime, not {type(time).__name__}.")
         if time.utcoffset() is None:
             raise ValueError("sleep_until takes an aware datetime: give it a tzinfo, as in datetime.now(UTC).")
-        await (await self._current()).sleep(id, None, lambda _now: time)
+        await sleeping.sleep(await self._current(), id, None, lambda _now: time)
 
     async def _current(self) -> Run:
         """Return the run that the calling task belongs to, which may be over; start one where there is none."""
-        scope = scope_of(self._owner)
-        if scope is not None:
-            return scope.run
+        run = run_of(self._owner)
+        if run is not None:
+            return run
         if self._run is None:
             await self.start()
         assert self._run is not None  # noqa: S101  # `start` made it, or raised
@@ -290,7 +294,7 @@ class PyWorkflow:
         run is live.
         """
         run = self._run
-        if run is not None and run.over is None and run.lost is None:
+        if run is not None and run.may_write:
             await run.hand_back(grace)
 
     async def _take(self, store: Store, epoch: int, left: float | None, *, can_park: bool) -> None:

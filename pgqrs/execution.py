@@ -46,7 +46,7 @@ class Attempts:
                 if self._is_terminal(error):
                     raise
                 failed = error
-            # A mocked guard answers with anything: only this one says that there is another attempt.
+            # A guard that a test has mocked answers with a mock, and that is true: it would go on for ever.
             if (await guard.retry(failed, self._policy)) is not True:
                 raise failed
 
@@ -121,6 +121,7 @@ class Shipped:
     def __init__(self, function: Callable[..., Any], executor: Executor) -> None:
         self._function = function
         self.__name__ = str(getattr(function, "__name__", "step"))  # executors show it
+        self.__dask_tokenize__ = os.urandom(16).hex  # Dask takes calls of one token for one, a retry too
         main_is_there = isinstance(executor, ProcessPoolExecutor)
         self._by_name = _is_found(function) and (main_is_there or function.__module__ != "__main__")
 

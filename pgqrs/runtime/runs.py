@@ -20,8 +20,8 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
-from pgqrs.run import Parked
 from pgqrs.runtime.arguments import check_fits
+from pgqrs.stopping import Parked
 from pgqrs.storage.store import Store
 from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
 

@@ -22,7 +22,7 @@ from pgqrs import (
     step,
     workflow,
 )
-from pgqrs.run import Parked
+from pgqrs.stopping import Parked
 
 QUICK = RetryPolicy(attempts=3, initial=0.01)
 

@@ -17,7 +17,7 @@ from acceptance_helpers import no_hang, status, steps, until
 from claim_helpers import claims
 
 from pgqrs import PyWorkflow, WorkflowCancelledError, step, workflow
-from pgqrs.run import Parked
+from pgqrs.stopping import Parked
 
 
 @pytest_asyncio.fixture(autouse=True)

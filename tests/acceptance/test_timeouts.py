@@ -23,7 +23,7 @@ from pgqrs import (
     step,
     workflow,
 )
-from pgqrs.run import Parked
+from pgqrs.stopping import Parked
 
 
 @pytest_asyncio.fixture(autouse=True)

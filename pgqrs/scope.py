@@ -1,0 +1,165 @@
+"""Where in a run a task is: in its body, or in the execution of one of its steps, which may nest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
+from time import monotonic
+from typing import Protocol
+
+from pgqrs.types import StepStarted
+
+
+class Scope(Protocol):
+    """A place where a task can be: in a run's body, which is the run, or in an `Execution`.
+
+    It is not inherited from, so that telling an `Execution` is one look at a class.
+    """
+
+    @property
+    def outer(self) -> Scope | None:
+        """The scope that the task was in before, of whatever workflow."""
+        ...
+
+    @property
+    def run(self) -> Body:
+        """The run that the place is in."""
+        ...
+
+
+class Body(Scope, Protocol):
+    """A run, as its steps see it; `owner` stands for the context whose run it is."""
+
+    owner: object
+    workflow_id: int
+    epoch: int
+
+    def lose(self, error: BaseException) -> None:
+        """Take in that a write was refused, which may mean that the run can write nothing more."""
+        ...
+
+
+class Execution:
+    """A step that is being executed; `parent` is the place in the same run that it was called from.
+
+    `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by the
+    event loop's clock. `interrupted` tells that the run ended it, so that an error of it is none of its own.
+    """
+
+    __slots__ = (
+        "_settled",
+        "_waits_for",
+        "began",
+        "due",
+        "failures",
+        "fingerprint",
+        "interrupted",
+        "outer",
+        "over",
+        "parent",
+        "run",
+        "started",
+        "step_id",
+        "task",
+    )
+
+    def __init__(
+        self, run: Body, outer: Scope | None, parent: Scope, step_id: str, fingerprint: int | None
+    ) -> None:
+        self.run = run
+        self.outer = outer
+        self.fingerprint = fingerprint
+        self.failures = 0
+        self.due = 0.0
+        self.interrupted = False
+        self.task = asyncio.current_task()
+        self.parent = parent
+        self.step_id = step_id
+        self.started = StepStarted(run.workflow_id, run.epoch, step_id)
+        self.over = False
+        self._waits_for: set[Execution] | None = None  # made when there is one: few steps wait for another
+        self.began = monotonic()
+        self._settled: asyncio.Future[None] | None = None
+
+    @property
+    def waits_for(self) -> Collection[Execution]:
+        """The executions that must settle before this one can."""
+        return self._waits_for or ()
+
+    def wait_for(self, other: Execution) -> None:
+        """Note that this execution cannot settle before the other."""
+        if self._waits_for is None:
+            self._waits_for = set()
+        self._waits_for.add(other)
+
+    def wait_no_longer(self, other: Execution) -> None:
+        """Note that it does not depend on the other any more."""
+        if self._waits_for:
+            self._waits_for.discard(other)
+
+    def elapsed(self) -> float:
+        """Return how long the step has been executing, in seconds."""
+        return monotonic() - self.began
+
+    async def settled(self) -> None:
+        """Wait until the step has an outcome or was given up: then look again."""
+        if self._settled is None:
+            self._settled = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._settled)
+
+    def settle(self) -> None:
+        """Tell those who wait to look again."""
+        self.over = True
+        self.task = None
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+
+here: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
+"""The scope of the current task."""
+
+
+def scope_of(owner: object) -> Scope | None:
+    """Return where in a run of `owner`, which stands for a context, the calling task is, if it is in one."""
+    scope = here.get()
+    while scope is not None and scope.run.owner is not owner:
+        scope = scope.outer
+    return None if scope is None else _still_going(scope)
+
+
+def _still_going(scope: Scope) -> Scope:
+    while isinstance(scope, Execution) and scope.over:
+        scope = scope.parent
+    return scope
+
+
+def enclosing(scope: Scope | None) -> Iterator[Execution]:
+    """Yield the executions that a scope is in, innermost first."""
+    while isinstance(scope, Execution):
+        yield scope
+        scope = scope.parent
+
+
+def waits_for_any(execution: Execution, blocked: set[Execution]) -> bool:
+    """Tell whether an execution is one of `blocked`, or cannot settle before one of them."""
+    seen: set[Execution] = set()
+    pending = [execution]
+    while pending:
+        each = pending.pop()
+        if each in blocked:
+            return True
+        if each not in seen:
+            seen.add(each)
+            pending.extend(each.waits_for)
+    return False
+
+
+def step_out(execution: Execution) -> None:
+    """Take the calling task out of the execution's scope."""
+    scope = here.get()
+    if scope is execution:
+        execution.over = True
+        while isinstance(scope, Execution) and scope.over:
+            scope = scope.outer
+        here.set(scope)

@@ -1,0 +1,320 @@
+"""The steps of a run: those that are recorded, those that execute, and what becomes of an attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from functools import partial
+from typing import Any
+
+from pgqrs.errors import PgqrsError, StepCycleError, StepMismatchError
+from pgqrs.failures import dump_error, is_terminal, load_error
+from pgqrs.retry import RetryPolicy
+from pgqrs.scope import Execution, Scope, enclosing, here, scope_of, step_out, waits_for_any
+from pgqrs.serialization import Codec
+from pgqrs.stopping import Stopping
+from pgqrs.storage.journal import settle
+from pgqrs.storage.store import Store
+from pgqrs.trace import FailureTrace, RaisedBy
+from pgqrs.types import History, Outcome, StepFailure, StepOutcome
+
+ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
+"""The environment variable that, as ``1``, has a body begin anew after each step it records: a test of replays."""
+
+_logger = logging.getLogger("pgqrs")
+
+
+class Steps:
+    """The outcomes of a run, and the steps that it executes, in `executions`.
+
+    `owner` stands for the context whose run it is. `strict` makes an error of an outcome that answers a call with
+    other arguments. It does not hold the run, which holds it: each would end as a cycle.
+    """
+
+    __slots__ = (
+        "_always_replays",
+        "_executions",
+        "_failed",
+        "_interrupted",
+        "_loop",
+        "_mismatched",
+        "_name",
+        "_numbers",
+        "_outcomes",
+        "_owner",
+        "_stopping",
+        "_store",
+        "_trace",
+        "codec",
+        "strict",
+        "workflow_id",
+    )
+
+    def __init__(
+        self,
+        owner: object,
+        store: Store,
+        codec: Codec,
+        stopping: Stopping,
+        executions: dict[str, Execution],
+        *,
+        workflow_id: int,
+        name: str,
+        history: History,
+    ) -> None:
+        self.workflow_id = workflow_id
+        self.codec = codec
+        self.strict = False
+        self._owner = owner
+        self._name = name
+        self._store = store
+        self._stopping = stopping
+        self._executions = executions
+        self._loop = asyncio.get_running_loop()
+        self._outcomes = history.outcomes
+        self._failed: dict[str, tuple[int, float]] = {}
+        if history.failed:
+            now = self._loop.time()
+            self._failed = {step: (each.failures, now + each.wait) for step, each in history.failed.items()}
+        self._trace = FailureTrace()
+        self._interrupted: dict[str, Scope] = {}
+        self._mismatched: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        self._always_replays = os.environ.get(ALWAYS_REPLAY) == "1"
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        """What is recorded."""
+        return self._outcomes
+
+    def continue_from(self, earlier: Steps) -> None:
+        """Take over what the same run knew of its steps beside their outcomes."""
+        self._failed, self._mismatched = earlier._failed, earlier._mismatched
+
+    # --- what is recorded ---
+
+    async def acquire(self, scope: Scope, step_id: str, fingerprint: int | None = None) -> Execution | Outcome:
+        """Return the step's recorded outcome, or the execution that is now the caller's to carry out.
+
+        A step that another task is executing is waited for. `scope` is the place of the call in the run, and
+        `fingerprint` that of its arguments. Raises `StepCycleError` where that could not end, and
+        `StepMismatchError` in a strict workflow.
+        """
+        while True:
+            self._stopping.check()
+            outcome = self._outcomes.get(step_id)
+            if outcome is not None:
+                if outcome.fingerprint != fingerprint:
+                    self._compare(step_id, outcome.fingerprint, fingerprint)
+                return outcome
+            execution = self._executions.get(step_id)
+            if execution is None:
+                return self._begin(step_id, scope, fingerprint)
+            await self._wait(execution, scope)
+
+    def answer(self, step_id: str, outcome: Outcome) -> Any:
+        """Return the recorded value of a step, or raise its recorded error."""
+        if outcome.error is not None:
+            raise self.replayed(step_id, outcome.error)
+        return None if outcome.output is None else self.codec.decode(outcome.output)
+
+    def replayed(self, step_id: str, error: str) -> Exception:
+        """Return the recorded error as the exception to raise."""
+        replay = load_error(error, workflow_id=self.workflow_id, step_id=step_id)
+        self._note(replay, step_id, scope_of(self._owner), transient=not is_terminal(replay))
+        return replay
+
+    def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
+        """Return the steps that the next run is to execute again after `error` ended this one."""
+        return self._trace.to_reopen(error)
+
+    def _compare(self, step_id: str, recorded: int | None, called: int | None) -> None:
+        """Warn of a recorded outcome that answers a call with other arguments."""
+        if recorded is None or called is None:
+            return
+        if self.strict:
+            raise StepMismatchError(self.workflow_id, step_id)
+        if step_id not in self._mismatched:
+            self._mismatched.add(step_id)
+            _logger.warning(
+                "workflow %s (%s): the recorded outcome of step %r answers a call with other arguments than those "
+                "that it is of. Give calls that differ ids that differ (`@step(key=...)`); "
+                "`@workflow(strict=True)` makes this an error.",
+                self.workflow_id,
+                self._name,
+                step_id,
+            )
+
+    def _note(self, error: BaseException, step_id: str, scope: Scope | None, *, transient: bool) -> None:
+        within = tuple(each.step_id for each in enclosing(scope))
+        self._trace.note(error, RaisedBy(step_id, transient, within))
+
+    # --- what executes ---
+
+    @property
+    def busy_with(self) -> str | None:
+        """The id of the step that began last, of those that execute; None between steps."""
+        return next(reversed(self._executions), None)
+
+    def number(self, scope: Scope, kind: str) -> str:
+        """Return the id of the next call of a kind in a scope: numbered in the body, and in each step."""
+        prefix = _prefix_of(scope) + kind
+        number = self._numbers[prefix] = self._numbers.get(prefix, 0) + 1
+        return f"{prefix}:{number}"
+
+    def give_up(self, execution: Execution, *, interrupted: bool = False) -> None:
+        """End an execution without an outcome, as a crash would; another caller may take it on."""
+        if interrupted:
+            self._interrupted[execution.step_id] = execution.parent
+        self._store.marks.ended(execution.started)
+        step_out(execution)
+        self._settle(execution)
+
+    def warn_of_interrupted(self) -> None:
+        """Warn of the cancelled steps that have no outcome although the run goes on."""
+        for step_id in self._interrupted:
+            _logger.warning(
+                "workflow %s goes on although its step %r was cancelled and has no outcome: a replay may go "
+                "another way. Put the deadline inside the step, or let the cancellation end the run.",
+                self.workflow_id,
+                step_id,
+            )
+        self._interrupted.clear()
+
+    def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> Execution:
+        self._trace.step_began()
+        if self._interrupted:
+            self._interrupted.pop(step_id, None)
+            self.warn_of_interrupted()
+        execution = self._executions[step_id] = Execution(scope.run, here.get(), scope, step_id, fingerprint)
+        if self._failed and step_id in self._failed:
+            execution.failures, execution.due = self._failed[step_id]
+        if self._numbers:
+            self._number_anew(execution)
+        self._store.marks.began(execution.started)
+        if isinstance(scope, Execution):
+            scope.wait_for(execution)
+        here.set(execution)
+        return execution
+
+    def _number_anew(self, execution: Execution) -> None:
+        prefix = _prefix_of(execution)
+        for each in [each for each in self._numbers if each.startswith(prefix)]:
+            del self._numbers[each]
+
+    async def _wait(self, execution: Execution, scope: Scope) -> None:
+        waiting = set(enclosing(scope))
+        if waits_for_any(execution, waiting):
+            raise StepCycleError(self.workflow_id, execution.step_id)
+        for each in waiting:
+            each.wait_for(execution)
+        try:
+            await execution.settled()
+        finally:
+            for each in waiting:
+                each.wait_no_longer(execution)
+
+    def _settle(self, execution: Execution) -> None:
+        if self._executions.get(execution.step_id) is execution:
+            del self._executions[execution.step_id]
+        if isinstance(execution.parent, Execution):
+            execution.parent.wait_no_longer(execution)
+        execution.settle()
+        if self._stopping.waiting:
+            self._stopping.watch()
+
+    def _forget_interrupted(self, execution: Execution) -> None:
+        """Forget the cancelled steps within one that has an outcome: a replay does not come to them."""
+        for step_id, parent in list(self._interrupted.items()):
+            if execution in enclosing(parent):
+                del self._interrupted[step_id]
+
+    # --- what becomes of an attempt ---
+
+    async def try_again(self, execution: Execution, error: Exception, policy: RetryPolicy) -> bool:
+        """Record a failed attempt of a step and wait until the next one, or tell that there is none."""
+        # The recorded error of a step within would only be raised again.
+        if self._is_nobodys(execution, error) or self._trace.stems_from_step(error):
+            return False
+        delay = policy.delay(execution.failures + 1, error)
+        if delay is None:
+            return False
+        self._stopping.check_not_lost()
+        execution.failures += 1
+        execution.due = self._loop.time() + delay
+        self._failed[execution.step_id] = execution.failures, execution.due
+        self._store.marks.ended(execution.started)
+        text = dump_error(error, terminal=False)
+        failure = StepFailure(
+            *execution.started, text, execution.elapsed(), execution.fingerprint, execution.failures, delay
+        )
+        try:
+            await self._store.record_failure(failure)
+        except PgqrsError as refused:
+            execution.run.lose(refused)
+            raise
+        await self.rest(execution)
+        return True
+
+    async def rest(self, execution: Execution) -> None:
+        """Wait until the next attempt of a step is due."""
+        if self._numbers:
+            self._number_anew(execution)
+        if execution.failures:
+            await self._stopping.pause(execution.due, resting=True)
+
+    async def fail(self, execution: Execution, error: str | BaseException, *, terminal: bool) -> None:
+        """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it."""
+        # A text mostly stands for the exception that is being handled, and that is what may leave the body.
+        raised = error if isinstance(error, BaseException) else sys.exception()
+        if self._is_nobodys(execution, raised):
+            self.give_up(execution)
+            return
+        if raised is not None:
+            self._note(raised, execution.step_id, execution.parent, transient=not terminal)
+        if not terminal:
+            self._trace.recorded(execution.step_id)
+        await self.record(execution, None, dump_error(error, terminal=terminal))
+
+    async def record(self, execution: Execution, output: str | None, error: str | None = None) -> Outcome:
+        """Record the JSON text of the step's value, or of its error, and return what is recorded."""
+        self._store.marks.ended(execution.started)
+        record = StepOutcome(*execution.started, output, error, execution.elapsed(), execution.fingerprint)
+        if self._interrupted:
+            self._forget_interrupted(execution)
+        try:
+            self._stopping.check_not_lost()
+            if self._store.is_full:
+                await self._store.room()
+        except BaseException:
+            self.give_up(execution)
+            raise
+        recorded: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._store.record(record, partial(self._take_in, execution, recorded))
+        step_out(execution)
+        outcome = await recorded
+        if self._always_replays:
+            self._stopping.replay_after(execution)
+        return outcome
+
+    def _is_nobodys(self, execution: Execution, error: BaseException | None) -> bool:
+        stopping = self._stopping
+        return stopping.over is not None or execution.interrupted or stopping.caused(error)
+
+    def _take_in(
+        self, execution: Execution, waiter: asyncio.Future[Outcome], verdict: Outcome | Exception
+    ) -> None:
+        """Take in what was recorded; also when the waiter was cancelled in the meantime."""
+        if isinstance(verdict, Exception):
+            execution.run.lose(verdict)
+        else:
+            self._outcomes[execution.step_id] = verdict
+        self._settle(execution)
+        settle(waiter, verdict)
+
+
+def _prefix_of(scope: Scope) -> str:
+    """Return what the ids of sleeps begin with, so that those of a step are its own: a replay may skip it."""
+    return f"{scope.step_id}/" if isinstance(scope, Execution) else ""

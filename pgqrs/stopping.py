@@ -1,0 +1,317 @@
+"""Whether a run goes on, and how it stops: interrupted, or parked while all that it does is wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
+from pgqrs.scope import Execution
+from pgqrs.storage.journal import settle
+from pgqrs.trace import stems_from
+
+SHORT = 1.0
+"""The longest time, in seconds, that is waited for in place where the run could park."""
+
+QUIET = 0.2
+"""How long, in seconds, nothing executes before a run parks whose body is not itself what waits."""
+
+UNWINDING = 1.0
+"""How long, in seconds, a body has to leave after its run stopped, before its task is interrupted."""
+
+LAST_MOMENT = 5.0
+"""How long, in seconds, a run that is handed back waits for its interrupted body."""
+
+
+class Parked(BaseException):
+    """The run was left for a later claim: its workflow sleeps, or another worker is to carry it on.
+
+    It is no `Exception`, so ``except Exception`` does not catch it; every later call on the context raises it.
+    """
+
+
+class Stop(IntEnum):
+    """Why a run begins no further step, the weightier reasons last."""
+
+    REPLAY = 1
+    PARKED = 2
+    HANDED_BACK = 3
+    TIMED_OUT = 4
+    CANCELLED = 5
+
+
+class Stopping:
+    """Whether a run may go on, the task of its body, and all in it that only waits.
+
+    `executions` are the steps that the run executes. `can_park` tells that a worker claimed it, which will claim
+    it again when its time has come. `deadline` is by the event loop's clock. `over` is why no further step may
+    begin: the run has ended. `lost` is why nothing more can be written: it was fenced, or the database stayed
+    away; every later call raises it, so an ``except Exception`` of the workflow's cannot carry a lost run on. Why
+    it is to stop, `stop`, every later call raises too.
+    """
+
+    __slots__ = (
+        "_body",
+        "_cancelling",
+        "_due",
+        "_executions",
+        "_interrupts",
+        "_left",
+        "_limit",
+        "_loop",
+        "_resting",
+        "_timers",
+        "_told",
+        "_workflow_id",
+        "can_park",
+        "deadline",
+        "lost",
+        "over",
+        "stop",
+        "waiting",
+    )
+
+    def __init__(
+        self, workflow_id: int, executions: Mapping[str, Execution], deadline: float | None, *, can_park: bool
+    ) -> None:
+        self._workflow_id = workflow_id
+        self._executions = executions
+        self._loop = asyncio.get_running_loop()
+        self.can_park = can_park
+        self.deadline = deadline
+        self.over: PgqrsError | None = None
+        self.lost: PgqrsError | None = None
+        self.stop: Stop | None = None
+        self.waiting: dict[asyncio.Future[None], float] = {}
+        """What only waits, and until when."""
+        self._limit: float | None = None
+        self._told = False
+        self._due = 0.0
+        self._body: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._interrupts = 0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._resting = 0
+        self._left: asyncio.Future[None] | None = None
+
+    @property
+    def may_write(self) -> bool:
+        """Whether the run has neither ended nor been lost."""
+        return self.over is None and self.lost is None
+
+    def check(self) -> None:
+        """Raise why the run may not go on, if it may not."""
+        if self.over is None and self.lost is None and self.stop is None:
+            return
+        if self.stop is not None and self.lost is None:
+            self._told = True
+            raise self.stopped()
+        self.check_may_write()
+
+    def check_may_write(self) -> None:
+        """Raise why the run was lost, or how it ended, if either is so."""
+        self.check_not_lost()
+        if self.over is not None:
+            raise self.over
+
+    def check_not_lost(self) -> None:
+        """Raise why the run was lost, if it was."""
+        if self.lost is not None:
+            raise self.lost
+
+    def lose(self, error: PgqrsError) -> None:
+        """Let nothing more be written, and end the waits."""
+        self.lost = error
+        self._wake()
+
+    # --- the body ---
+
+    def enter_body(self, timeout: float | None) -> None:
+        """Take the calling task for the one that carries out the body, which may take `timeout` seconds."""
+        self._limit = timeout
+        self._body = asyncio.current_task()
+        self._cancelling = 0 if self._body is None else self._body.cancelling()
+        if self.deadline is None and timeout is not None:  # a run that was started by hand
+            self.deadline = self._loop.time() + timeout
+        if self.deadline is None:
+            return
+        if self.deadline <= self._loop.time():
+            self.stop_for(Stop.TIMED_OUT)
+        else:
+            self._timers["deadline"] = self._loop.call_at(self.deadline, self._time_out)
+
+    def leave_body(self) -> bool:
+        """Take what interrupts the body away; what the task does from here on is ours.
+
+        Returns whether something else than the run has cancelled the task; only the first time.
+        """
+        task, self._body = self._body, None
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        interrupts, self._interrupts = self._interrupts, 0
+        if task is None:
+            return False
+        for _ in range(interrupts):
+            task.uncancel()
+        return task.cancelling() > self._cancelling
+
+    def body_is_left(self) -> None:
+        """Tell whoever waits for it that the body is left."""
+        if self._left is not None:
+            settle(self._left, None)
+
+    async def wait_for_body(self, grace: float) -> None:
+        """Wait until the body is left; one that executes steps has `grace` seconds until it is interrupted."""
+        if asyncio.current_task() is self._body:
+            return
+        if self._left is None:
+            self._left = self._loop.create_future()
+        quickly = self._is_quiet()
+        await asyncio.wait([self._left], timeout=min(grace, QUIET) if quickly else grace)
+        if not self._left.done():
+            self.interrupt()
+            await asyncio.wait([self._left], timeout=LAST_MOMENT)
+
+    # --- stopping ---
+
+    def stop_for(self, stop: Stop) -> None:
+        """Let no further step begin, and end the waits at once."""
+        if self.may_write and (self.stop is None or self.stop < stop):
+            self.stop = stop
+            self._wake()
+
+    def stopped(self) -> BaseException:
+        """Return what the calls of a stopped run raise; an exception of their own each, for tracebacks add up."""
+        match self.stop:
+            case Stop.CANCELLED:
+                return WorkflowCancelledError(self._workflow_id)
+            case Stop.TIMED_OUT:
+                return WorkflowTimeoutError(self._workflow_id, self._limit)
+            case _:
+                _keep_quiet(asyncio.current_task(), self._body)
+                return Parked()
+
+    def counts(self) -> bool:
+        """Tell whether a stop decides how the run ends: handed back, a body may not have heard of it."""
+        return self.stop is not None and self.lost is None and (self._told or self.stop > Stop.HANDED_BACK)
+
+    def caused(self, error: BaseException | None) -> bool:
+        """Tell whether an error of a step is only what told it that the run stops."""
+        if self.stop is None or error is None:
+            return False
+        return any(
+            isinstance(each, Parked)
+            or (
+                isinstance(each, (WorkflowCancelledError, WorkflowTimeoutError))
+                and each.workflow_id == self._workflow_id
+            )
+            for each in stems_from(error)
+        )
+
+    def interrupt(self) -> None:
+        """Cancel the tasks that execute steps, and the body's."""
+        self._told = True
+        tasks = {execution.task for execution in self._executions.values()} - {None, self._body}
+        for execution in self._executions.values():
+            execution.interrupted = True
+        for task in tasks:
+            if task is not None:
+                task.cancel()
+        if self._body is not None and self._body is not asyncio.current_task():
+            self._interrupts += 1
+            self._body.cancel()
+
+    def replay_after(self, execution: Execution) -> None:
+        """Have the body begin anew, where the step is one of its own and nothing else executes."""
+        if self._body is not None and execution.parent is execution.run and self._is_quiet():
+            self._unwind_for(Stop.REPLAY)
+            self.check()
+
+    def _time_out(self) -> None:
+        self.stop_for(Stop.TIMED_OUT)
+        self.interrupt()
+
+    def _unwind_for(self, stop: Stop) -> None:
+        """Have the body leave; one that waits for something else than its tasks would otherwise never do so."""
+        self.stop_for(stop)
+        self._timers["unwinding"] = self._loop.call_later(UNWINDING, self.interrupt)
+
+    # --- waiting and parking ---
+
+    def until_due(self) -> float:
+        """Return how long a parked run is to be left alone, in seconds."""
+        return max(0.0, self._due - self._loop.time())
+
+    def until_deadline(self, delay: float) -> float:
+        """Return `delay`, in seconds, or how long it is until the deadline, where that is less."""
+        return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self._loop.time()))
+
+    async def pause(self, due: float, *, resting: bool = False) -> None:
+        """Wait until `due` by the event loop's clock, in place or parked; `resting` tells that a step does.
+
+        Raises what stops the run, as soon as it stops.
+        """
+        self.check()
+        if due <= self._loop.time():
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_at(due, settle, waiter, None)
+        self.waiting[waiter] = due
+        self._resting += resting
+        try:
+            await self._park_at_once()
+            self.watch()
+            await waiter
+        finally:
+            timer.cancel()
+            del self.waiting[waiter]
+            self._resting -= resting
+            self.watch()
+        self.check()
+
+    def watch(self) -> None:
+        """Begin to count anew how long nothing executes, if something waits."""
+        if timer := self._timers.pop("quiet", None):
+            timer.cancel()
+        if self.waiting and self._may_park():
+            self._timers["quiet"] = self._loop.call_later(QUIET, self._park_if_quiet)
+
+    def _wake(self) -> None:
+        for waiter in self.waiting:
+            settle(waiter, None)
+
+    def _is_quiet(self) -> bool:
+        """Tell whether no step executes: those that rest until their next attempt do not."""
+        return len(self._executions) == self._resting
+
+    def _may_park(self) -> bool:
+        return self.can_park and self.stop is None and self._body is not None and self._is_quiet()
+
+    async def _park_at_once(self) -> None:
+        if self._may_park() and asyncio.current_task() is self._body:
+            await asyncio.sleep(0)  # tasks that the body has just made begin their steps
+            if self._may_park():
+                self._park()
+
+    def _park_if_quiet(self) -> None:
+        if self.waiting and self._may_park():
+            self._park()
+
+    def _park(self) -> None:
+        self._due = min(self.waiting.values())
+        if self._due - self._loop.time() > SHORT:
+            self._unwind_for(Stop.PARKED)
+
+
+def _keep_quiet(task: asyncio.Task[Any] | None, body: asyncio.Task[Any] | None) -> None:
+    """Keep asyncio from complaining of a task that parks and that nobody awaits any more."""
+    if task is not None and task is not body:
+        task.add_done_callback(_look_at)
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
