@@ -26,13 +26,11 @@ TWICE = RetryPolicy(attempts=2, initial=0.01)
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     before = set(psutil.Process().children(recursive=True))
-    options = {"dashboard_address": None, "silence_logs": logging.CRITICAL, "host": "127.0.0.1"}
-    folder = tmp_path_factory.mktemp("dask")
+    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL, "host": "127.0.0.1"}
+    folder = {"temporary-directory": str(tmp_path_factory.mktemp("dask"))}
     with (
-        dask.config.set(CONFIG),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=True, local_directory=folder, **options
-        ) as cluster,
+        dask.config.set(CONFIG | folder),
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=True, **options) as cluster,
         Client(cluster) as client,
     ):
         yield client
