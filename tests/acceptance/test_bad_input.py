@@ -295,6 +295,7 @@ async def test_a_call_before_install_names_what_installs(dsn, schema):
         assert await admin.run(greeting, "ann") == "hello ann"
 
 
+@pytest.mark.plants_rows
 async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(admin, sql, schema):
     ctx = await admin.create_workflow("greeting")
     await ctx.start()
@@ -304,6 +305,7 @@ async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(admin,
             await greet(ctx, "ann")
 
 
+@pytest.mark.plants_rows
 @pytest.mark.parametrize(("current", "remedy"), [("0000", "pgqrs install"), ("9999", "upgrade")])
 async def test_an_older_or_newer_schema_says_so_and_what_to_do(admin, sql, dsn, current, remedy):
     await sql.execute("UPDATE pgqrs_version SET version_num = $1", current)
@@ -314,6 +316,7 @@ async def test_an_older_or_newer_schema_says_so_and_what_to_do(admin, sql, dsn, 
             assert (caught.value.current, caught.value.head) == (current, HEAD)
 
 
+@pytest.mark.plants_rows
 async def test_install_does_not_touch_what_a_newer_pgqrs_made(admin, sql):
     await sql.execute("UPDATE pgqrs_version SET version_num = '9999'")
     with pytest.raises(SchemaOutOfDateError):

@@ -444,7 +444,10 @@ async def test_a_stragglers_error_is_not_recorded_and_its_success_is(admin, scen
         late, good = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(late, ValueError)
     assert good == "good"
-    assert await steps(sql, ctx) == {"good": "SUCCESS"}
+    recorded = await steps(sql, ctx)
+    # On a slow machine it executes for long enough to be marked.
+    assert recorded.pop("failing", "RUNNING") == "RUNNING"
+    assert recorded == {"good": "SUCCESS"}
     assert await status(sql, ctx) == "ERROR"
 
 

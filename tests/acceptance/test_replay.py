@@ -150,6 +150,7 @@ async def test_a_cancelled_workflow_raises_and_does_not_run_until_it_is_resumed(
     assert await wf(await admin.resume_workflow(ctx.id())) == "done"
 
 
+@pytest.mark.plants_rows
 async def test_a_workflow_cancelled_while_it_runs_does_not_end_in_success(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:

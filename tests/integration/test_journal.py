@@ -523,6 +523,7 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
     assert tuple(row) == ("ERROR", '{"message": "no"}')
 
 
+@pytest.mark.plants_rows
 async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, truth):
     journal = (await admin.store()).journal
     store = await admin.store()

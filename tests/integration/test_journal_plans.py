@@ -14,6 +14,9 @@ from sqlalchemy import event
 
 from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage import executors, queue, writes
+from tests.integration.storage_helpers import become_true
+
+pytestmark = pytest.mark.plants_rows
 
 TABLES = {Workflow.__tablename__, Step.__tablename__}
 ROWS = 1_000_000
@@ -29,6 +32,7 @@ MIXES = [
 BATCHES = [names for n in (1, 2) for names in itertools.combinations(KINDS, n)] + MIXES
 BATCHES += [tuple(sorted((*names, "reopen"))) for names in BATCHES if "end" in names]
 BATCHES += [tuple(sorted((*names, "retry"))) for names in BATCHES if "leave" in names]
+PAGES = {*BATCHES[: len(KINDS)], *MIXES, ("asked",)}
 LITERALS = {
     "epoch": "1",
     "claim": str(UUID(int=9)),
@@ -86,9 +90,11 @@ def _writes_only_new(names):
 async def _fill(connection, schema):
     await connection.execute(f"""
         INSERT INTO {schema}.pgqrs_workflows (name, status, epoch, input, output, executor)
-        SELECT 'w', 'RUNNING', 1, '{{}}', '1', '{LITERALS["executor"]}' FROM generate_series(1, {ROWS});
+        SELECT 'w', 'RUNNING', 1, '{{}}', '1', '{LITERALS["executor"]}' FROM generate_series(1, {ROWS})
+    """)
+    await connection.execute(f"""
         INSERT INTO {schema}.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output)
-        SELECT n, 's', 'ERROR', 0, now(), '1' FROM generate_series(1, {ROWS}) n;
+        SELECT n, 's', 'ERROR', 0, now(), '1' FROM generate_series(1, {ROWS}) n
     """)
 
 
@@ -111,10 +117,36 @@ async def _check_lone(driver, state, journal):
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
         for node in scans:
-            assert node["Node Type"] == "Index Scan", (state, kind.name, node)
+            # Whether a run has recorded a step may be read through a bitmap: of its own workflow's steps.
+            assert node["Node Type"] in {"Index Scan", "Bitmap Heap Scan"}, (state, kind.name, node)
+            assert all(each.get("Index Name", "pk_").startswith("pk_") for each in _nodes(node)), (
+                state,
+                kind.name,
+            )
 
 
-async def test_no_statement_reads_a_large_table_from_end_to_end(dsn, schema, admin):
+async def _check_pages(driver, statements):
+    """Execute, roll back: a batch touches pages in proportion to its rows."""
+    tried = [(number, names) for number, names in enumerate(statements) if names in PAGES]
+    for size in (50, 1000):  # the many last: they leave dead rows
+        for number, names in tried:
+            async with _rolled_back(driver):
+                explained = await driver.fetchval(
+                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot_{number}({_arguments(statements[names], size)})"
+                )
+            top = _top(explained)
+            plan = top["Plan"]
+            pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+            kinds = max(1, len(names) - 4)  # a large mix writes that many rows more
+            assert pages < 80 * size * kinds, (names, size, pages)
+            compared = max((node.get("Rows Removed by Join Filter", 0) for node in _nodes(plan)), default=0)
+            assert compared <= 20 * size, (names, size, compared, top["Execution Time"])
+
+
+# One test, for the rows take longer than all that is asked of them.
+async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_than_its_rows_take(
+    dsn, schema, admin
+):
     store = await admin.store()
     driver = await store.database.open_driver()
     reader = await asyncpg.connect(dsn, server_settings={"plan_cache_mode": "force_generic_plan"})
@@ -150,36 +182,14 @@ async def test_no_statement_reads_a_large_table_from_end_to_end(dsn, schema, adm
                 await reader.execute(f"ANALYZE {schema}.pgqrs_workflows; ANALYZE {schema}.pgqrs_workflow_steps")
             await _check_batches(driver, state, statements)
             await _check_lone(driver, state, store.journal)
+            if state == "stale statistics":
+                await _check_pages(driver, statements)
             for number, (_, arguments) in enumerate(reads):
                 explained = await reader.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE read_{number}({arguments})")
                 for node in _scans(explained):
                     assert node["Node Type"] != "Seq Scan", (state, node)
     finally:
         await reader.close()
-        await driver.close()
-
-
-@pytest.mark.parametrize("size", [50, 1000])
-async def test_a_batch_touches_pages_in_proportion_to_its_rows(dsn, schema, admin, size):
-    store = await admin.store()
-    driver = await store.database.open_driver()
-    try:
-        await _fill(driver, schema)
-        for number, names in enumerate([*BATCHES[: len(KINDS)], *MIXES, ("asked",)]):
-            statement = store.journal._statement(names)
-            await driver.execute(f"PREPARE hot_{number} AS {statement.text}")
-            async with driver.transaction():
-                explained = await driver.fetchval(
-                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot_{number}({_arguments(statement, size)})"
-                )
-            top = _top(explained)
-            plan = top["Plan"]
-            pages = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-            kinds = max(1, len(names) - 4)  # a large mix writes that many rows more
-            assert pages < 80 * size * kinds, (names, pages)
-            compared = max((node.get("Rows Removed by Join Filter", 0) for node in _nodes(plan)), default=0)
-            assert compared <= 20 * size, (names, compared, top["Execution Time"])
-    finally:
         await driver.close()
 
 
@@ -300,37 +310,6 @@ async def driver(schema, admin):
 FULL = {"1,000,000 queued": {"queued": ROWS}, "1,200,000 finished": {"finished": ROWS + 200_000}}
 
 
-@pytest.mark.parametrize("full", FULL)
-async def test_workers_look_things_up_by_the_indexes_of_what_is_live(admin, driver, full):
-    looks = Looks(await admin.store(), driver)
-    await looks.prepare()
-    for name in looks.names:  # planned while the tables are empty
-        async with _rolled_back(driver):
-            await looks.execute(name)
-    await _plant(driver, **FULL[full])
-    for state in ("stale statistics", "analyzed", "custom plans"):
-        if state == "analyzed":
-            await driver.execute("ANALYZE pgqrs_workflows; ANALYZE pgqrs_workflow_steps; ANALYZE pgqrs_executors")
-        if state == "custom plans":
-            await driver.execute("SET plan_cache_mode = force_custom_plan")
-        for name in looks.names:
-            scans = _scans([await looks.explained(name)])
-            assert scans or name == "suspect"
-            for node in scans:
-                assert node["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}, (
-                    state,
-                    name,
-                    node,
-                )
-                for index in _nodes(node):
-                    by = index.get("Index Name", "pg_")
-                    if by.startswith("pg_") or by == "pk_pgqrs_executors":  # of the catalog; of a few rows
-                        continue
-                    assert by.startswith("pk_") or by.rpartition("_")[2] in PARTIAL, (state, name, node)
-                    # The runs that somebody holds are looked through as a whole; the others are looked up.
-                    assert "Index Cond" in index or by.endswith("_executor"), (state, name, index)
-
-
 LOOKS = {
     "claim": {},
     "claimed": {},
@@ -340,18 +319,45 @@ LOOKS = {
 }
 
 
+async def _pages_of_all(looks):
+    return {look: await looks.pages(look.partition(" ")[0], **values) for look, values in LOOKS.items()}
+
+
+def _check_scans(state, name, scans):
+    for node in scans:
+        assert node["Node Type"] in {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}, (state, name, node)
+        for index in _nodes(node):
+            by = index.get("Index Name", "pg_")
+            if by.startswith("pg_") or by == "pk_pgqrs_executors":  # of the catalog; of a few rows
+                continue
+            assert by.startswith("pk_") or by.rpartition("_")[2] in PARTIAL, (state, name, node)
+            # The runs that somebody holds are looked through as a whole; the others are looked up.
+            assert "Index Cond" in index or by.endswith("_executor"), (state, name, index)
+
+
 @pytest.mark.parametrize("full", FULL)
-async def test_workers_touch_as_few_pages_in_full_tables_as_in_empty_ones(admin, driver, full):
+async def test_workers_look_things_up_by_the_indexes_of_what_is_live_and_touch_few_pages(admin, driver, full):
     looks = Looks(await admin.store(), driver)
     await looks.prepare()
     await _plant(driver, queued=200)
-    few = {look: await looks.pages(look.partition(" ")[0], **values) for look, values in LOOKS.items()}
+    few = await _pages_of_all(looks)
     await driver.execute("TRUNCATE pgqrs_workflows, pgqrs_executors")
+    for name in looks.names:  # planned while the tables are empty: anew, the old plans ended with the old tables
+        async with _rolled_back(driver):
+            await looks.execute(name)
     await _plant(driver, **{"queued": 200} | FULL[full])
-    for look, values in LOOKS.items():
-        pages = await looks.pages(look.partition(" ")[0], **values)
-        # An index of a million is two levels deeper; a claimed row's new version goes into several of them.
-        assert pages <= 3 * few[look] + 50, (look, pages, few[look])
+    for state in ("stale statistics", "analyzed", "custom plans"):
+        if state == "analyzed":
+            await driver.execute("ANALYZE pgqrs_workflows; ANALYZE pgqrs_workflow_steps; ANALYZE pgqrs_executors")
+        if state == "custom plans":
+            await driver.execute("SET plan_cache_mode = force_custom_plan")
+        for name in looks.names:
+            scans = _scans([await looks.explained(name)])
+            assert scans or name == "suspect"
+            _check_scans(state, name, scans)
+        for look, pages in (await _pages_of_all(looks)).items():
+            # An index of a million is two levels deeper; a claimed row's new version goes into several of them.
+            assert pages <= 3 * few[look] + 50, (state, look, pages, few[look])
 
 
 async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_beginning(admin, driver):
@@ -363,8 +369,12 @@ async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_be
     first = await looks.pages("claim")
     for _ in range(300):
         await looks.execute("claim")
-    await looks.pages("claim")  # finds the last dead ones, and marks them
-    assert await looks.pages("claim") <= 3 * first
+
+    async def is_cheap():
+        # It marks the dead ones that it finds: those that no older transaction, of another test, could still see.
+        return await looks.pages("claim") <= 3 * first
+
+    await become_true(is_cheap)
     assert await driver.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NULL") == 30_000
 
 

@@ -922,6 +922,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.plants_rows
 @pytest.mark.parametrize("planted", PLANTED)
 async def test_a_violation_is_found(admin, truth, planted):
     statements, said = PLANTED[planted]
