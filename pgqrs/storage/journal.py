@@ -16,6 +16,7 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import asyncpg
 
@@ -73,8 +74,15 @@ class Entry:
 class Journal:
     """The one writer of an event loop: `write` a record and await what became of it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keeper: object = None) -> None:
+        """Write to a database; `keeper` is whoever closes the journal.
+
+        It lives as long as there is something to write: collected in the loop's last moments, it would begin to
+        close what nobody waits for any more.
+        """
         self._database = database
+        self._keeper = None if keeper is None else ref(keeper)
+        self._kept: object = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
         self._queued_size = 0
@@ -197,6 +205,7 @@ class Journal:
 
     def _wake(self) -> None:
         if self._flusher is None:
+            self._kept = self._keeper and self._keeper()
             # In a context of its own: that of whoever came first would live as long as there is work.
             self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=Context())
             self._flusher.add_done_callback(self._flushed)
@@ -207,6 +216,7 @@ class Journal:
         if self._queue and not self._stopping:
             self._wake()
         else:
+            self._kept = None
             self._linger()
 
     async def _flush(self) -> None:

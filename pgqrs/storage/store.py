@@ -77,7 +77,7 @@ class Store:
         self._is_beating = False
         self._starting = 0
         self._clock: tuple[datetime, float] | None = None
-        self.journal = Journal(self.database)
+        self.journal = Journal(self.database, keeper=self)
         self.marks = RunningMarks(self.journal)
         self._ids: deque[int] = deque()
         self._block = 1
