@@ -42,9 +42,9 @@ def _step_columns() -> tuple[sa.Column[Any], ...]:
 
 
 def _schema_of(op: Operations) -> str | None:
-    # Quoted for good: Alembic takes a dot in a plain name for the end of a database's.
     schema = op.get_context().version_table_schema
-    return None if schema is None else sa.quoted_name(schema, quote=True)
+    # Alembic takes a dot in a plain name for the end of a database's.
+    return sa.quoted_name(schema, quote=True) if schema and "." in schema else schema
 
 
 def upgrade(op: Operations) -> None:
