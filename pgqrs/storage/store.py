@@ -76,6 +76,7 @@ class Store:
         self._pulse = pulse
         self._is_beating = False
         self._starting = 0
+        self._starts = 0
         self._clock: tuple[datetime, float] | None = None
         self.journal = Journal(self.database, keeper=self)
         self.marks = RunningMarks(self.journal)
@@ -98,18 +99,23 @@ class Store:
             yield
         finally:
             try:
-                await self.close()
+                await self.close(for_good=True)
             except (asyncio.CancelledError, GeneratorExit):
                 # The end of the loop cancels every task, once; where `aclose` had not begun, Python 3.11 throws a
                 # GeneratorExit in here as well. What is not closed now never will be.
-                await self.close()
+                await self.close(for_good=True)
                 raise
 
-    async def close(self) -> None:
-        """Write what the journal has accepted and close what is ours; it can be used, and closed, again."""
+    async def close(self, *, for_good: bool = False) -> None:
+        """Write what the journal has accepted and close what is ours; it can be used, and closed, again.
+
+        The pulse goes on for a run that was started meanwhile, unless the loop ends and it is `for_good`.
+        """
         async with self._closing:
+            starts = self._starts
             await self.journal.close()
-            if self._is_beating and not self._starting:
+            in_use = self._starting or self._starts != starts
+            if self._is_beating and (for_good or not in_use):
                 self._is_beating = False
                 await self._pulse.leave()
             await self.database.dispose()
@@ -195,6 +201,7 @@ class Store:
     @contextmanager
     def _beating(self) -> Generator[None]:
         """Keep the pulse, though the store be closed meanwhile: a start uses it again."""
+        self._starts += 1
         self._starting += 1
         try:
             yield
