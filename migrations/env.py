@@ -18,11 +18,12 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
+from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
 from pgqrs.models import SCHEMA, Base
 from pgqrs.names import check_schema
 from pgqrs.storage.engines import engine_source
-from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock
+from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
 
 _CONNECT_TIMEOUT = 30.0
 
@@ -60,7 +61,7 @@ def _offline(schema: str) -> None:
         # Under another style of parameters than "named" the compiler doubles each % in a name.
         dialect_opts={"paramstyle": "named"},
         version_table=VERSION_TABLE,
-        version_table_schema=schema,
+        version_table_schema=whole_name(schema),
     )
     with context.begin_transaction():
         if context.get_starting_revision_argument() in {None, "base"}:
@@ -86,7 +87,7 @@ def _migrate(connection: Connection, schema: str) -> None:
         connection=connection,
         target_metadata=_models_in(schema),
         version_table=VERSION_TABLE,
-        version_table_schema=schema,
+        version_table_schema=whole_name(schema),
         include_schemas=True,
         include_name=_ours(schema, connection.dialect.default_schema_name),
         compare_server_default=True,
@@ -104,13 +105,16 @@ def _run_migrations() -> None:
 
 
 def _ours(schema: str, default_schema: str | None) -> Callable[..., bool]:
-    """Return the filter that lets autogenerate see only the tables of pgqrs; they all begin with its name."""
+    """Return the filter that lets autogenerate see only the tables that an application's must not see."""
 
-    def include(name: str | None, type_: str, _parents: object) -> bool:
+    def include(name: str | None, type_: str, parents: object) -> bool:
         if type_ == "schema":
             # The default schema goes by None.
             return (default_schema if name is None else name) == schema
-        return type_ != "table" or (name or "").startswith("pgqrs_")
+        if type_ == "table":
+            # Alembic leaves its own out by itself, but not from the default schema.
+            return name != VERSION_TABLE and not include_name(name, type_, parents)
+        return True
 
     return include
 

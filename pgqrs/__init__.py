@@ -4,6 +4,7 @@ from pgqrs.admin import Admin
 from pgqrs.context import PyWorkflow, StepGuard, StepResult
 from pgqrs.decorators import step, workflow
 from pgqrs.errors import (
+    CodecMismatchError,
     ConfigurationError,
     DatabaseError,
     DatabaseUnavailableError,
@@ -19,6 +20,7 @@ from pgqrs.errors import (
     SchemaError,
     SchemaOutOfDateError,
     SerializationError,
+    SessionError,
     StepCycleError,
     StepError,
     StepFailedError,
@@ -45,6 +47,7 @@ from pgqrs.worker import Worker
 __all__ = [
     "Admin",
     "Codec",
+    "CodecMismatchError",
     "ConfigurationError",
     "DatabaseError",
     "DatabaseUnavailableError",
@@ -65,6 +68,7 @@ __all__ = [
     "SchemaError",
     "SchemaOutOfDateError",
     "SerializationError",
+    "SessionError",
     "StepAction",
     "StepCycleError",
     "StepError",

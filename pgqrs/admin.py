@@ -5,25 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from copy import copy
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
+from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.context import PyWorkflow
 from pgqrs.decorators import definition_of
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.handles import WorkflowHandle
 from pgqrs.models import SCHEMA
 from pgqrs.names import check_name, check_schema
+from pgqrs.reading import as_text, check_written, read_step, read_workflow
+from pgqrs.runtime.arguments import encode_input
 from pgqrs.runtime.here import Here
-from pgqrs.serialization import Codec, JsonCodec
+from pgqrs.serialization import Codec, JsonCodec, checked_codec, recorded_name
 from pgqrs.storage.database import Limits
 from pgqrs.storage.engines import Target, engine_source
+from pgqrs.storage.lending import Lent
 from pgqrs.storage.pulse import Pulse
+from pgqrs.storage.step_sessions import SessionMaker
 from pgqrs.storage.store import Store
-from pgqrs.submitter import DEFAULT_QUEUE, Submitter
+from pgqrs.submitter import Submitter
 from pgqrs.submitter import options as _options
-from pgqrs.types import ClaimedRun, StepRecord, WorkflowRecord, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, ClaimedRun, StepRecord, WorkflowRecord, WorkflowStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,19 +42,24 @@ class Admin:
     """The way into a database's workflows.
 
     `dsn` is a DSN string (``postgresql://...`` as asyncpg reads it, or ``embedded://`` for a PostgreSQL of its
-    own), an SQLAlchemy `URL`, or an `AsyncEngine` of yours, which is never disposed here. `schema` is where the
-    tables are, ``"pgqrs"`` by default. `codec` turns values into text and back; strict JSON by default.
+    own), an SQLAlchemy `URL`, or an `AsyncEngine` of yours, which is never disposed here. Of several hosts one
+    that takes writes is looked for. ``?pgqrs_pooler=transaction`` says that PgBouncer is in between; for an engine
+    its ``execution_options={"pgqrs_pooler": "transaction"}`` do. `schema` is where the tables are, ``"pgqrs"`` by
+    default. `codec` turns values into text and back; strict JSON by default,
+    see `pgqrs.codecs` for others.
     `timeout` bounds one connection attempt and one write, in seconds. `patience` is how long, in seconds, a
     write waits for a server that went away before `DatabaseUnavailableError` is raised. `expiry` is how long, in
     seconds, this process may give no sign of life, as when it is stopped or its host vanished, before others take
-    its runs over; one that died is noticed at once.
+    its runs over; one that died is noticed at once. `clock` is what sleeps, retries and deadlines are waited
+    for by: tests give a `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
+    `async_sessionmaker` of yours does; without one they are plain `AsyncSession`s on the `Admin`'s engine.
 
     Nothing is connected before it is needed. It is an async context manager; without one call `close`, or let
     the event loop's end do it. It can be used in several event loops, one after another or at once, unless an
     engine was given, which belongs to one.
 
     Raises `InvalidDSNError` (a `ValueError`) for what is no PostgreSQL DSN, `ConfigurationError` (a
-    `ValueError`) for a schema name that cannot be, `TypeError` for anything else.
+    `ValueError`) for a schema name that cannot be, `TypeError` for anything else, a codec without a name, say.
     """
 
     def __init__(
@@ -60,12 +71,16 @@ class Admin:
         timeout: float = 10.0,
         patience: float = 60.0,
         expiry: float = 15.0,
+        clock: Clock | None = None,
+        sessionmaker: SessionMaker | None = None,
     ) -> None:
         self._schema = SCHEMA if schema is None else schema
         check_schema(self._schema)
         self._source = engine_source(dsn, timeout=timeout)
         self._limits = Limits(timeout, patience, beat=expiry / 5, expiry=expiry)
-        self._codec: Codec = JsonCodec() if codec is None else codec
+        self._codec: Codec = JsonCodec() if codec is None else checked_codec(codec)
+        self._clock: Clock = MonotonicClock() if clock is None else clock
+        self._sessionmaker = sessionmaker
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self._here: dict[asyncio.AbstractEventLoop, Here] = {}
         self._pulse: Pulse | None = None
@@ -79,6 +94,22 @@ class Admin:
     def codec(self) -> Codec:
         """How values become text and back."""
         return self._codec
+
+    @property
+    def clock(self) -> Clock:
+        """What sleeps, retries and deadlines are waited for by."""
+        return self._clock
+
+    @property
+    def loops(self) -> tuple[asyncio.AbstractEventLoop, ...]:
+        """The event loops in which it was used, those that have ended among them."""
+        return tuple(self._stores)
+
+    def twin(self) -> Self:
+        """Return another `Admin` like this one, which is an executor of its own; close it as any other."""
+        twin = copy(self)
+        twin._stores, twin._here, twin._pulse = {}, {}, None  # noqa: SLF001  # of the same class
+        return twin
 
     async def __aenter__(self) -> Self:
         return self
@@ -119,9 +150,21 @@ class Admin:
         store = self._stores.get(loop)
         if store is None:
             self._leave_other_loops()
-            store = self._stores[loop] = Store(self._source, self._schema, self._limits, self._own_pulse())
+            store = self._stores[loop] = self._new_store()
             await store.open()
         return store
+
+    def _new_store(self) -> Store:
+        codec = recorded_name(self._codec)
+        return Store(
+            self._source,
+            self._schema,
+            self._limits,
+            self._own_pulse(),
+            codec=codec,
+            clock=self._clock,
+            sessionmaker=self._sessionmaker,
+        )
 
     def _own_pulse(self) -> Pulse:
         """Return this process's pulse; a forked child is an executor of its own."""
@@ -159,7 +202,9 @@ class Admin:
         if deep and (violations := await store.violations()):
             raise InvariantError(violations)
 
-    async def create_workflow(self, name: str, input_arg: Any = _NOTHING) -> PyWorkflow:
+    async def create_workflow(
+        self, name: str, input_arg: Any = _NOTHING, *, session: Lent | None = None
+    ) -> PyWorkflow:
         """Create a workflow, to be run by calling its function with the context that this returns.
 
         `name` is the workflow's type, at most 512 bytes. `input_arg` is recorded as its input and must be strict
@@ -170,7 +215,8 @@ class Admin:
         args = [] if input_arg is _NOTHING else [input_arg]
         encoded = self._codec.encode({"args": args, "kwargs": {}})
         store = await self.store()
-        return PyWorkflow(self, await store.create(name, encoded.text), name)
+        target = store if session is None else await store.within(session)
+        return PyWorkflow(self, await target.create(name, encoded.text), name)
 
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -178,11 +224,11 @@ class Admin:
         """Create a workflow with these arguments, run it here, and return its result.
 
         `workflow` is a function decorated with `@workflow`. The arguments are recorded as its input, so they
-        must be strict JSON, and it is called with them as they are recorded (a tuple is a list). Raises what
-        the workflow raises, and as `create_workflow` does.
+        must be strict JSON, and it is called with them as they are recorded (a tuple is a list); another codec
+        may carry more. Raises what the workflow raises, and as `create_workflow` does.
         """
         definition = definition_of(workflow)
-        encoded = self._codec.encode({"args": list(args), "kwargs": kwargs})
+        encoded = encode_input(self._codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name)
@@ -226,23 +272,44 @@ class Admin:
         priority: int = 0,
         delay: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
+        session: Lent | None = None,
     ) -> Submitter:
         """Return a `Submitter`, whose `enqueue`, `enqueue_many` and `run` submit with these options.
 
         `key`: there is one workflow of a name and a key, so submitting again gives the one that is there, whatever
         became of it. `queue`: which workers it is for. `priority`: a higher one is claimed before a lower one.
         `delay`: how long it is not to be started, in seconds or as a `timedelta`. `timeout`: how long it may take
-        from its first start, instead of what `@workflow(timeout=)` says.
+        from its first start, instead of what `@workflow(timeout=)` says. `session`: an `AsyncSession` or an
+        `AsyncConnection` of yours, in any state: what is enqueued is there when you commit, and gone when you roll
+        back; its own errors are SQLAlchemy's.
 
         Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number
         that is out of range, and `TypeError` for what is none.
         """
-        return Submitter(self, _options(key=key, queue=queue, priority=priority, delay=delay, timeout=timeout))
+        return Submitter(
+            self,
+            _options(key=key, queue=queue, priority=priority, delay=delay, timeout=timeout, session=session),
+        )
 
-    def handle(self, workflow_id: int) -> WorkflowHandle[Any]:
-        """Return a handle on a workflow; whether there is one of this id is asked when the handle is used."""
+    @overload
+    def handle(self, workflow_id: int) -> WorkflowHandle[Any]: ...
+
+    @overload
+    def handle(
+        self, workflow_id: int, workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[R]]
+    ) -> WorkflowHandle[R]: ...
+
+    def handle(
+        self, workflow_id: int, workflow: Callable[..., Awaitable[Any]] | None = None
+    ) -> WorkflowHandle[Any]:
+        """Return a handle on a workflow; whether there is one of this id is asked when the handle is used.
+
+        `workflow` is its function: with a codec that goes by types the result is what that is annotated to return,
+        and the JSON of it otherwise.
+        """
         _check_is_id(workflow_id)
-        return WorkflowHandle(self, workflow_id, is_there=False)
+        returns = None if workflow is None else definition_of(workflow).returns
+        return WorkflowHandle(self, workflow_id, is_there=False, returns=returns)
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
         """Return the context of a workflow that is there, to run it again.
@@ -251,24 +318,32 @@ class Admin:
         """
         return PyWorkflow(self, workflow_id, await (await self.store()).name_of(workflow_id))
 
-    async def resume_workflow(self, workflow_id: int) -> PyWorkflow:
+    async def resume_workflow(self, workflow_id: int, *, session: Lent | None = None) -> PyWorkflow:
         """Make a failed or cancelled workflow runnable again, every failed step of it too, terminal ones as well.
 
         The operator's button after a fix. One that was enqueued is queued again; any other is PENDING until the
-        context returned runs it. Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError`, and
-        `WorkflowFinishedError` for a workflow that has succeeded.
+        context returned runs it. Whatever run of it still goes on is fenced. `session` is as in `options`. Raises
+        `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded.
         """
-        return PyWorkflow(self, workflow_id, await (await self.store()).resume(workflow_id))
+        store = await self.store()
+        target = store if session is None else await store.within(session)
+        return PyWorkflow(self, workflow_id, await target.resume(workflow_id))
 
-    async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
+    async def cancel_workflow(
+        self, workflow_id: int, *, interrupt: bool = False, session: Lent | None = None
+    ) -> None:
         """Cancel a workflow, wherever it runs.
 
         One that does not run is CANCELLED at once. In one that runs no new step starts and what it waits for
         ends; a step that executes goes on to its recorded outcome, unless `interrupt` is true; then the run
         ends CANCELLED. This returns once it is asked for. `resume_workflow` makes the workflow runnable again.
+        `session` is as in `options`.
         Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or failed.
         """
         here = await self.here()
+        if session is not None:
+            await (await here.store.within(session)).cancel(workflow_id, interrupt=interrupt)
+            return
         await here.store.cancel(workflow_id, interrupt=interrupt)
         here.results.tell(workflow_id)
 
@@ -283,20 +358,25 @@ class Admin:
         """Return workflows, newest first, at most `limit`.
 
         `status` and `name` filter. `before` is the id below which to go on: the last one of the page before.
-        Raises `ValueError` for a status that is none.
+        Raises `ValueError` for a status that is none, and `CodecMismatchError` where one of them is written with
+        another codec.
         """
         if limit < 0:
             raise ConfigurationError(f"limit must not be negative, and is {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
         store = await self.store()
-        return await store.workflows(self._codec.decode, status=wanted, name=name, limit=limit, before=before)
+        found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
+        return [read_workflow(self._codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return what is recorded of a workflow's steps, in the order in which they were started.
 
-        Raises `WorkflowNotFoundError`.
+        Raises `WorkflowNotFoundError`, and `CodecMismatchError` where it is written with another codec.
         """
-        return await (await self.store()).steps(workflow_id, self._codec.decode)
+        store = await self.store()
+        workflow = await store.workflow(workflow_id, as_text)
+        check_written(self._codec, workflow_id, workflow.codec)
+        return [read_step(self._codec, each) for each in await store.steps(workflow_id, as_text)]
 
 
 def _check_is_id(workflow_id: object) -> None:

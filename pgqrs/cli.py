@@ -20,7 +20,7 @@ from pgqrs.decorators import definition_of
 from pgqrs.errors import PgqrsError
 from pgqrs.models import HEAD, SCHEMA
 from pgqrs.storage.migrate import sql_script
-from pgqrs.submitter import DEFAULT_QUEUE
+from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.worker import Worker
 
 Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
@@ -70,13 +70,14 @@ def verify(dsn: str, schema: str, *, deep: bool) -> None:
 @main.command()
 @_schema
 @click.option("--from", "start", metavar="REV", default="base", help="The revision that you have, if any.")
-def sql(schema: str, start: str) -> None:
+@click.option("--to", "end", metavar="REV", default=HEAD, help="The one that you want, if not the newest.")
+def sql(schema: str, start: str, end: str) -> None:
     """Print the SQL that `install` would run; it needs no database.
 
     Run it in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of your own.
     """
     with _errors_in_one_line():
-        click.echo(sql_script(schema, start=start))
+        click.echo(sql_script(schema, start=start, end=end))
 
 
 @main.command()

@@ -1,8 +1,11 @@
-"""Time: the clock that sleeps are measured by, and lengths of time as they are given."""
+"""Time: what waits are measured by, where the time of day comes from, and lengths of time as they are given."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Protocol
 
 from pgqrs.errors import ConfigurationError
@@ -11,12 +14,58 @@ LONGEST = 100 * 365 * 86400.0
 """The longest time that can be given, in seconds: a century, well before the timestamps of PostgreSQL end."""
 
 
-class Clock(Protocol):
-    """Where the time comes from; the database's clock is the default, which is one for all machines."""
+class TimeOfDay(Protocol):
+    """Where the time of day comes from: the database, which is one for all machines."""
 
     async def now(self) -> datetime:
         """Return the time, aware."""
         ...
+
+
+class Timer(Protocol):
+    """Something that is to happen at a time."""
+
+    def cancel(self) -> object:
+        """Let it not happen; nothing is done where it has happened."""
+        ...
+
+
+class Clock(Protocol):
+    """What sleeps, the delays of retries and deadlines are waited for by; `MonotonicClock` is the default.
+
+    Only a test moves it otherwise than time goes (`pgqrs.testing.TestClock`), and the database's with it. What
+    keeps the library itself going is not measured by it: heartbeats, polls, the time limits of statements.
+    """
+
+    def time(self) -> float:
+        """Return the time in seconds from some moment on; it never goes back."""
+        ...
+
+    def call_at(self, time: float, callback: Callable[..., object], *args: object) -> Timer:
+        """Have the running event loop call `callback` with `args` when it is `time`, or has been."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds."""
+        ...
+
+
+class MonotonicClock:
+    """The clock of the machine, which goes as time does."""
+
+    __slots__ = ()
+
+    def time(self) -> float:
+        """Return the time in seconds from some moment on."""
+        return monotonic()
+
+    def call_at(self, time: float, callback: Callable[..., object], *args: object) -> Timer:
+        """Have the running event loop call `callback` with `args` when it is `time`, or has been."""
+        return asyncio.get_running_loop().call_later(max(0.0, time - monotonic()), callback, *args)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds."""
+        await asyncio.sleep(seconds)
 
 
 def seconds_of(what: str, given: object) -> float:

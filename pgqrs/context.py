@@ -7,16 +7,26 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from pgqrs import sleeping
+from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
-from pgqrs.errors import GuardUsedError, SerializationError, WorkflowFinishedError, WorkflowInProgressError
+from pgqrs.errors import (
+    GuardUsedError,
+    SerializationError,
+    SessionError,
+    WorkflowFinishedError,
+    WorkflowInProgressError,
+)
 from pgqrs.failures import is_terminal
 from pgqrs.fingerprint import fingerprint_of
 from pgqrs.names import check_name
+from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.run import Run, RunOptions, run_of
-from pgqrs.scope import Execution
-from pgqrs.serialization import Codec
+from pgqrs.scope import Execution, scope_of
+from pgqrs.serialization import Codec, Encoded, is_typed
 from pgqrs.steps import Steps
 from pgqrs.storage.store import Store
 from pgqrs.types import Claim, ClaimedRun, History, Outcome, StepAction, WorkflowStatus
@@ -24,6 +34,7 @@ from pgqrs.types import Claim, ClaimedRun, History, Outcome, StepAction, Workflo
 R = TypeVar("R")
 
 _PLAIN = RunOptions()
+_BY_HAND: tuple[int | None, Returns | None] = None, None
 
 
 class Host(Protocol):
@@ -42,12 +53,14 @@ class Host(Protocol):
 class StepGuard:
     """The right and the duty to record what came of a step: `success` or `fail`, once."""
 
-    __slots__ = ("_execution", "_state", "_steps")
+    __slots__ = ("_codec", "_encoded", "_execution", "_state", "_steps")
 
-    def __init__(self, steps: Steps, execution: Execution) -> None:
+    def __init__(self, steps: Steps, execution: Execution, codec: Codec) -> None:
         self._steps = steps
         self._execution = execution
-        self._state: Literal["open", "refused", "used"] = "open"
+        self._codec = codec
+        self._state: Literal["open", "refused", "used", "committed"] = "open"
+        self._encoded: Encoded | None = None
 
     async def success(self, value: Any = None) -> Any:
         """Record the step's value and return it as a replay will see it, once it is committed.
@@ -56,19 +69,51 @@ class StepGuard:
         `SerializationError`. Raises `GuardUsedError` on a second use, and `WorkflowFencedError` when the
         workflow was started again elsewhere: then nothing is recorded.
         """
+        if self._state == "committed":
+            return self._committed_value()
         self._use()
-        steps, step_id = self._steps, self._execution.step_id
+        steps = self._steps
         try:
-            encoded = steps.codec.encode(value)
+            encoded = self._codec.encode(value)
         except SerializationError as error:
             self._state = "refused"
-            refused = error.of(workflow_id=steps.workflow_id, step_id=step_id)
+            refused = error.of(workflow_id=steps.workflow_id, step_id=self._execution.step_id)
             await steps.fail(self._execution, refused, terminal=True)
             raise refused from error
         recorded = await steps.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
-        return steps.answer(step_id, recorded)
+        return steps.answer(self._execution.step_id, recorded, self._codec)
+
+    def _committed_value(self) -> Any:
+        step_id, encoded = self._execution.step_id, self._encoded
+        recorded = self._steps.outcomes[step_id]
+        if encoded is not None and recorded.output is encoded.text:
+            return encoded.value
+        return self._steps.answer(step_id, recorded, self._codec)
+
+    async def transact(self, body: Callable[[], Awaitable[Any]]) -> None:
+        """Carry out an attempt in a transaction that records what `body` returns; for `@step`.
+
+        `success` then returns that.
+        """
+        try:
+            await self._steps.transact(self._execution, body, self._text_of)
+        finally:
+            if self._execution.step_id in self._steps.outcomes:
+                self._state = "committed"
+
+    def _text_of(self, value: Any) -> str:
+        try:
+            self._encoded = self._codec.encode(value)
+        except SerializationError as error:
+            raise error.of(workflow_id=self._steps.workflow_id, step_id=self._execution.step_id) from error
+        return self._encoded.text
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether a transaction has recorded the step's outcome; for `@step`."""
+        return self._state == "committed"
 
     async def fail(self, error: str | BaseException, *, transient: bool | None = None) -> None:
         """Record the step's error.
@@ -77,7 +122,7 @@ class StepGuard:
         `transient` says it. After a `success` whose value was refused this does nothing: that error is
         recorded already. Raises as `success` does.
         """
-        if self._state == "refused":
+        if self._state in {"refused", "committed"}:
             return
         self._use()
         if transient is None:
@@ -90,7 +135,7 @@ class StepGuard:
 
     async def retry(self, error: Exception, policy: RetryPolicy) -> bool:
         """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
-        return await self._steps.try_again(self._execution, error, policy)
+        return self._state != "committed" and await self._steps.try_again(self._execution, error, policy)
 
     def abandon(self, *, interrupted: bool = False) -> None:
         """Give the step up without an outcome, as a crash would: the next caller executes it.
@@ -114,28 +159,27 @@ class StepResult:
     takes the outcome.
     """
 
-    __slots__ = ("_codec", "_output", "guard", "status")
+    __slots__ = ("_recorded", "guard", "status")
 
     def __init__(
         self,
         status: StepAction,
         *,
         guard: StepGuard | None = None,
-        output: str | None = None,
-        codec: Codec | None = None,
+        recorded: tuple[Steps, str, Outcome, Codec] | None = None,
     ) -> None:
         self.status = status
         # Any, for the caller looks at `status` and not at whether there is a guard.
         self.guard: Any = guard
-        self._output = output
-        self._codec = codec
+        self._recorded = recorded
 
     @property
     def value(self) -> Any:
         """The recorded value, decoded anew at each reading; None where the step is to be executed."""
-        if self._output is None or self._codec is None:
+        if self._recorded is None:
             return None
-        return self._codec.decode(self._output)
+        steps, step_id, outcome, codec = self._recorded
+        return steps.answer(step_id, outcome, codec)
 
     def __repr__(self) -> str:
         return f"<StepResult {self.status}>"
@@ -148,6 +192,9 @@ class PyWorkflow:
     goes on from the steps that are recorded. It may be used in one event loop at a time.
     """
 
+    is_typed: bool = False
+    """Whether its codec goes by types: values that are not JSON are then arguments as any other."""
+
     def __init__(self, host: Host, workflow_id: int, name: str) -> None:
         self._host = host
         self._id = workflow_id
@@ -158,7 +205,9 @@ class PyWorkflow:
         self._run: Run | None = None
         self._starting = asyncio.Lock()
         self._is_to_run_again = False
-        self._fingerprint: int | None = None
+        self._call = _BY_HAND
+        if is_typed(host.codec):
+            self.is_typed = True
 
     def id(self) -> int:
         """Return the workflow's id, unique in its schema: good for idempotency keys."""
@@ -171,6 +220,21 @@ class PyWorkflow:
 
     def __repr__(self) -> str:
         return f"<PyWorkflow {self._id} {self._name!r}>"
+
+    @property
+    def session(self) -> AsyncSession:
+        """The session of the transactional step that is being called: what it writes commits with its outcome.
+
+        It is on the application's engine; see `Admin`. Raises `SessionError` outside such a step.
+        """
+        place = scope_of(self._owner)
+        session = place.session if isinstance(place, Execution) else None
+        if session is None:
+            raise SessionError(
+                f"ctx.session of workflow {self._id} is there only in a step, while it is called: decorate that "
+                "with `@step(transactional=True)`."
+            )
+        return session
 
     async def start(self) -> None:
         """Start a run, unless one is live in this context; any other run of the workflow is fenced.
@@ -211,20 +275,23 @@ class PyWorkflow:
         error, if that is its outcome, `InvalidNameError`, `StepCycleError` for a step that would wait for
         itself, and `WorkflowFencedError` for a stale run.
         """
-        fingerprint, self._fingerprint = self._fingerprint, None
+        (fingerprint, returns), self._call = self._call, _BY_HAND
         check_name("step id", step_id)
         run = run_of(self._owner) or await self._current()
         steps = run.steps
+        codec = steps.codec
+        if not steps.is_plain:
+            codec, fingerprint = steps.terms(returns, fingerprint)
         found = await steps.acquire(run.place, step_id, fingerprint)
         if isinstance(found, Outcome):
             if found.error is not None:
                 raise steps.replayed(step_id, found.error)
-            return StepResult(StepAction.SKIPPED, output=found.output, codec=steps.codec)
-        return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found))
+            return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
+        return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))
 
-    def calls_with(self, fingerprint: int) -> None:
-        """Tell the fingerprint of what the step is called with that is acquired next, and at once; for `@step`."""
-        self._fingerprint = fingerprint
+    def calls_with(self, fingerprint: int, returns: Returns) -> None:
+        """Tell of the step that is acquired next, and at once, what it is called with and returns; for `@step`."""
+        self._call = fingerprint, returns
 
     async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the word of the field
         """Return the time by the database's clock, aware, as a step would: a replay sees the same time.
@@ -338,10 +405,11 @@ class PyWorkflow:
         while True:
             entered = await self._enter(options, again=again)
             if isinstance(entered, Claim):
-                return cast(R, self._decoded(entered.output))
+                return cast(R, self._decoded(entered.output, options))
             with entered.inside(options):
                 try:
                     entered.check()
+                    entered.expect(options)
                     return cast(R, await entered.returned(await body()))
                 except BaseException as error:
                     delay = await entered.raised(error)
@@ -351,12 +419,13 @@ class PyWorkflow:
                 self._run = entered.successor
             self._is_to_run_again = again = True
             try:
-                await asyncio.sleep(delay)
+                await entered.stopping.clock.sleep(delay)
             finally:
                 self._is_to_run_again = False
 
-    def _decoded(self, output: str | None) -> Any:
-        return None if output is None else self._host.codec.decode(output)
+    def _decoded(self, output: str | None, options: RunOptions) -> Any:
+        with naming(self._id):
+            return None if output is None else options.codec(self._host.codec).decode(output)
 
 
 def _check_id(step_id: str | None) -> None:

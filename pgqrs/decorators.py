@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
+from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
 from pgqrs.context import PyWorkflow
 from pgqrs.errors import ConfigurationError
@@ -38,11 +39,12 @@ _DEFINITION = "__pgqrs_workflow__"
 class Definition:
     """What `@workflow` knows of a function: its name and its options; `function` is the decorated callable.
 
-    Times are in seconds.
+    Times are in seconds. `returns` is what the function is annotated to return.
     """
 
     name: str
     function: Callable[..., Coroutine[Any, Any, Any]]
+    returns: Returns
     retry: RetryPolicy | None = None
     timeout: float | None = None
     max_attempts: int = 20
@@ -62,6 +64,7 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    transactional: bool = False,
 ) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
 
@@ -103,11 +106,13 @@ def step(
     timeout: float | timedelta | None = None,
     thread: bool = False,
     executor: ExecutorSource | None = None,
+    transactional: bool = False,
 ) -> Any:
     """Make a function a durable step: its outcome is recorded, and a recorded one is not executed again.
 
     It is an ``async def``, and its first argument is the `PyWorkflow`; what it returns must be strict JSON, and
-    comes back in the form that a replay will see (a tuple as a list).
+    comes back in the form that a replay will see (a tuple as a list). A codec that goes by types, see
+    `pgqrs.codecs.PydanticCodec`, carries and gives back what the function is annotated to return.
 
     `id` is the step's id in its workflow, the function's name by default. `key` makes it ``id:key`` for calls
     that differ: it is called with the step's arguments without the workflow. Without a key a second call in the
@@ -128,12 +133,18 @@ def step(
     must pickle. Neither can be stopped from here: what they return after a timeout or a cancellation is
     dropped.
 
+    With ``transactional=True`` the function finds an `AsyncSession` at ``ctx.session``, one for each call. What it
+    writes there and its outcome commit together, once; an error rolls the writes back. Serialization failures
+    are tried again as `retry` says. It must not commit the session; `begin_nested` is for savepoints.
+
     Raises `TypeError` for a function that is not of the kind described, or whose first argument is annotated as
     something else than `PyWorkflow`, the same at a call with something else; `ConfigurationError` for a number
     that makes no sense.
     """
     if thread and executor is not None:
         raise TypeError("a step runs in a thread or in an executor, not in both.")
+    if transactional and (thread or executor is not None):
+        raise TypeError("a transactional step runs in the event loop, as its session does: an `async def`.")
     policy = policy_of(retry)
     limit = None if timeout is None else _positive_seconds("timeout", timeout)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
@@ -144,22 +155,25 @@ def step(
         step_id = _name_of(function) if id is None else id
         check_name("step id", step_id)
         names = _names_of(function, without_context=executor is None)
+        returns = Returns(function)
 
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
             _check_context(ctx, function)
             own_id = step_id if key is None else f"{step_id}:{key(*args, **kwargs)}"
-            ctx.calls_with(fingerprint_of(args, kwargs, names))
+            ctx.calls_with(fingerprint_of(args, kwargs, names, by_content=ctx.is_typed), returns)
             acquired = await ctx.acquire_step(own_id)
             if acquired.status == StepAction.SKIPPED:
                 return acquired.value
             guard = acquired.guard
+            attempt = functools.partial(call, ctx, *args, **kwargs)
+            if transactional:
+                attempt = functools.partial(guard.transact, attempt)
             try:
-                if attempts is None:
-                    value = await call(ctx, *args, **kwargs)
-                else:
-                    value = await attempts.carry_out(lambda: call(ctx, *args, **kwargs), ctx, own_id, guard)
+                value = await (attempt() if attempts is None else attempts.carry_out(attempt, ctx, own_id, guard))
             except Exception as error:
+                if transactional and guard.is_committed:  # the timeout came later than the commit
+                    return await guard.success()
                 await guard.fail(error, transient=not judge(error))
                 raise
             except BaseException as crash:
@@ -239,13 +253,15 @@ def workflow(
         _check_function(function, "workflow")
         own_name = _name_of(function) if name is None else name
         check_name("workflow name", own_name)
+        returns = Returns(function)
+        own_options = options._replace(returns=returns)
 
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: P.args, **kwargs: P.kwargs) -> R:
             _check_context(ctx, function)
-            return await ctx.run_body(lambda: function(ctx, *args, **kwargs), options)
+            return await ctx.run_body(lambda: function(ctx, *args, **kwargs), own_options)
 
-        setattr(wrapper, _DEFINITION, Definition(own_name, wrapper, policy, limit, most, strict))
+        setattr(wrapper, _DEFINITION, Definition(own_name, wrapper, returns, policy, limit, most, strict))
         return wrapper
 
     return decorate if function is None else decorate(function)

@@ -60,6 +60,7 @@ _PORT = 5432
 # sun_path, less its final NUL: 104 bytes on macOS and the BSDs, 108 on Linux.
 _SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 _START_SECONDS = 120
+_ANSWERING = {"ready", "standby"}
 _TURN_SECONDS = 240
 _EXIT_TURN_SECONDS = 30
 
@@ -491,7 +492,7 @@ class _Cluster:
 
     def _answering(self) -> Path | None:
         notice = self._notice()
-        if notice is None or notice.status != "ready":
+        if notice is None or notice.status not in _ANSWERING:
             return None
         return notice.sockets if _listens(_socket_in(notice.sockets)) else None
 

@@ -12,6 +12,7 @@
     ├── SchemaError                          the tables are not as this version needs them
     │   ├── NotInstalledError                there are none
     │   └── SchemaOutOfDateError             they are older or newer
+    ├── SessionError                         a session that was lent, or `ctx.session`, used as it cannot be
     ├── InvariantError                       the tables hold what they must never hold; has `violations`
     ├── WorkflowError                        about one workflow; has `workflow_id`
     │   ├── WorkflowNotFoundError            there is none of this id
@@ -22,6 +23,7 @@
     │   ├── WorkflowLockedError              another executor that lives is running it
     │   ├── WorkflowTimeoutError             it was not finished at its deadline
     │   ├── PoisonedWorkflowError            it was claimed again and again and never got further
+    │   ├── CodecMismatchError               it is written with another codec than this `Admin`'s
     │   └── RunEndedError                    this run of it is over; a task of it still goes on
     ├── StepError                            about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
@@ -29,7 +31,7 @@
     │   ├── StepMismatchError (TerminalError)  its outcome was recorded for other arguments
     │   ├── StepCycleError                   the step would wait for itself
     │   └── GuardUsedError                   the guard has already recorded an outcome
-    ├── SerializationError (ValueError)      a value that is not strict JSON; has `path`
+    ├── SerializationError (ValueError)      a value that the codec cannot carry; has `path`
     ├── TerminalError                        raise it: trying the step again is of no use
     └── TransientError                       raise it: the step may succeed when tried again
 
@@ -122,6 +124,10 @@ class InvariantError(PgqrsError):
         self.violations = tuple(violations)
 
 
+class SessionError(PgqrsError):
+    """A session that the application lent, or `ctx.session`, cannot be used like that; nothing was recorded."""
+
+
 class WorkflowError(PgqrsError):
     """An error about the workflow `workflow_id`."""
 
@@ -195,6 +201,19 @@ class WorkflowLockedError(WorkflowError):
             workflow_id=workflow_id,
         )
         self.executor_id = executor_id
+
+
+class CodecMismatchError(WorkflowError):
+    """The workflow is written with another codec than the `Admin` has; None in `written` and `given` is JSON."""
+
+    def __init__(self, workflow_id: int, written: str | None, given: str | None) -> None:
+        super().__init__(
+            f"workflow {workflow_id} is written with the codec {written or 'json'!r}, and this Admin has "
+            f"{given or 'json'!r}: give `Admin(codec=...)` the one that it was created with.",
+            workflow_id=workflow_id,
+        )
+        self.written = written
+        self.given = given
 
 
 class WorkflowTimeoutError(WorkflowError):
@@ -285,20 +304,28 @@ class GuardUsedError(StepError):
 
 
 class SerializationError(PgqrsError, ValueError):
-    """A value cannot be stored without loss.
+    """A value cannot be stored without loss, or, where `reading` is true, what is stored cannot be read back.
 
     `path` tells where in the value, as in ``$.orders[3].at``; `step_id` and `workflow_id` tell whose value it
     is, where there is a step or a workflow.
     """
 
     def __init__(
-        self, reason: str, *, path: str = "$", step_id: str | None = None, workflow_id: int | None = None
+        self,
+        reason: str,
+        *,
+        path: str = "$",
+        step_id: str | None = None,
+        workflow_id: int | None = None,
+        reading: bool = False,
     ) -> None:
         self.reason = reason
         self.path = path
         self.step_id = step_id
         self.workflow_id = workflow_id
-        super().__init__(f"{self._whose()} cannot be stored: at {path}: {reason}")
+        self.reading = reading
+        cannot = "cannot be read back" if reading else "cannot be stored"
+        super().__init__(f"{self._whose()} {cannot}: at {path}: {reason}")
 
     def _whose(self) -> str:
         if self.step_id is None:
@@ -307,7 +334,9 @@ class SerializationError(PgqrsError, ValueError):
 
     def of(self, *, workflow_id: int, step_id: str | None = None) -> SerializationError:
         """Return the same error, naming the workflow and the step that the value belongs to."""
-        return SerializationError(self.reason, path=self.path, step_id=step_id, workflow_id=workflow_id)
+        return SerializationError(
+            self.reason, path=self.path, step_id=step_id, workflow_id=workflow_id, reading=self.reading
+        )
 
 
 class TerminalError(PgqrsError):

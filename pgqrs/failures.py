@@ -10,6 +10,7 @@ The JSON of an error has these keys; those from `mro` on are left out when they 
     attributes   those of its attributes that are JSON
     notes        what `add_note` gave it
     errors       of a group, its errors, in the same form
+    steps        of a step's error, the steps within that step whose transient errors brought it about
     traceback    for people, shortened
 """
 
@@ -28,7 +29,7 @@ from typing import Any, ClassVar, Final, TypeAlias, cast
 from pgqrs.errors import StepFailedError, TerminalError, TransientError
 from pgqrs.serialization import JsonCodec
 
-__all__ = ["Failure", "dump_error", "is_terminal", "is_terminal_text", "load_error"]
+__all__ = ["Failure", "dump_error", "is_terminal", "is_terminal_text", "load_error", "steps_behind"]
 
 ErrorClasses: TypeAlias = tuple[type[BaseException], ...]
 
@@ -122,6 +123,7 @@ class Failure:
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
     errors: tuple[Failure, ...] = ()
+    steps: tuple[str, ...] = ()
     traceback: str | None = None
 
     @classmethod
@@ -144,6 +146,7 @@ class Failure:
             attributes=_dict(document.get("attributes")),
             notes=_texts(document.get("notes")),
             errors=tuple(cls.read(each) for each in _list(document.get("errors")) if isinstance(each, dict)),
+            steps=_texts(document.get("steps")),
             traceback=_text_or(document.get("traceback"), "") or None,
         )
 
@@ -161,6 +164,7 @@ class Failure:
             "attributes": self.attributes,
             "notes": self.notes,
             "errors": [each.document() for each in self.errors],
+            "steps": self.steps,
             "traceback": self.traceback,
         }
         return document | {key: value for key, value in optional.items() if value}
@@ -199,18 +203,20 @@ _OURS: Final = frozenset({"workflow_id", "step_id", _STATE})
 _Slot: TypeAlias = MemberDescriptorType | GetSetDescriptorType
 
 
-def dump_error(error: BaseException | str, *, terminal: bool) -> str:
+def dump_error(error: BaseException | str, *, terminal: bool, steps: tuple[str, ...] = ()) -> str:
     """Return the JSON text that records `error`, an exception or a message.
+
+    Of a step's error, `steps` are those within it whose transient errors brought it about.
 
     Whatever the exception does when it is asked for its parts, this does not raise. Long texts are cut, and what
     PostgreSQL cannot store (NUL, lone surrogates) is written as an escape.
     """
     if isinstance(error, str):
-        return Failure(StepFailedError.__name__, _clean(error, _LONGEST_TEXT), terminal).text()
+        return Failure(StepFailedError.__name__, _clean(error, _LONGEST_TEXT), terminal, steps=steps).text()
     try:
-        return _record(error, terminal=terminal).text()
+        return replace(_record(error, terminal=terminal), steps=steps).text()
     except Exception:  # noqa: BLE001  an exception's class may do anything; its name is always there
-        return Failure(_name_of(error), _message_of(error, _LONGEST_TEXT), terminal).text()
+        return Failure(_name_of(error), _message_of(error, _LONGEST_TEXT), terminal, steps=steps).text()
 
 
 def is_terminal_text(text: str) -> bool:
@@ -229,6 +235,7 @@ def _record(error: BaseException, *, terminal: bool, room: int = _ROOM, level: i
             terminal=terminal,
             notes=notes,
             attributes=known.attributes | attributes,
+            steps=(),  # those of another step
             traceback=None if level else known.traceback,
         )
     is_group = _is_group(error)
@@ -424,6 +431,11 @@ def load_error(text: str, *, workflow_id: int, step_id: str) -> StepFailedError:
         return _replay(failure, workflow_id, step_id)
     except Exception:  # noqa: BLE001  RecursionError, say: a garbled record has no bounds
         return _replay(replace(failure, mro=(), attributes={}, errors=()), workflow_id, step_id)
+
+
+def steps_behind(error: BaseException) -> tuple[str, ...]:
+    """Return the steps within a step whose transient errors brought about its replayed `error`."""
+    return error.pgqrs_failure.steps if isinstance(error, _ReplayedError) else ()
 
 
 def _revive(text: str, workflow_id: int, step_id: str) -> StepFailedError:

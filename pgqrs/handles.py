@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from pgqrs.annotations import Returns
 from pgqrs.errors import WorkflowCancelledError
 from pgqrs.failures import load_error
+from pgqrs.reading import check_written, naming
 from pgqrs.runtime.here import Here
-from pgqrs.serialization import Codec
+from pgqrs.serialization import Codec, opened
 from pgqrs.types import Ended, StepRecord, WorkflowStatus
 
 R_co = TypeVar("R_co", covariant=True)
@@ -43,14 +45,16 @@ class WorkflowHandle(Generic[R_co]):
     """A workflow that was enqueued, wherever it runs: ask how it stands, wait for its result, cancel it.
 
     Made by `Admin.enqueue` and `Admin.handle`. Any number of them wait together: one statement asks for all.
+    `returns` is what the workflow's function is annotated to return, if that is known.
     """
 
-    __slots__ = ("_host", "_id", "_is_there")
+    __slots__ = ("_host", "_id", "_is_there", "_returns")
 
-    def __init__(self, host: Host, workflow_id: int, *, is_there: bool) -> None:
+    def __init__(self, host: Host, workflow_id: int, *, is_there: bool, returns: Returns | None = None) -> None:
         self._host = host
         self._id = workflow_id
         self._is_there = is_there
+        self._returns = returns
 
     @property
     def id(self) -> int:
@@ -71,7 +75,7 @@ class WorkflowHandle(Generic[R_co]):
         longer than the `patience` of the `Admin`: then `DatabaseUnavailableError` is raised. A workflow that
         failed raises its recorded error as a replay would: a `StepFailedError` that is of the original class too.
         Raises `WorkflowCancelledError`, `WorkflowNotFoundError`, and `TimeoutError`; the workflow goes on after
-        that.
+        that. Raises `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
         """
         return cast(R_co, self._output(await self._ended(timeout)))
 
@@ -103,6 +107,14 @@ class WorkflowHandle(Generic[R_co]):
     def _output(self, end: Ended) -> Any:
         if end.status == WorkflowStatus.CANCELLED:
             raise WorkflowCancelledError(self._id)
+        check_written(self._host.codec, self._id, end.codec)
         if end.error is not None:
-            raise load_error(end.error, workflow_id=self._id, step_id="")
-        return None if end.output is None else self._host.codec.decode(end.output)
+            with naming(self._id):
+                text = opened(self._host.codec, end.error)
+            raise load_error(text, workflow_id=self._id, step_id="")
+        with naming(self._id):
+            return None if end.output is None else self._codec().decode(end.output)
+
+    def _codec(self) -> Codec:
+        codec = self._host.codec
+        return codec if self._returns is None else self._returns.codec(codec)

@@ -1,7 +1,9 @@
 """The declarative models of pgqrs's tables, for your own `select()`s.
 
-They are read-only to applications: every write belongs to the library, which fences it. The schema here is
-`pgqrs`; for another one run your statement with ``schema_translate_map={"pgqrs": "your_schema"}``.
+They are read-only to applications: every write belongs to the library, which fences it. `Workflow.steps` and
+`Step.workflow` lead from one to the other; load them with the query, as in ``selectinload(Workflow.steps)``.
+The schema here is `pgqrs`; for another one run your statement with
+``schema_translate_map={"pgqrs": "your_schema"}``.
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from pgqrs.types import StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The schema of the tables unless the application chooses another."""
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/versions`; known here so that checking it needs no Alembic."""
 
 _NAMING = {
@@ -45,6 +47,10 @@ _NAMING = {
 def _one_of(statuses: type[WorkflowStatus | StepStatus]) -> str:
     listed = ", ".join(f"'{status}'" for status in statuses)
     return f"status IN ({listed})"
+
+
+# There is no foreign key that could tell.
+_STEP_OF_WORKFLOW = "Workflow.id == foreign(Step.workflow_id)"
 
 
 class Base(DeclarativeBase):
@@ -88,6 +94,14 @@ class Workflow(Base):
     deadline: Mapped[datetime | None]
     # None: nobody asked to cancel it; false: after the steps that execute; true: interrupting them.
     cancel_interrupts: Mapped[bool | None]
+    # None: strict JSON.
+    codec: Mapped[str | None]
+
+    steps: Mapped[list[Step]] = relationship(
+        primaryjoin=_STEP_OF_WORKFLOW,
+        order_by="Step.started_at, Step.completed_at, Step.step_id",
+        viewonly=True,
+    )
 
     __table_args__ = (
         CheckConstraint(_one_of(WorkflowStatus), name="status"),
@@ -127,6 +141,8 @@ class Step(Base):
     fingerprint: Mapped[int | None]
     failures: Mapped[int] = mapped_column(server_default=text("0"))
     retry_at: Mapped[datetime | None]
+
+    workflow: Mapped[Workflow] = relationship(primaryjoin=_STEP_OF_WORKFLOW, viewonly=True)
 
     __table_args__ = (CheckConstraint(_one_of(StepStatus), name="status"),)
 

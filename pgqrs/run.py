@@ -8,7 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from pgqrs.clock import Clock
+from pgqrs.annotations import Returns
+from pgqrs.clock import TimeOfDay
 from pgqrs.errors import (
     DatabaseError,
     DatabaseUnavailableError,
@@ -20,7 +21,7 @@ from pgqrs.errors import (
 from pgqrs.failures import dump_error, is_terminal
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
-from pgqrs.serialization import Codec
+from pgqrs.serialization import Codec, sealed
 from pgqrs.steps import Steps
 from pgqrs.stopping import Parked, Stop, Stopping
 from pgqrs.storage.store import Store
@@ -33,11 +34,19 @@ _logger = logging.getLogger("pgqrs")
 
 
 class RunOptions(NamedTuple):
-    """How a workflow is run: see `pgqrs.workflow`. `timeout` is in seconds."""
+    """How a workflow is run: see `pgqrs.workflow`. `timeout` is in seconds.
+
+    `returns` is what its function is annotated to return, if that is known.
+    """
 
     retry: RetryPolicy | None = None
     timeout: float | None = None
     strict: bool = False
+    returns: Returns | None = None
+
+    def codec(self, codec: Codec) -> Codec:
+        """Return the codec for what the workflow returns."""
+        return codec if self.returns is None else self.returns.codec(codec)
 
 
 class Run:
@@ -65,14 +74,14 @@ class Run:
         self.name = name
         self.epoch = epoch
         self.codec = codec
-        self.clock: Clock = store
+        self.clock: TimeOfDay = store
         self.outer: Scope | None = None
         self.in_body = False
         self.successor: Run | None = None
         """The same run with its body to begin anew; see `pgqrs.steps.ALWAYS_REPLAY`."""
         executions: dict[str, Execution] = {}
-        deadline = None if history.left is None else asyncio.get_running_loop().time() + history.left
-        self.stopping = Stopping(workflow_id, executions, deadline, can_park=can_park)
+        deadline = None if history.left is None else store.clock.time() + history.left
+        self.stopping = Stopping(workflow_id, executions, deadline, store.clock, can_park=can_park)
         self.steps = Steps(
             owner,
             store,
@@ -86,6 +95,7 @@ class Run:
         self._store = store
         self._retries = history.retries
         self._policy: RetryPolicy | None = None
+        self._output_codec = codec
         self._leaving: asyncio.Task[None] | None = None
         store.runs[workflow_id] = self
 
@@ -142,6 +152,10 @@ class Run:
             here.set(before)
             self.stopping.body_is_left()
 
+    def expect(self, options: RunOptions) -> None:
+        """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
+        self._output_codec = options.codec(self.codec)
+
     async def returned(self, value: object) -> object:
         """Settle the run whose body returned `value`, and return that as it is stored.
 
@@ -183,7 +197,7 @@ class Run:
         if delay is None:
             await self.fail(error)
             return None
-        text = dump_error(error, terminal=False)
+        text = sealed(self.codec, dump_error(error, terminal=False))
         # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
         wait = delay if stopping.can_park else delay + HEAD_START
         await self._leave(
@@ -230,7 +244,7 @@ class Run:
         match self.stopping.stop:
             case Stop.TIMED_OUT:
                 timed_out = dump_error(self.stopping.stopped(), terminal=True)
-                await self._end(WorkflowStatus.ERROR, error=timed_out)
+                await self._end(WorkflowStatus.ERROR, error=sealed(self.codec, timed_out))
             case Stop.CANCELLED:
                 await self._leave(WorkflowStatus.CANCELLED)
             case Stop.PARKED:
@@ -264,7 +278,7 @@ class Run:
         self.stopping.check_may_write()
         self.steps.warn_of_interrupted()
         try:
-            encoded = self.codec.encode(value)
+            encoded = self._output_codec.encode(value)
         except SerializationError as error:
             refused = error.of(workflow_id=self.workflow_id)
             await self.fail(refused)
@@ -278,7 +292,8 @@ class Run:
         exception = error if isinstance(error, BaseException) else None
         terminal = exception is None or is_terminal(exception)
         reopen = self.steps.to_reopen(exception)
-        await self._end(WorkflowStatus.ERROR, error=dump_error(error, terminal=terminal), reopen=reopen)
+        text = sealed(self.codec, dump_error(error, terminal=terminal))
+        await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
 
     def crash(self) -> None:
         """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""

@@ -8,6 +8,8 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Protocol
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from pgqrs.types import StepStarted
 
 
@@ -43,8 +45,9 @@ class Body(Scope, Protocol):
 class Execution:
     """A step that is being executed; `parent` is the place in the same run that it was called from.
 
-    `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by the
-    event loop's clock. `interrupted` tells that the run ended it, so that an error of it is none of its own.
+    `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
+    the run's clock. `interrupted` tells that the run ended it, so that an error of it is none of its own.
+    `session` is that of a transactional step, while its function is being called.
     """
 
     __slots__ = (
@@ -59,6 +62,7 @@ class Execution:
         "over",
         "parent",
         "run",
+        "session",
         "started",
         "step_id",
         "task",
@@ -73,6 +77,7 @@ class Execution:
         self.failures = 0
         self.due = 0.0
         self.interrupted = False
+        self.session: AsyncSession | None = None
         self.task = asyncio.current_task()
         self.parent = parent
         self.step_id = step_id

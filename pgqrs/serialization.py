@@ -13,14 +13,33 @@ import math
 import pathlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from pgqrs.errors import SerializationError
 
-__all__ = ["Codec", "Encoded", "JsonCodec"]
+__all__ = [
+    "Codec",
+    "Encoded",
+    "JsonCodec",
+    "SealingCodec",
+    "TypedCodec",
+    "bound",
+    "checked_codec",
+    "is_sealing",
+    "is_typed",
+    "opened",
+    "path_of",
+    "recorded_name",
+    "sealed",
+]
 
 _MAX_DEPTH: Final = 200
 """Python and PostgreSQL read deeper text too, but how much deeper depends on the stack of the moment."""
+
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""The longest UTF-8 text of one value, unless a codec is told otherwise."""
+
+_LONGEST_NAME: Final = 100
 
 
 class Encoded(NamedTuple):
@@ -33,8 +52,17 @@ class Encoded(NamedTuple):
 class Codec(Protocol):
     """Makes JSON text of values, and values of that text.
 
-    An implementation is shared by all workflows of an `Admin`, so it keeps no state between calls.
+    An implementation is shared by all workflows of an `Admin`, so it keeps no state between calls but caches.
+    What it can beyond this, it says by having the methods of `TypedCodec` or `SealingCodec`.
     """
+
+    @property
+    def name(self) -> str:
+        """What it is recorded as with each workflow: those written under another name are refused.
+
+        At most 100 printable characters. ``"json"`` is strict JSON, and what was written before codecs had names.
+        """
+        ...
 
     def encode(self, value: Any) -> Encoded:
         """Return `value` as JSON text, with what a replay will see.
@@ -49,6 +77,81 @@ class Codec(Protocol):
         ...
 
 
+class TypedCodec(Codec, Protocol):
+    """A codec that goes by what functions are annotated with."""
+
+    def of(self, annotation: Any) -> Codec:
+        """Return the codec, of the same name, for values of a type.
+
+        `annotation` is the resolved one of a function's result, `Any` where there is none, or a `TypedDict` of the
+        arguments that a workflow is called with. The codec itself is for values of which nothing is known: it
+        decodes every text that one of these has encoded. Raise `ConfigurationError` for a type that it cannot
+        carry. Asked once a function, so it may take its time.
+        """
+        ...
+
+
+class SealingCodec(Codec, Protocol):
+    """A codec whose text nobody else is to read: recorded errors, which no codec encodes, pass through it too."""
+
+    def seal(self, text: str) -> str:
+        """Return JSON text that hides the JSON `text` of an error."""
+        ...
+
+    def open(self, text: str) -> str:
+        """Return what was sealed, and a text that was not as it is; raise `SerializationError` if it cannot be."""
+        ...
+
+
+def checked_codec(codec: object) -> Codec:
+    """Return what was given as a codec, if it is one; raises `TypeError`."""
+    if isinstance(codec, type):
+        raise TypeError(f"a codec is an object, and {codec.__name__} is a class: write {codec.__name__}().")
+    for method in ("encode", "decode"):
+        if not callable(getattr(codec, method, None)):
+            raise TypeError(
+                f"a codec has the method {method!r}, which {_type_name(codec)} lacks: see pgqrs.Codec."
+            )
+    name: object = getattr(codec, "name", None)
+    if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
+        raise TypeError(
+            "a codec has a `name`, a short text that is recorded with each workflow, and that of "
+            f"{_type_name(codec)} is {_shortened(name)}: give the class one, or 'json' where it is to go on with "
+            "workflows that it wrote before codecs had names."
+        )
+    return cast(Codec, codec)
+
+
+def recorded_name(codec: Codec) -> str | None:
+    """Return what a codec is recorded as: None for strict JSON."""
+    return None if codec.name == JsonCodec.name else codec.name
+
+
+def is_typed(codec: Codec) -> bool:
+    """Tell whether a codec is a `TypedCodec`."""
+    return hasattr(codec, "of")
+
+
+def is_sealing(codec: Codec) -> bool:
+    """Tell whether a codec is a `SealingCodec`."""
+    return hasattr(codec, "seal")
+
+
+def bound(codec: Codec, annotation: Any) -> Codec:
+    """Return the codec for values of a type, which is the codec itself where it does not go by types."""
+    return cast(TypedCodec, codec).of(annotation) if is_typed(codec) else codec
+
+
+def sealed(codec: Codec, text: str) -> str:
+    """Return the JSON text of an error as it is stored beside what the codec encodes."""
+    return cast(SealingCodec, codec).seal(text) if is_sealing(codec) else text
+
+
+def opened(codec: Codec, text: str) -> str:
+    """Return the JSON text of an error that `sealed` returned as `text`."""
+    return cast(SealingCodec, codec).open(text) if is_sealing(codec) else text
+
+
 class JsonCodec:
     """The strict JSON codec: it stores what JSON can say and refuses everything else.
 
@@ -56,7 +159,9 @@ class JsonCodec:
     first run as in a replay. `max_bytes` limits the UTF-8 text of one value.
     """
 
-    def __init__(self, max_bytes: int = 64 * 1024 * 1024) -> None:
+    name = "json"
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
 
     def encode(self, value: Any) -> Encoded:
@@ -86,7 +191,8 @@ class JsonCodec:
         try:
             return _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
-            raise SerializationError(f"the stored text is not JSON that can be read back: {error}") from error
+            reason = f"the stored text is not JSON that can be read back: {error}"
+            raise SerializationError(reason, reading=True) from error
 
     def _encode_slowly(self, value: Any) -> Encoded:
         try:
@@ -270,8 +376,7 @@ class _Walk:
         return plain
 
     def _refuse(self, reason: str) -> NoReturn:
-        path = "$" + "".join(_part(container.key) for container in self._inside)
-        raise SerializationError(reason, path=path) from None
+        raise SerializationError(reason, path=path_of(container.key for container in self._inside)) from None
 
 
 _COPIERS: Final[tuple[tuple[type, Callable[[_Walk, Any], Any]], ...]] = (
@@ -292,6 +397,11 @@ def _stored(base: Any, value: Any) -> Iterator[tuple[int, Any]]:
 
 def _is(value: object, base: type) -> bool:
     return issubclass(type(value), base)
+
+
+def path_of(keys: Iterable[object]) -> str:
+    """Return the path of a place in a value, as in ``$.orders[3].at``, of the keys and indexes that lead there."""
+    return "$" + "".join(map(_part, keys))
 
 
 def _part(key: Any) -> str:

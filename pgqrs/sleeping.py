@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
@@ -22,7 +21,7 @@ async def sleep(
     """Wait until the time that `wake_up` makes of the current one, when the run first gets here."""
     due = await _recorded_time(run, step_id or run.steps.number(run.place, "sleep"), fingerprint, wake_up)
     left = (due - await run.clock.now()).total_seconds()
-    await run.stopping.pause(asyncio.get_running_loop().time() + left)
+    await run.stopping.pause(run.stopping.clock.time() + left)
 
 
 async def _recorded_time(
@@ -37,7 +36,8 @@ async def _recorded_time(
             steps.give_up(found)
             raise
         found = await steps.record(found, encoded.text)
+    recorded = steps.answer(step_id, found)
     try:
-        return datetime.fromisoformat(steps.answer(step_id, found))
+        return datetime.fromisoformat(recorded)
     except (ValueError, TypeError) as error:
         raise StepMismatchError(run.workflow_id, step_id) from error

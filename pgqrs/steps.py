@@ -6,14 +6,25 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from pgqrs.errors import PgqrsError, StepCycleError, StepMismatchError
-from pgqrs.failures import dump_error, is_terminal, load_error
+from pgqrs.annotations import Returns
+from pgqrs.errors import (
+    DatabaseUnavailableError,
+    PgqrsError,
+    SerializationError,
+    SessionError,
+    StepCycleError,
+    StepMismatchError,
+    WorkflowError,
+)
+from pgqrs.failures import dump_error, is_terminal, load_error, steps_behind
+from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, enclosing, here, scope_of, step_out, waits_for_any
-from pgqrs.serialization import Codec
+from pgqrs.serialization import Codec, is_sealing, is_typed, opened, sealed
 from pgqrs.stopping import Stopping
 from pgqrs.storage.journal import settle
 from pgqrs.storage.store import Store
@@ -22,6 +33,8 @@ from pgqrs.types import History, Outcome, StepFailure, StepOutcome
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """The environment variable that, as ``1``, has a body begin anew after each step it records: a test of replays."""
+
+_ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 
 _logger = logging.getLogger("pgqrs")
 
@@ -34,11 +47,9 @@ class Steps:
     """
 
     __slots__ = (
-        "_always_replays",
         "_executions",
         "_failed",
         "_interrupted",
-        "_loop",
         "_mismatched",
         "_name",
         "_numbers",
@@ -48,6 +59,7 @@ class Steps:
         "_store",
         "_trace",
         "codec",
+        "is_plain",
         "strict",
         "workflow_id",
     )
@@ -66,23 +78,23 @@ class Steps:
     ) -> None:
         self.workflow_id = workflow_id
         self.codec = codec
+        self.is_plain = not (is_typed(codec) or is_sealing(codec))
+        """Whether the codec goes by no types and hides nothing."""
         self.strict = False
         self._owner = owner
         self._name = name
         self._store = store
         self._stopping = stopping
         self._executions = executions
-        self._loop = asyncio.get_running_loop()
         self._outcomes = history.outcomes
         self._failed: dict[str, tuple[int, float]] = {}
         if history.failed:
-            now = self._loop.time()
+            now = stopping.clock.time()
             self._failed = {step: (each.failures, now + each.wait) for step, each in history.failed.items()}
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
         self._mismatched: set[str] = set()
         self._numbers: dict[str, int] = {}
-        self._always_replays = os.environ.get(ALWAYS_REPLAY) == "1"
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -92,6 +104,7 @@ class Steps:
     def continue_from(self, earlier: Steps) -> None:
         """Take over what the same run knew of its steps beside their outcomes."""
         self._failed, self._mismatched = earlier._failed, earlier._mismatched
+        self._trace.continue_from(earlier._trace)
 
     # --- what is recorded ---
 
@@ -106,6 +119,8 @@ class Steps:
             self._stopping.check()
             outcome = self._outcomes.get(step_id)
             if outcome is not None:
+                if self._stopping.waiting:
+                    self._stopping.watch()
                 if outcome.fingerprint != fingerprint:
                     self._compare(step_id, outcome.fingerprint, fingerprint)
                 return outcome
@@ -114,16 +129,36 @@ class Steps:
                 return self._begin(step_id, scope, fingerprint)
             await self._wait(execution, scope)
 
-    def answer(self, step_id: str, outcome: Outcome) -> Any:
-        """Return the recorded value of a step, or raise its recorded error."""
+    def terms(self, returns: Returns | None, fingerprint: int | None) -> tuple[Codec, int | None]:
+        """Return the codec for what a step returns, and the fingerprint of its call as it may be recorded.
+
+        Of arguments that are few a fingerprint tells which they were: nothing that a sealing codec would show.
+        """
+        codec = self.codec if returns is None else returns.codec(self.codec)
+        return codec, None if is_sealing(self.codec) else fingerprint
+
+    def answer(self, step_id: str, outcome: Outcome, codec: Codec | None = None) -> Any:
+        """Return the recorded value of a step, or raise its recorded error; `codec` is the one for the value."""
         if outcome.error is not None:
             raise self.replayed(step_id, outcome.error)
-        return None if outcome.output is None else self.codec.decode(outcome.output)
+        if outcome.output is None:
+            return None
+        try:
+            return (codec or self.codec).decode(outcome.output)
+        except SerializationError as error:
+            raise error.of(workflow_id=self.workflow_id, step_id=step_id) from error
 
     def replayed(self, step_id: str, error: str) -> Exception:
         """Return the recorded error as the exception to raise."""
-        replay = load_error(error, workflow_id=self.workflow_id, step_id=step_id)
-        self._note(replay, step_id, scope_of(self._owner), transient=not is_terminal(replay))
+        text = error
+        if not self.is_plain:
+            with naming(self.workflow_id, step_id):
+                text = opened(self.codec, error)
+        replay = load_error(text, workflow_id=self.workflow_id, step_id=step_id)
+        scope = scope_of(self._owner)
+        self._note(replay, step_id, scope, transient=not is_terminal(replay))
+        for nested in steps_behind(replay):
+            self._note(replay, nested, scope, transient=True, within=(step_id,))
         return replay
 
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
@@ -147,9 +182,17 @@ class Steps:
                 step_id,
             )
 
-    def _note(self, error: BaseException, step_id: str, scope: Scope | None, *, transient: bool) -> None:
-        within = tuple(each.step_id for each in enclosing(scope))
-        self._trace.note(error, RaisedBy(step_id, transient, within))
+    def _note(
+        self,
+        error: BaseException,
+        step_id: str,
+        scope: Scope | None,
+        *,
+        transient: bool,
+        within: tuple[str, ...] = (),
+    ) -> None:
+        around = tuple(each.step_id for each in enclosing(scope))
+        self._trace.note(error, RaisedBy(step_id, transient, within + around))
 
     # --- what executes ---
 
@@ -243,10 +286,10 @@ class Steps:
             return False
         self._stopping.check_not_lost()
         execution.failures += 1
-        execution.due = self._loop.time() + delay
+        execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution.started)
-        text = dump_error(error, terminal=False)
+        text = sealed(self.codec, dump_error(error, terminal=False))
         failure = StepFailure(
             *execution.started, text, execution.elapsed(), execution.fingerprint, execution.failures, delay
         )
@@ -272,11 +315,13 @@ class Steps:
         if self._is_nobodys(execution, raised):
             self.give_up(execution)
             return
+        behind = self._trace.steps_behind(raised, execution.step_id)
         if raised is not None:
             self._note(raised, execution.step_id, execution.parent, transient=not terminal)
         if not terminal:
             self._trace.recorded(execution.step_id)
-        await self.record(execution, None, dump_error(error, terminal=terminal))
+        text = sealed(self.codec, dump_error(error, terminal=terminal, steps=behind))
+        await self.record(execution, None, text)
 
     async def record(self, execution: Execution, output: str | None, error: str | None = None) -> Outcome:
         """Record the JSON text of the step's value, or of its error, and return what is recorded."""
@@ -295,13 +340,60 @@ class Steps:
         self._store.record(record, partial(self._take_in, execution, recorded))
         step_out(execution)
         outcome = await recorded
-        if self._always_replays:
+        if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
         return outcome
 
     def _is_nobodys(self, execution: Execution, error: BaseException | None) -> bool:
+        """Tell whether an error is no outcome of the step: the run made it, or a session was misused."""
         stopping = self._stopping
-        return stopping.over is not None or execution.interrupted or stopping.caused(error)
+        return (
+            stopping.over is not None
+            or execution.interrupted
+            or isinstance(error, SessionError)
+            or stopping.caused(error)
+        )
+
+    async def transact(
+        self, execution: Execution, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str]
+    ) -> None:
+        """Carry out an attempt of a step in a transaction that its outcome is the last statement of.
+
+        What `encode` makes of the value that `body` returns is recorded. Raises what `body` raises, and why
+        nothing could be recorded; the writes are rolled back then.
+        """
+        nested = any(each.session is not None for each in enclosing(execution.parent))
+        async with self._store.step_session(nested=nested) as own:
+            execution.session = own.session
+            try:
+                value = await body()
+            except Exception as error:
+                if own.misuse is None or own.misuse is error:
+                    raise
+                raise own.misuse from error
+            finally:
+                execution.session = None
+            self._stopping.check_not_lost()
+            self._store.marks.ended(execution.started)
+            text = encode(value)
+            record = StepOutcome(*execution.started, text, None, execution.elapsed(), execution.fingerprint)
+            try:
+                await self._store.journal.gated(record, partial(own.commit_with, record))
+            except (WorkflowError, DatabaseUnavailableError) as refused:
+                execution.run.lose(refused)
+                raise
+            finally:
+                if own.outcome is not None:
+                    self._committed(execution, own.outcome)
+        if _ALWAYS_REPLAYS:
+            self._stopping.replay_after(execution)
+
+    def _committed(self, execution: Execution, outcome: Outcome) -> None:
+        if self._interrupted:
+            self._forget_interrupted(execution)
+        self._outcomes[execution.step_id] = outcome
+        step_out(execution)
+        self._settle(execution)
 
     def _take_in(
         self, execution: Execution, waiter: asyncio.Future[Outcome], verdict: Outcome | Exception

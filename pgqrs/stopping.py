@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
+from pgqrs.clock import Clock, Timer
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.scope import Execution
 from pgqrs.storage.journal import settle
@@ -46,7 +47,7 @@ class Stopping:
     """Whether a run may go on, the task of its body, and all in it that only waits.
 
     `executions` are the steps that the run executes. `can_park` tells that a worker claimed it, which will claim
-    it again when its time has come. `deadline` is by the event loop's clock. `over` is why no further step may
+    it again when its time has come. `deadline` is by `clock`. `over` is why no further step may
     begin: the run has ended. `lost` is why nothing more can be written: it was fenced, or the database stayed
     away; every later call raises it, so an ``except Exception`` of the workflow's cannot carry a lost run on. Why
     it is to stop, `stop`, every later call raises too.
@@ -66,6 +67,7 @@ class Stopping:
         "_told",
         "_workflow_id",
         "can_park",
+        "clock",
         "deadline",
         "lost",
         "over",
@@ -74,11 +76,18 @@ class Stopping:
     )
 
     def __init__(
-        self, workflow_id: int, executions: Mapping[str, Execution], deadline: float | None, *, can_park: bool
+        self,
+        workflow_id: int,
+        executions: Mapping[str, Execution],
+        deadline: float | None,
+        clock: Clock,
+        *,
+        can_park: bool,
     ) -> None:
         self._workflow_id = workflow_id
         self._executions = executions
         self._loop = asyncio.get_running_loop()
+        self.clock = clock
         self.can_park = can_park
         self.deadline = deadline
         self.over: PgqrsError | None = None
@@ -92,7 +101,7 @@ class Stopping:
         self._body: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._interrupts = 0
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, Timer] = {}
         self._resting = 0
         self._left: asyncio.Future[None] | None = None
 
@@ -134,13 +143,13 @@ class Stopping:
         self._body = asyncio.current_task()
         self._cancelling = 0 if self._body is None else self._body.cancelling()
         if self.deadline is None and timeout is not None:  # a run that was started by hand
-            self.deadline = self._loop.time() + timeout
+            self.deadline = self.clock.time() + timeout
         if self.deadline is None:
             return
-        if self.deadline <= self._loop.time():
+        if self.deadline <= self.clock.time():
             self.stop_for(Stop.TIMED_OUT)
         else:
-            self._timers["deadline"] = self._loop.call_at(self.deadline, self._time_out)
+            self._timers["deadline"] = self.clock.call_at(self.deadline, self._time_out)
 
     def leave_body(self) -> bool:
         """Take what interrupts the body away; what the task does from here on is ours.
@@ -225,8 +234,8 @@ class Stopping:
             self._body.cancel()
 
     def replay_after(self, execution: Execution) -> None:
-        """Have the body begin anew, where the step is one of its own and nothing else executes."""
-        if self._body is not None and execution.parent is execution.run and self._is_quiet():
+        """Have the body begin anew, where it goes on, the step is one of its own and nothing else executes."""
+        if self.stop is None and self._body is not None and execution.parent is execution.run and self._is_quiet():
             self._unwind_for(Stop.REPLAY)
             self.check()
 
@@ -243,22 +252,27 @@ class Stopping:
 
     def until_due(self) -> float:
         """Return how long a parked run is to be left alone, in seconds."""
-        return max(0.0, self._due - self._loop.time())
+        return max(0.0, self._due - self.clock.time())
 
     def until_deadline(self, delay: float) -> float:
         """Return `delay`, in seconds, or how long it is until the deadline, where that is less."""
-        return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self._loop.time()))
+        return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self.clock.time()))
+
+    @property
+    def rests_until(self) -> float | None:
+        """Until when, by the clock, all in the run that can be seen only waits; None where something executes."""
+        return min(self.waiting.values()) if self.waiting and self.stop is None and self._is_quiet() else None
 
     async def pause(self, due: float, *, resting: bool = False) -> None:
-        """Wait until `due` by the event loop's clock, in place or parked; `resting` tells that a step does.
+        """Wait until `due` by the clock, in place or parked; `resting` tells that a step does.
 
         Raises what stops the run, as soon as it stops.
         """
         self.check()
-        if due <= self._loop.time():
+        if due <= self.clock.time():
             return
         waiter: asyncio.Future[None] = self._loop.create_future()
-        timer = self._loop.call_at(due, settle, waiter, None)
+        timer = self.clock.call_at(due, settle, waiter, None)
         self.waiting[waiter] = due
         self._resting += resting
         try:
@@ -302,7 +316,7 @@ class Stopping:
 
     def _park(self) -> None:
         self._due = min(self.waiting.values())
-        if self._due - self._loop.time() > SHORT:
+        if self._due - self.clock.time() > SHORT:
             self._unwind_for(Stop.PARKED)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast
 
@@ -14,15 +15,16 @@ from pgqrs.errors import ConfigurationError
 from pgqrs.handles import Host as HandleHost
 from pgqrs.handles import WorkflowHandle
 from pgqrs.names import check_name
-from pgqrs.runtime.arguments import check_fits
-from pgqrs.types import Submission
+from pgqrs.reading import as_text, check_written
+from pgqrs.runtime.arguments import check_fits, decode_input, encode_input
+from pgqrs.runtime.here import Here
+from pgqrs.storage.lending import Lent
+from pgqrs.storage.store import Store
+from pgqrs.types import DEFAULT_QUEUE, Submission
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-
-DEFAULT_QUEUE = "default"
-"""The queue of a workflow that was not given one."""
 
 PORTION = 5000
 """How many workflows `Submitter.enqueue_many` writes in one statement."""
@@ -41,6 +43,7 @@ class Options(NamedTuple):
     priority: int = 0
     delay: float | None = None
     timeout: float | None = None
+    session: Lent | None = None
 
 
 class Host(HandleHost, Protocol):
@@ -69,7 +72,12 @@ class Submitter:
         """Enqueue a workflow with these arguments for a worker; see `Admin.enqueue`."""
         submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
         workflow_id = await self._submit(submission)
-        return WorkflowHandle(self._host, workflow_id, is_there=True)
+        return WorkflowHandle(
+            self._host,
+            workflow_id,
+            is_there=self._options.session is None,
+            returns=definition_of(workflow).returns,
+        )
 
     async def enqueue_many(
         self,
@@ -93,10 +101,15 @@ class Submitter:
         here = await self._host.here()
         handles: list[WorkflowHandle[R]] = []
         while portion := list(islice(submissions, PORTION)):
-            ids = await here.store.submit_many(portion)
-            handles += [WorkflowHandle(self._host, workflow_id, is_there=True) for workflow_id in ids]
+            ids = await self._submit_many(here.store, portion)
+            handles += [
+                WorkflowHandle(
+                    self._host, workflow_id, is_there=self._options.session is None, returns=definition.returns
+                )
+                for workflow_id in ids
+            ]
             if self._options.delay is None:
-                here.doorbell.ring(self._options.queue)
+                self._ring(here)
             await asyncio.sleep(0)  # a turn for the others: encoding takes a while
         return handles
 
@@ -111,18 +124,30 @@ class Submitter:
         """
         if self._options.delay is not None:
             raise ConfigurationError("a workflow that is run at once has no delay: enqueue it.")
+        if self._options.session is not None:
+            raise ConfigurationError("a workflow that is run at once is no part of a transaction: enqueue it.")
         submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
         # Workers leave it alone for a while, and take it over if this process dies before it starts it.
         workflow_id = await self._submit(submission._replace(delay=HEADSTART))
         context = await self._host.get_workflow(workflow_id)
         store = (await self._host.here()).store
-        given = (await store.workflow(workflow_id, self._host.codec.decode)).input
+        recorded = await store.workflow(workflow_id, as_text)
+        check_written(self._host.codec, workflow_id, recorded.codec)
+        given, by_name = decode_input(self._host.codec, definition_of(workflow), recorded.input)
         function: Callable[..., Awaitable[R]] = workflow
-        return await function(context, *given["args"], **given["kwargs"])
+        return await function(context, *given, **by_name)
 
     async def _submit(self, submission: Submission) -> int:
         here = await self._host.here()
-        workflow_id = await here.store.submit(
+        workflow_id = await self._write(here.store, submission)
+        if submission.delay is None:
+            self._ring(here)
+        return workflow_id
+
+    async def _write(self, store: Store, submission: Submission) -> int:
+        if self._options.session is not None:
+            return await (await store.within(self._options.session)).submit(submission)
+        return await store.submit(
             submission.name,
             submission.input,
             queue=submission.queue,
@@ -131,15 +156,25 @@ class Submitter:
             timeout=submission.timeout,
             key=submission.key,
         )
-        if submission.delay is None:
-            here.doorbell.ring(submission.queue)
-        return workflow_id
+
+    async def _submit_many(self, store: Store, submissions: list[Submission]) -> list[int]:
+        if self._options.session is not None:
+            return await (await store.within(self._options.session)).submit_many(submissions)
+        return await store.submit_many(submissions)
+
+    def _ring(self, here: Here) -> None:
+        """Ring the queue's doorbell, for what is written or will be with the session's commit."""
+        queue, session = self._options.queue, self._options.session
+        if session is None:
+            here.doorbell.ring(queue)
+        else:
+            here.store.after_commit(session, queue, partial(here.doorbell.ring, queue))
 
     def _submission(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object
     ) -> Submission:
         check_fits(definition, args, kwargs)
-        text = self._host.codec.encode({"args": list(args), "kwargs": kwargs}).text
+        text = encode_input(self._host.codec, definition, args, kwargs).text
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
         return Submission(
@@ -161,6 +196,7 @@ def options(
     priority: object = 0,
     delay: object = None,
     timeout: object = None,
+    session: Lent | None = None,
 ) -> Options:
     """Check what was given to `Admin.options` and return it.
 
@@ -174,6 +210,7 @@ def options(
         priority=_checked_priority(priority),
         delay=checked_seconds("delay", delay) or None,
         timeout=checked_seconds("timeout", timeout, positive=True),
+        session=session,
     )
 
 

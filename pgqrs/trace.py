@@ -30,6 +30,10 @@ class FailureTrace:
         """Remember that a transient error of the step was sent to be recorded."""
         self._unfollowed.append(step_id)
 
+    def continue_from(self, earlier: FailureTrace) -> None:
+        """Take over which recorded errors nothing has followed yet."""
+        self._unfollowed = earlier._unfollowed
+
     def step_began(self) -> None:
         """Forget the recorded errors: the body saw them, and went on to another step."""
         self._unfollowed.clear()
@@ -37,6 +41,10 @@ class FailureTrace:
     def stems_from_step(self, error: BaseException) -> bool:
         """Tell whether `error` is the recorded transient error of a step, or stems from one."""
         return next(self._culprits(error, frozenset(), set()), None) is not None
+
+    def steps_behind(self, error: BaseException | None, step_id: str) -> tuple[str, ...]:
+        """Return the steps nested in `step_id` whose transient errors `error` is or stems from."""
+        return () if error is None else tuple(dict.fromkeys(self._culprits(error, frozenset([step_id]), set())))
 
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
         """Return the steps that the next run is to execute again after `error` ended this one.

@@ -11,6 +11,10 @@ from uuid import UUID
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
+DEFAULT_QUEUE = "default"
+"""The queue of a workflow that was not given one."""
+
+
 class WorkflowStatus(StrEnum):
     """Where a workflow stands."""
 
@@ -43,7 +47,8 @@ class WorkflowRecord:
 
     `input` is ``{"args": [...], "kwargs": {...}}``, `output` what the workflow returned, `error` the recorded
     error (see `docs/outcomes-and-replay.md` for its keys); each is None until there is one. `epoch` counts
-    the starts. Times are aware and come from the database's clock.
+    the starts. Times are aware and come from the database's clock. `codec` names what the payloads are written
+    with, None for strict JSON.
     """
 
     id: int
@@ -64,6 +69,7 @@ class WorkflowRecord:
     deadline: datetime | None = None
     executor_id: UUID | None = None
     attempts: int = 0
+    codec: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +93,15 @@ class StepRecord:
 
 
 class NewWorkflow(NamedTuple):
-    """To write: a workflow that is not there yet; `input` is JSON text."""
+    """To write: a workflow that is not there yet; `input` is JSON text.
+
+    `codec` names what its payloads are written with, None for strict JSON; so it does in the other records.
+    """
 
     workflow_id: int
     name: str
     input: str
+    codec: str | None = None
 
     @property
     def size(self) -> int:
@@ -111,6 +121,7 @@ class NewRun(NamedTuple):
     claim: UUID
     executor: UUID
     timeout: float | None
+    codec: str | None = None
 
     @property
     def size(self) -> int:
@@ -134,6 +145,7 @@ class Submission(NamedTuple):
     delay: float | None
     timeout: float | None
     key: str | None
+    codec: str | None = None
 
     @property
     def size(self) -> int:
@@ -151,6 +163,7 @@ class RunStart(NamedTuple):
     claim: UUID
     executor: UUID
     timeout: float | None = None
+    codec: str | None = None
 
     @property
     def size(self) -> int:
@@ -301,8 +314,9 @@ class History(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a workflow ended: its `status`, and the JSON text of its output or error."""
+    """How a workflow ended: its `status`, the JSON text of its output or error, and the codec of these."""
 
     status: WorkflowStatus
     output: str | None
     error: str | None
+    codec: str | None = None

@@ -14,14 +14,15 @@ from pgqrs.decorators import Definition, definition_of
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.names import check_name
 from pgqrs.runtime.claims import Claims
+from pgqrs.runtime.garbage import Garbage
 from pgqrs.runtime.here import Here
 from pgqrs.runtime.lag import Lag
 from pgqrs.runtime.runs import Runs
 from pgqrs.runtime.signals import caught_signals
 from pgqrs.runtime.ticks import Ticks
 from pgqrs.storage.watch import Tick, Watch
-from pgqrs.submitter import DEFAULT_QUEUE, checked_seconds
-from pgqrs.types import ClaimedRun
+from pgqrs.submitter import checked_seconds
+from pgqrs.types import DEFAULT_QUEUE, ClaimedRun
 
 T = TypeVar("T")
 
@@ -182,14 +183,16 @@ class _Services:
         self._watch: Watch | None = None
         self.runs = Runs(admin, here.store, definitions, concurrency, self._over)
         self._claims = Claims(self._claim, self.runs)
-        self._ticks = Ticks(self._tick, self._claims.nudge)
+        self._ticks = Ticks(self._tick, self._claims.nudge, here.store.clock)
         self._lag = Lag(here.store.runs)
+        self._garbage = Garbage()
 
     async def start(self) -> None:
         """Connect, show that this executor lives, and begin."""
         self._watch = await self._here.store.watch(self._rung)
         self._here.doorbell.listen(self._rung)
         self._lag.start()
+        self._garbage.start()
         self._ticks.start()
         self._claims.start()
 
@@ -201,6 +204,7 @@ class _Services:
             await self._claims.settle()
         await self.runs.drain()
         await self._lag.stop()
+        await self._garbage.stop()
         if self._watch is not None:
             await self._watch.close()
 

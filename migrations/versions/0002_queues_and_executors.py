@@ -41,15 +41,9 @@ def _step_columns() -> tuple[sa.Column[Any], ...]:
     )
 
 
-def _schema_of(op: Operations) -> str | None:
-    schema = op.get_context().version_table_schema
-    # Alembic takes a dot in a plain name for the end of a database's.
-    return sa.quoted_name(schema, quote=True) if schema and "." in schema else schema
-
-
 def upgrade(op: Operations) -> None:
     """Add what workers need: where a workflow may be claimed, who runs it, and when it is due."""
-    schema = _schema_of(op)
+    schema = op.get_context().version_table_schema
     for column in _workflow_columns():
         op.add_column("pgqrs_workflows", column, schema=schema)
     for column in _step_columns():
@@ -105,7 +99,7 @@ def _create_indexes(op: Operations, schema: str | None) -> None:
 
 def downgrade(op: Operations) -> None:
     """Take it all away again; workflows that wait are PENDING then."""
-    schema = _schema_of(op)
+    schema = op.get_context().version_table_schema
     op.drop_table("pgqrs_executors", schema=schema)
     workflows = sa.table("pgqrs_workflows", sa.column("status", sa.Text()), schema=schema)
     op.execute(

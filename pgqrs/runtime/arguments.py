@@ -1,4 +1,4 @@
-"""Whether arguments fit a workflow's function: asked where they are submitted, and again where they are run."""
+"""The arguments of a workflow: whether they fit its function, and how they are recorded as its input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from pgqrs.annotations import bound_to_input
 from pgqrs.decorators import Definition
+from pgqrs.serialization import Codec, Encoded, is_typed
 
 
 def check_fits(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -16,6 +18,29 @@ def check_fits(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, 
         _signature_of(definition.function).bind(None, *args, **kwargs)
     except TypeError as error:
         raise TypeError(f"the workflow {definition.name!r} cannot be called like that: {error}.") from None
+
+
+def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
+    """Return the input of a workflow that is called with these arguments; its value has ``args`` and ``kwargs``.
+
+    Raises `SerializationError`, and `ConfigurationError` where the codec cannot carry what a parameter is
+    annotated with.
+    """
+    typed = bound_to_input(codec, definition.function, len(args), tuple(kwargs))
+    return typed.encode({"args": args if is_typed(codec) else list(args), "kwargs": kwargs})
+
+
+def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that were recorded as a workflow's input, as its parameters are annotated.
+
+    Raises `TypeError` where they do not fit the function, and as `encode_input` does.
+    """
+    given = codec.decode(text)
+    check_fits(definition, given["args"], given["kwargs"])
+    if is_typed(codec):
+        count, names = len(given["args"]), tuple(given["kwargs"])
+        given = bound_to_input(codec, definition.function, count, names).decode(text)
+    return tuple(given["args"]), given["kwargs"]
 
 
 @lru_cache(maxsize=1024)

@@ -20,7 +20,8 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
-from pgqrs.runtime.arguments import check_fits
+from pgqrs.reading import naming
+from pgqrs.runtime.arguments import decode_input
 from pgqrs.stopping import Parked
 from pgqrs.storage.store import Store
 from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
@@ -87,12 +88,12 @@ class Runs:
 
     async def _hold(self, held: Held) -> None:
         try:
-            await self._carry_out(held)
+            await self.carry_out(held)
         finally:
             self._held.discard(held)
             self._over(held.claimed.workflow_id)
 
-    async def _carry_out(self, held: Held) -> None:
+    async def carry_out(self, held: Held) -> None:
         """Carry a run out to one of its ends; whatever is not recorded of it then is left for a later claim."""
         claimed = held.claimed
         try:
@@ -128,9 +129,8 @@ class Runs:
             await context.fail(error)
             return
         try:
-            given = self._host.codec.decode(claimed.input)
-            args, kwargs = given["args"], given["kwargs"]
-            check_fits(definition, args, kwargs)
+            with naming(claimed.workflow_id):
+                args, kwargs = decode_input(self._host.codec, definition, claimed.input)
         except Exception as error:  # noqa: BLE001  # whatever a codec raises
             self._tell_of(claimed, error)
             await context.fail(error)

@@ -6,7 +6,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
-from pgqrs.runtime.duty import Duty
+from pgqrs.clock import Clock, Timer
+from pgqrs.runtime.duty import NEVER, Duty
 from pgqrs.storage.queue import MOST_AT_ONCE
 from pgqrs.storage.watch import Tick
 
@@ -21,23 +22,40 @@ SHORTEST = 0.05
 
 
 class Ticks(Duty):
-    """Looks about once a second, sooner where something is due, and tells when there is something to claim."""
+    """Looks about once a second, sooner where something is due, and tells when there is something to claim.
+
+    It rests by `clock`, so that it looks at once where that is moved.
+    """
 
     name: ClassVar[str] = "looking after timers and dead executors"
 
-    def __init__(self, tick: Callable[[], Awaitable[Tick]], ready: Callable[[], object]) -> None:
+    def __init__(self, tick: Callable[[], Awaitable[Tick]], ready: Callable[[], object], clock: Clock) -> None:
         super().__init__()
         self._tick = tick
         self._ready = ready
+        self._clock = clock
+        self._next: Timer | None = None
 
     async def turn(self) -> float:
         """Look once."""
+        self._cancel_next()
         found = await self._tick()
         if found.ready or found.woken or found.recovered:
             self._ready()
         if max(found.woken, found.recovered, found.timed_out) >= MOST_AT_ONCE:
             return 0  # there are more
-        return _rest_after(found)
+        self._next = self._clock.call_at(self._clock.time() + _rest_after(found), self.wake)
+        return NEVER
+
+    async def stop(self) -> None:
+        """Let the look in progress end, and take no other."""
+        await super().stop()
+        self._cancel_next()
+
+    def _cancel_next(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
 
 
 def _rest_after(found: Tick) -> float:

@@ -15,7 +15,8 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 
 from pgqrs.models import SCHEMA
 from pgqrs.storage.engines import EngineSource
-from pgqrs.storage.faults import is_passing, translated
+from pgqrs.storage.faults import is_passing, is_read_only, translated
+from pgqrs.storage.poolers import Driver, PooledConnection
 
 T = TypeVar("T")
 
@@ -23,19 +24,21 @@ _PLACEHOLDER = "pgqrs_schema_placeholder"
 
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
 # these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
+_STATEMENT_SETTINGS = (
+    "plan_cache_mode = force_generic_plan",
+    "enable_seqscan = off",
+    "enable_bitmapscan = off",
+    "enable_hashjoin = off",
+    "enable_mergejoin = off",
+    "statement_timeout = 0",
+    "lock_timeout = '100ms'",
+)
 _JOURNAL_SETTINGS = "; ".join(
     f"SET {setting}"
-    for setting in (
-        "plan_cache_mode = force_generic_plan",
-        "enable_seqscan = off",
-        "enable_hashjoin = off",
-        "enable_mergejoin = off",
-        "jit = off",
-        "default_transaction_isolation = 'read committed'",
-        "statement_timeout = 0",
-        "lock_timeout = '100ms'",
-    )
+    for setting in (*_STATEMENT_SETTINGS, "jit = off", "default_transaction_isolation = 'read committed'")
 )
+# Not `jit`: asyncpg puts it back as it found it, for the session, when it has looked up a type.
+_POOLED_SETTINGS = "; ".join(f"SET LOCAL {setting}" for setting in (*_STATEMENT_SETTINGS, "jit_above_cost = -1"))
 
 
 class Limits(NamedTuple):
@@ -70,6 +73,7 @@ class Database:
         self.schema = schema
         self.limits = limits
         self._owned = source.owned
+        self.pooler = source.pooler
         self.engine: AsyncEngine = source.make()
         self._translation = {SCHEMA: schema}
         self._driver_pool: Pool | None = None
@@ -80,18 +84,27 @@ class Database:
         self._open.set()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[AsyncConnection]:
-        """Open a transaction of our own: committed at a clean exit, rolled back at any other."""
+    async def transaction(self, limit: float | None = None) -> AsyncGenerator[AsyncConnection]:
+        """Open a transaction of our own: committed at a clean exit, rolled back at any other.
+
+        `limit` bounds the connecting, and then the transaction, in seconds: a server that falls silent says
+        nothing, and the engine would wait for it for ever.
+        """
         with translated(self.schema), await self.in_use():
-            connection = await self.engine.connect()
+            async with asyncio.timeout(limit):
+                connection = await self.engine.connect()
             # Closed in this task: SQLAlchemy's own context manager does it in a new one, which the end of the
             # loop cancels before it begins.
             try:
                 await connection.execution_options(
                     isolation_level="READ COMMITTED", schema_translate_map=self._translation
                 )
-                async with connection.begin():
+                async with _terminated_after(limit, connection), connection.begin():
                     yield connection
+            except Exception as error:
+                if is_read_only(error):
+                    await connection.invalidate()
+                raise
             finally:
                 await connection.close()
 
@@ -100,8 +113,7 @@ class Database:
         return await self.retrying()(self._transact, work)
 
     async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        # A server that falls silent says nothing, and the engine would wait for it for ever.
-        async with asyncio.timeout(self.limits.timeout), self.transaction() as connection:
+        async with self.transaction(self.limits.timeout) as connection:
             return await work(connection)
 
     def retrying(self) -> AsyncRetrying:
@@ -128,11 +140,19 @@ class Database:
         """Return the name of something in our schema, quoted as SQL text needs it."""
         return f"{self._quoted(self.schema)}.{self._quoted(name)}"
 
+    @property
+    def workflow_ids(self) -> str:
+        """The name of the sequence of the workflows' ids, as SQL text needs it."""
+        return self.qualified("pgqrs_workflows_id_seq")
+
     def _quoted(self, name: str) -> str:
         return self.engine.dialect.identifier_preparer.quote(name)
 
-    async def open_driver(self) -> asyncpg.Connection[Any]:
-        """Open a driver connection outside the engine's pool, made as the engine makes its own."""
+    async def open_driver(self) -> Driver:
+        """Open a driver connection outside the engine's pool, made as the engine makes its own.
+
+        Behind a pooler that shares sessions it sets nothing for the session, and hears nothing.
+        """
         if self._driver_pool is None:
             self._driver_pool = self.engine.sync_engine.pool.recreate()
         async with asyncio.timeout(self.limits.timeout):
@@ -140,10 +160,17 @@ class Database:
             driver: asyncpg.Connection[Any] = pooled.driver_connection
             pooled.detach()
             try:
-                await driver.execute(_JOURNAL_SETTINGS)
+                return await self._prepared(driver)
             except BaseException:
                 driver.terminate()
                 raise
+
+    async def _prepared(self, driver: asyncpg.Connection[Any]) -> Driver:
+        await self.pooler.found_by(driver)
+        if self.pooler.shares_sessions:
+            self.pooler.warn(self.limits.expiry, self.limits.beat)
+            return PooledConnection(driver, _POOLED_SETTINGS)
+        await driver.execute(_JOURNAL_SETTINGS)
         return driver
 
     async def in_use(self) -> AbstractContextManager[None]:
@@ -175,3 +202,19 @@ class Database:
             await self.engine.dispose()
         finally:
             self._open.set()
+
+
+@asynccontextmanager
+async def _terminated_after(seconds: float | None, connection: AsyncConnection) -> AsyncGenerator[None]:
+    """End the connection if it is still in use after a time, None for never."""
+    if seconds is None:
+        yield
+        return
+    # A task that is cancelled asks the server to cancel the statement. A commit that waits for a standby ends its
+    # wait then, and what the standby does not have is there when it is sent again: it would be acknowledged.
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    late = asyncio.get_running_loop().call_later(seconds, driver.terminate)
+    try:
+        yield
+    finally:
+        late.cancel()

@@ -8,25 +8,31 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
-from sqlalchemy import URL
+from sqlalchemy import URL, Dialect, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgqrs import embedded
 from pgqrs.errors import ConfigurationError, InvalidDSNError
+from pgqrs.storage.hosts import TARGET, Host, Hosts, hosts_of, is_targeted
+from pgqrs.storage.poolers import OPTION, Pooler
 
 Target: TypeAlias = str | URL | AsyncEngine
 """Where the tables are: a DSN string, an SQLAlchemy URL, or an engine of the caller's."""
+
+Connect: TypeAlias = Callable[..., Awaitable[Any]]
+"""How to open a driver connection, from the arguments of `asyncpg.connect`."""
 
 _SCHEME = re.compile(r"(postgres(?:ql)?)(?:\+\w+)?://", re.IGNORECASE)
 _EXAMPLE = "it looks like postgresql://user:password@host:5432/name, or embedded:// for a server of its own."
 
 
 class EngineSource(NamedTuple):
-    """How to come by an engine; `owned` tells whether it is ours to dispose."""
+    """How to come by an engine; `owned` tells whether it is ours to dispose, `pooler` what lies on the way."""
 
     make: Callable[[], AsyncEngine]
     owned: bool
+    pooler: Pooler
 
 
 def engine_source(target: object, *, timeout: float) -> EngineSource:
@@ -37,21 +43,19 @@ def engine_source(target: object, *, timeout: float) -> EngineSource:
     """
     if isinstance(target, AsyncEngine):
         _check_driver(target)
-        return EngineSource(lambda: target, owned=False)
+        said = target.sync_engine.get_execution_options().get(OPTION)
+        return EngineSource(lambda: target, owned=False, pooler=Pooler(said))
     if isinstance(target, URL):
-        url = _asyncpg_url(target)
-        arguments = {"timeout": timeout, "async_creator_fn": _connect}
-        return EngineSource(lambda: create_async_engine(url, connect_args=arguments), owned=True)
+        return _source_of_url(target, timeout)
     if isinstance(target, str):
-        connect = _connector(target, timeout)
-        return EngineSource(lambda: create_async_engine(_ANY, async_creator=connect), owned=True)
+        return _source_of_dsn(target, timeout)
     raise TypeError(
         f"pgqrs needs a DSN string, an SQLAlchemy URL or an AsyncEngine, not {type(target).__name__}; "
         "make an engine with sqlalchemy.ext.asyncio.create_async_engine."
     )
 
 
-_ANY = "postgresql+asyncpg://"
+_ANY = URL.create("postgresql+asyncpg")
 
 
 def _check_driver(engine: AsyncEngine) -> None:
@@ -61,10 +65,81 @@ def _check_driver(engine: AsyncEngine) -> None:
         )
 
 
+def _source_of_url(target: URL, timeout: float) -> EngineSource:
+    url, pooler = _asyncpg_url(target), Pooler(target.query.get(OPTION))
+    arguments = url.get_dialect()().create_connect_args(url)[1]
+    hosts = Hosts(_several(arguments.get("host"), arguments.get("port")), is_targeted=TARGET in url.query)
+    return _own_source(url, hosts.connect, pooler, timeout=timeout)
+
+
+def _several(names: list[str] | str | None, ports: Any) -> list[Host]:
+    """Return the hosts that SQLAlchemy lists, none where there is one."""
+    return [Host(*each) for each in zip(names, ports, strict=True)] if isinstance(names, list) else []
+
+
+def _source_of_dsn(dsn: str, timeout: float) -> EngineSource:
+    if embedded.is_embedded(dsn):
+        embedded.data_folder(dsn)  # a malformed one is told here and not at the first statement
+
+        async def connect_embedded(**arguments: Any) -> Any:
+            return await asyncpg.connect(await asyncio.to_thread(embedded.start, dsn), **arguments)
+
+        return _own_source(_ANY, connect_embedded, Pooler("session"), timeout=timeout)
+    plain, mode = _without_option(_plain_dsn(dsn))
+    hosts = Hosts(hosts_of(plain), is_targeted=is_targeted(plain))
+    return _own_source(_ANY, hosts.connect, Pooler(mode), dsn=plain, timeout=timeout)
+
+
+def _own_source(url: URL, connect: Connect, pooler: Pooler, **arguments: Any) -> EngineSource:
+    """Tell how to make an engine of ours, which looks for a pooler when it first connects."""
+
+    async def connect_and_look(*positional: Any, **named: Any) -> Any:
+        driver = await _told(connect(*positional, **named))
+        if await _is_useless(driver, pooler):
+            raise _PoolerFoundError
+        return driver
+
+    def make_connection(dialect: Dialect, _record: object, positional: list[Any], named: dict[str, Any]) -> Any:
+        try:
+            return dialect.connect(*positional, **(named | pooler.engine_arguments))
+        except _PoolerFoundError:
+            return dialect.connect(*positional, **(named | pooler.engine_arguments))
+
+    def make() -> AsyncEngine:
+        engine = create_async_engine(url, connect_args={"async_creator_fn": connect_and_look, **arguments})
+        event.listen(engine.sync_engine, "do_connect", make_connection)
+        return engine
+
+    return EngineSource(make, owned=True, pooler=pooler)
+
+
+async def _is_useless(driver: asyncpg.Connection[Any], pooler: Pooler) -> bool:
+    """Tell whether a connection must be made anew for a pooler found just now; this one is closed then."""
+    useless = True
+    try:
+        useless = await pooler.found_by(driver)
+    finally:
+        if useless:
+            driver.terminate()
+    return useless
+
+
+class _PoolerFoundError(Exception):
+    """A connection was made as if there were no pooler, and there is one."""
+
+
+async def _told(connecting: Awaitable[Any]) -> Any:
+    try:
+        return await connecting
+    except (OverflowError, TypeError, ValueError):
+        # What is wrong with a DSN can quote the password in it, so the cause is not kept.
+        raise InvalidDSNError(f"the DSN cannot be read; {_EXAMPLE}") from None
+
+
 def _asyncpg_url(url: URL) -> URL:
     if url.get_backend_name() not in {"postgresql", "postgres"}:
         raise InvalidDSNError(f"a URL of {url.get_backend_name()!r} is not one of PostgreSQL; {_EXAMPLE}")
-    url = url.set(drivername="postgresql+asyncpg")
+    url = url.set(drivername="postgresql+asyncpg").difference_update_query([OPTION])
     mode = url.query.get(
         "sslmode"
     )  # libpq's word; SQLAlchemy passes the driver's own, `ssl`, which takes the same
@@ -77,24 +152,13 @@ def _asyncpg_url(url: URL) -> URL:
     return url
 
 
-def _connector(dsn: str, timeout: float) -> Callable[[], Awaitable[Any]]:
-    if embedded.is_embedded(dsn):
-        embedded.data_folder(dsn)  # a malformed one is told here and not at the first statement
-
-        async def connect_embedded() -> Any:
-            return await _connect(await asyncio.to_thread(embedded.start, dsn), timeout=timeout)
-
-        return connect_embedded
-    plain = _plain_dsn(dsn)
-    return lambda: _connect(plain, timeout=timeout)
-
-
-async def _connect(*args: Any, **kwargs: Any) -> Any:
-    try:
-        return await asyncpg.connect(*args, **kwargs)
-    except (OverflowError, TypeError, ValueError):
-        # What is wrong with a DSN can quote the password in it, so the cause is not kept.
-        raise InvalidDSNError(f"the DSN cannot be read; {_EXAMPLE}") from None
+def _without_option(dsn: str) -> tuple[str, str | None]:
+    """Return the DSN without our option, which the server would take for a setting, and the option."""
+    start, mark, query = dsn.partition("?")
+    parts = query.split("&")
+    said = [each.removeprefix(f"{OPTION}=") for each in parts if each.startswith(f"{OPTION}=")]
+    others = "&".join(each for each in parts if not each.startswith(f"{OPTION}="))
+    return f"{start}{mark}{others}" if others else start, said[-1] if said else None
 
 
 def _plain_dsn(dsn: str) -> str:

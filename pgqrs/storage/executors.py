@@ -13,8 +13,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    Double,
-    Interval,
+    DateTime,
     Text,
     Uuid,
     bindparam,
@@ -31,9 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from pgqrs.models import Executor, Workflow
+from pgqrs.storage.sql import DOUBLE, interval
 
 SUSPICION = 0.4
 """How long, in seconds, a lock must have been seen free before its executor counts as dead.
@@ -44,9 +43,12 @@ It spares those whose connection was lost with the server's restart, and who tak
 ABANDONED = UUID(int=0)
 """What stands for the executor of a run that its own process gave up: one that is always dead."""
 
-_DOUBLE: TypeEngine[Any] = Double()
-_SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
-_FORGOTTEN: ColumnElement[Any] = literal_column("interval '1 minute'", Interval())
+_NOW: ColumnElement[Any] = func.pg_catalog.now(type_=DateTime(timezone=True))
+"""The server's own time: a clock that a test moves (`pgqrs.testing.TestClock`) lets nobody die."""
+
+_FORGOTTEN = 60.0
+"""How long, in seconds, after its beat ran out an executor stays in the tables."""
+
 _LOCKS = table(
     "pg_locks",
     column("locktype", Text()),
@@ -57,7 +59,12 @@ _LOCKS = table(
     column("granted", Boolean()),
     schema="pg_catalog",
 )
-_DATABASES = table("pg_database", column("oid"), column("datname", Text()), schema="pg_catalog")
+DATABASES = table("pg_database", column("oid"), column("datname", Text()), schema="pg_catalog")
+
+
+def abandoned() -> ColumnElement[UUID]:
+    """Return `ABANDONED` as a constant of a statement's text."""
+    return literal_column(f"'{ABANDONED}'::uuid", Uuid())
 
 
 def beat() -> Any:
@@ -65,7 +72,7 @@ def beat() -> Any:
 
     It answers with a row for each of its workflows to be cancelled: the id, and whether to interrupt.
     """
-    expires_at = func.now() + bindparam("expiry", type_=_DOUBLE) * _SECOND
+    expires_at: Any = _NOW + bindparam("expiry", type_=DOUBLE) * interval(1)
     sign = (
         insert(Executor)
         .values(
@@ -91,7 +98,7 @@ def beat() -> Any:
 def stop() -> Any:
     """Return the statement by which an executor says that it has stopped."""
     own = bindparam("executor", type_=Uuid())
-    return update(Executor).where(Executor.id == own).values(stopped_at=func.now())
+    return update(Executor).where(Executor.id == own).values(stopped_at=_NOW)
 
 
 def forget() -> Any:
@@ -102,7 +109,7 @@ def forget() -> Any:
 
 def forget_the_dead() -> Any:
     """Return the statement that removes executors long dead that no workflow names."""
-    return delete(Executor).where(Executor.expires_at < func.now() - _FORGOTTEN, ~_is_named())
+    return delete(Executor).where(Executor.expires_at < _NOW - interval(_FORGOTTEN), ~_is_named())
 
 
 def take_lock() -> Any:
@@ -113,7 +120,7 @@ def take_lock() -> Any:
 def is_alive() -> Any:
     """Return the query that tells whether an executor lives, by what can be seen at once."""
     asked = bindparam("executor", type_=Uuid())
-    here = Executor.stopped_at.is_(None) & (Executor.expires_at >= func.now()) & _is_locked()
+    here = Executor.stopped_at.is_(None) & (Executor.expires_at >= _NOW) & _is_locked()
     return select(exists().where(Executor.id == asked, here))
 
 
@@ -126,20 +133,24 @@ def suspect() -> Any:
         .with_for_update(skip_locked=True)
         .cte("unsuspected")
     )
-    return (
-        update(Executor)
-        .where(Executor.id == unsuspected.c.id)
-        .values(suspected_at=func.now())
-        .returning(Executor.id)
-    )
+    return update(Executor).where(Executor.id == unsuspected.c.id).values(suspected_at=_NOW).returning(Executor.id)
+
+
+def is_suspected() -> ColumnElement[bool]:
+    """Return the condition on `Executor` that it may soon count as dead."""
+    return Executor.suspected_at > _NOW - interval(2 * SUSPICION)
+
+
+def is_long_dead(seconds: float) -> ColumnElement[bool]:
+    """Return the condition on `Executor` that it has been dead for so many seconds."""
+    since = _NOW - interval(seconds)
+    return (Executor.expires_at < since) | (Executor.stopped_at < since)
 
 
 def is_dead() -> ColumnElement[bool]:
     """Return the condition on `Executor` that its runs are to be taken over."""
-    long_suspected = Executor.suspected_at < func.now() - literal_column(
-        f"interval '{SUSPICION} second'", Interval()
-    )
-    return Executor.stopped_at.is_not(None) | (Executor.expires_at < func.now()) | (long_suspected & ~_is_locked())
+    long_suspected = Executor.suspected_at < _NOW - interval(SUSPICION)
+    return Executor.stopped_at.is_not(None) | (Executor.expires_at < _NOW) | (long_suspected & ~_is_locked())
 
 
 def _is_named() -> ColumnElement[bool]:
@@ -151,7 +162,7 @@ def _is_locked() -> ColumnElement[bool]:
     # pg_locks shows a bigint key as its two halves.
     high, low = cast(_LOCKS.c.classid, BigInteger()), cast(_LOCKS.c.objid, BigInteger())
     key = high.op("<<")(literal_column("32")).op("|")(low)
-    here = select(_DATABASES.c.oid).where(_DATABASES.c.datname == func.current_database()).scalar_subquery()
+    here = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
     held = (
         exists()
         .where(_LOCKS.c.locktype == literal_column("'advisory'"), _LOCKS.c.granted, _LOCKS.c.database == here)

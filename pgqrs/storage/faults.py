@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -36,12 +37,16 @@ _PASSING_CODES = frozenset(
 )
 _BAD_ROW_CLASSES = ("22", "23", "54")
 _NO_TABLES = frozenset({"3F000", "42P01"})
+_NO_PREPARED_STATEMENT = frozenset({"26000", "42P05"})
 
 
 def driver_error(error: BaseException) -> BaseException:
     """Return the driver's own error, out of SQLAlchemy's wrapping."""
-    while isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig.__cause__ or error.orig
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        error = error.orig
+    # A connection opened outside the engine gives SQLAlchemy's adapter's error as it is.
+    if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
+        error = error.__cause__
     return error
 
 
@@ -57,6 +62,11 @@ def is_passing(error: BaseException) -> bool:
     if code is not None:
         return code in _PASSING_CODES or code.startswith("08")
     return isinstance(error, DatabaseUnavailableError) or _is_lost(driver_error(error))
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Tell whether the server takes no writes, as a standby does: another connection may find the primary."""
+    return sqlstate(error) == "25006"
 
 
 def is_lock_timeout(error: BaseException) -> bool:
@@ -100,6 +110,13 @@ def _of_server(error: BaseException, code: str, schema: str) -> PgqrsError:
         return NotInstalledError(schema)
     if code.startswith(_UNREACHABLE_CLASSES) or code in _PASSING_CODES:
         return DatabaseUnavailableError(f"PostgreSQL is not to be had: {_told(error)}", sqlstate=code)
+    if code in _NO_PREPARED_STATEMENT:
+        return DatabaseError(
+            f"a prepared statement was lost on the way ({code}: {_told(error)}), as behind a pooler in "
+            "transaction mode: give the engine's connect_args statement_cache_size=0, "
+            "prepared_statement_cache_size=0 and prepared_statement_name_func=lambda: '', or give Admin the DSN.",
+            sqlstate=code,
+        )
     return DatabaseError(f"PostgreSQL refused a statement ({code}): {_told(error)}", sqlstate=code)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import exists, func, literal_column, select
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import exists, func, select
 
 from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage import executors
@@ -14,18 +13,15 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SHOWN = 20
 """How many rows of each kind are told."""
 
+NOTICED = 30.0
+"""How long, in seconds, after the death of an executor a worker has noticed it."""
+
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
 def _held() -> Any:
     """Count where a workflow is: with an executor, ready to be claimed, or waiting for a time."""
     return func.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at)
-
-
-def _long_dead() -> ColumnElement[bool]:
-    """Tell of executors that have been dead for longer than a worker needs to notice."""
-    since = func.now() - literal_column("interval '30 seconds'")
-    return (Executor.expires_at < since) | (Executor.stopped_at < since)
 
 
 INVARIANTS: tuple[tuple[str, Any], ...] = (
@@ -57,7 +53,7 @@ INVARIANTS: tuple[tuple[str, Any], ...] = (
         "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",
         select(Workflow.id, Workflow.executor)
         .join(Executor, Executor.id == Workflow.executor)
-        .where(Workflow.status == WorkflowStatus.RUNNING, _long_dead()),
+        .where(Workflow.status == WorkflowStatus.RUNNING, executors.is_long_dead(NOTICED)),
     ),
     (
         "workflow {0} is RUNNING and held by executor {1}, which is not registered.",

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import ref
 
 import asyncpg
@@ -23,8 +23,10 @@ import asyncpg
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
 from pgqrs.storage.database import CompiledStatement, Database
-from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, sqlstate, translate
-from pgqrs.storage.writes import AGAIN, KINDS, Kind, Record, Standing
+from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
+from pgqrs.storage.kinds import AGAIN, Arrays, Kind, Standing
+from pgqrs.storage.poolers import Driver
+from pgqrs.storage.writes import KINDS, Record
 from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome
 
 MAX_ROWS = 1000
@@ -47,6 +49,9 @@ LONGEST_LOCKED_DELAY = 1.0
 
 LINGER = 30.0
 """How long an idle journal keeps its connection, in seconds."""
+
+Gate: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""Called with the records of a durable write and with what carries it out, whose answer it returns."""
 
 
 class Entry:
@@ -92,13 +97,17 @@ class Journal:
         self._in_flight: list[Entry] = []
         self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._connection: Driver | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stopping = False
         self._lingering: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
         self._compiled_lone: dict[str, CompiledStatement] = {}
+        self.most = MAX_ROWS
+        """The most records of one batch."""
+        self.gate: Gate | None = None
+        """What stands before each durable write: for tests of crashes, which let one through or not."""
         self.statements = 0
         """How many statements were sent; each is one round trip and one commit."""
 
@@ -112,6 +121,10 @@ class Journal:
         waiter: asyncio.Future[Any] = self._loop.create_future()
         self.accept(record, partial(settle, waiter))
         return await waiter
+
+    def gated(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+        """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
+        return write() if self.gate is None else self.gate([record], write)
 
     def accept(self, record: Record, tell: Callable[[Any], None]) -> None:
         """Take a record on: it is written whether or not anybody waits for it.
@@ -166,7 +179,7 @@ class Journal:
         """
         try:
             async with asyncio.timeout(self._database.limits.timeout):
-                await self._drain()
+                await self.drain()
         except TimeoutError as error:
             await self._stop(error)
         if self._lingering is not None:
@@ -193,7 +206,12 @@ class Journal:
             self._stopping = False
         self._reject(self._abandon(), error)
 
-    async def _drain(self) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was accepted is written."""
+        return not (self._queue or self._in_flight or self._stalled)
+
+    async def drain(self) -> None:
         """Wait until what is accepted by now is written; runs that go on may add more."""
         accepted = [*self._in_flight, *self._waiting_entries()]
         while not all(entry.settled for entry in accepted):
@@ -238,7 +256,7 @@ class Journal:
         batch: list[Entry] = []
         size = 0
         taken: dict[int, set[str] | None] = {}
-        while self._queue and len(batch) < MAX_ROWS and size < MAX_SIZE:
+        while self._queue and len(batch) < self.most and size < MAX_SIZE:
             entry = self._queue[0]
             if stalled := self._stalled.get(entry.record.workflow_id):
                 stalled.append(self._pop())
@@ -260,7 +278,10 @@ class Journal:
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
         try:
-            await self._settle(batch, await self._patiently(self._send, batch))
+            send: Callable[[], Awaitable[Any]] = partial(self._patiently, self._send, batch)
+            if self.gate is not None:
+                send = partial(self.gate, [each.record for each in batch], send)
+            await self._settle(batch, await send())
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
             await self._divide(batch, error)
 
@@ -291,7 +312,7 @@ class Journal:
         grouped: dict[Kind[Any], list[Any]] = {}
         for entry in batch:
             grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
-        arrays: writes.Arrays = {}
+        arrays: Arrays = {}
         for kind, records in grouped.items():
             arrays |= kind.arrays(records)
         return await self._fetch(self._statement(writes.batch_names(arrays)), arrays)
@@ -402,12 +423,12 @@ class Journal:
             )
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_bad_row(error)
-            if unsure or connection.is_closed():
+            if unsure or is_read_only(error) or connection.is_closed():
                 connection.terminate()
                 self._connection = None
             raise
 
-    async def _connected(self) -> asyncpg.Connection[Any]:
+    async def _connected(self) -> Driver:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._database.open_driver()
         return self._connection
@@ -430,7 +451,7 @@ class Journal:
             self._connection = None
 
 
-async def _close(connection: asyncpg.Connection[Any]) -> None:
+async def _close(connection: Driver) -> None:
     with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         try:
             await connection.close(timeout=1)

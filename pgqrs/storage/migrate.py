@@ -10,10 +10,12 @@ a host's own Alembic, without a lock in this process; the lock that orders them 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Connection, Executable, MetaData, Table, func, inspect, select
+from sqlalchemy import Connection, Executable, MetaData, Table, func, inspect, quoted_name, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema, DropTable
 
@@ -60,16 +62,19 @@ async def verify(connection: AsyncConnection, schema: str) -> None:
         raise SchemaOutOfDateError(current, HEAD, schema=schema, newer=current > HEAD)
 
 
-def sql_script(schema: str, *, start: str = BASE) -> str:
-    """Return the SQL that brings the tables in `schema` from the revision `start` to the newest.
+def sql_script(schema: str, *, start: str = BASE, end: str = HEAD) -> str:
+    """Return the SQL that brings the tables in `schema` from the revision `start` to `end`, up or down.
 
-    It writes the revision's row too, so `install` finds nothing left to do, and neither BEGIN nor COMMIT: run
-    it in one transaction (``psql -1``), or in a revision of your own. It is empty when `start` is the newest.
+    It writes the revision's row too, so after the newest `install` finds nothing left to do, and neither BEGIN
+    nor COMMIT: run it in one transaction (``psql -1``), or in a revision of your own. It is empty when `start`
+    is `end`; down to "base" it drops the tables and leaves the schema.
     Raises `ConfigurationError` for a schema name or a revision that cannot be.
     """
     check_schema(schema)
     first = [CreateSchema(schema, if_not_exists=True)] if start == BASE else []
-    return "\n\n".join(_render(schema, start, *first))
+    # Newer versions of Alembic leave it, empty.
+    last = [DropTable(_version_table(schema), if_exists=True)] if end == BASE else []
+    return "\n\n".join(_render(schema, start, end, first, last))
 
 
 def take_lock(connection: Connection, schema: str) -> None:
@@ -82,6 +87,11 @@ def create_schema(connection: Connection, schema: str) -> None:
     """Create `schema` where it is missing; where it is there, no right to create one is needed."""
     if not inspect(connection).has_schema(schema):
         connection.execute(CreateSchema(schema))
+
+
+def whole_name(schema: str) -> quoted_name:
+    """Return `schema` in the form that Alembic takes for one name: it splits a plain string at its dots."""
+    return quoted_name(schema, quote=None)
 
 
 async def _current(connection: AsyncConnection, schema: str) -> str | None:
@@ -113,10 +123,8 @@ async def _start(connection: AsyncConnection, schema: str) -> str | None:
 
 
 async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None:
-    # `alembic downgrade base` leaves an empty version table, and the SQL from base on creates it.
-    first = [DropTable(_version_table(schema), if_exists=True)] if start == BASE else []
     # In a thread, for importing Alembic takes 100 ms.
-    statements = await asyncio.to_thread(_render, schema, start, *first)
+    statements = await asyncio.to_thread(_render, schema, start, HEAD)
     await connection.run_sync(create_schema, schema)
     for statement in statements:
         if not statement.startswith("--"):
@@ -137,54 +145,83 @@ class _Statements(list[str]):
         pass
 
 
-def _render(schema: str, start: str, *first: Executable) -> list[str]:
-    """Return the statements `first`, and those that lead from the revision `start` to the newest."""
+def _render(
+    schema: str, start: str, end: str, first: Sequence[Executable] = (), last: Sequence[Executable] = ()
+) -> list[str]:
+    """Return the statements `first`, those that lead from the revision `start` to `end`, and `last`.
+
+    Where they are the same revision it returns none at all.
+    """
     from alembic.operations import Operations  # noqa: PLC0415 - importing it takes 100 ms, and few need it
 
     statements = _Statements()
-    context = _rendering(schema, start, statements)
+    if not (steps := _steps(start, end)):
+        return statements
+    context = _rendering(schema, start, steps, statements)
     for statement in first:
         context.execute(statement)
+    begin = len(statements)
     context.run_migrations(op=Operations(context))
+    if start == BASE:
+        statements[begin] = _where_missing(statements[begin])
+    for statement in last:
+        context.execute(statement)
     return statements
 
 
-def _rendering(schema: str, start: str, output: _Statements) -> MigrationContext:
+def _where_missing(create_version_table: str) -> str:
+    # `alembic downgrade base` leaves the table, empty.
+    return create_version_table.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
+
+
+def _rendering(schema: str, start: str, steps: list[MigrationStep], output: _Statements) -> MigrationContext:
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415 - as above
 
-    steps = _steps(start)
-
-    def upgrade(_heads: object, _context: object) -> list[MigrationStep]:
+    def migrate(_heads: object, _context: object) -> list[MigrationStep]:
         return steps
 
     opts: dict[str, Any] = {
         "as_sql": True,
-        "fn": upgrade,
+        "fn": migrate,
         "output_buffer": output,
         "starting_rev": start,
         "transactional_ddl": False,
         "version_table": VERSION_TABLE,
-        "version_table_schema": schema,
+        "version_table_schema": whole_name(schema),
     }
     # Under another style of parameters than "named" the compiler doubles each % in a name.
     return MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=opts)
 
 
-def _steps(start: str) -> list[MigrationStep]:
-    from alembic.runtime.migration import MigrationStep  # noqa: PLC0415 - as above
+def _steps(start: str, end: str) -> list[MigrationStep]:
     from alembic.script import ScriptDirectory  # noqa: PLC0415 - as above
 
     directory = ScriptDirectory(str(_migrations_folder()))
-    _check_revision(directory, start)
-    revisions = list(directory.iterate_revisions("head", start))
-    upgrade = MigrationStep.upgrade_from_script
-    return [upgrade(directory.revision_map, revision) for revision in reversed(revisions)]
-
-
-def _check_revision(directory: ScriptDirectory, revision: str) -> None:
     known = [BASE, *sorted(script.revision for script in directory.walk_revisions())]
-    if revision not in known:
-        raise ConfigurationError(f"{revision!r} is not a revision of pgqrs; there are {', '.join(known)}.")
+    _check_revisions(known, start, end)
+    if known.index(end) < known.index(start):
+        return _steps_down(directory, start, end)
+    return _steps_up(directory, start, end)
+
+
+def _steps_up(directory: ScriptDirectory, start: str, end: str) -> list[MigrationStep]:
+    from alembic.runtime.migration import MigrationStep  # noqa: PLC0415 - as above
+
+    upgrade = partial(MigrationStep.upgrade_from_script, directory.revision_map)
+    return [upgrade(script) for script in reversed(list(directory.iterate_revisions(end, start)))]
+
+
+def _steps_down(directory: ScriptDirectory, start: str, end: str) -> list[MigrationStep]:
+    from alembic.runtime.migration import MigrationStep  # noqa: PLC0415 - as above
+
+    downgrade = partial(MigrationStep.downgrade_from_script, directory.revision_map)
+    return [downgrade(script) for script in directory.iterate_revisions(start, end)]
+
+
+def _check_revisions(known: list[str], *revisions: str) -> None:
+    for revision in revisions:
+        if revision not in known:
+            raise ConfigurationError(f"{revision!r} is not a revision of pgqrs; there are {', '.join(known)}.")
 
 
 def _migrations_folder() -> Path:

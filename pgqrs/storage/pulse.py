@@ -17,13 +17,12 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakMethod
 
-import asyncpg
-
 from pgqrs.storage import executors
 from pgqrs.storage.channels import executor_channel
 from pgqrs.storage.database import CompiledStatement, Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.faults import is_passing, translate
+from pgqrs.storage.poolers import Driver, PooledConnection
 
 CancelAsked = Callable[[int, bool], None]
 """A method called in an event loop with a workflow to be cancelled, and whether to interrupt its steps."""
@@ -87,7 +86,7 @@ class Pulse:
         """The binds of the statements about this executor."""
         return {
             "executor": self.executor_id,
-            "lock_key": self._lock_key,
+            "lock_key": None if self._source.pooler.shares_sessions else self._lock_key,
             "host": socket.gethostname(),
             "pid": self.pid,
             "expiry": self._limits.expiry,
@@ -189,7 +188,7 @@ class _Session:
     def __init__(self, pulse: Pulse, database: Database) -> None:
         self._pulse = pulse
         self._database = database
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._connection: Driver | None = None
         self._locked = False
         self._compiled: dict[str, CompiledStatement] = {}
 
@@ -197,7 +196,7 @@ class _Session:
         """Say that the executor lives, take its lock where it does not hold it, and pass cancellations on."""
         connection = await self._connected(wake)
         asked = await self._fetch("beat", executors.beat)
-        if not self._locked:
+        if not self._locked and not isinstance(connection, PooledConnection):
             self._locked = bool((await self._fetch("lock", executors.take_lock))[0][0])
         if connection.is_closed():
             raise ConnectionResetError("the connection of the pulse was lost")
@@ -220,15 +219,17 @@ class _Session:
         self._connection = None
         self._locked = False
 
-    async def _connected(self, wake: Callable[..., None]) -> asyncpg.Connection[Any]:
-        if self._connection is None or self._connection.is_closed():
+    async def _connected(self, wake: Callable[..., None]) -> Driver:
+        connection = self._connection
+        if connection is None or connection.is_closed():
             self._locked = False
-            self._connection = await self._database.open_driver()
-            self._connection.add_termination_listener(wake)
+            self._connection = connection = await self._database.open_driver()
+            connection.add_termination_listener(wake)
             async with asyncio.timeout(self._database.limits.timeout):
-                await self._connection.execute(_KEEPALIVES)
-                await self._connection.add_listener(executor_channel(self._pulse.executor_id), wake)
-        return self._connection
+                if not isinstance(connection, PooledConnection):
+                    await connection.execute(_KEEPALIVES)
+                await connection.add_listener(executor_channel(self._pulse.executor_id), wake)
+        return connection
 
     async def _fetch(self, name: str, statement: Callable[[], Any]) -> list[Any]:
         assert self._connection is not None  # noqa: S101  # the callers connect

@@ -10,19 +10,14 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
-    JSON,
     BigInteger,
     Boolean,
-    Double,
-    Interval,
     Text,
     Uuid,
     bindparam,
     case,
-    cast,
     column,
     exists,
-    extract,
     func,
     literal_column,
     null,
@@ -32,11 +27,21 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from pgqrs.models import Executor, Workflow
 from pgqrs.storage import executors
-from pgqrs.storage.writes import has_progressed
+from pgqrs.storage.sql import (
+    ONE,
+    ZERO,
+    constant,
+    has_progressed,
+    interval,
+    json_of,
+    later,
+    own_queue,
+    seconds_of,
+    text_of,
+)
 from pgqrs.types import WorkflowStatus
 
 MOST_AT_ONCE = 2000
@@ -44,11 +49,6 @@ MOST_AT_ONCE = 2000
 
 LATENESS = 1.0
 """How long, in seconds, after its deadline a running workflow is left to its executor, which is gentler."""
-
-_ZERO: ColumnElement[int] = literal_column("0", BigInteger())
-_ONE: ColumnElement[int] = literal_column("1", BigInteger())
-_DOUBLE: TypeEngine[Any] = Double()
-_SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
 
 
 def claim() -> Any:
@@ -60,7 +60,7 @@ def claim() -> Any:
     pairs = _pairs()
     ready = (
         select(Workflow.id, Workflow.priority)
-        .where(Workflow.queue == pairs.c.queue, Workflow.name == pairs.c.name, Workflow.ready_at.is_not(None))
+        .where(*_is_for(pairs))
         .order_by(Workflow.priority.desc(), Workflow.id)
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)
@@ -78,14 +78,14 @@ def claim() -> Any:
         update(Workflow)
         .where(Workflow.id == first.c.id)
         .values(
-            status=_literal(WorkflowStatus.RUNNING),
-            epoch=Workflow.epoch + _ONE,
+            status=constant(WorkflowStatus.RUNNING),
+            epoch=Workflow.epoch + ONE,
             claim=bindparam("token", type_=Uuid()),
             executor=bindparam("executor", type_=Uuid()),
-            attempts=Workflow.attempts + _ONE,
+            attempts=Workflow.attempts + ONE,
             ready_at=null(),
             error=null(),
-            deadline=func.coalesce(Workflow.deadline, func.now() + Workflow.timeout * _SECOND),
+            deadline=func.coalesce(Workflow.deadline, later(Workflow.timeout)),
             started_at=func.coalesce(Workflow.started_at, func.now()),
             completed_at=null(),
             updated_at=func.now(),
@@ -98,7 +98,7 @@ def claimed() -> Any:
     """Return the query for what a claim took whose answer was lost: the token tells."""
     own = Workflow.executor == bindparam("executor", type_=Uuid())
     taken = Workflow.claim == bindparam("token", type_=Uuid())
-    running = Workflow.status == _literal(WorkflowStatus.RUNNING)
+    running = Workflow.status == constant(WorkflowStatus.RUNNING)
     return select(*_claimed()).where(own, taken, running)
 
 
@@ -112,10 +112,7 @@ def tick() -> Any:
     suspects = executors.suspect().cte("suspects")
     woken = _woken().cte("woken")
     recovered = _recovered().cte("recovered")
-    lately = Executor.suspected_at > func.now() - literal_column(
-        f"interval '{2 * executors.SUSPICION} second'", Interval()
-    )
-    suspected = select(func.count()).select_from(Executor).where(lately)
+    suspected = select(func.count()).select_from(Executor).where(executors.is_suspected())
     return select(
         _is_ready().label("ready"),
         _count(woken).label("woken"),
@@ -145,9 +142,9 @@ def time_out() -> Any:
         update(Workflow)
         .where(Workflow.id == held.c.id)
         .values(
-            status=_literal(WorkflowStatus.ERROR),
-            error=cast(held.c.error, JSON()),
-            epoch=Workflow.epoch + _ONE,
+            status=constant(WorkflowStatus.ERROR),
+            error=json_of(held.c.error),
+            epoch=Workflow.epoch + ONE,
             **_unheld(),
             deadline=null(),
             cancel_interrupts=null(),
@@ -160,22 +157,20 @@ def time_out() -> Any:
 
 def timeouts() -> Any:
     """Return the query for how long workflows were given, in seconds, as far as is known."""
-    given = func.coalesce(Workflow.timeout, extract("epoch", Workflow.deadline - Workflow.started_at))
+    given = func.coalesce(Workflow.timeout, seconds_of(Workflow.deadline - Workflow.started_at))
     asked = bindparam("ids", type_=ARRAY(BigInteger()))
-    seconds: Any = cast(given, _DOUBLE)
-    return select(Workflow.id, seconds).where(Workflow.id == func.any(asked))
+    return select(Workflow.id, given).where(Workflow.id == func.any(asked))
 
 
 def _claimed() -> list[ColumnElement[Any]]:
     """Return the columns of `ClaimedRun`, and after them the priority."""
-    left: Any = cast(extract("epoch", Workflow.deadline - func.now()), _DOUBLE)
     columns: Any = (
         Workflow.id,
         Workflow.name,
         Workflow.epoch,
-        cast(Workflow.input, Text()),
+        text_of(Workflow.input),
         Workflow.attempts,
-        left,
+        seconds_of(Workflow.deadline - func.now()),
         Workflow.priority,
     )
     return list(columns)
@@ -188,15 +183,20 @@ def _pairs() -> Any:
     return select(queue.c.queue, name.c.name).select_from(queue.join(name, true())).subquery("pairs")
 
 
+def _is_for(pairs: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions on a workflow that is ready for a worker: its queue, its name, and its codec."""
+    return [
+        Workflow.queue == pairs.c.queue,
+        Workflow.name == pairs.c.name,
+        Workflow.ready_at.is_not(None),
+        Workflow.codec.is_not_distinct_from(bindparam("codec", type_=Text())),
+    ]
+
+
 def _is_ready() -> ColumnElement[bool]:
     pairs = _pairs()
-    one = (
-        select(_ONE.label("one"))
-        .where(Workflow.queue == pairs.c.queue, Workflow.name == pairs.c.name, Workflow.ready_at.is_not(None))
-        .limit(_ONE)
-        .lateral("one_ready")
-    )
-    return exists(select(_ONE).select_from(pairs.join(one, true())))
+    one = select(ONE.label("one")).where(*_is_for(pairs)).limit(ONE).lateral("one_ready")
+    return exists(select(ONE).select_from(pairs.join(one, true())))
 
 
 def _woken() -> Any:
@@ -212,7 +212,7 @@ def _woken() -> Any:
         update(Workflow)
         .where(Workflow.id == due.c.id)
         .values(
-            status=_literal(WorkflowStatus.PENDING), ready_at=Workflow.due_at, due_at=null(), updated_at=func.now()
+            status=constant(WorkflowStatus.PENDING), ready_at=Workflow.due_at, due_at=null(), updated_at=func.now()
         )
         .returning(Workflow.id)
     )
@@ -225,7 +225,9 @@ def _recovered() -> Any:
         .where(~exists().where(Executor.id == Workflow.executor))
     )
     dead = union(
-        select(Executor.id.label("id")).where(executors.is_dead()), select(_abandoned().label("id")), unknown
+        select(Executor.id.label("id")).where(executors.is_dead()),
+        select(executors.abandoned().label("id")),
+        unknown,
     ).subquery("dead")
     lost = (
         select(Workflow.id)
@@ -239,16 +241,16 @@ def _recovered() -> Any:
         update(Workflow)
         .where(Workflow.id == lost.c.id)
         .values(
-            epoch=Workflow.epoch + _ONE,
+            epoch=Workflow.epoch + ONE,
             executor=null(),
             due_at=null(),
-            queue=func.coalesce(Workflow.queue, literal_column("'default'", Text())),
-            status=case((cancelled, _literal(WorkflowStatus.CANCELLED)), else_=_literal(WorkflowStatus.PENDING)),
+            queue=own_queue(),
+            status=case((cancelled, constant(WorkflowStatus.CANCELLED)), else_=constant(WorkflowStatus.PENDING)),
             ready_at=case((~cancelled, func.now())),
             deadline=case((~cancelled, Workflow.deadline)),
             completed_at=case((cancelled, func.now())),
             cancel_interrupts=null(),
-            attempts=case((has_progressed(), _ZERO), else_=Workflow.attempts),
+            attempts=case((has_progressed(), ZERO), else_=Workflow.attempts),
             updated_at=func.now(),
         )
         .returning(Workflow.id)
@@ -256,7 +258,7 @@ def _recovered() -> Any:
 
 
 def _expired() -> Any:
-    late = func.now() - literal_column(f"interval '{LATENESS} second'", Interval())
+    late = func.now() - interval(LATENESS)
     passed = case((Workflow.executor.is_(None), func.now()), else_=late)
     # The first condition is for the index.
     expired = select(Workflow.id).where(Workflow.deadline < func.now(), Workflow.deadline < passed)
@@ -266,7 +268,7 @@ def _expired() -> Any:
 def _until(time: Any) -> ColumnElement[Any]:
     """Return the seconds until the earliest of the times that have not passed."""
     earliest = select(func.min(time)).where(time > func.now()).scalar_subquery()
-    return cast(extract("epoch", earliest - func.now()), _DOUBLE)
+    return seconds_of(earliest - func.now())
 
 
 def _unheld() -> dict[str, Any]:
@@ -279,11 +281,3 @@ def _count(cte: Any) -> Any:
 
 def _most() -> ColumnElement[int]:
     return literal_column(str(MOST_AT_ONCE), BigInteger())
-
-
-def _abandoned() -> ColumnElement[Any]:
-    return literal_column(f"'{executors.ABANDONED}'::uuid", Uuid())
-
-
-def _literal(value: str) -> ColumnElement[str]:
-    return literal_column(f"'{value}'", Text())

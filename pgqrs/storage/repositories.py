@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    Double,
     Text,
     Update,
     bindparam,
     case,
     cast,
-    extract,
     false,
     func,
     literal,
@@ -27,18 +25,19 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
-from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Workflow
 from pgqrs.storage import executors, invariants
+from pgqrs.storage.borrowed import Connection
+from pgqrs.storage.sql import seconds_of, text_of
 from pgqrs.storage.writes import KINDS
 from pgqrs.types import (
     Ended,
     FailedAttempts,
     History,
+    NewWorkflow,
     Outcome,
     StepRecord,
     StepStatus,
@@ -50,10 +49,17 @@ from pgqrs.types import (
 Decode = Callable[[str], Any]
 
 
+class Server(NamedTuple):
+    """Which database of which server: what tells two connections to one apart from those to two."""
+
+    started_at: datetime
+    database: int
+
+
 class WorkflowRepository:
     """The workflows, in a transaction of the caller's."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def reserve_ids(self, sequence: str, count: int) -> list[int]:
@@ -88,24 +94,44 @@ class WorkflowRepository:
             query = query.where(Workflow.id < before)
         return [_workflow(row, decode) for row in await self._connection.execute(query)]
 
-    async def submit(self, submissions: Sequence[Submission]) -> None:
-        """Insert workflows for workers to claim; those whose key is taken are left out."""
+    async def create(self, new: NewWorkflow) -> None:
+        """Insert a workflow that nobody runs yet."""
+        await self._connection.execute(KINDS[NewWorkflow].statement(lone=True), KINDS[NewWorkflow].values(new))
+
+    async def submit_with_ids(
+        self, submissions: Sequence[Submission], ids: Sequence[int], codec: str | None
+    ) -> list[int]:
+        """Insert workflows of one name under these ids, and return the ids of those that there are then.
+
+        Of those that share a key the first is inserted, unless the key was taken before.
+        """
+        new = [each._replace(workflow_id=own, codec=codec) for each, own in zip(submissions, ids, strict=True)]
+        written = await self.submit(new)
+        keys = {each.key for each in new if each.key is not None and each.workflow_id not in written}
+        taken = await self.ids_of_keys(new[0].name, list(keys)) if keys else {}
+        return [taken[each.key] if each.key in keys else each.workflow_id for each in new]
+
+    async def submit(self, submissions: Sequence[Submission]) -> set[int]:
+        """Insert workflows for workers to claim, and return the ids of those whose key was not taken."""
         statement = KINDS[Submission].statement()
-        await self._connection.execute(statement, KINDS[Submission].arrays(submissions))
+        rows: Any = await self._connection.execute(statement, KINDS[Submission].arrays(submissions))
+        return {row.workflow_id for row in rows}
 
     async def ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
         """Return the ids of the workflows of this name that have these keys."""
         query = select(Workflow.key, Workflow.id).where(
             Workflow.name == name, Workflow.key == func.any(_texts(keys))
         )
-        return {key: workflow_id for key, workflow_id in await self._connection.execute(query) if key is not None}
+        rows: Any = await self._connection.execute(query)
+        return {key: workflow_id for key, workflow_id in rows if key is not None}
 
     async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
         """Return how those of these workflows ended that have."""
-        query = select(Workflow.id, Workflow.status, cast(Workflow.output, Text()), cast(Workflow.error, Text()))
+        texts = text_of(Workflow.output), text_of(Workflow.error)
+        query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
-        rows = await self._connection.execute(query.where(Workflow.id == func.any(_bigints(ids)), over))
-        return {row[0]: Ended(WorkflowStatus(row[1]), row[2], row[3]) for row in rows}
+        rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(_bigints(ids)), over))
+        return {row[0]: Ended(WorkflowStatus(row[1]), *row[2:]) for row in rows}
 
     async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
         """Return a workflow; raises `WorkflowNotFoundError`."""
@@ -115,21 +141,26 @@ class WorkflowRepository:
             raise WorkflowNotFoundError(workflow_id)
         return _workflow(row, decode)
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
-        """Cancel a workflow at once, or ask the executor that runs it, which is returned, to do so.
-
-        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
-        """
+    async def _lock(self, workflow_id: int, *over: WorkflowStatus) -> Any:
+        """Lock a workflow and return its name, status and executor; raise if it is not there, or is `over`."""
         found = await self._connection.execute(
-            select(Workflow.status, Workflow.executor)
+            select(Workflow.name, Workflow.status, Workflow.executor)
             .where(Workflow.id == workflow_id)
             .with_for_update(key_share=True)
         )
         row = found.one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        if row.status in {WorkflowStatus.SUCCESS, WorkflowStatus.ERROR}:
+        if row.status in over:
             raise WorkflowFinishedError(workflow_id, row.status)
+        return row
+
+    async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
+        """Cancel a workflow at once, or ask the executor that runs it, which is returned, to do so.
+
+        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
+        """
+        row = await self._lock(workflow_id, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
         own = update(Workflow).where(Workflow.id == workflow_id)
         if row.status == WorkflowStatus.RUNNING:
             asked = func.coalesce(Workflow.cancel_interrupts, false()) | literal(interrupt)
@@ -140,14 +171,13 @@ class WorkflowRepository:
             await self._connection.execute(own.values(**_CANCELLED))
         return None
 
-    async def release(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take a run from an executor that is dead, for another to start; tell whether it had it still."""
-        released = await self._connection.execute(
+    async def release(self, workflow_id: int, executor_id: UUID) -> None:
+        """Take a run from an executor that is dead, for another to start."""
+        await self._connection.execute(
             update(Workflow)
             .where(Workflow.id == workflow_id, Workflow.executor == executor_id)
             .values(executor=executors.ABANDONED, updated_at=func.now())
         )
-        return bool(released.rowcount)
 
     async def cancel_released(self, workflow_id: int) -> None:
         """Cancel a workflow whose run was released, unless somebody has started it again."""
@@ -157,9 +187,38 @@ class WorkflowRepository:
             .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1)
         )
 
+    async def resume(self, workflow_id: int) -> str:
+        """Make a workflow that has not succeeded runnable again, its failed steps too; return its name.
+
+        Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError` and, for one that has
+        succeeded, `WorkflowFinishedError`.
+        """
+        row = await self._lock(workflow_id, WorkflowStatus.SUCCESS)
+        await self._connection.execute(_made_pending(workflow_id))
+        await self._connection.execute(_all_reopened(workflow_id))
+        name: str = row.name
+        return name
+
+
+class ServerRepository:
+    """What concerns no one workflow: the server's clock and channels, executors, and the tables as a whole."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
     async def is_alive(self, executor_id: UUID) -> bool:
         """Tell whether an executor shows signs of life."""
         return bool(await self._connection.scalar(executors.is_alive(), {"executor": executor_id}))
+
+    async def identity(self) -> Server:
+        """Return which database of which server this is."""
+        own = (
+            select(executors.DATABASES.c.oid)
+            .where(executors.DATABASES.c.datname == func.current_database())
+            .scalar_subquery()
+        )
+        found = await self._connection.execute(select(func.pg_postmaster_start_time(), cast(own, BigInteger())))
+        return Server(*found.one())
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""
@@ -178,32 +237,11 @@ class WorkflowRepository:
             found += [sentence.format(*row) for row in rows]
         return found
 
-    async def resume(self, workflow_id: int) -> str:
-        """Make a workflow that has not succeeded runnable again, its failed steps too; return its name.
-
-        Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError` and, for one that has
-        succeeded, `WorkflowFinishedError`.
-        """
-        found = await self._connection.execute(
-            select(Workflow.name, Workflow.status, Workflow.queue)
-            .where(Workflow.id == workflow_id)
-            .with_for_update(key_share=True)
-        )
-        row = found.one_or_none()
-        if row is None:
-            raise WorkflowNotFoundError(workflow_id)
-        if row.status == WorkflowStatus.SUCCESS:
-            raise WorkflowFinishedError(workflow_id, row.status)
-        await self._connection.execute(_made_pending(workflow_id))
-        await self._connection.execute(_all_reopened(workflow_id))
-        name: str = row.name
-        return name
-
 
 class StepRepository:
     """The steps, in a transaction of the caller's."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def history(self, workflow_id: int) -> History:
@@ -219,6 +257,19 @@ class StepRepository:
         row: Any = found.one_or_none()
         return history if row is None else history._replace(left=row[0], retries=row[1])
 
+    async def settled(self, workflow_id: int, step_id: str) -> Outcome | None:
+        """Return the step's success, None without one, once no transaction that could record it goes on."""
+        # Each of them holds a share of the workflow's row.
+        held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
+        await self._connection.execute(held)
+        found: Any = await self._connection.execute(
+            select(text_of(Step.output), text_of(Step.error), Step.fingerprint).where(
+                Step.workflow_id == workflow_id, Step.step_id == step_id, Step.status == StepStatus.SUCCESS
+            )
+        )
+        row = found.one_or_none()
+        return None if row is None else Outcome(*row)
+
     async def of_workflow(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
         """Return the workflow's steps in the order in which they were started."""
         query = (
@@ -233,9 +284,9 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.id,
     Workflow.name,
     Workflow.status,
-    cast(Workflow.input, Text()),
-    cast(Workflow.output, Text()),
-    cast(Workflow.error, Text()),
+    text_of(Workflow.input),
+    text_of(Workflow.output),
+    text_of(Workflow.error),
     Workflow.epoch,
     Workflow.created_at,
     Workflow.started_at,
@@ -248,14 +299,15 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.deadline,
     Workflow.executor,
     Workflow.attempts,
+    Workflow.codec,
 )
 
 _STEP_COLUMNS: Sequence[Any] = (
     Step.workflow_id,
     Step.step_id,
     Step.status,
-    cast(Step.output, Text()),
-    cast(Step.error, Text()),
+    text_of(Step.output),
+    text_of(Step.error),
     Step.epoch,
     Step.reopened,
     Step.started_at,
@@ -264,26 +316,21 @@ _STEP_COLUMNS: Sequence[Any] = (
 )
 
 
-def _seconds(interval: Any) -> Any:
-    double: TypeEngine[Any] = Double()
-    return cast(extract("epoch", interval), double)
-
-
 _HISTORY: Any = select(
     Step.step_id,
     Step.status,
-    cast(Step.output, Text()),
-    cast(Step.error, Text()),
+    text_of(Step.output),
+    text_of(Step.error),
     Step.fingerprint,
     Step.failures,
-    _seconds(Step.retry_at - func.now()),
+    seconds_of(Step.retry_at - func.now()),
 ).where(
     Step.workflow_id == bindparam("workflow_id"),
     Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | (Step.failures > 0),
     ~Step.reopened,
 )
 
-_STANDING: Any = select(_seconds(Workflow.deadline - func.now()), Workflow.retries).where(
+_STANDING: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
     Workflow.id == bindparam("workflow_id")
 )
 

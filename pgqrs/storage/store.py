@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
-from time import monotonic
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError
+from pgqrs.clock import Clock, MonotonicClock
+from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
+from pgqrs.storage.borrowed import usable
 from pgqrs.storage.channels import executor_channel, queue_channel
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.faults import translated
+from pgqrs.storage.ids import Ids, check_id
 from pgqrs.storage.journal import Journal
+from pgqrs.storage.lending import Lending, Lent
 from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.pulse import Pulse
-from pgqrs.storage.repositories import Decode, StepRepository, WorkflowRepository
+from pgqrs.storage.repositories import Decode, ServerRepository, StepRepository, WorkflowRepository
+from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
 from pgqrs.storage.watch import Watch
+from pgqrs.storage.within import Within
 from pgqrs.types import (
     Claim,
     Ended,
@@ -44,13 +49,8 @@ from pgqrs.types import (
     WorkflowStatus,
 )
 
-_MAX_BIGINT = 2**63 - 1
-
 MOST_SUBMITTED = 5000
 """How many workflows one statement of `Store.submit_many` writes."""
-
-MAX_ID_BLOCK = 1024
-"""The most workflow ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
 
 
 class RunControl(Protocol):
@@ -67,9 +67,19 @@ class RunControl(Protocol):
 
 
 class Store:
-    """A database, its journal, and the ids reserved for new workflows."""
+    """A database, its journal, and the ids reserved for new workflows; `codec` is what those are written with."""
 
-    def __init__(self, source: EngineSource, schema: str, limits: Limits, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        source: EngineSource,
+        schema: str,
+        limits: Limits,
+        pulse: Pulse,
+        *,
+        codec: str | None = None,
+        clock: Clock | None = None,
+        sessionmaker: SessionMaker | None = None,
+    ) -> None:
         self.database = Database(source, schema, limits)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The runs that are live in this event loop, by their workflows' ids."""
@@ -77,12 +87,15 @@ class Store:
         self._is_beating = False
         self._starting = 0
         self._starts = 0
-        self._clock: tuple[datetime, float] | None = None
+        self._codec = codec
+        self.clock: Clock = MonotonicClock() if clock is None else clock
+        """What the runs wait by."""
+        self._time_of_day = ServerClock(self.database, self.clock)
         self.journal = Journal(self.database, keeper=self)
         self.marks = RunningMarks(self.journal)
-        self._ids: deque[int] = deque()
-        self._block = 1
-        self._reserving = asyncio.Lock()
+        self.ids = Ids(self.database)
+        self._lending = Lending(self.database)
+        self._step_sessions = StepSessions(self.database, self._lending, sessionmaker)
         self._closing = asyncio.Lock()
         self._verified = False
         self._until_loop_ends: AsyncGenerator[None, None] | None = None
@@ -140,7 +153,7 @@ class Store:
         """Return a worker's connection; `rung` is called with the name of a queue whose doorbell was rung."""
         await self.ready()
         await self.beat()
-        return Watch(self.database, self.executor_id, rung)
+        return Watch(self.database, self.executor_id, rung, self._codec)
 
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""
@@ -168,33 +181,17 @@ class Store:
     async def create(self, name: str, input_text: str) -> int:
         """Write a new workflow and return its id."""
         await self.ready()
-        workflow_id = await self._reserved_id()
-        await self.journal.write(NewWorkflow(workflow_id, name, input_text))
+        workflow_id = await self.ids.next()
+        await self.journal.write(NewWorkflow(workflow_id, name, input_text, self._codec))
         return workflow_id
-
-    async def _reserved_id(self) -> int:
-        while not self._ids:
-            async with self._reserving:
-                if not self._ids:
-                    await self._reserve()
-        return self._ids.popleft()
-
-    async def _reserve(self) -> None:
-        sequence, count = self.database.qualified("pgqrs_workflows_id_seq"), self._block
-        self._ids.extend(
-            await self.database.patiently(
-                lambda connection: WorkflowRepository(connection).reserve_ids(sequence, count)
-            )
-        )
-        self._block = min(2 * count, MAX_ID_BLOCK)
 
     async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
         """Write a new workflow that this executor runs already, and return its id and the claim."""
         await self.ready()
         with self._beating():
             await self.beat()
-            workflow_id = await self._reserved_id()
-            record = NewRun(workflow_id, name, input_text, uuid4(), self.executor_id, timeout)
+            workflow_id = await self.ids.next()
+            record = NewRun(workflow_id, name, input_text, uuid4(), self.executor_id, timeout, self._codec)
             claim: Claim = await self.journal.write(record)
         return workflow_id, claim
 
@@ -222,7 +219,7 @@ class Store:
         await self.beat()
         while True:
             try:
-                record = RunStart(workflow_id, uuid4(), self.executor_id, timeout)
+                record = RunStart(workflow_id, uuid4(), self.executor_id, timeout, self._codec)
                 claim: Claim = await self.journal.write(record)
             except WorkflowLockedError as locked:
                 if not await self._release(workflow_id, locked.executor_id):
@@ -231,13 +228,12 @@ class Store:
                 return claim
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if that is dead."""
+        """Take the run from its executor if that is dead, and tell whether it is."""
 
         async def release(connection: AsyncConnection) -> bool:
-            repository = WorkflowRepository(connection)
-            if await repository.is_alive(executor_id):
+            if await ServerRepository(connection).is_alive(executor_id):
                 return False
-            await repository.release(workflow_id, executor_id)
+            await WorkflowRepository(connection).release(workflow_id, executor_id)
             return True
 
         return await self.database.patiently(release)
@@ -260,8 +256,8 @@ class Store:
         """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's."""
         await self.ready()
         while True:
-            workflow_id = await self._reserved_id()
-            new = Submission(workflow_id, name, input_text, queue, priority, delay, timeout, key)
+            workflow_id = await self.ids.next()
+            new = Submission(workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec)
             if await self.journal.write(new) or key is None:
                 return workflow_id
             if (taken := (await self._ids_of_keys(name, [key])).get(key)) is not None:
@@ -280,20 +276,35 @@ class Store:
         return ids
 
     async def _submit_batch(self, submissions: Sequence[Submission]) -> list[int]:
-        sequence = self.database.qualified("pgqrs_workflows_id_seq")
-        drawn = await self.database.patiently(
-            lambda connection: WorkflowRepository(connection).reserve_ids(sequence, len(submissions))
+        drawn = await self.ids.block(len(submissions))
+        return await self.database.patiently(
+            lambda connection: WorkflowRepository(connection).submit_with_ids(submissions, drawn, self._codec)
         )
-        new = [each._replace(workflow_id=own) for each, own in zip(submissions, drawn, strict=True)]
-        await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
-        keys = list({each.key for each in new if each.key is not None})
-        taken = await self._ids_of_keys(new[0].name, keys) if keys else {}
-        return [each.workflow_id if each.key is None else taken[each.key] for each in new]
 
     async def _ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
         return await self.database.patiently(
             lambda connection: WorkflowRepository(connection).ids_of_keys(name, keys)
         )
+
+    async def within(self, lent: Lent) -> Within:
+        """Return what can be done in a transaction of the application's; raises `SessionError` where it cannot be.
+
+        The tables are checked through what is lent: it may hold the only connection that the pool has.
+        """
+        borrowed = await self._lending.borrow(lent)
+        if not self._verified:
+            with usable():
+                await self._check_tables(borrowed.connection)
+            self._verified = True
+        return Within(borrowed, self.ids.in_stock, self.database.workflow_ids, self._codec)
+
+    def step_session(self, *, nested: bool) -> AbstractAsyncContextManager[StepSession]:
+        """Open the session of a transactional step; `nested` tells that a step around it has one."""
+        return self._step_sessions.open(nested=nested)
+
+    def after_commit(self, lent: Lent, name: str, act: Callable[[], object]) -> None:
+        """Call `act` about when what is lent is committed, if it is; of one `name` only the last."""
+        self._lending.after_commit(lent, name, act)
 
     async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
         """Return how those of these workflows ended that have."""
@@ -302,7 +313,7 @@ class Store:
 
     async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
         """Return a workflow as it stands."""
-        _check_id(workflow_id)
+        check_id(workflow_id)
         await self.ready()
         return await self.database.patiently(
             lambda connection: WorkflowRepository(connection).get(decode, workflow_id)
@@ -310,7 +321,7 @@ class Store:
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
         """Cancel a workflow, at once or through the executor that runs it."""
-        _check_id(workflow_id)
+        check_id(workflow_id)
         await self.ready()
         executor_id = await self.database.patiently(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt)
@@ -331,19 +342,16 @@ class Store:
         await self._notify(queue_channel(self.database.schema), queue)
 
     async def _notify(self, channel: str, payload: str) -> None:
-        await self.database.patiently(lambda connection: WorkflowRepository(connection).ring(channel, payload))
+        await self.database.patiently(lambda connection: ServerRepository(connection).ring(channel, payload))
 
     async def now(self) -> datetime:
-        """Return the time by the database's clock, which is asked once and carried on by the monotonic one."""
-        if self._clock is None:
-            self._clock = await self.database.patiently(_read_clock)
-        then, at = self._clock
-        return then + timedelta(seconds=monotonic() - at)
+        """Return the time by the database's clock."""
+        return await self._time_of_day.now()
 
     async def violations(self) -> list[str]:
         """Return what the tables hold that they must never hold, a sentence each."""
         await self.ready()
-        return await self.database.patiently(lambda connection: WorkflowRepository(connection).violations())
+        return await self.database.patiently(lambda connection: ServerRepository(connection).violations())
 
     @property
     def is_full(self) -> bool:
@@ -376,13 +384,13 @@ class Store:
 
     async def name_of(self, workflow_id: int) -> str:
         """Return the name of a workflow."""
-        _check_id(workflow_id)
+        check_id(workflow_id)
         await self.ready()
         return await self.database.patiently(lambda connection: WorkflowRepository(connection).name(workflow_id))
 
     async def resume(self, workflow_id: int) -> str:
         """Make a workflow runnable again, its failed steps too, and return its name."""
-        _check_id(workflow_id)
+        check_id(workflow_id)
         await self.ready()
         return await self.database.patiently(lambda connection: WorkflowRepository(connection).resume(workflow_id))
 
@@ -409,20 +417,3 @@ class Store:
         return await self.database.patiently(
             lambda connection: StepRepository(connection).of_workflow(workflow_id, decode)
         )
-
-
-async def _read_clock(connection: AsyncConnection) -> tuple[datetime, float]:
-    """Return the time by the database's clock, and the monotonic time that it was then."""
-    repository = WorkflowRepository(connection)
-    await repository.now()  # what the first statement of a connection takes is not part of the way there and back
-    asked = monotonic()
-    now = await repository.now()
-    return now, (asked + monotonic()) / 2
-
-
-def _check_id(workflow_id: object) -> None:
-    """Refuse an id that no row can have, before the driver does in words of its own."""
-    if not isinstance(workflow_id, int):
-        raise TypeError(f"a workflow id is an int, not {type(workflow_id).__name__}.")
-    if not 0 < workflow_id <= _MAX_BIGINT:
-        raise WorkflowNotFoundError(workflow_id)

@@ -15,6 +15,7 @@ from pgqrs.storage import executors, queue
 from pgqrs.storage.channels import queue_channel
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import translated
+from pgqrs.storage.poolers import Driver
 from pgqrs.types import ClaimedRun
 
 _UNKNOWN_EVERY = 60
@@ -38,17 +39,20 @@ class Tick(NamedTuple):
 
 
 class Watch:
-    """One worker's connection outside the pool, made anew when it is lost.
+    """One worker's connection outside the pool, made anew when it is lost; it claims what `codec` can read.
 
     `rung` is called in the event loop with the name of a queue whose doorbell was rung. The methods raise
     `DatabaseUnavailableError` while the server is away; call them again later.
     """
 
-    def __init__(self, database: Database, executor_id: UUID, rung: Callable[[str], None]) -> None:
+    def __init__(
+        self, database: Database, executor_id: UUID, rung: Callable[[str], None], codec: str | None = None
+    ) -> None:
         self._database = database
         self._executor_id = executor_id
+        self._codec = codec
         self._rung = rung
-        self._connection: asyncpg.Connection[Any] | None = None
+        self._connection: Driver | None = None
         self._one_at_a_time = asyncio.Lock()
         self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
         self._unanswered: UUID | None = None
@@ -62,7 +66,13 @@ class Watch:
         What an earlier call claimed without hearing the answer comes first.
         """
         names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
-        values = {"names": names, "queues": queues, "limit": limit, "executor": self._executor_id}
+        values = {
+            "names": names,
+            "queues": queues,
+            "codec": self._codec,
+            "limit": limit,
+            "executor": self._executor_id,
+        }
         async with self._one_at_a_time:
             if self._unanswered is not None:
                 rows = await self._fetch(queue.claimed, values | {"token": self._unanswered})
@@ -78,7 +88,12 @@ class Watch:
         """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
-            values = {"names": list(names), "queues": list(queues), "unknown_too": unknown_too}
+            values = {
+                "names": list(names),
+                "queues": list(queues),
+                "codec": self._codec,
+                "unknown_too": unknown_too,
+            }
             ((ready, woken, recovered, expired, suspects, next_due),) = await self._fetch(queue.tick, values)
             self._ticks += 1
             timed_out = await self._time_out(expired) if expired else 0
@@ -120,7 +135,7 @@ class Watch:
                 self._connection = None
                 raise
 
-    async def _connected(self) -> asyncpg.Connection[Any]:
+    async def _connected(self) -> Driver:
         if self._connection is None or self._connection.is_closed():
             self._connection = None
             connection = await self._database.open_driver()

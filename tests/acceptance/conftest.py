@@ -7,17 +7,18 @@ import re
 import signal
 import subprocess
 import sys
-import uuid
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
-# `acceptance_helpers` is imported by its plain name: importlib mode adds no folder to the path.
+# The helpers are imported by their plain names: importlib mode adds no folder to the path.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import shop  # found by the line above
+from claim_helpers import claims  # likewise
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
 SLOW_CALLBACK = re.compile(r"^Executing <.* took 0\.[1-4]\d* seconds\n", re.MULTILINE)
 
@@ -31,14 +32,10 @@ async def sql(dsn, schema):
 
 
 @pytest_asyncio.fixture
-async def own_database(dsn):
-    """The DSN of an empty database that is the test's own, for programs that use the default schema."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(f'CREATE DATABASE "{name}"')
-    yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await connection.close()
+async def claimer(admin):
+    """Claims workflows as a worker does, when the test tells it to."""
+    async with claims(admin) as claimer:
+        yield claimer
 
 
 @pytest.fixture
@@ -85,3 +82,19 @@ def run_program(program):
         return process.returncode, out, SLOW_CALLBACK.sub("", err)
 
     return run
+
+
+@pytest_asyncio.fixture
+async def app(dsn, schema):
+    """The application's engine; its tables are beside ours, in a schema that its connections look into first."""
+    engine = shop.engine_in(dsn, schema)
+    yield engine
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def sessions(app, admin):
+    """Makes the application's sessions, on its own engine, with its table."""
+    async with app.begin() as connection:
+        await connection.run_sync(shop.Base.metadata.create_all)
+    return async_sessionmaker(app, expire_on_commit=False)

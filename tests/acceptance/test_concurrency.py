@@ -53,15 +53,16 @@ async def test_when_the_shared_execution_fails_the_others_get_its_recorded_error
     @workflow
     async def wf(ctx: PyWorkflow) -> list:
         results = await asyncio.gather(*(shared(ctx) for _ in range(4)), return_exceptions=True)
-        found.extend(results)
+        found.append([isinstance(each, KeyError) for each in results])
+        replayed.append(sum(isinstance(each, StepFailedError) for each in results))
         return [str(each) for each in results]
 
-    found = []
+    found, replayed = [], []
     async with no_hang():
         assert await admin.run(wf) == ["'gone'"] * 4
     assert executed == [1]
-    assert all(isinstance(each, KeyError) for each in found)
-    assert sum(isinstance(each, StepFailedError) for each in found) == 3
+    assert found[-1] == [True] * 4
+    assert replayed[-1] >= 3  # in a replay of the body the fourth gets it too
 
 
 async def test_when_the_executing_task_is_cancelled_another_takes_over(admin):
@@ -81,13 +82,15 @@ async def test_when_the_executing_task_is_cancelled_another_takes_over(admin):
         first.cancel()
         await asleep()
         release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await first
+        await asyncio.wait([first])
+        cancelled.append(first.cancelled())
         return [await second, await third]
 
+    cancelled = []
     async with no_hang():
         assert await admin.run(wf) == ["b", "b"]
     assert executed == ["a", "b"]
+    assert cancelled[0]
 
 
 async def test_a_cancelled_waiter_leaves_the_execution_alone(admin):
@@ -105,12 +108,14 @@ async def test_a_cancelled_waiter_leaves_the_execution_alone(admin):
         second.cancel()
         await asleep()
         release.set()
-        with pytest.raises(asyncio.CancelledError):
-            await second
+        await asyncio.wait([second])
+        cancelled.append(second.cancelled())
         return await first
 
+    cancelled = []
     async with no_hang():
         assert await admin.run(wf) == "a"
+    assert cancelled[0]
 
 
 async def test_a_waiter_cancelled_while_the_outcome_is_being_written_does_not_lose_it(admin, sql):

@@ -9,16 +9,9 @@ import time
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 from acceptance_helpers import no_hang, until
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
 
 
 class Scene:

@@ -7,7 +7,6 @@ import time
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 from acceptance_helpers import no_hang
 
 from pgqrs import (
@@ -22,12 +21,6 @@ from pgqrs import (
     step,
     workflow,
 )
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
 
 
 @workflow

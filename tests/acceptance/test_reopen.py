@@ -266,16 +266,19 @@ async def test_a_replayed_transient_error_that_leaves_the_body_is_reopened_too(a
             return await a(ctx)
         except OSError as error:
             seen.append(isinstance(error, StepFailedError))
-            if len(seen) == 1:
+            if not crashed:
+                crashed.append(1)
                 raise asyncio.CancelledError from error
             raise
 
+    crashed = []
     ctx = await admin.create_workflow("wf")
     with pytest.raises(asyncio.CancelledError):
         await wf(ctx)
     with pytest.raises(OSError):
         await wf(ctx)
-    assert seen == [False, True]
+    assert len(seen) == 2
+    assert seen[-1]
     assert scenario.since() == ["a"]
     assert await wf(ctx) == "a"
     assert scenario.since() == ["a"]
@@ -367,6 +370,58 @@ async def test_a_deeply_nested_error_reopens_every_step_on_its_way(admin, scenar
         await a(ctx)
 
     assert await run_twice(admin, scenario, body, first=OSError) == (["a", "b", "c"], ["a", "b", "c"])
+
+
+async def test_a_crash_before_the_runs_end_does_not_hide_an_inner_error_from_the_next_run(admin, scenario):
+    """The run after the crash is only told the outer step's error; the inner step must be executed again too."""
+    c = scenario.step("c", OSError("x"))
+    b = scenario.step("b", body=c)
+    a = scenario.step("a", body=b)
+    crashed = []
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            return await a(ctx)
+        except OSError:
+            if not crashed:
+                crashed.append(1)
+                raise asyncio.CancelledError from None
+            raise
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(asyncio.CancelledError):
+        await wf(ctx)
+    again = await admin.get_workflow(ctx.id())
+    with pytest.raises(StepFailedError):
+        await wf(again)
+    assert scenario.since() == ["a", "b", "c"]
+    assert await wf(again) == "a"
+    assert scenario.since() == ["a", "b", "c"]
+
+
+async def test_the_recorded_error_of_a_step_names_those_within_it_that_brought_it_about(admin, scenario):
+    inner, caught = scenario.step("inner", OSError("x")), scenario.step("caught", OSError("y"))
+
+    async def both(ctx):
+        with suppress(OSError):
+            await caught(ctx)
+        await inner(ctx)
+
+    outer = scenario.step("outer", body=both)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        await outer(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(OSError, match="x"):
+        await wf(ctx)
+    errors = {each.step_id: each.error for each in await admin.list_steps(ctx.id())}
+    assert errors["outer"]["steps"] == ["inner"]
+    assert "steps" not in errors["inner"]
+    [record] = await admin.list_workflows()
+    assert "steps" not in record.error
 
 
 # --- what the body caught stays caught ---

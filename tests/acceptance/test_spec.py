@@ -422,6 +422,8 @@ if __name__ == "__main__":
     asyncio.run(main())
 """
 
+prints_once = pytest.mark.without_replay("what the body prints is compared")
+
 OUTPUT = """\
 Created workflow: 1
 [workflow] Starting with: hello world
@@ -433,17 +435,20 @@ Final result: Saved: HELLO WORLD
 """
 
 
+@prints_once
 @pytest.mark.parametrize("end", ["pass", "await admin.close()"])
 def test_the_complete_example_prints_what_is_shown_and_nothing_else(run_program, own_database, end):
     ran = run_program(COMPLETE.replace("# CLOSE", end), dev=True, PGQRS_DSN=own_database)
     assert ran == (0, OUTPUT, "")
 
 
+@prints_once
 def test_a_program_that_fails_without_closing_shows_its_own_error_and_no_other(run_program, own_database):
     source = COMPLETE.replace("# CLOSE", "raise SystemExit(3)")
     assert run_program(source, PGQRS_DSN=own_database) == (3, OUTPUT, "")
 
 
+@prints_once
 def test_two_event_loops_one_after_the_other_end_in_silence(run_program, own_database):
     source = COMPLETE.replace("asyncio.run(main())", "asyncio.run(main()); asyncio.run(main())")
     second = OUTPUT.replace("Created workflow: 1", "Created workflow: 2")

@@ -143,6 +143,7 @@ def test_the_snippet_compiles(line, source):
     compile(source, f"{DOCUMENT}:{line}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+@pytest.mark.without_replay("what the body prints is compared")
 def test_the_programs_run_and_print_what_is_shown(run_program, own_database):
     quick_start, complete = PROGRAMS
     ran = run_program(with_dsn(complete[1], own_database), dev=True)

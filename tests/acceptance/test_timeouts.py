@@ -9,9 +9,7 @@ import time
 from datetime import timedelta
 
 import pytest
-import pytest_asyncio
 from acceptance_helpers import is_replay, no_hang, status, steps, until
-from claim_helpers import claims
 
 from pgqrs import (
     ConfigurationError,
@@ -24,18 +22,6 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.stopping import Parked
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
-
-
-@pytest_asyncio.fixture
-async def claimer(admin):
-    async with claims(admin) as claimer:
-        yield claimer
 
 
 async def error_of(sql, ctx):

@@ -25,13 +25,6 @@ async def counting(ctx: PyWorkflow, steps: int) -> int:
 
 
 @pytest_asyncio.fixture
-async def truth(dsn):
-    connection = await asyncpg.connect(dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture
 async def own_engine(dsn, schema, admin):
     engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
     yield engine
@@ -56,7 +49,7 @@ def statements_of(engine):
 async def _ids_in_stock(admin):
     """Use the admin until it has ids reserved, so that the next workflow needs none."""
     store = await admin.store()
-    while len(store._ids) < 2:
+    while len(store.ids) < 2:
         await admin.create_workflow("w")
     return store.journal
 

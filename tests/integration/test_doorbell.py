@@ -5,9 +5,7 @@ import statistics
 import time
 from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
-import pytest_asyncio
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
 from pgqrs.runtime.claims import LONGEST
@@ -29,13 +27,6 @@ async def until(condition):
 @workflow
 async def stamped(ctx: PyWorkflow) -> float:
     return time.monotonic()
-
-
-@pytest_asyncio.fixture
-async def truth(dsn, schema):
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{schema}"'})
-    yield connection
-    await connection.close()
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-import pytest_asyncio
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -41,14 +40,6 @@ async def new_runs(admin, count):
 
 def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0):
     return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed)
-
-
-@pytest_asyncio.fixture
-async def truth(dsn, schema):
-    """A connection of the test's own, in the schema of the test."""
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
-    yield connection
-    await connection.close()
 
 
 @asynccontextmanager
@@ -122,7 +113,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
         (await admin.create_workflow("w")).id(),
         *(await new_runs(admin, 2)),
     )
-    new = await store._reserved_id()
+    new = await store.ids.next()
     records = [
         NewWorkflow(new, "new", "{}"),
         RunStart(created, uuid4(), store.executor_id),
@@ -143,7 +134,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
 
 async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_four(admin, truth):
     store = await admin.store()
-    new, other = await store._reserved_id(), (await new_runs(admin, 1))[0]
+    new, other = await store.ids.next(), (await new_runs(admin, 1))[0]
     before = store.journal.statements
     results = await offered(
         store.journal,
@@ -527,7 +518,7 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
 async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, truth):
     journal = (await admin.store()).journal
     store = await admin.store()
-    new = await store._reserved_id()
+    new = await store.ids.next()
     create, end = NewWorkflow(new, "w", "{}"), RunEnd(new, 1, None, '{"message": "no"}', ("s",))
     failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
     assert await offered(journal, [create, RunStart(new, uuid4(), store.executor_id), failed, end]) == [

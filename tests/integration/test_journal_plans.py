@@ -246,6 +246,7 @@ class Looks:
         known = {
             "names": NAMES,
             "queues": QUEUES,
+            "codec": None,
             "limit": 100,
             "executor": OWN,
             "token": uuid4(),
@@ -282,6 +283,8 @@ class Looks:
 
 
 def _literal(value):
+    if value is None:
+        return "NULL"
     if isinstance(value, list):
         return "'{" + ",".join(json.dumps(each) for each in value) + "}'"
     return str(value) if isinstance(value, bool | int | float) else f"'{value}'"

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,17 @@ from pgqrs.models import HEAD, Base
 from pgqrs.storage import migrate
 
 CHECKOUT = Path(__file__).parents[2]
-ODD_NAMES = ['we"ird', "Mixed Case", "per%cent", "co:lon", "a :bind", "apo'strophe", "back\\slash", "n" * 63]
+ODD_NAMES = [
+    'we"ird',
+    "Mixed Case",
+    "dot.ted",
+    "per%cent",
+    "co:lon",
+    "a :bind",
+    "apo'strophe",
+    "back\\slash",
+    "n" * 63,
+]
 
 Alembic = Callable[..., Awaitable[None]]
 
@@ -211,13 +222,35 @@ class TestScript:
         await migrate.install(engine, odd_schema)
         assert await _shape(engine, odd_schema)
 
-    def test_from_the_newest_revision_it_is_empty(self):
+    async def test_revision_by_revision_up_and_down_again(self, engine, odd_schema):
+        revisions = ["base", *(f"{number:04}" for number in range(1, int(HEAD) + 1))]
+        shapes = []
+        for start, end in pairwise(revisions):
+            await _as_psql(engine, migrate.sql_script(odd_schema, start=start, end=end))
+            shapes.append(await _shape(engine, odd_schema))
+        await migrate.install(engine, odd_schema)
+        for start, end in pairwise(reversed(revisions)):
+            assert _unordered(await _shape(engine, odd_schema)) == _unordered(shapes.pop())
+            await _as_psql(engine, migrate.sql_script(odd_schema, start=start, end=end))
+        assert await tables(engine, odd_schema) == set()
+
+    async def test_down_at_once_and_installed_again(self, engine, schema):
+        await migrate.install(engine, schema)
+        await _as_psql(engine, migrate.sql_script(schema, start=HEAD, end="base"))
+        assert await tables(engine, schema) == set()
+        await migrate.install(engine, schema)
+        await verified(engine, schema)
+
+    @pytest.mark.parametrize("revision", ["base", "0001", HEAD])
+    def test_from_a_revision_to_itself_it_is_empty(self, revision):
+        assert migrate.sql_script("pgqrs", start=revision, end=revision) == ""
         assert migrate.sql_script("pgqrs", start=HEAD) == ""
 
-    @pytest.mark.parametrize("start", ["0000", "head", "", "nonsense"])
-    def test_from_what_is_no_revision(self, start):
-        with pytest.raises(ConfigurationError, match="not a revision of pgqrs; there are base, 0001"):
-            migrate.sql_script("pgqrs", start=start)
+    @pytest.mark.parametrize("revision", ["0000", "head", "", "nonsense"])
+    def test_of_what_is_no_revision(self, revision):
+        for ends in ({"start": revision}, {"end": revision}, {"start": revision, "end": revision}):
+            with pytest.raises(ConfigurationError, match="not a revision of pgqrs; there are base, 0001"):
+                migrate.sql_script("pgqrs", **ends)
 
     @pytest.mark.parametrize("name", ["", "n" * 64, "nul\x00"])
     def test_of_what_is_no_schema_name(self, name):
@@ -269,6 +302,14 @@ class TestAlembicCommand:
         await alembic("downgrade", "base")
         await migrate.install(engine, schema)
         await verified(engine, schema)
+
+    async def test_up_and_down_in_an_oddly_named_schema(self, engine, odd_schema, alembic):
+        await alembic("upgrade", "head", schema=odd_schema)
+        await alembic("downgrade", "0001", schema=odd_schema)
+        await alembic("upgrade", "head", schema=odd_schema)
+        await verified(engine, odd_schema)
+        await alembic("downgrade", "base", schema=odd_schema)
+        assert await tables(engine, odd_schema) == {"pgqrs_version"}
 
     async def test_sql_run_by_hand_leaves_install_nothing_to_do(self, engine, schema, alembic, capsys):
         await alembic("upgrade", "head", "--sql")
@@ -323,13 +364,13 @@ class TestAlembicCommand:
             f"DROP TABLE {quoted(schema)}.pgqrs_workflow_steps",
         )
         await alembic("revision", "--autogenerate", "-m", "what is missing", folder=tmp_path)
-        written = (tmp_path / "migrations/versions/0003_what_is_missing.py").read_text()
+        written = (tmp_path / "migrations" / "versions" / f"{_after_head(1)}_what_is_missing.py").read_text()
         assert schema not in written
         assert "op.add_column('pgqrs_workflows', " in written
         await alembic("upgrade", "head", folder=tmp_path)
         await alembic("check", folder=tmp_path)
         await alembic("revision", "-m", "by hand", folder=tmp_path)
-        assert (tmp_path / "migrations/versions/0004_by_hand.py").exists()
+        assert (tmp_path / "migrations" / "versions" / f"{_after_head(2)}_by_hand.py").exists()
 
     async def test_without_a_database(self, schema, alembic, monkeypatch):
         monkeypatch.delenv("PGQRS_DSN", raising=False)
@@ -440,6 +481,10 @@ class TestBesideAHost:
         await verified(engine, schema)
 
 
+def _after_head(steps: int) -> str:
+    return f"{int(HEAD) + steps:04}"
+
+
 async def _as_psql(engine: AsyncEngine, script: str) -> None:
     """Send the whole script in one simple query, as `psql -c` does."""
     async with engine.connect() as connection:
@@ -466,6 +511,11 @@ async def _shape(engine: AsyncEngine, schema: str) -> list[tuple[str, ...]]:
         ]
 
 
+def _unordered(shape: list[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Leave out the numbers of columns: after one was dropped, they count on."""
+    return {tuple(part for part in row if not isinstance(part, int) or isinstance(part, bool)) for row in shape}
+
+
 async def _rows(connection: AsyncConnection, query: str, schema: str) -> list[tuple[str, ...]]:
     found = await connection.execute(text(query), {"schema": quoted(schema)})
     return [tuple(row) for row in found]
@@ -475,7 +525,7 @@ _OF_OURS = "c.relnamespace = to_regnamespace(:schema) AND c.relkind = 'r' AND c.
 _COLUMNS = f"""
     SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
            pg_get_expr(d.adbin, d.adrelid)
-      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
       LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
      WHERE {_OF_OURS} ORDER BY 1, 2"""
 _CONSTRAINTS = f"""

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
-import pytest_asyncio
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
@@ -18,21 +17,6 @@ from tests.integration.storage_helpers import become_true, row_of, watching
 
 HOUR = 3600.0
 OFTEN = 0.02
-
-
-@pytest_asyncio.fixture
-async def truth(dsn, schema):
-    """A connection of the test's own, in the schema of the test."""
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture
-async def admin(admin):
-    """An `Admin` that does nothing by itself; at the end of each test the tables are as they must be."""
-    yield admin
-    assert await (await admin.store()).violations() == []
 
 
 def beating(target, schema, beat, **options):
@@ -383,7 +367,7 @@ async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
     for _ in range(3):
         await in_a_loop_of_its_own(one())
         assert await executors(truth) == []
-        assert pulses() == []
+        await become_true(lambda: pulses() == [])
 
 
 # Cancellations

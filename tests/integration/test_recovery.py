@@ -1,6 +1,7 @@
 """What dies, is stopped, or is only busy: who takes it over, how soon, and that nothing runs in two places."""
 
 import asyncio
+import logging
 import os
 import signal
 import statistics
@@ -8,9 +9,7 @@ import subprocess
 import sys
 import time
 
-import asyncpg
 import pytest
-import pytest_asyncio
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 
@@ -47,10 +46,8 @@ async def blocking(ctx: PyWorkflow, seconds: float) -> list[int]:
 
 
 def own_admin(expiry):
-    admin = Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"])
-    if expiry:
-        admin._limits = admin._limits._replace(beat=expiry / 5, expiry=expiry)
-    return admin
+    options = {"expiry": expiry} if expiry else {}
+    return Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"], **options)
 
 
 async def main(what, expiry):
@@ -67,19 +64,6 @@ if __name__ == "__main__":
 jobs: dict[str, object] = {}
 exec(compile(JOBS.replace('__name__ == "__main__"', "False"), "jobs", "exec"), jobs)
 job, blocking, own_admin = jobs["job"], jobs["blocking"], jobs["own_admin"]
-
-
-@pytest_asyncio.fixture
-async def truth(dsn, schema):
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{schema}"'})
-    yield connection
-    await connection.close()
-
-
-@pytest_asyncio.fixture(autouse=True)
-async def _leaves_sound_tables(admin):
-    yield
-    await admin.verify(deep=True)
 
 
 @pytest.fixture
@@ -198,14 +182,27 @@ async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_whe
     assert await (await admin.enqueue(job, 3)).result(timeout=DEADLINE) == [stopped.pid] * 3
 
 
-async def test_a_blocked_loop_is_not_taken_over(admin, truth, process):
-    blocked = process(expiry=1.0)
-    handle = await admin.enqueue(blocking, 3.0)
-    assert await _until(_last_pid, truth, handle.id) == blocked.pid
-    async with Worker(admin, [blocking, job]):
-        assert await handle.result(timeout=DEADLINE) == [blocked.pid] * 3
-    row = await _workflow(truth, handle.id)
-    assert (row["epoch"], row["attempts"]) == (1, 1)
+@pytest.mark.parametrize(
+    ("seconds", "expiry"),
+    [(3.0, 1.0), pytest.param(60.0, 15.0, marks=pytest.mark.slow)],
+    ids=["short", "a-minute"],
+)
+async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, truth, process, seconds, expiry):
+    """Another run waits in the blocked loop too; a live worker looks for something to take over all the while."""
+    blocked = process(expiry=expiry)
+    handle, beside = await admin.enqueue(blocking, seconds), await admin.enqueue(job, 200)
+    for each in (handle, beside):
+        assert await _until(_last_pid, truth, each.id) == blocked.pid
+    async with Worker(admin, [blocking, job]) as other:
+        assert await handle.result(timeout=seconds + DEADLINE) == [blocked.pid] * 3
+        assert await beside.result(timeout=DEADLINE) == [blocked.pid] * 200
+        assert other._services._watch._ticks > seconds / 2
+    crunch = await truth.fetchrow("SELECT * FROM pgqrs_workflow_steps WHERE step_id = 'crunch'")
+    assert (crunch["completed_at"] - crunch["started_at"]).total_seconds() > seconds
+    for each in (handle, beside):
+        row = await _workflow(truth, each.id)
+        assert (row["status"], row["epoch"], row["attempts"]) == ("SUCCESS", 1, 1)
+    logging.getLogger("tests").info("blocked for %g s with an expiry of %g s: not taken over", seconds, expiry)
 
 
 async def test_killed_connections_are_no_death(admin, dsn, schema, truth):

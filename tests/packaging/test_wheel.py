@@ -36,8 +36,8 @@ asyncio.run(main())
 def test_wheel_holds_the_package_and_nothing_else(artifacts):
     names = zipfile.ZipFile(artifacts.wheel).namelist()
     info = f"pgqrs-{version('pgqrs')}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"pgqrs", info}
-    assert not [name for name in names if "test" in Path(name).parent.as_posix() or "__pycache__" in name]
+    assert {name.split("/")[0] for name in names} == {"pgqrs", "pytest_pgqrs.py", info}
+    assert not {"tests", "__pycache__"} & {part for name in names for part in Path(name).parts}
     assert {
         "pgqrs/py.typed",
         "pgqrs/migrations/env.py",

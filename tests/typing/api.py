@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
@@ -30,6 +31,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
 
 
 class User(TypedDict):
@@ -215,6 +217,16 @@ async def connecting(url: URL, engine: AsyncEngine) -> None:
     Admin("postgresql://", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+async def handles(admin: Admin) -> None:
+    assert_type(await (await admin.enqueue(pipeline, 1)).result(), list[User])
+    assert_type(await admin.handle(1, pipeline).result(), list[User])
+    assert_type(await admin.handle(1, workflow=named).result(timeout=1), str)
+    assert_type(await admin.handle(1).result(), Any)
+
+    admin.handle("1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    admin.handle(1, "pipeline")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 async def administering(admin: Admin) -> None:
     assert_type(await admin.create_workflow("wf"), PyWorkflow)
     assert_type(await admin.create_workflow(name="wf", input_arg={"a": [1]}), PyWorkflow)
@@ -258,6 +270,8 @@ async def by_hand(ctx: PyWorkflow) -> str:
 
 
 class Upper:
+    name = "upper"
+
     def encode(self, value: Any) -> Encoded:
         return Encoded("1", 1)
 
@@ -266,13 +280,38 @@ class Upper:
 
 
 class Wrong:
+    name = "wrong"
+
     def encode(self, value: Any) -> str:
         return "1"
+
+
+class Nameless:
+    def encode(self, value: Any) -> Encoded:
+        return Encoded("1", 1)
+
+    def decode(self, text: str) -> Any:
+        return 1
+
+
+@dataclass(frozen=True)
+class OfTypes(Upper):
+    name: str = "of types"
+
+    def of(self, annotation: Any) -> Codec:
+        return self
 
 
 def codecs(error: SerializationError) -> None:
     codec: Codec = Upper()
     Admin("embedded://", codec=codec)
+    typed: TypedCodec = OfTypes()
+    typed = PydanticCodec(max_bytes=10)
+    sealing: SealingCodec = FernetCodec(["key", b"key"], typed)
+    Admin("embedded://", codec=FernetCodec([b"key"], FernetCodec(("key",))))
+    Admin("embedded://", codec=sealing)
+    Admin("embedded://", codec=Nameless())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Admin("embedded://", codec=PydanticCodec)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Admin("embedded://", codec=Wrong())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(error.path, str)
     assert_type(error.step_id, str | None)

@@ -194,7 +194,7 @@ class TestDefaults:
             AttributeError(),
             NameError(),
             UnboundLocalError(),
-            NotImplementedError(),
+            NotImplementedError(),  # a class under test, no unfinished end
             UnicodeError(),
             json.JSONDecodeError("m", "doc", 0),
             SerializationError("r"),

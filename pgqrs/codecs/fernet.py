@@ -1,0 +1,112 @@
+"""`FernetCodec`: what is stored is encrypted, whatever it is encoded with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from pgqrs.errors import ConfigurationError, SerializationError
+from pgqrs.serialization import Codec, Encoded, JsonCodec, bound, checked_codec
+
+__all__ = ["FernetCodec"]
+
+
+class FernetCodec:
+    """Encrypts what another codec encodes, and recorded errors: AES-128-CBC with an HMAC-SHA256, as Fernet has it.
+
+    `keys` are those of `Fernet.generate_key()`, as text or bytes: the first one encrypts, each of them decrypts. A
+    new key is first given as the last one everywhere, then as the first; an old one is dropped when no history
+    written with it is read any more. `codec` encodes what is encrypted; strict JSON by default.
+
+    Payloads are encrypted: inputs, outputs, results of steps, errors. Names, step ids, keys, queues, statuses and
+    times are not; the fingerprints of arguments are left out, so a step that is called with other arguments than
+    those that are recorded is not noticed.
+
+    Raises `ConfigurationError` for no key, or one that is none; no message shows a key.
+    """
+
+    def __init__(self, keys: Iterable[str | bytes], codec: Codec | None = None) -> None:
+        self._codec = JsonCodec() if codec is None else checked_codec(codec)
+        self._fernet = _fernet_of(keys)
+        self.name = f"fernet+{self._codec.name}"
+
+    def __repr__(self) -> str:
+        return f"<FernetCodec {self.name}>"
+
+    def of(self, annotation: Any) -> Codec:
+        """Return the codec for values of a type, where the inner one goes by types."""
+        inner = bound(self._codec, annotation)
+        if inner is self._codec:
+            return self
+        copy = object.__new__(FernetCodec)
+        copy._codec, copy._fernet, copy.name = inner, self._fernet, self.name
+        return copy
+
+    def encode(self, value: Any) -> Encoded:
+        """Return `value` as a JSON string, the token; raise `SerializationError` as the inner codec does."""
+        inner = self._codec.encode(value)
+        return Encoded(self.seal(inner.text), inner.value)
+
+    def decode(self, text: str) -> Any:
+        """Return the value that the token stands for.
+
+        Raise `SerializationError` for a text that none of the keys has encrypted, and as the inner codec does.
+        """
+        token = _token_of(text)
+        if token is None:
+            raise SerializationError("what is stored is not encrypted.", reading=True)
+        return self._codec.decode(self._decrypted(token))
+
+    def seal(self, text: str) -> str:
+        """Return a JSON string, the token, that `open` makes `text` of."""
+        return f'"{self._fernet.encrypt(text.encode()).decode()}"'
+
+    def open(self, text: str) -> str:
+        """Return the text of an error that was sealed; one that is no string was not, and is returned as it is.
+
+        A worker may have to end a workflow whose deadline has passed without knowing its codec.
+        """
+        token = _token_of(text)
+        return text if token is None else self._decrypted(token)
+
+    def _decrypted(self, token: str) -> str:
+        try:
+            return self._fernet.decrypt(token.encode()).decode()
+        except InvalidToken:
+            raise SerializationError(
+                "none of the keys that the FernetCodec was given has encrypted it: give it the key of that time, "
+                "after the others.",
+                reading=True,
+            ) from None
+
+
+def _token_of(text: str) -> str | None:
+    """Return the token in a JSON text, None where there is something else."""
+    try:
+        found: object = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _fernet_of(keys: object) -> MultiFernet:
+    if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
+        raise TypeError("keys are several: write FernetCodec([key]).")
+    fernets = [_fernet(key, place) for place, key in enumerate(cast("Iterable[object]", keys), 1)]
+    if not fernets:
+        raise ConfigurationError("a FernetCodec needs at least one key: Fernet.generate_key() makes one.")
+    return MultiFernet(fernets)
+
+
+def _fernet(key: object, place: int) -> Fernet:
+    if not isinstance(key, (str, bytes)):
+        raise TypeError(f"key {place} of the FernetCodec is neither str nor bytes, but {type(key).__name__}.")
+    try:
+        return Fernet(key)
+    except ValueError:
+        raise ConfigurationError(
+            f"key {place} of the FernetCodec is not 32 bytes as URL-safe base64: Fernet.generate_key() makes one."
+        ) from None

@@ -1,0 +1,185 @@
+"""`PydanticCodec`: values come back as what functions are annotated with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation
+
+from pgqrs.codecs.likeness import Difference, difference
+from pgqrs.errors import ConfigurationError, SerializationError
+from pgqrs.serialization import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
+
+__all__ = ["PydanticCodec"]
+
+_MOST_TYPES: Final = 2048
+
+
+class PydanticCodec:
+    """Stores what Pydantic makes JSON of, and gives back what functions are annotated with.
+
+    Models, dataclasses, typed dicts, `datetime`, `Decimal`, `UUID`, enums, unions and whatever else Pydantic has a
+    schema for: results of steps and workflows come back as the type that their function is annotated to return,
+    arguments of workflows as their parameters are, in the first run as in a replay. In the tables they are JSON,
+    with the names of the fields, whatever their aliases. Without an annotation, and with `Any`, they come back as
+    that JSON. `max_bytes` limits the UTF-8 text of one value.
+
+    What is refused, with a `SerializationError`: a value that does not fit its annotation, one that would come
+    back as another (a field left out, a subclass cut down, the wrong member of a union), and what JSON cannot
+    carry: see `JsonCodec`.
+    """
+
+    name = "pydantic"
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._json = JsonCodec(max_bytes)
+        self._of_any = _Typed(self, self._json, TypeAdapter[Any](Any), is_any=True)
+        # Types that are equal may differ: unions in the order of their members. Hence by identity.
+        self._known: dict[int, tuple[Any, _Typed]] = {}
+
+    def of(self, annotation: Any) -> Codec:
+        """Return the codec for values of a type; raise `ConfigurationError` if Pydantic has no schema for it."""
+        if annotation is Any:
+            return self._of_any
+        known = self._known.get(id(annotation))
+        if known is None:
+            typed = _Typed(self, self._json, _adapter(annotation))
+            if len(self._known) >= _MOST_TYPES:
+                self._known.clear()
+            known = self._known[id(annotation)] = annotation, typed
+        return known[1]
+
+    def encode(self, value: Any) -> Encoded:
+        """Return a value of which nothing is known as the JSON that Pydantic makes of it.
+
+        Raise `SerializationError` where it makes none, or none that PostgreSQL can store.
+        """
+        return self._of_any.encode(value)
+
+    def decode(self, text: str) -> Any:
+        """Return what the JSON says, as JSON; raise `SerializationError` when it is not strict JSON."""
+        return self._of_any.decode(text)
+
+
+class _Typed:
+    """The codec for values of one type."""
+
+    name = PydanticCodec.name
+
+    def __init__(
+        self, codec: PydanticCodec, strict_json: JsonCodec, adapter: TypeAdapter[Any], *, is_any: bool = False
+    ) -> None:
+        self._codec = codec
+        self._json = strict_json
+        self._adapter = adapter
+        self._is_any = is_any
+        self._holds_any = is_any or _mentions_any(cast(object, adapter.core_schema))
+
+    def of(self, annotation: Any) -> Codec:
+        return self._codec.of(annotation)
+
+    def encode(self, value: Any) -> Encoded:
+        text = self._json.encode(self._plain(value)).text
+        try:
+            back = self.decode(text)
+        except SerializationError as error:
+            raise SerializationError(f"it would not come back: {error.reason}", path=error.path) from error
+        lost = difference(value, back, plainly=self._holds_any)
+        if lost is not None:
+            raise SerializationError(_told(lost), path=path_of(lost.keys))
+        return Encoded(text, back)
+
+    def decode(self, text: str) -> Any:
+        if self._is_any:
+            return self._json.decode(text)
+        try:
+            return self._adapter.validate_json(text, by_alias=False, by_name=True)
+        except ValidationError as error:
+            raise _misfit(error, reading=True) from error
+        except Exception as error:  # a validator of the application's may raise anything
+            raise SerializationError(f"Pydantic cannot read it: {error}", reading=True) from error
+
+    def _plain(self, value: Any) -> Any:
+        """Return what is JSON, or nearly, of a value that fits the type."""
+        try:
+            return self._dumped(value, strictly=True)
+        except Exception as error:
+            self._check_fits(value)
+            raise SerializationError(f"Pydantic makes no JSON of it: {_first_line(error)}") from error
+
+    def _check_fits(self, value: Any) -> None:
+        """Raise an error that tells where a value does not fit: a serializer's does not."""
+        try:
+            made = self._adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            raise _misfit(error) from error
+        except Exception as error:
+            raise SerializationError(f"Pydantic cannot tell whether it fits: {_first_line(error)}") from error
+        lost = difference(value, made, plainly=False)
+        if lost is None:
+            self._check_within(value)
+        else:
+            expected, given = _type_name(lost.back), _type_name(lost.given)
+            raise SerializationError(
+                f"it does not fit its annotation: a {expected} is expected, not a {given}.",
+                path=path_of(lost.keys),
+            )
+
+    def _check_within(self, value: Any) -> None:
+        """Raise where a model was filled unchecked with what does not fit: validation takes a model as it is."""
+        try:
+            text = self._json.encode(self._dumped(value, strictly=False)).text
+        except Exception:  # noqa: BLE001  whatever it is, it has failed like that before
+            return
+        try:
+            self.decode(text)
+        except SerializationError as error:
+            raise SerializationError(error.reason, path=error.path) from error
+
+    def _dumped(self, value: Any, *, strictly: bool) -> Any:
+        return self._adapter.dump_python(
+            value, mode="json", by_alias=False, round_trip=True, warnings="error" if strictly else "none"
+        )
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation)
+    except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
+        raise ConfigurationError(f"Pydantic has no schema for {annotation!r}: {_first_line(error)}") from error
+
+
+def _mentions_any(schema: object) -> bool:
+    """Tell whether a core schema has a place for anything; metadata and serializers are no such places."""
+    if isinstance(schema, Mapping):
+        fields = cast("Mapping[str, object]", schema)
+        inner = [each for key, each in fields.items() if key not in {"metadata", "serialization"}]
+        return fields.get("type") == "any" or any(map(_mentions_any, inner))
+    return isinstance(schema, (list, tuple)) and any(map(_mentions_any, cast("list[object]", schema)))
+
+
+def _misfit(error: ValidationError, *, reading: bool = False) -> SerializationError:
+    """Return the first of the misfits, without the value, which is nobody's business in a log."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    reason = f"it does not fit {error.title}: {first['msg']} ({_type_name(first['input'])})."
+    return SerializationError(reason, path=path_of(first["loc"]), reading=reading)
+
+
+def _told(lost: Difference) -> str:
+    given, back = _type_name(lost.given), _type_name(lost.back)
+    if given == back:
+        return f"the {given} would come back as another, for its JSON does not hold all of it: return what does."
+    return (
+        f"the {given} would come back as {back}, for its JSON fits that as well: annotate it so that it does not "
+        "(the subclass itself, a discriminator in the union)."
+    )
+
+
+def _type_name(value: object) -> str:
+    return type(value).__qualname__
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

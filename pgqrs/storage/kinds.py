@@ -1,0 +1,133 @@
+"""What a kind of record is to the journal: a data-modifying statement, and what its answers mean.
+
+The statement is over `unnest(...)` arrays, one a column. A lone record goes as the same statement over one row of
+plain values, which saves the arrays' encoding and the server's walk over them. Every one may be sent twice.
+
+The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the epoch
+that is current when it commits. A plain condition on the epoch lets a stale row slip in beside an uncommitted
+start. Rows that somebody else has locked are skipped, so that one of them never holds up the batch; their
+records go unanswered and are sent again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Subquery, Text, bindparam, cast, column, func, null, select
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.types import TypeEngine
+
+from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
+from pgqrs.models import Workflow
+from pgqrs.storage.sql import constant
+from pgqrs.types import Claim, Outcome, RunEnd, StepFailure, StepOutcome, WorkflowStatus
+
+Result: TypeAlias = Claim | Outcome | bool | None
+Arrays: TypeAlias = dict[str, list[Any]]
+
+R = TypeVar("R", bound=tuple[Any, ...])
+
+AGAIN: Any = object()
+"""The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
+
+
+class Standing(NamedTuple):
+    """How a record's workflow and step stand, read after the record's write went unanswered."""
+
+    status: str | None
+    epoch: int
+    claim: UUID | None
+    executor: UUID | None
+    output: str | None
+    codec: str | None
+    step_status: str | None
+    step_epoch: int
+    step_output: str | None
+    step_error: str | None
+    step_fingerprint: int | None
+    step_failures: int
+
+
+class Rows(Generic[R]):
+    """Records as the rows of an `unnest`, one array a column; a lone one as a row of plain values."""
+
+    name: ClassVar[str]
+    columns: ClassVar[dict[str, TypeEngine[Any]]]
+
+    def arrays(self, records: Sequence[R]) -> Arrays:
+        """Return the binds: an array a column, in which each record has its place.
+
+        The columns are the record's first fields; what follows them is not for these arrays.
+        """
+        keys = (f"{self.name}_{key}" for key in self.columns)
+        return dict(zip(keys, map(list, zip(*records, strict=True)), strict=False))
+
+    def values(self, record: R) -> dict[str, Any]:
+        """Return the binds of a lone record."""
+        keys = (f"{self.name}_{key}" for key in self.columns)
+        return dict(zip(keys, record, strict=False))
+
+    def rows(self, *, lone: bool = False) -> Any:
+        """Return the records as something to select from."""
+        if lone:
+            values = [
+                bindparam(f"{self.name}_{key}", type_=type_).label(key) for key, type_ in self.columns.items()
+            ]
+            return select(*values).subquery(f"{self.name}_row")
+        binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
+        named = [column(key, type_) for key, type_ in self.columns.items()]
+        return func.unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
+
+
+class Kind(Rows[R], ABC):
+    """One kind of record: its statement, and the meaning of an answer or of none."""
+
+    @abstractmethod
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the data-modifying statement, of many records or of a `lone` one; it answers what it wrote."""
+
+    @abstractmethod
+    def answered(self, record: R, epoch: int) -> Result:
+        """Return the result of a record whose row came back with `epoch`."""
+
+    @abstractmethod
+    def judge(self, record: R, standing: Standing) -> Any:
+        """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
+
+    def held(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> Subquery:
+        """Return the rows with their workflows locked, in key order, and the epochs that are current.
+
+        The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
+        `waiting` waits for rows that are locked instead of leaving them out.
+        """
+        rows = self.rows(lone=lone)
+        locked = (
+            select(*rows.c, Workflow.epoch.label("current_epoch"))
+            .join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
+            .order_by(Workflow.id)
+            .with_for_update(read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow)
+        )
+        return locked.subquery(f"{self.name}_held")
+
+    def answer(self, workflow_id: Any, epoch: Any, step_id: Any = None) -> list[ColumnElement[Any]]:
+        """Return the columns that every kind answers with, so that a mixed batch makes one list of them."""
+        return [
+            constant(self.name).label("kind"),
+            workflow_id.label("workflow_id"),
+            (cast(null(), Text()) if step_id is None else step_id).label("step_id"),
+            epoch.label("epoch"),
+        ]
+
+
+def lost(record: StepOutcome | StepFailure | RunEnd, standing: Standing) -> PgqrsError | None:
+    """Tell why a run can write no more, if it cannot."""
+    if standing.status is None:
+        return WorkflowNotFoundError(record.workflow_id)
+    if standing.epoch != record.epoch:
+        if standing.status == WorkflowStatus.CANCELLED:
+            return WorkflowCancelledError(record.workflow_id)
+        return WorkflowFencedError(record.workflow_id, record.epoch)
+    return None

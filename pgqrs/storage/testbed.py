@@ -1,0 +1,194 @@
+"""The SQL of `pgqrs.testing`: schemas that tests use in turn, and a time in them that tests can move.
+
+Making the tables takes a hundred milliseconds, and TRUNCATE almost as long; locking and emptying them takes two.
+So a schema is used again, under another name: whoever still writes to the one before finds no tables there, for a
+rename has every prepared statement looked up anew.
+
+In such a schema are functions ``now()`` and the like beside the tables. A connection whose `search_path` has it
+before `pg_catalog` sees their time wherever a statement names no schema: in ours, and in the application's.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pgqrs.models import Base, Workflow
+from pgqrs.storage import migrate
+from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.sql import seconds_of
+from pgqrs.types import WorkflowStatus
+
+PREFIX = "pgqrs_test_"
+"""What the names of all such schemas begin with; then the process's own, and a number."""
+
+WORN = 4 * 1024 * 1024
+"""The size of a schema, in bytes, above which it is not used again: to empty it would take longer."""
+
+PATIENCE = "500ms"
+"""How long the locks of a schema are waited for, before it is left to whoever holds them."""
+
+_PLACEHOLDER = "pgqrs_test_placeholder"
+
+_TIMES = {
+    "now": "STABLE",
+    "transaction_timestamp": "STABLE",
+    "statement_timestamp": "STABLE",
+    "clock_timestamp": "VOLATILE",
+}
+
+_CLOCK = f"""
+CREATE TABLE {_PLACEHOLDER}.pgqrs_test_clock (ahead interval NOT NULL);
+INSERT INTO {_PLACEHOLDER}.pgqrs_test_clock VALUES ('0');
+{
+    "".join(
+        f'''
+CREATE FUNCTION {_PLACEHOLDER}.{name}() RETURNS timestamptz LANGUAGE sql {volatility} PARALLEL SAFE BEGIN ATOMIC
+    SELECT pg_catalog.{name}() + (SELECT ahead FROM {_PLACEHOLDER}.pgqrs_test_clock);
+END;'''
+        for name, volatility in _TIMES.items()
+    )
+}
+ALTER TABLE {_PLACEHOLDER}.pgqrs_workflows
+    ALTER COLUMN created_at SET DEFAULT {_PLACEHOLDER}.now(),
+    ALTER COLUMN updated_at SET DEFAULT {_PLACEHOLDER}.now();
+"""  # noqa: S608  # names of our own
+
+_LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
+
+
+class Outlook(NamedTuple):
+    """What the live workflows wait for.
+
+    `held` are those that some executor runs, `open` those that a worker could take now. `next_due` is the time
+    until the next one's, in seconds, None without one.
+    """
+
+    held: frozenset[int]
+    open: frozenset[int]
+    next_due: float | None
+
+
+def script() -> str:
+    """Return the SQL of a schema of tests; see `create`. Rendering it takes a while."""
+    return migrate.sql_script(_PLACEHOLDER) + _CLOCK
+
+
+def search_path(schema: str) -> str:
+    """Return the `search_path` by which connections see the time of a schema of tests."""
+    # New tables go to the first one, so ours is not that.
+    return f'"$user", public, {schema}, pg_catalog'
+
+
+async def create(driver: asyncpg.Connection[Any], script: str, schema: str) -> int:
+    """Make a schema of tests and return how many things are in it."""
+    await driver.execute(script.replace(_PLACEHOLDER, schema))
+    return (await _measure(driver, schema))[0]
+
+
+async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, things: int) -> bool:
+    """Empty a schema and give it another name; tell whether that went.
+
+    It does not where somebody has locked a table in it, where it has grown, or holds more or fewer than `things`.
+    """
+    count, size = await _measure(driver, schema)
+    if count != things or size > WORN:
+        return False
+    tables = [f"{schema}.{each.name}" for each in Base.metadata.sorted_tables]
+    emptied = "".join(f"DELETE FROM {each};" for each in tables)  # noqa: S608  # names of our own
+    try:
+        await driver.execute(f"""
+            BEGIN;
+            SET LOCAL lock_timeout = '{PATIENCE}';
+            LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
+            {emptied}
+            UPDATE {schema}.pgqrs_test_clock SET ahead = '0';
+            SELECT setval('{schema}.pgqrs_workflows_id_seq', 1, false);
+            ALTER SCHEMA {schema} RENAME TO {name};
+            COMMIT;
+        """)  # noqa: S608  # names of our own
+    except asyncpg.PostgresError:
+        await driver.execute("ROLLBACK")
+        return False
+    return True
+
+
+async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
+    """Drop a schema, and tell whether that went: not where somebody has locked something in it."""
+    try:
+        await driver.execute(f"SET lock_timeout = '{PATIENCE}'; DROP SCHEMA IF EXISTS {schema} CASCADE")
+    except asyncpg.PostgresError:
+        return False
+    return True
+
+
+async def own(driver: asyncpg.Connection[Any], owner: str) -> None:
+    """Keep the schemas of `owner`, a process, from being dropped by others while this connection is open."""
+    await driver.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", owner)
+
+
+async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
+    """Drop the schemas of processes that have died."""
+    rows = await driver.fetch(
+        "SELECT nspname FROM pg_catalog.pg_namespace WHERE starts_with(nspname, $1) ORDER BY 1", PREFIX
+    )
+    for (schema,) in rows:
+        owner = schema.rpartition("_")[0]
+        if await driver.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", owner):
+            await drop(driver, schema)
+            await driver.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", owner)
+
+
+async def move(connection: AsyncConnection, schema: str, seconds: float) -> None:
+    """Move the time in a schema of tests."""
+    moved = text(f"UPDATE {schema}.pgqrs_test_clock SET ahead = ahead + :by")  # noqa: S608  # a name of our own
+    await connection.execute(moved, {"by": timedelta(seconds=seconds)})
+
+
+async def outlook(connection: AsyncConnection) -> Outlook:
+    """Return what the live workflows wait for."""
+    rows: Any = await connection.execute(_OUTLOOK)
+    held: set[int] = set()
+    open_: set[int] = set()
+    next_due: float | None = None
+    for workflow_id, executor, is_ready, due in rows:
+        if executor is not None and executor != ABANDONED:
+            held.add(workflow_id)
+        elif executor is not None or is_ready or (due is not None and due <= 0):
+            open_.add(workflow_id)
+        elif due is not None and (next_due is None or due < next_due):
+            next_due = due
+    return Outlook(frozenset(held), frozenset(open_), next_due)
+
+
+async def queues(connection: AsyncConnection, names: list[str]) -> list[str]:
+    """Return the queues in which live workflows of these names are, those that wait for a time too."""
+    found = await connection.execute(_QUEUES.where(Workflow.name.in_(names)))
+    return [str(queue) for (queue,) in found]
+
+
+_OUTLOOK: Any = select(
+    Workflow.id, Workflow.executor, Workflow.ready_at.is_not(None), seconds_of(Workflow.due_at - func.now())
+).where(Workflow.status.in_(_LIVE))
+
+_QUEUES: Any = (
+    select(Workflow.queue)
+    .distinct()
+    .where(Workflow.queue.is_not(None), Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None))
+)
+
+
+async def _measure(driver: asyncpg.Connection[Any], schema: str) -> tuple[int, int]:
+    row = await driver.fetchrow(
+        """
+        SELECT count(*), coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM pg_catalog.pg_class
+        WHERE relnamespace = to_regnamespace($1)
+        """,
+        schema,
+    )
+    assert row is not None  # noqa: S101  # an aggregate has a row
+    return row[0], row[1]

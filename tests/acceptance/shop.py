@@ -1,0 +1,35 @@
+"""An application with a table of its own, for tests of what commits with it."""
+
+from __future__ import annotations
+
+import asyncpg
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The application's models, in whatever schema the session's connection looks first."""
+
+
+class Payment(Base):
+    """A payment of an order."""
+
+    __tablename__ = "payments"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order: Mapped[int] = mapped_column("order_number")
+    amount: Mapped[int]
+
+
+async def paid(session):
+    """Return the orders that are paid, in the order of their payments."""
+    return list(await session.scalars(select(Payment.order).order_by(Payment.id)))
+
+
+def engine_in(dsn, schema, **options):
+    """Make an engine whose connections look into the schema first."""
+    settings = {"search_path": f'"{schema}"'}
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, server_settings=settings), **options
+    )

@@ -1,0 +1,276 @@
+"""The application's own session carries what is enqueued, created, cancelled and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from acceptance_helpers import no_hang, until
+from shop import Payment, paid
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    SessionError,
+    Worker,
+    WorkflowFinishedError,
+    WorkflowNotFoundError,
+    WorkflowStatus,
+    step,
+    workflow,
+)
+
+
+@workflow
+async def ship(ctx, order):
+    return await pack(ctx, order)
+
+
+@step
+async def pack(_ctx, order):
+    return f"packed {order}"
+
+
+async def test_what_is_enqueued_in_a_session_is_there_when_it_commits_and_gone_when_it_rolls_back(admin, sessions):
+    async with sessions() as session:
+        session.add(Payment(order=1, amount=5))
+        gone = await admin.options(session=session).enqueue(ship, 1)
+        await session.rollback()
+    async with sessions() as session, session.begin():
+        session.add(Payment(order=2, amount=5))
+        kept = await admin.options(session=session).enqueue(ship, 2)
+        assert await admin.list_workflows() == []  # not before the commit
+    assert [each.id for each in await admin.list_workflows()] == [kept.id]
+    assert await kept.status() == WorkflowStatus.PENDING
+    with pytest.raises(WorkflowNotFoundError):
+        await gone.result()
+    async with sessions() as session:
+        assert await paid(session) == [2]
+
+
+async def test_a_workflow_enqueued_in_a_session_is_worked_off_soon_after_the_commit(admin, sessions):
+    async with Worker(admin, [ship]), no_hang():
+        for order in range(3):
+            async with sessions() as session, session.begin():
+                handle = await admin.options(session=session, key=f"order {order}").enqueue(ship, order)
+            assert await handle.result() == f"packed {order}"
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["commit", "savepoint and commit"])
+async def test_the_doorbell_is_rung_after_the_commit_and_not_before(admin, sessions, nested):
+    rung = asyncio.Event()
+    watch = await (await admin.store()).watch(lambda _queue: rung.set())
+    await watch.claim(["nothing"], ["default"], 1)  # it listens from here on
+    try:
+        async with sessions() as session:
+            if nested:
+                async with session.begin_nested():
+                    await admin.options(session=session).enqueue(ship, 1)
+            else:
+                await admin.options(session=session).enqueue(ship, 1)
+            await (await admin.here()).doorbell.close()  # what was to be rung has been
+            assert not rung.is_set()
+            await session.commit()
+        async with no_hang():
+            await rung.wait()
+    finally:
+        await watch.close()
+
+
+async def test_a_connection_carries_it_too(admin, app, sessions):
+    async with app.connect() as connection:
+        gone = await admin.options(session=connection).enqueue(ship, 1)
+        await connection.rollback()
+        kept = await admin.options(session=connection).enqueue(ship, 2)
+        await connection.commit()
+    assert [each.id for each in await admin.list_workflows()] == [kept.id]
+    assert kept.id != gone.id
+
+
+async def test_it_goes_into_a_session_that_has_run_sql_and_leaves_its_own_schema_map_alone(
+    schema, admin, app, sessions
+):
+    mapped = app.execution_options(schema_translate_map={None: schema, "pgqrs": "elsewhere"})
+    async with AsyncSession(mapped) as session, session.begin():
+        await session.execute(text("SELECT 1"))
+        session.add(Payment(order=7, amount=1))
+        await session.flush()
+        await admin.options(session=session).enqueue(ship, 7)
+        session.add(Payment(order=8, amount=1))
+        connection = await session.connection()
+        options = await connection.run_sync(lambda sync: sync.get_execution_options())
+        assert options["schema_translate_map"].items() >= {(None, schema), ("pgqrs", "elsewhere")}
+    assert len(await admin.list_workflows()) == 1
+    async with sessions() as session:
+        assert await paid(session) == [7, 8]
+
+
+async def test_a_key_in_a_session_gives_the_workflow_that_is_there(admin, sessions):
+    first = await admin.options(key="order 1").enqueue(ship, 1)
+    async with sessions() as session, session.begin():
+        assert (await admin.options(key="order 1", session=session).enqueue(ship, 1)).id == first.id
+        new = await admin.options(key="order 2", session=session).enqueue(ship, 2)
+        assert (await admin.options(key="order 2", session=session).enqueue(ship, 2)).id == new.id
+    assert len(await admin.list_workflows()) == 2
+
+
+async def test_many_are_enqueued_in_one_session(admin, sessions):
+    async with sessions() as session, session.begin():
+        many = admin.options(session=session)
+        handles = await many.enqueue_many(ship, [(number % 40,) for number in range(50)], key=str)
+        assert await many.enqueue_many(ship, []) == []
+        assert await admin.list_workflows() == []
+    assert len(await admin.list_workflows()) == len({handle.id for handle in handles}) == 40
+
+
+async def test_a_workflow_created_in_a_session_can_be_run_once_that_is_committed(admin, sessions):
+    async with sessions() as session, session.begin():
+        gone = await admin.create_workflow("ship", 1, session=session)
+        await session.rollback()
+    with pytest.raises(WorkflowNotFoundError):
+        await ship(gone, 1)
+    async with sessions() as session, session.begin():
+        kept = await admin.create_workflow("ship", 2, session=session)
+    assert await ship(kept, 2) == "packed 2"
+
+
+async def test_a_cancellation_counts_once_it_is_committed(admin, sessions):
+    handle = await admin.options(delay=60).enqueue(ship, 1)
+    async with sessions() as session:
+        await admin.cancel_workflow(handle.id, session=session)
+        assert await handle.status() == WorkflowStatus.PENDING
+        await session.rollback()
+        assert await handle.status() == WorkflowStatus.PENDING
+        await admin.cancel_workflow(handle.id, session=session)
+        await session.commit()
+    assert await handle.status() == WorkflowStatus.CANCELLED
+    async with sessions() as session, session.begin():
+        await admin.resume_workflow(handle.id, session=session)
+        assert await handle.status() == WorkflowStatus.CANCELLED
+    assert await handle.status() == WorkflowStatus.PENDING
+
+
+async def test_a_running_workflow_hears_of_a_cancellation_that_was_committed(dsn, schema, sessions):
+    began = asyncio.Event()
+
+    @workflow
+    async def sleeper(ctx):
+        began.set()
+        await ctx.sleep(60)
+
+    async with Admin(dsn, schema, expiry=1.5) as admin, Worker(admin, [sleeper]), no_hang():
+        handle = await admin.enqueue(sleeper)
+        await began.wait()
+        async with sessions() as session, session.begin():
+            await admin.cancel_workflow(handle.id, session=session)
+        await until(_is, handle, WorkflowStatus.CANCELLED)
+
+
+async def _is(handle, status):
+    return await handle.status() == status
+
+
+async def test_what_cannot_be_cancelled_or_is_not_there_leaves_the_session_usable(admin, sessions):
+    ended = await admin.create_workflow("ship", 1)
+    await ship(ended, 1)
+    async with sessions() as session, session.begin():
+        session.add(Payment(order=3, amount=1))
+        with pytest.raises(WorkflowNotFoundError):
+            await admin.cancel_workflow(2**40, session=session)
+        with pytest.raises(WorkflowNotFoundError):
+            await admin.resume_workflow(2**70, session=session)
+        with pytest.raises(WorkflowFinishedError):
+            await admin.cancel_workflow(ended.id(), session=session)
+        with pytest.raises(WorkflowFinishedError):
+            await admin.resume_workflow(ended.id(), session=session)
+    async with sessions() as session:
+        assert await paid(session) == [3]
+
+
+@pytest.mark.parametrize("verified", [False, True], ids=["the first use", "used before"])
+async def test_the_only_connection_of_a_pool_is_enough(dsn, schema, admin, verified):
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), pool_size=1, max_overflow=0
+    )
+    async with Admin(engine, schema, timeout=5) as single, no_hang():
+        if verified:
+            await single.verify()
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(text("SELECT 1"))
+            handle = await single.options(session=session, key="a").enqueue(ship, 1)
+            await single.options(session=session).enqueue_many(ship, [(2,), (3,)])
+            await single.create_workflow("ship", session=session)
+            await single.cancel_workflow(handle.id, session=session)
+            await single.resume_workflow(handle.id, session=session)
+        assert len(await single.list_workflows()) == 4
+    await engine.dispose()
+
+
+# --- bad input ---
+
+
+async def _refuses(admin, lent, match):
+    for use in (
+        lambda: admin.options(session=lent).enqueue(ship, 1),
+        lambda: admin.options(session=lent).enqueue_many(ship, [(1,)]),
+        lambda: admin.create_workflow("ship", session=lent),
+        lambda: admin.cancel_workflow(1, session=lent),
+        lambda: admin.resume_workflow(1, session=lent),
+    ):
+        with pytest.raises(SessionError, match=match):
+            await use()
+    assert await admin.list_workflows() == []
+
+
+async def test_what_is_not_asynchronous_is_refused(admin, app, sessions):
+    synchronous = create_engine("postgresql+asyncpg://")
+    with Session(synchronous) as session:
+        await _refuses(admin, session, "not Session")
+    await _refuses(admin, sessions, "not async_sessionmaker")
+    await _refuses(admin, app, "not AsyncEngine")
+    await _refuses(admin, app.connect(), "not open")
+
+
+async def test_a_failed_transaction_is_refused_and_can_be_rolled_back(admin, app, sessions):
+    async with sessions() as session:
+        with pytest.raises(Exception, match="nowhere"):
+            await session.execute(text("SELECT * FROM nowhere"))
+        await _refuses(admin, session, "failed before: roll it back")
+        await session.rollback()
+        await admin.options(session=session).enqueue(ship, 1)
+    async with app.connect() as connection:
+        with pytest.raises(Exception, match="nowhere"):
+            await connection.execute(text("SELECT * FROM nowhere"))
+        await _refuses(admin, connection, "failed before")
+
+
+async def test_a_closed_transaction_is_refused(admin, app, sessions):
+    async with app.connect() as connection:
+        pass
+    await _refuses(admin, connection, "cannot be used as it stands")
+    async with sessions() as session, session.begin():
+        await session.commit()
+        await _refuses(admin, session, "cannot be used as it stands")
+
+
+async def test_a_session_of_another_database_is_refused(admin, own_database):
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database), poolclass=NullPool
+    )
+    async with Admin(engine, admin.schema) as there:
+        await there.install()
+        async with AsyncSession(engine) as session:
+            await _refuses(admin, session, "another database")
+            assert await session.scalar(text("SELECT 1")) == 1
+        assert await there.list_workflows() == []
+
+
+async def test_what_is_run_at_once_is_no_part_of_a_transaction(admin, sessions):
+    async with sessions() as session:
+        with pytest.raises(ConfigurationError, match="enqueue it"):
+            await admin.options(session=session).run(ship, 1)

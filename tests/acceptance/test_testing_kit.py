@@ -1,0 +1,683 @@
+"""`pgqrs.testing`: a clock that is moved, crashes everywhere, and the queues without a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import Counter
+from datetime import timedelta
+
+import asyncpg
+import pytest
+from acceptance_helpers import no_hang, until
+from sqlalchemy import text
+
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    NotInstalledError,
+    PyWorkflow,
+    RetryPolicy,
+    TransientError,
+    Worker,
+    WorkflowNotFoundError,
+    WorkflowTimeoutError,
+    embedded,
+    step,
+    workflow,
+)
+from pgqrs.storage import testbed
+from pgqrs.testing import (
+    TestClock,
+    assert_enqueued,
+    assert_not_enqueued,
+    clock_of,
+    crash_everywhere,
+    run_enqueued,
+    scratch_admin,
+)
+from pgqrs.testing.schemas import Schemas
+
+pytest_plugins = ("pytest_pgqrs",)
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(scope="session")
+def pgqrs_dsn(dsn):
+    return dsn
+
+
+@pytest.fixture
+def kit(pgqrs_admin):
+    return pgqrs_admin
+
+
+@pytest.fixture
+def clock(pgqrs_clock):
+    return pgqrs_clock
+
+
+@pytest.fixture
+async def raw(pgqrs_dsn, kit, clock):
+    """A connection of an application's, which sees the time of the clock."""
+    path = f'"{kit.schema}", {clock.search_path}'
+    connection = await asyncpg.connect(pgqrs_dsn, server_settings={"search_path": path})
+    yield connection
+    await connection.close()
+
+
+calls = Counter()
+
+
+@pytest.fixture(autouse=True)
+def no_calls():
+    calls.clear()
+
+
+@step(key=str)
+async def double(ctx: PyWorkflow, n: int) -> int:
+    calls[ctx.id(), n] += 1
+    return 2 * n
+
+
+@workflow
+async def month(ctx: PyWorkflow, n: int) -> int:
+    doubled = await double(ctx, n)
+    await ctx.sleep(30 * DAY)
+    return await double(ctx, doubled)
+
+
+@workflow
+async def daily(ctx: PyWorkflow) -> int:
+    total = 0
+    for day in range(30):
+        await ctx.sleep(DAY)
+        total += await double(ctx, day)
+    return total
+
+
+@workflow
+async def quick(ctx: PyWorkflow, n: int) -> int:
+    return await double(ctx, n)
+
+
+@step(retry=RetryPolicy(attempts=4, initial=3600))
+async def third_time(ctx: PyWorkflow) -> str:
+    calls[ctx.id()] += 1
+    if calls[ctx.id()] < 3:
+        raise TransientError("not yet")
+    return "at last"
+
+
+@workflow
+async def patient(ctx: PyWorkflow) -> str:
+    return await third_time(ctx)
+
+
+# --- the clock ---
+
+
+async def test_a_month_in_place_is_skipped(kit, clock):
+    began = time.monotonic()
+    async with clock.skipping():
+        assert await kit.run(month, 1) == 4
+    assert time.monotonic() - began < 5
+    (record,) = await kit.list_workflows()
+    assert record.completed_at - record.created_at >= 30 * DAY
+    assert record.epoch == 1
+    assert 29.9 * DAY < clock.ahead < 31 * DAY
+
+
+async def test_thirty_days_parked_under_a_worker_are_skipped(kit, clock):
+    async with no_hang(), Worker(kit, [daily]), clock.skipping():
+        handle = await kit.enqueue(daily)
+        assert await handle.result() == 2 * sum(range(30))
+    assert 29.9 * DAY < clock.ahead < 31 * DAY
+    assert (await kit.list_workflows())[0].epoch > 15  # a sleep that is over before it has parked needs no claim
+
+
+async def test_an_advance_wakes_what_is_due_and_nothing_else(kit, clock):
+    woken = asyncio.Event()
+
+    @workflow
+    async def sleeper(ctx: PyWorkflow) -> str:
+        await ctx.sleep(10 * DAY)
+        woken.set()
+        return "awake"
+
+    running = asyncio.create_task(kit.run(sleeper))
+    await until(_is_recorded, kit, 1, "sleep:1")
+    await clock.advance(days=9)
+    await asyncio.sleep(0.1)
+    assert not woken.is_set()
+    await clock.advance(DAY)
+    async with no_hang():
+        assert await running == "awake"
+
+
+async def test_an_advance_wakes_what_is_parked_however_soon_after_it_fell_asleep(kit, clock):
+    async with no_hang(), Worker(kit, [month]):
+        for _ in range(10):
+            handle = await kit.enqueue(month, 1)
+            await until(_is_recorded, kit, handle.id, "sleep:1")
+            await clock.advance(days=30)
+            assert await handle.result() == 4
+
+
+async def test_delays_and_retries_go_by_the_clock(kit, clock):
+    handle = await kit.options(delay=7 * DAY).enqueue(patient)
+    async with no_hang(), Worker(kit, [patient]):
+        await clock.advance(days=6)
+        assert await handle.status() == "PENDING"
+        async with clock.skipping():
+            assert await handle.result() == "at last"
+    assert clock.ahead > 7 * DAY + timedelta(seconds=100)
+
+
+async def test_a_workflow_that_is_retried_in_place_goes_by_the_clock(kit, clock):
+    @workflow(retry=RetryPolicy(attempts=3, initial=86400, maximum=86400 * 5))
+    async def failing(ctx: PyWorkflow) -> int:
+        calls[ctx.id()] += 1
+        if calls[ctx.id()] < 3:
+            raise TransientError("not yet")
+        return calls[ctx.id()]
+
+    async with no_hang(), clock.skipping():
+        assert await kit.run(failing) == 3
+    assert clock.ahead > 2 * DAY
+
+
+async def test_a_deadline_passes_when_the_clock_says_so(kit, clock):
+    @step
+    async def stuck(ctx: PyWorkflow) -> None:
+        calls["stuck"] += 1
+        await asyncio.Event().wait()
+
+    @workflow(timeout=DAY)
+    async def slow(ctx: PyWorkflow) -> None:
+        await stuck(ctx)
+
+    running = asyncio.create_task(kit.run(slow))
+    await until(_was_called, "stuck")
+    await clock.advance(hours=23)
+    assert not running.done()
+    await clock.advance(hours=1)
+    async with no_hang():
+        with pytest.raises(WorkflowTimeoutError):
+            await running
+
+
+async def test_nobody_dies_of_a_jump(kit, clock):
+    go_on = asyncio.Event()
+
+    @step
+    async def long(ctx: PyWorkflow) -> str:
+        calls["long"] += 1
+        await go_on.wait()
+        return "done"
+
+    @workflow
+    async def across(ctx: PyWorkflow) -> str:
+        return await long(ctx)
+
+    async with no_hang(), Worker(kit, [across]):
+        handle = await kit.enqueue(across)
+        await until(_was_called, "long")
+        for _ in range(5):
+            await clock.advance(days=30)
+            await asyncio.sleep(0.05)  # time for a worker to look after the dead
+        await kit.verify(deep=True)
+        go_on.set()
+        assert await handle.result() == "done"
+    assert calls["long"] == 1
+    assert (await kit.list_workflows())[0].epoch == 1
+
+
+async def test_time_stands_still_while_a_step_executes(kit, clock):
+    go_on = asyncio.Event()
+
+    @step
+    async def long(ctx: PyWorkflow) -> None:
+        calls["long"] += 1
+        await go_on.wait()
+
+    @workflow
+    async def both(ctx: PyWorkflow) -> None:
+        await asyncio.gather(ctx.sleep(DAY), long(ctx))
+
+    async with no_hang(), clock.skipping():
+        running = asyncio.create_task(kit.run(both))
+        await until(_was_called, "long")
+        await asyncio.sleep(0.1)
+        assert not clock.ahead
+        go_on.set()
+        await running
+    assert clock.ahead > 0.9 * DAY
+
+
+async def test_every_time_in_the_tables_is_the_clocks(kit, clock, raw):
+    @step(retry=RetryPolicy(attempts=2, initial=5))
+    async def failing(ctx: PyWorkflow) -> None:
+        raise TransientError("again")
+
+    @workflow(timeout=60)
+    async def fails(ctx: PyWorkflow) -> None:
+        await failing(ctx)
+
+    await clock.advance(days=1000)
+    await kit.create_workflow("untouched")
+    await kit.enqueue(quick, 1)
+    await kit.options(delay=5).enqueue(quick, 2)
+    await kit.enqueue_many(quick, [(3,), (4,)])
+    await kit.run(quick, 5)
+    running = asyncio.create_task(kit.run(fails))
+    await until(_is_recorded, kit, 6 + 1, "failing")
+    times = ("created_at", "updated_at", "started_at", "completed_at", "due_at", "deadline", "ready_at")
+    for column in times:
+        found = await raw.fetch(f"SELECT {column} - now() FROM pgqrs_workflows WHERE {column} IS NOT NULL")
+        assert found, column
+        assert all(abs(each) < timedelta(minutes=5) for (each,) in found), column
+    for column in ("started_at", "completed_at", "retry_at"):
+        found = await raw.fetch(f"SELECT {column} - now() FROM pgqrs_workflow_steps WHERE {column} IS NOT NULL")
+        assert found, column
+        assert all(abs(each) < timedelta(minutes=5) for (each,) in found), column
+    for function in ("now()", "transaction_timestamp()", "clock_timestamp()", "statement_timestamp()"):
+        assert abs(await raw.fetchval(f"SELECT {function}") - await clock.now()) < timedelta(minutes=5), function
+    assert await raw.fetchval("SELECT max(expires_at) - pg_catalog.now() FROM pgqrs_executors") < DAY
+    async with clock.skipping():
+        with pytest.raises(TransientError):
+            await running
+
+
+async def test_the_workflow_sees_the_time_go_by(kit, clock):
+    @workflow
+    async def looks(ctx: PyWorkflow) -> float:
+        before = await ctx.now()
+        await ctx.sleep(DAY)
+        return ((await ctx.now()) - before).total_seconds()
+
+    async with no_hang(), clock.skipping():
+        assert 86400 <= await kit.run(looks) < 86500
+
+
+async def test_a_clock_that_is_moved_while_all_begins_agrees_with_the_database(kit, clock, raw):
+    for ctx in [await kit.create_workflow("month") for _ in range(5)]:
+        running = asyncio.create_task(month(ctx, 1))
+        await clock.advance(days=15)
+        async with no_hang(), clock.skipping():
+            assert await running == 4
+        assert abs(await clock.now() - await raw.fetchval("SELECT clock_timestamp()")) < timedelta(minutes=1)
+
+
+async def test_time_that_is_skipped_by_several_is_skipped_once(kit, clock):
+    handle = await kit.enqueue(month, 1)
+    async with no_hang(), clock.skipping(), clock.skipping():
+        assert await run_enqueued(kit, [month]) == 1
+        assert await handle.result() == 4
+    assert 29.9 * DAY < clock.ahead < 31 * DAY
+
+
+async def test_a_clock_that_cannot_be_moved_says_why(kit, clock, dsn):
+    with pytest.raises(ConfigurationError, match="does not go back"):
+        await clock.advance(seconds=-1)
+    with pytest.raises(ConfigurationError, match="does not go back"):
+        await clock.advance_to(await clock.now() - DAY)
+    with pytest.raises(ConfigurationError, match="machine's clock"):
+        clock_of(Admin(dsn))
+    with pytest.raises(ConfigurationError, match="clock=clock"):
+        clock.follow(Admin(dsn))
+    with pytest.raises(ConfigurationError, match="no Admin"):
+        await TestClock("somewhere").advance(days=1)
+
+
+async def test_an_admin_of_ones_own_can_share_the_clock(kit, clock, pgqrs_dsn):
+    async with Admin(pgqrs_dsn, clock.schema, clock=clock) as other:
+        clock.follow(other)
+        async with no_hang(), clock.skipping():
+            assert await other.run(month, 1) == 4
+
+
+# --- crashes ---
+
+
+async def test_a_plain_workflow_survives_every_crash(kit):
+    @workflow
+    async def plain(ctx: PyWorkflow, n: int) -> int:
+        return await double(ctx, n) + await double(ctx, n + 1)
+
+    assert await crash_everywhere(plain, 3, admin=kit) == 14
+    ids = [record.id for record in await kit.list_workflows()]
+    # One undisturbed, and two crashes for each of two steps and the end.
+    assert len(ids) == 1 + 2 * 3
+    assert all(calls[each, n] in {1, 2} for each in ids for n in (3, 4))
+    assert (
+        sum(calls.values()) == 2 * len(ids) + 2
+    )  # those before whose write it was executed again, and only those
+
+
+async def test_a_sleeping_workflow_survives_every_crash(kit, clock):
+    async with no_hang():
+        assert await crash_everywhere(month, 1, admin=kit) == 4
+    assert clock.ahead > 200 * DAY
+
+
+async def test_retries_survive_every_crash(kit):
+    @workflow(retry=RetryPolicy(attempts=3, initial=60))
+    async def twice(ctx: PyWorkflow) -> str:
+        once = await third_time(ctx)
+        calls[ctx.id(), "whole"] += 1
+        if calls[ctx.id(), "whole"] == 1:
+            raise TransientError("the whole again")
+        return once
+
+    async with no_hang():
+        assert await crash_everywhere(twice, admin=kit) == "at last"
+
+
+async def test_steps_at_once_and_within_each_other_survive_every_crash(kit):
+    @step
+    async def outer(ctx: PyWorkflow, n: int) -> int:
+        return await double(ctx, n) + 1
+
+    @workflow
+    async def several(ctx: PyWorkflow) -> list[int]:
+        together = await asyncio.gather(double(ctx, 1), double(ctx, 2), outer(ctx, 3), ctx.sleep(DAY))
+        return [each for each in together if each is not None]
+
+    async with no_hang():
+        assert await crash_everywhere(several, admin=kit) == [2, 4, 7]
+
+
+async def test_what_a_transactional_step_writes_is_there_once_after_every_crash(kit, raw):
+    await raw.execute("CREATE TABLE effects (workflow_id bigint NOT NULL)")
+    insert = text(f"INSERT INTO {kit.schema}.effects VALUES (:id)")
+
+    @step(transactional=True)
+    async def effect(ctx: PyWorkflow) -> int:
+        calls[ctx.id()] += 1
+        await ctx.session.execute(insert, {"id": ctx.id()})
+        return 1
+
+    @workflow
+    async def transacts(ctx: PyWorkflow) -> int:
+        return await effect(ctx) + await double(ctx, 1)
+
+    async with no_hang():
+        assert await crash_everywhere(transacts, admin=kit) == 3
+    assert sorted(calls.values(), reverse=True)[:1] == [2]  # it was killed before its commit too
+    ids = [record["workflow_id"] for record in await raw.fetch("SELECT workflow_id FROM effects ORDER BY 1")]
+    assert ids == sorted(record.id for record in await kit.list_workflows())
+    assert len(ids) == 1 + 2 * 3
+
+
+async def test_a_workflow_that_fails_fails_the_same_after_every_crash(kit):
+    @workflow
+    async def fails(ctx: PyWorkflow, n: int) -> None:
+        await double(ctx, n)
+        raise ValueError(f"no {n} here")
+
+    with pytest.raises(ValueError, match="no 3 here"):
+        await crash_everywhere(fails, 3, admin=kit)
+
+
+@pytest.mark.without_replay("the body is to run once without a crash")
+async def test_a_body_that_goes_another_way_is_told_with_the_crash_and_the_difference(kit):
+    @workflow
+    async def forgetful(ctx: PyWorkflow) -> int:
+        calls[ctx.id()] += 1  # what a process remembers, and the next one does not
+        first = await double(ctx, 1)
+        return first + calls[ctx.id()]
+
+    with pytest.raises(AssertionError) as told:
+        await crash_everywhere(forgetful, admin=kit)
+    message = str(told.value)
+    assert "After a crash before write 1 (the outcome of step 'double:1') the workflow 'forgetful'" in message
+    assert "it returned 4, and without a crash it returned 3" in message
+    assert "Two runs without a crash" not in message
+
+
+@pytest.mark.without_replay("the body is to run once without a crash")
+async def test_other_steps_are_told(kit):
+    @workflow
+    async def wanders(ctx: PyWorkflow) -> int:
+        calls[ctx.id()] += 1
+        await double(ctx, 1)
+        await double(ctx, 10 * calls[ctx.id()])
+        return 1
+
+    with pytest.raises(AssertionError, match=r"(?s)before write 1.*no step 'double:10'.*a step 'double:20'"):
+        await crash_everywhere(wanders, admin=kit)
+
+
+async def test_results_that_differ_anyway_are_told_to_and_can_be_compared_otherwise(kit):
+    @workflow
+    async def named(ctx: PyWorkflow) -> dict[str, int]:
+        return {"id": ctx.id(), "value": await double(ctx, 1)}
+
+    with pytest.raises(AssertionError, match="Two runs without a crash differ as well"):
+        await crash_everywhere(named, admin=kit)
+    result = await crash_everywhere(named, admin=kit, compare=lambda result: result["value"])
+    assert result["value"] == 2
+
+
+@pytest.mark.without_replay("the body is to run once without a crash")
+async def test_a_crash_that_leads_nowhere_is_bounded(kit):
+    @workflow
+    async def hangs(ctx: PyWorkflow) -> None:
+        calls[ctx.id()] += 1
+        await double(ctx, 1)
+        if calls[ctx.id()] > 1:
+            await asyncio.Event().wait()
+
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=r"After a crash before write 1 .* did not end within 4 s"):
+        await crash_everywhere(hangs, admin=kit, timeout=4.0)
+    assert time.monotonic() - began < 30
+
+
+async def test_cleaning_up_after_the_kill_writes_nothing(kit):
+    @workflow
+    async def tidy(ctx: PyWorkflow) -> int:
+        try:
+            return await double(ctx, 1)
+        except BaseException:
+            await double(ctx, 99)
+            raise
+
+    assert await crash_everywhere(tidy, admin=kit) == 2
+    for record in await kit.list_workflows():
+        assert [each.step_id for each in await kit.list_steps(record.id)] == ["double:1"]
+
+
+async def test_crashes_under_the_machines_clock_and_beside_others(admin):
+    waiting = await admin.enqueue(quick, 1)
+    assert await crash_everywhere(quick, 7, admin=admin) == 14
+    assert await waiting.status() == "PENDING"
+    assert {each.status for each in await admin.list_workflows(name="quick")} == {"PENDING", "SUCCESS"}
+
+
+async def test_crashes_need_no_admin(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert await crash_everywhere(month, 1) == 4
+    finally:
+        embedded.stop("embedded://")
+
+
+# --- the queues ---
+
+
+async def test_what_is_enqueued_is_found(kit):
+    await assert_not_enqueued(kit, quick)
+    await kit.options(key="k", queue="mail").enqueue(quick, 1)
+    await kit.options(delay=DAY).enqueue(month, n=2)
+    record = await assert_enqueued(kit, quick, 1, key="k", queue="mail")
+    assert (record.id, record.key) == (1, "k")
+    await assert_enqueued(kit, quick)
+    await assert_enqueued(kit, quick, n=1)
+    await assert_enqueued(kit, month, 2)
+    await assert_not_enqueued(kit, quick, 2)
+    with pytest.raises(AssertionError) as told:
+        await assert_enqueued(kit, quick, 1, key="other", queue="mail")
+    assert str(told.value) == (
+        "quick(1) of the key 'other' in the queue 'mail' is not enqueued; there are:\n"
+        "    2: month(n=2), queue 'default', PENDING\n"
+        "    1: quick(1), queue 'mail', key 'k', PENDING"
+    )
+    with pytest.raises(AssertionError, match=re.escape("quick(...) is enqueued; there are:\n    1: quick(1)")):
+        await assert_not_enqueued(kit, quick)
+
+
+async def test_what_has_run_is_enqueued_no_more(kit):
+    with pytest.raises(AssertionError, match="nothing is"):
+        await assert_enqueued(kit, quick)
+    await kit.enqueue(quick, 1)
+    assert await run_enqueued(kit, [quick]) == 1
+    await assert_not_enqueued(kit, quick)
+    with pytest.raises(TypeError, match="not a workflow"):
+        await assert_enqueued(kit, len)
+
+
+async def test_what_is_enqueued_runs_here_with_its_sleeps_and_retries(kit, clock):
+    first = await kit.enqueue(month, 1)
+    second = await kit.enqueue(patient)
+    third = await kit.options(delay=7 * DAY, queue="other").enqueue(quick, 4)
+    async with no_hang():
+        assert await run_enqueued(kit, [month, patient, quick]) == 3
+    assert (await first.result(), await second.result(), await third.result()) == (4, "at last", 8)
+    assert 29.9 * DAY < clock.ahead < 31 * DAY
+    assert await run_enqueued(kit, [month, patient, quick]) == 0
+
+
+async def test_what_a_workflow_enqueues_runs_too_and_what_is_not_meant_is_left(kit):
+    @step
+    async def hand_on(ctx: PyWorkflow, n: int) -> int:
+        return (await kit.enqueue(quick, n)).id
+
+    @workflow
+    async def parent(ctx: PyWorkflow, n: int) -> int:
+        return await hand_on(ctx, n)
+
+    await kit.enqueue(month, 1)
+    handle = await kit.enqueue(parent, 3)
+    async with no_hang():
+        assert await run_enqueued(kit, [parent, quick]) == 2
+        assert await kit.handle(await handle.result()).result() == 6
+    await assert_enqueued(kit, month)
+    await kit.options(queue="a").enqueue(quick, 1)
+    await kit.options(queue="b").enqueue(quick, 2)
+    assert await run_enqueued(kit, [quick], queues=["a"]) == 1
+    await assert_enqueued(kit, quick, 2, queue="b")
+
+
+async def test_errors_are_the_handles(kit):
+    @workflow
+    async def fails(ctx: PyWorkflow) -> None:
+        raise ValueError("no")
+
+    handle = await kit.enqueue(fails)
+    assert await run_enqueued(kit, [fails]) == 1
+    with pytest.raises(ValueError, match="no"):
+        await handle.result()
+
+
+async def test_under_the_machines_clock_what_is_due_later_is_left(admin):
+    await admin.options(delay=DAY).enqueue(quick, 1)
+    await admin.enqueue(quick, 2)
+    assert await run_enqueued(admin, [quick]) == 1
+    await assert_enqueued(admin, quick, 1)
+
+
+# --- schemas ---
+
+
+async def test_a_scratch_admin_leaves_nothing(dsn):
+    async with scratch_admin(dsn, expiry=9.0) as admin:
+        assert await admin.run(quick, 1) == 2
+        schema = admin.schema
+        await admin.verify(deep=True)
+    async with Admin(dsn, schema) as left:
+        with pytest.raises(NotInstalledError):
+            await left.verify()
+
+
+async def test_a_schema_is_used_again_and_what_is_left_of_a_test_does_not_reach_it(dsn):
+    schemas = Schemas(dsn)
+    try:
+        first = await schemas.lend()
+        left_over = Admin(dsn, first)
+        async with left_over:
+            assert (await left_over.enqueue(quick, 1)).id == 1
+            await schemas.give_back(first)
+            second = await schemas.lend()
+            assert second != first
+            with pytest.raises(NotInstalledError):
+                await left_over.enqueue(quick, 2)
+        async with Admin(dsn, second) as fresh:
+            assert await fresh.list_workflows() == []
+            assert (await fresh.enqueue(quick, 1)).id == 1
+    finally:
+        await schemas.close()
+
+
+@pytest.mark.parametrize(
+    "left", ["CREATE TABLE {}.mine (id int)", "DROP TABLE {}.pgqrs_version", "DROP SCHEMA {} CASCADE"]
+)
+async def test_a_schema_that_a_test_has_changed_is_not_used_again(dsn, left):
+    schemas = Schemas(dsn)
+    connection = await asyncpg.connect(dsn)
+    try:
+        schema = await schemas.lend()
+        await connection.execute(left.format(schema))
+        await schemas.give_back(schema)
+        async with Admin(dsn, await schemas.lend()) as admin:
+            await admin.verify(deep=True)
+    finally:
+        await connection.close()
+        await schemas.close()
+
+
+async def test_a_schema_that_is_locked_is_left_alone(dsn):
+    schemas = Schemas(dsn)
+    connection = await asyncpg.connect(dsn)
+    try:
+        schema = await schemas.lend()
+        await schemas.give_back(schema)
+        async with connection.transaction():
+            await connection.execute(f"SELECT 1 FROM {schema}.pgqrs_workflows")
+            async with no_hang(), Admin(dsn, await schemas.lend()) as admin:
+                await admin.verify(deep=True)
+    finally:
+        await connection.close()
+        await schemas.close()
+
+
+async def test_the_schemas_of_a_process_that_died_are_dropped_by_the_next(dsn):
+    connection = await asyncpg.connect(dsn)
+    dead = f"{testbed.PREFIX}deadbeef_1"
+    await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {dead}")
+    living, schemas = Schemas(dsn), Schemas(dsn)
+    try:
+        kept = await living.lend()
+        await schemas.lend()
+        found = {row[0] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
+        assert dead not in found
+        assert kept in found
+    finally:
+        await living.close()
+        await schemas.close()
+        await connection.close()
+
+
+async def _is_recorded(admin, workflow_id, step_id):
+    try:
+        return any(each.step_id == step_id for each in await admin.list_steps(workflow_id))
+    except WorkflowNotFoundError:
+        return False
+
+
+async def _was_called(name):
+    return calls[name]

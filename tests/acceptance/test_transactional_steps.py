@@ -1,0 +1,541 @@
+"""What a transactional step writes and its outcome commit together, once, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+import pytest
+import pytest_asyncio
+from acceptance_helpers import no_hang, until
+from shop import Base, Payment, engine_in, paid
+from sqlalchemy import event, func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from pgqrs import (
+    Admin,
+    RetryPolicy,
+    SerializationError,
+    SessionError,
+    StepFailedError,
+    StepTimeoutError,
+    TransientError,
+    WorkflowFencedError,
+    step,
+    workflow,
+)
+
+SOON = RetryPolicy(attempts=5, initial=0.01, jitter=0)
+
+
+class OwnSession(AsyncSession):
+    """The application's own class of sessions."""
+
+
+@pytest_asyncio.fixture
+async def shop(dsn, schema, app, sessions):
+    """An `Admin` that makes the sessions of steps as the application does."""
+    async with Admin(
+        dsn, schema, sessionmaker=async_sessionmaker(app, class_=OwnSession, info={"of": "app"})
+    ) as it:
+        yield it
+
+
+@step(transactional=True)
+async def pay(ctx, order, amount=5):
+    payment = Payment(order=order, amount=amount)
+    ctx.session.add(payment)
+    await ctx.session.flush()
+    return {"payment": payment.id}
+
+
+@workflow
+async def buy(ctx, order):
+    return await pay(ctx, order)
+
+
+async def started(admin, name):
+    """Return the context of a new workflow that runs."""
+    ctx = await admin.create_workflow(name)
+    await ctx.start()
+    return ctx
+
+
+async def payments(sessions):
+    """Return the orders that are paid, as anybody sees them."""
+    async with sessions() as session:
+        return await paid(session)
+
+
+async def _steps(admin, workflow_id):
+    return {each.step_id: each.status for each in await admin.list_steps(workflow_id)}
+
+
+async def test_what_a_step_writes_and_its_outcome_are_there_together(shop, sessions):
+    ctx = await shop.create_workflow("buy")
+    assert await buy(ctx, 1) == {"payment": 1}
+    again = await shop.get_workflow(ctx.id())
+    assert await buy(again, 1) == {"payment": 1}
+    assert await payments(sessions) == [1]
+    (recorded,) = await shop.list_steps(ctx.id())
+    assert (recorded.status, recorded.output) == ("SUCCESS", {"payment": 1})
+
+
+async def test_the_outcome_is_the_last_statement_before_the_one_commit(shop, app, sessions):
+    await shop.run(buy, 0)  # which looks at what database it is
+    said = []
+    event.listen(app.sync_engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    event.listen(app.sync_engine, "commit", lambda _connection: said.append("COMMIT"))
+    await shop.run(buy, 1)
+    assert said[0].startswith("INSERT INTO payments")
+    assert "pgqrs_workflow_steps" in said[1]
+    assert said[2:] == ["COMMIT"]
+
+
+async def test_the_session_is_made_as_the_application_makes_its_own(shop):
+    @step(transactional=True)
+    async def look(ctx):
+        assert type(ctx.session) is OwnSession
+        return ctx.session.info["of"]
+
+    ctx = await started(shop, "look")
+    assert await look(ctx) == "app"
+
+
+async def test_without_a_sessionmaker_it_is_on_the_engine_of_the_admin(dsn, schema, sessions):
+    engine = engine_in(dsn, schema)
+    async with Admin(engine, schema) as admin:
+        await admin.run(buy, 4)
+    await engine.dispose()
+    assert await payments(sessions) == [4]
+
+
+async def test_an_error_rolls_the_writes_back_and_is_recorded(shop, sessions):
+    @step(transactional=True)
+    async def refuse(ctx):
+        await pay.__wrapped__(ctx, 1)
+        raise ValueError("no money")
+
+    ctx = await started(shop, "refuse")
+    with pytest.raises(ValueError, match="no money"):
+        await refuse(ctx)
+    with pytest.raises(StepFailedError, match="no money"):
+        await refuse(ctx)
+    assert await payments(sessions) == []
+    assert await _steps(shop, ctx.id()) == {"refuse": "ERROR"}
+
+
+async def test_a_value_that_cannot_be_recorded_rolls_the_writes_back(shop, sessions):
+    @step(transactional=True)
+    async def strange(ctx):
+        await pay.__wrapped__(ctx, 1)
+        return object()
+
+    ctx = await started(shop, "strange")
+    with pytest.raises(SerializationError) as refused:
+        await strange(ctx)
+    assert (refused.value.workflow_id, refused.value.step_id) == (ctx.id(), "strange")
+    assert await payments(sessions) == []
+    assert await _steps(shop, ctx.id()) == {"strange": "ERROR"}
+
+
+async def test_a_failed_statement_is_the_step_s_error(shop, sessions):
+    @step(transactional=True)
+    async def twice(ctx):
+        ctx.session.add_all([Payment(id=1, order=1, amount=1)])
+        await ctx.session.flush()
+        await ctx.session.execute(text("INSERT INTO payments VALUES (1, 1, 1)"))
+
+    ctx = await started(shop, "twice")
+    with pytest.raises(Exception, match="duplicate key"):
+        await twice(ctx)
+    assert await payments(sessions) == []
+    assert await _steps(shop, ctx.id()) == {"twice": "ERROR"}
+
+
+async def test_calls_at_the_same_time_have_sessions_of_their_own(shop, sessions):
+    seen = []
+
+    @step(key=lambda order: order, transactional=True)
+    async def one(ctx, order):
+        seen.append(ctx.session)
+        ctx.session.add(Payment(order=order, amount=1))
+        await ctx.session.flush()
+        if order == 3:
+            raise ValueError("not this one")
+        return order
+
+    @workflow
+    async def all_at_once(ctx):
+        return await asyncio.gather(*(one(ctx, order) for order in range(8)), return_exceptions=True)
+
+    ctx = await shop.create_workflow("all")
+    with pytest.raises(SerializationError):  # of the exception in the list
+        await all_at_once(ctx)
+    assert len(set(map(id, seen))) == 8
+    async with sessions() as session:
+        assert sorted(await paid(session)) == [0, 1, 2, 4, 5, 6, 7]
+
+
+async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, schema, sessions):
+    engine = engine_in(dsn, schema, isolation_level="SERIALIZABLE")
+    barrier = asyncio.Barrier(2)
+    calls = []
+
+    @step(key=lambda order: order, transactional=True, retry=SOON)
+    async def count(ctx, order):
+        calls.append(order)
+        number = await ctx.session.scalar(select(func.count()).select_from(Payment))
+        if len(calls) <= 2:
+            await barrier.wait()
+        ctx.session.add(Payment(order=order, amount=number))
+        return number
+
+    @workflow
+    async def both(ctx):
+        return await asyncio.gather(count(ctx, 1), count(ctx, 2))
+
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
+        assert sorted(await admin.run(both)) == [0, 1]  # as if one had come after the other
+    assert len(calls) > 2
+    await engine.dispose()
+
+
+async def test_attempts_that_fail_leave_no_writes(shop, sessions):
+    calls = []
+
+    @step(transactional=True, retry=SOON)
+    async def third_time(ctx):
+        calls.append(await paid(ctx.session))
+        await pay.__wrapped__(ctx, len(calls))
+        if len(calls) < 3:
+            raise TransientError("not yet")
+        return len(calls)
+
+    ctx = await started(shop, "third")
+    assert await third_time(ctx) == 3
+    assert calls == [[], [], []]
+    assert await payments(sessions) == [3]
+
+
+async def test_a_stale_run_s_transaction_is_refused_as_a_whole(shop, sessions):
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    @step(transactional=True)
+    async def slow(ctx):
+        await pay.__wrapped__(ctx, 1)
+        waits.set()
+        await goes_on.wait()
+
+    @workflow
+    async def once(ctx):
+        await slow(ctx)
+
+    ctx = await shop.create_workflow("once")
+    stale = asyncio.create_task(once(ctx))
+    async with no_hang():
+        await waits.wait()
+        other = await shop.get_workflow(ctx.id())
+        await other.start()
+        goes_on.set()
+        with pytest.raises(WorkflowFencedError):
+            await stale
+    assert await payments(sessions) == []
+    assert "SUCCESS" not in (await _steps(shop, ctx.id())).values()
+    await other.fail("the end")
+
+
+async def test_a_cancelled_step_leaves_nothing(shop, sessions):
+    began = asyncio.Event()
+
+    @step(transactional=True)
+    async def hang(ctx):
+        await pay.__wrapped__(ctx, 1)
+        began.set()
+        await asyncio.Event().wait()
+
+    @workflow
+    async def hanging(ctx):
+        await hang(ctx)
+
+    ctx = await shop.create_workflow("hanging")
+    task = asyncio.create_task(hanging(ctx))
+    async with no_hang():
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await payments(sessions) == []
+
+
+async def test_a_timeout_rolls_back_and_one_that_comes_with_the_commit_does_not(shop, sessions, monkeypatch):
+    @step(transactional=True, timeout=0.2)
+    async def late(ctx, hangs):
+        await pay.__wrapped__(ctx, 1)
+        if hangs:
+            await asyncio.Event().wait()
+        return "in time"
+
+    ctx = await started(shop, "late")
+    with pytest.raises(StepTimeoutError):
+        await late(ctx, True)
+    assert await payments(sessions) == []
+    commit = OwnSession.commit
+
+    async def slow_commit(self):
+        await commit(self)
+        await asyncio.sleep(0.5)
+
+    monkeypatch.setattr(OwnSession, "commit", slow_commit)
+    ctx = await started(shop, "late")
+    assert await late(ctx, False) == "in time"
+    assert await payments(sessions) == [1]
+    assert await _steps(shop, ctx.id()) == {"late": "SUCCESS"}
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["after the commit", "before the commit"])
+async def test_a_connection_lost_with_the_commit_costs_and_doubles_nothing(shop, app, sessions, arrives):
+    lost = []
+
+    def lose(connection):
+        if not lost:
+            lost.append(connection)
+            driver = connection.connection.dbapi_connection
+            if arrives:
+                driver.run_async(lambda raw: raw.execute("COMMIT"))
+            driver.driver_connection.terminate()
+
+    event.listen(app.sync_engine, "commit", lose)
+
+    @step(transactional=True, retry=SOON)
+    async def once(ctx):
+        return await pay.__wrapped__(ctx, 1)
+
+    ctx = await shop.create_workflow("once")
+    async with no_hang():
+        await ctx.start()
+        value = await once(ctx)
+    assert lost
+    async with sessions() as session:
+        assert await paid(session) == [1]
+        assert value == {"payment": await session.scalar(select(Payment.id))}
+
+
+async def test_it_may_use_savepoints_and_roll_back_what_it_wrote(shop, sessions):
+    @step(transactional=True)
+    async def partly(ctx):
+        await pay.__wrapped__(ctx, 1)
+        await ctx.session.rollback()
+        await pay.__wrapped__(ctx, 2)
+        async with ctx.session.begin_nested():
+            await pay.__wrapped__(ctx, 3)
+        try:
+            async with ctx.session.begin_nested():
+                await pay.__wrapped__(ctx, 4)
+                raise LookupError
+        except LookupError:
+            pass
+
+    ctx = await started(shop, "partly")
+    await partly(ctx)
+    assert await payments(sessions) == [2, 3]
+
+
+@pytest.mark.without_replay("the body waits until its step is seen to be running")
+async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(shop, sessions):
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    @step(transactional=True)
+    async def slow(ctx):
+        await pay.__wrapped__(ctx, 1)
+        waits.set()
+        await goes_on.wait()
+
+    @step(key=lambda number: number)
+    async def quick(_ctx, number):
+        return number
+
+    @workflow
+    async def both(ctx):
+        task = asyncio.create_task(slow(ctx))
+        await waits.wait()
+        began = time.monotonic()
+        for number in range(20):
+            await quick(ctx, number)
+        took = time.monotonic() - began
+        await until(_is_running, ctx.id())
+        goes_on.set()
+        await task
+        return took
+
+    async def _is_running(workflow_id):
+        return (await _steps(shop, workflow_id)).get("slow") == "RUNNING"
+
+    async with no_hang():
+        assert await shop.run(both) < 5
+
+
+async def test_what_it_enqueues_in_its_session_is_part_of_it(shop, sessions):
+    calls = []
+
+    @step(transactional=True, retry=SOON)
+    async def order(ctx):
+        calls.append(1)
+        await shop.options(session=ctx.session).enqueue(buy, 9)
+        if len(calls) == 1:
+            raise TransientError("again")
+
+    ctx = await started(shop, "order")
+    await order(ctx)
+    assert len(await shop.list_workflows(name="buy")) == 1
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("swallows", [False, True], ids=["raised", "swallowed"])
+@pytest.mark.parametrize("how", ["commit", "begin"])
+async def test_a_commit_inside_is_an_error_and_nothing_is_recorded(shop, sessions, how, swallows):
+    @step(transactional=True)
+    async def hasty(ctx):
+        try:
+            if how == "begin":
+                async with ctx.session.begin():
+                    ctx.session.add(Payment(order=1, amount=1))
+            else:
+                await pay.__wrapped__(ctx, 1)
+                await ctx.session.commit()
+        except SessionError:
+            if not swallows:
+                raise
+
+    @workflow
+    async def hurry(ctx):
+        await hasty(ctx)
+
+    ctx = await shop.create_workflow("hurry")
+    with pytest.raises(SessionError, match="must not commit"):
+        await hurry(ctx)
+    assert await payments(sessions) == []
+    assert await _steps(shop, ctx.id()) == {}
+
+
+async def test_there_is_no_session_outside_a_transactional_step(shop):
+    kept = []
+
+    @step(transactional=True)
+    async def keep(ctx):
+        kept.append(ctx)
+
+    @step
+    async def plain(ctx):
+        return ctx.session
+
+    @step(transactional=True)
+    async def around(ctx):
+        return await plain(ctx)
+
+    @workflow
+    async def wrong(ctx, call):
+        await call(ctx)
+
+    with pytest.raises(SessionError, match="transactional=True"):
+        _ = (await shop.create_workflow("w")).session
+    for call in (plain, around):
+        ctx = await shop.create_workflow("wrong")
+        with pytest.raises(SessionError, match="transactional=True"):
+            await wrong(ctx, call)
+        assert await _steps(shop, ctx.id()) == {}
+    ctx = await started(shop, "keep")
+    await keep(ctx)
+    with pytest.raises(SessionError, match="transactional=True"):
+        _ = kept[0].session
+
+
+async def test_a_step_elsewhere_cannot_be_transactional():
+    for options in ({"thread": True}, {"executor": lambda: None}):
+        with pytest.raises(TypeError, match="event loop"):
+            step(transactional=True, **options)
+    with pytest.raises(TypeError, match="async def"):
+        step(transactional=True)(lambda ctx: None)
+
+
+@step(transactional=True)
+async def inner(ctx):
+    await pay.__wrapped__(ctx, 2)
+    return "inner"
+
+
+@step(transactional=True)
+async def outer(ctx):
+    await pay.__wrapped__(ctx, 1)
+    return await inner(ctx)
+
+
+@workflow
+async def nesting(ctx):
+    return await outer(ctx)
+
+
+async def test_nested_ones_have_a_transaction_each_where_the_pool_allows_it(shop, sessions):
+    assert await shop.run(nesting) == "inner"
+    async with sessions() as session:
+        assert sorted(await paid(session)) == [1, 2]
+
+
+async def test_nested_ones_with_a_pool_of_one_are_an_error_and_no_hang(dsn, schema, sessions):
+    engine = engine_in(dsn, schema, pool_size=1, max_overflow=0)
+    async with Admin(engine, schema, timeout=1) as admin, no_hang():
+        ctx = await admin.create_workflow("nesting")
+        with pytest.raises(SessionError, match="no connection came free within 1 s"):
+            await nesting(ctx)
+        assert set((await _steps(admin, ctx.id())).values()) <= {"RUNNING"}  # for they took long: no outcome
+    await engine.dispose()
+    assert await payments(sessions) == []
+
+
+async def test_an_engine_in_autocommit_is_refused(dsn, schema, sessions):
+    engine = engine_in(dsn, schema, isolation_level="AUTOCOMMIT")
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin:
+        with pytest.raises(SessionError, match="AUTOCOMMIT"):
+            await admin.run(buy, 1)
+    await engine.dispose()
+
+
+async def test_sessions_of_another_database_are_refused(dsn, schema, admin, own_database):
+    engine = engine_in(own_database, "public")
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as wrong:
+        with pytest.raises(SessionError, match="another database"):
+            await wrong.run(buy, 1)
+    async with async_sessionmaker(engine)() as session:
+        assert await paid(session) == []
+    await engine.dispose()
+
+
+async def test_a_sessionmaker_of_something_else_is_refused(dsn, schema, admin):
+    async with Admin(dsn, schema, sessionmaker=partial(dict)) as wrong:
+        with pytest.raises(SessionError, match="not an AsyncSession"):
+            await wrong.run(buy, 1)
+
+
+@pytest.mark.parametrize("moment", ["commit", "after_commit"])
+async def test_an_error_of_the_application_s_own_hook_is_no_hang_and_tells_the_truth(shop, app, sessions, moment):
+    def refuse(*_):
+        raise RuntimeError("the hook fails")
+
+    target = app.sync_engine if moment == "commit" else OwnSession.sync_session_class
+    event.listen(target, moment, refuse)
+    try:
+        ctx = await shop.create_workflow("buy")
+        async with no_hang():
+            if moment == "commit":
+                with pytest.raises(RuntimeError, match="the hook fails"):
+                    await buy(ctx, 1)
+            else:
+                assert await buy(ctx, 1) == {"payment": 1}
+    finally:
+        event.remove(target, moment, refuse)
+    assert await payments(sessions) == ([] if moment == "commit" else [1])

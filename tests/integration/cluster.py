@@ -1,0 +1,120 @@
+"""A primary and a synchronous standby: two embedded servers, the second a copy that follows the first."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import asyncpg
+import psutil
+
+from pgqrs import embedded
+from tests.integration.storage_helpers import become_true
+
+_PORT = 5432
+
+
+class Server:
+    """One embedded server, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.dsn = ""
+
+    @property
+    def data(self) -> Path:
+        """The folder of its cluster."""
+        return self.folder / "data"
+
+    @property
+    def sockets(self) -> str:
+        """The folder of its socket."""
+        return parse_qs(urlsplit(self.dsn).query)["host"][0]
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.dsn = await asyncio.to_thread(embedded.start, f"embedded://{quote(str(self.folder))}")
+
+    async def leave(self) -> None:
+        """Stop it, whatever is left of it."""
+        await asyncio.to_thread(embedded.stop, f"embedded://{quote(str(self.folder))}")
+
+    async def execute(self, *statements: str) -> None:
+        """Execute statements, each in a transaction of its own."""
+        connection = await asyncpg.connect(self.dsn)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    async def fetchval(self, query: str):
+        """Return the one value that a query finds, None while the server is away."""
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                return await connection.fetchval(query)
+            finally:
+                await connection.close()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes at once, as when the machine is switched off, or stands still."""
+        for process in self._processes():
+            with suppress(psutil.Error):
+                process.send_signal(number)
+
+    async def kill(self) -> None:
+        """Let all its processes die at once."""
+        self.signal(signal.SIGSTOP)  # or those that live a moment longer may answer
+        self.signal(signal.SIGKILL)
+        await become_true(lambda: not self._processes())
+
+    async def promote(self) -> None:
+        """Make a standby the primary, and wait until it is."""
+        await self.execute("SELECT pg_promote(wait => false)")
+        await become_true(partial(self.fetchval, "SELECT NOT pg_is_in_recovery()"))
+
+    def _processes(self):
+        return embedded._Cluster(self.folder)._processes()
+
+
+async def copy(primary: Server, standby: Server) -> None:
+    """Make a standby that follows a primary, which waits for it at each commit from then on."""
+    account = embedded._Account.for_data(primary.data)
+    standby.data.mkdir(parents=True, mode=0o700)
+    if account is not None:
+        account.own(standby.data)
+        account.let_through(standby.data)
+    # The name by which the primary knows it.
+    source = f"host={primary.sockets} port={_PORT} user=postgres application_name=standby"
+    program = str(embedded._binaries() / "pg_basebackup")
+    options = ("-d", source, "-D", str(standby.data), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
+    done = await asyncio.to_thread(embedded._execute, (program, *options), account=account)
+    assert done.returncode == 0, done.stdout
+    await standby.start()
+    await primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()")
+    following = "SELECT sync_state = 'sync' FROM pg_stat_replication WHERE application_name = 'standby'"
+    await become_true(partial(primary.fetchval, following))
+
+
+@asynccontextmanager
+async def replicated() -> AsyncIterator[tuple[Server, Server]]:
+    """Start a primary and its synchronous standby."""
+    folder = Path(tempfile.mkdtemp(prefix="pgqrs-pair-", dir="/tmp"))
+    primary, standby = Server(folder / "a"), Server(folder / "b")
+    try:
+        await primary.start()
+        # The processes die here, the machine does not.
+        await primary.execute("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        await copy(primary, standby)
+        yield primary, standby
+    finally:
+        for each in (primary, standby):
+            each.signal(signal.SIGCONT)
+            await each.leave()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,203 @@
+"""The pytest plugin `pytest_pgqrs`, in pytest runs of their own: with pytest-asyncio in its modes, anyio, and xdist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ("pytester",)
+
+WORKFLOWS = """
+from datetime import timedelta
+
+import pytest
+
+from pgqrs import JsonCodec, PyWorkflow, Worker, step, workflow
+from pgqrs.testing import assert_enqueued, crash_everywhere, run_enqueued
+
+
+@step
+async def greet(ctx: PyWorkflow, name: str) -> str:
+    return f"Hello {name}"
+
+
+@workflow
+async def welcome(ctx: PyWorkflow, name: str) -> str:
+    greeting = await greet(ctx, name)
+    await ctx.sleep(timedelta(days=30))
+    return greeting
+"""
+
+TESTS = """
+@MARK
+async def test_first_id_is_one(pgqrs_admin):
+    assert (await pgqrs_admin.create_workflow("welcome")).id() == 1
+
+
+@MARK
+async def test_first_id_is_one_again(pgqrs_admin):
+    handle = await pgqrs_admin.enqueue(welcome, "you")
+    assert handle.id == 1
+    await assert_enqueued(pgqrs_admin, welcome, "you")
+    assert await run_enqueued(pgqrs_admin, [welcome]) == 1
+    assert await handle.result() == "Hello you"
+
+
+@MARK
+async def test_crashes(pgqrs_admin):
+    assert await crash_everywhere(welcome, "you", admin=pgqrs_admin) == "Hello you"
+"""
+
+ANYIO = """
+import pytest
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+IN_FIXTURES = """
+FIXTURE
+async def worker(pgqrs_admin):
+    async with Worker(pgqrs_admin, [welcome]) as worker:
+        yield worker
+
+
+@MARK
+async def test_worker_of_a_fixture(worker, pgqrs_admin, pgqrs_clock):
+    async with pgqrs_clock.skipping():
+        assert await (await pgqrs_admin.enqueue(welcome, "you")).result(20) == "Hello you"
+
+
+@MARK
+async def test_worker_of_a_fixture_again(worker, pgqrs_admin, pgqrs_clock):
+    handle = await pgqrs_admin.enqueue(welcome, "you")
+    assert handle.id == 1
+    async with pgqrs_clock.skipping():
+        assert await handle.result(20) == "Hello you"
+"""
+
+
+@pytest.fixture
+def run(pytester, dsn, monkeypatch):
+    """Run tests in a process of their own, every warning an error, and return what came of them."""
+    monkeypatch.setenv("PGQRS_TEST_DSN", dsn)
+
+    def run(source, *options, mark="", fixture="@pytest.fixture"):
+        source = source.replace("@MARK\n", f"{mark}\n" if mark else "").replace("FIXTURE", fixture)
+        pytester.makepyfile(WORKFLOWS + source)
+        return pytester.runpytest_subprocess("-p", "pytest_pgqrs", "-W", "error", *options, timeout=100)
+
+    return run
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_pytest_asyncio_in_auto_mode(run, scope):
+    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", f"asyncio_default_test_loop_scope={scope}")
+    done = run(TESTS + IN_FIXTURES, *options, "-o", f"asyncio_default_fixture_loop_scope={scope}")
+    done.assert_outcomes(passed=5)
+
+
+def test_pytest_asyncio_in_strict_mode(run):
+    fixture = "import pytest_asyncio\n@pytest_asyncio.fixture"
+    options = ("-p", "no:anyio", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
+    done = run(TESTS + IN_FIXTURES, *options, mark="@pytest.mark.asyncio", fixture=fixture)
+    done.assert_outcomes(passed=5)
+
+
+def test_anyio(run, pytester):
+    pytester.makeconftest(ANYIO)
+    done = run(TESTS + IN_FIXTURES, "-p", "no:asyncio", mark="@pytest.mark.anyio")
+    done.assert_outcomes(passed=5)
+
+
+def test_anyio_beside_pytest_asyncio(run, pytester):
+    pytester.makeconftest(ANYIO)
+    options = ("-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
+    done = run(TESTS, *options, mark="@pytest.mark.anyio")
+    done.assert_outcomes(passed=3)
+
+
+def test_several_processes_share_the_server(run):
+    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    run(TESTS, *options, "-n", "2").assert_outcomes(passed=3)
+
+
+def test_a_test_that_is_not_asynchronous(run):
+    done = run(
+        """
+import asyncio
+
+def test_plain(pgqrs_admin):
+    assert asyncio.run(once(pgqrs_admin)) == 1
+    assert asyncio.run(once(pgqrs_admin)) == 2
+
+def test_unused(pgqrs_admin):
+    pass
+
+async def once(admin):
+    return (await admin.create_workflow("welcome")).id()
+""",
+        "-p",
+        "no:asyncio",
+    )
+    done.assert_outcomes(passed=2)
+
+
+def test_options_of_the_admin(run):
+    done = run(
+        """
+@pytest.fixture
+def pgqrs_admin_options():
+    return {"timeout": 3.0, "codec": Codec()}
+
+class Codec(JsonCodec):
+    pass
+
+def test_codec(pgqrs_admin, pgqrs_admin_options):
+    assert pgqrs_admin.codec is pgqrs_admin_options["codec"]
+""",
+        "-p",
+        "no:asyncio",
+    )
+    done.assert_outcomes(passed=1)
+
+
+def test_an_embedded_server_is_the_default(run, pytester, monkeypatch):
+    monkeypatch.delenv("PGQRS_TEST_DSN")
+    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    done = run(TESTS, *options)
+    done.assert_outcomes(passed=3)
+    assert (pytester.path / ".pgqrs" / "testing" / "data").is_dir()
+
+
+def test_the_plugin_costs_nothing_where_it_is_not_used():
+    code = "import sys, pytest; before = set(sys.modules); import pytest_pgqrs; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["pytest_pgqrs"]
+
+
+def test_the_fixtures_are_shown_with_what_they_are_for(run):
+    done = run("", "--fixtures", "-p", "no:asyncio")
+    for line in ("pgqrs_admin*", "pgqrs_clock*", "pgqrs_dsn*"):
+        done.stdout.fnmatch_lines([line])
+
+
+def test_the_examples_of_the_page_are_true(pytester, dsn, monkeypatch):
+    monkeypatch.setenv("PGQRS_TEST_DSN", dsn)
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    files = defaultdict(list)
+    for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        files[name].append(code)
+    assert sorted(files) == ["orders.py", "test_orders.py"]
+    assert page.count("```python") == sum(map(len, files.values()))
+    for name, codes in files.items():
+        (pytester.path / name).write_text("\n\n".join(codes))
+    options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:anyio")
+    done = pytester.runpytest_subprocess("-p", "pytest_pgqrs", "-W", "error", *options, timeout=100)
+    done.assert_outcomes(passed=sum(map("".join(files["test_orders.py"]).count, ["async def test_"])))

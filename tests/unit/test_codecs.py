@@ -1,0 +1,838 @@
+"""The codecs beside strict JSON: types that come back, losses that are refused, what is encrypted; no database."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import functools
+import importlib
+import ipaddress
+import json
+import math
+import pathlib
+import subprocess
+import sys
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+import pytest
+from cryptography.fernet import Fernet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, computed_field, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict, Unpack
+
+from pgqrs import ConfigurationError, Encoded, SerializationError
+from pgqrs.annotations import Returns, annotation_of, bound_to_input
+from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
+from pgqrs.fingerprint import fingerprint_of
+from pgqrs.serialization import bound, checked_codec, opened, recorded_name, sealed
+
+if TYPE_CHECKING:
+    from nowhere import Missing
+
+UTC = dt.UTC
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Address(BaseModel):
+    street: str
+    zip_code: str = Field(alias="zipCode")
+
+
+class Line(BaseModel):
+    sku: uuid.UUID
+    price: decimal.Decimal
+    count: int = 1
+
+
+class Order(BaseModel):
+    id: int
+    at: dt.datetime
+    lines: list[Line] = []
+    to: Address | None = None
+    tags: set[str] = set()
+    colour: Colour = Colour.RED
+
+    @computed_field
+    @property
+    def total(self) -> decimal.Decimal:
+        return sum((line.price * line.count for line in self.lines), decimal.Decimal(0))
+
+
+class Cat(BaseModel):
+    name: str
+
+
+class Dog(BaseModel):
+    name: str
+
+
+class Puppy(Dog):
+    age: int
+
+
+class Bird(BaseModel):
+    kind: Literal["bird"] = "bird"
+    name: str
+
+
+class Fish(BaseModel):
+    kind: Literal["fish"] = "fish"
+    name: str
+
+
+class Node(BaseModel):
+    value: int
+    children: list[Node] = []
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    at: dt.datetime
+    amount: decimal.Decimal
+    colour: Colour
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    id: int
+
+
+class Hidden(BaseModel):
+    shown: int
+    hidden: str = Field("", exclude=True)
+
+
+class WithPrivate(BaseModel):
+    shown: int
+    _cache: dict[str, int] = PrivateAttr(default_factory=dict)
+
+
+class Login(BaseModel):
+    password: SecretStr
+
+
+class Even(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _is_even(cls, number: int) -> int:
+        if number % 2:
+            raise ValueError("is odd")
+        return number
+
+
+class Broken(BaseModel):
+    number: int
+
+    @field_validator("number")
+    @classmethod
+    def _fails(cls, number: int) -> int:
+        raise RuntimeError("the validator failed")
+
+
+@dataclasses.dataclass
+class Point:
+    x: float
+    at: dt.date | None = None
+    inner: list[Point] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Slotted:
+    x: decimal.Decimal
+
+
+@pydantic_dataclass
+class Checked:
+    x: int
+
+
+class Pair(NamedTuple):
+    a: int
+    b: dt.date
+
+
+class Options(TypedDict, total=False):
+    dry: bool
+    until: dt.date
+
+
+MOMENT = dt.datetime(2026, 5, 4, 3, 2, 1, 999, tzinfo=UTC)
+LINE = Line(sku=uuid.UUID(int=7), price=decimal.Decimal("19.90"), count=2)
+ORDER = Order(
+    id=1, at=MOMENT, lines=[LINE], to=Address(street="x", zipCode="1"), tags={"a", "b"}, colour=Colour.BLUE
+)
+
+TYPED = {
+    "model": (Order, ORDER),
+    "list of models": (list[Order], [ORDER, ORDER]),
+    "optional": (Order | None, None),
+    "recursive model": (Node, Node(value=1, children=[Node(value=2)])),
+    "strict model": (Strict, Strict(at=MOMENT, amount=decimal.Decimal("1.0"), colour=Colour.RED)),
+    "open model": (Open, Open(id=1, other="x", more=[1])),
+    "private": (WithPrivate, WithPrivate(shown=1)),
+    "dataclass": (Point, Point(1.5, dt.date(2026, 1, 1), [Point(2)])),
+    "slotted dataclass": (Slotted, Slotted(decimal.Decimal(1))),
+    "pydantic dataclass": (Checked, Checked(1)),
+    "named tuple": (Pair, Pair(1, dt.date(2026, 1, 1))),
+    "typed dict": (Options, {"dry": True, "until": dt.date(2026, 1, 1)}),
+    "datetime": (dt.datetime, MOMENT),
+    "naive datetime": (dt.datetime, dt.datetime(2026, 1, 1, 5)),  # noqa: DTZ001
+    "datetime of a zone": (dt.datetime, dt.datetime(2026, 1, 1, 5, tzinfo=BERLIN)),
+    "datetime in the hour that a zone has twice": (
+        dt.datetime,
+        dt.datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN, fold=1),
+    ),
+    "date": (dt.date, dt.date(2026, 1, 1)),
+    "time": (dt.time, dt.time(1, 2, 3, 4)),
+    "timedelta": (dt.timedelta, dt.timedelta(days=-400, microseconds=1)),
+    "Decimal": (decimal.Decimal, decimal.Decimal("1.10")),
+    "UUID": (uuid.UUID, uuid.UUID(int=1)),
+    "enum": (Colour, Colour.RED),
+    "int enum": (Level, Level.LOW),
+    "path": (pathlib.Path, pathlib.Path("/a/b")),
+    "address": (ipaddress.IPv4Address, ipaddress.IPv4Address("10.0.0.1")),
+    "bytes": (bytes, b"abc"),
+    "set": (set[int], {1, 2}),
+    "frozenset": (frozenset[str], frozenset({"a"})),
+    "tuple": (tuple[int, dt.date], (1, dt.date(2026, 1, 1))),
+    "open tuple": (tuple[int, ...], (1, 2, 3)),
+    "deque": (deque[int], deque([1, 2])),
+    "dict of int keys": (dict[int, str], {1: "a"}),
+    "dict of dates": (dict[dt.date, decimal.Decimal], {dt.date(2026, 1, 1): decimal.Decimal(1)}),
+    "union": (int | str, "5"),
+    "union of models": (Cat | Puppy, Puppy(name="x", age=1)),
+    "tagged union": (list[Annotated[Bird | Fish, Field(discriminator="kind")]], [Fish(name="x"), Bird(name="y")]),
+    "literal": (Literal["a", 1], 1),
+    "constrained": (Annotated[int, Field(gt=0)], 1),
+    "None": (type(None), None),
+    "float": (float, -0.0),
+    "int as float": (float, 3),
+    "long int": (int, 10**400),
+    "nested": (dict[str, list[Order | None]], {"a": [ORDER, None]}),
+}
+
+
+@pytest.mark.parametrize(("annotation", "value"), TYPED.values(), ids=TYPED.keys())
+def test_values_come_back_as_their_type(annotation, value):
+    codec = PydanticCodec().of(annotation)
+    encoded = codec.encode(value)
+    replayed = codec.decode(encoded.text)
+    for back in (encoded.value, replayed):
+        assert type(back) is type(value) or annotation is float
+        assert back == value or isinstance(value, Slotted) or value.astimezone(UTC) == back.astimezone(UTC)
+    assert PydanticCodec().decode(encoded.text) == json.loads(encoded.text)
+
+
+def test_what_is_stored_is_readable_json_with_the_names_of_the_fields():
+    text = PydanticCodec().of(Order).encode(ORDER.model_copy(update={"tags": {"a"}})).text
+    assert json.loads(text) == {
+        "id": 1,
+        "at": "2026-05-04T03:02:01.000999Z",
+        "lines": [{"sku": "00000000-0000-0000-0000-000000000007", "price": "19.90", "count": 2}],
+        "to": {"street": "x", "zip_code": "1"},
+        "tags": ["a"],
+        "colour": "blue",
+    }
+
+
+def deep(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def circular():
+    value = [1]
+    value.append(value)
+    return value
+
+
+REFUSED = {
+    "another type": (int, "5", "$"),
+    "a dict for a model": (Order, {"id": 1}, "$"),
+    "a dict in a list of models": (list[Cat], [Cat(name="x"), {"name": "y"}], "$[1]"),
+    "a model that was filled unchecked": (Order, Order.model_construct(id="x", at=MOMENT), "$.id"),
+    "one below": (list[Order], [ORDER, Order.model_construct(id="x", at=MOMENT)], "$[1].id"),
+    "None": (int, None, "$"),
+    "something for None": (type(None), 1, "$"),
+    "a constraint": (Annotated[int, Field(gt=0)], -1, "$"),
+    "a literal": (Literal["a"], "b", "$"),
+    "a wrong field of a dataclass": (Point, Point("x"), "$"),
+    "a member of a union that looks like another": (Cat | Dog, Dog(name="x"), "$"),
+    "the same, below": (dict[str, list[Cat | Dog]], {"pets": [Cat(name="x"), Dog(name="x")]}, "$.pets[1]"),
+    "a time that may be text": (str | dt.datetime, MOMENT, "$"),
+    "a subclass": (Dog, Puppy(name="x", age=1), "$"),
+    "a field that is left out": (Hidden, Hidden(shown=1, hidden="x"), "$.hidden"),
+    "a secret": (Login, Login(password=SecretStr("tiger")), "$.password"),
+    "a time in an extra field": (Open, Open(id=1, at=MOMENT), "$.at"),
+    "NaN": (Point, Point(math.nan), "$.x"),
+    "NaN as anything": (Any, {"a": [math.nan]}, "$.a[0]"),
+    "an infinity in a dict of anything": (dict[str, Any], {"a": {"b": math.inf}}, "$.a.b"),
+    "a decimal that is none": (decimal.Decimal, decimal.Decimal("NaN"), "$"),
+    "NUL": (Cat, Cat(name="a\0b"), "$.name"),
+    "a lone surrogate": (list[str], ["a", "\ud800"], "$[1]"),
+    "bytes that are no text": (bytes, b"\xff", "$"),
+    "an object": (Any, object(), "$"),
+    "an exception": (Any, {"a": ValueError("x")}, "$"),
+    "keys that become one": (Any, {1: "a", "1": "b"}, "$"),
+    "too deep": (Any, deep(300), "$"),
+    "too deep, typed": (list, deep(300), "$"),
+    "circular": (list, circular(), "$"),
+    "a validator that fails": (Broken, Broken.model_construct(number=1), "$"),
+    "a validator that refuses": (Even, Even.model_construct(number=1), "$.number"),
+    "an offset of seconds": (dt.datetime, dt.datetime(1912, 1, 1, tzinfo=ZoneInfo("Africa/Abidjan")), "$"),
+    "a huge int": (int, 10**5000, "$"),
+}
+
+
+@pytest.mark.parametrize(("annotation", "value", "path"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_would_not_come_back_is_refused(annotation, value, path):
+    with pytest.raises(SerializationError) as caught:
+        PydanticCodec().of(annotation).encode(value)
+    assert caught.value.path.startswith(path)
+    assert not caught.value.reading
+    assert "tiger" not in str(caught.value)
+
+
+def test_more_than_the_limit_is_refused():
+    with pytest.raises(SerializationError, match="100 are allowed"):
+        PydanticCodec(max_bytes=100).of(str).encode("x" * 200)
+
+
+PLAIN = {
+    "nothing": (None, None),
+    "model": (ORDER.to, {"street": "x", "zip_code": "1"}),
+    "datetime": (MOMENT, "2026-05-04T03:02:01.000999Z"),
+    "tuple": ((1, 2), [1, 2]),
+    "set": ({1}, [1]),
+    "nested": (
+        {"a": [Point(1.0)], 2: decimal.Decimal("1.5")},
+        {"a": [{"x": 1.0, "at": None, "inner": []}], "2": "1.5"},
+    ),
+    "a lossy model": (Puppy(name="x", age=1), {"name": "x", "age": 1}),
+}
+
+
+@pytest.mark.parametrize(("value", "plain"), PLAIN.values(), ids=PLAIN.keys())
+def test_without_a_type_values_come_back_as_json(value, plain):
+    codec = PydanticCodec()
+    encoded = codec.encode(value)
+    assert encoded.value == codec.decode(encoded.text) == plain
+    assert codec.of(Any).encode(value) == encoded
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "back"),
+    [
+        (dict[str, Any], {"at": MOMENT.date(), "n": 1}, {"at": "2026-05-04", "n": 1}),
+        (Sequence[int], (1, 2), [1, 2]),
+        (Mapping[str, Sequence[Cat]], {"a": (Cat(name="x"),)}, {"a": [Cat(name="x")]}),
+        (list[Any], [Cat(name="x")], [{"name": "x"}]),
+    ],
+)
+def test_any_and_sequences_give_up_what_they_do_not_know(annotation, value, back):
+    codec = PydanticCodec().of(annotation)
+    encoded = codec.encode(value)
+    assert encoded.value == codec.decode(encoded.text) == back
+
+
+def test_a_history_of_another_time_tells_what_it_lacks():
+    with pytest.raises(
+        SerializationError, match=r"cannot be read back: at \$\[0\]\.at: .*Field required"
+    ) as caught:
+        PydanticCodec().of(list[Order]).decode('[{"id": 1}]')
+    assert caught.value.reading
+    assert "of step 'charge' of workflow 5 cannot be read" in str(caught.value.of(workflow_id=5, step_id="charge"))
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[1", '{"number": 1}'])
+def test_text_that_is_not_the_type_is_refused(text):
+    for annotation in (Even, Broken):
+        with pytest.raises(SerializationError):
+            PydanticCodec().of(annotation).decode(text)
+
+
+def test_a_type_that_pydantic_does_not_know_is_named():
+    class Unknown:
+        pass
+
+    with pytest.raises(ConfigurationError, match=r"no schema for .*Unknown"):
+        PydanticCodec().of(Unknown)
+
+
+def test_a_codec_for_a_type_is_made_once():
+    codec, annotation = PydanticCodec(), list[Order]
+    assert codec.of(annotation) is codec.of(annotation)
+    assert codec.of(int).of(annotation) is codec.of(annotation)
+    assert codec.of(annotation).name == codec.name == "pydantic"
+
+
+def test_unions_in_another_order_are_not_confused():
+    codec = PydanticCodec()
+    assert codec.of(Cat | Dog).decode('{"name": "x"}') == Cat(name="x")
+    assert codec.of(Dog | Cat).decode('{"name": "x"}') == Dog(name="x")
+
+
+# --- properties ---
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+decimals = st.decimals(allow_nan=False, allow_infinity=False)
+moments = st.datetimes(
+    min_value=dt.datetime(1980, 1, 1),  # noqa: DTZ001
+    timezones=st.none()
+    | st.sampled_from([UTC, BERLIN, ZoneInfo("Asia/Kathmandu"), ZoneInfo("Australia/Lord_Howe")]),
+)
+lines = st.builds(Line, sku=st.uuids(), price=decimals, count=st.integers())
+orders = st.builds(
+    Order,
+    id=st.integers(),
+    at=moments,
+    lines=st.lists(lines, max_size=3),
+    to=st.none() | st.builds(lambda street, code: Address(street=street, zipCode=code), texts, texts),
+    tags=st.sets(texts, max_size=3),
+    colour=st.sampled_from(Colour),
+)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+points = st.recursive(
+    st.builds(Point, x=floats, at=st.none() | st.dates()),
+    lambda inner: st.builds(Point, x=floats, at=st.none(), inner=st.lists(inner, max_size=3)),
+    max_leaves=5,
+)
+Anything = Order | Point | dict[str, list[decimal.Decimal]] | tuple[int, dt.date | None] | None
+anything = st.one_of(
+    orders,
+    points,
+    st.dictionaries(texts, st.lists(decimals, max_size=3), max_size=3),
+    st.tuples(st.integers(), st.none() | st.dates()),
+    st.none(),
+)
+
+
+@settings(deadline=None)
+@given(anything)
+def test_the_first_run_and_every_replay_see_the_same(value):
+    codec = PydanticCodec().of(Anything)
+    first = codec.encode(value)
+    replayed = codec.decode(first.text)
+    again = codec.encode(replayed)
+    assert first.value == replayed == again.value
+    assert type(first.value) is type(replayed) is type(value)
+
+
+@settings(deadline=None)
+@given(orders)
+def test_models_come_back_equal(order):
+    back = PydanticCodec().of(Order).encode(order).value
+    assert back.model_copy(update={"at": 0}) == order.model_copy(update={"at": 0})
+    if order.at.tzinfo is None:
+        assert back.at == order.at
+    else:
+        assert back.at.astimezone(UTC) == order.at.astimezone(UTC)
+
+
+@settings(deadline=None)
+@given(points)
+def test_dataclasses_come_back_equal(point):
+    assert PydanticCodec().of(Point).encode(point).value == point
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | floats | texts,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+        max_leaves=20,
+    )
+)
+def test_json_is_stored_as_strict_json_does(value):
+    assert PydanticCodec().encode(value) == JsonCodec().encode(value)
+
+
+@settings(deadline=None)
+@given(anything, st.booleans())
+def test_encryption_changes_nothing(value, typed):
+    plain = PydanticCodec().of(Anything if typed else Any)
+    secret = FernetCodec([Fernet.generate_key()], PydanticCodec()).of(Anything if typed else Any)
+    encoded = secret.encode(value)
+    assert secret.decode(encoded.text) == encoded.value == plain.encode(value).value
+
+
+@settings(deadline=None)
+@given(anything)
+def test_fingerprints_of_a_replay_are_the_same(value):
+    back = PydanticCodec().of(Anything).encode(value).value
+    assert fingerprint_of((back,), {}, by_content=True) == fingerprint_of((value,), {}, by_content=True)
+
+
+# --- encryption ---
+
+OLD, NEW = base64.urlsafe_b64encode(b"o" * 32), base64.urlsafe_b64encode(b"n" * 32).decode()
+
+
+def test_nothing_of_the_value_can_be_read():
+    encoded = FernetCodec([NEW]).encode({"card": "4111"})
+    assert encoded.value == {"card": "4111"}
+    assert "card" not in encoded.text
+    assert json.loads(encoded.text).startswith("gAAAA")
+    assert FernetCodec([NEW]).decode(encoded.text) == {"card": "4111"}
+
+
+def test_keys_are_rotated():
+    written = FernetCodec([OLD]).encode("x").text
+    assert FernetCodec([NEW, OLD]).decode(written) == "x"
+    assert FernetCodec([OLD, NEW]).decode(FernetCodec([NEW, OLD]).encode("y").text) == "y"
+    with pytest.raises(SerializationError, match=r"cannot be read back: .*none of the keys") as caught:
+        FernetCodec([NEW]).decode(written)
+    assert NEW not in str(caught.value)
+
+
+def test_a_changed_token_is_refused():
+    text = FernetCodec([NEW]).encode("x").text
+    changed = text[:40] + ("A" if text[40] != "A" else "B") + text[41:]
+    with pytest.raises(SerializationError):
+        FernetCodec([NEW]).decode(changed)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "1", "null", "nonsense", "", '"plain"', '"\\u00e9"'])
+def test_text_that_is_not_encrypted_is_refused(text):
+    with pytest.raises(SerializationError) as caught:
+        FernetCodec([NEW]).decode(text)
+    assert caught.value.reading
+
+
+def test_it_stacks_on_any_codec():
+    codec = FernetCodec([NEW], PydanticCodec())
+    assert (codec.name, FernetCodec([NEW]).name) == ("fernet+pydantic", "fernet+json")
+    typed = codec.of(Order)
+    assert typed.name == codec.name
+    assert typed.decode(typed.encode(ORDER).text) == ORDER
+    assert codec.decode(typed.encode(ORDER).text)["id"] == 1
+    assert FernetCodec([OLD], codec).name == "fernet+fernet+pydantic"
+    json_codec = FernetCodec([NEW])
+    assert json_codec.of(Order) is json_codec
+
+
+def test_what_the_inner_codec_refuses_is_refused():
+    with pytest.raises(SerializationError) as caught:
+        FernetCodec([NEW]).encode({"at": MOMENT})
+    assert caught.value.path == "$.at"
+
+
+def test_errors_are_sealed():
+    codec = FernetCodec([NEW, OLD])
+    error = '{"type": "ValueError", "message": "4111"}'
+    hidden = sealed(codec, error)
+    assert "4111" not in hidden
+    assert isinstance(json.loads(hidden), str)
+    assert opened(codec, hidden) == error
+    assert opened(codec, error) == error
+    assert sealed(JsonCodec(), error) == opened(PydanticCodec(), error) == error
+
+
+@pytest.mark.parametrize("keys", [[], ["short"], [NEW, "bad key"], [b"\xff" * 44], ["é" * 44]])
+def test_bad_keys_are_refused_without_showing_them(keys):
+    with pytest.raises(ConfigurationError) as caught:
+        FernetCodec(keys)
+    assert all(str(key) not in str(caught.value) for key in keys)
+    assert NEW not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [NEW, OLD, None, 5, [5], [None]])
+def test_keys_of_another_type_are_refused(keys):
+    with pytest.raises(TypeError) as caught:
+        FernetCodec(keys)
+    assert NEW not in str(caught.value)
+
+
+def test_it_shows_no_key():
+    assert NEW not in repr(FernetCodec([NEW]))
+
+
+# --- codecs of one's own ---
+
+
+class Old:
+    def encode(self, value):
+        return Encoded(json.dumps(value), value)
+
+    def decode(self, text):
+        return json.loads(text)
+
+
+class Named(Old):
+    name = "mine"
+
+
+@pytest.mark.parametrize("codec", [None, 5, object(), JsonCodec, Encoded("1", 1)])
+def test_what_is_no_codec_is_refused(codec):
+    with pytest.raises(TypeError):
+        checked_codec(codec)
+
+
+@pytest.mark.parametrize("name", [None, "", "a\0b", "a\nb", 5, "x" * 101])
+def test_a_codec_needs_a_name(name):
+    codec = Old()
+    codec.name = name
+    for each in (Old(), codec):
+        with pytest.raises(TypeError, match="`name`"):
+            checked_codec(each)
+    with pytest.raises(TypeError):
+        FernetCodec([NEW], codec)
+
+
+def test_a_codec_of_ones_own_needs_no_more_than_a_name():
+    codec = Named()
+    assert checked_codec(codec) is codec
+    assert bound(codec, Order) is codec
+    assert Returns(test_it_shows_no_key).codec(codec) is codec
+    assert FernetCodec([NEW], codec).name == "fernet+mine"
+    assert (recorded_name(codec), recorded_name(JsonCodec())) == ("mine", None)
+
+
+def test_the_codec_of_the_documentation_works():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "values.md").read_text()
+    source = page[page.index("class ZlibCodec") :].partition("```")[0]
+    names = {"Any": Any, "Encoded": Encoded, "JsonCodec": JsonCodec, "base64": base64, "json": json, "zlib": zlib}
+    exec(source, names)
+    for codec in (names["ZlibCodec"](), FernetCodec([NEW], names["ZlibCodec"]())):
+        encoded = checked_codec(codec).encode({"a": (1, "x" * 1000)})
+        assert codec.decode(encoded.text) == encoded.value == {"a": [1, "x" * 1000]}
+        assert "xxx" not in encoded.text
+
+
+class Data(BaseModel):
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    data: bytes
+
+
+def test_bytes_are_carried_as_the_model_says():
+    value = Data(data=b"\xff\0")
+    assert PydanticCodec().of(Data).encode(value).value == value
+
+
+# --- annotations ---
+
+
+async def annotated(
+    ctx, order: Order, /, at: dt.datetime, *rest: Cat, key: uuid.UUID, plain=1, **options: Dog
+) -> Order:
+    return order
+
+
+async def unannotated(ctx, a, *rest, b=1, **options):
+    pass
+
+
+async def unpacked(ctx, *numbers: *tuple[int, ...], **options: Unpack[Options]) -> None:
+    pass
+
+
+async def missing(ctx: Missing, order: Order, other: Missing) -> list[Missing]:
+    return []
+
+
+async def only_the_context_is_missing(ctx: Missing) -> Later:
+    return Later(name="x")
+
+
+class Later(BaseModel):
+    name: str
+
+
+def annotations(function, count, *names):
+    asked = []
+
+    class Asks(Named):
+        def of(self, annotation):
+            asked.append(annotation)
+            return self
+
+    bound_to_input(Asks(), function, count, names)
+    hints = asked[0].__annotations__
+    return hints["args"].__args__, hints["kwargs"].__annotations__
+
+
+def test_the_arguments_of_a_workflow_have_the_types_of_its_parameters():
+    assert annotations(annotated, 4, "key", "plain", "other") == (
+        (Order, dt.datetime, Cat, Cat),
+        {"key": uuid.UUID, "plain": Any, "other": Dog},
+    )
+    assert annotations(annotated, 1, "at", "key") == ((Order,), {"at": dt.datetime, "key": uuid.UUID})
+    assert annotations(unannotated, 3, "b", "c") == ((Any, Any, Any), {"b": Any, "c": Any})
+    assert annotations(unpacked, 2, "until", "dry") == ((Any, Any), {"until": dt.date, "dry": bool})
+    assert annotations(unannotated, 0) == ((), {})
+
+
+def test_the_type_of_an_input_is_made_once():
+    codec = PydanticCodec()
+    assert bound_to_input(codec, annotated, 2, ("key",)) is bound_to_input(codec, annotated, 2, ("key",))
+
+
+def test_an_input_comes_back_as_its_types():
+    typed = bound_to_input(PydanticCodec(), annotated, 3, ("key", "plain", "a b"))
+    given = {
+        "args": (ORDER, MOMENT, Cat(name="x")),
+        "kwargs": {"key": uuid.UUID(int=1), "plain": 5, "a b": Dog(name="x")},
+    }
+    encoded = typed.encode(given)
+    assert encoded.value == typed.decode(encoded.text) == given
+    assert json.loads(encoded.text)["kwargs"]["plain"] == 5
+
+
+def test_annotations_are_looked_up_late_and_one_by_one():
+    assert annotation_of(only_the_context_is_missing, "return") is Later
+    assert annotation_of(missing, "order") is Order
+    for name in ("return", "other"):
+        with pytest.raises(ConfigurationError, match=r"missing cannot be looked up: .*Missing.*TYPE_CHECKING"):
+            annotation_of(missing, name)
+
+
+def test_a_local_class_is_found_when_the_function_mentions_it():
+    class Local(BaseModel):
+        name: str
+
+    def mentions() -> Local:
+        return Local(name="x")
+
+    def does_not() -> Local: ...
+
+    assert annotation_of(mentions, "return") is Local
+    with pytest.raises(ConfigurationError, match="Local"):
+        annotation_of(does_not, "return")
+
+
+class Callable:
+    def __call__(self, at: dt.date) -> Cat: ...
+
+
+@functools.wraps(annotated)
+def wrapper(*args, **kwargs):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (annotated, Order),
+        (wrapper, Order),
+        (functools.partial(annotated, 1), Order),
+        (Callable(), Cat),
+        (unannotated, Any),
+        (lambda: 1, Any),
+        (math.sqrt, Any),
+        (unpacked, type(None)),
+    ],
+)
+def test_every_kind_of_function_has_a_result(function, found):
+    assert annotation_of(function, "return") == found
+
+
+def test_a_result_is_bound_once_for_a_codec():
+    returns, codec = Returns(annotated), PydanticCodec()
+    assert returns.codec(codec) is returns.codec(codec)
+    other = PydanticCodec()
+    assert returns.codec(other) is not returns.codec(codec)
+    assert returns.codec(other).decode(returns.codec(other).encode(ORDER).text) == ORDER
+    json_codec = JsonCodec()
+    assert returns.codec(json_codec) is json_codec
+
+
+def test_a_result_that_cannot_be_recorded_is_told_by_its_function():
+    class Unknown:
+        pass
+
+    def step() -> Unknown:
+        return Unknown()
+
+    with pytest.raises(ConfigurationError, match=r"result of .*step cannot be recorded: .*Unknown"):
+        Returns(step).codec(PydanticCodec())
+
+
+# --- fingerprints of what is not JSON ---
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Cat(name="x"), Cat(name="y")),
+        (Cat(name="x"), Dog(name="x")),
+        (Point(1), Point(2)),
+        (MOMENT, MOMENT + dt.timedelta(microseconds=1)),
+        (dt.date(2026, 1, 1), dt.date(2026, 1, 2)),
+        (decimal.Decimal(1), decimal.Decimal(2)),
+        (uuid.UUID(int=1), uuid.UUID(int=2)),
+        (Colour.RED, Colour.BLUE),
+        (b"a", b"b"),
+        ({1, 2}, {1, 3}),
+        ([Cat(name="x")], [Cat(name="y")]),
+    ],
+)
+def test_fingerprints_by_content_differ(first, second):
+    def print_of(value):
+        return fingerprint_of((value,), {}, by_content=True)
+
+    assert print_of(first) != print_of(second)
+    assert fingerprint_of((object(),), {}, by_content=True) == fingerprint_of((object(),), {}, by_content=True)
+
+
+def test_equal_values_have_equal_fingerprints():
+    def print_of(value):
+        return fingerprint_of((value,), {}, by_content=True)
+
+    assert print_of(MOMENT) == print_of(MOMENT.astimezone(BERLIN))
+    assert print_of(decimal.Decimal("1.0")) == print_of(decimal.Decimal(1))
+    assert print_of({"a", "b", "c"}) == print_of({"c", "b", "a"})
+    assert print_of(circular()) == print_of(circular())
+
+
+# --- the package ---
+
+
+def test_importing_the_codecs_imports_neither_pydantic_nor_cryptography():
+    source = (
+        "import sys, pgqrs.codecs\n"
+        "assert not {'pydantic', 'cryptography'} & set(sys.modules)\n"
+        "from pgqrs.codecs import JsonCodec\n"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("PydanticCodec", "pydantic"), ("FernetCodec", "cryptography")])
+def test_a_missing_extra_is_named(name, extra):
+    source = (
+        f"import sys\nsys.modules[{extra!r}] = None\n"
+        f"try:\n    from pgqrs.codecs import {name}\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
+    assert f"pip install 'pgqrs[{extra}]'" in found.stdout
+
+
+def test_all_names_are_there():
+    codecs = importlib.import_module("pgqrs.codecs")
+    assert list(codecs.__all__) == sorted(codecs.__all__)
+    assert all(getattr(codecs, name).__doc__ for name in codecs.__all__)
+    with pytest.raises(AttributeError):
+        _ = codecs.Nothing
