@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _PLACEHOLDER = "pgqrs_schema_placeholder"
 
+_KEPT = 3600.0
+
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
 # these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
 _STATEMENT_SETTINGS = (
@@ -77,6 +79,7 @@ class Database:
         self.engine: AsyncEngine = source.make()
         self._translation = {SCHEMA: schema}
         self._driver_pool: Pool | None = None
+        self._kept: asyncio.TimerHandle | None = None
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -180,6 +183,8 @@ class Database:
 
     @contextmanager
     def _used(self) -> Generator[None]:
+        if self._owned and self._kept is None:
+            self._keep()
         self._users += 1
         self._unused.clear()
         try:
@@ -188,6 +193,14 @@ class Database:
             self._users -= 1
             if self._users == 0:
                 self._unused.set()
+
+    def _keep(self) -> None:
+        """Have the event loop hold this, until `dispose`.
+
+        What nobody holds is closed when the garbage collector has found it. By then Python has cleared the weak
+        references within what it collects, and without its own a connection of asyncpg's cannot be closed.
+        """
+        self._kept = asyncio.get_running_loop().call_later(_KEPT, self._keep)
 
     async def dispose(self) -> None:
         """Close the engine's connections, if the engine is ours; it can be used again afterwards."""
@@ -201,6 +214,9 @@ class Database:
                     await self._unused.wait()
             await self.engine.dispose()
         finally:
+            if self._kept is not None:
+                self._kept.cancel()
+                self._kept = None
             self._open.set()
 
 

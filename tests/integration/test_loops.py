@@ -114,6 +114,11 @@ ENDS = {
         None,
     ),
     "drops the Admin": (["await admin.run(three_steps)", "admin = None", "gc.collect()"], 0, None),
+    "drops an Admin that has only read": (
+        ["await admin.list_workflows()", "admin = None", "gc.collect()", "await asyncio.sleep(0.2)"],
+        0,
+        None,
+    ),
     "closes while tasks run": ([RUNNING, "await admin.close()", "await asyncio.sleep(0.1)"], 0, None),
     "closes twice at once": (
         [STARTED, "await offer(admin, 50, ctx.id())", CLOSING, "await admin.close()"],
@@ -350,10 +355,17 @@ async def test_every_close_at_once_returns_when_the_writes_are_written(dsn, sche
     assert await asyncio.gather(*(close() for _ in range(3))) == [True] * 3
 
 
-async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin, truth):
+USES = {
+    "runs a workflow": lambda admin: admin.run(three_steps),
+    "only reads": lambda admin: admin.list_workflows(),  # so that no journal is there to hold on to the engine
+}
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin, truth, use):
     async with Wire(dsn, truth) as wire:
         own = Admin(wire.dsn, schema)
-        await own.run(three_steps)
+        await USES[use](own)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del own
