@@ -14,7 +14,6 @@ from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
 from pgqrs.errors import (
     GuardUsedError,
-    SerializationError,
     SessionError,
     WorkflowFinishedError,
     WorkflowInProgressError,
@@ -26,7 +25,7 @@ from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.run import Run, RunOptions, run_of
 from pgqrs.scope import Execution, scope_of
-from pgqrs.serialization import Codec, Encoded, is_typed
+from pgqrs.serialization import Codec, Encoded, is_typed, refusal
 from pgqrs.steps import Steps
 from pgqrs.storage.store import Store
 from pgqrs.types import Claim, ClaimedRun, History, Outcome, StepAction, WorkflowStatus
@@ -75,11 +74,14 @@ class StepGuard:
         steps = self._steps
         try:
             encoded = self._codec.encode(value)
-        except SerializationError as error:
+        except Exception as error:
             self._state = "refused"
-            refused = error.of(workflow_id=steps.workflow_id, step_id=self._execution.step_id)
+            refused = refusal(error).of(workflow_id=steps.workflow_id, step_id=self._execution.step_id)
             await steps.fail(self._execution, refused, terminal=True)
             raise refused from error
+        except BaseException:
+            steps.give_up(self._execution)
+            raise
         recorded = await steps.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
@@ -106,8 +108,9 @@ class StepGuard:
     def _text_of(self, value: Any) -> str:
         try:
             self._encoded = self._codec.encode(value)
-        except SerializationError as error:
-            raise error.of(workflow_id=self._steps.workflow_id, step_id=self._execution.step_id) from error
+        except Exception as error:
+            refused = refusal(error)
+            raise refused.of(workflow_id=self._steps.workflow_id, step_id=self._execution.step_id) from error
         return self._encoded.text
 
     @property

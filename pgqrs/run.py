@@ -15,13 +15,12 @@ from pgqrs.errors import (
     DatabaseUnavailableError,
     PgqrsError,
     RunEndedError,
-    SerializationError,
     WorkflowFinishedError,
 )
 from pgqrs.failures import dump_error, is_terminal
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
-from pgqrs.serialization import Codec, sealed
+from pgqrs.serialization import Codec, refusal, sealed
 from pgqrs.steps import Steps
 from pgqrs.stopping import Parked, Stop, Stopping
 from pgqrs.storage.store import Store
@@ -279,8 +278,8 @@ class Run:
         self.steps.warn_of_interrupted()
         try:
             encoded = self._output_codec.encode(value)
-        except SerializationError as error:
-            refused = error.of(workflow_id=self.workflow_id)
+        except Exception as error:
+            refused = refusal(error).of(workflow_id=self.workflow_id)
             await self.fail(refused)
             raise refused from error
         await self._end(WorkflowStatus.SUCCESS, output=encoded.text)

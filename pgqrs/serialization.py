@@ -122,6 +122,13 @@ def checked_codec(codec: object) -> Codec:
     return cast(Codec, codec)
 
 
+def refusal(error: Exception) -> SerializationError:
+    """Return why a value could not be encoded, whatever a codec of somebody's raised."""
+    if isinstance(error, SerializationError):
+        return error
+    return SerializationError(f"the codec failed with {type(error).__name__}: {error}")
+
+
 def recorded_name(codec: Codec) -> str | None:
     """Return what a codec is recorded as: None for strict JSON."""
     return None if codec.name == JsonCodec.name else codec.name

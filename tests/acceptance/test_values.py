@@ -292,6 +292,40 @@ async def test_what_no_limit_of_ours_caught_is_refused_by_the_server_for_that_st
         assert isinstance(bad, Exception)
 
 
+class Failing(JsonCodec):
+    """A codec that fails with an error of its own."""
+
+    def encode(self, value):
+        if value == "refused":
+            raise KeyError("no such form")
+        return super().encode(value)
+
+
+@step
+async def refused(ctx: PyWorkflow) -> str:
+    return "refused"
+
+
+async def test_a_codec_that_fails_in_a_way_of_its_own_holds_nobody_up(dsn, schema, admin):
+    @workflow
+    async def twice_at_once(ctx: PyWorkflow) -> list[bool]:
+        answers = await asyncio.gather(refused(ctx), refused(ctx), return_exceptions=True)
+        return [isinstance(each, SerializationError) for each in answers]
+
+    @workflow
+    async def returns_it(ctx: PyWorkflow) -> str:
+        return "refused"
+
+    async with Admin(dsn, schema, codec=Failing()) as failing, no_hang():
+        assert await failing.run(twice_at_once) == [True, True]
+        (recorded,) = await failing.list_steps(1)
+        assert recorded.status == "ERROR"
+        assert "KeyError: 'no such form'" in str(recorded.error)
+        with pytest.raises(SerializationError, match=r"workflow 2 .* the codec failed with KeyError"):
+            await failing.run(returns_it)
+        assert (await failing.list_workflows(status="ERROR"))[0].id == 2
+
+
 # --- names ---
 
 NAMES = ["", "a\0b", "\ud800", "x" * 513, "ü" * 257]
