@@ -233,7 +233,7 @@ class Admin:
         workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name)
         claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout)
-        await context.adopt(claimed, can_park=False)
+        await context.adopt(claimed, can_park=False, store=store)
         function: Callable[..., Awaitable[R]] = workflow
         return await function(context, *encoded.value["args"], **encoded.value["kwargs"])
 

@@ -280,12 +280,14 @@ class PyWorkflow:
         """
         (fingerprint, returns), self._call = self._call, _BY_HAND
         check_name("step id", step_id)
-        run = run_of(self._owner) or await self._current()
-        steps = run.steps
+        place = scope_of(self._owner)
+        if place is None:
+            place = await self._current()
+        steps = cast(Run, place.run).steps
         codec = steps.codec
         if not steps.is_plain:
             codec, fingerprint = steps.terms(returns, fingerprint)
-        found = await steps.acquire(run.place, step_id, fingerprint)
+        found = steps.take(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
         if isinstance(found, Outcome):
             if found.error is not None:
                 raise steps.replayed(step_id, found.error)
@@ -349,13 +351,14 @@ class PyWorkflow:
             await self._take(store, claim.epoch, timeout, can_park=False)
         return claim
 
-    async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True) -> None:
-        """Make a run that was claimed in the database this context's, for its function to be called with.
+    async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:
+        """Make a run that was claimed in the database the first of this context's, which nobody else has yet.
 
-        `can_park` tells that a worker claimed it, and will claim it again when it parks.
+        `can_park` tells that a worker claimed it, and will claim it again when it parks. `store` is the event
+        loop's, looked up where it is not given.
         """
-        async with self._starting:
-            await self._take(await self._host.store(), claimed.epoch, claimed.left, can_park=can_park)
+        store = await self._host.store() if store is None else store
+        await self._take(store, claimed.epoch, claimed.left, can_park=can_park)
 
     async def hand_back(self, grace: float = 0.0) -> None:
         """Leave the run for another worker to go on with at once; the step that executes has `grace` seconds.
@@ -409,15 +412,17 @@ class PyWorkflow:
             entered = await self._enter(options, again=again)
             if isinstance(entered, Claim):
                 return cast(R, self._decoded(entered.output, options))
-            with entered.inside(options):
-                try:
-                    entered.check()
-                    entered.expect(options)
-                    return cast(R, await entered.returned(await body()))
-                except BaseException as error:
-                    delay = await entered.raised(error)
-                    if delay is None:
-                        raise
+            entered.enter(options)
+            try:
+                entered.check()
+                entered.expect(options)
+                return cast(R, await entered.returned(await body()))
+            except BaseException as error:
+                delay = await entered.raised(error)
+                if delay is None:
+                    raise
+            finally:
+                entered.leave()
             if entered.successor is not None:
                 self._run = entered.successor
             self._is_to_run_again = again = True

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cas
 
 from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
-from pgqrs.context import PyWorkflow
+from pgqrs.context import PyWorkflow, StepGuard
 from pgqrs.errors import ConfigurationError
 from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, run_in_thread
 from pgqrs.failures import is_terminal
@@ -152,6 +152,9 @@ def step(
 
     def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
         call = _async_call_of(function, thread=thread, executor=executor)
+        carry_out = (
+            _more_than_a_call(call, attempts, transactional=transactional) if attempts or transactional else None
+        )
         step_id = _name_of(function) if id is None else id
         check_name("step id", step_id)
         names = _names_of(function, without_context=executor is None)
@@ -166,11 +169,11 @@ def step(
             if acquired.status == StepAction.SKIPPED:
                 return acquired.value
             guard = acquired.guard
-            attempt = functools.partial(call, ctx, *args, **kwargs)
-            if transactional:
-                attempt = functools.partial(guard.transact, attempt)
             try:
-                value = await (attempt() if attempts is None else attempts.carry_out(attempt, ctx, own_id, guard))
+                if carry_out is None:
+                    value = await call(ctx, *args, **kwargs)
+                else:
+                    value = await carry_out(guard, own_id, ctx, args, kwargs)
             except Exception as error:
                 if transactional and guard.is_committed:  # the timeout came later than the commit
                     return await guard.success()
@@ -200,6 +203,22 @@ def _async_call_of(
         return functools.partial(run_in_thread, function)
     _check_function(function, "step")
     return function
+
+
+def _more_than_a_call(
+    call: Callable[..., Awaitable[Any]], attempts: Attempts | None, *, transactional: bool
+) -> Callable[..., Awaitable[Any]]:
+    """Return what carries a step out that has attempts or a transaction."""
+
+    def carry_out(
+        guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Awaitable[Any]:
+        attempt: Callable[[], Awaitable[Any]] = functools.partial(call, ctx, *args, **kwargs)
+        if transactional:
+            attempt = functools.partial(guard.transact, attempt)
+        return attempt() if attempts is None else attempts.carry_out(attempt, ctx, step_id, guard)
+
+    return carry_out
 
 
 @overload

@@ -13,9 +13,7 @@ MAX_SCHEMA_BYTES = 63
 """The longest identifier that PostgreSQL does not cut short."""
 
 
-def _flaw_of(name: object, limit: int) -> str | None:
-    if isinstance(name, str):
-        return _flaw(name, limit)
+def _no_string(name: object) -> str:
     return f"it must be a string, not {type(name).__name__}"
 
 
@@ -37,13 +35,15 @@ def check_name(what: str, name: object) -> None:
 
     `what` names it in the message, as in ``"step id"``. Raises `InvalidNameError`.
     """
-    if flaw := _flaw_of(name, MAX_NAME_BYTES):
+    flaw = _flaw(name, MAX_NAME_BYTES) if isinstance(name, str) else _no_string(name)
+    if flaw is not None:
         raise InvalidNameError(f"{_shown(name)} cannot be a {what}: {flaw}.")
 
 
 def check_schema(name: object) -> None:
     """Refuse a schema name that PostgreSQL could not hold; raises `ConfigurationError`."""
-    if flaw := _flaw_of(name, MAX_SCHEMA_BYTES):
+    flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
+    if flaw is not None:
         raise ConfigurationError(f"{_shown(name)} cannot be a schema name: {flaw}.")
 
 

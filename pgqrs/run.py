@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from pgqrs.annotations import Returns
@@ -134,22 +134,21 @@ class Run:
 
     # --- the body ---
 
-    @contextmanager
-    def inside(self, options: RunOptions) -> Generator[None]:
+    def enter(self, options: RunOptions) -> None:
         """Make the calling task one of this run's, and so the tasks that it starts; it carries out the body."""
-        before = self.outer = here.get()
+        self.outer = here.get()
         here.set(self)
         self.in_body = True
         self._policy = options.retry
         self.steps.strict = options.strict
         self.stopping.enter_body(options.timeout)
-        try:
-            yield
-        finally:
-            self.stopping.leave_body()
-            self.in_body = False
-            here.set(before)
-            self.stopping.body_is_left()
+
+    def leave(self) -> None:
+        """Take the calling task out again, whatever has become of the body."""
+        self.stopping.leave_body()
+        self.in_body = False
+        here.set(self.outer)
+        self.stopping.body_is_left()
 
     def expect(self, options: RunOptions) -> None:
         """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
@@ -255,7 +254,7 @@ class Run:
 
     def _anew(self) -> Run:
         """Return the same run with what it has recorded; tasks left over from this one stay out of it."""
-        self._close(RunEndedError(self.workflow_id))
+        self._close(self._ended)
         anew = Run(
             self.owner,
             self._store,
@@ -297,7 +296,7 @@ class Run:
     def crash(self) -> None:
         """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""
         if not self.has_ended:
-            self._close(RunEndedError(self.workflow_id))
+            self._close(self._ended)
             if self.stopping.lost is None:
                 self._store.abandon(self.workflow_id, self.epoch)
 
@@ -317,7 +316,7 @@ class Run:
         error: str | None = None,
         reopen: tuple[str, ...] = (),
     ) -> None:
-        self._close(WorkflowFinishedError(self.workflow_id, status))
+        self._close(partial(WorkflowFinishedError, self.workflow_id, status))
         try:
             await self._store.end(RunEnd(self.workflow_id, self.epoch, output, error, reopen))
         except PgqrsError as lost:
@@ -333,16 +332,19 @@ class Run:
         retries: int | None = None,
         reopen: tuple[str, ...] = (),
     ) -> None:
-        self._close(RunEndedError(self.workflow_id))
+        self._close(self._ended)
         try:
             await self._store.leave(RunLeave(self.workflow_id, self.epoch, status, wait, error, retries, reopen))
         except PgqrsError as lost:
             self.lose(lost)
             raise
 
-    def _close(self, over: PgqrsError) -> None:
+    def _close(self, over: Callable[[], PgqrsError]) -> None:
         self.stopping.over = over
         self._unregister()
+
+    def _ended(self) -> PgqrsError:
+        return RunEndedError(self.workflow_id)
 
     def _unregister(self) -> None:
         if self._store.runs.get(self.workflow_id) is self:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -47,7 +47,7 @@ class Execution:
 
     `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
     the run's clock. `interrupted` tells that the run ended it, so that an error of it is none of its own.
-    `session` is that of a transactional step, while its function is being called.
+    `session` is that of a transactional step, while its function is being called. `task` carries it out.
     """
 
     __slots__ = (
@@ -78,7 +78,7 @@ class Execution:
         self.due = 0.0
         self.interrupted = False
         self.session: AsyncSession | None = None
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = None
         self.parent = parent
         self.step_id = step_id
         self.started = StepStarted(run.workflow_id, run.epoch, step_id)

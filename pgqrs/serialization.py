@@ -180,9 +180,11 @@ class JsonCodec:
         """
         try:
             text = _quick_text(value)
-            self._check_size(len(text) if text.isascii() else len(text.encode()))
+            size = len(text) if text.isascii() else len(text.encode())
+            if size > self._max_bytes:
+                self._refuse(size)
             if "\\u0000" not in text:
-                decoded = _DECODER.raw_decode(text)[0]
+                decoded = _scan(text, 0)[0]
                 # Only keys can change silently, and then they compare unequal. A subclass that lies about
                 # equality can at worst pass off its key 1 as "1": what is stored and returned is strict JSON.
                 if (decoded == value and _is_shallow(text)) or _is_plain(value):
@@ -204,17 +206,18 @@ class JsonCodec:
     def _encode_slowly(self, value: Any) -> Encoded:
         try:
             text = _ENCODER.encode(_Walk().copy(value))
-            self._check_size(len(text.encode()))
+            size = len(text.encode())
+            if size > self._max_bytes:
+                self._refuse(size)
             return Encoded(text, _DECODER.decode(text))
         except RecursionError as error:
             raise SerializationError("it is nested deeper than what is left of Python's stack.") from error
 
-    def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
-            raise SerializationError(
-                f"it takes {size:,} bytes as JSON, and {self._max_bytes:,} are allowed: "
-                "store it elsewhere and return a reference to it."
-            )
+    def _refuse(self, size: int) -> NoReturn:
+        raise SerializationError(
+            f"it takes {size:,} bytes as JSON, and {self._max_bytes:,} are allowed: "
+            "store it elsewhere and return a reference to it."
+        )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -223,6 +226,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _ENCODER: Final = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan: Final[Callable[[str, int], tuple[Any, int]]] = cast(Any, _DECODER).scan_once
 
 _open_in_c: Final[dict[int, Any]] = {}
 """The containers that the C encoder is inside of. What a failed call leaves here would look like a circle to

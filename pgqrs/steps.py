@@ -50,6 +50,7 @@ class Steps:
         "_executions",
         "_failed",
         "_interrupted",
+        "_journal",
         "_mismatched",
         "_name",
         "_numbers",
@@ -84,6 +85,7 @@ class Steps:
         self._owner = owner
         self._name = name
         self._store = store
+        self._journal = store.journal
         self._stopping = stopping
         self._executions = executions
         self._outcomes = history.outcomes
@@ -116,18 +118,22 @@ class Steps:
         `StepMismatchError` in a strict workflow.
         """
         while True:
-            self._stopping.check()
-            outcome = self._outcomes.get(step_id)
-            if outcome is not None:
-                if self._stopping.waiting:
-                    self._stopping.watch()
-                if outcome.fingerprint != fingerprint:
-                    self._compare(step_id, outcome.fingerprint, fingerprint)
-                return outcome
-            execution = self._executions.get(step_id)
-            if execution is None:
-                return self._begin(step_id, scope, fingerprint)
-            await self._wait(execution, scope)
+            found = self.take(scope, step_id, fingerprint)
+            if found is not None:
+                return found
+            await self._wait(self._executions[step_id], scope)
+
+    def take(self, scope: Scope, step_id: str, fingerprint: int | None) -> Execution | Outcome | None:
+        """Return what `acquire` returns, at once, or None where another task executes the step."""
+        self._stopping.check()
+        outcome = self._outcomes.get(step_id)
+        if outcome is None:
+            return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
+        if self._stopping.waiting:
+            self._stopping.watch()
+        if outcome.fingerprint != fingerprint:
+            self._compare(step_id, outcome.fingerprint, fingerprint)
+        return outcome
 
     def terms(self, returns: Returns | None, fingerprint: int | None) -> tuple[Codec, int | None]:
         """Return the codec for what a step returns, and the fingerprint of its call as it may be recorded.
@@ -232,6 +238,7 @@ class Steps:
             self._interrupted.pop(step_id, None)
             self.warn_of_interrupted()
         execution = self._executions[step_id] = Execution(scope.run, here.get(), scope, step_id, fingerprint)
+        execution.task = asyncio.current_task(self._stopping.loop)
         if self._failed and step_id in self._failed:
             execution.failures, execution.due = self._failed[step_id]
         if self._numbers:
@@ -331,13 +338,13 @@ class Steps:
             self._forget_interrupted(execution)
         try:
             self._stopping.check_not_lost()
-            if self._store.is_full:
-                await self._store.room()
+            if self._journal.is_full:
+                await self._journal.room()
         except BaseException:
             self.give_up(execution)
             raise
-        recorded: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._store.record(record, partial(self._take_in, execution, recorded))
+        recorded: asyncio.Future[Outcome] = self._stopping.loop.create_future()
+        self._journal.accept(record, partial(self._take_in, execution, recorded))
         step_out(execution)
         outcome = await recorded
         if _ALWAYS_REPLAYS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -61,7 +61,6 @@ class Stopping:
         "_interrupts",
         "_left",
         "_limit",
-        "_loop",
         "_resting",
         "_timers",
         "_told",
@@ -69,6 +68,7 @@ class Stopping:
         "can_park",
         "clock",
         "deadline",
+        "loop",
         "lost",
         "over",
         "stop",
@@ -86,11 +86,13 @@ class Stopping:
     ) -> None:
         self._workflow_id = workflow_id
         self._executions = executions
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """The event loop of the run, kept because asking for it costs Python 3.11 a system call."""
         self.clock = clock
         self.can_park = can_park
         self.deadline = deadline
-        self.over: PgqrsError | None = None
+        self.over: Callable[[], PgqrsError] | None = None
+        """What the calls of a run that has ended raise, made when there is one; None while it goes on."""
         self.lost: PgqrsError | None = None
         self.stop: Stop | None = None
         self.waiting: dict[asyncio.Future[None], float] = {}
@@ -123,7 +125,7 @@ class Stopping:
         """Raise why the run was lost, or how it ended, if either is so."""
         self.check_not_lost()
         if self.over is not None:
-            raise self.over
+            raise self.over()
 
     def check_not_lost(self) -> None:
         """Raise why the run was lost, if it was."""
@@ -177,7 +179,7 @@ class Stopping:
         if asyncio.current_task() is self._body:
             return
         if self._left is None:
-            self._left = self._loop.create_future()
+            self._left = self.loop.create_future()
         quickly = self._is_quiet()
         await asyncio.wait([self._left], timeout=min(grace, QUIET) if quickly else grace)
         if not self._left.done():
@@ -246,7 +248,7 @@ class Stopping:
     def _unwind_for(self, stop: Stop) -> None:
         """Have the body leave; one that waits for something else than its tasks would otherwise never do so."""
         self.stop_for(stop)
-        self._timers["unwinding"] = self._loop.call_later(UNWINDING, self.interrupt)
+        self._timers["unwinding"] = self.loop.call_later(UNWINDING, self.interrupt)
 
     # --- waiting and parking ---
 
@@ -271,7 +273,7 @@ class Stopping:
         self.check()
         if due <= self.clock.time():
             return
-        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiter: asyncio.Future[None] = self.loop.create_future()
         timer = self.clock.call_at(due, settle, waiter, None)
         self.waiting[waiter] = due
         self._resting += resting
@@ -291,7 +293,7 @@ class Stopping:
         if timer := self._timers.pop("quiet", None):
             timer.cancel()
         if self.waiting and self._may_park():
-            self._timers["quiet"] = self._loop.call_later(QUIET, self._park_if_quiet)
+            self._timers["quiet"] = self.loop.call_later(QUIET, self._park_if_quiet)
 
     def _wake(self) -> None:
         for waiter in self.waiting:

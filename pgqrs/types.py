@@ -118,7 +118,6 @@ class NewRun(NamedTuple):
     workflow_id: int
     name: str
     input: str
-    claim: UUID
     executor: UUID
     timeout: float | None
     codec: str | None = None

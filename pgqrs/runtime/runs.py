@@ -118,7 +118,7 @@ class Runs:
         """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
         claimed, context = held.claimed, held.context
         definition = self._definitions[claimed.name]
-        await context.adopt(claimed)
+        await context.adopt(claimed, store=self._store)
         held.adopted = True
         if self._draining:
             await context.hand_back(0.0)

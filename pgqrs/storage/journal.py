@@ -50,6 +50,9 @@ LONGEST_LOCKED_DELAY = 1.0
 LINGER = 30.0
 """How long an idle journal keeps its connection, in seconds."""
 
+Taken: TypeAlias = str | set[str | None] | None
+"""What a batch has of a workflow: the id of a step, None for what is none of a step, or the set of several."""
+
 Gate: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Called with the records of a durable write and with what carries it out, whose answer it returns."""
 
@@ -255,7 +258,7 @@ class Journal:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
         batch: list[Entry] = []
         size = 0
-        taken: dict[int, set[str] | None] = {}
+        taken: dict[int, Taken] = {}
         while self._queue and len(batch) < self.most and size < MAX_SIZE:
             entry = self._queue[0]
             if stalled := self._stalled.get(entry.record.workflow_id):
@@ -338,9 +341,10 @@ class Journal:
     def _settle_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         """Settle a batch that was answered in full: a workflow has but one current epoch."""
         epochs = {row[1]: row[3] for row in rows}
+        tell = self._tell if self._delays else Entry.settle
         for entry in batch:
             record = entry.record
-            self._tell(entry, KINDS[type(record)].answered(record, epochs[record.workflow_id]))
+            tell(entry, KINDS[type(record)].answered(record, epochs[record.workflow_id]))
 
     async def _settle_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         answers = {(row[0], row[1], row[2]): row[3] for row in rows}
@@ -486,18 +490,21 @@ def _reopens(record: Any) -> bool:
     return isinstance(record, _ENDINGS) and bool(record.reopen)
 
 
-def _joins(record: Any, taken: dict[int, set[str] | None]) -> bool:
+def _joins(record: Any, taken: dict[int, Taken]) -> bool:
     """Tell whether a record may go into the batch that `taken` describes, and note it there.
 
     One statement sees one snapshot, so a workflow may have several records in it only when they are distinct
     steps.
     """
-    workflow_id, step_id = record.workflow_id, _step_id(record)
+    workflow_id: int = record.workflow_id
+    step_id = _step_id(record)
     if workflow_id not in taken:
-        taken[workflow_id] = None if step_id is None else {step_id}
+        taken[workflow_id] = step_id
         return True
     steps = taken[workflow_id]
-    if steps is None or step_id is None or step_id in steps:
+    if not isinstance(steps, set):
+        steps = taken[workflow_id] = {steps}
+    if None in steps or step_id is None or step_id in steps:
         return False
     steps.add(step_id)
     return True

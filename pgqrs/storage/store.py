@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -37,12 +37,10 @@ from pgqrs.types import (
     History,
     NewRun,
     NewWorkflow,
-    Outcome,
     RunEnd,
     RunLeave,
     RunStart,
     StepFailure,
-    StepOutcome,
     StepRecord,
     Submission,
     WorkflowRecord,
@@ -66,6 +64,21 @@ class RunControl(Protocol):
         ...
 
 
+class _Starts:
+    """Counts the runs that are being started: they keep the pulse, though the store be closed meanwhile."""
+
+    def __init__(self) -> None:
+        self.ever = 0
+        self.under_way = 0
+
+    def __enter__(self) -> None:
+        self.ever += 1
+        self.under_way += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self.under_way -= 1
+
+
 class Store:
     """A database, its journal, and the ids reserved for new workflows; `codec` is what those are written with."""
 
@@ -85,8 +98,7 @@ class Store:
         """The runs that are live in this event loop, by their workflows' ids."""
         self._pulse = pulse
         self._is_beating = False
-        self._starting = 0
-        self._starts = 0
+        self._starts = _Starts()
         self._codec = codec
         self.clock: Clock = MonotonicClock() if clock is None else clock
         """What the runs wait by."""
@@ -125,9 +137,9 @@ class Store:
         The pulse goes on for a run that was started meanwhile, unless the loop ends and it is `for_good`.
         """
         async with self._closing:
-            starts = self._starts
+            before = self._starts.ever
             await self.journal.close()
-            in_use = self._starting or self._starts != starts
+            in_use = self._starts.under_way or self._starts.ever != before
             if self._is_beating and (for_good or not in_use):
                 self._is_beating = False
                 await self._pulse.leave()
@@ -188,22 +200,12 @@ class Store:
     async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
         """Write a new workflow that this executor runs already, and return its id and the claim."""
         await self.ready()
-        with self._beating():
+        with self._starts:
             await self.beat()
             workflow_id = await self.ids.next()
-            record = NewRun(workflow_id, name, input_text, uuid4(), self.executor_id, timeout, self._codec)
+            record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec)
             claim: Claim = await self.journal.write(record)
         return workflow_id, claim
-
-    @contextmanager
-    def _beating(self) -> Generator[None]:
-        """Keep the pulse, though the store be closed meanwhile: a start uses it again."""
-        self._starts += 1
-        self._starting += 1
-        try:
-            yield
-        finally:
-            self._starting -= 1
 
     async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
         """Start a run of the workflow, fencing every earlier one, or return the output of its success.
@@ -212,7 +214,7 @@ class Store:
         taken over.
         """
         await self.ready()
-        with self._beating():
+        with self._starts:
             return await self._claim(workflow_id, timeout)
 
     async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
@@ -352,19 +354,6 @@ class Store:
         """Return what the tables hold that they must never hold, a sentence each."""
         await self.ready()
         return await self.database.patiently(lambda connection: ServerRepository(connection).violations())
-
-    @property
-    def is_full(self) -> bool:
-        """Whether `room` must be awaited before `record`."""
-        return self.journal.is_full
-
-    async def room(self) -> None:
-        """Wait while too much is waiting to be written."""
-        await self.journal.room()
-
-    def record(self, outcome: StepOutcome, tell: Callable[[Outcome | Exception], None]) -> None:
-        """Take a step's outcome on; `tell` is called with what is recorded, which may be an earlier one."""
-        self.journal.accept(outcome, tell)
 
     async def record_failure(self, failure: StepFailure) -> None:
         """Record an attempt of a step that failed and is to be tried again."""

@@ -74,16 +74,14 @@ class Begin(_NewKind[NewRun]):
         "workflow_id": BigInteger(),
         "name": Text(),
         "input": Text(),
-        "claim": Uuid(),
         "executor": Uuid(),
         "timeout": Double(),
         "codec": Text(),
     }
-    written: ClassVar = ["claim", "executor", "status", "epoch", "started_at", "timeout", "deadline", "codec"]
+    written: ClassVar = ["executor", "status", "epoch", "started_at", "timeout", "deadline", "codec"]
 
     def _values(self, rows: Any) -> list[ColumnElement[Any]]:
         return [
-            rows.c.claim,
             rows.c.executor,
             constant(WorkflowStatus.RUNNING),
             ONE,

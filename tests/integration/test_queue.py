@@ -3,7 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -609,7 +609,7 @@ async def test_many_are_submitted_in_few_statements_and_in_order(store, watch, t
 async def begun(store):
     workflow_id = await store.ids.next()
     await store.beat()
-    return NewRun(workflow_id, "w", "{}", uuid4(), store.executor_id, HOUR)
+    return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR)
 
 
 async def test_each_new_record_sent_twice_changes_nothing(store, truth):

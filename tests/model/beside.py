@@ -216,7 +216,7 @@ class Beside:
                 answer.set_result(told)
 
         outcome = StepOutcome(self.ids[run.workflow], run.epoch, step_id, output, error, 0.001)
-        self.processes[run.executor].store.record(outcome, tell)
+        self.processes[run.executor].store.journal.accept(outcome, tell)
         return await asyncio.wait_for(answer, PATIENCE)
 
     async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:
