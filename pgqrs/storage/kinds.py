@@ -1,7 +1,7 @@
 """What a kind of record is to the journal: a data-modifying statement, and what its answers mean.
 
-The statement is over `unnest(...)` arrays, one a column. A lone record goes as the same statement over one row of
-plain values, which saves the arrays' encoding and the server's walk over them. Every one may be sent twice.
+The statement is over `unnest(...)` arrays, one a column. A lone record's has plain values in their place, which
+saves the arrays' encoding, and the server a join and two sorts. Every one may be sent twice.
 
 The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the epoch
 that is current when it commits. A plain condition on the epoch lets a stale row slip in beside an uncommitted
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Subquery, Text, bindparam, cast, column, func, null, select
+from sqlalchemy import ARRAY, Subquery, Text, bindparam, cast, column, func, null, select, true
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
@@ -51,8 +52,21 @@ class Standing(NamedTuple):
     step_failures: int
 
 
+class Held(NamedTuple):
+    """Records whose workflows are locked: `source` is what to select them from.
+
+    `c` has the records' columns, or the values of a lone one. `workflow_id` is the column of the source, and
+    `is_current` the condition that a record's epoch is its workflow's.
+    """
+
+    source: Subquery
+    c: Any
+    workflow_id: ColumnElement[int]
+    is_current: ColumnElement[bool]
+
+
 class Rows(Generic[R]):
-    """Records as the rows of an `unnest`, one array a column; a lone one as a row of plain values."""
+    """Records as the rows of an `unnest`, one array a column; a lone one as plain values."""
 
     name: ClassVar[str]
     columns: ClassVar[dict[str, TypeEngine[Any]]]
@@ -70,13 +84,13 @@ class Rows(Generic[R]):
         keys = (f"{self.name}_{key}" for key in self.columns)
         return dict(zip(keys, record, strict=False))
 
-    def rows(self, *, lone: bool = False) -> Any:
+    def plain(self) -> Any:
+        """Return a lone record's values, each as an attribute."""
+        binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
+        return SimpleNamespace(**binds)
+
+    def rows(self) -> Any:
         """Return the records as something to select from."""
-        if lone:
-            values = [
-                bindparam(f"{self.name}_{key}", type_=type_).label(key) for key, type_ in self.columns.items()
-            ]
-            return select(*values).subquery(f"{self.name}_row")
         binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
         return func.unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
@@ -97,20 +111,30 @@ class Kind(Rows[R], ABC):
     def judge(self, record: R, standing: Standing) -> Any:
         """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
 
-    def held(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> Subquery:
-        """Return the rows with their workflows locked, in key order, and the epochs that are current.
+    def held(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> Held:
+        """Return the records with their workflows locked, in key order.
 
         The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
         `waiting` waits for rows that are locked instead of leaving them out.
         """
-        rows = self.rows(lone=lone)
-        locked = (
-            select(*rows.c, Workflow.epoch.label("current_epoch"))
-            .join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
-            .order_by(Workflow.id)
-            .with_for_update(read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow)
-        )
-        return locked.subquery(f"{self.name}_held")
+        records = self.plain() if lone else self.rows()
+        found = self._found(records) if lone else self._joined(records)
+        held = found.with_for_update(
+            read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow
+        ).subquery(f"{self.name}_held")
+        if lone:
+            return Held(held, records, held.c.id, true())
+        is_current = held.c.current_epoch == held.c.epoch if "epoch" in self.columns else true()
+        return Held(held, held.c, held.c.workflow_id, is_current)
+
+    def _joined(self, rows: Any) -> Any:
+        joined = select(*rows.c, Workflow.epoch.label("current_epoch"))
+        return joined.join_from(rows, Workflow, Workflow.id == rows.c.workflow_id).order_by(Workflow.id)
+
+    def _found(self, record: Any) -> Any:
+        # The condition on the epoch is looked at again once the lock is there.
+        current = [Workflow.epoch == record.epoch] if "epoch" in self.columns else []
+        return select(Workflow.id).where(Workflow.id == record.workflow_id, *current)
 
     def answer(self, workflow_id: Any, epoch: Any, step_id: Any = None) -> list[ColumnElement[Any]]:
         """Return the columns that every kind answers with, so that a mixed batch makes one list of them."""

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step
-from pgqrs.storage.kinds import AGAIN, Kind, R, Rows, Standing, lost
+from pgqrs.storage.kinds import AGAIN, Held, Kind, R, Rows, Standing, lost
 from pgqrs.storage.sql import ZERO, constant, earlier, json_of, later
 from pgqrs.types import Outcome, StepFailure, StepOutcome, StepStatus
 
@@ -24,14 +24,12 @@ class _StepKind(Kind[R]):
 
     def statement(self, *, lone: bool = False) -> Any:
         """Return the insert, which replaces an older run's row unless that is a success."""
-        return self._insert(self.held(to_update=False, lone=lone))
+        held = self.held(to_update=False, lone=lone)
+        order = () if lone else (held.c.workflow_id, held.c.step_id)
+        return self._insert(held, *order)
 
-    def _insert(self, held: Any) -> Any:
-        rows = (
-            select(*self._values(held))
-            .where(held.c.current_epoch == held.c.epoch)
-            .order_by(held.c.workflow_id, held.c.step_id)
-        )
+    def _insert(self, held: Held, *order: ColumnElement[Any]) -> Any:
+        rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
         statement = insert(Step).from_select(self.written, rows, include_defaults=False)
         replaced = {key: statement.excluded[key] for key in self.written[2:]}
         return statement.on_conflict_do_update(
@@ -41,7 +39,7 @@ class _StepKind(Kind[R]):
         ).returning(*self.answer(Step.workflow_id, Step.epoch, Step.step_id))
 
     @abstractmethod
-    def _values(self, held: Any) -> list[ColumnElement[Any]]:
+    def _values(self, held: Held) -> list[ColumnElement[Any]]:
         """Return what is `written`, of the rows that are held."""
 
     def _also_replaced(self) -> dict[str, Any]:
@@ -86,7 +84,7 @@ class StepWrite(_StepKind[StepOutcome]):
         """
         return self._insert(self.held(to_update=False, lone=True, waiting=True))
 
-    def _values(self, held: Any) -> list[ColumnElement[Any]]:
+    def _values(self, held: Held) -> list[ColumnElement[Any]]:
         return [
             held.c.workflow_id,
             held.c.step_id,
@@ -149,7 +147,7 @@ class Fail(_StepKind[StepFailure]):
         "retry_at",
     ]
 
-    def _values(self, held: Any) -> list[ColumnElement[Any]]:
+    def _values(self, held: Held) -> list[ColumnElement[Any]]:
         return [
             held.c.workflow_id,
             held.c.step_id,

@@ -20,7 +20,7 @@ from pgqrs.errors import (
 )
 from pgqrs.models import Workflow
 from pgqrs.storage.executors import ABANDONED, abandoned
-from pgqrs.storage.kinds import AGAIN, Arrays, Kind, R, Standing, lost
+from pgqrs.storage.kinds import AGAIN, Arrays, Held, Kind, R, Standing, lost
 from pgqrs.storage.sql import ONE, ZERO, constant, has_progressed, json_of, later, own_queue
 from pgqrs.storage.step_writes import Reopen
 from pgqrs.types import Claim, NewRun, NewWorkflow, RunEnd, RunLeave, RunStart, Submission, WorkflowStatus
@@ -33,20 +33,19 @@ class _NewKind(Kind[R]):
 
     def statement(self, *, lone: bool = False) -> Any:
         """Return the insert."""
-        rows = self.rows(lone=lone)
-        new = select(rows.c.workflow_id, rows.c.name, json_of(rows.c.input), *self._values(rows))
+        given = self.plain() if lone else self.rows().c
+        order = () if lone else (given.workflow_id,)
+        new = select(given.workflow_id, given.name, json_of(given.input), *self._values(given)).order_by(*order)
         return (
             insert(Workflow)
-            .from_select(
-                ["id", "name", "input", *self.written], new.order_by(rows.c.workflow_id), include_defaults=False
-            )
+            .from_select(["id", "name", "input", *self.written], new, include_defaults=False)
             .on_conflict_do_nothing()
             .returning(*self.answer(Workflow.id, Workflow.epoch))
         )
 
     @abstractmethod
-    def _values(self, rows: Any) -> list[ColumnElement[Any]]:
-        """Return what is `written` of a row, after its id, its name and its input."""
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        """Return what is `written` of a record, whose columns these are, after its id, its name and its input."""
 
 
 class Create(_NewKind[NewWorkflow]):
@@ -56,8 +55,8 @@ class Create(_NewKind[NewWorkflow]):
     columns: ClassVar = {"workflow_id": BigInteger(), "name": Text(), "input": Text(), "codec": Text()}
     written: ClassVar = ["codec"]
 
-    def _values(self, rows: Any) -> list[ColumnElement[Any]]:
-        return [rows.c.codec]
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        return [given.codec]
 
     def answered(self, record: NewWorkflow, epoch: int) -> None:
         """Return nothing: there is nothing to tell."""
@@ -80,15 +79,15 @@ class Begin(_NewKind[NewRun]):
     }
     written: ClassVar = ["executor", "status", "epoch", "started_at", "timeout", "deadline", "codec"]
 
-    def _values(self, rows: Any) -> list[ColumnElement[Any]]:
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
         return [
-            rows.c.executor,
+            given.executor,
             constant(WorkflowStatus.RUNNING),
             ONE,
             func.now(),
-            rows.c.timeout,
-            later(rows.c.timeout),
-            rows.c.codec,
+            given.timeout,
+            later(given.timeout),
+            given.codec,
         ]
 
     def answered(self, record: NewRun, epoch: int) -> Claim:
@@ -117,15 +116,15 @@ class Enqueue(_NewKind[Submission]):
     }
     written: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
 
-    def _values(self, rows: Any) -> list[ColumnElement[Any]]:
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
         return [
-            rows.c.queue,
-            rows.c.priority,
-            case((rows.c.delay.is_(None), func.now())),
-            later(rows.c.delay),
-            rows.c.timeout,
-            rows.c.key,
-            rows.c.codec,
+            given.queue,
+            given.priority,
+            case((given.delay.is_(None), func.now())),
+            later(given.delay),
+            given.timeout,
+            given.key,
+            given.codec,
         ]
 
     def answered(self, record: Submission, epoch: int) -> bool:
@@ -161,7 +160,7 @@ class Start(Kind[RunStart]):
         return (
             update(Workflow)
             # A claim that is there already came with the first sending: a late copy must not undo what followed.
-            .where(Workflow.id == held.c.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
+            .where(Workflow.id == held.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
             .where(Workflow.status.in_([constant(status) for status in startable]))
             .where(
                 Workflow.executor.is_(None)
@@ -229,14 +228,14 @@ class _EndKind(Kind[R]):
         held = self.held(to_update=True, lone=lone)
         return (
             update(Workflow)
-            .where(Workflow.id == held.c.workflow_id, held.c.current_epoch == held.c.epoch)
+            .where(Workflow.id == held.workflow_id, held.is_current)
             .where(Workflow.status == constant(WorkflowStatus.RUNNING), *self._conditions())
             .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
             .returning(*self.answer(Workflow.id, Workflow.epoch))
         )
 
     @abstractmethod
-    def _values(self, held: Any) -> dict[str, ColumnElement[Any]]:
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
         """Return what the workflows become."""
 
     def _conditions(self) -> list[ColumnElement[bool]]:
@@ -258,7 +257,7 @@ class End(_EndKind[RunEnd]):
     columns: ClassVar = {"workflow_id": BigInteger(), "epoch": BigInteger(), "output": Text(), "error": Text()}
     reopening = Reopen("reopen")
 
-    def _values(self, held: Any) -> dict[str, ColumnElement[Any]]:
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
         return {
             "status": case(
                 (held.c.error.is_(None), constant(WorkflowStatus.SUCCESS)), else_=constant(WorkflowStatus.ERROR)
@@ -299,7 +298,7 @@ class Leave(_EndKind[RunLeave]):
     def _conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.executor.is_distinct_from(abandoned())]
 
-    def _values(self, held: Any) -> dict[str, ColumnElement[Any]]:
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
         cancelled = constant(WorkflowStatus.CANCELLED)
         # A workflow that somebody wants cancelled is not left for another claim.
         status = case((Workflow.cancel_interrupts.is_not(None), cancelled), else_=held.c.status)
