@@ -242,7 +242,7 @@ class Journal:
 
     async def _flush(self) -> None:
         try:
-            while batch := self._next_batch():
+            while batch := self._next_batch() or await self._followers():
                 self._in_flight = batch
                 await self._write(batch)
                 self._in_flight = []
@@ -253,6 +253,11 @@ class Journal:
             self._in_flight = []
             self._put_back(unsettled)
             raise
+
+    async def _followers(self) -> list[Entry]:
+        """Return what those write who were told just now: it goes out in the turn of the loop in which they hear."""
+        await asyncio.sleep(0)
+        return self._next_batch()
 
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
