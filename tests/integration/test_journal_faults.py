@@ -16,12 +16,16 @@ from tests.integration.faults import Fault, Wire
 
 
 class Expected(NamedTuple):
-    """What must stand in the tables of one workflow, and how often each step function must have run."""
+    """What must stand in the tables of one workflow, and how often each step function must have run.
+
+    `failed` are the steps whose recorded outcome is an error.
+    """
 
     workflow_id: int
     output: Any
     steps: dict[str, Any]
     calls: dict[str, int] | None = None
+    failed: frozenset[str] = frozenset()
 
 
 Scenario = Callable[[Admin, Counter[str]], Awaitable[list[Expected]]]
@@ -196,6 +200,64 @@ async def a_crash_and_another_run(admin, calls):
     return [Expected(ctx.id(), 5, _squares(range(1, 3)), {"squared:1": 1, "squared:2": 1, "killed": 1})]
 
 
+@scenario
+async def everything_by_hand(admin, calls):
+    """A run that is started, failed and ended by hand, and its steps acquired and recorded by hand."""
+    ctx = await admin.create_workflow("by hand", {"n": 1})
+    await ctx.start()
+    falsy = {"null": None, "zero": 0, "text": "", "list": []}
+    for step_id, value in falsy.items():
+        acquired = await ctx.acquire_step(step_id)
+        assert (acquired.status, await acquired.guard.success(value)) == ("EXECUTE", value)
+        calls[f"{ctx.id()} {step_id}"] += 1
+    acquired = await ctx.acquire_step("failing")
+    await acquired.guard.fail("not yet", transient=True)
+    await ctx.fail("given up")
+    again = await admin.get_workflow(ctx.id())
+    await again.start()
+    for step_id, value in falsy.items():
+        acquired = await again.acquire_step(step_id)
+        assert (acquired.status, acquired.value) == ("SKIPPED", value)
+    await (await again.acquire_step("failing")).guard.success("at last")
+    calls[f"{ctx.id()} failing"] += 1
+    await again.success(falsy)
+    return [Expected(ctx.id(), falsy, falsy | {"failing": "at last"})]
+
+
+@workflow
+async def grouped(ctx: PyWorkflow, calls: Counter[str]) -> list[object]:
+    found: list[object] = []
+    try:
+        async with asyncio.TaskGroup() as group:
+            for n in range(3):
+                group.create_task(squared(ctx, calls, n))
+            group.create_task(refused_after(ctx, calls, 2))
+    except* ValueError as errors:
+        found.append(len(errors.exceptions))
+    calls[f"{ctx.id()} body"] += 1
+    if calls[f"{ctx.id()} body"] == 1:
+        raise ConnectionError("the body's own")
+    return [*found, (await outer(ctx, calls, 5))[0]]
+
+
+@step
+async def refused_after(ctx: PyWorkflow, calls: Counter[str], count: int) -> str:
+    calls[f"{ctx.id()} refused_after"] += 1
+    await asyncio.gather(*(squared(ctx, calls, n) for n in range(count + 1)))
+    raise ValueError("never")
+
+
+@scenario
+async def a_caught_error_of_a_group_and_an_error_of_the_body(admin, calls):
+    ctx = await admin.create_workflow("grouped")
+    with pytest.raises(ConnectionError, match="the body's own"):
+        await grouped(ctx, calls)
+    assert await grouped(await admin.get_workflow(ctx.id()), calls) == [1, 25]
+    steps = _squares(range(3)) | _squares(range(5, 6)) | {"outer:5": [25], "refused_after": None}
+    once = dict.fromkeys(steps, 1)
+    return [Expected(ctx.id(), [1, 25], steps, once | {"body": 2}, failed=frozenset({"refused_after"}))]
+
+
 @asynccontextmanager
 async def connected(dsn):
     connection = await asyncpg.connect(dsn)
@@ -213,7 +275,11 @@ async def _check(truth, schema, calls, expected):
             f"SELECT * FROM {schema}.pgqrs_workflow_steps WHERE workflow_id = $1", each.workflow_id
         )
         assert {row["step_id"]: json.loads(row["output"] or "null") for row in rows} == each.steps
-        assert {(row["status"], row["error"], row["reopened"]) for row in rows} == {("SUCCESS", None, False)}
+        assert {row["step_id"] for row in rows if row["error"] is not None} == each.failed
+        statuses = {row["step_id"]: ("SUCCESS", False) for row in rows} | dict.fromkeys(
+            each.failed, ("ERROR", False)
+        )
+        assert {row["step_id"]: (row["status"], row["reopened"]) for row in rows} == statuses
         own = {key.partition(" ")[2]: n for key, n in calls.items() if key.startswith(f"{each.workflow_id} ")}
         assert own == (each.calls or dict.fromkeys(each.steps, 1))
 
