@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import Any, Unpack, cast, get_args, get_origin, get_type_hints
+from types import SimpleNamespace, UnionType
+from typing import Any, Never, NoReturn, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
 from pgqrs.errors import ConfigurationError
 from pgqrs.serialization import Codec, bound, is_typed
@@ -25,6 +25,9 @@ else:  # Pydantic, for one, reads no other typed dict there
     _UNPACKS = (Unpack, _Unpack)
 
 _TUPLE: Any = tuple
+_SEQUENCE: Any = Sequence
+_ITERABLES = (Iterable, Collection)
+_UNIONS = (Union, UnionType)
 _typed_dict = cast("Callable[[str, Mapping[str, Any]], Any]", TypedDict)
 
 
@@ -66,6 +69,7 @@ def bound_to_input(codec: Codec, function: Callable[..., object], count: int, na
 def annotation_of(function: Callable[..., object], name: str) -> Any:
     """Return what a parameter, or the ``"return"``, of a function is annotated with; `Any` if with nothing.
 
+    `NoReturn` is `Any` too. An `Iterable` or a `Collection` is a `Sequence`: it does not say what to make of JSON.
     Names are those of the function's module, and of the function around it, as far as its body mentions them.
     Raises `ConfigurationError` for a name that is not there.
     """
@@ -80,7 +84,29 @@ def annotation_of(function: Callable[..., object], name: str) -> Any:
             f"the annotation {given!r} of {_shown(function)} cannot be looked up: {error}. Define or import what "
             "it names at the top of the module, not below `if TYPE_CHECKING`."
         ) from error
-    return found[name]
+    return _made(found[name])
+
+
+def _made(annotation: Any) -> Any:
+    """Return an annotation that values can be made for."""
+    if annotation is NoReturn or annotation is Never:
+        return Any
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if _has_iterable([annotation]):
+        return _SEQUENCE[inner] if inner else Sequence
+    return _united(map(_made, inner)) if origin in _UNIONS and _has_iterable(inner) else annotation
+
+
+def _united(members: Iterable[Any]) -> Any:
+    """Return a union, with its members in their order: `typing.Union` may give back one that is equal to it."""
+    united, *others = members
+    for each in others:
+        united |= each
+    return united
+
+
+def _has_iterable(annotations: Iterable[Any]) -> bool:
+    return any(each in _ITERABLES or get_origin(each) in _ITERABLES for each in annotations)
 
 
 @lru_cache(maxsize=1024)

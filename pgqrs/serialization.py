@@ -135,8 +135,8 @@ def recorded_name(codec: Codec) -> str | None:
 
 
 def is_typed(codec: Codec) -> bool:
-    """Tell whether a codec is a `TypedCodec`."""
-    return hasattr(codec, "of")
+    """Tell whether a codec is a `TypedCodec`, or what its `is_typed` says where it stands for another one."""
+    return bool(getattr(codec, "is_typed", hasattr(codec, "of")))
 
 
 def is_sealing(codec: Codec) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from pgqrs.errors import ConfigurationError, SerializationError
-from pgqrs.serialization import Codec, Encoded, JsonCodec, bound, checked_codec
+from pgqrs.serialization import Codec, Encoded, JsonCodec, bound, checked_codec, is_typed
 
 __all__ = ["FernetCodec"]
 
@@ -32,6 +32,7 @@ class FernetCodec:
         self._codec = JsonCodec() if codec is None else checked_codec(codec)
         self._fernet = _fernet_of(keys)
         self.name = f"fernet+{self._codec.name}"
+        self.is_typed = is_typed(self._codec)
 
     def __repr__(self) -> str:
         return f"<FernetCodec {self.name}>"
@@ -42,7 +43,7 @@ class FernetCodec:
         if inner is self._codec:
             return self
         copy = object.__new__(FernetCodec)
-        copy._codec, copy._fernet, copy.name = inner, self._fernet, self.name
+        copy._codec, copy._fernet, copy.name, copy.is_typed = inner, self._fernet, self.name, self.is_typed
         return copy
 
     def encode(self, value: Any) -> Encoded:

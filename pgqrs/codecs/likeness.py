@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import decimal
+import enum
+import uuid
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 _SEQUENCES = (list, tuple)
 _COLLECTIONS = (list, tuple, set, frozenset, deque)
 _SCALARS = (str, int, float, bool, type(None))
 _PLAIN = (*_SCALARS, list, dict)
+_HONEST = frozenset({*_SCALARS, bytes, decimal.Decimal, uuid.UUID, dt.date, dt.datetime, dt.time, dt.timedelta})
+"""The types whose values are equal only where nothing is lost."""
+
 _BY_IDENTITY: Any = object.__eq__
 _EXTRA = "__pydantic_extra__"
+_FIELDS = "__pydantic_fields__"
+_GENERIC = "__pydantic_generic_metadata__"
+_CONFIGS = ("model_config", "__pydantic_config__")
 
 Pairs: TypeAlias = Iterable[tuple[object, Any, Any]]
 """What is in two values: its key or index, and what each of them has there."""
@@ -27,21 +36,47 @@ class Difference(NamedTuple):
     back: Any
 
 
-def difference(given: Any, back: Any, *, plainly: bool) -> Difference | None:
+def difference(given: Any, back: Any, *, plainly: bool, members: bool = True) -> Difference | None:
     """Return the first place where `back` is something else than `given`, None where there is none.
 
     A list and a tuple are alike. `plainly` takes the JSON form of an object for the same: it comes back like that
-    from where its type is not known.
+    from where its type is not known. `members` tells a member of an enum from a value that is equal to it.
     """
-    if _are_equal(given, back):
+    pairs: Pairs | None
+    if given is back:
         return None
-    pairs = _plain_pairs(given, back) if plainly and _became_plain(given, back) else _pairs(given, back)
+    if _has_fields(given) and _kind(given) is _kind(back):
+        pairs = _paired_by_key(_state(given), _state(back))
+    elif are_equal(given, back):
+        pairs = _pairs_of_equals(given, back, plainly=plainly, members=members)
+    elif plainly and _became_plain(given, back):
+        pairs = _plain_pairs(given, back)
+    else:
+        pairs = _pairs(given, back)
     if pairs is None:
         return Difference((), given, back)
-    for key, *both in pairs:
-        if (found := difference(*both, plainly=plainly)) is not None:
+    members = members and not _holds_values_of_members(given)
+    for key, one, other in pairs:
+        if _is_honest(one, other) and one == other:
+            continue
+        if (found := difference(one, other, plainly=plainly, members=members)) is not None:
             return found._replace(keys=(key, *found.keys))
     return None
+
+
+def _is_honest(given: object, back: object) -> bool:
+    return type(given) in _HONEST and type(back) in _HONEST
+
+
+def are_equal(given: Any, back: Any) -> bool:
+    """Tell whether two values call themselves equal, or are the same moment."""
+    try:
+        if _is_aware(given) and _is_aware(back):
+            # In an hour that a zone has twice, or not at all, a time is unequal to the same one with an offset.
+            return not given - back
+        return bool(given == back)
+    except Exception:  # noqa: BLE001  an array, say
+        return False
 
 
 def _is(value: object, kinds: type | tuple[type, ...]) -> bool:
@@ -49,18 +84,48 @@ def _is(value: object, kinds: type | tuple[type, ...]) -> bool:
     return isinstance(value, kinds)
 
 
-def _are_equal(given: Any, back: Any) -> bool:
-    if _is_aware(given) and _is_aware(back):
-        # In an hour that a zone has twice, or not at all, a time is unequal to the same one with an offset.
-        given, back = given.astimezone(dt.UTC), back.astimezone(dt.UTC)
-    try:
-        return bool(given == back)
-    except Exception:  # noqa: BLE001  an array, say
-        return False
-
-
 def _is_aware(value: object) -> bool:
     return isinstance(value, dt.datetime) and value.tzinfo is not None
+
+
+def _holds_values_of_members(value: object) -> bool:
+    """Tell whether a model is configured to turn the members of its enums into their values."""
+    configs = (getattr(type(value), name, None) for name in _CONFIGS)
+    return any(isinstance(each, dict) and cast("Any", each).get("use_enum_values") for each in configs)
+
+
+def _pairs_of_equals(given: Any, back: Any, *, plainly: bool, members: bool) -> Pairs | None:
+    """Return what is in two values that call themselves equal; None where they are of two kinds all the same."""
+    if _is_honest(given, back):
+        return ()
+    if _has_fields(given) or _has_fields(back) or (members and (_is(given, enum.Enum) or _is(back, enum.Enum))):
+        return () if type(given) is type(back) or (plainly and type(back) in _PLAIN) else None
+    if _is(given, dict) and _is(back, dict):
+        return _pairs_of_equal_dicts(given, back)
+    if _is(given, (set, frozenset)) and _is(back, (set, frozenset)):
+        return _pairs_of_equal_sets(given, back)
+    if _is(given, _COLLECTIONS) and _is(back, _COLLECTIONS) and not _are_honest(given, back):
+        return _paired(list(given), list(back))
+    return ()
+
+
+def _pairs_of_equal_dicts(given: dict[Any, Any], back: dict[Any, Any]) -> Pairs:
+    if _are_honest(given, back) and _are_honest(given.values(), back.values()):
+        return ()
+    keys = {key: key for key in back}
+    values = [(key, value, back[key]) for key, value in given.items()]
+    return [*((key, key, keys[key]) for key in given), *values]
+
+
+def _pairs_of_equal_sets(given: Iterable[Any], back: Iterable[Any]) -> Pairs:
+    if _are_honest(given, back):
+        return ()
+    items = {item: item for item in back}
+    return [(item, item, items[item]) for item in given]
+
+
+def _are_honest(given: Iterable[Any], back: Iterable[Any]) -> bool:
+    return _HONEST.issuperset(map(type, given)) and _HONEST.issuperset(map(type, back))
 
 
 def _became_plain(given: Any, back: Any) -> bool:
@@ -85,7 +150,7 @@ def _pairs(given: Any, back: Any) -> Pairs | None:
     """Return what is in two values of one kind; None where nothing is, or where they are of two kinds."""
     if _is(given, _SEQUENCES) and _is(back, _SEQUENCES):
         return _paired(given, back)
-    if type(given) is not type(back):
+    if _kind(given) is not _kind(back):
         return None
     if _is(given, deque):
         return _paired(list(given), list(back))
@@ -109,9 +174,22 @@ def _paired_by_key(given: dict[Any, Any], back: dict[Any, Any]) -> Pairs | None:
     return [(key, value, back[key]) for key, value in given.items()]
 
 
+def _kind(value: object) -> type:
+    """Return the class of a value, which is ``Page`` for a ``Page[int]``, as Pydantic compares models."""
+    kind = type(value)
+    origin: object = getattr(kind, _GENERIC, {}).get("origin")
+    return origin if isinstance(origin, type) else kind
+
+
+def _has_fields(value: object) -> bool:
+    """Tell whether a value is a model or a dataclass."""
+    kind = type(value)
+    return hasattr(kind, _FIELDS) or dataclasses.is_dataclass(kind)
+
+
 def _state(value: object) -> dict[str, Any]:
     """Return the fields of a model or a dataclass, or the attributes of any other object."""
-    names: Iterable[str] | None = getattr(type(value), "__pydantic_fields__", None)
+    names: Iterable[str] | None = getattr(type(value), _FIELDS, None)
     if names is None and dataclasses.is_dataclass(value):
         names = [each.name for each in dataclasses.fields(value)]
     if names is None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from pgqrs.codecs.likeness import Difference, difference
+from pgqrs.codecs.likeness import Difference, are_equal, difference
 from pgqrs.errors import ConfigurationError, SerializationError
 from pgqrs.serialization import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
 
 __all__ = ["PydanticCodec"]
 
 _MOST_TYPES: Final = 2048
+_OF_JSON: Final = frozenset(
+    {"any", "bool", "definition-ref", "definitions", "dict", "float", "int", "list", "literal", "none", "nullable"}
+    | {"str", "tuple", "typed-dict", "typed-dict-field", "union"}
+)
+"""What a core schema consists of if its values are JSON: they are what they are equal to."""
 
 
 class PydanticCodec:
@@ -24,7 +31,7 @@ class PydanticCodec:
     schema for: results of steps and workflows come back as the type that their function is annotated to return,
     arguments of workflows as their parameters are, in the first run as in a replay. In the tables they are JSON,
     with the names of the fields, whatever their aliases. Without an annotation, and with `Any`, they come back as
-    that JSON. `max_bytes` limits the UTF-8 text of one value.
+    that JSON. Private attributes of models do not come back. `max_bytes` limits the UTF-8 text of one value.
 
     What is refused, with a `SerializationError`: a value that does not fit its annotation, one that would come
     back as another (a field left out, a subclass cut down, the wrong member of a union), and what JSON cannot
@@ -35,21 +42,34 @@ class PydanticCodec:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._json = JsonCodec(max_bytes)
-        self._of_any = _Typed(self, self._json, TypeAdapter[Any](Any), is_any=True)
+        self._of_any = _Typed(self, self._json, TypeAdapter[Any](Any), frozenset({"any"}), is_any=True)
         # Types that are equal may differ: unions in the order of their members. Hence by identity.
         self._known: dict[int, tuple[Any, _Typed]] = {}
 
     def of(self, annotation: Any) -> Codec:
-        """Return the codec for values of a type; raise `ConfigurationError` if Pydantic has no schema for it."""
+        """Return the codec for values of a type.
+
+        Raise `ConfigurationError` if Pydantic has no schema for it, or one whose values are read only once.
+        """
         if annotation is Any:
             return self._of_any
         known = self._known.get(id(annotation))
         if known is None:
-            typed = _Typed(self, self._json, _adapter(annotation))
+            typed = self._typed(annotation)
             if len(self._known) >= _MOST_TYPES:
                 self._known.clear()
             known = self._known[id(annotation)] = annotation, typed
         return known[1]
+
+    def _typed(self, annotation: Any) -> _Typed:
+        adapter = _adapter(annotation)
+        kinds = _kinds(cast(object, adapter.core_schema))
+        if "generator" in kinds:
+            raise ConfigurationError(
+                f"the values of {annotation!r} can be read only once, so they cannot be recorded and used as "
+                "well: annotate a list or a Sequence in the place of an Iterable or a Generator."
+            )
+        return _Typed(self, self._json, adapter, kinds)
 
     def encode(self, value: Any) -> Encoded:
         """Return a value of which nothing is known as the JSON that Pydantic makes of it.
@@ -69,24 +89,51 @@ class _Typed:
     name = PydanticCodec.name
 
     def __init__(
-        self, codec: PydanticCodec, strict_json: JsonCodec, adapter: TypeAdapter[Any], *, is_any: bool = False
+        self,
+        codec: PydanticCodec,
+        strict_json: JsonCodec,
+        adapter: TypeAdapter[Any],
+        kinds: frozenset[str],
+        *,
+        is_any: bool = False,
     ) -> None:
         self._codec = codec
         self._json = strict_json
         self._adapter = adapter
         self._is_any = is_any
-        self._holds_any = is_any or _mentions_any(cast(object, adapter.core_schema))
+        self._is_json = kinds <= _OF_JSON
+        self._holds_any = "any" in kinds
+        self._holds_members = "enum" in kinds
+        self._holds_models = "model" in kinds
 
     def of(self, annotation: Any) -> Codec:
         return self._codec.of(annotation)
 
     def encode(self, value: Any) -> Encoded:
-        text = self._json.encode(self._plain(value)).text
+        plain = self._plain(value)
+        text = self._json.encode(plain).text
+        if self._holds_models and "null" in text and (given := self._given(value, plain)) != plain:
+            # A union may take it for another member, a validator may want all of it.
+            with suppress(SerializationError):
+                return self._checked(value, self._json.encode(given).text)
+        return self._checked(value, text)
+
+    def _given(self, value: Any, plain: Any) -> Any:
+        """Return `plain`, the JSON of a value, without the fields of models that nobody set and that are None."""
+        try:
+            return _without_unset(plain, self._dumped(value, strictly=False, exclude_unset=True))
+        except Exception:  # noqa: BLE001  a serializer of the application's may need all fields
+            return plain
+
+    def _checked(self, value: Any, text: str) -> Encoded:
+        """Return the text of a value, with what it stands for, if that is the value."""
         try:
             back = self.decode(text)
         except SerializationError as error:
             raise SerializationError(f"it would not come back: {error.reason}", path=error.path) from error
-        lost = difference(value, back, plainly=self._holds_any)
+        if self._is_json and are_equal(value, back):
+            return Encoded(text, back)
+        lost = difference(value, back, plainly=self._holds_any, members=self._holds_members)
         if lost is not None:
             raise SerializationError(_told(lost), path=path_of(lost.keys))
         return Encoded(text, back)
@@ -138,9 +185,14 @@ class _Typed:
         except SerializationError as error:
             raise SerializationError(error.reason, path=error.path) from error
 
-    def _dumped(self, value: Any, *, strictly: bool) -> Any:
+    def _dumped(self, value: Any, *, strictly: bool, exclude_unset: bool = False) -> Any:
         return self._adapter.dump_python(
-            value, mode="json", by_alias=False, round_trip=True, warnings="error" if strictly else "none"
+            value,
+            mode="json",
+            by_alias=False,
+            round_trip=True,
+            warnings="error" if strictly else "none",
+            exclude_unset=exclude_unset,
         )
 
 
@@ -151,13 +203,37 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         raise ConfigurationError(f"Pydantic has no schema for {annotation!r}: {_first_line(error)}") from error
 
 
-def _mentions_any(schema: object) -> bool:
-    """Tell whether a core schema has a place for anything; metadata and serializers are no such places."""
+def _kinds(schema: object) -> frozenset[str]:
+    """Return the types that a core schema consists of; metadata and serializers are no part of it."""
     if isinstance(schema, Mapping):
         fields = cast("Mapping[str, object]", schema)
+        kind = fields.get("type")
         inner = [each for key, each in fields.items() if key not in {"metadata", "serialization"}]
-        return fields.get("type") == "any" or any(map(_mentions_any, inner))
-    return isinstance(schema, (list, tuple)) and any(map(_mentions_any, cast("list[object]", schema)))
+        return _kinds(inner).union([kind] if isinstance(kind, str) else [])
+    if isinstance(schema, (list, tuple)):
+        return frozenset[str]().union(*map(_kinds, cast("list[object]", schema)))
+    return frozenset(["enum"] if isinstance(schema, enum.Enum) else [])
+
+
+def _without_unset(plain: Any, given: Any) -> Any:
+    """Return JSON without the fields that are null and not `given`.
+
+    A field that has another value stays, as it was recorded: a default may change, and SQL knows none. Raises
+    `ValueError` where the two are not of one shape.
+    """
+    if _are_both(dict, plain, given):
+        return {
+            key: _without_unset(each, given[key]) if key in given else each
+            for key, each in plain.items()
+            if key in given or each is not None
+        }
+    if _are_both(list, plain, given):
+        return [_without_unset(*each) for each in zip(plain, given, strict=True)]
+    return plain
+
+
+def _are_both(kind: type, one: object, other: object) -> bool:
+    return type(one) is kind and type(other) is kind
 
 
 def _misfit(error: ValidationError, *, reading: bool = False) -> SerializationError:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import asyncpg
 
+from pgqrs.errors import InvalidDSNError
 from pgqrs.storage.faults import is_passing
 
 TARGET = "target_session_attrs"
@@ -25,31 +26,64 @@ class Host(NamedTuple):
     port: int | None
 
 
+_Query: TypeAlias = dict[str, list[str]]
+
+
 def hosts_of(dsn: str) -> list[Host]:
-    """Return the hosts that a DSN names, none where it cannot be read: asyncpg tells what is wrong with it."""
+    """Return the hosts that a DSN names, none where it cannot be read: asyncpg tells what is wrong with it.
+
+    Several are written as ``one,two`` or, as SQLAlchemy has it, in a query with a `host` for each. Raises
+    `InvalidDSNError` where such a query cannot be read: asyncpg would take the last of them.
+    """
+    query: _Query = {}
     try:
         parts = urlsplit(dsn)
-        query = parse_qs(parts.query)
-        written = _written_hosts(parts, query)
-        ports = _for_each(query.get("port", [""])[-1].split(","), len(written))
-        return [_host(each, port) for each, port in zip(written, ports, strict=True)]
+        query = parse_qs(parts.query, keep_blank_values=True)
+        return _read(parts, query)
     except ValueError:
+        if _repeats(query, "host") or _repeats(query, "port"):
+            raise InvalidDSNError(
+                "the hosts of the DSN cannot be read: where `host` or `port` is repeated in the query, none is "
+                "empty, there are as many ports as hosts, or one, and no host is before the query; it looks like "
+                "postgresql://user:password@/name?host=db1:5432&host=db2:5432."
+            ) from None
         return []
 
 
-def _written_hosts(parts: SplitResult, query: dict[str, list[str]]) -> list[str]:
+def _repeats(query: _Query, key: str) -> bool:
+    return len(query.get(key, [])) > 1
+
+
+def _read(parts: SplitResult, query: _Query) -> list[Host]:
+    written = _written_hosts(parts, query)
+    ports = _for_each(_listed(query, "port"), len(written))
+    # asyncpg reads no port behind the folder of a socket; SQLAlchemy, whose form the repeated one is, does.
+    folders = () if _repeats(query, "host") else ("/",)
+    return [_host(each, port, folders) for each, port in zip(written, ports, strict=True)]
+
+
+def _written_hosts(parts: SplitResult, query: _Query) -> list[str]:
     authority = parts.netloc.rpartition("@")[2]
-    if authority:
-        return [unquote(each) for each in authority.split(",")]
-    return query.get("host", [""])[-1].split(",")
+    if not authority:
+        return _listed(query, "host")
+    if _repeats(query, "host"):
+        raise ValueError("SQLAlchemy would take these hosts, and asyncpg those before the query")
+    return [unquote(each) for each in authority.split(",")]
+
+
+def _listed(query: _Query, key: str) -> list[str]:
+    listed = [part for each in query.get(key, [""]) for part in each.split(",")]
+    if _repeats(query, key) and "" in listed:
+        raise ValueError("asyncpg leaves out what is empty")
+    return listed
 
 
 def _for_each(ports: list[str], count: int) -> list[str]:
     return ports * count if len(ports) == 1 else ports
 
 
-def _host(written: str, port: str) -> Host:
-    name, colon, own = (written, "", "") if written.startswith("/") else written.rpartition(":")
+def _host(written: str, port: str, portless: tuple[str, ...]) -> Host:
+    name, colon, own = (written, "", "") if written.startswith(portless) else written.rpartition(":")
     if not colon or own.endswith("]"):
         name, own = written, ""
     return Host(name.strip("[]"), int(own or port) if own or port else None)

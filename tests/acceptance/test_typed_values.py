@@ -10,9 +10,11 @@ import enum
 import json
 import logging
 import uuid
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
@@ -37,6 +39,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 OLD, NEW = base64.urlsafe_b64encode(b"o" * 32), base64.urlsafe_b64encode(b"n" * 32)
 MOMENT = dt.datetime(2026, 5, 4, 3, 2, 1, 999, tzinfo=dt.UTC)
@@ -333,6 +338,60 @@ async def test_an_input_that_a_new_version_cannot_read_fails_the_workflow_until_
             assert await handle.result() == 7
 
 
+class Patch(BaseModel):
+    name: str | None = None
+    note: str | None = None
+
+
+@pytest.mark.parametrize(
+    "codec", [PydanticCodec(), FernetCodec([OLD], PydanticCodec())], ids=lambda codec: codec.name
+)
+async def test_what_nobody_set_stays_unset_in_arguments_and_results(codec, open_admin):
+    seen = []
+
+    @step
+    async def passed_on(ctx: PyWorkflow, patch: Patch) -> Patch:
+        return patch
+
+    @workflow
+    async def wf(ctx: PyWorkflow, patch: Patch) -> Patch:
+        seen.extend([patch, await passed_on(ctx, patch)])
+        if len(seen) == 2:
+            raise TransientError
+        return patch
+
+    admin = open_admin(codec)
+    handle = await admin.enqueue(wf, Patch(name="Ada"))
+    async with no_hang(), Worker(admin, [wf]):
+        with pytest.raises(TransientError):
+            await handle.result()
+        await admin.resume_workflow(handle.id)
+        seen.append(await handle.result())
+    assert [each.model_dump(exclude_unset=True) for each in seen] == [{"name": "Ada"}] * 5
+
+
+async def test_any_iterable_is_carried_as_a_list(typed):
+    @step
+    async def load(ctx: PyWorkflow) -> Iterable[Order]:
+        return (ORDER,)
+
+    @workflow
+    async def wf(ctx: PyWorkflow, orders: Collection[Order]) -> Iterable[Order]:
+        assert orders == await load(ctx) == [ORDER]
+        return orders
+
+    assert await typed.run(wf, [ORDER]) == [ORDER]
+
+
+async def test_a_workflow_that_never_returns_starts(typed):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> NoReturn:
+        raise LookupError("started")
+
+    with pytest.raises(LookupError, match="started"):
+        await typed.run(wf)
+
+
 # --- what does not fit ---
 
 
@@ -353,6 +412,65 @@ async def test_a_result_that_does_not_fit_is_the_steps_terminal_error(typed, sql
     [record] = await typed.list_steps(ctx.id())
     assert (record.status, record.error["terminal"]) == ("ERROR", True)
     assert await status(sql, ctx) == "ERROR"
+
+
+class Entity(BaseModel):
+    id: int
+
+    def __eq__(self, other):
+        return isinstance(other, Entity) and self.id == other.id
+
+    __hash__ = None
+
+
+class User(Entity):
+    name: str
+
+
+async def test_what_calls_itself_equal_loses_nothing_in_silence(typed, sql):
+    @step
+    async def load(ctx: PyWorkflow) -> Entity:
+        return User(id=1, name="Ada")
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        await load(ctx)
+
+    ctx = await typed.create_workflow("wf")
+    with pytest.raises(SerializationError, match="the User would come back as Entity"):
+        await wf(ctx)
+    assert await steps(sql, ctx) == {"load": "ERROR"}
+
+
+async def test_the_last_moment_is_recorded_in_every_zone(typed):
+    last = dt.datetime.max.replace(tzinfo=ZoneInfo("America/New_York"))
+
+    @step
+    async def load(ctx: PyWorkflow) -> dt.datetime:
+        return last
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> dt.datetime:
+        return await load(ctx)
+
+    async with no_hang():
+        found = await typed.run(wf)
+    assert not last - found
+
+
+async def test_encryption_alone_needs_no_annotations(open_admin):
+    @step
+    async def load(ctx: PyWorkflow) -> Mapping[str, int]:
+        return {"a": 1}
+
+    @workflow
+    async def wf(ctx: PyWorkflow, given: Mapping[str, int]) -> Mapping[str, int]:
+        return {**given, **await load(ctx)}
+
+    admin = open_admin(FernetCodec([NEW], FernetCodec([OLD])))
+    async with no_hang(), Worker(admin, [wf]):
+        handle = await admin.enqueue(wf, {"b": 2})
+        assert await handle.result() == await admin.run(wf, {"b": 2}) == {"b": 2, "a": 1}
 
 
 async def test_an_output_that_does_not_fit_is_the_workflows_error(typed, sql):

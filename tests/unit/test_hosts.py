@@ -1,8 +1,14 @@
 """The hosts that a DSN names, and our own option in it."""
 
-import pytest
+import asyncio
+from contextlib import AsyncExitStack
 
-from pgqrs.storage.engines import _without_option
+import asyncpg
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from pgqrs import InvalidDSNError
+from pgqrs.storage.engines import _without_option, engine_source
 from pgqrs.storage.hosts import Hosts, hosts_of, is_targeted
 
 
@@ -17,6 +23,15 @@ from pgqrs.storage.hosts import Hosts, hosts_of, is_targeted
         ("postgresql://%2Frun%2Fa,%2Frun%2Fb/name", [("/run/a", None), ("/run/b", None)]),
         ("postgresql:///name?host=%2Frun%2Fa,two&port=1,2", [("/run/a", 1), ("two", 2)]),
         ("postgresql:///name?host=one:1,two:2", [("one", 1), ("two", 2)]),
+        ("postgresql://user@/name?host=one:1&host=two:2", [("one", 1), ("two", 2)]),
+        ("postgresql://user@/name?host=one&host=two&port=1&port=2", [("one", 1), ("two", 2)]),
+        ("postgresql:///name?host=one&host=two&port=1,2", [("one", 1), ("two", 2)]),
+        ("postgresql:///name?host=one&host=two&port=7", [("one", 7), ("two", 7)]),
+        ("postgresql:///name?host=one&a=b&host=two,three:3", [("one", None), ("two", None), ("three", 3)]),
+        ("postgresql:///name?host=%2Frun%2Fa&host=[::1]:2", [("/run/a", None), ("::1", 2)]),
+        ("postgresql:///name?host=/run/a:1&host=/run/b:2", [("/run/a", 1), ("/run/b", 2)]),
+        ("postgresql:///name?host=/run/a:1,/run/b:2", [("/run/a:1", None), ("/run/b:2", None)]),
+        ("postgresql://one,two/name?port=1&port=2", [("one", 1), ("two", 2)]),
     ],
 )
 def test_the_hosts_are_those_that_asyncpg_reads(dsn, expected):
@@ -28,6 +43,47 @@ def test_the_hosts_are_those_that_asyncpg_reads(dsn, expected):
 )
 def test_what_cannot_be_read_is_left_for_asyncpg_to_refuse(dsn):
     assert hosts_of(dsn) == []
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql+asyncpg://user:tiger@one/name?host=two&host=three",
+        "postgresql:///name?host=one&host=two&port=1&port=2&port=3",
+        "postgresql:///name?host=one&port=1&port=2",
+        "postgresql:///name?host=one&host=two:x",
+        "postgresql:///name?host=one&host=two&port=1&port=x",
+        "postgresql:///name?host=one&host=two&port=&port=2",
+        "postgresql:///name?host=&host=two",
+    ],
+)
+def test_repeated_hosts_of_which_asyncpg_would_take_the_last_are_refused(dsn):
+    with pytest.raises(InvalidDSNError, match="host=db1:5432&host=db2:5432") as caught:
+        engine_source(dsn, timeout=1)
+    assert "tiger" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "query", ["host=127.0.0.1:{}&host=127.0.0.1:{}", "host=127.0.0.1&host=127.0.0.1&port={}&port={}"]
+)
+async def test_each_of_the_hosts_that_a_query_repeats_is_tried(query):
+    tried = []
+
+    async def refuse(_reader, writer):
+        tried.append(writer.get_extra_info("sockname")[1])
+        writer.close()
+
+    async with AsyncExitStack() as stack:
+        servers = [await asyncio.start_server(refuse, "127.0.0.1", 0) for _ in range(2)]
+        for server in servers:
+            await stack.enter_async_context(server)
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        dsn = f"postgresql+asyncpg://user@/name?{query.format(*ports)}&sslmode=disable"
+        engine = engine_source(dsn, timeout=5).make()
+        with pytest.raises((DBAPIError, asyncpg.PostgresConnectionError)):
+            await engine.connect()
+        await engine.dispose()
+    assert tried == ports
 
 
 def test_the_host_that_was_right_comes_first():
