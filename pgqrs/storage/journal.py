@@ -103,6 +103,7 @@ class Journal:
         self._connection: Driver | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stopping = False
+        self._closers = 0
         self._lingering: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
@@ -188,14 +189,23 @@ class Journal:
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        if self._flusher is not None and not self._in_flight and not self._queue:
-            await asyncio.wait([self._flusher])  # it is about to see that there is nothing left
-            await asyncio.sleep(0)  # `_flushed` has its turn
+        await self._until_unused()
         if self._flusher is None:
             self._give_connection_up()
         if self._closing is not None:
             await asyncio.wait([self._closing])
         await asyncio.sleep(0)  # a transport that was aborted is closed in the loop's next turn
+
+    async def _until_unused(self) -> None:
+        """Let a flusher end that is about to see that there is nothing left."""
+        if self._flusher is None or self._in_flight or self._queue:
+            return
+        self._closers += 1
+        try:
+            await asyncio.wait([self._flusher])
+            await asyncio.sleep(0)  # `_flushed` has its turn
+        finally:
+            self._closers -= 1
 
     async def _stop(self, error: Exception) -> None:
         """Stop writing, and tell those who still wait why."""
@@ -255,9 +265,12 @@ class Journal:
             raise
 
     async def _followers(self) -> list[Entry]:
-        """Return what those write who were told just now: it goes out in the turn of the loop in which they hear."""
+        """Return what those write who were told just now: it goes out in the turn of the loop in which they hear.
+
+        Nothing while somebody closes the journal, who would otherwise wait for a workflow that never ends.
+        """
         await asyncio.sleep(0)
-        return self._next_batch()
+        return [] if self._closers else self._next_batch()
 
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""

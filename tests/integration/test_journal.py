@@ -273,6 +273,29 @@ async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_jo
         assert await numbered(await admin.create_workflow("w"), 1) == 1
 
 
+async def test_close_returns_while_somebody_goes_on_writing(admin):
+    journal = (await admin.store()).journal
+    (workflow_id,) = await new_runs(admin, 1)
+    written = 0
+
+    async def endless():
+        nonlocal written
+        while True:
+            await journal.write(outcome(workflow_id, f"s{written}"))
+            written += 1
+
+    writing = asyncio.create_task(endless())
+    async with asyncio.timeout(DEADLINE):
+        for turns in range(40):
+            before = written
+            await become_true(lambda before=before: written > before)
+            for _ in range(turns % 4):  # at any moment of a write
+                await asyncio.sleep(0)
+            await journal.close()
+    writing.cancel()
+    await asyncio.wait([writing])
+
+
 async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin):
     """Else the driver's timers keep alive what a caller's context variables hold, a run of ours among it."""
     seen = []
