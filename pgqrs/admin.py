@@ -322,8 +322,8 @@ class Admin:
         """Make a failed or cancelled workflow runnable again, every failed step of it too, terminal ones as well.
 
         The operator's button after a fix. One that was enqueued is queued again; any other is PENDING until the
-        context returned runs it. Whatever run of it still goes on is fenced. `session` is as in `options`. Raises
-        `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded.
+        context returned runs it. Whatever run of it still goes on is fenced. `session` is as in `options`, in a
+        transaction. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded.
         """
         store = await self.store()
         target = store if session is None else await store.within(session)

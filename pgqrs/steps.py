@@ -371,13 +371,10 @@ class Steps:
         """
         nested = any(each.session is not None for each in enclosing(execution.parent))
         async with self._store.step_session(nested=nested) as own:
+            await own.prepare(partial(self._store.marks.stopped, execution.started))
             execution.session = own.session
             try:
-                value = await body()
-            except Exception as error:
-                if own.misuse is None or own.misuse is error:
-                    raise
-                raise own.misuse from error
+                value = await own.calling(body)
             finally:
                 execution.session = None
             self._stopping.check_not_lost()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import CursorResult, Executable, ScalarResult
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
@@ -36,6 +36,11 @@ class Borrowed:
     async def scalars(self, statement: Executable, parameters: Any = None) -> ScalarResult[Any]:
         """Execute a statement and return the first value of each row."""
         return (await self.execute(statement, parameters)).scalars()
+
+    async def is_autocommit(self) -> bool:
+        """Tell whether each statement is a transaction of its own."""
+        raw = await self.connection.get_raw_connection()
+        return self.connection.dialect.detect_autocommit_setting(cast(Any, raw.dbapi_connection))
 
 
 Connection: TypeAlias = AsyncConnection | Borrowed

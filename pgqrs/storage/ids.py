@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 
 from pgqrs.errors import WorkflowNotFoundError
-from pgqrs.storage.database import Database
-from pgqrs.storage.repositories import WorkflowRepository
+from pgqrs.storage.aside import Aside
+from pgqrs.storage.repositories import drawn_ids, ids_of_keys
 
 LARGEST_BLOCK = 1024
 """The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
-
 
 _LARGEST = 2**63 - 1
 
 
 class Ids:
-    """The ids that an event loop has reserved and not used yet."""
+    """The ids that an event loop has reserved and not used yet, and those that keys stand for."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, aside: Aside, sequence: str) -> None:
+        """Reserve ids of the `sequence`, whose name is qualified and quoted."""
+        self._aside = aside
+        self._sequence = sequence
         self._ids: deque[int] = deque()
         self._block = 1
         self._reserving = asyncio.Lock()
@@ -44,10 +46,12 @@ class Ids:
 
     async def block(self, count: int) -> list[int]:
         """Return `count` ids that nobody else gets, in order."""
-        sequence = self._database.workflow_ids
-        return await self._database.patiently(
-            lambda connection: WorkflowRepository(connection).reserve_ids(sequence, count)
-        )
+        drawn = await self._aside.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
+        return [row[0] for row in drawn]
+
+    async def of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
+        """Return the ids of the workflows of this name that have these keys."""
+        return dict(await self._aside.fetch(ids_of_keys, {"name": name, "keys": list(keys)}))
 
 
 def check_id(workflow_id: object) -> None:

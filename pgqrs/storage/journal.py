@@ -12,20 +12,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from typing import Any, TypeAlias
 from weakref import ref
-
-import asyncpg
 
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
 from pgqrs.storage.kinds import AGAIN, Arrays, Kind, Standing
-from pgqrs.storage.poolers import Driver
+from pgqrs.storage.poolers import Driver, close_driver
 from pgqrs.storage.writes import KINDS, Record
 from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome
 
@@ -469,16 +466,8 @@ class Journal:
 
     def _give_connection_up(self) -> None:
         if self._connection is not None:
-            self._closing = self._loop.create_task(_close(self._connection), name="pgqrs-journal-close")
+            self._closing = self._loop.create_task(close_driver(self._connection), name="pgqrs-journal-close")
             self._connection = None
-
-
-async def _close(connection: Driver) -> None:
-    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        try:
-            await connection.close(timeout=1)
-        finally:
-            connection.terminate()
 
 
 def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import takewhile
 
 from pgqrs.storage.journal import Journal
@@ -23,6 +24,7 @@ class RunningMarks:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._young: dict[StepStarted, float] = {}
+        self._on_their_way: dict[StepStarted, asyncio.Future[None]] = {}
         self._sweep_due: asyncio.TimerHandle | None = None
 
     def began(self, step: StepStarted) -> None:
@@ -35,10 +37,27 @@ class RunningMarks:
         """Look after it no longer; nothing was written if it was quick."""
         self._young.pop(step, None)
 
+    async def stopped(self, step: StepStarted) -> None:
+        """Look after it no longer, and wait for the end of a write that is on its way."""
+        self.ended(step)
+        if (on_its_way := self._on_their_way.get(step)) is not None:
+            await asyncio.wait([on_its_way])
+
     def _sweep(self) -> None:
         now = self._loop.time()
         for step, began in list(takewhile(lambda item: now - item[1] >= LONG, self._young.items())):
-            mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, now - began, None)
-            if self._journal.offer(mark):
+            if not self._journal.is_full:
                 del self._young[step]
+                self._mark(step, now - began)
         self._sweep_due = self._loop.call_later(LONG, self._sweep) if self._young else None
+
+    def _mark(self, step: StepStarted, elapsed: float) -> None:
+        on_its_way = self._on_their_way[step] = self._loop.create_future()
+        mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None)
+        self._journal.accept(mark, partial(self._settled, step, on_its_way))
+
+    def _settled(self, step: StepStarted, on_its_way: asyncio.Future[None], _verdict: object) -> None:
+        on_its_way.set_result(None)
+        # A step that was given up may have begun again, and have another mark by now.
+        if self._on_their_way.get(step) is on_its_way:
+            del self._on_their_way[step]

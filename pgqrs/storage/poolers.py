@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -152,3 +153,12 @@ async def _is_direct(driver: asyncpg.Connection[Any]) -> bool:
             raise
         return False
     return True
+
+
+async def close_driver(connection: Driver) -> None:
+    """Close a connection that may have fallen silent, within a second."""
+    with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        try:
+            await connection.close(timeout=1)
+        finally:
+            connection.terminate()

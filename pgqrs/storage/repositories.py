@@ -11,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Text,
-    Update,
     bindparam,
     case,
     cast,
@@ -31,7 +31,7 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Workflow
 from pgqrs.storage import executors, invariants
 from pgqrs.storage.borrowed import Connection
-from pgqrs.storage.sql import seconds_of, text_of
+from pgqrs.storage.sql import ONE, constant, seconds_of, text_of
 from pgqrs.storage.writes import KINDS
 from pgqrs.types import (
     Ended,
@@ -64,8 +64,7 @@ class WorkflowRepository:
 
     async def reserve_ids(self, sequence: str, count: int) -> list[int]:
         """Take `count` ids from the `sequence`, whose name is qualified and quoted."""
-        ids = func.nextval(cast(cast(literal(sequence), Text()), REGCLASS()))
-        drawn = await self._connection.scalars(select(ids).select_from(func.generate_series(1, count)))
+        drawn = await self._connection.scalars(drawn_ids(), {"sequence": sequence, "count": count})
         return list(drawn)
 
     async def name(self, workflow_id: int) -> str:
@@ -119,11 +118,8 @@ class WorkflowRepository:
 
     async def ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
         """Return the ids of the workflows of this name that have these keys."""
-        query = select(Workflow.key, Workflow.id).where(
-            Workflow.name == name, Workflow.key == func.any(_texts(keys))
-        )
-        rows: Any = await self._connection.execute(query)
-        return {key: workflow_id for key, workflow_id in rows if key is not None}
+        rows: Any = await self._connection.execute(ids_of_keys(), {"name": name, "keys": list(keys)})
+        return {row.key: row.id for row in rows}
 
     async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
         """Return how those of these workflows ended that have."""
@@ -141,35 +137,15 @@ class WorkflowRepository:
             raise WorkflowNotFoundError(workflow_id)
         return _workflow(row, decode)
 
-    async def _lock(self, workflow_id: int, *over: WorkflowStatus) -> Any:
-        """Lock a workflow and return its name, status and executor; raise if it is not there, or is `over`."""
-        found = await self._connection.execute(
-            select(Workflow.name, Workflow.status, Workflow.executor)
-            .where(Workflow.id == workflow_id)
-            .with_for_update(key_share=True)
-        )
-        row = found.one_or_none()
-        if row is None:
-            raise WorkflowNotFoundError(workflow_id)
-        if row.status in over:
-            raise WorkflowFinishedError(workflow_id, row.status)
-        return row
-
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
         """Cancel a workflow at once, or ask the executor that runs it, which is returned, to do so.
 
         Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
         """
-        row = await self._lock(workflow_id, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
-        own = update(Workflow).where(Workflow.id == workflow_id)
-        if row.status == WorkflowStatus.RUNNING:
-            asked = func.coalesce(Workflow.cancel_interrupts, false()) | literal(interrupt)
-            await self._connection.execute(own.values(cancel_interrupts=asked))
-            executor: UUID | None = row.executor
-            return executor
-        if row.status != WorkflowStatus.CANCELLED:
-            await self._connection.execute(own.values(**_CANCELLED))
-        return None
+        found = await self._connection.execute(_CANCEL, {"workflow": workflow_id, "interrupt": interrupt})
+        row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
+        executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
+        return executor
 
     async def release(self, workflow_id: int, executor_id: UUID) -> None:
         """Take a run from an executor that is dead, for another to start."""
@@ -191,12 +167,14 @@ class WorkflowRepository:
         """Make a workflow that has not succeeded runnable again, its failed steps too; return its name.
 
         Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError` and, for one that has
-        succeeded, `WorkflowFinishedError`.
+        succeeded, `WorkflowFinishedError`. It takes a transaction.
         """
-        row = await self._lock(workflow_id, WorkflowStatus.SUCCESS)
-        await self._connection.execute(_made_pending(workflow_id))
-        await self._connection.execute(_all_reopened(workflow_id))
-        name: str = row.name
+        own = {"workflow": workflow_id}
+        # Two statements: an error that is being recorded while the first waits for the lock is in the snapshot of
+        # the second.
+        found = await self._connection.execute(_LOCK, own)
+        name: str = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS).name
+        await self._connection.execute(_RESUME, own)
         return name
 
 
@@ -219,11 +197,6 @@ class ServerRepository:
         )
         found = await self._connection.execute(select(func.pg_postmaster_start_time(), cast(own, BigInteger())))
         return Server(*found.one())
-
-    async def now(self) -> datetime:
-        """Return the time by the database's clock."""
-        now: datetime = (await self._connection.execute(select(func.clock_timestamp()))).scalar_one()
-        return now
 
     async def ring(self, channel: str, payload: str) -> None:
         """Notify whoever listens on a channel, when the transaction commits."""
@@ -369,18 +342,47 @@ def _decoded(text: str | None, decode: Decode) -> Any:
     return None if text is None else decode(text)
 
 
-def _texts(values: Collection[str]) -> ColumnElement[Any]:
-    return literal(list(values), ARRAY(Text()))
-
-
 def _bigints(values: Collection[int]) -> ColumnElement[Any]:
     return literal(list(values), ARRAY(BigInteger()))
 
 
-def _made_pending(workflow_id: int) -> Update:
-    return (
+def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
+    """Return the row of a workflow; raise if it is not there, or is `over`."""
+    if row is None:
+        raise WorkflowNotFoundError(workflow_id)
+    if row.status in over:
+        raise WorkflowFinishedError(workflow_id, row.status)
+    return row
+
+
+def _locked() -> Any:
+    """Return the query that locks a workflow and tells how it stands."""
+    columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor)
+    return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
+
+
+def _cancel() -> Any:
+    """Return the statement that cancels a workflow or asks its executor to; it tells how the workflow stood.
+
+    It is one, so that nobody claims the workflow between the look at its status and the write, also where each
+    statement is a transaction.
+    """
+    held = _locked().cte("held")
+    # By the status that was locked: the row's own is looked at as the snapshot shows it first, which may be older.
+    own = update(Workflow).where(Workflow.id == held.c.id)
+    running = held.c.status == constant(WorkflowStatus.RUNNING)
+    waiting = held.c.status.in_([constant(WorkflowStatus.PENDING), constant(WorkflowStatus.WAITING)])
+    interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
+    asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
+    cancelled = own.where(waiting).values(**_CANCELLED).cte("cancelled")
+    return select(held.c.status, held.c.executor).add_cte(asked, cancelled)
+
+
+def _resume() -> Any:
+    """Return the statement that makes a workflow pending, and has its failed steps executed again."""
+    made_pending = (
         update(Workflow)
-        .where(Workflow.id == workflow_id)
+        .where(Workflow.id == bindparam("workflow"))
         .values(
             status=WorkflowStatus.PENDING,
             epoch=Workflow.epoch + 1,
@@ -396,12 +398,34 @@ def _made_pending(workflow_id: int) -> Update:
             completed_at=null(),
             updated_at=func.now(),
         )
+        .cte("made_pending")
     )
-
-
-def _all_reopened(workflow_id: int) -> Update:
     return (
         update(Step)
-        .where(Step.workflow_id == workflow_id, Step.status == StepStatus.ERROR)
+        .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
         .values(reopened=true(), failures=0)
+        .add_cte(made_pending)
     )
+
+
+_LOCK = _locked()
+_CANCEL = _cancel()
+_RESUME = _resume()
+
+
+def drawn_ids() -> Any:
+    """Return the query that takes `count` ids from a `sequence`, whose name is qualified and quoted."""
+    sequence = cast(bindparam("sequence", type_=Text()), REGCLASS())
+    count = bindparam("count", type_=BigInteger())
+    return select(func.nextval(sequence, type_=BigInteger())).select_from(func.generate_series(ONE, count))
+
+
+def ids_of_keys() -> Any:
+    """Return the query for the keys and ids of the workflows of a `name` that have one of the `keys`."""
+    asked = func.any(bindparam("keys", type_=ARRAY(Text())))
+    return select(Workflow.key, Workflow.id).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+
+
+def time_of_day() -> Any:
+    """Return the query for the time by the database's clock."""
+    return select(func.clock_timestamp())

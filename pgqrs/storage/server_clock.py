@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import Any, TypeAlias
 
 from pgqrs.clock import Clock
-from pgqrs.storage.database import Database
-from pgqrs.storage.repositories import ServerRepository
+from pgqrs.storage.repositories import time_of_day
+
+Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[Any]]]
+"""Runs the statement that a function returns, with the values of its binds, and returns its rows."""
 
 
 class ServerClock:
-    """The time by the database's clock: asked once, and carried on by `clock`."""
+    """The time by the database's clock: asked once, through `fetch`, and carried on by `clock`."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
+    def __init__(self, fetch: Fetch, clock: Clock) -> None:
+        self._fetch = fetch
         self._clock = clock
         self._asking = asyncio.Lock()
         self._read: tuple[datetime, float] | None = None
@@ -26,14 +28,13 @@ class ServerClock:
         if self._read is None:
             async with self._asking:
                 if self._read is None:
-                    self._read = await self._database.patiently(self._ask)
+                    self._read = await self._ask()
         then, at = self._read
         return then + timedelta(seconds=self._clock.time() - at)
 
-    async def _ask(self, connection: AsyncConnection) -> tuple[datetime, float]:
+    async def _ask(self) -> tuple[datetime, float]:
         """Return the time by the database's clock, and what it was then by the other."""
-        server = ServerRepository(connection)
-        await server.now()  # what the first statement of a connection takes is not part of the way there and back
+        await self._fetch(time_of_day, {})  # the connecting is not part of the way there and back
         asked = self._clock.time()
-        now = await server.now()
+        ((now,),) = await self._fetch(time_of_day, {})
         return now, (asked + self._clock.time()) / 2

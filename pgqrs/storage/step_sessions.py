@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session as SyncSession
+from sqlalchemy.util import await_only
 
 from pgqrs.errors import DatabaseError, SessionError
-from pgqrs.storage.borrowed import Borrowed
+from pgqrs.storage.borrowed import Borrowed, usable
 from pgqrs.storage.database import Database
 from pgqrs.storage.faults import sqlstate
 from pgqrs.storage.kinds import AGAIN, Standing
 from pgqrs.storage.lending import Lending
 from pgqrs.storage.repositories import StepRepository
+from pgqrs.storage.sole_commit import SoleCommit, isolation_of
 from pgqrs.storage.writes import ASKED, OUTCOME
 from pgqrs.types import Outcome, StepOutcome
+
+T = TypeVar("T")
 
 SessionMaker: TypeAlias = Callable[[], AsyncSession]
 """What makes sessions on the application's engine: an `async_sessionmaker`, mostly."""
@@ -43,45 +47,72 @@ class StepSessions:
     async def open(self, *, nested: bool) -> AsyncGenerator[StepSession]:
         """Open a session, and roll back in the end what is not committed.
 
-        `nested` tells that a step around it has one already: then a connection must be free within the database's
-        `timeout`, or `SessionError` is raised, for nobody else would ever give one back.
+        `nested` tells that a step around it has one already.
         """
         with await self._database.in_use():
             session = self._make()
             if not isinstance(cast(object, session), AsyncSession):
                 raise SessionError(f"Admin's sessionmaker makes a {type(session).__name__}, not an AsyncSession.")
-            own = StepSession(session, self._database, self._lending)
+            own = StepSession(session, self._database, self._lending, nested=nested)
             try:
-                if nested:
-                    await own.connect(self._database.limits.timeout)
                 yield own
             finally:
+                own.release()
                 await session.close()
 
 
 class StepSession:
     """A session whose only commit is that of the step's outcome, its last statement."""
 
-    def __init__(self, session: AsyncSession, database: Database, lending: Lending) -> None:
+    def __init__(self, session: AsyncSession, database: Database, lending: Lending, *, nested: bool) -> None:
         self.session = session
-        self.misuse: SessionError | None = None
-        """What the step did that it must not do, if it did."""
         self.outcome: Outcome | None = None
         """What is recorded of the step, once that is committed."""
         self._database = database
         self._lending = lending
-        self._may_commit = False
-        event.listen(session.sync_session, "before_commit", self._before_commit)
+        self._nested = nested
+        self._unmark: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._sole = SoleCommit(session.sync_session)
+        event.listen(session.sync_session, "after_begin", self._before_snapshot)
 
-    def _before_commit(self, session: SyncSession) -> None:
-        if not self._may_commit and not session.in_nested_transaction():
-            self.misuse = SessionError(
-                "a transactional step must not commit ctx.session: its writes are committed with its outcome when "
-                "it returns. Use `ctx.session.begin_nested()` for a savepoint, or a session of your own."
-            )
-            raise self.misuse
+    async def prepare(self, unmark: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Get ready for the step, or raise `SessionError` where the session cannot serve it.
 
-    async def connect(self, timeout: float) -> None:
+        `unmark` returns when nobody writes any more that the step is running. Where a step around it has a
+        session, a connection must be free within the database's `timeout`, for nobody else would ever give one
+        back.
+        """
+        self._unmark = unmark
+        self._sole.check_bind()
+        if self._nested:
+            await self._connect(self._database.limits.timeout)
+
+    def _before_snapshot(self, _session: object, _transaction: object, connection: SyncConnection) -> None:
+        # The outcome replaces a mark, and cannot replace one that the snapshot of its transaction does not show.
+        if self._unmark is not None and isolation_of(connection) not in {"read committed", "read uncommitted"}:
+            await_only(self._unmark())
+
+    def release(self) -> None:
+        """Leave the session alone from now on."""
+        event.remove(self.session.sync_session, "after_begin", self._before_snapshot)
+        self._sole.release()
+
+    async def calling(self, body: Callable[[], Awaitable[T]]) -> T:
+        """Return what the step's function returns, and raise what it raises.
+
+        Raises `SessionError` instead where it did what it must not do with the session, even if it caught that.
+        """
+        try:
+            value = await body()
+        except Exception as error:
+            misuse = self._sole.misuse()
+            if misuse is None or misuse is error:
+                raise
+            raise misuse from error
+        self._sole.check()
+        return value
+
+    async def _connect(self, timeout: float) -> None:
         """Take a connection, within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
@@ -97,22 +128,20 @@ class StepSession:
 
         Where the step has an outcome already, that is it, and the writes are rolled back. Raises why the run
         may write no more, `SessionError`, and SQLAlchemy's errors. A cancellation does not end a commit on its
-        way: it is raised when that is over.
+        way: it is raised when that is over, which a server that falls silent puts off by the database's `timeout`
+        and its `patience`.
         """
-        if self.misuse is not None:
-            raise self.misuse
-        await self.session.flush()
+        with usable():
+            await self.session.flush()
         borrowed = await self._lending.borrow(self.session)
-        await _check_is_transaction(borrowed)
         if await _record(borrowed, record):
             await _to_the_end(self._commit(record))
         else:
             self.outcome = await _recorded_before(borrowed, record)
 
     async def _commit(self, record: StepOutcome) -> None:
-        self._may_commit = True
         try:
-            await self.session.commit()
+            await self._commit_in_time()
         except Exception as error:
             if not _is_refusal(error):
                 await self.session.invalidate()  # or the transaction might go on, and be waited for
@@ -126,7 +155,17 @@ class StepSession:
                 error,
             )
         else:
+            self._sole.check_committed()
             self.outcome = OUTCOME.answered(record, record.epoch)
+
+    async def _commit_in_time(self) -> None:
+        """Commit, and end the connection if that takes longer than the database's `timeout`."""
+        self._sole.allow()
+        late = asyncio.get_running_loop().call_later(self._database.limits.timeout, self._sole.terminate)
+        try:
+            await self.session.commit()
+        finally:
+            late.cancel()
 
     async def _settled(self, record: StepOutcome) -> Outcome | None:
         """Return what is recorded once the transaction has certainly ended, though it was not heard how."""
@@ -160,19 +199,16 @@ async def _recorded_before(borrowed: Borrowed, record: StepOutcome) -> Outcome:
     return cast(Outcome, verdict)
 
 
-async def _check_is_transaction(borrowed: Borrowed) -> None:
-    raw = await borrowed.connection.get_raw_connection()
-    if getattr(raw.dbapi_connection, "isolation_level", None) == "autocommit":
-        raise SessionError(
-            "a transactional step needs a transaction, and its engine is in AUTOCOMMIT: give Admin a sessionmaker "
-            "on an engine that is not."
-        )
-
-
-async def _to_the_end(work: Any) -> None:
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do work that no cancellation ends: one that came meanwhile is raised afterwards, with its error as cause."""
     task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as cancelled:
+            cancellation = cancelled
+    if cancellation is None:
+        task.result()
+    else:
+        raise cancellation from (None if task.cancelled() else task.exception())

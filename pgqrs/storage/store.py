@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
+from pgqrs.storage.aside import Aside
 from pgqrs.storage.borrowed import usable
 from pgqrs.storage.channels import executor_channel, queue_channel
 from pgqrs.storage.database import Database, Limits
@@ -102,10 +103,11 @@ class Store:
         self._codec = codec
         self.clock: Clock = MonotonicClock() if clock is None else clock
         """What the runs wait by."""
-        self._time_of_day = ServerClock(self.database, self.clock)
+        self._aside = Aside(self.database)
+        self._time_of_day = ServerClock(self._aside.fetch, self.clock)
         self.journal = Journal(self.database, keeper=self)
         self.marks = RunningMarks(self.journal)
-        self.ids = Ids(self.database)
+        self.ids = Ids(self._aside, self.database.workflow_ids)
         self._lending = Lending(self.database)
         self._step_sessions = StepSessions(self.database, self._lending, sessionmaker)
         self._closing = asyncio.Lock()
@@ -143,6 +145,7 @@ class Store:
             if self._is_beating and (for_good or not in_use):
                 self._is_beating = False
                 await self._pulse.leave()
+            await self._aside.close()
             await self.database.dispose()
 
     @property
@@ -262,7 +265,7 @@ class Store:
             new = Submission(workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec)
             if await self.journal.write(new) or key is None:
                 return workflow_id
-            if (taken := (await self._ids_of_keys(name, [key])).get(key)) is not None:
+            if (taken := (await self.ids.of_keys(name, [key])).get(key)) is not None:
                 return taken
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
@@ -281,11 +284,6 @@ class Store:
         drawn = await self.ids.block(len(submissions))
         return await self.database.patiently(
             lambda connection: WorkflowRepository(connection).submit_with_ids(submissions, drawn, self._codec)
-        )
-
-    async def _ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
-        return await self.database.patiently(
-            lambda connection: WorkflowRepository(connection).ids_of_keys(name, keys)
         )
 
     async def within(self, lent: Lent) -> Within:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pgqrs.errors import SessionError
 from pgqrs.storage.borrowed import Borrowed
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.ids import check_id
@@ -21,6 +22,7 @@ class Within:
     def __init__(
         self, borrowed: Borrowed, ids: Callable[[], int | None], sequence: str, codec: str | None
     ) -> None:
+        self._borrowed = borrowed
         self._workflows = WorkflowRepository(borrowed)
         self._server = ServerRepository(borrowed)
         self._ids = ids
@@ -67,4 +69,9 @@ class Within:
     async def resume(self, workflow_id: int) -> str:
         """Make a workflow runnable again, its failed steps too, and return its name."""
         check_id(workflow_id)
+        if await self._borrowed.is_autocommit():
+            raise SessionError(
+                "resuming a workflow takes two statements in one transaction, and what was lent is in AUTOCOMMIT: "
+                "leave the session out, which has it resumed at once as well."
+            )
         return await self._workflows.resume(workflow_id)

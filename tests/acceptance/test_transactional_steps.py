@@ -6,15 +6,18 @@ import asyncio
 import time
 from functools import partial
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from acceptance_helpers import no_hang, until
 from shop import Base, Payment, engine_in, paid
 from sqlalchemy import event, func, select, text
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from pgqrs import (
     Admin,
+    DatabaseUnavailableError,
     RetryPolicy,
     SerializationError,
     SessionError,
@@ -25,6 +28,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.integration.faults import Fault, Wire
 
 SOON = RetryPolicy(attempts=5, initial=0.01, jitter=0)
 
@@ -202,6 +206,64 @@ async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, sc
     await engine.dispose()
 
 
+@pytest.mark.parametrize("retry", [None, SOON], ids=["without a policy", "with a policy"])
+async def test_a_serialization_failure_is_recorded_without_a_policy(dsn, schema, sessions, retry):
+    engine = engine_in(dsn, schema, isolation_level="REPEATABLE READ")
+    async with sessions.begin() as session:
+        session.add(Payment(order=1, amount=1))
+    calls = []
+
+    @step(transactional=True, retry=retry)
+    async def raise_it(ctx):
+        calls.append(await ctx.session.scalar(select(Payment.amount)))
+        if len(calls) == 1:
+            async with sessions.begin() as session:
+                await session.execute(text("UPDATE payments SET amount = amount + 1"))
+        await ctx.session.execute(text("UPDATE payments SET amount = amount + 1"))
+
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
+        ctx = await started(admin, "raise")
+        if retry is None:
+            with pytest.raises(DBAPIError, match="could not serialize") as failed:
+                await raise_it(ctx)
+            assert failed.value.orig.sqlstate == "40001"
+            with pytest.raises(StepFailedError, match="could not serialize"):
+                await raise_it(ctx)
+        else:
+            await raise_it(ctx)
+        assert calls == ([1] if retry is None else [1, 2])
+        assert await _steps(admin, ctx.id()) == {"raise_it": "ERROR" if retry is None else "SUCCESS"}
+    await engine.dispose()
+    async with sessions() as session:
+        assert await session.scalar(select(Payment.amount)) == (2 if retry is None else 3)
+
+
+async def test_a_deadlock_is_tried_again_as_the_policy_says(shop, sessions):
+    async with sessions.begin() as session:
+        session.add_all([Payment(id=1, order=1, amount=0), Payment(id=2, order=2, amount=0)])
+    barrier = asyncio.Barrier(2)
+    calls = []
+
+    @step(key=lambda first, _second: first, transactional=True, retry=SOON)
+    async def raise_both(ctx, first, second):
+        calls.append(first)
+        raise_one = text("UPDATE payments SET amount = amount + 1 WHERE id = :id")
+        await ctx.session.execute(raise_one, {"id": first})
+        if len(calls) <= 2:
+            await barrier.wait()
+        await ctx.session.execute(raise_one, {"id": second})
+
+    @workflow
+    async def crosswise(ctx):
+        await asyncio.gather(raise_both(ctx, 1, 2), raise_both(ctx, 2, 1))
+
+    async with no_hang():
+        await shop.run(crosswise)
+    assert len(calls) > 2
+    async with sessions() as session:
+        assert list(await session.scalars(select(Payment.amount))) == [2, 2]
+
+
 async def test_attempts_that_fail_leave_no_writes(shop, sessions):
     calls = []
 
@@ -219,7 +281,9 @@ async def test_attempts_that_fail_leave_no_writes(shop, sessions):
     assert await payments(sessions) == [3]
 
 
-async def test_a_stale_run_s_transaction_is_refused_as_a_whole(shop, sessions):
+@pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
+async def test_a_stale_run_s_transaction_is_refused_as_a_whole(dsn, schema, sessions, level):
+    engine = engine_in(dsn, schema, isolation_level=level)
     waits, goes_on = asyncio.Event(), asyncio.Event()
 
     @step(transactional=True)
@@ -232,18 +296,19 @@ async def test_a_stale_run_s_transaction_is_refused_as_a_whole(shop, sessions):
     async def once(ctx):
         await slow(ctx)
 
-    ctx = await shop.create_workflow("once")
-    stale = asyncio.create_task(once(ctx))
-    async with no_hang():
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as shop, no_hang():
+        ctx = await shop.create_workflow("once")
+        stale = asyncio.create_task(once(ctx))
         await waits.wait()
         other = await shop.get_workflow(ctx.id())
         await other.start()
         goes_on.set()
         with pytest.raises(WorkflowFencedError):
             await stale
-    assert await payments(sessions) == []
-    assert "SUCCESS" not in (await _steps(shop, ctx.id())).values()
-    await other.fail("the end")
+        assert await payments(sessions) == []
+        assert "SUCCESS" not in (await _steps(shop, ctx.id())).values()
+        await other.fail("the end")
+    await engine.dispose()
 
 
 async def test_a_cancelled_step_leaves_nothing(shop, sessions):
@@ -322,6 +387,140 @@ async def test_a_connection_lost_with_the_commit_costs_and_doubles_nothing(shop,
         assert value == {"payment": await session.scalar(select(Payment.id))}
 
 
+@pytest.mark.parametrize("fault", [Fault.SILENT_BEFORE, Fault.SILENT_AFTER])
+async def test_a_server_that_falls_silent_at_the_commit_costs_and_doubles_nothing(
+    dsn, schema, sessions, sql, *, fault
+):
+    async with Wire(dsn, sql) as wire, no_hang():
+        engine = engine_in(wire.dsn, schema)
+        event.listen(engine.sync_engine, "commit", lambda _connection: wire.arm(1, fault), once=True)
+        async with Admin(dsn, schema, timeout=0.5, sessionmaker=async_sessionmaker(engine)) as admin:
+            assert await admin.run(buy_patiently) == "paid"
+        assert wire.fired
+        await engine.dispose()
+    assert await payments(sessions) == [1]
+
+
+@step(transactional=True, retry=SOON)
+async def pay_patiently(ctx):
+    await pay.__wrapped__(ctx, 1)
+    return "paid"
+
+
+@workflow
+async def buy_patiently(ctx):
+    return await pay_patiently(ctx)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_commit_of_which_nothing_is_heard_ends_the_run_within_our_patience(
+    dsn, schema, sessions, sql, *, is_cancelled
+):
+    @step(transactional=True)
+    async def held(ctx):
+        await pay.__wrapped__(ctx, 1)
+        # From now on nobody can tell whether the transaction goes on.
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR SHARE", ctx.id())
+
+    @workflow
+    async def holding(ctx):
+        await held(ctx)
+
+    began = asyncio.Event()
+
+    def commits(_connection):
+        wire.arm(1, Fault.SILENT_AFTER)
+        began.set()
+
+    async with Wire(dsn, sql) as wire, no_hang():
+        engine = engine_in(wire.dsn, schema)
+        event.listen(engine.sync_engine, "commit", commits, once=True)
+        async with Admin(dsn, schema, timeout=0.5, patience=0.5, sessionmaker=async_sessionmaker(engine)) as admin:
+            ctx = await admin.create_workflow("holding")
+            transaction = sql.transaction()
+            await transaction.start()
+            run = asyncio.create_task(holding(ctx))
+            await began.wait()
+            if is_cancelled:
+                await _cancelled_twice(run)
+            with pytest.raises(asyncio.CancelledError if is_cancelled else DatabaseUnavailableError):
+                await run
+            await transaction.rollback()
+            await holding(await admin.get_workflow(ctx.id()))
+        await engine.dispose()
+    assert await payments(sessions) == [1]
+
+
+async def _cancelled_twice(task):
+    """Cancel a task, and once more when it has heard of that; it goes on all the same."""
+    for _ in range(2):
+        task.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert not task.done()
+
+
+async def _commits_slowly(sessions, sql):
+    """Let each commit of a payment wait for a lock, take that, and return what tells whether one waits."""
+    key = await sql.fetchval("SELECT abs(hashtext(current_schema())::bigint)")
+    function = f"""
+        CREATE FUNCTION wait_for_lock() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock_shared({key}); RETURN NULL; END $$"""
+    trigger = """
+        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON payments DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait_for_lock()"""
+    async with sessions.begin() as session:
+        await session.execute(text(function))
+        await session.execute(text(trigger))
+    await sql.execute(f"SELECT pg_advisory_lock({key})")
+
+    async def one_waits():
+        return await sql.fetchval(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = $1::bigint::oid",
+            key,
+        )
+
+    return one_waits
+
+
+async def test_cancellations_wait_for_the_end_of_a_commit(shop, sessions, sql):
+    one_waits = await _commits_slowly(sessions, sql)
+    ctx = await shop.create_workflow("buy")
+    async with no_hang():
+        run = asyncio.create_task(buy(ctx, 1))
+        await until(one_waits)
+        await _cancelled_twice(run)
+        await sql.execute("SELECT pg_advisory_unlock_all()")
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert await payments(sessions) == [1]
+        assert await _steps(shop, ctx.id()) == {"pay": "SUCCESS"}
+        assert (await shop.list_workflows())[0].status == "RUNNING"
+        assert await buy(await shop.get_workflow(ctx.id()), 1) == {"payment": 1}
+    assert await payments(sessions) == [1]
+
+
+async def test_a_session_that_is_not_back_when_its_commit_is_over_harms_nobody(dsn, schema, app, sessions):
+    """The connection may be somebody else's by then."""
+    engine = engine_in(dsn, schema, pool_size=1, max_overflow=0)
+    limit = 1.0
+    served = []
+
+    class Tardy(AsyncSession):
+        async def commit(self):
+            await super().commit()
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+                await asyncio.sleep(1.5 * limit)
+                served.append(await connection.scalar(text("SELECT 2")))
+
+    async with Admin(dsn, schema, timeout=limit, sessionmaker=async_sessionmaker(engine, class_=Tardy)) as admin:
+        assert await admin.run(buy, 1) == {"payment": 1}
+    await engine.dispose()
+    assert served == [2]
+    assert await payments(sessions) == [1]
+
+
 async def test_it_may_use_savepoints_and_roll_back_what_it_wrote(shop, sessions):
     @step(transactional=True)
     async def partly(ctx):
@@ -374,6 +573,101 @@ async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(sh
 
     async with no_hang():
         assert await shop.run(both) < 5
+
+
+def _engine_of_level(dsn, schema, level, where):
+    """Make an engine whose transactions have the level: by its own options, or by the server's default."""
+    if where == "engine":
+        return engine_in(dsn, schema, isolation_level=level)
+    settings = {"search_path": f'"{schema}"', "default_transaction_isolation": level.lower()}
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, server_settings=settings)
+    )
+
+
+async def _runs_long(admin, ctx):
+    """Wait until a step that begins now is marked, and with it those that began before."""
+    seen = asyncio.Event()
+
+    @step
+    async def beside(_ctx):
+        await seen.wait()
+
+    async def is_marked():
+        return (await _steps(admin, ctx.id())).get("beside") == "RUNNING"
+
+    task = asyncio.create_task(beside(ctx))
+    await until(is_marked)
+    seen.set()
+    await task
+
+
+@pytest.mark.without_replay("the body waits until its steps are seen to be running")
+@pytest.mark.parametrize("where", ["engine", "server"])
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_long_step_succeeds_at_once_at_every_level(dsn, schema, sessions, *, level, where):
+    engine = _engine_of_level(dsn, schema, level, where)
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    @step(transactional=True)
+    async def slow(ctx):
+        await pay.__wrapped__(ctx, 1)
+        waits.set()
+        await goes_on.wait()
+        return await ctx.session.scalar(text("SHOW transaction_isolation"))
+
+    @workflow
+    async def both(ctx):
+        task = asyncio.create_task(slow(ctx))
+        await waits.wait()
+        await _runs_long(admin, ctx)
+        shown = (await _steps(admin, ctx.id())).get("slow")
+        goes_on.set()
+        return [shown, await task]
+
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
+        shown = "RUNNING" if level == "READ COMMITTED" else None
+        assert await admin.run(both) == [shown, level.lower()]
+    await engine.dispose()
+    assert await payments(sessions) == [1]
+
+
+@pytest.mark.without_replay("the body waits until its step is seen to be running")
+@pytest.mark.parametrize("mark", ["written", "on its way"])
+async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(dsn, schema, sessions, mark):
+    engine = engine_in(dsn, schema, isolation_level="SERIALIZABLE")
+    on_its_way, lets_through = asyncio.Event(), asyncio.Event()
+
+    async def gate(records, write):
+        if any(getattr(each, "output", "") is None and each.error is None for each in records):
+            on_its_way.set()
+            await lets_through.wait()
+        return await write()
+
+    @step(transactional=True)
+    async def late(ctx):
+        async def is_marked():
+            return (await _steps(admin, ctx.id())).get("late") == "RUNNING"
+
+        await on_its_way.wait()
+        if mark == "written":
+            lets_through.set()
+            await until(is_marked)
+        first = asyncio.create_task(pay.__wrapped__(ctx, 1))
+        await asyncio.wait([first], timeout=0.2)  # which it waits in vain, for the statement waits for the mark
+        lets_through.set()
+        await until(is_marked)
+        return await first
+
+    @workflow
+    async def buy_late(ctx):
+        return await late(ctx)
+
+    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
+        (await admin.store()).journal.gate = gate
+        assert await admin.run(buy_late) == {"payment": 1}
+    await engine.dispose()
+    assert await payments(sessions) == [1]
 
 
 async def test_what_it_enqueues_in_its_session_is_part_of_it(shop, sessions):
