@@ -165,9 +165,13 @@ async def outlook(connection: AsyncConnection) -> Outlook:
     return Outlook(frozenset(held), frozenset(open_), next_due)
 
 
-async def queues(connection: AsyncConnection, names: list[str]) -> list[str]:
-    """Return the queues in which live workflows of these names are, those that wait for a time too."""
-    found = await connection.execute(_QUEUES.where(Workflow.name.in_(names)))
+async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:
+    """Return the queues in which live workflows of these names are, those that wait for a time too.
+
+    `codec` names what they are written with, None for strict JSON: no claim takes others.
+    """
+    is_ours = Workflow.name.in_(names), Workflow.codec.is_not_distinct_from(codec)
+    found = await connection.execute(_QUEUES.where(*is_ours))
     return [str(queue) for (queue,) in found]
 
 
@@ -178,7 +182,11 @@ _OUTLOOK: Any = select(
 _QUEUES: Any = (
     select(Workflow.queue)
     .distinct()
-    .where(Workflow.queue.is_not(None), Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None))
+    .where(
+        Workflow.status.in_(_LIVE),
+        Workflow.queue.is_not(None),
+        Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None),
+    )
 )
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple
 from uuid import uuid4
 
 from pgqrs.admin import Admin
 from pgqrs.context import PyWorkflow
 from pgqrs.decorators import Definition, definition_of
 from pgqrs.errors import InvariantError, RunEndedError
-from pgqrs.handles import WorkflowHandle
+from pgqrs.reading import as_text, naming, read_workflow
 from pgqrs.runtime.runs import Held, Runs
 from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.repositories import WorkflowRepository
@@ -22,6 +23,7 @@ from pgqrs.storage.store import Store
 from pgqrs.storage.watch import Watch
 from pgqrs.testing.clocks import PAUSE, TestClock
 from pgqrs.testing.enqueued import skipping
+from pgqrs.testing.recorded import Recorded
 from pgqrs.testing.scratch import scratch_admin
 from pgqrs.types import (
     ClaimedRun,
@@ -44,12 +46,26 @@ DYING = 5.0
 
 _ENDED = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
+_NUMBERS = re.compile(r"(\d+(?:[.,]\d+)*)")
+
+_RESULTS_MAY_DIFFER = (
+    "\nTwo runs without a crash differ as well. If they may (an id, a random number, the time), tell what "
+    "must be the same: crash_everywhere(..., compare=lambda result: ...)."
+)
+
+_RUNS_DIFFER = (
+    "\nTwo runs without a crash differ as well: which steps there are and how it fails must not depend on a "
+    "random number, the time, or what a process remembers."
+)
+
+Compare: TypeAlias = Callable[[Any], object]
+
 
 async def crash_everywhere(
     workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
     *args: *Ts,
     admin: Admin | None = None,
-    compare: Callable[[Any], object] | None = None,
+    compare: Compare | None = None,
     timeout: float = 30.0,
 ) -> R:
     """Assert that a workflow survives a crash at any moment, and return what it returns.
@@ -62,20 +78,20 @@ async def crash_everywhere(
 
     Asserted of each of these runs:
 
-    * the same result, or the same error;
+    * the same result, or the same error: of the same class and with the same message, but for the workflow's id;
     * the same steps are recorded, and what was recorded before the crash stays as it was;
     * no step's function was begun more often than one crash explains, and none that was recorded begins again;
     * the tables hold nothing that they must never hold.
 
     `workflow` is a function decorated with `@workflow`. `admin` is that of the fixture `pgqrs_admin` or of
     `scratch_admin`, whose time is skipped, or any other; without one an embedded server is used. `compare` is
-    called with a result and returns what of it must be the same; give it where results hold an id of the workflow,
-    a random number or the time. `timeout` bounds each run, in seconds.
+    called with a result, as the workflow's handle returns it, and returns what of it must be the same; give it
+    where results hold an id of the workflow, a random number or the time. `timeout` bounds each run, in seconds.
 
     It is a kill as far as one can be in a process that lives on: the run's tasks are cancelled, so ``finally:``
     blocks run, but nothing that they do is recorded; a thread of ``@step(thread=True)`` goes on to its end.
 
-    Raises `AssertionError`, which names the crash and the difference.
+    Raises `AssertionError`, which names the crash and the difference, and what the workflow raises each time.
     """
     definition = definition_of(workflow)
     async with AsyncExitStack() as stack:
@@ -87,13 +103,8 @@ async def crash_everywhere(
         for number in range(1, len(undisturbed.writes) + 1):
             for after in (False, True):
                 crash = _Crash(number, after=after)
-                await _check(lab, undisturbed, await lab.run(crash), crash, compare or _itself)
-        handle: WorkflowHandle[R] = survivor.handle(undisturbed.record.id)
-        return await handle.result()
-
-
-def _itself(value: Any) -> object:
-    return value
+                await _check(lab, undisturbed, await lab.run(crash), crash, compare)
+        return await survivor.handle(undisturbed.record.id, workflow).result()
 
 
 @asynccontextmanager
@@ -173,7 +184,7 @@ class _Begun(RunningMarks):
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """How a workflow was run to its end: its writes until the crash, its record, and its steps.
+    """How a workflow was run to its end: its writes until the crash, its record and its result, and its steps.
 
     `begun` counts how often each step was, in all and after the crash (`begun_after`); `kept` is what was recorded
     of the steps at the crash.
@@ -181,6 +192,7 @@ class _Trial:
 
     writes: list[str]
     record: WorkflowRecord
+    result: Recorded
     steps: Mapping[str, StepRecord]
     begun: Mapping[str, int]
     begun_after: Mapping[str, int]
@@ -244,9 +256,12 @@ class _Laboratory:
         kept = await self._steps(handle.id)
         await self._find_dead(handle.id)
         await self._carry_on(1, handle.id, None)
+        ended = await self._record(handle.id)
+        record = read_workflow(survivor.codec, ended)
         return _Trial(
             crash.writes,
-            await self._record(handle.id),
+            record,
+            Recorded(self._result(ended), record.output),
             await self._steps(handle.id),
             begun[0].counts + begun[1].counts,
             begun[1].counts,
@@ -303,7 +318,15 @@ class _Laboratory:
         )
 
     async def _record(self, workflow_id: int) -> WorkflowRecord:
-        return await self._stores[1].workflow(workflow_id, self._admins[1].codec.decode)
+        """Return the workflow's record; its payloads are texts."""
+        return await self._stores[1].workflow(workflow_id, as_text)
+
+    def _result(self, ended: WorkflowRecord) -> Any:
+        """Return what the workflow returned, as its function is annotated, None if it failed."""
+        if ended.output is None:
+            return None
+        with naming(ended.id):
+            return self._definition.returns.codec(self._admins[1].codec).decode(ended.output)
 
     async def _steps(self, workflow_id: int) -> dict[str, StepRecord]:
         return {each.step_id: each for each in await self._admins[1].list_steps(workflow_id)}
@@ -314,7 +337,7 @@ class _Laboratory:
 
 
 async def _check(
-    lab: _Laboratory, undisturbed: _Trial, trial: _Trial, crash: _Crash, compare: Callable[[Any], object]
+    lab: _Laboratory, undisturbed: _Trial, trial: _Trial, crash: _Crash, compare: Compare | None
 ) -> None:
     differences = [*_differences(undisturbed, trial, compare)]
     try:
@@ -323,21 +346,26 @@ async def _check(
         differences.append(str(error))
     if not differences:
         return
-    hint = ""
-    if [*_differences(undisturbed, await lab.run(_Crash()), compare)]:
-        hint = (
-            "\nTwo runs without a crash differ as well. If they may (an id, a random number, the time), tell what "
-            "must be the same: crash_everywhere(..., compare=lambda result: ...)."
-        )
+    hint = _hint(undisturbed, await lab.run(_Crash()), compare)
     listed = "\n".join(f"    {each}" for each in differences)
     raise AssertionError(f"{crash} the workflow {undisturbed.record.name!r} went another way:\n{listed}{hint}")
 
 
-def _differences(undisturbed: _Trial, trial: _Trial, compare: Callable[[Any], object]) -> Iterator[str]:
+def _hint(undisturbed: _Trial, again: _Trial, compare: Compare | None) -> str:
+    """Return what to say of two runs without a crash, if they differ."""
+    differences = [*_differences(undisturbed, again, compare)]
+    if not differences:
+        return ""
+    both_succeeded = undisturbed.record.status == again.record.status == WorkflowStatus.SUCCESS
+    in_results = both_succeeded and not _is_same_outcome(undisturbed, again, compare)
+    return _RESULTS_MAY_DIFFER if in_results and len(differences) == 1 else _RUNS_DIFFER
+
+
+def _differences(undisturbed: _Trial, trial: _Trial, compare: Compare | None) -> Iterator[str]:
     """Yield what speaks against the trial, a sentence each."""
-    wanted, got = _outcome(undisturbed.record, compare), _outcome(trial.record, compare)
-    if wanted != got:
-        yield f"it {_outcome_told(got)}, and without a crash it {_outcome_told(wanted)}."
+    if not _is_same_outcome(undisturbed, trial, compare):
+        wanted, got = _outcome_told(undisturbed, compare), _outcome_told(trial, compare)
+        yield f"it {got}, and without a crash it {wanted}."
     yield from _other_steps(undisturbed, trial)
     for step_id, kept in trial.kept.items():
         if kept.status == StepStatus.SUCCESS and trial.steps.get(step_id) != kept:
@@ -357,20 +385,42 @@ def _other_steps(undisturbed: _Trial, trial: _Trial) -> Iterator[str]:
         yield f"it has a step {step_id!r}, which it has not without a crash."
 
 
-def _outcome(record: WorkflowRecord, compare: Callable[[Any], object]) -> tuple[WorkflowStatus, object]:
-    if record.error is not None:
-        return record.status, f"{record.error.get('type')}: {record.error.get('message')}"
-    return record.status, compare(record.output) if record.status == WorkflowStatus.SUCCESS else None
+def _is_same_outcome(one: _Trial, other: _Trial, compare: Compare | None) -> bool:
+    if one.record.status != other.record.status:
+        return False
+    if one.record.status != WorkflowStatus.SUCCESS:
+        return _is_same_error(one.record, other.record)
+    if compare is None:
+        return one.result.is_like(other.result)
+    return bool(compare(one.result.value) == compare(other.result.value))
 
 
-def _outcome_told(outcome: tuple[WorkflowStatus, object]) -> str:
-    status, value = outcome
-    match status:
+def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
+    """Tell whether two errors are the same; where one tells its workflow's id the other tells that of its own."""
+    (kind, message), (other_kind, other_message) = _error(one), _error(other)
+    words, other_words = _NUMBERS.split(message), _NUMBERS.split(other_message)
+    own = str(one.id), str(other.id)
+    return (
+        kind == other_kind
+        and len(words) == len(other_words)
+        and all(pair[0] == pair[1] or pair == own for pair in zip(words, other_words, strict=True))
+    )
+
+
+def _error(record: WorkflowRecord) -> tuple[str, str]:
+    """Return the class's name and the message of a workflow's error; of one that was cancelled they are empty."""
+    error = record.error or {}
+    return str(error.get("type", "")), str(error.get("message", ""))
+
+
+def _outcome_told(trial: _Trial, compare: Compare | None) -> str:
+    match trial.record.status:
         case WorkflowStatus.SUCCESS:
-            return f"returned {value!r}"
+            value = trial.result.value
+            return f"returned {value if compare is None else compare(value)!r}"
         case WorkflowStatus.ERROR:
-            return f"raised {value}"
-        case _:
+            return "raised {}: {}".format(*_error(trial.record))
+        case status:
             return f"ended as {status}"
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgqrs.admin import Admin
 from pgqrs.decorators import Definition, definition_of
+from pgqrs.errors import SerializationError
+from pgqrs.reading import as_text, read_workflow
 from pgqrs.runtime.here import Here
 from pgqrs.runtime.runs import Runs
+from pgqrs.serialization import recorded_name
 from pgqrs.storage import testbed
 from pgqrs.storage.watch import Watch
 from pgqrs.testing.clocks import PAUSE, TestClock
+from pgqrs.testing.recorded import Arguments
 from pgqrs.types import WorkflowRecord, WorkflowStatus
 
 PAGE = 500
@@ -37,15 +40,17 @@ async def assert_enqueued(
     """Assert that a workflow waits in a queue to be run, and return the newest that does.
 
     Of `workflow`, a function decorated with `@workflow`; with these arguments, if any are given; of this `key` and
-    in this `queue`, if they are. One that a worker has begun counts while it sleeps or waits for a retry. Raises
-    `AssertionError`, which lists what is enqueued.
+    in this `queue`, if they are. Arguments are compared as they are recorded, whether they were given by position,
+    by name, or left to their defaults. One that a worker has begun counts while it sleeps or waits for a retry.
+
+    Raises `AssertionError`, which lists what is enqueued; `TypeError` for arguments that the workflow cannot be
+    called with, and `SerializationError` for some that cannot be recorded, as `Admin.enqueue` does.
     """
-    definition = definition_of(workflow)
+    wanted = _Wanted(admin, definition_of(workflow), args, kwargs, key=key, queue=queue)
     queued = await _queued(admin)
-    wanted = _Wanted(admin, definition, args, kwargs, key=key, queue=queue)
     for each in queued:
         if wanted.is_met_by(each):
-            return each
+            return each.record
     raise AssertionError(f"{wanted} is not enqueued; {_listed(queued)}")
 
 
@@ -58,9 +63,8 @@ async def assert_not_enqueued(
     **kwargs: Any,
 ) -> None:
     """Assert that no such workflow waits in a queue; in everything else as `assert_enqueued`."""
-    queued = await _queued(admin)
     wanted = _Wanted(admin, definition_of(workflow), args, kwargs, key=key, queue=queue)
-    found = [each for each in queued if wanted.is_met_by(each)]
+    found = [each for each in await _queued(admin) if wanted.is_met_by(each)]
     if found:
         raise AssertionError(f"{wanted} is enqueued; {_listed(found)}")
 
@@ -75,7 +79,8 @@ async def run_enqueued(
 
     They run as in a `Worker`: by priority, then by age; an error of a workflow is recorded, and its handle raises
     it. `queues` are all of them by default. What sleeps or is to be tried again has its time skipped where the
-    `admin` has a `TestClock`; where it has not, what is due later is left. Returns how many workflows were run.
+    `admin` has a `TestClock`; where it has not, what is due later is left. What was written with another codec is
+    left too, as a `Worker` leaves it. Returns how many workflows were run.
     """
     definitions = {each.name: each for each in map(definition_of, workflows)}
     chosen = None if queues is None else list(queues)
@@ -86,6 +91,13 @@ async def run_enqueued(
             return await _Inline(admin, here, watch, definitions, chosen).run()
     finally:
         await watch.close()
+
+
+class _Queued(NamedTuple):
+    """What waits in a queue, and the text of its input."""
+
+    record: WorkflowRecord
+    input: str
 
 
 class _Wanted:
@@ -101,36 +113,33 @@ class _Wanted:
         key: str | None,
         queue: str | None,
     ) -> None:
+        self._codec = admin.codec
         self._definition = definition
         self._key = key
         self._queue = queue
-        given = {"args": list(args), "kwargs": kwargs}
-        # As it would be stored: a tuple is a list.
-        self._input = admin.codec.decode(admin.codec.encode(given).text) if args or kwargs else None
+        self._arguments = Arguments.of(self._codec, definition, args, kwargs) if args or kwargs else None
 
     def __str__(self) -> str:
-        shown = "..." if self._input is None else _shown(self._input)
+        shown = "..." if self._arguments is None else _shown(self._arguments.plain)
         key = "" if self._key is None else f" of the key {self._key!r}"
         queue = "" if self._queue is None else f" in the queue {self._queue!r}"
         return f"{self._definition.name}({shown}){key}{queue}"
 
-    def is_met_by(self, record: WorkflowRecord) -> bool:
+    def is_met_by(self, queued: _Queued) -> bool:
         """Tell whether a workflow is it."""
+        record = queued.record
         return (
             record.name == self._definition.name
             and self._key in {None, record.key}
             and self._queue in {None, record.queue}
-            and (self._input is None or self._bound(record.input) == self._bound(self._input))
+            and (self._arguments is None or self._is_called_with(self._arguments, queued.input))
         )
 
-    def _bound(self, given: Any) -> object:
-        """Return arguments by the parameters' names, for they can be given by position or by name."""
+    def _is_called_with(self, arguments: Arguments, text: str) -> bool:
         try:
-            bound = inspect.signature(self._definition.function).bind(None, *given["args"], **given["kwargs"])
-        except TypeError:
-            return given
-        bound.apply_defaults()
-        return dict(list(bound.arguments.items())[1:])
+            return arguments.are_like(Arguments(self._codec, self._definition, text))
+        except (TypeError, SerializationError):  # written when the function was another
+            return False
 
 
 class _Inline:
@@ -147,6 +156,7 @@ class _Inline:
         self._here = here
         self._watch = watch
         self._names = list(definitions)
+        self._codec = recorded_name(admin.codec)
         self._queues = queues
         self._skips = isinstance(admin.clock, TestClock)
         self._left = asyncio.Event()
@@ -165,7 +175,9 @@ class _Inline:
         return len(self._ids)
 
     async def _busy_queues(self) -> list[str]:
-        found = await self._here.store.database.patiently(lambda each: testbed.queues(each, self._names))
+        found = await self._here.store.database.patiently(
+            lambda each: testbed.queues(each, self._names, self._codec)
+        )
         return [each for each in found if self._queues is None or each in self._queues]
 
     async def _run_next(self, queues: list[str]) -> bool:
@@ -187,21 +199,23 @@ def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
     return admin.clock.skipping() if isinstance(admin.clock, TestClock) else nullcontext()
 
 
-async def _queued(admin: Admin) -> list[WorkflowRecord]:
+async def _queued(admin: Admin) -> list[_Queued]:
     """Return all that waits in a queue, newest first."""
-    found: list[WorkflowRecord] = []
+    store = await admin.store()
+    found: list[_Queued] = []
     before: int | None = None
-    while page := await admin.list_workflows(limit=PAGE, before=before):
-        found += [each for each in page if each.queue is not None and each.status in _QUEUED]
+    while page := await store.workflows(as_text, status=None, name=None, limit=PAGE, before=before):
+        queued = [each for each in page if each.queue is not None and each.status in _QUEUED]
+        found += [_Queued(read_workflow(admin.codec, each), each.input) for each in queued]
         before = page[-1].id
     return found
 
 
-def _listed(records: list[WorkflowRecord]) -> str:
-    if not records:
+def _listed(queued: list[_Queued]) -> str:
+    if not queued:
         return "nothing is."
-    lines = [f"    {_told(each)}" for each in records[:SHOWN]]
-    more = len(records) - SHOWN
+    lines = [f"    {_told(each.record)}" for each in queued[:SHOWN]]
+    more = len(queued) - SHOWN
     if more > 0:
         lines.append(f"    and {more} more")
     return "\n".join(["there are:", *lines])

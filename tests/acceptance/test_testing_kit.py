@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import re
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from pgqrs import (
     NotInstalledError,
     PyWorkflow,
     RetryPolicy,
+    SerializationError,
     TransientError,
     Worker,
     WorkflowNotFoundError,
@@ -27,6 +29,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.codecs import PydanticCodec
 from pgqrs.storage import testbed
 from pgqrs.testing import (
     TestClock,
@@ -66,6 +69,10 @@ async def raw(pgqrs_dsn, kit, clock):
     connection = await asyncpg.connect(pgqrs_dsn, server_settings={"search_path": path})
     yield connection
     await connection.close()
+
+
+class Colour(enum.Enum):
+    RED = "red"
 
 
 calls = Counter()
@@ -422,6 +429,61 @@ async def test_a_workflow_that_fails_fails_the_same_after_every_crash(kit):
         await crash_everywhere(fails, 3, admin=kit)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "workflow {id} is refused",
+        "workflow {id}: 1 of 2 lines, in 3.5 s",  # whichever run has one of these for its id
+        "order_{id}, v1",
+    ],
+)
+async def test_an_error_may_tell_the_workflows_own_id(kit, told):
+    @workflow
+    async def refused(ctx: PyWorkflow) -> None:
+        await double(ctx, 1)
+        raise ValueError(told.format(id=ctx.id()))
+
+    with pytest.raises(ValueError, match=re.escape(told.format(id=1))):
+        await crash_everywhere(refused, admin=kit)
+
+
+async def test_a_workflow_that_times_out_does_so_after_every_crash(kit):
+    @workflow(timeout=60)
+    async def late(ctx: PyWorkflow) -> None:
+        await double(ctx, 1)
+        await ctx.sleep(DAY)
+
+    async with no_hang():
+        with pytest.raises(WorkflowTimeoutError, match="workflow 1 was not finished"):
+            await crash_everywhere(late, admin=kit)
+
+
+@pytest.mark.parametrize("told", ["{id}.5 of them", "{id}0 of them", "{runs} runs"])
+async def test_errors_that_tell_another_number_are_told_without_a_word_of_compare(kit, told):
+    @workflow
+    async def counts(ctx: PyWorkflow) -> None:
+        calls["runs"] += 1
+        await double(ctx, 1)
+        raise ValueError(told.format(id=ctx.id(), runs=calls["runs"]))
+
+    with pytest.raises(AssertionError, match=r"it raised ValueError: .* without a crash it raised") as found:
+        await crash_everywhere(counts, admin=kit)
+    assert "Two runs without a crash differ as well: which steps there are and how it fails" in str(found.value)
+    assert "compare=" not in str(found.value)
+
+
+async def test_errors_of_other_classes_differ(kit):
+    @workflow
+    async def either(ctx: PyWorkflow) -> None:
+        await double(ctx, 1)
+        raise ValueError("no") if ctx.id() == 1 else KeyError("no")
+
+    with pytest.raises(
+        AssertionError, match="it raised KeyError: 'no', and without a crash it raised ValueError: no"
+    ):
+        await crash_everywhere(either, admin=kit)
+
+
 @pytest.mark.without_replay("the body is to run once without a crash")
 async def test_a_body_that_goes_another_way_is_told_with_the_crash_and_the_difference(kit):
     @workflow
@@ -460,6 +522,17 @@ async def test_results_that_differ_anyway_are_told_to_and_can_be_compared_otherw
         await crash_everywhere(named, admin=kit)
     result = await crash_everywhere(named, admin=kit, compare=lambda result: result["value"])
     assert result["value"] == 2
+
+
+async def test_compare_is_not_recommended_where_steps_differ_too(kit):
+    @workflow
+    async def named(ctx: PyWorkflow) -> int:
+        return await double(ctx, ctx.id())
+
+    with pytest.raises(AssertionError, match="no step 'double:1'") as told:
+        await crash_everywhere(named, admin=kit)
+    assert "which steps there are" in str(told.value)
+    assert "compare=" not in str(told.value)
 
 
 @pytest.mark.without_replay("the body is to run once without a crash")
@@ -531,6 +604,55 @@ async def test_what_is_enqueued_is_found(kit):
         await assert_not_enqueued(kit, quick)
 
 
+async def test_arguments_are_those_that_are_recorded_with_their_defaults(kit):
+    @workflow
+    async def cuts(
+        ctx: PyWorkflow, n: int, pair: tuple[int, int] = (1, 2), colour: Colour = Colour.RED
+    ) -> None: ...
+
+    await kit.enqueue(cuts, 1)
+    await kit.enqueue(cuts, 2, (1, 2))
+    for given in [(1,), (1, (1, 2)), (1, [1, 2]), (2,), (2, (1, 2))]:
+        await assert_enqueued(kit, cuts, *given)
+        with pytest.raises(AssertionError, match="is enqueued"):
+            await assert_not_enqueued(kit, cuts, *given)
+    await assert_not_enqueued(kit, cuts, 1, (2, 1))
+    await assert_not_enqueued(kit, cuts, 1, colour="red")  # strict JSON cannot carry what it is by default
+    with pytest.raises(SerializationError):
+        await assert_enqueued(kit, cuts, 1, colour=Colour.RED)
+
+
+async def test_arguments_of_every_kind_are_compared_by_their_parameters(kit):
+    @workflow
+    async def every(ctx: PyWorkflow, a: int = 1, /, b: int = 2, *rest: int, c: int = 3, **more: int) -> None: ...
+
+    await kit.enqueue(every)
+    for args, kwargs in [((1,), {}), ((), {"b": 2}), ((1, 2), {"c": 3})]:
+        await assert_enqueued(kit, every, *args, **kwargs)
+    for args, kwargs in [((2,), {}), ((1, 2, 3), {}), ((), {"d": 4})]:
+        await assert_not_enqueued(kit, every, *args, **kwargs)
+    await kit.enqueue(every, 1, 2, 3, d=4)
+    await assert_enqueued(kit, every, 1, 2, 3, d=4, c=3)
+    await assert_not_enqueued(kit, every, 1, 2, 4, d=4)
+
+
+async def test_arguments_that_do_not_fit_are_an_error_and_not_an_answer(kit):
+    for check in (assert_enqueued, assert_not_enqueued):
+        with pytest.raises(TypeError, match=r"'quick' cannot be called like that: .*'n'"):
+            await check(kit, quick, m=1)
+        with pytest.raises(TypeError, match="'quick' cannot be called like that: too many"):
+            await check(kit, quick, 1, 2)
+
+
+async def test_what_was_enqueued_when_the_function_was_another_is_called_with_nothing_of_now(kit):
+    @workflow(name="quick")
+    async def quick_before(ctx: PyWorkflow, n: int, m: int) -> None: ...
+
+    await kit.enqueue(quick_before, 1, 2)
+    await assert_enqueued(kit, quick)
+    await assert_not_enqueued(kit, quick, 1)
+
+
 async def test_what_has_run_is_enqueued_no_more(kit):
     with pytest.raises(AssertionError, match="nothing is"):
         await assert_enqueued(kit, quick)
@@ -589,6 +711,29 @@ async def test_under_the_machines_clock_what_is_due_later_is_left(admin):
     await admin.enqueue(quick, 2)
     assert await run_enqueued(admin, [quick]) == 1
     await assert_enqueued(admin, quick, 1)
+
+
+async def test_what_another_codec_has_written_is_left_and_not_waited_for(kit, clock, pgqrs_dsn):
+    foreign = await kit.enqueue(quick, 1)
+    later = await kit.options(delay=DAY, queue="other").enqueue(quick, 1)
+    async with Admin(pgqrs_dsn, clock.schema, codec=PydanticCodec(), clock=clock) as other, no_hang():
+        clock.follow(other)
+        assert await run_enqueued(other, [quick]) == 0
+        own = await other.enqueue(quick, 2)
+        assert await run_enqueued(other, [quick]) == 1
+        assert await own.result() == 4
+        assert (await foreign.status(), await later.status()) == ("PENDING", "PENDING")
+        await other.enqueue(quick, 3)
+        assert await run_enqueued(kit, [quick]) == 2
+        assert await run_enqueued(other, [quick]) == 1
+        clock.leave(other)
+
+
+async def test_what_has_ended_is_not_waited_for_whatever_is_left_in_its_row(kit, raw):
+    await kit.options(delay=DAY).enqueue(quick, 1)
+    await raw.execute("UPDATE pgqrs_workflows SET status = 'CANCELLED'")
+    async with no_hang():
+        assert await run_enqueued(kit, [quick]) == 0
 
 
 # --- schemas ---
