@@ -330,26 +330,33 @@ class Steps:
         text = sealed(self.codec, dump_error(error, terminal=terminal, steps=behind))
         await self.record(execution, None, text)
 
-    async def record(self, execution: Execution, output: str | None, error: str | None = None) -> Outcome:
-        """Record the JSON text of the step's value, or of its error, and return what is recorded."""
+    def record(self, execution: Execution, output: str | None, error: str | None = None) -> Awaitable[Outcome]:
+        """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
         self._store.marks.ended(execution.started)
         record = StepOutcome(*execution.started, output, error, execution.elapsed(), execution.fingerprint)
         if self._interrupted:
             self._forget_interrupted(execution)
+        if self._stopping.lost is None and not self._journal.is_full and not _ALWAYS_REPLAYS:
+            return self._send(execution, record)
+        return self._send_patiently(execution, record)
+
+    async def _send_patiently(self, execution: Execution, record: StepOutcome) -> Outcome:
         try:
             self._stopping.check_not_lost()
-            if self._journal.is_full:
-                await self._journal.room()
+            await self._journal.room()
         except BaseException:
             self.give_up(execution)
             raise
-        recorded: asyncio.Future[Outcome] = self._stopping.loop.create_future()
-        self._journal.accept(record, partial(self._take_in, execution, recorded))
-        step_out(execution)
-        outcome = await recorded
+        outcome = await self._send(execution, record)
         if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
         return outcome
+
+    def _send(self, execution: Execution, record: StepOutcome) -> asyncio.Future[Outcome]:
+        recorded: asyncio.Future[Outcome] = self._stopping.loop.create_future()
+        self._journal.accept(record, partial(self._take_in, execution, recorded))
+        step_out(execution)
+        return recorded
 
     def _is_nobodys(self, execution: Execution, error: BaseException | None) -> bool:
         """Tell whether an error is no outcome of the step: the run made it, or a session was misused."""

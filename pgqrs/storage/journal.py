@@ -271,27 +271,25 @@ class Journal:
 
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
+        queue = self._queue
         batch: list[Entry] = []
         size = 0
         taken: dict[int, Taken] = {}
-        while self._queue and len(batch) < self.most and size < MAX_SIZE:
-            entry = self._queue[0]
-            if stalled := self._stalled.get(entry.record.workflow_id):
-                stalled.append(self._pop())
+        while queue and len(batch) < self.most and size < MAX_SIZE:
+            entry = queue[0]
+            if self._stalled and (stalled := self._stalled.get(entry.record.workflow_id)):
+                stalled.append(queue.popleft())
+                self._queued_size -= entry.size
                 continue
             if not _joins(entry.record, taken) or (entry.alone and batch):
                 break
-            batch.append(self._pop())
+            batch.append(queue.popleft())
             size += entry.size
             if entry.alone:
                 break
+        self._queued_size -= size
         self._make_room(len(batch))
         return batch
-
-    def _pop(self) -> Entry:
-        entry = self._queue.popleft()
-        self._queued_size -= entry.size
-        return entry
 
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
