@@ -15,20 +15,19 @@ from pgqrs import embedded
 
 FOLDER = ROOT / ".pgqrs" / "bench"
 
-_WORKFLOWS = """
-    INSERT INTO pgqrs.pgqrs_workflows
-        (id, name, status, epoch, claim, created_at, started_at, completed_at, input, output)
-    SELECT id, 'bench', 'SUCCESS', 1, gen_random_uuid(), now(), now(), now(),
-        json_build_object('args', json_build_array(id), 'kwargs', json_build_object()),
-        json_build_object('number', id)
-    FROM generate_series(1, {count}) AS id
-"""
 _QUEUED = """
     INSERT INTO pgqrs.pgqrs_workflows (id, name, status, queue, ready_at, input)
     SELECT id, 'bench', 'PENDING', 'default', now(),
         json_build_object('args', json_build_array(id), 'kwargs', json_build_object())
-    FROM generate_series({count} + 1, {count} + {queued}) AS id
+    FROM generate_series({first}, {last}) AS id
 """
+_FINISHED = """
+    UPDATE pgqrs.pgqrs_workflows
+    SET status = 'SUCCESS', epoch = 1, attempts = 1, claim = gen_random_uuid(), ready_at = NULL,
+        started_at = now(), completed_at = now(), updated_at = now(), output = json_build_object('number', id)
+    WHERE id BETWEEN {first} AND {last}
+"""
+_AT_ONCE = 1_000_000
 _STEPS = """
     INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output)
     SELECT id, 'step_' || number, 'SUCCESS', 1, now(), now(), '{{"step": 1, "ok": true}}'
@@ -78,12 +77,20 @@ class Server:
         self.execute("CHECKPOINT")
 
     def fill(self, database: str, *, finished: int, steps: int, queued: int) -> None:
-        """Fill pgqrs's tables with workflows, finished ones as the benchmark's own leave them, and queued ones."""
+        """Fill pgqrs's tables with workflows, finished ones as workers leave them, and queued ones.
+
+        What is finished was queued before, and has been tidied up after: inserted as finished it would leave room
+        for just one more row in each page, and what is enqueued then would be scattered as in no table that lived.
+        """
+        for first in range(1, finished + 1, _AT_ONCE):
+            these = {"first": first, "last": min(first + _AT_ONCE - 1, finished)}
+            self.execute(_QUEUED.format(**these), _FINISHED.format(**these), database=database)
+            self.vacuum(database)
+        last = finished + queued
         self.execute(
-            _WORKFLOWS.format(count=finished),
             _STEPS.format(count=finished, steps=steps),
-            _QUEUED.format(count=finished, queued=queued),
-            f"SELECT setval('pgqrs.pgqrs_workflows_id_seq', {finished + queued})",
+            _QUEUED.format(first=finished + 1, last=last),
+            f"SELECT setval('pgqrs.pgqrs_workflows_id_seq', {last})",
             database=database,
         )
         self.vacuum(database)
