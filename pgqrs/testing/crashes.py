@@ -373,9 +373,16 @@ def _differences(undisturbed: _Trial, trial: _Trial, compare: Compare | None) ->
         if kept.status == StepStatus.SUCCESS and trial.begun_after.get(step_id, 0):
             yield f"the step {step_id!r} was recorded, and began again after the crash."
     for step_id, count in trial.begun.items():
-        most = undisturbed.begun.get(step_id, 0) + 1
+        most = _begun_at_most(undisturbed, step_id) + 1
         if count > most and step_id in undisturbed.begun:
             yield f"the step {step_id!r} began {count} times, where one crash explains {most}."
+
+
+def _begun_at_most(undisturbed: _Trial, step_id: str) -> int:
+    """Return how often a step may begin without a crash: once an attempt, though one may wait in place."""
+    recorded = undisturbed.steps.get(step_id)
+    attempts = 0 if recorded is None else recorded.failures + 1
+    return max(undisturbed.begun.get(step_id, 0), attempts)
 
 
 def _other_steps(undisturbed: _Trial, trial: _Trial) -> Iterator[str]:
