@@ -7,15 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-import asyncpg
-
 from pgqrs.errors import WorkflowTimeoutError
 from pgqrs.failures import dump_error
 from pgqrs.storage import executors, queue
 from pgqrs.storage.channels import queue_channel
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import translated
-from pgqrs.storage.poolers import Driver
+from pgqrs.storage.poolers import Driver, close_driver
 from pgqrs.types import ClaimedRun
 
 _UNKNOWN_EVERY = 60
@@ -113,10 +111,7 @@ class Watch:
         async with self._one_at_a_time:
             connection, self._connection = self._connection, None
         if connection is not None:
-            try:
-                await connection.close(timeout=1)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection.terminate()
+            await close_driver(connection)
 
     async def _fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
         with translated(self._database.schema):
