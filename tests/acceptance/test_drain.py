@@ -164,7 +164,7 @@ async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
 
 async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, sql):
     own = Admin(dsn, schema)
-    own._limits = own._limits._replace(beat=0.1, expiry=0.5)
+    own._limits = own._limits._replace(beat=0.1, expiry=1.5)
     async with no_hang(), own, Worker(admin, [pausing_between]):  # the second knows not what the first runs
         worker = Worker(own, [pausing_within])
         await worker.start()
@@ -178,7 +178,7 @@ async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, s
             row = await sql.fetchrow("SELECT *, now() AS now FROM pgqrs_executors WHERE id = $1", executor)
             assert row["expires_at"] > row["now"]
             assert (row["stopped_at"], row["suspected_at"]) == (None, None)
-            return row["now"] - began > timedelta(seconds=1.5)
+            return row["now"] - began > timedelta(seconds=2)
 
         await until(long_after)
         assert await handle.status() == "RUNNING"
