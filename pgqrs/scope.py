@@ -25,17 +25,22 @@ class Scope(Protocol):
         ...
 
     @property
+    def owner(self) -> object:
+        """What stands for the context whose run the place is in."""
+        ...
+
+    @property
     def run(self) -> Body:
         """The run that the place is in."""
         ...
 
 
 class Body(Scope, Protocol):
-    """A run, as its steps see it; `owner` stands for the context whose run it is."""
+    """A run, as its steps see it, and as the context does, which takes its `steps` for what they are."""
 
-    owner: object
     workflow_id: int
     epoch: int
+    steps: Any
 
     def lose(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that the run can write nothing more."""
@@ -60,6 +65,7 @@ class Execution:
         "interrupted",
         "outer",
         "over",
+        "owner",
         "parent",
         "run",
         "session",
@@ -72,6 +78,7 @@ class Execution:
         self, run: Body, outer: Scope | None, parent: Scope, step_id: str, fingerprint: int | None
     ) -> None:
         self.run = run
+        self.owner = run.owner
         self.outer = outer
         self.fingerprint = fingerprint
         self.failures = 0
@@ -128,12 +135,8 @@ here: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
 def scope_of(owner: object) -> Scope | None:
     """Return where in a run of `owner`, which stands for a context, the calling task is, if it is in one."""
     scope = here.get()
-    while scope is not None and scope.run.owner is not owner:
+    while scope is not None and scope.owner is not owner:
         scope = scope.outer
-    return None if scope is None else _still_going(scope)
-
-
-def _still_going(scope: Scope) -> Scope:
     while isinstance(scope, Execution) and scope.over:
         scope = scope.parent
     return scope

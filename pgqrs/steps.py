@@ -26,7 +26,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, enclosing, here, scope_of, step_out, waits_for_any
 from pgqrs.serialization import Codec, is_sealing, is_typed, opened, sealed
 from pgqrs.stopping import Stopping
-from pgqrs.storage.journal import settle
+from pgqrs.storage.answers import Answer
 from pgqrs.storage.store import Store
 from pgqrs.trace import FailureTrace, RaisedBy
 from pgqrs.types import History, Outcome, StepFailure, StepOutcome
@@ -243,7 +243,7 @@ class Steps:
             execution.failures, execution.due = self._failed[step_id]
         if self._numbers:
             self._number_anew(execution)
-        self._store.marks.began(execution.started)
+        self._store.marks.began(execution.started, execution.began)
         if isinstance(scope, Execution):
             scope.wait_for(execution)
         here.set(execution)
@@ -353,7 +353,7 @@ class Steps:
         return outcome
 
     def _send(self, execution: Execution, record: StepOutcome) -> asyncio.Future[Outcome]:
-        recorded: asyncio.Future[Outcome] = self._stopping.loop.create_future()
+        recorded = Answer(loop=self._stopping.loop)
         self._journal.accept(record, partial(self._take_in, execution, recorded))
         step_out(execution)
         return recorded
@@ -406,16 +406,14 @@ class Steps:
         step_out(execution)
         self._settle(execution)
 
-    def _take_in(
-        self, execution: Execution, waiter: asyncio.Future[Outcome], verdict: Outcome | Exception
-    ) -> None:
+    def _take_in(self, execution: Execution, waiter: Answer, verdict: Outcome | Exception) -> None:
         """Take in what was recorded; also when the waiter was cancelled in the meantime."""
         if isinstance(verdict, Exception):
             execution.run.lose(verdict)
         else:
             self._outcomes[execution.step_id] = verdict
         self._settle(execution)
-        settle(waiter, verdict)
+        self._journal.answer(waiter, verdict)
 
 
 def _prefix_of(scope: Scope) -> str:

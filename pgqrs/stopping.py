@@ -10,7 +10,7 @@ from typing import Any
 from pgqrs.clock import Clock, Timer
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.scope import Execution
-from pgqrs.storage.journal import settle
+from pgqrs.storage.answers import settle
 from pgqrs.trace import stems_from
 
 SHORT = 1.0

@@ -14,15 +14,17 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import ref
 
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
+from pgqrs.storage.answers import Answer, settle, step_aside
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
-from pgqrs.storage.kinds import AGAIN, Arrays, Kind, Standing
+from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Kind, Standing
 from pgqrs.storage.poolers import Driver, close_driver
+from pgqrs.storage.watchdog import Watchdog
 from pgqrs.storage.writes import KINDS, Record
 from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome
 
@@ -52,6 +54,13 @@ Taken: TypeAlias = str | set[str | None] | None
 
 Gate: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Called with the records of a durable write and with what carries it out, whose answer it returns."""
+
+
+class LoneStatement(NamedTuple):
+    """The statement of a record that goes alone: its text, and what takes its arguments out of the record."""
+
+    text: str
+    arguments: Callable[[Any], Sequence[Any]]
 
 
 class Entry:
@@ -95,6 +104,7 @@ class Journal:
         self._stalled: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
         self._in_flight: list[Entry] = []
+        self._wake_first: Callable[[], object] | None = None
         self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
         self._connection: Driver | None = None
@@ -104,7 +114,8 @@ class Journal:
         self._lingering: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
-        self._compiled_lone: dict[str, CompiledStatement] = {}
+        self._lone_statements: dict[Kind[Any], LoneStatement] = {}
+        self._watchdog = Watchdog(self._loop, database.limits.timeout)
         self.most = MAX_ROWS
         """The most records of one batch."""
         self.gate: Gate | None = None
@@ -119,9 +130,9 @@ class Journal:
         """
         if self.is_full:
             await self.room()
-        waiter: asyncio.Future[Any] = self._loop.create_future()
-        self.accept(record, partial(settle, waiter))
-        return await waiter
+        answer = Answer(loop=self._loop)
+        self.accept(record, partial(self.answer, answer))
+        return await answer
 
     def gated(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
@@ -136,7 +147,15 @@ class Journal:
         entry = Entry(record, tell)
         self._queue.append(entry)
         self._queued_size += entry.size
-        self._wake()
+        if self._flusher is None:
+            self._wake()
+
+    def answer(self, answer: Answer, verdict: Any) -> None:
+        """Settle what somebody waits for, in a `tell`; who waits for a record that went alone goes on first."""
+        if len(self._in_flight) == 1 and self._wake_first is None:
+            self._wake_first = answer.settle_by_hand(verdict)
+        else:
+            settle(answer, verdict)
 
     def offer(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
@@ -161,7 +180,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether `room` must be awaited before `accept`: too much is waiting, or others came first."""
-        return self._is_crowded() or bool(self._waiting)
+        return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE or bool(self._waiting)
 
     def _is_crowded(self) -> bool:
         return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE
@@ -187,6 +206,7 @@ class Journal:
             self._lingering.cancel()
             self._lingering = None
         await self._until_unused()
+        self._watchdog.stop()
         if self._flusher is None:
             self._give_connection_up()
         if self._closing is not None:
@@ -232,15 +252,17 @@ class Journal:
         return [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
 
     def _wake(self) -> None:
-        if self._flusher is None:
-            self._kept = self._keeper and self._keeper()
-            # In a context of its own: that of whoever came first would live as long as there is work.
-            self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=Context())
-            self._flusher.add_done_callback(self._flushed)
+        self._kept = self._keeper and self._keeper()
+        # In a context of its own: that of whoever came first would live as long as there is work.
+        self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=Context())
+        self._flusher.add_done_callback(self._flushed)
 
-    def _flushed(self, _flusher: asyncio.Task[None]) -> None:
+    def _flushed(self, flusher: asyncio.Task[None]) -> None:
         """Begin again if there is more: it came in just now, or the flusher was cancelled."""
         self._flusher = None
+        error = None if flusher.cancelled() else flusher.exception()
+        if isinstance(error, Exception):  # else an interrupt, or an exit, of the task that was let go on
+            self._loop.call_exception_handler({"message": "the journal failed", "exception": error})
         if self._queue and not self._stopping:
             self._wake()
         else:
@@ -248,12 +270,18 @@ class Journal:
             self._linger()
 
     async def _flush(self) -> None:
+        itself = asyncio.current_task()
+        assert itself is not None  # noqa: S101  # `_wake` made it
         try:
-            while batch := self._next_batch() or await self._followers():
-                self._in_flight = batch
-                await self._write(batch)
-                self._in_flight = []
-                self._written.set()
+            while self._queue or await self._is_followed():
+                self._in_flight = batch = self._next_batch()
+                if batch:
+                    await self._write(batch)
+                    self._in_flight = []
+                    self._written.set()
+                    if self._wake_first is not None:
+                        wake, self._wake_first = self._wake_first, None
+                        step_aside(itself, wake)
         except asyncio.CancelledError:
             # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
             unsettled = [entry for entry in self._in_flight if not entry.settled]
@@ -261,17 +289,20 @@ class Journal:
             self._put_back(unsettled)
             raise
 
-    async def _followers(self) -> list[Entry]:
-        """Return what those write who were told just now: it goes out in the turn of the loop in which they hear.
+    async def _is_followed(self) -> bool:
+        """Tell whether those who were told just now write more: it goes out in the turn in which they hear.
 
-        Nothing while somebody closes the journal, who would otherwise wait for a workflow that never ends.
+        Not while somebody closes the journal, who would otherwise wait for a workflow that never ends.
         """
         await asyncio.sleep(0)
-        return [] if self._closers else self._next_batch()
+        return bool(self._queue) and not self._closers
 
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
         queue = self._queue
+        if len(queue) == 1 and not (self._stalled or self._waiting):
+            self._queued_size = 0
+            return [queue.popleft()]
         batch: list[Entry] = []
         size = 0
         taken: dict[int, Taken] = {}
@@ -294,10 +325,15 @@ class Journal:
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
         try:
-            send: Callable[[], Awaitable[Any]] = partial(self._patiently, self._send, batch)
-            if self.gate is not None:
-                send = partial(self.gate, [each.record for each in batch], send)
-            await self._settle(batch, await send())
+            if self.gate is None:
+                rows = await self._patiently(self._send, batch)
+            else:
+                send = partial(self._patiently, self._send, batch)
+                rows = await self.gate([each.record for each in batch], send)
+            if len(rows) == len(batch):
+                self._settle_all(batch, rows)
+            else:
+                await self._settle_answered(batch, rows)
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
             await self._divide(batch, error)
 
@@ -313,25 +349,30 @@ class Journal:
         else:
             self._reject([*batch, *self._abandon()] if is_passing(error) else batch, error)
 
-    async def _patiently(self, send: Any, batch: Sequence[Entry]) -> Any:
+    async def _patiently(self, send: Callable[[Sequence[Entry]], Awaitable[Any]], batch: Sequence[Entry]) -> Any:
         try:
             return await send(batch)
         except Exception as error:
             if not is_passing(error):
                 raise
-        return await self._database.retrying()(send, batch)
 
-    async def _send(self, batch: Sequence[Entry]) -> list[Any]:
+        async def again() -> Any:
+            return await send(batch)
+
+        return await self._database.retrying()(again)
+
+    def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
         if len(batch) == 1 and not _reopens(lone := batch[0].record):
-            kind = KINDS[type(lone)]
-            return await self._fetch(self._lone_statement(kind), kind.values(lone))
+            text, values_of = self._lone_statement(KINDS[type(lone)])
+            return self._fetch(text, values_of(lone))
         grouped: dict[Kind[Any], list[Any]] = {}
         for entry in batch:
             grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
         arrays: Arrays = {}
         for kind, records in grouped.items():
             arrays |= kind.arrays(records)
-        return await self._fetch(self._statement(writes.batch_names(arrays)), arrays)
+        statement = self._statement(writes.batch_names(arrays))
+        return self._fetch(statement.text, statement.arguments(arrays))
 
     def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
         compiled = self._compiled.get(names)
@@ -339,28 +380,27 @@ class Journal:
             compiled = self._compiled[names] = self._database.compile(writes.batch(names))
         return compiled
 
-    def _lone_statement(self, kind: Kind[Any]) -> CompiledStatement:
-        compiled = self._compiled_lone.get(kind.name)
-        if compiled is None:
-            compiled = self._compiled_lone[kind.name] = self._database.compile(kind.statement(lone=True))
-        return compiled
-
-    async def _settle(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        if len(rows) == len(batch):
-            self._settle_all(batch, rows)
-        else:
-            await self._settle_answered(batch, rows)
+    def _lone_statement(self, kind: Kind[Any]) -> LoneStatement:
+        lone = self._lone_statements.get(kind)
+        if lone is None:
+            compiled = self._database.compile(kind.statement(lone=True))
+            lone = self._lone_statements[kind] = LoneStatement(compiled.text, kind.picker(compiled.binds))
+        return lone
 
     def _settle_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         """Settle a batch that was answered in full: a workflow has but one current epoch."""
-        epochs = {row[1]: row[3] for row in rows}
         tell = self._tell if self._delays else Entry.settle
+        if len(batch) == 1:
+            (entry,) = batch
+            tell(entry, KINDS[type(entry.record)].answered(entry.record, rows[0][EPOCH]))
+            return
+        epochs = {row[1]: row[EPOCH] for row in rows}
         for entry in batch:
             record = entry.record
             tell(entry, KINDS[type(record)].answered(record, epochs[record.workflow_id]))
 
     async def _settle_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        answers = {(row[0], row[1], row[2]): row[3] for row in rows}
+        answers = {(row[0], row[1], row[2]): row[EPOCH] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record
@@ -391,7 +431,8 @@ class Journal:
 
     async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], Standing]:
         asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
-        rows = await self._fetch(self._statement((writes.ASKED.name,)), writes.ASKED.arrays(asked))
+        statement = self._statement((writes.ASKED.name,))
+        rows = await self._fetch(statement.text, statement.arguments(writes.ASKED.arrays(asked)))
         return {(row[0], row[1]): Standing(*row[2:]) for row in rows}
 
     def _stall(self, entry: Entry) -> None:
@@ -408,7 +449,8 @@ class Journal:
     def _unstall(self, workflow_id: int) -> None:
         if entries := self._stalled.pop(workflow_id, None):
             self._put_back(entries)
-            self._wake()
+            if self._flusher is None:
+                self._wake()
 
     def _put_back(self, entries: Iterable[Entry]) -> None:
         first = list(entries)
@@ -431,24 +473,24 @@ class Journal:
                 told.__cause__ = error
             self._tell(entry, told)
 
-    async def _fetch(self, statement: CompiledStatement, values: dict[str, Any]) -> list[Any]:
-        connection = await self._connected()
+    async def _fetch(self, text: str, arguments: Sequence[Any]) -> list[Any]:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await self._database.open_driver()
         self.statements += 1
+        self._watchdog.watch(connection)
         try:
-            return await connection.fetch(
-                statement.text, *statement.arguments(values), timeout=self._database.limits.timeout
-            )
+            return await connection.fetch(text, *arguments)
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_bad_row(error)
             if unsure or is_read_only(error) or connection.is_closed():
                 connection.terminate()
                 self._connection = None
+            if isinstance(error, Exception):
+                self._watchdog.check(error)
             raise
-
-    async def _connected(self) -> Driver:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._database.open_driver()
-        return self._connection
+        finally:
+            self._watchdog.rest()
 
     def _linger(self) -> None:
         self._last_used = self._loop.time()
@@ -466,16 +508,6 @@ class Journal:
         if self._connection is not None:
             self._closing = self._loop.create_task(close_driver(self._connection), name="pgqrs-journal-close")
             self._connection = None
-
-
-def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
-    """Give a waiter the verdict, an exception to be raised there, unless it has stopped waiting."""
-    if waiter.done():
-        return
-    if isinstance(verdict, Exception):
-        waiter.set_exception(verdict)
-    else:
-        waiter.set_result(verdict)
 
 
 # As tuples: `isinstance` takes twice as long with a union.

@@ -12,7 +12,8 @@ records go unanswered and are sent again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -30,6 +31,9 @@ Result: TypeAlias = Claim | Outcome | bool | None
 Arrays: TypeAlias = dict[str, list[Any]]
 
 R = TypeVar("R", bound=tuple[Any, ...])
+
+EPOCH = -1
+"""The place of the epoch in an answer. Of a lone record it is all that is answered."""
 
 AGAIN: Any = object()
 """The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
@@ -84,6 +88,11 @@ class Rows(Generic[R]):
         keys = (f"{self.name}_{key}" for key in self.columns)
         return dict(zip(keys, record, strict=False))
 
+    def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
+        """Return what takes the values of these binds, which are several, out of a lone record."""
+        places = {f"{self.name}_{key}": place for place, key in enumerate(self.columns)}
+        return itemgetter(*(places[bind] for bind in binds))
+
     def plain(self) -> Any:
         """Return a lone record's values, each as an attribute."""
         binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
@@ -136,8 +145,12 @@ class Kind(Rows[R], ABC):
         current = [Workflow.epoch == record.epoch] if "epoch" in self.columns else []
         return select(Workflow.id).where(Workflow.id == record.workflow_id, *current)
 
-    def answer(self, workflow_id: Any, epoch: Any, step_id: Any = None) -> list[ColumnElement[Any]]:
+    def answer(
+        self, workflow_id: Any, epoch: Any, step_id: Any = None, *, lone: bool = False
+    ) -> list[ColumnElement[Any]]:
         """Return the columns that every kind answers with, so that a mixed batch makes one list of them."""
+        if lone:
+            return [epoch.label("epoch")]
         return [
             constant(self.name).label("kind"),
             workflow_id.label("workflow_id"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from itertools import takewhile
+from time import monotonic
 
 from pgqrs.storage.journal import Journal
 from pgqrs.types import StepOutcome, StepStarted
@@ -27,9 +28,9 @@ class RunningMarks:
         self._on_their_way: dict[StepStarted, asyncio.Future[None]] = {}
         self._sweep_due: asyncio.TimerHandle | None = None
 
-    def began(self, step: StepStarted) -> None:
-        """Look after a step from now on."""
-        self._young[step] = self._loop.time()
+    def began(self, step: StepStarted, began: float) -> None:
+        """Look after a step from now on, which began just now, by the monotonic clock."""
+        self._young[step] = began
         if self._sweep_due is None:
             self._sweep_due = self._loop.call_later(LONG, self._sweep)
 
@@ -44,7 +45,7 @@ class RunningMarks:
             await asyncio.wait([on_its_way])
 
     def _sweep(self) -> None:
-        now = self._loop.time()
+        now = monotonic()
         for step, began in list(takewhile(lambda item: now - item[1] >= LONG, self._young.items())):
             if not self._journal.is_full:
                 del self._young[step]

@@ -86,10 +86,11 @@ class PooledConnection:
         # Our isolation level is said here: a role's or a database's own default may be another.
         self._begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings}"
 
-    async def fetch(self, text: str, *arguments: Any, timeout: float) -> list[Any]:
-        """Run a statement and commit it, within `timeout` seconds, and return its rows."""
+    async def fetch(self, text: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
+        """Run a statement and commit it, within `timeout` seconds if given, and return its rows."""
         # Not cancelled, which would end a commit's wait for a standby.
-        late = asyncio.get_running_loop().call_later(timeout, self._driver.terminate)
+        loop = asyncio.get_running_loop()
+        late = None if timeout is None else loop.call_later(timeout, self._driver.terminate)
         try:
             return await self._transact(text, arguments)
         except BaseException as error:
@@ -99,7 +100,8 @@ class PooledConnection:
                 await self._roll_back(timeout)
             raise
         finally:
-            late.cancel()
+            if late is not None:
+                late.cancel()
 
     async def _transact(self, text: str, arguments: tuple[Any, ...]) -> list[Any]:
         await self._driver.execute(self._begin)
@@ -109,7 +111,7 @@ class PooledConnection:
         await self._driver.execute("COMMIT")
         return rows
 
-    async def _roll_back(self, timeout: float) -> None:
+    async def _roll_back(self, timeout: float | None) -> None:
         try:
             async with asyncio.timeout(timeout):
                 await self._driver.execute("ROLLBACK")

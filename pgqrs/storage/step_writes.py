@@ -26,9 +26,9 @@ class _StepKind(Kind[R]):
         """Return the insert, which replaces an older run's row unless that is a success."""
         held = self.held(to_update=False, lone=lone)
         order = () if lone else (held.c.workflow_id, held.c.step_id)
-        return self._insert(held, *order)
+        return self._insert(held, *order, lone=lone)
 
-    def _insert(self, held: Held, *order: ColumnElement[Any]) -> Any:
+    def _insert(self, held: Held, *order: ColumnElement[Any], lone: bool) -> Any:
         rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
         statement = insert(Step).from_select(self.written, rows, include_defaults=False)
         replaced = {key: statement.excluded[key] for key in self.written[2:]}
@@ -36,7 +36,7 @@ class _StepKind(Kind[R]):
             index_elements=[Step.workflow_id, Step.step_id],
             set_=replaced | {"reopened": _FALSE} | self._also_replaced(),
             where=self._gives_way(statement.excluded),
-        ).returning(*self.answer(Step.workflow_id, Step.epoch, Step.step_id))
+        ).returning(*self.answer(Step.workflow_id, Step.epoch, Step.step_id, lone=lone))
 
     @abstractmethod
     def _values(self, held: Held) -> list[ColumnElement[Any]]:
@@ -82,7 +82,7 @@ class StepWrite(_StepKind[StepOutcome]):
 
         Nobody else waits for that, so it waits for a lock on the workflow's row instead of going unanswered.
         """
-        return self._insert(self.held(to_update=False, lone=True, waiting=True))
+        return self._insert(self.held(to_update=False, lone=True, waiting=True), lone=True)
 
     def _values(self, held: Held) -> list[ColumnElement[Any]]:
         return [

@@ -40,7 +40,7 @@ class _NewKind(Kind[R]):
             insert(Workflow)
             .from_select(["id", "name", "input", *self.written], new, include_defaults=False)
             .on_conflict_do_nothing()
-            .returning(*self.answer(Workflow.id, Workflow.epoch))
+            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
         )
 
     @abstractmethod
@@ -182,7 +182,7 @@ class Start(Kind[RunStart]):
                 completed_at=null(),
                 updated_at=func.now(),
             )
-            .returning(*self.answer(Workflow.id, Workflow.epoch))
+            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
         )
 
     def answered(self, record: RunStart, epoch: int) -> Claim:
@@ -231,7 +231,7 @@ class _EndKind(Kind[R]):
             .where(Workflow.id == held.workflow_id, held.is_current)
             .where(Workflow.status == constant(WorkflowStatus.RUNNING), *self._conditions())
             .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
-            .returning(*self.answer(Workflow.id, Workflow.epoch))
+            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
         )
 
     @abstractmethod

@@ -14,7 +14,7 @@ from pgqrs.admin import Admin
 from pgqrs.errors import ConfigurationError
 from pgqrs.run import Run
 from pgqrs.storage import testbed
-from pgqrs.storage.journal import settle
+from pgqrs.storage.answers import settle
 from pgqrs.storage.store import Store
 
 PAUSE = 0.003

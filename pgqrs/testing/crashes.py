@@ -176,10 +176,10 @@ class _Begun(RunningMarks):
         super().__init__(store.journal)
         self.counts: Counter[str] = Counter()
 
-    def began(self, step: StepStarted) -> None:
+    def began(self, step: StepStarted, began: float) -> None:
         """Count a step, and look after it."""
         self.counts[step.step_id] += 1
-        super().began(step)
+        super().began(step, began)
 
 
 @dataclass(frozen=True, slots=True)

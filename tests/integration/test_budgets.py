@@ -1,6 +1,7 @@
 """What the hot path may cost: statements of the journal, round trips on the wire, statements of the engine."""
 
 import asyncio
+import selectors
 from contextlib import contextmanager
 
 import asyncpg
@@ -78,6 +79,34 @@ async def test_a_workflow_is_its_steps_and_two_statements_and_reads_nothing(own_
             await admin.run(counting, steps)
         assert journal.statements - before == steps + 2  # the start, which creates it, and the end
         assert read == []
+
+
+class _Turns(selectors.DefaultSelector):
+    """Counts the turns of an event loop: it looks for events once in each."""
+
+    count = 0
+
+    def select(self, timeout=None):
+        self.count += 1
+        return super().select(timeout)
+
+
+def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_answer_comes(dsn, schema, admin):
+    turns = _Turns()
+
+    async def take(steps):
+        async with Admin(dsn, schema) as own:
+            await own.run(counting, 3)  # the connection knows the statements now
+            ctx = await own.create_workflow("w")
+            await ctx.start()
+            before = turns.count
+            for n in range(steps):
+                await numbered(ctx, n)
+            return turns.count - before
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(turns)) as runner:
+        took = runner.run(take(200))
+    assert 2 * 200 <= took < 2.2 * 200  # now and then a timer has a turn of its own
 
 
 async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):

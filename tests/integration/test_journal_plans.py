@@ -111,9 +111,9 @@ async def _check_batches(driver, state, statements):
             assert node.get("Index Name", "pk_").startswith("pk_"), (state, names, node)
 
 
-async def _check_lone(driver, state, journal):
+async def _check_lone(driver, state, database):
     for kind in writes.KINDS.values():
-        lone = journal._lone_statement(kind)
+        lone = database.compile(kind.statement(lone=True))
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
         for node in scans:
@@ -166,7 +166,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._statement(names) for names in [*BATCHES, ("asked",)]}
         for kind in writes.KINDS.values():
-            lone = store.journal._lone_statement(kind)
+            lone = store.database.compile(kind.statement(lone=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
             await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
         for number, statement in enumerate(statements.values()):
@@ -181,7 +181,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
             if state == "analyzed":
                 await reader.execute(f"ANALYZE {schema}.pgqrs_workflows; ANALYZE {schema}.pgqrs_workflow_steps")
             await _check_batches(driver, state, statements)
-            await _check_lone(driver, state, store.journal)
+            await _check_lone(driver, state, store.database)
             if state == "stale statistics":
                 await _check_pages(driver, statements)
             for number, (_, arguments) in enumerate(reads):
