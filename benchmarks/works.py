@@ -52,7 +52,7 @@ class Work:
 ALL = ("pgqrs", "rust", "dbos", "absurd", "pgbench")
 
 _WORKS = (
-    Work("w1", "one at a time", 600, systems=ALL, fewer={"dbos": 200}, quick_workflows=10),
+    Work("w1", "one at a time", 1500, systems=ALL, fewer={"dbos": 400}, quick_workflows=10),
     Work(
         "w2",
         "50 at a time",
