@@ -19,11 +19,11 @@ from weakref import ref
 
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
-from pgqrs.storage.answers import Answer, settle, step_aside
+from pgqrs.storage.answers import Answer, step_aside
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
 from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Kind, Standing
-from pgqrs.storage.poolers import Driver, close_driver
+from pgqrs.storage.poolers import Driver, close_driver, is_bounded
 from pgqrs.storage.watchdog import Watchdog
 from pgqrs.storage.writes import KINDS, Record
 from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome
@@ -104,10 +104,12 @@ class Journal:
         self._stalled: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
         self._in_flight: list[Entry] = []
-        self._wake_first: Callable[[], object] | None = None
+        self._to_wake: list[Callable[[], object]] = []
         self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
+        self._is_nested = False
         self._connection: Driver | None = None
+        self._bound: float | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stopping = False
         self._closers = 0
@@ -152,10 +154,10 @@ class Journal:
 
     def answer(self, answer: Answer, verdict: Any) -> None:
         """Settle what somebody waits for, in a `tell`; who waits for a record that went alone goes on first."""
-        if len(self._in_flight) == 1 and self._wake_first is None:
-            self._wake_first = answer.settle_by_hand(verdict)
-        else:
-            settle(answer, verdict)
+        if len(self._in_flight) != 1 or self._to_wake or self._is_nested:
+            answer.settle(verdict)
+        elif (wake := answer.settle_by_hand(verdict)) is not None:
+            self._to_wake.append(wake)
 
     def offer(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
@@ -253,9 +255,12 @@ class Journal:
 
     def _wake(self) -> None:
         self._kept = self._keeper and self._keeper()
+        # `nest_asyncio` runs the loop within a task, and what that waits for must not be beneath it on the stack.
+        self._is_nested = hasattr(self._loop, "_nest_patched")
         # In a context of its own: that of whoever came first would live as long as there is work.
-        self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=Context())
-        self._flusher.add_done_callback(self._flushed)
+        context = Context()
+        self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
+        self._flusher.add_done_callback(self._flushed, context=context)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
         """Begin again if there is more: it came in just now, or the flusher was cancelled."""
@@ -277,11 +282,11 @@ class Journal:
                 self._in_flight = batch = self._next_batch()
                 if batch:
                     await self._write(batch)
-                    self._in_flight = []
+                    # Not in this frame either: see `step_aside`.
+                    self._in_flight = batch = []
                     self._written.set()
-                    if self._wake_first is not None:
-                        wake, self._wake_first = self._wake_first, None
-                        step_aside(itself, wake)
+                    if self._to_wake:
+                        step_aside(itself, self._to_wake)
         except asyncio.CancelledError:
             # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
             unsettled = [entry for entry in self._in_flight if not entry.settled]
@@ -477,10 +482,12 @@ class Journal:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = self._connection = await self._database.open_driver()
+            # The watchdog is the first to lose patience; this keeps the application's own time-out from it.
+            self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
         self.statements += 1
         self._watchdog.watch(connection)
         try:
-            return await connection.fetch(text, *arguments)
+            return await connection.fetch(text, *arguments, timeout=self._bound)
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_bad_row(error)
             if unsure or is_read_only(error) or connection.is_closed():

@@ -144,6 +144,12 @@ Driver: TypeAlias = "asyncpg.Connection[Any] | PooledConnection"
 """A connection that statements are run on through the driver."""
 
 
+def is_bounded(connection: Driver) -> bool:
+    """Tell whether the application bounds each statement of a connection; asyncpg knows and does not tell."""
+    config = getattr(connection, "_config", None)
+    return getattr(config, "command_timeout", None) is not None
+
+
 async def _is_direct(driver: asyncpg.Connection[Any]) -> bool:
     """Tell whether the session is the one that the connection was opened to: a pooler makes up its own pid."""
     # In the simple protocol, which leaves no prepared statement behind; it returns no rows, so an error tells.

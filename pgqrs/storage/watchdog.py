@@ -56,5 +56,13 @@ class Watchdog:
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
+            # An answer that came while somebody blocked the loop is there by the next turn.
+            self._timer = self._loop.call_later(0, self._end, self._began)
+
+    def _end(self, began: float) -> None:
+        self._timer = None
+        if self._watched is not None and self._began == began:
             self._has_ended_it = True
             self._watched.terminate()
+        else:
+            self._look()

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
-from pgqrs.storage import journal as journal_module
+from pgqrs.storage import answers
 from pgqrs.storage.watch import Watch
 
 DEADLINE = 20.0
@@ -25,7 +25,7 @@ async def submit(journal, record):
     """Hand a record in and return the future of what becomes of it."""
     await journal.room()
     future = asyncio.get_running_loop().create_future()
-    journal.accept(record, partial(journal_module.settle, future))
+    journal.accept(record, partial(answers.settle, future))
     return future
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import gc
+import weakref
 
 import pytest
 
@@ -38,7 +40,7 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
     itself = asyncio.current_task()
     wake = answer.settle_by_hand(verdict)
     assert told == []
-    step_aside(itself, wake)
+    step_aside(itself, [wake])
     assert told == [verdict, (waiter, "waiter")]
     assert (asyncio.current_task(), place.get()) == (itself, "elsewhere")
     assert await waiter is None
@@ -47,7 +49,7 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
 async def test_it_is_a_future_as_any_other_where_nobody_wakes_by_hand():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
-    answer.set_result(7)
+    answer.settle(7)
     assert told == []
     await waiter
     assert told[0] == 7
@@ -57,7 +59,7 @@ async def test_others_who_wait_hear_of_it_in_the_next_turn():
     answer, told, heard = _answer(), [], []
     waiter = await _waiting(answer, told)
     answer.add_done_callback(lambda each: heard.append(each.result()))
-    step_aside(asyncio.current_task(), answer.settle_by_hand(7))
+    step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
     assert (told[0], heard) == (7, [])
     assert waiter.done()
     await asyncio.sleep(0)
@@ -85,7 +87,7 @@ async def test_a_task_that_is_cancelled_between_the_verdict_and_its_step_hears_o
     waiter = await _waiting(answer, told)
     wake = answer.settle_by_hand(7)
     waiter.cancel()
-    step_aside(asyncio.current_task(), wake)
+    step_aside(asyncio.current_task(), [wake])
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert answer.result() == 7
@@ -102,6 +104,52 @@ async def test_an_interrupt_of_the_waiter_passes_through_and_leaves_the_caller_t
     await asyncio.sleep(0)
     itself = asyncio.current_task()
     with pytest.raises(KeyboardInterrupt):
-        step_aside(itself, answer.settle_by_hand(7))
+        step_aside(itself, [answer.settle_by_hand(7)])
     assert asyncio.current_task() is itself
     assert isinstance(waiter.exception(), KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("how", ["by hand", "in the next turn", "cancelled"])
+async def test_it_holds_its_waiter_no_longer_than_it_needs(how):
+    answer = _answer()
+    waiter = await _waiting(answer, [])
+    match how:
+        case "by hand":
+            step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
+        case "in the next turn":
+            answer.settle(7)
+        case _:
+            answer.cancel()
+    await asyncio.wait([waiter])
+    freed = weakref.ref(waiter)
+    gc.disable()
+    try:
+        del waiter
+        await asyncio.sleep(0)
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_aside():
+    answer, kept = _answer(), []
+
+    async def fail():
+        try:
+            await answer
+            raise ValueError("no")
+        except ValueError as error:
+            kept.append(error)
+
+    task = asyncio.create_task(fail())
+    await asyncio.sleep(0)
+    step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
+    freed = weakref.ref(task)
+    gc.disable()
+    try:
+        del task
+        await asyncio.sleep(0)
+        assert freed() is None
+        assert kept
+    finally:
+        gc.enable()
