@@ -18,6 +18,8 @@ OLD_WARNINGS := -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST_OPTIONS ?=
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= tests/acceptance
+# What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
+FAULTED ?= tests/acceptance
 
 # What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
 TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migrations.py tests/integration/test_cli.py \
@@ -79,6 +81,11 @@ test-replay: .venv/.dev ## the tests, with workflows that begin anew after each 
 test-slow: .venv/.dev ## the tests that take a minute or more each
 	$(call heading,slow tests)
 	@PGQRS_SLOW_TESTS=1 $(BIN)/python -m pytest -q -m slow --ignore=tests/packaging $(PYTEST_OPTIONS)
+
+.PHONY: test-faults
+test-faults: .venv/.dev ## the tests, with each round trip of the journal failing in turn (FAULTED=tests/acceptance, 15 minutes)
+	$(call heading,tests in the fault mode)
+	@$(BIN)/python -m pytest -p tests.faulted -q -n $(WORKERS) --dist worksteal $(FAULTED) $(PYTEST_OPTIONS)
 
 .PHONY: test-packaging
 test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment

@@ -59,7 +59,8 @@ class Tried:
         async with no_hang():
             with pytest.raises(SessionError, match=match):
                 await self.workflow(ctx)
-        assert await recorded(sql, ctx) == {}
+        # A mark that the step is running, which takes long on a busy machine, is no record.
+        assert set((await recorded(sql, ctx)).values()) <= {"RUNNING"}
 
 
 async def _commit_of_connection(ctx):

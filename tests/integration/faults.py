@@ -61,6 +61,7 @@ class Wire:
         self._muted = False
         self.exchanges = 0
         self.texts: list[str] = []
+        self.executed: list[int] = []
         self.fired = False
         self.hook: Callable[[], object] = lambda: None
 
@@ -96,6 +97,7 @@ class Wire:
         """Let the n-th exchange from now on fail (n = 1 is the next), and count from here."""
         self._at, self._fault, self.fired, self.exchanges = n, fault, False, 0
         self.texts.clear()
+        self.executed.clear()
 
     def disarm(self) -> None:
         """Let nothing more fail."""
@@ -127,10 +129,12 @@ class Wire:
         finally:
             await control.close()
 
-    def next_fault(self, text: str) -> Fault | None:
-        """Count an exchange and tell whether it is the one to fail."""
+    def next_fault(self, text: str, *, executes: bool) -> Fault | None:
+        """Count an exchange and tell whether it is the one to fail; one that only prepares executes nothing."""
         self.exchanges += 1
         self.texts.append(text)
+        if executes:
+            self.executed.append(self.exchanges)
         if self._muted:
             return Fault.SILENT_BEFORE
         if self._fault is None or self.exchanges != self._at:
@@ -216,31 +220,38 @@ class _Link:
         return True
 
     async def _forth(self) -> None:
-        waiting, text = b"", ""
+        waiting, text, executes = b"", "", False
+        prepared: dict[bytes, str] = {}
         while True:
             head = await self._reader.readexactly(5)
             (length,) = struct.unpack("!i", head[1:])
             body = await self._reader.readexactly(length - 4)
             kind = head[:1]
             waiting += head + body
-            if kind in b"PQ":
-                text = body.split(b"\0")[kind == b"P"].decode()
+            executes = executes or kind in b"EQ"
+            if kind == b"Q":
+                text = body.split(b"\0")[0].decode()
+            elif kind == b"P":
+                name, query, *_ = body.split(b"\0")
+                text = prepared[name] = query.decode()
+            elif kind == b"B":
+                text = prepared.get(body.split(b"\0", 2)[1], text)
             if waiting == _LONE_SYNC:  # the driver recovers from an error: no exchange of its own
                 self._flushed = False
                 await self._send(waiting)
             elif kind in _WAITS:
                 self._flushed = kind == b"H"
-                await self._exchange(waiting, text)
+                await self._exchange(waiting, text, executes=executes)
             elif kind in b"pX":  # a password belongs to the startup, a Terminate to nothing
                 await self._send(waiting)
             else:
                 continue
-            waiting = b""
+            waiting, executes = b"", False
 
-    async def _exchange(self, data: bytes, text: str) -> None:
+    async def _exchange(self, data: bytes, text: str, *, executes: bool = False) -> None:
         if self._deaf:
             return
-        fault = self._fault = self._wire.next_fault(text)
+        fault = self._fault = self._wire.next_fault(text, executes=executes)
         if fault is Fault.BEFORE:
             self.break_()
         elif fault in _SILENT:

@@ -1,0 +1,66 @@
+"""The fault mode itself (`pytest -p tests.faulted`): what holds is passed, and what does not is told with its fault."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+TESTS = """
+import pytest
+from pgqrs import PyWorkflow, step, workflow
+from tests.conftest import admin, dsn, installed, schema
+
+
+@step
+async def one(ctx: PyWorkflow) -> int:
+    return 1
+
+
+@workflow
+async def adding(ctx: PyWorkflow) -> int:
+    return await one(ctx) + 1
+
+
+async def test_that_holds(admin):
+    assert await admin.run(adding) == 2
+
+
+async def test_that_counts(admin):
+    assert await admin.run(adding) == 2
+    assert (await admin.store()).journal.statements == 3
+
+
+@pytest.mark.unfaulted("it counts, too")
+async def test_that_is_left_out(admin):
+    assert (await admin.store()).journal.statements == 0
+
+
+def test_that_writes_nothing():
+    pass
+"""
+
+
+def _faulted(path, *options):
+    command = [sys.executable, "-m", "pytest", "-p", "tests.faulted", "-p", "no:cacheprovider", "-q", "-rfs"]
+    given = [*options, "-c", str(ROOT / "pyproject.toml"), str(path)]
+    run = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 1, run.stdout + run.stderr
+    return run.stdout
+
+
+def test_each_fault_is_at_each_round_trip_and_named_where_a_test_does_not_hold(tmp_path):
+    path = tmp_path / "test_two.py"
+    path.write_text(TESTS)
+    told = _faulted(path, "-n", "2", "--faults", "before,after")
+    # A startup, the settings, and each of three statements prepared and executed: the first two are no statements.
+    failed = re.findall(r"^FAILED \S*::(\S+)", told, re.MULTILINE)
+    before = [f"test_that_counts{{before@{n}}}" for n in range(3, 9)]
+    assert sorted(failed) == sorted([*before, *(f"test_that_counts{{after@{n}}}" for n in (4, 6, 8))])
+    assert "the socket closes after the commit, the answer is lost, at round trip 4: INSERT" in told
+    assert "unfaulted: it counts, too" in told
+    assert "3 tests, 1 of which write nothing" in told
+    assert "16 round trips, 2 faults, 24 runs with a fault, 0 of which ended before it" in told
