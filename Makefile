@@ -83,7 +83,7 @@ test-slow: .venv/.dev ## the tests that take a minute or more each
 	@PGQRS_SLOW_TESTS=1 $(BIN)/python -m pytest -q -m slow --ignore=tests/packaging $(PYTEST_OPTIONS)
 
 .PHONY: test-faults
-test-faults: .venv/.dev ## the tests, with each round trip of the journal failing in turn (FAULTED=tests/acceptance, 15 minutes)
+test-faults: .venv/.dev ## the tests, with each round trip of the journal failing in turn (about twenty minutes)
 	$(call heading,tests in the fault mode)
 	@$(BIN)/python -m pytest -p tests.faulted -q -n $(WORKERS) --dist worksteal $(FAULTED) $(PYTEST_OPTIONS)
 
