@@ -283,7 +283,7 @@ class PyWorkflow:
         place = scope_of(self._owner)
         if place is None:
             place = await self._current()
-        steps = place.run.steps
+        steps: Steps = place.run.steps
         codec = steps.codec
         if not steps.is_plain:
             codec, fingerprint = steps.terms(returns, fingerprint)

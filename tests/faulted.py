@@ -211,6 +211,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("unfaulted")
         reason = LEFT_OUT.get(item.path.name) if marker is None else marker.args[0]
         if reason is not None:
+            # In this mode alone; without it the test runs, and the reason stands in `LEFT_OUT` or beside its marker.
             item.add_marker(pytest.mark.skip(reason=f"unfaulted: {reason}"))
         # Each run has its own: all of a test's together take minutes.
         item.add_marker(pytest.mark.timeout(RUN_LIMIT, func_only=True))

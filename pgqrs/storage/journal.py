@@ -182,7 +182,7 @@ class Journal:
     @property
     def is_full(self) -> bool:
         """Whether `room` must be awaited before `accept`: too much is waiting, or others came first."""
-        return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE or bool(self._waiting)
+        return bool(self._waiting) or self._is_crowded()
 
     def _is_crowded(self) -> bool:
         return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE

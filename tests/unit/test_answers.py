@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import weakref
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,6 +28,16 @@ async def _waiting(answer, told):
     place.set("elsewhere")
     await asyncio.sleep(0)
     return task
+
+
+@contextmanager
+def _collector_off():
+    """Free only what nothing refers to: a cycle stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _answer():
@@ -122,13 +133,10 @@ async def test_it_holds_its_waiter_no_longer_than_it_needs(how):
             answer.cancel()
     await asyncio.wait([waiter])
     freed = weakref.ref(waiter)
-    gc.disable()
-    try:
+    with _collector_off():
         del waiter
         await asyncio.sleep(0)
         assert freed() is None
-    finally:
-        gc.enable()
 
 
 async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_aside():
@@ -145,11 +153,8 @@ async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_asi
     await asyncio.sleep(0)
     step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
     freed = weakref.ref(task)
-    gc.disable()
-    try:
+    with _collector_off():
         del task
         await asyncio.sleep(0)
         assert freed() is None
-        assert kept
-    finally:
-        gc.enable()
+    assert kept
