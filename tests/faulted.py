@@ -10,7 +10,6 @@ nobody sees a fault. Each other connection, the test's own included, goes straig
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -266,30 +265,39 @@ def _named(report: pytest.TestReport, plan: Plan, seen: Seen) -> pytest.TestRepo
 
 # What it came to.
 
-_totals: Counter[str] = Counter()
+
+class Teller:
+    """Names the failures and counts the runs, where they are told: xdist's workers know tests by their own names."""
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, value in report.user_properties:
+            if name == _FAULTED_AT:
+                _rename(report, value)
+            elif name == _COUNTED and report.when == "call":
+                round_trips, runs, missed = value
+                untouched = int(round_trips == 0)
+                self._totals.update(
+                    tests=1, untouched=untouched, round_trips=round_trips, runs=runs, missed=missed
+                )
+
+    def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
+        totals = self._totals
+        terminalreporter.write_line(
+            f"{totals['tests']} tests, {totals['untouched']} of which write nothing through a journal of this process; "
+            f"{totals['round_trips']} round trips, {len(_faults(config))} faults, {totals['runs']} runs with a fault, "
+            f"{totals['missed']} of which ended before it"
+        )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:  # which knows its tests by their own names alone
-        return
-    for name, value in report.user_properties:
-        if name == _FAULTED_AT:
-            _rename(report, value)
-        elif name == _COUNTED and report.when == "call":
-            round_trips, runs, missed = value
-            untouched = int(round_trips == 0)
-            _totals.update(tests=1, untouched=untouched, round_trips=round_trips, runs=runs, missed=missed)
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not the environment: a run within a worker of another has that one's
+        config.pluginmanager.register(Teller())
 
 
 def _rename(report: pytest.TestReport, plan: str) -> None:
     path, line, name = report.location
     report.nodeid, report.location = f"{report.nodeid}{plan}", (path, line, f"{name}{plan}")
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    terminalreporter.write_line(
-        f"{_totals['tests']} tests, {_totals['untouched']} of which write nothing through a journal of this process; "
-        f"{_totals['round_trips']} round trips, {len(_faults(config))} faults, {_totals['runs']} runs with a fault, "
-        f"{_totals['missed']} of which ended before it"
-    )

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 TESTS = """
@@ -57,7 +55,6 @@ def _faulted(path, *options):
     return run.stdout
 
 
-@pytest.mark.slow  # beside other tests its count of statements has differed without a fault: not understood yet
 def test_each_fault_is_at_each_round_trip_and_named_where_a_test_does_not_hold(tmp_path):
     path = tmp_path / "test_two.py"
     path.write_text(TESTS)
