@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs.types import StepStarted
+from pgqrs.types import StepOutcome, StepStarted
 
 
 class Scope(Protocol):
@@ -69,7 +69,6 @@ class Execution:
         "parent",
         "run",
         "session",
-        "started",
         "step_id",
         "task",
     )
@@ -88,7 +87,6 @@ class Execution:
         self.task: asyncio.Task[Any] | None = None
         self.parent = parent
         self.step_id = step_id
-        self.started = StepStarted(run.workflow_id, run.epoch, step_id)
         self.over = False
         self._waits_for: set[Execution] | None = None  # made when there is one: few steps wait for another
         self.began = monotonic()
@@ -109,6 +107,18 @@ class Execution:
         """Note that it does not depend on the other any more."""
         if self._waits_for:
             self._waits_for.discard(other)
+
+    @property
+    def started(self) -> StepStarted:
+        """Which step it is, of which run."""
+        return StepStarted(self.run.workflow_id, self.run.epoch, self.step_id)
+
+    def outcome(self, output: str | None, error: str | None = None) -> StepOutcome:
+        """Return the record of its end: the JSON text of its value, or of its error."""
+        run = self.run
+        return StepOutcome(
+            run.workflow_id, run.epoch, self.step_id, output, error, monotonic() - self.began, self.fingerprint
+        )
 
     def elapsed(self) -> float:
         """Return how long the step has been executing, in seconds."""

@@ -179,7 +179,7 @@ class JsonCodec:
         more than 200 levels, more than `max_bytes`.
         """
         try:
-            text = _quick_text(value)
+            text = "".join(_chunks(value, 0))
             size = len(text) if text.isascii() else len(text.encode())
             if size > self._max_bytes:
                 self._refuse(size)
@@ -187,7 +187,7 @@ class JsonCodec:
                 decoded = _scan(text, 0)[0]
                 # Only keys can change silently, and then they compare unequal. A subclass that lies about
                 # equality can at worst pass off its key 1 as "1": what is stored and returned is strict JSON.
-                if (decoded == value and _is_shallow(text)) or _is_plain(value):
+                if (decoded == value and (len(text) <= _SHORT or _is_shallow(text))) or _is_plain(value):
                     return Encoded(text, decoded)
         except SerializationError:
             raise
@@ -233,21 +233,28 @@ _open_in_c: Final[dict[int, Any]] = {}
 a later one, so a failure clears it; a call that this disturbs fails and takes the slow way."""
 
 
-def _make_quick_text() -> Callable[[Any], str]:
-    """Return `_ENCODER.encode`, in half the time for a small value: it builds a C encoder for every call."""
+def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
+    """Return `_ENCODER.iterencode`, in half the time for a small value: it builds a C encoder for every call.
+
+    The second argument, an indentation, is 0.
+    """
     make: Callable[..., Any] | None = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return _ENCODER.encode
+        return lambda value, _indentation: _ENCODER.iterencode(value)
     quote = json.encoder.encode_basestring
-    chunks = make(_open_in_c, _ENCODER.default, quote, None, ":", ",", False, False, False)  # noqa: FBT003
-    return lambda value: "".join(chunks(value, 0))
+    made: Callable[[Any, int], Iterable[str]]
+    made = make(_open_in_c, _ENCODER.default, quote, None, ":", ",", False, False, False)  # noqa: FBT003
+    return made
 
 
-_quick_text: Final = _make_quick_text()
+_chunks: Final = _make_chunks()
+
+_SHORT: Final = 2 * _MAX_DEPTH
+"""The longest text, in characters, that has no room for too many levels."""
 
 
 def _is_shallow(text: str) -> bool:
-    return len(text) <= 2 * _MAX_DEPTH or text.count("[") + text.count("{") <= _MAX_DEPTH
+    return text.count("[") + text.count("{") <= _MAX_DEPTH
 
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})

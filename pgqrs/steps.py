@@ -217,7 +217,7 @@ class Steps:
         """End an execution without an outcome, as a crash would; another caller may take it on."""
         if interrupted:
             self._interrupted[execution.step_id] = execution.parent
-        self._store.marks.ended(execution.started)
+        self._store.marks.ended(execution)
         step_out(execution)
         self._settle(execution)
 
@@ -233,7 +233,8 @@ class Steps:
         self._interrupted.clear()
 
     def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> Execution:
-        self._trace.step_began()
+        if self._trace.unfollowed:
+            self._trace.step_began()
         if self._interrupted:
             self._interrupted.pop(step_id, None)
             self.warn_of_interrupted()
@@ -243,7 +244,7 @@ class Steps:
             execution.failures, execution.due = self._failed[step_id]
         if self._numbers:
             self._number_anew(execution)
-        self._store.marks.began(execution.started, execution.began)
+        self._store.marks.began(execution)
         if isinstance(scope, Execution):
             scope.wait_for(execution)
         here.set(execution)
@@ -295,7 +296,7 @@ class Steps:
         execution.failures += 1
         execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
-        self._store.marks.ended(execution.started)
+        self._store.marks.ended(execution)
         text = sealed(self.codec, dump_error(error, terminal=False))
         failure = StepFailure(
             *execution.started, text, execution.elapsed(), execution.fingerprint, execution.failures, delay
@@ -332,8 +333,8 @@ class Steps:
 
     def record(self, execution: Execution, output: str | None, error: str | None = None) -> Awaitable[Outcome]:
         """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
-        self._store.marks.ended(execution.started)
-        record = StepOutcome(*execution.started, output, error, execution.elapsed(), execution.fingerprint)
+        self._store.marks.ended(execution)
+        record = execution.outcome(output, error)
         if self._interrupted:
             self._forget_interrupted(execution)
         if self._stopping.lost is None and not self._journal.is_full and not _ALWAYS_REPLAYS:
@@ -378,16 +379,15 @@ class Steps:
         """
         nested = any(each.session is not None for each in enclosing(execution.parent))
         async with self._store.step_session(nested=nested) as own:
-            await own.prepare(partial(self._store.marks.stopped, execution.started))
+            await own.prepare(partial(self._store.marks.stopped, execution))
             execution.session = own.session
             try:
                 value = await own.calling(body)
             finally:
                 execution.session = None
             self._stopping.check_not_lost()
-            self._store.marks.ended(execution.started)
-            text = encode(value)
-            record = StepOutcome(*execution.started, text, None, execution.elapsed(), execution.fingerprint)
+            self._store.marks.ended(execution)
+            record = execution.outcome(encode(value))
             try:
                 await self._store.journal.gated(record, partial(own.commit_with, record))
             except (WorkflowError, DatabaseUnavailableError) as refused:

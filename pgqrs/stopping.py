@@ -142,7 +142,7 @@ class Stopping:
     def enter_body(self, timeout: float | None) -> None:
         """Take the calling task for the one that carries out the body, which may take `timeout` seconds."""
         self._limit = timeout
-        self._body = asyncio.current_task()
+        self._body = asyncio.current_task(self.loop)
         self._cancelling = 0 if self._body is None else self._body.cancelling()
         if self.deadline is None and timeout is not None:  # a run that was started by hand
             self.deadline = self.clock.time() + timeout

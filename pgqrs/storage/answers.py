@@ -1,24 +1,29 @@
-"""What a record's writer waits for, and how it goes on without a turn of the event loop in between."""
+"""What a record's writer waits for, and how it goes on without the event loop's help."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import Any, TypeAlias
 
 Wakeup: TypeAlias = Callable[["Answer"], object]
+
+Waiting: TypeAlias = tuple[Context, Wakeup, "Answer"]
+"""Whoever waits for an answer that is settled: the context that the wakeup is to be called in with the answer."""
 
 
 class Answer(asyncio.Future[Any]):
     """A future of one waiter, a task, which can be woken by hand.
 
-    Any other future wakes its waiter in the loop's next turn, which takes some hundredths of a lone commit.
+    Any other future has the loop wake its waiter, which takes some hundredths of a lone commit, and as much of a
+    record's time in a large batch.
     """
 
     # Let go of as soon as it is of no use: it holds the task, and a task that fails holds what it waited for.
-    _waiter: tuple[Wakeup, Context] | None = None
+    __slots__ = ("_waiter",)
+    _waiter: tuple[Wakeup, Context] | None
 
     def add_done_callback(self, fn: Wakeup, /, *, context: Context | None = None) -> None:
         """Have `fn` called once there is a result; what a task adds, with its context, can be called by hand."""
@@ -36,16 +41,20 @@ class Answer(asyncio.Future[Any]):
         self._waiter = None
         settle(self, verdict)
 
-    def settle_by_hand(self, verdict: Any) -> Callable[[], object] | None:
-        """Settle it, and return what wakes the waiter; None where nobody waits yet, or any more."""
-        if self._waiter is None:
+    def settle_by_hand(self, verdict: Any) -> Waiting | None:
+        """Settle it, and return who is to be woken; None where nobody waits yet, or any more."""
+        waiter = getattr(self, "_waiter", None)
+        if waiter is None:
             self.settle(verdict)
             return None
-        fn, context = self._waiter
+        fn, context = waiter
+        self._waiter = None
         self.remove_done_callback(fn)
-        self.settle(verdict)
-        run: Callable[..., object] = context.run
-        return partial(run, fn, self)
+        if isinstance(verdict, Exception):
+            self.set_exception(verdict)
+        else:
+            self.set_result(verdict)
+        return context, fn, self
 
 
 def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
@@ -58,15 +67,74 @@ def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
         waiter.set_result(verdict)
 
 
-def step_aside(task: asyncio.Task[Any], wakes: list[Callable[[], object]]) -> None:
-    """Let another task, the last of `wakes`, take its step within that of the running one.
+class Waker:
+    """Wakes those who wait for the answers of an event loop's journal.
+
+    One whose record went alone is woken within the step of the task that wrote it. Those of a batch go on in the
+    loop's next turn, as they would without it, but the loop has one thing to do instead of one for each.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._by_hand = True
+        self._lone: list[Waiting] = []
+        self._told: deque[Waiting] = deque()
+        self.alone = False
+        """Whether a record is under way that goes alone: who waits for it is woken by `step_aside`."""
+
+    def look(self) -> None:
+        """See whether anybody can be woken by hand.
+
+        `nest_asyncio` runs the loop within a task, and what that waits for must not be beneath it on the stack. In
+        its debug mode the loop tells whose step was slow, and cannot of those that it does not see.
+        """
+        self._by_hand = not (hasattr(self._loop, "_nest_patched") or self._loop.get_debug())
+
+    def answer(self, answer: Answer, verdict: Any) -> None:
+        """Settle what somebody waits for."""
+        if not self._by_hand:
+            answer.settle(verdict)
+        elif (waiting := answer.settle_by_hand(verdict)) is None:
+            return
+        elif self.alone and not self._lone:
+            self._lone.append(waiting)
+        else:
+            if not self._told:
+                self._loop.call_soon(self._wake_told)
+            self._told.append(waiting)
+
+    def step_aside(self, task: asyncio.Task[Any]) -> None:
+        """Let whoever waits for a record that went alone take its step, within that of the running `task`."""
+        self.alone = False
+        if self._lone:
+            step_aside(task, self._lone)
+
+    def _wake_told(self) -> None:
+        try:
+            while self._told:
+                _wake(self._told.popleft)
+        finally:
+            if self._told:  # an interrupt, or an exit, of a task came out here
+                self._loop.call_soon(self._wake_told)
+
+
+def _wake(next_one: Callable[[], Waiting]) -> None:
+    context, fn, answer = next_one()
+    try:
+        context.run(fn, answer)
+    finally:
+        # An exception that is raised there may keep this frame for as long as somebody keeps it.
+        del context, fn, answer
+
+
+def step_aside(task: asyncio.Task[Any], waiting: list[Waiting]) -> None:
+    """Let another task, the last of those `waiting`, take its step within that of the running one.
 
     The two hooks are asyncio's, for whoever implements tasks: "Extending", in Python's manual.
     """
     loop = task.get_loop()
     asyncio._leave_task(loop, task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     try:
-        # In no variable: an exception that is raised there may keep this frame for as long as somebody keeps it.
-        wakes.pop()()
+        _wake(waiting.pop)
     finally:
         asyncio._enter_task(loop, task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

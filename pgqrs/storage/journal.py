@@ -19,7 +19,7 @@ from weakref import ref
 
 from pgqrs.errors import PgqrsError
 from pgqrs.storage import writes
-from pgqrs.storage.answers import Answer, step_aside
+from pgqrs.storage.answers import Answer, Waker
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
 from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Kind, Standing
@@ -104,10 +104,8 @@ class Journal:
         self._stalled: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
         self._in_flight: list[Entry] = []
-        self._to_wake: list[Callable[[], object]] = []
         self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
-        self._is_nested = False
         self._connection: Driver | None = None
         self._bound: float | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -117,6 +115,9 @@ class Journal:
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
         self._lone_statements: dict[Kind[Any], LoneStatement] = {}
+        self._waker = Waker(self._loop)
+        self.answer = self._waker.answer
+        """Settles an `Answer`, in a `tell`."""
         self._watchdog = Watchdog(self._loop, database.limits.timeout)
         self.most = MAX_ROWS
         """The most records of one batch."""
@@ -151,13 +152,6 @@ class Journal:
         self._queued_size += entry.size
         if self._flusher is None:
             self._wake()
-
-    def answer(self, answer: Answer, verdict: Any) -> None:
-        """Settle what somebody waits for, in a `tell`; who waits for a record that went alone goes on first."""
-        if len(self._in_flight) != 1 or self._to_wake or self._is_nested:
-            answer.settle(verdict)
-        elif (wake := answer.settle_by_hand(verdict)) is not None:
-            self._to_wake.append(wake)
 
     def offer(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
@@ -255,8 +249,7 @@ class Journal:
 
     def _wake(self) -> None:
         self._kept = self._keeper and self._keeper()
-        # `nest_asyncio` runs the loop within a task, and what that waits for must not be beneath it on the stack.
-        self._is_nested = hasattr(self._loop, "_nest_patched")
+        self._waker.look()
         # In a context of its own: that of whoever came first would live as long as there is work.
         context = Context()
         self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
@@ -281,16 +274,17 @@ class Journal:
             while self._queue or await self._is_followed():
                 self._in_flight = batch = self._next_batch()
                 if batch:
+                    self._waker.alone = len(batch) == 1
                     await self._write(batch)
                     # Not in this frame either: see `step_aside`.
                     self._in_flight = batch = []
                     self._written.set()
-                    if self._to_wake:
-                        step_aside(itself, self._to_wake)
+                    self._waker.step_aside(itself)
         except asyncio.CancelledError:
             # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
             unsettled = [entry for entry in self._in_flight if not entry.settled]
             self._in_flight = []
+            self._waker.alone = False
             self._put_back(unsettled)
             raise
 

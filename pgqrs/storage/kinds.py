@@ -28,7 +28,7 @@ from pgqrs.storage.sql import constant
 from pgqrs.types import Claim, Outcome, RunEnd, StepFailure, StepOutcome, WorkflowStatus
 
 Result: TypeAlias = Claim | Outcome | bool | None
-Arrays: TypeAlias = dict[str, list[Any]]
+Arrays: TypeAlias = dict[str, list[Any] | None]
 
 R = TypeVar("R", bound=tuple[Any, ...])
 
@@ -81,7 +81,7 @@ class Rows(Generic[R]):
         The columns are the record's first fields; what follows them is not for these arrays.
         """
         keys = (f"{self.name}_{key}" for key in self.columns)
-        return dict(zip(keys, map(list, zip(*records, strict=True)), strict=False))
+        return dict(zip(keys, map(_array, zip(*records, strict=True)), strict=False))
 
     def values(self, record: R) -> dict[str, Any]:
         """Return the binds of a lone record."""
@@ -103,6 +103,11 @@ class Rows(Generic[R]):
         binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
         return func.unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
+
+
+def _array(column: tuple[Any, ...]) -> list[Any] | None:
+    """Return a column as an array; `unnest` fills up what is NULL, which the driver need not look through."""
+    return None if column[0] is None and column.count(None) == len(column) else list(column)
 
 
 class Kind(Rows[R], ABC):

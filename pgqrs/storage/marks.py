@@ -6,12 +6,25 @@ import asyncio
 from functools import partial
 from itertools import takewhile
 from time import monotonic
+from typing import Protocol
 
 from pgqrs.storage.journal import Journal
 from pgqrs.types import StepOutcome, StepStarted
 
 LONG = 0.1
 """How long a step executes, in seconds, before it is worth a mark; the sweep comes round as often."""
+
+
+class Executing(Protocol):
+    """A step that is being executed."""
+
+    began: float
+    """When it began, by the monotonic clock."""
+
+    @property
+    def started(self) -> StepStarted:
+        """Which step it is."""
+        ...
 
 
 class RunningMarks:
@@ -24,32 +37,32 @@ class RunningMarks:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._young: dict[StepStarted, float] = {}
+        self._young: dict[Executing, None] = {}
         self._on_their_way: dict[StepStarted, asyncio.Future[None]] = {}
         self._sweep_due: asyncio.TimerHandle | None = None
 
-    def began(self, step: StepStarted, began: float) -> None:
-        """Look after a step from now on, which began just now, by the monotonic clock."""
-        self._young[step] = began
+    def began(self, step: Executing) -> None:
+        """Look after a step from now on, which began just now."""
+        self._young[step] = None
         if self._sweep_due is None:
             self._sweep_due = self._loop.call_later(LONG, self._sweep)
 
-    def ended(self, step: StepStarted) -> None:
+    def ended(self, step: Executing) -> None:
         """Look after it no longer; nothing was written if it was quick."""
         self._young.pop(step, None)
 
-    async def stopped(self, step: StepStarted) -> None:
+    async def stopped(self, step: Executing) -> None:
         """Look after it no longer, and wait for the end of a write that is on its way."""
         self.ended(step)
-        if (on_its_way := self._on_their_way.get(step)) is not None:
+        if (on_its_way := self._on_their_way.get(step.started)) is not None:
             await asyncio.wait([on_its_way])
 
     def _sweep(self) -> None:
         now = monotonic()
-        for step, began in list(takewhile(lambda item: now - item[1] >= LONG, self._young.items())):
+        for step in list(takewhile(lambda step: now - step.began >= LONG, self._young)):
             if not self._journal.is_full:
                 del self._young[step]
-                self._mark(step, now - began)
+                self._mark(step.started, now - step.began)
         self._sweep_due = self._loop.call_later(LONG, self._sweep) if self._young else None
 
     def _mark(self, step: StepStarted, elapsed: float) -> None:

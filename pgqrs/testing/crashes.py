@@ -17,7 +17,7 @@ from pgqrs.decorators import Definition, definition_of
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.reading import as_text, naming, read_workflow
 from pgqrs.runtime.runs import Held, Runs
-from pgqrs.storage.marks import RunningMarks
+from pgqrs.storage.marks import Executing, RunningMarks
 from pgqrs.storage.repositories import WorkflowRepository
 from pgqrs.storage.store import Store
 from pgqrs.storage.watch import Watch
@@ -32,7 +32,6 @@ from pgqrs.types import (
     StepFailure,
     StepOutcome,
     StepRecord,
-    StepStarted,
     StepStatus,
     WorkflowRecord,
     WorkflowStatus,
@@ -176,10 +175,10 @@ class _Begun(RunningMarks):
         super().__init__(store.journal)
         self.counts: Counter[str] = Counter()
 
-    def began(self, step: StepStarted, began: float) -> None:
+    def began(self, step: Executing) -> None:
         """Count a step, and look after it."""
-        self.counts[step.step_id] += 1
-        super().began(step, began)
+        self.counts[step.started.step_id] += 1
+        super().began(step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ async def nesting(ctx):
 async def main():
     async with Admin(*sys.argv[1:]) as admin:
         print(await admin.run(nesting))
+        print(sum(await asyncio.gather(*(admin.run(nesting) for _ in range(5)))))
 
 asyncio.run(main())
 """
@@ -98,7 +99,7 @@ def test_a_step_in_a_loop_within_the_loop_is_written_as_well(dsn, schema, admin)
     """In a program of its own: `nest_asyncio` changes asyncio for good."""
     command = [sys.executable, "-c", NESTING, dsn, schema]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
-    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "3\n15\n"), done.stderr
 
 
 async def test_it_keeps_nothing_of_a_task_that_has_ended_while_others_go_on_writing(admin):

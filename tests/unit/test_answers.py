@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pgqrs.storage.answers import Answer, step_aside
+from pgqrs.storage.answers import Answer, Waker, step_aside
 
 place = contextvars.ContextVar("place", default="nowhere")
 
@@ -49,9 +49,9 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     itself = asyncio.current_task()
-    wake = answer.settle_by_hand(verdict)
+    waiting = answer.settle_by_hand(verdict)
     assert told == []
-    step_aside(itself, [wake])
+    step_aside(itself, [waiting])
     assert told == [verdict, (waiter, "waiter")]
     assert (asyncio.current_task(), place.get()) == (itself, "elsewhere")
     assert await waiter is None
@@ -96,9 +96,9 @@ async def test_a_waiter_that_was_cancelled_is_let_alone():
 async def test_a_task_that_is_cancelled_between_the_verdict_and_its_step_hears_of_both():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
-    wake = answer.settle_by_hand(7)
+    waiting = answer.settle_by_hand(7)
     waiter.cancel()
-    step_aside(asyncio.current_task(), [wake])
+    step_aside(asyncio.current_task(), [waiting])
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert answer.result() == 7
@@ -158,3 +158,120 @@ async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_asi
         await asyncio.sleep(0)
         assert freed() is None
     assert kept
+
+
+def _waker():
+    waker = Waker(asyncio.get_running_loop())
+    waker.look()
+    return waker
+
+
+async def test_those_of_a_batch_go_on_in_order_in_the_next_turn_each_as_its_own_task():
+    answers, told = [_answer() for _ in range(3)], []
+    waiters = [await _waiting(answer, told) for answer in answers]
+    waker = _waker()
+    for verdict, answer in enumerate(answers):
+        waker.answer(answer, verdict)
+    assert told == []
+    await asyncio.sleep(0)
+    assert told == [each for n, waiter in enumerate(waiters) for each in (n, (waiter, "waiter"))]
+    assert all(waiter.done() for waiter in waiters)
+
+
+async def test_a_record_that_went_alone_has_its_waiter_woken_when_the_writer_steps_aside():
+    first, second = _answer(), _answer()
+    told = []
+    for answer in (first, second):
+        await _waiting(answer, told)
+    waker = _waker()
+    waker.alone = True
+    waker.answer(first, 1)
+    waker.answer(second, 2)  # its journal gave the one up, and with it what was still to come
+    waker.step_aside(asyncio.current_task())
+    assert told[0] == 1
+    assert 2 not in told
+    assert not waker.alone
+    await asyncio.sleep(0)
+    assert told[2] == 2
+
+
+async def test_one_of_a_batch_that_is_cancelled_before_its_turn_hears_of_it_and_the_others_of_theirs():
+    answers, told = [_answer() for _ in range(3)], []
+    waiters = [await _waiting(answer, told) for answer in answers]
+    waker = _waker()
+    for answer in answers:
+        waker.answer(answer, 7)
+    waiters[1].cancel()
+    await asyncio.wait(waiters)
+    assert [waiter.cancelled() for waiter in waiters] == [False, True, False]
+
+
+def test_an_interrupt_of_one_of_a_batch_leaves_the_others_to_the_next_turn():
+    told = []
+
+    async def wait(answer):
+        if await answer == "interrupt":
+            raise KeyboardInterrupt
+        told.append(answer.result())
+
+    async def three():
+        answers = [_answer() for _ in range(3)]
+        waiters = [asyncio.create_task(wait(answer)) for answer in answers]
+        await asyncio.sleep(0)
+        waker = _waker()
+        for answer, verdict in zip(answers, ("first", "interrupt", "last"), strict=True):
+            waker.answer(answer, verdict)
+        await asyncio.wait(waiters, timeout=5)
+
+    loop = asyncio.new_event_loop()
+    try:
+        running = loop.create_task(three())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(running)
+        assert told == ["first"]
+        loop.run_until_complete(running)
+        assert told == ["first", "last"]
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_in_debug_mode_the_loop_itself_wakes_everybody_and_can_tell_who_is_slow(alone):
+    asyncio.get_running_loop().set_debug(True)
+    answer, told = _answer(), []
+    await _waiting(answer, told)
+    waker = _waker()
+    waker.alone = alone
+    waker.answer(answer, 7)
+    waker.step_aside(asyncio.current_task())
+    assert told == []
+    await asyncio.sleep(0)
+    assert told[0] == 7
+
+
+async def test_an_exception_that_is_kept_keeps_nothing_of_those_that_were_woken_with_its_task():
+    class Thing:
+        """Something that can be looked for."""
+
+    kept = []
+
+    async def wait(answer):
+        try:
+            await answer
+        except LookupError as error:
+            kept.append(error)
+
+    answers = [_answer() for _ in range(3)]
+    waiters = [asyncio.create_task(wait(answer)) for answer in answers]
+    await asyncio.sleep(0)
+    waker = _waker()
+    things = [Thing(), Thing()]
+    freed = [weakref.ref(each) for each in (*things, *waiters)]
+    for answer, verdict in zip(answers, (things[0], LookupError("kept"), things[1]), strict=True):
+        waker.answer(answer, verdict)
+    await asyncio.wait(waiters)
+    with _collector_off():
+        del waiters, answers, answer, verdict, things
+        await asyncio.sleep(0)
+        assert [each() for each in freed] == [None] * 5
+    assert len(kept) == 1

@@ -107,7 +107,7 @@ class TestRoundTrip:
 
     def test_works_without_the_c_encoder(self, monkeypatch):
         monkeypatch.setattr("json.encoder.c_make_encoder", None)
-        assert serialization._make_quick_text()({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
+        assert "".join(serialization._make_chunks()({"a": [1, "ü"]}, 0)) == '{"a":[1,"ü"]}'
 
 
 class Colour(enum.StrEnum):
