@@ -79,16 +79,18 @@ class Waker:
         self._by_hand = True
         self._lone: list[Waiting] = []
         self._told: deque[Waiting] = deque()
+        self._is_to_wake = False
         self.alone = False
         """Whether a record is under way that goes alone: who waits for it is woken by `step_aside`."""
 
-    def look(self) -> None:
-        """See whether anybody can be woken by hand.
+    def expect(self, *, alone: bool) -> None:
+        """See whether those who wait for a batch can be woken by hand; `alone` tells that it is a single record.
 
         `nest_asyncio` runs the loop within a task, and what that waits for must not be beneath it on the stack. In
         its debug mode the loop tells whose step was slow, and cannot of those that it does not see.
         """
         self._by_hand = not (hasattr(self._loop, "_nest_patched") or self._loop.get_debug())
+        self.alone = alone
 
     def answer(self, answer: Answer, verdict: Any) -> None:
         """Settle what somebody waits for."""
@@ -99,9 +101,8 @@ class Waker:
         elif self.alone and not self._lone:
             self._lone.append(waiting)
         else:
-            if not self._told:
-                self._loop.call_soon(self._wake_told)
             self._told.append(waiting)
+            self._see_to_wake()
 
     def step_aside(self, task: asyncio.Task[Any]) -> None:
         """Let whoever waits for a record that went alone take its step, within that of the running `task`."""
@@ -109,13 +110,20 @@ class Waker:
         if self._lone:
             step_aside(task, self._lone)
 
+    def _see_to_wake(self) -> None:
+        if not self._is_to_wake:
+            self._is_to_wake = True
+            self._loop.call_soon(self._wake_told)
+
     def _wake_told(self) -> None:
+        # Before anybody is woken: where that runs the loop within its step, those who are told there need a turn.
+        self._is_to_wake = False
         try:
             while self._told:
                 _wake(self._told.popleft)
         finally:
             if self._told:  # an interrupt, or an exit, of a task came out here
-                self._loop.call_soon(self._wake_told)
+                self._see_to_wake()
 
 
 def _wake(next_one: Callable[[], Waiting]) -> None:

@@ -249,7 +249,6 @@ class Journal:
 
     def _wake(self) -> None:
         self._kept = self._keeper and self._keeper()
-        self._waker.look()
         # In a context of its own: that of whoever came first would live as long as there is work.
         context = Context()
         self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
@@ -258,6 +257,7 @@ class Journal:
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
         """Begin again if there is more: it came in just now, or the flusher was cancelled."""
         self._flusher = None
+        self._waker.alone = False
         error = None if flusher.cancelled() else flusher.exception()
         if isinstance(error, Exception):  # else an interrupt, or an exit, of the task that was let go on
             self._loop.call_exception_handler({"message": "the journal failed", "exception": error})
@@ -274,7 +274,7 @@ class Journal:
             while self._queue or await self._is_followed():
                 self._in_flight = batch = self._next_batch()
                 if batch:
-                    self._waker.alone = len(batch) == 1
+                    self._waker.expect(alone=len(batch) == 1)
                     await self._write(batch)
                     # Not in this frame either: see `step_aside`.
                     self._in_flight = batch = []
@@ -284,7 +284,6 @@ class Journal:
             # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
             unsettled = [entry for entry in self._in_flight if not entry.settled]
             self._in_flight = []
-            self._waker.alone = False
             self._put_back(unsettled)
             raise
 

@@ -160,9 +160,9 @@ async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_asi
     assert kept
 
 
-def _waker():
+def _waker(*, alone=False):
     waker = Waker(asyncio.get_running_loop())
-    waker.look()
+    waker.expect(alone=alone)
     return waker
 
 
@@ -183,8 +183,7 @@ async def test_a_record_that_went_alone_has_its_waiter_woken_when_the_writer_ste
     told = []
     for answer in (first, second):
         await _waiting(answer, told)
-    waker = _waker()
-    waker.alone = True
+    waker = _waker(alone=True)
     waker.answer(first, 1)
     waker.answer(second, 2)  # its journal gave the one up, and with it what was still to come
     waker.step_aside(asyncio.current_task())
@@ -240,8 +239,7 @@ async def test_in_debug_mode_the_loop_itself_wakes_everybody_and_can_tell_who_is
     asyncio.get_running_loop().set_debug(True)
     answer, told = _answer(), []
     await _waiting(answer, told)
-    waker = _waker()
-    waker.alone = alone
+    waker = _waker(alone=alone)
     waker.answer(answer, 7)
     waker.step_aside(asyncio.current_task())
     assert told == []
@@ -275,3 +273,25 @@ async def test_an_exception_that_is_kept_keeps_nothing_of_those_that_were_woken_
         await asyncio.sleep(0)
         assert [each() for each in freed] == [None] * 5
     assert len(kept) == 1
+
+
+async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_step_have_a_turn_in_it():
+    waker, told = _waker(), []
+    first, second, third = answers = [_answer() for _ in range(3)]
+
+    async def nesting():
+        await first
+        waker.answer(third, 3)
+        told.append(len(asyncio.get_running_loop()._ready))  # what such a loop would come to
+
+    waiters = [asyncio.create_task(nesting()), *(asyncio.create_task(_told(each, told)) for each in answers[1:])]
+    await asyncio.sleep(0)
+    waker.answer(first, 1)
+    waker.answer(second, 2)
+    await asyncio.wait(waiters)
+    assert told[0] > 0
+    assert told[1:] == [2, 3]
+
+
+async def _told(answer, told):
+    told.append(await answer)
