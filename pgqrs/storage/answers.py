@@ -91,6 +91,11 @@ class Waker:
         """
         self._by_hand = not (hasattr(self._loop, "_nest_patched") or self._loop.get_debug())
         self.alone = alone
+        if self._told:
+            # Their callback is mostly due. But an interrupt can strike where the loop has let go of it and it has
+            # not begun: then they would wait for ever.
+            self._is_to_wake = False
+            self._see_to_wake()
 
     def answer(self, answer: Answer, verdict: Any) -> None:
         """Settle what somebody waits for."""

@@ -5,6 +5,7 @@ import contextvars
 import gc
 import weakref
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -295,3 +296,20 @@ async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_
 
 async def _told(answer, told):
     told.append(await answer)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_those_whose_callback_an_interrupt_has_lost_are_woken_with_the_next_record(alone, monkeypatch):
+    waker, told = _waker(), []
+    answers = [_answer() for _ in range(2)]
+    waiters = [asyncio.create_task(_told(each, told)) for each in answers]
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(waker, "_loop", SimpleNamespace(call_soon=lambda _callback: None))
+        for verdict, answer in enumerate(answers):
+            waker.answer(answer, verdict)
+    await asyncio.sleep(0)
+    assert told == []
+    waker.expect(alone=alone)
+    await asyncio.wait(waiters, timeout=5)
+    assert told == [0, 1]
