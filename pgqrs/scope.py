@@ -117,7 +117,7 @@ class Execution:
         """Return the record of its end: the JSON text of its value, or of its error."""
         run = self.run
         return StepOutcome(
-            run.workflow_id, run.epoch, self.step_id, output, error, monotonic() - self.began, self.fingerprint
+            run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint
         )
 
     def elapsed(self) -> float:

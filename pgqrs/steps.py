@@ -233,8 +233,7 @@ class Steps:
         self._interrupted.clear()
 
     def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> Execution:
-        if self._trace.unfollowed:
-            self._trace.step_began()
+        self._trace.step_began()
         if self._interrupted:
             self._interrupted.pop(step_id, None)
             self.warn_of_interrupted()

@@ -20,8 +20,7 @@ class FailureTrace:
     def __init__(self) -> None:
         # The exceptions are kept, not only their ids: an id is free for another object once its owner is gone.
         self._raised: dict[int, tuple[BaseException, list[RaisedBy]]] = {}
-        self.unfollowed: list[str] = []
-        """The steps whose transient errors were sent to be recorded, and which no step followed yet."""
+        self._unfollowed: list[str] = []
 
     def note(self, error: BaseException, raised_by: RaisedBy) -> None:
         """Remember that `error` is the error of a step; one exception may be that of several nested ones."""
@@ -29,15 +28,15 @@ class FailureTrace:
 
     def recorded(self, step_id: str) -> None:
         """Remember that a transient error of the step was sent to be recorded."""
-        self.unfollowed.append(step_id)
+        self._unfollowed.append(step_id)
 
     def continue_from(self, earlier: FailureTrace) -> None:
         """Take over which recorded errors nothing has followed yet."""
-        self.unfollowed = earlier.unfollowed
+        self._unfollowed = earlier._unfollowed
 
     def step_began(self) -> None:
         """Forget the recorded errors: the body saw them, and went on to another step."""
-        self.unfollowed.clear()
+        self._unfollowed.clear()
 
     def stems_from_step(self, error: BaseException) -> bool:
         """Tell whether `error` is the recorded transient error of a step, or stems from one."""
@@ -56,7 +55,7 @@ class FailureTrace:
         """
         culprits = [] if error is None else list(self._culprits(error, frozenset(), set()))
         if culprits or error is None:
-            culprits += self.unfollowed
+            culprits += self._unfollowed
         return tuple(dict.fromkeys(culprits))
 
     def _culprits(self, error: BaseException, inside: frozenset[str], seen: set[int]) -> Iterator[str]:

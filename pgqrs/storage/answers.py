@@ -50,10 +50,7 @@ class Answer(asyncio.Future[Any]):
         fn, context = waiter
         self._waiter = None
         self.remove_done_callback(fn)
-        if isinstance(verdict, Exception):
-            self.set_exception(verdict)
-        else:
-            self.set_result(verdict)
+        settle(self, verdict)
         return context, fn, self
 
 
