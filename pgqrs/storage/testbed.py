@@ -10,11 +10,12 @@ before `pg_catalog` sees their time wherever a statement names no schema: in our
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.models import Base, Workflow
@@ -32,6 +33,12 @@ WORN = 4 * 1024 * 1024
 PATIENCE = "500ms"
 """How long the locks of a schema are waited for, before it is left to whoever holds them."""
 
+_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{8}}_[0-9]{{1,18}}")
+"""The form of the names that the kit gives; they need no quotes."""
+
+_MARK = "made by pgqrs.testing"
+"""The comment of the kit's schemas: only a schema that carries it, and belongs to the own role, is dropped."""
+
 _PLACEHOLDER = "pgqrs_test_placeholder"
 
 _TIMES = {
@@ -42,6 +49,7 @@ _TIMES = {
 }
 
 _CLOCK = f"""
+COMMENT ON SCHEMA {_PLACEHOLDER} IS '{_MARK}';
 CREATE TABLE {_PLACEHOLDER}.pgqrs_test_clock (ahead interval NOT NULL);
 INSERT INTO {_PLACEHOLDER}.pgqrs_test_clock VALUES ('0');
 {
@@ -81,11 +89,13 @@ def script() -> str:
 def search_path(schema: str) -> str:
     """Return the `search_path` by which connections see the time of a schema of tests."""
     # New tables go to the first one, so ours is not that.
-    return f'"$user", public, {schema}, pg_catalog'
+    return f'"$user", public, {_quoted(schema)}, pg_catalog'
 
 
 async def create(driver: asyncpg.Connection[Any], script: str, schema: str) -> int:
     """Make a schema of tests and return how many things are in it."""
+    if not _NAME.fullmatch(schema):
+        raise ValueError(f"{schema!r} is not the name of a schema of the test kit.")
     await driver.execute(script.replace(_PLACEHOLDER, schema))
     return (await _measure(driver, schema))[0]
 
@@ -98,19 +108,21 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
     count, size = await _measure(driver, schema)
     if count != things or size > WORN:
         return False
-    tables = [f"{schema}.{each.name}" for each in Base.metadata.sorted_tables]
-    emptied = "".join(f"DELETE FROM {each};" for each in tables)  # noqa: S608  # names of our own
+    old, new = _quoted(schema), _quoted(name)
+    sequence = f"{old}.pgqrs_workflows_id_seq".replace("'", "''")
+    tables = [f"{old}.{each.name}" for each in Base.metadata.sorted_tables]
+    emptied = "".join(f"DELETE FROM {each};" for each in tables)  # noqa: S608  # quoted above
     try:
         await driver.execute(f"""
             BEGIN;
             SET LOCAL lock_timeout = '{PATIENCE}';
             LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
             {emptied}
-            UPDATE {schema}.pgqrs_test_clock SET ahead = '0';
-            SELECT setval('{schema}.pgqrs_workflows_id_seq', 1, false);
-            ALTER SCHEMA {schema} RENAME TO {name};
+            UPDATE {old}.pgqrs_test_clock SET ahead = '0';
+            SELECT setval('{sequence}', 1, false);
+            ALTER SCHEMA {old} RENAME TO {new};
             COMMIT;
-        """)  # noqa: S608  # names of our own
+        """)  # noqa: S608  # quoted above
     except asyncpg.PostgresError:
         await driver.execute("ROLLBACK")
         return False
@@ -118,9 +130,14 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
 
 
 async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
-    """Drop a schema, and tell whether that went: not where somebody has locked something in it."""
+    """Drop a schema of the kit; return False where another session has locked something in it.
+
+    A schema of that name that the kit has not made, or that belongs to another role, is left alone.
+    """
+    if not await driver.fetchval(f"{_OWN_SCHEMAS} AND nspname = $2", _MARK, schema):
+        return True
     try:
-        await driver.execute(f"SET lock_timeout = '{PATIENCE}'; DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await driver.execute(f"SET lock_timeout = '{PATIENCE}'; DROP SCHEMA {_quoted(schema)} CASCADE")
     except asyncpg.PostgresError:
         return False
     return True
@@ -132,11 +149,9 @@ async def own(driver: asyncpg.Connection[Any], owner: str) -> None:
 
 
 async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
-    """Drop the schemas of processes that have died."""
-    rows = await driver.fetch(
-        "SELECT nspname FROM pg_catalog.pg_namespace WHERE starts_with(nspname, $1) ORDER BY 1", PREFIX
-    )
-    for (schema,) in rows:
+    """Drop the schemas of this role's processes that have died."""
+    rows = await driver.fetch(f"{_OWN_SCHEMAS} ORDER BY 1", _MARK)
+    for schema in (name for (name,) in rows if _NAME.fullmatch(name)):
         owner = schema.rpartition("_")[0]
         if await driver.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", owner):
             await drop(driver, schema)
@@ -145,8 +160,8 @@ async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
 
 async def move(connection: AsyncConnection, schema: str, seconds: float) -> None:
     """Move the time in a schema of tests."""
-    moved = text(f"UPDATE {schema}.pgqrs_test_clock SET ahead = ahead + :by")  # noqa: S608  # a name of our own
-    await connection.execute(moved, {"by": timedelta(seconds=seconds)})
+    moved = f"UPDATE {_quoted(schema)}.pgqrs_test_clock SET ahead = ahead + $1"  # noqa: S608  # quoted
+    await connection.exec_driver_sql(moved, (timedelta(seconds=seconds),))
 
 
 async def outlook(connection: AsyncConnection) -> Outlook:
@@ -190,11 +205,21 @@ _QUEUES: Any = (
 )
 
 
+_OWN_SCHEMAS = """
+    SELECT nspname::text FROM pg_catalog.pg_namespace
+    WHERE pg_catalog.obj_description(oid, 'pg_namespace') = $1
+        AND nspowner = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)"""
+
+
+def _quoted(schema: str) -> str:
+    return '"{}"'.format(schema.replace('"', '""'))
+
+
 async def _measure(driver: asyncpg.Connection[Any], schema: str) -> tuple[int, int]:
     row = await driver.fetchrow(
         """
         SELECT count(*), coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM pg_catalog.pg_class
-        WHERE relnamespace = to_regnamespace($1)
+        WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)
         """,
         schema,
     )

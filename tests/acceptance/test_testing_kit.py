@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from datetime import timedelta
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -803,18 +804,94 @@ async def test_a_schema_that_is_locked_is_left_alone(dsn):
 async def test_the_schemas_of_a_process_that_died_are_dropped_by_the_next(dsn):
     connection = await asyncpg.connect(dsn)
     dead = f"{testbed.PREFIX}deadbeef_1"
-    await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {dead}")
+    await connection.execute(f"DROP SCHEMA IF EXISTS {dead} CASCADE")
+    await testbed.create(connection, testbed.script(), dead)
     living, schemas = Schemas(dsn), Schemas(dsn)
     try:
         kept = await living.lend()
         await schemas.lend()
-        found = {row[0] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
+        found = await _schemas(connection)
         assert dead not in found
         assert kept in found
     finally:
         await living.close()
         await schemas.close()
         await connection.close()
+
+
+@pytest.fixture
+async def intruder(own_database):
+    """A role that may create schemas in a database of the test's own: (its name, the superuser's DSN)."""
+    connection = await asyncpg.connect(own_database)
+    role = f"intruder_{uuid4().hex[:8]}"
+    await connection.execute(
+        f"CREATE ROLE {role}; GRANT CREATE ON DATABASE {await _database(connection)} TO {role}"
+    )
+    yield role, own_database
+    await connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+    await connection.close()
+
+
+async def test_the_name_of_a_schema_is_never_run_as_sql(intruder):
+    role, dsn = intruder
+    hostile = f"pgqrs_test_;ALTER ROLE {role} SUPERUSER;--_1"
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f'SET ROLE {role}; CREATE SCHEMA "{hostile}"; RESET ROLE')
+    try:
+        async with scratch_admin(dsn) as admin:
+            assert await admin.run(quick, 1) == 2
+        assert hostile in await _schemas(connection)
+        assert not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = $1", role)
+    finally:
+        await connection.close()
+
+
+async def test_only_schemas_that_the_kit_made_for_this_role_are_dropped(intruder):
+    role, dsn = intruder
+    connection = await asyncpg.connect(dsn)
+    named_alike, unmarked = "pgqrs_test_staging", "pgqrs_test_0123abcd_1"
+    of_another_role, marked_by_hand = "pgqrs_test_0123abcd_2", 'pgqrs_test_"x_3'
+    others = [named_alike, unmarked, of_another_role, marked_by_hand]
+    for each in others:
+        await connection.execute(f"CREATE SCHEMA {testbed._quoted(each)}")
+    await connection.execute(f"CREATE TABLE {named_alike}.customers AS SELECT 1 AS x")
+    for each in (of_another_role, marked_by_hand, named_alike):
+        await connection.execute(f"COMMENT ON SCHEMA {testbed._quoted(each)} IS '{testbed._MARK}'")
+    await connection.execute(f"ALTER SCHEMA {of_another_role} OWNER TO {role}")
+    try:
+        async with scratch_admin(dsn):
+            pass
+        assert set(others) <= await _schemas(connection)
+        assert await connection.fetchval(f"SELECT x FROM {named_alike}.customers") == 1
+    finally:
+        await connection.close()
+
+
+async def test_a_schema_that_another_role_made_under_a_lent_name_is_left_alone(intruder):
+    role, dsn = intruder
+    connection = await asyncpg.connect(dsn)
+    schemas = Schemas(dsn)
+    try:
+        schema = await schemas.lend()
+        await connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema} AUTHORIZATION {role}")
+        await schemas.give_back(schema)
+        assert await schemas.lend() != schema
+        assert schema in await _schemas(connection)
+    finally:
+        await schemas.close()
+        await connection.close()
+
+
+def test_the_search_path_of_a_clock_quotes_its_schema():
+    assert TestClock('x", mine; --').search_path == '"$user", public, "x"", mine; --", pg_catalog'
+
+
+async def _schemas(connection):
+    return {row[0] for row in await connection.fetch("SELECT nspname FROM pg_namespace")}
+
+
+async def _database(connection):
+    return await connection.fetchval("SELECT quote_ident(current_database())")
 
 
 async def _is_recorded(admin, workflow_id, step_id):
