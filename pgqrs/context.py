@@ -20,7 +20,7 @@ from pgqrs.errors import (
 )
 from pgqrs.failures import is_terminal
 from pgqrs.fingerprint import fingerprint_of
-from pgqrs.names import check_name
+from pgqrs.names import check_name, escaped
 from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.run import Run, RunOptions, run_of
@@ -273,7 +273,8 @@ class PyWorkflow:
     async def acquire_step(self, step_id: str) -> StepResult:
         """Ask what is recorded of a step, or for the right to execute it.
 
-        `step_id` is its key in this workflow: at most 512 bytes, no NUL. A step that another task of the run
+        `step_id` is its key in this workflow: at most 512 bytes, no NUL. It is taken as it is: one with ``:`` or
+        ``/`` can be that of a step with a key, or of a recorded time. A step that another task of the run
         is executing is waited for. A context that was not started starts itself. Raises the step's recorded
         error, if that is its outcome, `InvalidNameError`, `StepCycleError` for a step that would wait for
         itself, and `WorkflowFencedError` for a stale run.
@@ -301,37 +302,38 @@ class PyWorkflow:
     async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the word of the field
         """Return the time by the database's clock, aware, as a step would: a replay sees the same time.
 
-        Recorded as ``now:1``, ``now:2``, ... in the order of the calls, or as `id`: give one where tasks call this
-        at the same time.
+        Recorded as ``now:1``, ``now:2``, ... in the order of the calls, or as ``now/id``: give an `id` where tasks
+        call this at the same time.
         """
-        _check_id(id)
-        return await sleeping.now(await self._current(), id)
+        step_id = _named("now", id)
+        return await sleeping.now(await self._current(), step_id)
 
     async def sleep(self, delay: float | timedelta, *, id: str | None = None) -> None:  # noqa: A002
         """Sleep for `delay`, in seconds or as a `timedelta`, across restarts: a replay waits for what is left.
 
-        The time to wake up is recorded as ``sleep:1``, ``sleep:2``, ... in the order of the calls, or as `id`:
-        give one where tasks sleep at the same time. In a worker a workflow that sleeps for more than a moment, and
-        executes no step meanwhile, is not held in memory: its function is left by a `BaseException`, and called
-        again when it is time. Raises `ValueError` for a delay that is no finite number, or more than a century.
+        The time to wake up is recorded as ``sleep:1``, ``sleep:2``, ... in the order of the calls, or as
+        ``sleep/id``: give an `id` where tasks sleep at the same time. In a worker a workflow that sleeps for more
+        than a moment, and executes no step meanwhile, is not held in memory: its function is left by a
+        `BaseException`, and called again when it is time. Raises `ValueError` for a delay that is no finite
+        number, or more than a century.
         """
-        _check_id(id)
+        step_id = _named("sleep", id)
         seconds = max(0.0, seconds_of("delay", delay))
         run = await self._current()
         fingerprint = fingerprint_of((seconds,), {})
-        await sleeping.sleep(run, id, fingerprint, lambda now: now + timedelta(seconds=seconds))
+        await sleeping.sleep(run, step_id, fingerprint, lambda now: now + timedelta(seconds=seconds))
 
     async def sleep_until(self, time: datetime, *, id: str | None = None) -> None:  # noqa: A002
         """Sleep until `time`, an aware datetime, by the database's clock; in everything else as `sleep`.
 
         Raises `ValueError` for a datetime without a time zone.
         """
-        _check_id(id)
+        step_id = _named("sleep", id)
         if not isinstance(cast(object, time), datetime):
             raise TypeError(f"sleep_until takes a datetime, not {type(time).__name__}.")
         if time.utcoffset() is None:
             raise ValueError("sleep_until takes an aware datetime: give it a tzinfo, as in datetime.now(UTC).")
-        await sleeping.sleep(await self._current(), id, None, lambda _now: time)
+        await sleeping.sleep(await self._current(), step_id, None, lambda _now: time)
 
     async def _current(self) -> Run:
         """Return the run that the calling task belongs to, which may be over; start one where there is none."""
@@ -436,6 +438,11 @@ class PyWorkflow:
             return None if output is None else options.codec(self._host.codec).decode(output)
 
 
-def _check_id(step_id: str | None) -> None:
-    if step_id is not None:
-        check_name("step id", step_id)
+def _named(kind: str, name: str | None) -> str | None:
+    """Return the step id of a time that was given a name, which no step and no numbered time can have."""
+    if name is None:
+        return None
+    check_name("step id", name)
+    step_id = f"{kind}/{escaped(name)}"
+    check_name("step id", step_id)
+    return step_id

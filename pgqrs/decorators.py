@@ -19,7 +19,7 @@ from pgqrs.errors import ConfigurationError
 from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, run_in_thread
 from pgqrs.failures import is_terminal
 from pgqrs.fingerprint import fingerprint_of
-from pgqrs.names import check_name
+from pgqrs.names import check_name, check_step_id, key_text
 from pgqrs.retry import RetryPolicy, policy_of
 from pgqrs.run import RunOptions
 from pgqrs.types import StepAction
@@ -114,11 +114,14 @@ def step(
     comes back in the form that a replay will see (a tuple as a list). A codec that goes by types, see
     `pgqrs.codecs.PydanticCodec`, carries and gives back what the function is annotated to return.
 
-    `id` is the step's id in its workflow, the function's name by default. `key` makes it ``id:key`` for calls
-    that differ: it is called with the step's arguments without the workflow. Without a key a second call in the
-    same workflow returns the first one's outcome, and a warning is logged when its arguments differ. `terminal`
-    and `transient` are exception classes whose errors trying again cannot mend, or may mend, where that differs
-    from the default: `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`,
+    `id` is the step's id in its workflow, the function's name by default; it holds neither ``:`` nor ``/``. `key`
+    makes it ``id:key`` for calls that differ: it is called with the step's arguments without the workflow, and
+    returns a str, int, bool, float, `Decimal`, `UUID`, date, time, datetime or `Enum` (which counts as its value),
+    or a tuple of them; ``%``, ``:`` and ``/`` in a key are escaped. Without a key a second call in the same
+    workflow returns the first one's outcome, and a warning is logged when its arguments differ.
+
+    `terminal` and `transient` are exception classes whose errors trying again cannot mend, or may mend, where that
+    differs from the default: `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`,
     `AttributeError`, `NameError` and `NotImplementedError` are terminal, the others transient.
 
     `retry` is a number of attempts, or a `RetryPolicy`: a transient error is then tried again, and only the
@@ -139,7 +142,7 @@ def step(
 
     Raises `TypeError` for a function that is not of the kind described, or whose first argument is annotated as
     something else than `PyWorkflow`, the same at a call with something else; `ConfigurationError` for a number
-    that makes no sense.
+    that makes no sense; `InvalidNameError` for an id that cannot be one, and at a call for a key of another type.
     """
     if thread and executor is not None:
         raise TypeError("a step runs in a thread or in an executor, not in both.")
@@ -156,14 +159,14 @@ def step(
             _more_than_a_call(call, attempts, transactional=transactional) if attempts or transactional else None
         )
         step_id = _name_of(function) if id is None else id
-        check_name("step id", step_id)
+        check_step_id(step_id, keyed=key is not None)
         names = _names_of(function, without_context=executor is None)
         returns = Returns(function)
 
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
             _check_context(ctx, function)
-            own_id = step_id if key is None else f"{step_id}:{key(*args, **kwargs)}"
+            own_id = step_id if key is None else f"{step_id}:{key_text(key(*args, **kwargs))}"
             ctx.calls_with(fingerprint_of(args, kwargs, names, by_content=ctx.is_typed), returns)
             acquired = await ctx.acquire_step(own_id)
             if acquired.status == StepAction.SKIPPED:

@@ -294,7 +294,7 @@ async def test_a_newer_run_never_replaces_a_success_and_takes_it(admin, sql):
 
 
 async def test_a_newer_run_takes_a_success_where_it_would_have_recorded_an_error(admin, sql):
-    @step(id="note:a")
+    @step(id="note", key=lambda: "a")
     async def fails(ctx: PyWorkflow) -> str:
         raise RuntimeError("this run's")
 

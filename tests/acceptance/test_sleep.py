@@ -58,7 +58,7 @@ async def test_a_sleep_lasts_as_long_as_told_and_is_recorded(admin, sql):
     began = time.monotonic()
     await naps(ctx)
     assert time.monotonic() - began >= 0.1
-    assert await steps(sql, ctx) == dict.fromkeys(("sleep:1", "sleep:2", "blink"), "SUCCESS")
+    assert await steps(sql, ctx) == dict.fromkeys(("sleep:1", "sleep:2", "sleep/blink"), "SUCCESS")
     wake_up = datetime.fromisoformat(await output(sql, ctx.id(), "sleep:1"))
     started = await sql.fetchval("SELECT started_at FROM pgqrs_workflows")
     assert abs(wake_up - started - timedelta(seconds=0.05)) < timedelta(seconds=2)
@@ -105,7 +105,7 @@ async def test_now_is_recorded_and_aware(admin, sql):
     assert seen[0] == seen[1]
     assert seen[0][0] <= seen[0][1] <= seen[0][2]
     assert all(each.utcoffset() is not None for each in seen[0])
-    assert await steps(sql, ctx) == dict.fromkeys(("now:1", "now:2", "third"), "SUCCESS")
+    assert await steps(sql, ctx) == dict.fromkeys(("now:1", "now:2", "now/third"), "SUCCESS")
     assert abs(seen[0][0] - await sql.fetchval("SELECT started_at FROM pgqrs_workflows")) < timedelta(seconds=5)
 
 
@@ -308,7 +308,7 @@ async def test_parking_survives_what_the_body_makes_of_it(sql, claimer, caplog, 
         assert timedelta(seconds=3500) < left <= timedelta(seconds=3600)
         assert "note:too early" not in await steps(sql, _Id(workflow_id))
         await sql.execute(
-            "UPDATE pgqrs_workflow_steps SET output = to_json(now()) WHERE step_id IN ('long', 'short')"
+            "UPDATE pgqrs_workflow_steps SET output = to_json(now()) WHERE step_id IN ('sleep/long', 'sleep/short')"
         )
         await make_due(sql, workflow_id)
         assert await claimer.run(function) == "slept"
