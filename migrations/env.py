@@ -10,20 +10,22 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 from alembic import context
 from alembic.operations import MigrationScript, Operations
 from alembic.util import CommandError
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
 from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
-from pgqrs.models import SCHEMA, Base
+from pgqrs.models import SCHEMA, Base, Text
 from pgqrs.names import check_schema
 from pgqrs.storage.engines import engine_source
 from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
+from pgqrs.storage.sql import SEARCH_PATH
 
 _CONNECT_TIMEOUT = 30.0
 
@@ -43,7 +45,14 @@ def _engine() -> AsyncEngine:
     dsn = _given("dsn")
     if dsn is None:
         raise CommandError("which database? Set PGQRS_DSN, or give -x dsn=postgresql://...")
-    return engine_source(dsn, timeout=_CONNECT_TIMEOUT).make()
+    engine = engine_source(dsn, timeout=_CONNECT_TIMEOUT).make()
+    # First, so that SQLAlchemy takes no other schema for the default one.
+    event.listen(engine.sync_engine, "connect", _set_search_path, insert=True)
+    return engine
+
+
+def _set_search_path(connection: Any, _record: object) -> None:
+    connection.run_async(lambda driver: driver.execute(f"SET search_path = {SEARCH_PATH}"))
 
 
 def _models_in(schema: str) -> MetaData:
@@ -93,6 +102,7 @@ def _migrate(connection: Connection, schema: str) -> None:
         compare_server_default=True,
         process_revision_directives=_number,
         template_args={"schema": schema},
+        render_item=_render_item,
     )
     # `check`, `current` and `revision` only look.
     if not context.get_context().opts.get("dont_mutate"):
@@ -124,6 +134,11 @@ def _number(_context: object, _revision: object, directives: list[MigrationScrip
     head = context.script.get_current_head()
     for directive in directives:
         directive.rev_id = f"{int(head or 0) + 1:04}"
+
+
+def _render_item(kind: str, item: object, _autogenerate: object) -> str | bool:
+    """Write our type for strings as SQLAlchemy's: a revision imports nothing of ours."""
+    return "sa.Text()" if kind == "type" and isinstance(item, Text) else False
 
 
 def _act(schema: str) -> None:

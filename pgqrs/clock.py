@@ -37,6 +37,11 @@ class Clock(Protocol):
     keeps the library itself going is not measured by it: heartbeats, polls, the time limits of statements.
     """
 
+    @property
+    def schema(self) -> str | None:
+        """The schema whose functions `now()` and the like tell its time, None for the server's own."""
+        ...
+
     def time(self) -> float:
         """Return the time in seconds from some moment on; it never goes back."""
         ...
@@ -54,6 +59,8 @@ class MonotonicClock:
     """The clock of the machine, which goes as time does."""
 
     __slots__ = ()
+
+    schema = None
 
     def time(self) -> float:
         """Return the time in seconds from some moment on."""

@@ -21,11 +21,11 @@ from sqlalchemy import (
     Identity,
     Index,
     MetaData,
-    Text,
     Uuid,
     false,
     func,
     text,
+    types,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -51,6 +51,21 @@ def _one_of(statuses: type[WorkflowStatus | StepStatus]) -> str:
 
 # There is no foreign key that could tell.
 _STEP_OF_WORKFLOW = "Workflow.id == foreign(Step.workflow_id)"
+
+
+class Text(types.Text):
+    """TEXT for binds too: SQLAlchemy casts those of its own type to VARCHAR.
+
+    PostgreSQL has ``text = varchar`` by conversion alone, so an operator of this name and these types in another
+    schema of the `search_path` would be called in its place.
+    """
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def adapt(self, cls: type[Any], **_options: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's signature
+        """Return its like: the dialect's own type for strings is that VARCHAR."""
+        return type(self)(self.length)
 
 
 class Base(DeclarativeBase):

@@ -17,6 +17,7 @@ from pgqrs.models import SCHEMA
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.faults import is_passing, is_read_only, translated
 from pgqrs.storage.poolers import Driver, PooledConnection
+from pgqrs.storage.sql import SEARCH_PATH
 
 T = TypeVar("T")
 
@@ -35,12 +36,9 @@ _STATEMENT_SETTINGS = (
     "statement_timeout = 0",
     "lock_timeout = '100ms'",
 )
-_JOURNAL_SETTINGS = "; ".join(
-    f"SET {setting}"
-    for setting in (*_STATEMENT_SETTINGS, "jit = off", "default_transaction_isolation = 'read committed'")
-)
+_SESSION_SETTINGS = ("jit = off", "default_transaction_isolation = 'read committed'")
 # Not `jit`: asyncpg puts it back as it found it, for the session, when it has looked up a type.
-_POOLED_SETTINGS = "; ".join(f"SET LOCAL {setting}" for setting in (*_STATEMENT_SETTINGS, "jit_above_cost = -1"))
+_POOLED_SETTINGS = ("jit_above_cost = -1",)
 
 
 class Limits(NamedTuple):
@@ -69,10 +67,14 @@ class CompiledStatement(NamedTuple):
 
 
 class Database:
-    """The engine, the schema, and how transactions begin and failures are told."""
+    """The engine, the schema, and how transactions begin and failures are told.
 
-    def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
+    `clock_schema` is where the functions are that tell the time, None for the server's own; see `Clock.schema`.
+    """
+
+    def __init__(self, source: EngineSource, schema: str, limits: Limits, clock_schema: str | None = None) -> None:
         self.schema = schema
+        self._clock_schema = clock_schema
         self.limits = limits
         self._owned = source.owned
         self.pooler = source.pooler
@@ -172,9 +174,14 @@ class Database:
         await self.pooler.found_by(driver)
         if self.pooler.shares_sessions:
             self.pooler.warn(self.limits.expiry, self.limits.beat)
-            return PooledConnection(driver, _POOLED_SETTINGS)
-        await driver.execute(_JOURNAL_SETTINGS)
+            return PooledConnection(driver, self._settings("SET LOCAL", _POOLED_SETTINGS))
+        await driver.execute(self._settings("SET", _SESSION_SETTINGS))
         return driver
+
+    def _settings(self, verb: str, own: Sequence[str]) -> str:
+        clock = "" if self._clock_schema is None else f"{self._quoted(self._clock_schema)}, "
+        path = f"search_path = {clock}{SEARCH_PATH}"
+        return "; ".join(f"{verb} {setting}" for setting in (*_STATEMENT_SETTINGS, path, *own))
 
     async def in_use(self) -> AbstractContextManager[None]:
         """Return a context in which the engine's connections are in use, once they are not being closed."""

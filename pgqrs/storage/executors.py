@@ -14,14 +14,12 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     DateTime,
-    Text,
     Uuid,
     bindparam,
     cast,
     column,
     delete,
     exists,
-    func,
     literal_column,
     null,
     select,
@@ -31,8 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Executor, Workflow
-from pgqrs.storage.sql import DOUBLE, interval
+from pgqrs.models import Executor, Text, Workflow
+from pgqrs.storage.sql import DOUBLE, interval, pg
 
 SUSPICION = 0.4
 """How long, in seconds, a lock must have been seen free before its executor counts as dead.
@@ -43,7 +41,7 @@ It spares those whose connection was lost with the server's restart, and who tak
 ABANDONED = UUID(int=0)
 """What stands for the executor of a run that its own process gave up: one that is always dead."""
 
-_NOW: ColumnElement[Any] = func.pg_catalog.now(type_=DateTime(timezone=True))
+_NOW: ColumnElement[Any] = pg.now(type_=DateTime(timezone=True))
 """The server's own time: a clock that a test moves (`pgqrs.testing.TestClock`) lets nobody die."""
 
 _FORGOTTEN = 60.0
@@ -114,7 +112,7 @@ def forget_the_dead() -> Any:
 
 def take_lock() -> Any:
     """Return the statement that takes an executor's lock for the session, if it is free."""
-    return select(func.pg_try_advisory_lock(bindparam("lock_key", type_=BigInteger())))
+    return select(pg.pg_try_advisory_lock(bindparam("lock_key", type_=BigInteger())))
 
 
 def is_alive() -> Any:
@@ -162,7 +160,7 @@ def _is_locked() -> ColumnElement[bool]:
     # pg_locks shows a bigint key as its two halves.
     high, low = cast(_LOCKS.c.classid, BigInteger()), cast(_LOCKS.c.objid, BigInteger())
     key = high.op("<<")(literal_column("32")).op("|")(low)
-    here = select(DATABASES.c.oid).where(DATABASES.c.datname == func.current_database()).scalar_subquery()
+    here = select(DATABASES.c.oid).where(DATABASES.c.datname == pg.current_database()).scalar_subquery()
     held = (
         exists()
         .where(_LOCKS.c.locktype == literal_column("'advisory'"), _LOCKS.c.granted, _LOCKS.c.database == here)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import Integer, exists, select
 
 from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage import executors
+from pgqrs.storage.sql import pg
 from pgqrs.types import StepStatus, WorkflowStatus
 
 SHOWN = 20
@@ -21,7 +22,7 @@ _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 def _held() -> Any:
     """Count where a workflow is: with an executor, ready to be claimed, or waiting for a time."""
-    return func.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at)
+    return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
 
 
 INVARIANTS: tuple[tuple[str, Any], ...] = (

@@ -18,13 +18,13 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Subquery, Text, bindparam, cast, column, func, null, select, true
+from sqlalchemy import ARRAY, Subquery, bindparam, cast, column, null, select, true
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
-from pgqrs.models import Workflow
-from pgqrs.storage.sql import constant
+from pgqrs.models import Text, Workflow
+from pgqrs.storage.sql import constant, unnest
 from pgqrs.types import Claim, Outcome, RunEnd, StepFailure, StepOutcome, WorkflowStatus
 
 Result: TypeAlias = Claim | Outcome | bool | None
@@ -102,7 +102,7 @@ class Rows(Generic[R]):
         """Return the records as something to select from."""
         binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
-        return func.unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
+        return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
 
 
 def _array(column: tuple[Any, ...]) -> list[Any] | None:

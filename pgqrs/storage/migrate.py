@@ -15,13 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Connection, Executable, MetaData, Table, func, inspect, quoted_name, select
+from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, column, quoted_name, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema, DropTable
 
 from pgqrs.errors import ConfigurationError, NotInstalledError, SchemaOutOfDateError
-from pgqrs.models import HEAD
+from pgqrs.models import HEAD, Text
 from pgqrs.names import check_schema
+from pgqrs.storage.sql import SEARCH_PATH, pg
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
@@ -32,6 +33,19 @@ VERSION_TABLE = "pgqrs_version"
 
 BASE = "base"
 """Alembic's word for the revision before the first."""
+
+# SQLAlchemy's inspector asks by `name = varchar`; see `pgqrs.storage.sql`.
+_SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
+_RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
+_FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
+_FIND_TABLE = (
+    select(_RELATIONS.c.relname)
+    .join(_SCHEMAS, _SCHEMAS.c.oid == _RELATIONS.c.relnamespace)
+    .where(
+        _SCHEMAS.c.nspname == bindparam("schema", type_=Text()),
+        _RELATIONS.c.relname == bindparam("table", type_=Text()),
+    )
+)
 
 
 async def install(engine: AsyncEngine, schema: str) -> None:
@@ -79,13 +93,13 @@ def sql_script(schema: str, *, start: str = BASE, end: str = HEAD) -> str:
 
 def take_lock(connection: Connection, schema: str) -> None:
     """Wait until nobody else migrates `schema`, and keep others out until the transaction ends."""
-    key = func.hashtextextended(f"pgqrs migrates {schema}", 0)
-    connection.execute(select(func.pg_advisory_xact_lock(key)))
+    key = pg.hashtextextended(f"pgqrs migrates {schema}", 0)
+    connection.execute(select(pg.pg_advisory_xact_lock(key)))
 
 
 def create_schema(connection: Connection, schema: str) -> None:
     """Create `schema` where it is missing; where it is there, no right to create one is needed."""
-    if not inspect(connection).has_schema(schema):
+    if connection.scalar(_FIND_SCHEMA, {"schema": schema}) is None:
         connection.execute(CreateSchema(schema))
 
 
@@ -97,16 +111,12 @@ def whole_name(schema: str) -> quoted_name:
 async def _current(connection: AsyncConnection, schema: str) -> str | None:
     # Naming a table that is not there would abort the transaction. (The catalog is asked, and not to_regclass,
     # which takes no lock and so may not see what another transaction has just created.)
-    if not await connection.run_sync(_has_version_table, schema):
+    if await connection.scalar(_FIND_TABLE, {"schema": schema, "table": VERSION_TABLE}) is None:
         return None
     # As text for the driver: SQLAlchemy 2.0 trips over a % in a name.
     name = connection.dialect.identifier_preparer.format_table(_version_table(schema))
     found = await connection.exec_driver_sql(f"SELECT version_num FROM {name}")  # noqa: S608  # quoted above
     return cast("str | None", found.scalar())
-
-
-def _has_version_table(connection: Connection, schema: str) -> bool:
-    return inspect(connection).has_table(VERSION_TABLE, schema)
 
 
 async def _start(connection: AsyncConnection, schema: str) -> str | None:
@@ -125,6 +135,7 @@ async def _start(connection: AsyncConnection, schema: str) -> str | None:
 async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None:
     # In a thread, for importing Alembic takes 100 ms.
     statements = await asyncio.to_thread(_render, schema, start, HEAD)
+    await connection.exec_driver_sql(f"SET LOCAL search_path = {SEARCH_PATH}")
     await connection.run_sync(create_schema, schema)
     for statement in statements:
         if not statement.startswith("--"):
@@ -139,7 +150,8 @@ class _Statements(list[str]):
     """What Alembic takes for a file; it writes one statement at a time."""
 
     def write(self, statement: str) -> None:
-        self.append(statement.strip())
+        # The column is a VARCHAR, and PostgreSQL has no operator for that; see `pgqrs.storage.sql`.
+        self.append(statement.strip().replace(".version_num = '", ".version_num::text = '"))
 
     def flush(self) -> None:
         pass

@@ -153,7 +153,7 @@ def is_bounded(connection: Driver) -> bool:
 async def _is_direct(driver: asyncpg.Connection[Any]) -> bool:
     """Tell whether the session is the one that the connection was opened to: a pooler makes up its own pid."""
     # In the simple protocol, which leaves no prepared statement behind; it returns no rows, so an error tells.
-    question = f"SELECT 1 / (CASE WHEN pg_backend_pid() = {driver.get_server_pid()} THEN 1 ELSE 0 END)"
+    question = f"SELECT 1 / (CASE WHEN pg_catalog.pg_backend_pid() = {driver.get_server_pid()} THEN 1 ELSE 0 END)"
     try:
         await driver.execute(question)
     except asyncpg.PostgresError as error:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
-    Text,
     Uuid,
     bindparam,
     case,
@@ -28,9 +27,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Executor, Workflow
+from pgqrs.models import Executor, Text, Workflow
 from pgqrs.storage import executors
 from pgqrs.storage.sql import (
+    COUNT,
     ONE,
     ZERO,
     constant,
@@ -39,8 +39,10 @@ from pgqrs.storage.sql import (
     json_of,
     later,
     own_queue,
+    pg,
     seconds_of,
     text_of,
+    unnest,
 )
 from pgqrs.types import WorkflowStatus
 
@@ -112,12 +114,12 @@ def tick() -> Any:
     suspects = executors.suspect().cte("suspects")
     woken = _woken().cte("woken")
     recovered = _recovered().cte("recovered")
-    suspected = select(func.count()).select_from(Executor).where(executors.is_suspected())
+    suspected = select(COUNT).select_from(Executor).where(executors.is_suspected())
     return select(
         _is_ready().label("ready"),
         _count(woken).label("woken"),
         _count(recovered).label("recovered"),
-        select(func.array_agg(_expired().c.id)).scalar_subquery().label("expired"),
+        select(pg.array_agg(_expired().c.id)).scalar_subquery().label("expired"),
         (_count(suspects) + suspected.scalar_subquery()).label("suspects"),
         func.least(_until(Workflow.due_at), _until(Workflow.deadline)).label("next_due"),
     )
@@ -126,7 +128,7 @@ def tick() -> Any:
 def time_out() -> Any:
     """Return the statement that ends workflows whose deadline has passed, each with an error of its own."""
     rows = (
-        func.unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
+        unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
         .table_valued(column("id", BigInteger()), column("error", Text()))
         .render_derived(name="timed_out")
     )
@@ -177,8 +179,8 @@ def _claimed() -> list[ColumnElement[Any]]:
 
 
 def _pairs() -> Any:
-    queues = func.unnest(bindparam("queues", type_=ARRAY(Text()))).table_valued(column("queue", Text()))
-    names = func.unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
+    queues = unnest(bindparam("queues", type_=ARRAY(Text()))).table_valued(column("queue", Text()))
+    names = unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
     queue, name = queues.render_derived(name="queues"), names.render_derived(name="names")
     return select(queue.c.queue, name.c.name).select_from(queue.join(name, true())).subquery("pairs")
 
@@ -267,7 +269,7 @@ def _expired() -> Any:
 
 def _until(time: Any) -> ColumnElement[Any]:
     """Return the seconds until the earliest of the times that have not passed."""
-    earliest = select(func.min(time)).where(time > func.now()).scalar_subquery()
+    earliest = select(pg.min(time)).where(time > func.now()).scalar_subquery()
     return seconds_of(earliest - func.now())
 
 
@@ -276,7 +278,7 @@ def _unheld() -> dict[str, Any]:
 
 
 def _count(cte: Any) -> Any:
-    return select(func.count()).select_from(cte).scalar_subquery()
+    return select(COUNT).select_from(cte).scalar_subquery()
 
 
 def _most() -> ColumnElement[int]:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
-    Text,
     bindparam,
     case,
     cast,
@@ -28,10 +27,10 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
-from pgqrs.models import Step, Workflow
+from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage import executors, invariants
 from pgqrs.storage.borrowed import Connection
-from pgqrs.storage.sql import ONE, constant, seconds_of, text_of
+from pgqrs.storage.sql import ONE, constant, pg, seconds_of, text_of
 from pgqrs.storage.writes import KINDS
 from pgqrs.types import (
     Ended,
@@ -192,15 +191,15 @@ class ServerRepository:
         """Return which database of which server this is."""
         own = (
             select(executors.DATABASES.c.oid)
-            .where(executors.DATABASES.c.datname == func.current_database())
+            .where(executors.DATABASES.c.datname == pg.current_database())
             .scalar_subquery()
         )
-        found = await self._connection.execute(select(func.pg_postmaster_start_time(), cast(own, BigInteger())))
+        found = await self._connection.execute(select(pg.pg_postmaster_start_time(), cast(own, BigInteger())))
         return Server(*found.one())
 
     async def ring(self, channel: str, payload: str) -> None:
         """Notify whoever listens on a channel, when the transaction commits."""
-        await self._connection.execute(select(func.pg_notify(channel, payload)))
+        await self._connection.execute(select(pg.pg_notify(channel, payload)))
 
     async def violations(self) -> list[str]:
         """Return what the tables hold that they must never hold, a sentence each."""
@@ -417,7 +416,7 @@ def drawn_ids() -> Any:
     """Return the query that takes `count` ids from a `sequence`, whose name is qualified and quoted."""
     sequence = cast(bindparam("sequence", type_=Text()), REGCLASS())
     count = bindparam("count", type_=BigInteger())
-    return select(func.nextval(sequence, type_=BigInteger())).select_from(func.generate_series(ONE, count))
+    return select(pg.nextval(sequence, type_=BigInteger())).select_from(pg.generate_series(ONE, count))
 
 
 def ids_of_keys() -> Any:

@@ -1,21 +1,46 @@
-"""The words that the statements share: constants of their text, times from now, JSON out of text."""
+"""The words that the statements share: functions, types, constants of their text, times from now.
+
+A statement runs in sessions whose `search_path` is not ours, and some role may have CREATE in a schema of it.
+PostgreSQL prefers a function or an operator that takes exactly the types given, in whichever of those schemas, to
+its own that takes them by conversion, and would run it with the rights of our role. So in every statement, and in
+the SQL of `migrations/`:
+
+* A function is called as `pg.name(...)`, which is ``pg_catalog.name(...)``. The exceptions are words of the
+  grammar (`coalesce`, `least`, `greatest`, `any`), and `now()` and `clock_timestamp()`, which take nothing, so
+  that no other match is better; `pgqrs.testing.TestClock` shadows them.
+* The types on both sides of an operator are ones that PostgreSQL has an operator for. A string is the `Text` of
+  `pgqrs.models`, never SQLAlchemy's `String` or `Text`, whose binds are cast to VARCHAR; the result of a function
+  has its `type_`; a literal stands beside a column, never beside a literal.
+
+`tests/unit/test_qualified_sql.py` looks at the text of the statements, and
+`tests/integration/test_hostile_schema.py` runs them where such functions and operators lie in wait.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, Interval, Text, cast, extract, func, literal_column, select
+from sqlalchemy import JSON, BigInteger, Double, Interval, cast, extract, func, literal_column, select
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from pgqrs.models import Step, Workflow
+from pgqrs.models import Step, Text, Workflow
 from pgqrs.types import DEFAULT_QUEUE, StepStatus
+
+pg = func.pg_catalog
+"""PostgreSQL's own functions, by their whole names."""
+
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""The `search_path` of our own sessions; the second, which would be the first otherwise, may hold types."""
 
 DOUBLE: TypeEngine[Any] = Double()
 
 ZERO: ColumnElement[int] = literal_column("0", BigInteger())
 
 ONE: ColumnElement[int] = literal_column("1", BigInteger())
+
+COUNT: ColumnElement[int] = pg.count(literal_column("*"), type_=BigInteger())
+"""How many rows there are."""
 
 _SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
 
@@ -40,6 +65,12 @@ def earlier(seconds: Any) -> ColumnElement[Any]:
     """Return the time so many seconds ago, NULL for NULL."""
     time: ColumnElement[Any] = func.now() - seconds * _SECOND
     return time
+
+
+def unnest(*arrays: ColumnElement[Any]) -> Any:
+    """Return the function that makes rows of arrays, one a column."""
+    # Of several, PostgreSQL's grammar makes one call for each, of its own function, if the name is not qualified.
+    return pg.unnest(*arrays) if len(arrays) == 1 else func.unnest(*arrays)
 
 
 def seconds_of(length: Any) -> ColumnElement[Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Text, case, func, literal_column, not_, null, select, update
+from sqlalchemy import BigInteger, Double, case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Step
+from pgqrs.models import Step, Text
 from pgqrs.storage.kinds import AGAIN, Held, Kind, R, Rows, Standing, lost
 from pgqrs.storage.sql import ZERO, constant, earlier, json_of, later
 from pgqrs.types import Outcome, StepFailure, StepOutcome, StepStatus

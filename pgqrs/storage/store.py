@@ -94,15 +94,15 @@ class Store:
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
     ) -> None:
-        self.database = Database(source, schema, limits)
+        self.clock: Clock = MonotonicClock() if clock is None else clock
+        """What the runs wait by."""
+        self.database = Database(source, schema, limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The runs that are live in this event loop, by their workflows' ids."""
         self._pulse = pulse
         self._is_beating = False
         self._starts = _Starts()
         self._codec = codec
-        self.clock: Clock = MonotonicClock() if clock is None else clock
-        """What the runs wait by."""
         self._aside = Aside(self.database)
         self._time_of_day = ServerClock(self._aside.fetch, self.clock)
         self.journal = Journal(self.database, keeper=self)

@@ -119,7 +119,7 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
             LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
             {emptied}
             UPDATE {old}.pgqrs_test_clock SET ahead = '0';
-            SELECT setval('{sequence}', 1, false);
+            SELECT pg_catalog.setval('{sequence}', 1, false);
             ALTER SCHEMA {old} RENAME TO {new};
             COMMIT;
         """)  # noqa: S608  # quoted above
@@ -145,7 +145,7 @@ async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
 
 async def own(driver: asyncpg.Connection[Any], owner: str) -> None:
     """Keep the schemas of `owner`, a process, from being dropped by others while this connection is open."""
-    await driver.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", owner)
+    await driver.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1, 0))", owner)
 
 
 async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
@@ -153,9 +153,10 @@ async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
     rows = await driver.fetch(f"{_OWN_SCHEMAS} ORDER BY 1", _MARK)
     for schema in (name for (name,) in rows if _NAME.fullmatch(name)):
         owner = schema.rpartition("_")[0]
-        if await driver.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", owner):
+        key = "pg_catalog.hashtextextended($1, 0)"
+        if await driver.fetchval(f"SELECT pg_catalog.pg_try_advisory_lock({key})", owner):
             await drop(driver, schema)
-            await driver.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", owner)
+            await driver.execute(f"SELECT pg_catalog.pg_advisory_unlock({key})", owner)
 
 
 async def move(connection: AsyncConnection, schema: str, seconds: float) -> None:
@@ -218,7 +219,8 @@ def _quoted(schema: str) -> str:
 async def _measure(driver: asyncpg.Connection[Any], schema: str) -> tuple[int, int]:
     row = await driver.fetchrow(
         """
-        SELECT count(*), coalesce(sum(pg_relation_size(oid)), 0)::bigint FROM pg_catalog.pg_class
+        SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(oid)), 0)::bigint
+        FROM pg_catalog.pg_class
         WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)
         """,
         schema,

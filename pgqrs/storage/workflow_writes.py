@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, Double, Text, Uuid, case, func, null, select, update
+from sqlalchemy import BigInteger, Double, Uuid, case, func, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -18,7 +18,7 @@ from pgqrs.errors import (
     WorkflowLockedError,
     WorkflowNotFoundError,
 )
-from pgqrs.models import Workflow
+from pgqrs.models import Text, Workflow
 from pgqrs.storage.executors import ABANDONED, abandoned
 from pgqrs.storage.kinds import AGAIN, Arrays, Held, Kind, R, Standing, lost
 from pgqrs.storage.sql import ONE, ZERO, constant, has_progressed, json_of, later, own_queue

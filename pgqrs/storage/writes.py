@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, TypeAlias
 
-from sqlalchemy import BigInteger, Text, select, union_all
+from sqlalchemy import BigInteger, select, union_all
 
-from pgqrs.models import Step, Workflow
+from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.kinds import Arrays, Kind, Rows
 from pgqrs.storage.sql import text_of
 from pgqrs.storage.step_writes import Fail, StepWrite

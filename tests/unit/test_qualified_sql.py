@@ -1,0 +1,124 @@
+"""The text of our statements names its functions whole and compares like with like; see `pgqrs.storage.sql`."""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import ClauseElement
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from pgqrs.models import HEAD
+from pgqrs.storage import executors, invariants, migrate, queue, repositories, testbed, writes
+from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.poolers import OPTION
+from pgqrs.storage.writes import KINDS
+
+CHECKOUT = Path(__file__).parents[2]
+SOURCES = [*(CHECKOUT / "pgqrs" / "storage").glob("*.py"), *(CHECKOUT / "migrations").rglob("*.py")]
+
+WORDS_OF_THE_GRAMMAR = {"coalesce", "least", "greatest", "any", "exists"}
+SHADOWED_BY_THE_TEST_CLOCK = {"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"}
+BARE = WORDS_OF_THE_GRAMMAR | SHADOWED_BY_THE_TEST_CLOCK
+
+ALIAS = re.compile(r"\bAS \"?\w+\"?\(")
+CALL = re.compile(r"(?<![.\w\"$])([a-z_]\w*)\(")
+SEVERAL_ARRAYS = re.compile(r"\bunnest\([^()]*,[^()]*\)")
+SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER|SET)\b")
+
+
+def bare_calls(text: str) -> set[str]:
+    """Return the functions that a statement calls by half their names."""
+    return set(CALL.findall(SEVERAL_ARRAYS.sub("", ALIAS.sub("", text)))) - BARE
+
+
+def statements() -> Iterator[tuple[str, Any]]:
+    for kind in KINDS.values():
+        yield f"{kind.name}", kind.statement()
+        yield f"lone {kind.name}", kind.statement(lone=True)
+    names = sorted({kind.name for kind in KINDS.values()} | {"reopen", "retry"})
+    yield "a batch of all kinds", writes.batch(tuple(names))
+    yield "in_transaction", writes.OUTCOME.in_transaction()
+    yield "asked", writes.ASKED.statement()
+    for sentence, query in invariants.INVARIANTS:
+        yield sentence, query.limit(1)
+    for module in (queue, executors, repositories, migrate, testbed):
+        for name, value in vars(module).items():
+            own = inspect.isfunction(value) and value.__module__ == module.__name__
+            made = value() if own and not inspect.signature(value).parameters else value
+            if isinstance(made, ClauseElement):
+                yield f"{module.__name__.rpartition('.')[2]}.{name}", made
+
+
+@pytest.mark.parametrize(("name", "statement"), [pytest.param(*each, id=each[0]) for each in statements()])
+def test_a_statement_calls_functions_by_their_whole_names_and_has_no_varchar(name, statement):
+    text = str(statement.compile(dialect=asyncpg.dialect()))
+    assert bare_calls(text) == set()
+    assert "VARCHAR" not in text
+
+
+def test_the_script_of_the_tables_does_so_up_and_down():
+    up, down = sql_script("s"), sql_script("s", start=HEAD, end="base")
+    for text in (up, down):
+        assert bare_calls(text) == set()
+        assert ".version_num = " not in text
+    assert ".version_num::text = '0001'" in up
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_code_makes_a_function_by_half_its_name(path):
+    found = {
+        node.attr
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"func", "sa.func"}
+    }
+    allowed = BARE | {"pg_catalog"} | ({"unnest"} if path.name == "sql.py" else set())
+    assert found <= allowed, "call it as pg.name(...): see pgqrs/storage/sql.py"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if path.parent.name == "storage"], ids=lambda path: path.name
+)
+def test_no_code_takes_sqlalchemys_types_for_strings(path):
+    found = {
+        name.name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sqlalchemy")
+        for name in node.names
+    }
+    assert not found & {"String", "Text", "Unicode", "UnicodeText", "VARCHAR", "TEXT"}, "take that of pgqrs.models"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_no_text_in_the_code_calls_a_function_by_half_its_name(path):
+    module = parsed(path)
+    documentation = {
+        id(node.body[0].value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(module):
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(each.value) if isinstance(each, ast.Constant) else "x" for each in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            text = node.value
+        else:
+            continue
+        if SQL.search(text) and OPTION not in text:
+            assert bare_calls(text) == set(), text
+
+
+def test_these_tests_see_a_call_by_half_a_name():
+    assert bare_calls("SELECT pg_notify($1::TEXT, now())") == {"pg_notify"}
+    assert bare_calls("SELECT * FROM unnest($1::TEXT[]) AS names(name)") == {"unnest"}
+    assert bare_calls("SELECT * FROM unnest($1::TEXT[], $2::TEXT[]) AS pairs(a, b)") == set()
+    assert bare_calls("SELECT pg_catalog.count(*) FROM s.t WHERE a IN (1)") == set()
