@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from typing import Any, TypeAlias
 
 import click
 
+from pgqrs import embedded
 from pgqrs.admin import Admin
 from pgqrs.decorators import definition_of
-from pgqrs.errors import PgqrsError
+from pgqrs.errors import EmbeddedServerError, PgqrsError
 from pgqrs.models import HEAD, SCHEMA
 from pgqrs.storage.migrate import sql_script
 from pgqrs.types import DEFAULT_QUEUE
@@ -53,7 +55,7 @@ def main() -> None:
 @_schema
 def install(dsn: str, schema: str) -> None:
     """Create the tables, or bring them up to date."""
-    _run(dsn, schema, Admin.install)
+    _run(dsn, schema, Admin.install, creates=True)
     click.echo(f"pgqrs is installed in the schema {schema!r}, at revision {HEAD}.")
 
 
@@ -169,13 +171,24 @@ def _is_workflow(value: Any) -> bool:
     return True
 
 
-def _run(dsn: str, schema: str, act: Callable[[Admin], Awaitable[object]]) -> None:
+def _run(dsn: str, schema: str, act: Callable[[Admin], Awaitable[object]], *, creates: bool = False) -> None:
     async def connected() -> None:
         async with Admin(dsn, schema) as admin:
             await act(admin)
 
     with _errors_in_one_line():
+        if not creates:
+            _check_exists(dsn)
         asyncio.run(connected())
+
+
+def _check_exists(dsn: str) -> None:
+    """Refuse an embedded server that is not there: only `install` makes one."""
+    if embedded.is_embedded(dsn) and not embedded.exists(dsn):
+        raise EmbeddedServerError(
+            f"there is no embedded PostgreSQL in {embedded.data_folder(dsn)}: "
+            f"check the path, or make one with `pgqrs install --dsn {shlex.quote(dsn)}`."
+        )
 
 
 @contextmanager

@@ -5,20 +5,24 @@ ordinary DSN. All processes that use one folder share one server, and the last o
 
     <folder>/            0700; with root's server 0711: its account must be able to pass
         data/            the cluster
-        socket/          0700: the unix socket (in the temporary directory where the path would be too long)
+        socket/          0700: the unix socket (in /tmp where the path would be too long)
         postgres.log     the server's log since its last start; the one before is in postgres.log.old
-        start.lock       held while somebody starts or stops the server
+        start.lock       held while a process starts or stops the server
         users.lock       held, shared, by every process that uses the server
+        alive.lock       the same, until after the last one has stopped the server: the reaper waits for it
+        reaper.lock      held by the reaper, which stops the server when its users ended without doing so
 
-Who is there is decided by the kernel: it drops the flock of a process however that process dies, so there is
-no list of pids to go stale. Whether the server is there is decided by its socket and by what its processes
-have as working directory; `postmaster.pid` alone is never believed.
+The kernel decides which processes use the server: it drops the flock of a process however that process dies, so
+there is no list of pids to go stale. The socket, and the working directory of its processes, decide whether the
+server runs; `postmaster.pid` alone is never believed.
 
-The server listens on the unix socket only and trusts whoever can reach it; the permissions of `socket/` let
-in the user who started it, and root. PostgreSQL refuses to run as root: for root it runs as the owner of
-`data/`, a system user `pgqrs-postgres` that is made where it is missing. That user must pass through the
-parents of the folder and of PostgreSQL's binaries, so these get the permission to traverse (`o+x`, never
-`o+r`) where they lack it: `/root` goes from 0700 to 0711.
+The server listens on the unix socket only and trusts every process that can reach it; the permissions of `socket/`
+let in the user who started it, and root. Files that another user could have made or could replace are refused.
+
+PostgreSQL refuses to run as root: for root it runs as `pgqrs-postgres`, a system user that is made where it is
+missing. No permission of a folder that was there before is changed for it. Where this user cannot reach the folder
+of the DSN, or another user could replace that folder, the data is in `/var/lib/pgqrs`, and so is a copy of
+PostgreSQL where this user cannot run the installed one.
 """
 
 from __future__ import annotations
@@ -28,13 +32,14 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import json
+import logging
 import os
 import re
 import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -44,9 +49,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from pgqrs import ownership
 from pgqrs.errors import EmbeddedServerError, InvalidDSNError
 
 if sys.platform != "win32":
@@ -63,6 +69,11 @@ _START_SECONDS = 120
 _ANSWERING = {"ready", "standby"}
 _TURN_SECONDS = 240
 _EXIT_TURN_SECONDS = 30
+_LINGER_SECONDS = 5.0
+_REGISTER_SECONDS = 10
+_STORE = Path("/var/lib/pgqrs")
+
+_logger = logging.getLogger("pgqrs")
 
 
 def is_embedded(dsn: str) -> bool:
@@ -71,13 +82,33 @@ def is_embedded(dsn: str) -> bool:
 
 
 def data_folder(dsn: str) -> Path:
-    """Return the folder that the server of `dsn` keeps its data in, symlinks resolved; it may be missing.
+    """Return the folder in which the server of `dsn` keeps its data, symlinks resolved; it may be missing.
 
     ``embedded://`` is ``.pgqrs/postgres`` in the project: the nearest folder at or above the working
-    directory that holds a ``pyproject.toml``, ``setup.py`` or ``.git``, else the working directory.
-    ``embedded:///some/path`` is that path, ``embedded://~/path`` one below the home directory; what a URL
-    cannot hold is percent-encoded. Anything else raises `InvalidDSNError`.
+    directory that holds a ``pyproject.toml``, ``setup.py`` or ``.git``, else the working directory. Folders of
+    another user, and folders that other users may write to, are not looked into, nor those above them.
+    ``embedded:///some/path`` is that path, ``embedded://~/path`` one below the home directory; characters that a
+    URL cannot hold are percent-encoded.
+
+    For root it is a folder below ``/var/lib/pgqrs`` instead where PostgreSQL's user cannot reach the one of the
+    DSN, or where another user could replace it. It stays the same one once it is there.
+
+    Raises:
+        InvalidDSNError: The DSN is malformed.
     """
+    return _kept_in(_named_folder(dsn))
+
+
+def exists(dsn: str) -> bool:
+    """Tell whether there is a cluster for `dsn` already, which `start` would otherwise make.
+
+    Raises:
+        InvalidDSNError: The DSN is malformed.
+    """
+    return os.path.lexists(data_folder(dsn) / "data")
+
+
+def _named_folder(dsn: str) -> Path:
     rest = dsn[len(_SCHEME) :]
     if not is_embedded(dsn) or not rest.startswith("//"):
         raise _malformed(dsn, "it does not begin with `embedded://`")
@@ -97,8 +128,11 @@ def start(dsn: str) -> str:
     `InvalidDSNError` where the DSN is malformed; `EmbeddedServerError` where the extra is not installed or
     the server does not start, with the end of its log.
     """
-    folder = data_folder(dsn)
+    named = _named_folder(dsn)
+    folder = _kept_in(named)
     try:
+        if folder != named:
+            _make_kept(folder, named)
         sockets = _this_process.enter(folder)
     except OSError as error:
         raise EmbeddedServerError(
@@ -143,8 +177,104 @@ def _written_folder(dsn: str, written: str) -> Path:
 
 def _project_root() -> Path:
     here = Path.cwd()
-    marked = (each for each in (here, *here.parents) if any((each / mark).exists() for mark in _PROJECT_MARKS))
-    return next(marked, here)
+    trusted = ownership.owners()
+    for each in (here, *here.parents):
+        now = each.stat()
+        if now.st_uid not in trusted or ownership.is_open(now):
+            break  # a mark in it, or above it, can be another user's
+        if any((each / mark).exists() for mark in _PROJECT_MARKS):
+            return each
+    return here
+
+
+def _kept_in(named: Path) -> Path:
+    """Return the folder that is used in place of the one that a DSN names: for root it may be one in the store."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return named
+    kept = _STORE / _digest(named)
+    if os.path.lexists(kept):
+        return kept
+    if os.path.lexists(named / "data"):
+        return named
+    return named if _unfit(named) is None else kept
+
+
+def _unfit(named: Path) -> str | None:
+    """Return a reason for root not to keep data in a folder."""
+    account = _Account.known()
+    closed = ownership.closed_above(named / "data", account.uid if account else -1)
+    if closed is not None:
+        return f"{closed} is closed to PostgreSQL's user {_ACCOUNT!r}"
+    return ownership.flaw_above(named / "data", ownership.owners())
+
+
+def _make_kept(kept: Path, named: Path) -> None:
+    """Make the folder in the store for the data of a DSN that names the folder `named`."""
+    _make_store()
+    if kept.exists():
+        return
+    _remove_abandoned()
+    _logger.info("the embedded PostgreSQL of %s keeps its data in %s: %s.", named, kept, _unfit(named))
+    _make_passable(kept)
+    there = next(each for each in named.parents if each.exists())
+    _write_origin(kept, there)
+
+
+def _write_origin(made: Path, origin: Path) -> None:
+    made.with_name(f"{made.name}.origin").write_bytes(os.fsencode(origin))
+
+
+def _make_store() -> None:
+    """Make root's folder for the data and the programs of its servers."""
+    if not _STORE.exists():
+        _make_passable(_STORE)
+    trusted = ownership.owners()
+    flaw = ownership.flaw(_STORE, trusted, is_folder=True) or ownership.flaw_above(_STORE, trusted)
+    if flaw is not None:
+        raise _untrusted(_STORE, flaw)
+
+
+def _make_passable(folder: Path) -> None:
+    """Make a folder of root's, with those above it that are missing, through which PostgreSQL's user can pass."""
+    for parent in reversed(folder.parents):
+        if not parent.exists():
+            parent.mkdir(exist_ok=True)
+            parent.chmod(0o755)  # the umask may have taken some of it
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o711)
+
+
+def _remove_abandoned() -> None:
+    """Remove from the store what was made for folders in /tmp that are gone, as those of test runs are."""
+    for record in _STORE.glob("*.origin"):
+        origin = Path(os.fsdecode(record.read_bytes()))
+        if Path("/tmp") not in origin.parents or origin.exists():  # noqa: S108  # a comparison
+            continue
+        made = record.with_suffix("")
+        if not _is_used(made):
+            shutil.rmtree(made, ignore_errors=True)
+            record.unlink(missing_ok=True)
+
+
+def _is_used(folder: Path) -> bool:
+    if not (folder / "users.lock").exists():
+        return False
+    lock = _Lock(folder / "users.lock")
+    try:
+        return not lock.take(shared=False)
+    finally:
+        lock.release()
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+
+
+def _untrusted(folder: Path, flaw: str) -> EmbeddedServerError:
+    return EmbeddedServerError(
+        f"the embedded PostgreSQL in {folder} is not used: {flaw}, so its data could be another user's. "
+        "Make the folder your own (`chown`, `chmod go-w`), or choose another with `embedded:///some/path`."
+    )
 
 
 def _not_installed() -> EmbeddedServerError:
@@ -183,7 +313,7 @@ class _Lock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def take(self, *, shared: bool) -> bool:
         """Try to take the lock, without waiting."""
@@ -205,12 +335,23 @@ class _Lock:
         os.close(self._descriptor)
 
     def forget(self) -> None:
-        """Close a forked child's copy, which leaves the parent's lock as it is."""
+        """Close this process's copy, which leaves the lock to another process that has one."""
         os.close(self._descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+
+class _Share(NamedTuple):
+    """A process's share of a server: its locks on `users.lock` and on `alive.lock`."""
+
+    user: _Lock
+    alive: _Lock
 
 
 class _ThisProcess:
-    """What this process holds: for each folder, its share of `users.lock`."""
+    """The shares that this process has of servers, by their folders."""
 
     def __init__(self) -> None:
         self._knows_forks = False
@@ -220,7 +361,7 @@ class _ThisProcess:
     def _reset(self) -> None:
         self._mutex = threading.RLock()
         self._locks: set[_Lock] = set()
-        self._users: dict[Path, _Lock] = {}
+        self._users: dict[Path, _Share] = {}
         self._knows_exit = False
 
     def enter(self, folder: Path) -> Path:
@@ -229,8 +370,10 @@ class _ThisProcess:
         with self._mutex:
             self._prepare()
             cluster.make_folder()
+            cluster.check()
             with self._turn(folder, _TURN_SECONDS):
                 self._register(folder)
+                self._have_reaped(folder)
                 return self._run(cluster)
 
     def leave(self, folder: Path, *, seconds: float = _TURN_SECONDS) -> None:
@@ -240,7 +383,7 @@ class _ThisProcess:
                 return
             try:
                 with self._turn(folder, seconds):
-                    self._give_up(folder)
+                    self._close(self._users[folder].user)
                     self._stop_if_unused(folder)
             except FileNotFoundError:  # the folder was deleted under the server
                 _Cluster(folder).shut_down()
@@ -266,16 +409,30 @@ class _ThisProcess:
 
     def _register(self, folder: Path) -> None:
         held = self._users.get(folder)
-        if held is not None and held.is_current():
+        if held is not None and held.user.is_current():
             return
         self._give_up(folder)
-        self._users[folder] = self._open(folder / "users.lock")
-        self._users[folder].take(shared=True)  # held exclusively by nobody: that takes the turn, which is ours
+        share = _Share(self._open(folder / "users.lock"), self._open(folder / "alive.lock"))
+        self._users[folder] = share
+        share.user.take(shared=True)  # not held exclusively: that takes the turn, which is ours
+        # The reaper holds it exclusively for a moment when it wakes.
+        _comes_true(partial(share.alive.take, shared=True), _REGISTER_SECONDS)
 
     def _give_up(self, folder: Path) -> None:
-        lock = self._users.pop(folder, None)
-        if lock is not None:
-            self._close(lock)
+        share = self._users.pop(folder, None)
+        if share is not None:
+            self._close(share.user)
+            self._close(share.alive)
+
+    def _have_reaped(self, folder: Path) -> None:
+        """Start the server's reaper if there is none; it keeps the lock that is taken here."""
+        lock = self._open(folder / "reaper.lock")
+        is_missing = lock.take(shared=False)
+        try:
+            if is_missing:
+                _start_reaper(folder, lock.fileno())
+        finally:
+            self._close(lock, is_shared=is_missing)
 
     def _stop_if_unused(self, folder: Path) -> None:
         users = self._open(folder / "users.lock")
@@ -306,10 +463,12 @@ class _ThisProcess:
             self._locks.add(lock)
         return lock
 
-    def _close(self, lock: _Lock) -> None:
+    def _close(self, lock: _Lock, *, is_shared: bool = False) -> None:
+        """Release a lock once, or leave it to the process that has a copy."""
         with self._opening:
-            self._locks.discard(lock)
-            lock.release()
+            if lock in self._locks:
+                self._locks.discard(lock)
+                lock.forget() if is_shared else lock.release()
 
     def _prepare(self) -> None:
         """Arrange for forks and for the exit: at the first start, so that importing has no effect."""
@@ -348,14 +507,18 @@ class _Account:
     gid: int
 
     @classmethod
-    def for_data(cls, data: Path) -> _Account | None:
-        """Choose the owner of the data, else the account of our own; None where we are not root."""
+    def known(cls) -> _Account | None:
+        """Return the account, None where it has not been made."""
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(_ACCOUNT)
+            return cls(entry.pw_uid, entry.pw_gid)
+        return None
+
+    @classmethod
+    def needed(cls) -> _Account | None:
+        """Return the account, which is made where it is missing; None where this process is not root's."""
         if os.geteuid() != 0:
             return None
-        with contextlib.suppress(FileNotFoundError):
-            owner = data.stat()
-            if owner.st_uid != 0:
-                return cls(owner.st_uid, owner.st_gid)
         entry = _account_entry()
         return cls(entry.pw_uid, entry.pw_gid)
 
@@ -363,26 +526,46 @@ class _Account:
         """Hand `folder` over to the account."""
         os.chown(folder, self.uid, self.gid, follow_symlinks=False)
 
-    def let_through(self, path: Path) -> bool:
-        """Let the account traverse every folder above `path`; tell whether it could not before."""
-        changed = False
-        for parent in path.parents:
-            now = parent.stat()
-            allowed = stat.S_IXUSR if now.st_uid == self.uid else stat.S_IXOTH
-            if not now.st_mode & allowed:
-                parent.chmod(stat.S_IMODE(now.st_mode) | allowed)
-                changed = True
-        return changed
+    def runnable(self, binaries: Path) -> Path:
+        """Return the folder of PostgreSQL's programs, or of a copy where the account cannot run these."""
+        installation = binaries.parent
+        if ownership.is_runnable(installation, self.uid):
+            return binaries
+        now = (binaries / "postgres").stat()
+        copy = _STORE / f"postgresql-{_digest(Path(f'{installation}/{now.st_mtime_ns}/{now.st_size}'))}"
+        if not copy.exists():
+            _make_store()
+            _remove_abandoned()
+            _logger.info("the user %r cannot run %s: it runs a copy, %s.", _ACCOUNT, installation, copy)
+            _copy_readable(installation, copy)
+            _write_origin(copy, installation)
+        return copy / "bin"
 
-    def let_run(self, binaries: Path) -> None:
-        """Let the account run and read PostgreSQL, which an installation under umask 077 forbids."""
-        self.let_through(binaries / "postgres")
-        if binaries.joinpath("postgres").stat().st_mode & stat.S_IXOTH:
-            return
-        for folder, _, files in os.walk(binaries.parent):
-            for path in (Path(folder), *(Path(folder, each) for each in files)):
-                mode = stat.S_IMODE(path.stat().st_mode)
-                path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+    def check_reaches(self, data: Path) -> None:
+        """Raise `EmbeddedServerError` where the account cannot pass a folder above `data`."""
+        closed = ownership.closed_above(data, self.uid)
+        if closed is not None:
+            raise EmbeddedServerError(
+                f"PostgreSQL runs as {_ACCOUNT!r} for root, and {closed} is closed to that user: "
+                f"open it with `chmod o+x {shlex.quote(str(closed))}`, or move {data.parent} to "
+                f"{_STORE / _digest(data.parent)}, where it is looked for as well."
+            )
+
+
+def _copy_readable(folder: Path, copy: Path) -> None:
+    """Copy a folder so that every user can read it, and run the programs in it."""
+    fresh = Path(tempfile.mkdtemp(prefix="copy-", dir=copy.parent))
+    try:
+        shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+        for where, _, files in os.walk(fresh):
+            Path(where).chmod(0o755)
+            for path in (Path(where, each) for each in files):
+                if not path.is_symlink():
+                    path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+        with contextlib.suppress(OSError):  # another process was faster
+            fresh.rename(copy)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _account_entry() -> pwd.struct_passwd:
@@ -392,6 +575,7 @@ def _account_entry() -> pwd.struct_passwd:
         nonlocal last
         with contextlib.suppress(KeyError):
             return bool(pwd.getpwnam(_ACCOUNT))
+        _logger.info("PostgreSQL does not run as root: the system user %r is made for it.", _ACCOUNT)
         last = _add_account()
         return False
 
@@ -435,28 +619,40 @@ class _Cluster:
         self._log = folder / "postgres.log"
 
     def make_folder(self) -> None:
-        """Make the folder, for our eyes only and outside version control."""
-        if not self.folder.exists():
+        """Make the folder, closed to other users and outside version control."""
+        if os.path.lexists(self.folder):
+            return
+        if os.geteuid() == 0:
+            _make_passable(self.folder)
+        else:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.folder.joinpath(".gitignore").write_text("*\n")
+        self.folder.joinpath(".gitignore").write_text("*\n")
 
-    def run(self, tries: int = 3) -> Path:
+    def check(self) -> None:
+        """Raise `EmbeddedServerError` where another user could have made or can replace a file of it."""
+        own, trusted = ownership.owners(), self._trusted()
+        files = (self.folder / f"{name}.lock" for name in ("start", "users", "alive", "reaper"))
+        found = (
+            ownership.flaw_above(self.folder, own),
+            ownership.flaw(self.folder, own, is_folder=True),
+            *(ownership.flaw(each, trusted, is_folder=True) for each in (self._data, self.folder / "socket")),
+            *(ownership.flaw(each, own) for each in (*files, self._log, self._log.with_name("postgres.log.old"))),
+        )
+        flaw = next(filter(None, found), None)
+        if flaw is not None:
+            raise _untrusted(self.folder, flaw)
+
+    def run(self) -> Path:
         """Make the cluster and start its server, whatever is missing; return the folder of its socket."""
         answering = self._answering() or self._settled()
         if answering is not None:
             return answering
         self.shut_down()
-        account = _Account.for_data(self._data)
+        account = _Account.needed()
         if account is not None:
-            account.let_run(self._binaries)
-            account.let_through(self._data)
-        try:
-            return self._bring_up(account)
-        except EmbeddedServerError:
-            # Meanwhile a parent may have been closed again: every pytest that starts does so to its folder.
-            if account is None or tries == 1 or not account.let_through(self._data):
-                raise
-        return self.run(tries - 1)
+            self._binaries = account.runnable(self._binaries)
+            account.check_reaches(self._data)
+        return self._bring_up(account)
 
     def _bring_up(self, account: _Account | None) -> Path:
         self._make(account)
@@ -476,7 +672,11 @@ class _Cluster:
         if (orphans := self._processes()) and not _comes_true(partial(self._all_gone, orphans), 1):
             _send(signal.SIGKILL, orphans)
             _comes_true(partial(self._all_gone, orphans), 5)
-        if notice is not None and notice.sockets.parent != self.folder:
+        if (
+            notice is not None
+            and notice.sockets in self._socket_folders()
+            and notice.sockets.parent != self.folder
+        ):
             with contextlib.suppress(OSError):
                 notice.sockets.rmdir()
 
@@ -493,6 +693,8 @@ class _Cluster:
     def _answering(self) -> Path | None:
         notice = self._notice()
         if notice is None or notice.status not in _ANSWERING:
+            return None
+        if notice.sockets not in self._socket_folders() or self._flaw_of_sockets(notice.sockets) is not None:
             return None
         return notice.sockets if _listens(_socket_in(notice.sockets)) else None
 
@@ -542,7 +744,13 @@ class _Cluster:
             account.own(fresh)
         # The built-in locale sorts the same on every machine, whatever that machine's C library thinks.
         locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
-        options = ("--auth=trust", "--username=postgres", "--set=max_connections=200", "--no-instructions")
+        options = (
+            "--auth-local=trust",
+            "--auth-host=reject",
+            "--username=postgres",
+            "--set=max_connections=200",
+            "--no-instructions",
+        )
         command = (str(self._binaries / "initdb"), "--pgdata", str(fresh), *options, *locale)
         done = _execute(command, account=account)
         if done.returncode != 0:
@@ -552,25 +760,40 @@ class _Cluster:
             )
 
     def _make_socket_folder(self, account: _Account | None) -> Path:
-        sockets = self._choose_socket_folder()
-        sockets.mkdir(mode=0o700, exist_ok=True)
-        now = sockets.lstat()
-        ours = (os.geteuid(), account.uid) if account else (os.geteuid(),)
-        if not stat.S_ISDIR(now.st_mode) or now.st_uid not in ours:
-            raise EmbeddedServerError(
-                f"the socket's folder, {sockets}, belongs to somebody else: move it away, or "
-                "choose a shorter path with `embedded:///some/path`."
-            )
+        sockets = self._first_socket_folder()
         sockets.chmod(0o700)
         if account is not None:
             account.own(sockets)
-            account.let_through(sockets)
         return sockets
 
-    def _choose_socket_folder(self) -> Path:
-        name = f"pgqrs-{os.geteuid()}-{hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]}"
-        candidates = (self.folder / "socket", Path(tempfile.gettempdir(), name), Path("/tmp", name))  # noqa: S108
-        return next(each for each in candidates if _can_hold_socket(each))
+    def _first_socket_folder(self) -> Path:
+        """Make the socket's folder in the first place that another user has not taken."""
+        taken = [f"no place is short enough for the socket of {self.folder}"]
+        for each in self._socket_folders():
+            with contextlib.suppress(FileExistsError):
+                each.mkdir(mode=0o700)
+            flaw = self._flaw_of_sockets(each)
+            if flaw is None:
+                return each
+            taken.append(flaw)
+        raise EmbeddedServerError(
+            f"the socket's folder cannot be made: {taken[-1]}. Move it away, or choose a shorter path with "
+            "`embedded:///some/path`."
+        )
+
+    def _socket_folders(self) -> list[Path]:
+        """Return the places of the socket's folder: another user can take one in /tmp, so there are several."""
+        name = f"pgqrs-{os.geteuid()}-{_digest(self.folder)}"
+        spare = (Path("/tmp", f"{name}{suffix}") for suffix in ("", "-1", "-2", "-3"))  # noqa: S108  # checked
+        return [each for each in (self.folder / "socket", *spare) if _can_hold_socket(each)]
+
+    def _flaw_of_sockets(self, sockets: Path) -> str | None:
+        return ownership.flaw(sockets, self._trusted(), is_folder=True)
+
+    def _trusted(self) -> frozenset[int]:
+        """Return the owners of what PostgreSQL makes."""
+        account = _Account.known() if os.geteuid() == 0 else None
+        return ownership.owners(*([account.uid] if account else []))
 
     def _clear(self, sockets: Path) -> None:
         """Remove the lock files of a dead server: PostgreSQL believes them if the pid is in use again."""
@@ -579,11 +802,12 @@ class _Cluster:
             stale.unlink(missing_ok=True)
 
     def _launch(self, sockets: Path, account: _Account | None) -> None:
-        if self._log.exists():
+        if os.path.lexists(self._log):
             self._log.replace(self._log.with_name("postgres.log.old"))
         server = ("-k", str(sockets), "-p", str(_PORT), "-c", "listen_addresses=")
         options = ("-w", "-s", "-t", "60", "-o", shlex.join(server))
-        descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(self._log, flags, 0o600)
         try:
             # The paths of data and log go by environment and descriptor: pg_ctl gives its options to a shell.
             command = (str(self._binaries / "pg_ctl"), "start", *options)
@@ -612,6 +836,27 @@ class _Cluster:
         )
 
 
+def shut_down(folder: Path) -> None:
+    """Stop the server in `folder`; for the reaper, which holds the turn."""
+    _Cluster(folder).shut_down()
+
+
+def _start_reaper(folder: Path, lock: int) -> None:
+    """Start the process that stops the server when its users have ended; it inherits the descriptor `lock`."""
+    path = [str(Path(__file__).parents[1]), *filter(os.path.isabs, sys.path)]
+    script = str(Path(__file__).with_name("embedded_reaper.py"))
+    command = (sys.executable, "-I", "-S", script, str(folder), str(lock), str(_LINGER_SECONDS), json.dumps(path))
+    if not sys.executable or getattr(sys, "frozen", False):
+        return  # the program that runs is no interpreter of Python
+    try:
+        done = _execute(command, output=subprocess.DEVNULL, shared=(lock,))
+        flaw = f"it ended with {done.returncode}" if done.returncode else None
+    except OSError as error:
+        flaw = str(error)
+    if flaw is not None:
+        _logger.warning("the server in %s outlives its users that are killed; its reaper: %s.", folder, flaw)
+
+
 def _comes_true(condition: Callable[[], bool], seconds: float, *, pause: float = 0.01) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -626,6 +871,7 @@ def _execute(
     *,
     account: _Account | None = None,
     output: int = subprocess.PIPE,
+    shared: tuple[int, ...] = (),
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program of PostgreSQL's, away from this terminal's Ctrl-C and from this process's environment."""
@@ -641,6 +887,7 @@ def _execute(
         text=True,
         errors="replace",
         start_new_session=True,
+        pass_fds=shared,
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,

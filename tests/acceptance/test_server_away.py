@@ -19,8 +19,8 @@ from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, embedded, step, w
 
 class Server:
     def __init__(self, folder: Path):
-        self.folder = folder
         self.embedded_dsn = f"embedded://{quote(str(folder))}"
+        self.folder = embedded.data_folder(self.embedded_dsn)
         self.dsn = ""
 
     def start(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import tempfile
@@ -85,11 +86,10 @@ class Server:
 
 async def copy(primary: Server, standby: Server) -> None:
     """Make a standby that follows a primary, which waits for it at each commit from then on."""
-    account = embedded._Account.for_data(primary.data)
+    account = embedded._Account.needed()
     standby.data.mkdir(parents=True, mode=0o700)
     if account is not None:
         account.own(standby.data)
-        account.let_through(standby.data)
     # The name by which the primary knows it.
     source = f"host={primary.sockets} port={_PORT} user=postgres application_name=standby"
     program = str(embedded._binaries() / "pg_basebackup")
@@ -106,6 +106,7 @@ async def copy(primary: Server, standby: Server) -> None:
 async def replicated() -> AsyncIterator[tuple[Server, Server]]:
     """Start a primary and its synchronous standby."""
     folder = Path(tempfile.mkdtemp(prefix="pgqrs-pair-", dir="/tmp"))
+    os.chmod(folder, 0o755)  # noqa: PTH101  # root's server runs as another user
     primary, standby = Server(folder / "a"), Server(folder / "b")
     try:
         await primary.start()

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from pgqrs import embedded
+from pgqrs import embedded, ownership
 from tests.integration.storage_helpers import become_true
 
 FETCHED = Path(__file__).parent.parent.parent / ".venv" / "pgbouncer" / "usr" / "sbin"
@@ -39,8 +39,8 @@ def _version():
     return tuple(int(each) for each in told.stdout.split()[1].split(".")[:2])
 
 
-def _environment():
-    libraries = os.pathsep.join(str(each) for each in FETCHED.parent.glob("lib/*"))
+def _environment(installation=FETCHED.parent):
+    libraries = os.pathsep.join(str(each) for each in installation.glob("lib/*"))
     return {"PATH": os.environ["PATH"]} | ({"LD_LIBRARY_PATH": libraries} if libraries else {})
 
 
@@ -50,7 +50,7 @@ class Bouncer:
     def __init__(self, truth: asyncpg.Connection, folder: Path, mode: str) -> None:
         """Lead to where `truth` is connected to; `mode` is PgBouncer's `pool_mode`."""
         self._folder = folder
-        self._account = embedded._Account.for_data(folder / "data")
+        self._account = embedded._Account.needed()
         self._process: asyncio.subprocess.Process | None = None
         self._database = truth._params.database
         self._write(truth, mode)
@@ -70,12 +70,14 @@ class Bouncer:
     async def start(self) -> None:
         """Start it, and wait until it answers."""
         account = self._account
-        if account is not None:
-            account.let_through(Path(program()))
+        path, libraries = Path(program()), FETCHED.parent
+        if account is not None and ownership.closed_above(path, account.uid) is not None:
+            copy = shutil.copytree(libraries, self._folder / "pgbouncer", symlinks=True, dirs_exist_ok=True)
+            path, libraries = copy / path.relative_to(libraries), copy
         self._process = await asyncio.create_subprocess_exec(
-            program(), "-q", str(self._folder / "pgbouncer.ini"),
+            str(path), "-q", str(self._folder / "pgbouncer.ini"),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-            env=_environment(),
+            env=_environment(libraries),
             **({"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}),
         )  # fmt: skip
         await become_true(self._answers)

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points, version
 import pytest
 from click.testing import CliRunner
 
-from pgqrs import cli
+from pgqrs import cli, embedded
 from pgqrs.models import HEAD
 from pgqrs.storage.migrate import sql_script
 
@@ -42,6 +42,20 @@ def test_install_then_verify(pgqrs, schema):
     after = pgqrs("verify", "--schema", schema, PGQRS_SCHEMA="another")
     assert (after.returncode, after.stderr) == (0, "")
     assert after.stdout == f"The schema '{schema}' is up to date, at revision {HEAD}.\n"
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["worker", "shop.orders"]])
+def test_a_command_that_only_reads_makes_no_embedded_server(tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr(cli, "_collected", lambda targets: [])
+    dsn = f"embedded://{tmp_path}/typo"
+    result = CliRunner().invoke(cli.main, [*arguments, "--dsn", dsn])
+    assert result.exit_code == 1
+    folder = embedded.data_folder(dsn)
+    assert result.output == (
+        f"Error: there is no embedded PostgreSQL in {folder}: check the path, or make one with "
+        f"`pgqrs install --dsn {dsn}`.\n"
+    )
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import asyncpg
 import psutil
 import pytest
+from sqlalchemy import text
 
 from pgqrs import embedded
 from pgqrs.errors import EmbeddedServerError, InvalidDSNError
@@ -112,19 +115,34 @@ def kill_postmaster(folder):
     until(lambda: stopped(folder))
 
 
+@contextlib.contextmanager
+def reachable_folder():
+    """A folder that other users can reach, as the account of root's server; no other pytest closes it."""
+    with tempfile.TemporaryDirectory(prefix="pgqrs-embedded-", dir="/tmp") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
 @pytest.fixture(scope="module")
-def template(tmp_path_factory):
+def template():
     """A folder with a cluster that has been stopped: copying one takes a tenth of the time of making one."""
-    path = tmp_path_factory.mktemp("template") / "pg"
-    embedded.start(dsn_of(path))
-    embedded.stop(dsn_of(path))
-    return path
+    with reachable_folder() as outside:
+        path = outside / "pg"
+        embedded.start(dsn_of(path))
+        embedded.stop(dsn_of(path))
+        yield path
 
 
 @pytest.fixture
-def empty(tmp_path):
+def outside():
+    with reachable_folder() as path:
+        yield path
+
+
+@pytest.fixture
+def empty(outside):
     """A folder yet to be made; no server in it outlives the test."""
-    path = tmp_path / "pg"
+    path = outside / "pg"
     yield path
     for each in processes(path):
         with contextlib.suppress(psutil.Error):
@@ -136,14 +154,6 @@ def folder(empty, template):
     """A folder with a cluster of its own."""
     subprocess.run(["cp", "-a", template, empty], check=True)
     return empty
-
-
-@pytest.fixture
-def outside():
-    """A folder that others can reach: every pytest of root's that starts closes the one above `tmp_path`."""
-    with tempfile.TemporaryDirectory() as path:
-        Path(path).chmod(0o755)
-        yield Path(path)
 
 
 @pytest.fixture
@@ -174,25 +184,25 @@ def test_only_the_scheme_makes_a_dsn_embedded():
 
 
 @pytest.mark.parametrize("mark", ["pyproject.toml", "setup.py", ".git"])
-def test_the_folder_belongs_to_the_project(tmp_path, monkeypatch, mark):
-    (tmp_path / mark).touch()
-    below = tmp_path / "src" / "app"
+def test_the_folder_belongs_to_the_project(outside, monkeypatch, mark):
+    (outside / mark).touch()
+    below = outside / "src" / "app"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
-    assert embedded.data_folder("embedded://") == tmp_path / ".pgqrs" / "postgres"
+    assert embedded.data_folder("embedded://") == outside / ".pgqrs" / "postgres"
 
 
-def test_paths_are_decoded_and_expanded(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_paths_are_decoded_and_expanded(outside, monkeypatch):
+    monkeypatch.setenv("HOME", str(outside))
     assert embedded.data_folder("embedded:///a%20b/100%25/%C3%BC") == Path("/a b/100%/ü")
-    assert embedded.data_folder("embedded:///~/db") == tmp_path / "db"
-    assert embedded.data_folder("embedded://~/db") == tmp_path / "db"
+    assert embedded.data_folder("embedded:///~/db") == outside / "db"
+    assert embedded.data_folder("embedded://~/db") == outside / "db"
     assert embedded.data_folder("embedded:///%7E/db") == Path("/~/db")
 
 
-def test_one_folder_by_any_name(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path)
-    assert embedded.data_folder(f"embedded://{tmp_path}/link/x/../db") == tmp_path / "db"
+def test_one_folder_by_any_name(outside):
+    (outside / "link").symlink_to(outside)
+    assert embedded.data_folder(f"embedded://{outside}/link/x/../db") == outside / "db"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +246,8 @@ def test_it_is_a_durable_postgres_behind_a_private_socket(empty):
         sockets = Path(parse_qs(urlsplit(dsn).query)["host"][0])  # elsewhere, where the path would be too long
         assert sockets.stat().st_mode & 0o777 == 0o700
         assert (empty / "data").stat().st_mode & 0o777 == 0o700
+        rules = (empty / "data" / "pg_hba.conf").read_text().splitlines()
+        assert [each.split()[-1] for each in rules if each.startswith("host")] == ["reject"] * 4
     finally:
         embedded.stop(dsn_of(empty))
     assert stopped(empty)
@@ -314,11 +326,12 @@ def test_ctrl_c_stops_one_process_and_not_the_server(folder, member):
 
 
 def test_a_killed_owner_blocks_nobody(folder, member):
-    owner = member()
+    owner, successor = member(), member(script="import sys\nsys.stdin.readline()\n" + MEMBER)
     owner.dsn()
     server = postmaster(folder)
     owner.kill()
-    successor = member()
+    successor.process.stdin.write("\n")
+    successor.process.stdin.flush()
     assert query(successor.dsn(), "SELECT 1") == 1
     assert postmaster(folder) == server
     assert successor.leave() == ""
@@ -547,8 +560,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("name", ["with space and 100% 'quotes' \"$HOME\" `x`, ü", "long/" + "x" * 120])
-def test_any_path_will_do(tmp_path, template, member, name):
-    where = tmp_path / name
+def test_any_path_will_do(outside, template, member, name):
+    where = outside / name
     where.parent.mkdir(exist_ok=True)
     subprocess.run(["cp", "-a", template, where], check=True)
     owner = member(where)
@@ -591,29 +604,272 @@ def test_others_can_use_their_own_and_not_that_of_root(outside, folder, member):
     theirs.mkdir()
     nobody = pwd.getpwnam("nobody")
     os.chown(theirs, nobody.pw_uid, nobody.pw_gid)
-    # Imports come first: nobody may not read root's Python.
+    # Imports come first: nobody may not read root's Python, nor run it.
     script = (
         f"""
 import os, psutil
 from pgqrs import embedded
+embedded._start_reaper = lambda *_: None
 os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
 """
         + MEMBER
     )
     other = member(theirs / "pg", script=script)
     assert query(other.dsn(), "SELECT 1") == 1
-    # Root may use it, too: the server runs as the owner of its data.
-    guest = member(theirs / "pg")
-    assert query(guest.dsn(), "SELECT 1") == 1
-    kill_postmaster(theirs / "pg")
-    third = member(theirs / "pg")
-    assert query(third.dsn(), "SELECT 1") == 1
-    assert postmaster(theirs / "pg").uids().real == nobody.pw_uid
-    assert third.leave() == guest.leave() == other.leave() == ""
+    # Root does not run programs as another user for it.
+    with pytest.raises(EmbeddedServerError, match="belongs to the user nobody"):
+        embedded.start(dsn_of(theirs / "pg"))
+    assert other.leave() == ""
     assert stopped(theirs / "pg")
     again = member(theirs / "pg", script=script)
     assert query(again.dsn(), "SELECT 1") == 1
     assert again.leave() == ""
+
+
+# Files of other users
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+
+
+def give_to_nobody(*paths):
+    entry = pwd.getpwnam("nobody")
+    for path in paths:
+        os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
+
+
+@pytest.fixture
+def store(outside, monkeypatch):
+    """A place of the test's own for what root's servers keep."""
+    monkeypatch.setattr(embedded, "_STORE", outside / "store")
+    return outside / "store"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_others_may_write_to_is_no_project(outside, monkeypatch, mode):
+    (outside / ".git").touch()
+    (outside / "own" / "below").mkdir(parents=True)
+    outside.chmod(mode)
+    monkeypatch.chdir(outside / "own" / "below")
+    assert embedded._project_root() == outside / "own" / "below"
+    (outside / "own" / "setup.py").touch()
+    assert embedded._project_root() == outside / "own"
+
+
+@as_root
+def test_a_folder_of_another_user_is_no_project(outside, monkeypatch):
+    (outside / "theirs" / "own").mkdir(parents=True)
+    for each in (outside, outside / "theirs"):
+        (each / "pyproject.toml").touch()
+    give_to_nobody(outside / "theirs")
+    monkeypatch.chdir(outside / "theirs" / "own")
+    assert embedded._project_root() == outside / "theirs" / "own"
+
+
+@as_root
+def test_a_cluster_that_another_user_planted_is_refused_before_anything_is_written(outside, monkeypatch):
+    theirs, target = outside / ".pgqrs" / "postgres", outside / "made-by-root"
+    (theirs / "data").mkdir(parents=True)
+    for name in ("postgres.log", "start.lock", "users.lock"):
+        (theirs / name).symlink_to(target)
+    give_to_nobody(theirs.parent, theirs, *theirs.iterdir())
+    outside.chmod(0o1777)
+    monkeypatch.chdir(outside)
+    with pytest.raises(EmbeddedServerError, match="belongs to the user nobody"):
+        embedded.start("embedded://")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["data", "socket", "start.lock", "users.lock", "reaper.lock", "postgres.log"])
+def test_a_link_in_the_folder_is_refused(empty, name):
+    empty.mkdir()
+    (empty / name).symlink_to(empty.parent / "target")
+    with pytest.raises(EmbeddedServerError, match="is a symbolic link where"):
+        embedded.start(dsn_of(empty))
+    assert not (empty.parent / "target").exists()
+
+
+@pytest.mark.parametrize("name", ["", "data", "socket", "start.lock"])
+def test_files_that_others_may_write_to_are_refused(empty, name):
+    (empty / "data").mkdir(parents=True)
+    path = empty / name
+    path.touch() if name.endswith("lock") else path.mkdir(exist_ok=True)
+    path.chmod(0o770)
+    with pytest.raises(EmbeddedServerError, match=r"other users may write to .*mode is 0770.*`chmod go-w`"):
+        embedded.start(dsn_of(empty))
+
+
+def test_a_folder_that_others_can_replace_is_refused(empty, store):
+    empty.parent.chmod(0o777)
+    (empty / "data").mkdir(parents=True)
+    with pytest.raises(EmbeddedServerError, match="other users may write to"):
+        embedded.start(dsn_of(empty))
+
+
+def test_a_pid_file_that_names_another_socket_is_not_believed(folder, member):
+    fake = folder.parent / "fake"
+    fake.mkdir()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(fake / ".s.PGSQL.5432"))
+        listening.listen()
+        lines = (os.getpid(), folder / "data", 1, 5432, fake, "", "1 1", "ready   ")
+        (folder / "data" / "postmaster.pid").write_text("\n".join(map(str, lines)) + "\n")
+        assert quote(str(fake), safe="") not in member().dsn()
+
+
+def test_a_taken_name_of_the_socket_in_tmp_leads_to_another(outside, template, member):
+    where = outside / ("x" * 120)
+    subprocess.run(["cp", "-a", template, where], check=True)
+    taken = Path("/tmp", f"pgqrs-{os.geteuid()}-{embedded._digest(where)}")
+    taken.touch()
+    try:
+        owner, guest = member(where), member(where)
+        assert (dsn := owner.dsn()) == guest.dsn()
+        assert parse_qs(urlsplit(dsn).query)["host"] == [f"{taken}-1"]
+        assert query(dsn, "SELECT 1") == 1
+        assert owner.leave() == guest.leave() == ""
+    finally:
+        taken.unlink()
+    assert not Path(f"{taken}-1").exists()
+
+
+# Folders that root's server cannot reach
+
+
+@as_root
+def test_no_folder_is_opened_for_roots_server(outside, store, caplog):
+    closed = outside / "closed"
+    (closed / "app").mkdir(parents=True)
+    closed.chmod(0o700)
+    dsn = dsn_of(closed / "app" / "pg")
+    assert not embedded.exists(dsn)
+    with caplog.at_level("INFO", "pgqrs"):
+        reaches = embedded.start(dsn)
+    kept = embedded.data_folder(dsn)
+    try:
+        assert query(reaches, "SELECT 1") == 1
+        assert closed.stat().st_mode & 0o777 == 0o700
+        assert list((closed / "app").iterdir()) == []
+        assert kept.parent == store
+        assert f"keeps its data in {kept}: {closed} is closed" in caplog.text
+    finally:
+        embedded.stop(dsn)
+    closed.chmod(0o755)
+    assert embedded.exists(dsn)
+    assert embedded.data_folder(dsn) == kept, "data does not move when a folder is opened"
+
+    shutil.rmtree(closed)
+    (outside / "another").mkdir(mode=0o700)
+    embedded._make_kept(store / "another", outside / "another" / "pg")
+    assert not kept.exists(), "what was made for a folder in /tmp goes when that folder has gone"
+
+
+@as_root
+def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_silence(folder):
+    folder.parent.chmod(0o700)
+    with pytest.raises(EmbeddedServerError, match=f"chmod o\\+x {folder.parent}"):
+        embedded.start(dsn_of(folder))
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_root_copies_programs_that_its_server_cannot_run(outside, store):
+    installed = outside / "closed" / "pginstall"
+    (installed / "bin").mkdir(parents=True)
+    (installed / "bin" / "postgres").write_text("program")
+    (installed / "readme").write_text("text")
+    (installed / "bin" / "postgres").chmod(0o700)
+    (installed / "readme").chmod(0o600)
+    account = embedded._Account.needed()
+    copy = account.runnable(installed / "bin")
+    assert copy.parent.parent == store
+    assert copy == account.runnable(installed / "bin")
+    assert copy.joinpath("postgres").stat().st_mode & 0o777 == 0o755
+    assert copy.parent.joinpath("readme").stat().st_mode & 0o777 == 0o644
+    assert installed.joinpath("readme").stat().st_mode & 0o777 == 0o600
+    assert account.runnable(copy) == copy
+
+
+# The reaper
+
+REAPED = MEMBER.replace("print(", "embedded._LINGER_SECONDS = 0.1\nprint(", 1)
+
+APPLICATION = """
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+from pgqrs import Admin, embedded
+import os
+
+embedded._LINGER_SECONDS = 0.1
+
+@asynccontextmanager
+async def lifespan(app):
+    async with Admin(os.environ["TEST_DSN"]) as admin:
+        await admin.install()
+        print("up", flush=True)
+        yield
+
+app = FastAPI(lifespan=lifespan)
+"""
+
+
+def test_a_server_whose_users_were_all_killed_is_stopped(folder, member):
+    killed, other = member(script=REAPED), member(script=REAPED)
+    killed.dsn()
+    dsn = other.dsn()
+    killed.kill()
+    assert query(dsn, "SELECT 1") == 1
+    other.kill()
+    until(lambda: stopped(folder), 60)
+    successor = member()
+    assert query(successor.dsn(), "SELECT 1") == 1
+    assert successor.leave() == ""
+
+
+def test_a_deleted_folder_takes_along_the_server_of_users_that_were_killed(folder, member):
+    killed = member(script=REAPED)
+    killed.dsn()
+    shutil.rmtree(folder)
+    killed.kill()
+    until(lambda: stopped(folder), 60)
+
+
+def test_uvicorn_ended_by_a_signal_leaves_no_server(folder, tmp_path):
+    (tmp_path / "application.py").write_text(APPLICATION)
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "application:app",
+        "--uds",
+        str(tmp_path / "http"),
+        "--log-level",
+        "error",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"TEST_DSN": dsn_of(folder)}, stdout=subprocess.PIPE, text=True
+    ) as served:
+        assert served.stdout.readline() == "up\n"
+        served.terminate()
+    assert served.returncode == -signal.SIGTERM, "it runs no code at its exit"
+    until(lambda: stopped(folder), 60)
+
+
+# Documentation
+
+
+async def test_the_engine_of_the_documentation_connects(folder):
+    page = (Path(__file__).parents[2] / "docs" / "embedded.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names = {}
+    try:
+        exec(code.replace("embedded://", dsn_of(folder)), names)
+        await names["admin"].install()
+        async with names["engine"].connect() as connection:
+            assert await connection.scalar(text("SHOW server_version_num")) >= "180000"
+        await names["admin"].close()
+        await names["engine"].dispose()
+    finally:
+        embedded.stop(dsn_of(folder))
 
 
 # Errors and silence

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pgqrs import embedded
+
 pytest_plugins = ("pytester",)
 
 WORKFLOWS = """
@@ -173,7 +175,7 @@ def test_an_embedded_server_is_the_default(run, pytester, monkeypatch):
     options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
     done = run(TESTS, *options)
     done.assert_outcomes(passed=3)
-    assert (pytester.path / ".pgqrs" / "testing" / "data").is_dir()
+    assert embedded.exists(f"embedded://{pytester.path}/.pgqrs/testing")
 
 
 def test_the_plugin_costs_nothing_where_it_is_not_used():

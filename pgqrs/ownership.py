@@ -1,0 +1,104 @@
+"""Owners and permissions of files: which files no other user can have made, and no other user can replace.
+
+A file can be trusted if this process's user or root owns it, and no group and no other user may write to it. The
+owner of ``/`` counts as root: in a container its number may be another one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+if sys.platform != "win32":
+    import pwd
+
+_WRITABLE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def owners(*accounts: int) -> frozenset[int]:
+    """Return the user ids whose files can be trusted: the own one, root's, and those of `accounts`."""
+    return frozenset({os.geteuid(), 0, Path("/").stat().st_uid, *accounts})
+
+
+def flaw(path: Path, trusted: Container[int], *, is_folder: bool = False) -> str | None:
+    """Return a reason not to use a file or folder, None where it is missing or can be trusted.
+
+    Args:
+        path: The file; a symbolic link is not followed, and is a flaw.
+        trusted: The user ids that may own it, as `owners` returns them.
+        is_folder: It has to be a folder, and not a regular file.
+    """
+    try:
+        now = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not (stat.S_ISDIR if is_folder else stat.S_ISREG)(now.st_mode):
+        found = "a symbolic link" if stat.S_ISLNK(now.st_mode) else "something else"
+        return f"{path} is {found} where a {'folder' if is_folder else 'regular file'} belongs"
+    if now.st_uid not in trusted:
+        return f"{path} belongs to the user {user_name(now.st_uid)}"
+    if now.st_mode & _WRITABLE:
+        return f"other users may write to {path} (its mode is {stat.S_IMODE(now.st_mode):04o})"
+    return None
+
+
+def flaw_above(path: Path, trusted: Container[int]) -> str | None:
+    """Return a reason to expect that another user can replace `path`, which need not exist; None without one.
+
+    Another user can where a folder above belongs to that user, or lets all users write and has no sticky bit, as
+    ``/tmp`` has. Its owner chose the group that may write to it; only root trusts no group but its own.
+    """
+    for folder, now in _existing(path):
+        if now.st_uid not in trusted:
+            return f"{folder} belongs to the user {user_name(now.st_uid)}"
+        if is_open(now) and not now.st_mode & stat.S_ISVTX:
+            return f"other users may write to {folder} (its mode is {stat.S_IMODE(now.st_mode):04o})"
+    return None
+
+
+def is_open(now: os.stat_result) -> bool:
+    """Tell whether other users may write to a folder; the owner's group counts for root alone."""
+    by_group = now.st_mode & stat.S_IWGRP and os.geteuid() == 0 and now.st_gid != 0
+    return bool(by_group or now.st_mode & stat.S_IWOTH)
+
+
+def closed_above(path: Path, user: int) -> Path | None:
+    """Return a folder above `path` that `user` cannot pass, None where there is none or it does not exist yet."""
+    for folder, now in _existing(path):
+        if not now.st_mode & (stat.S_IXUSR if now.st_uid == user else stat.S_IXOTH):
+            return folder
+    return None
+
+
+def is_runnable(folder: Path, user: int) -> bool:
+    """Tell whether `user`, who owns none of it, can read all below a folder, and run what its owner can run."""
+    if closed_above(folder / "any", user) is not None:
+        return False
+    every = (Path(where, each).stat() for where, folders, files in os.walk(folder) for each in (*folders, *files))
+    return all(_is_readable(now.st_mode) for now in every)
+
+
+def _is_readable(mode: int) -> bool:
+    needed = stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
+    return mode & needed == needed
+
+
+def user_name(user: int) -> str:
+    """Return the name of a user id, the number where it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
+
+
+def _existing(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Iterate over the folders above a path that exist, the nearest first."""
+    for folder in path.parents:
+        try:
+            now = folder.stat()
+        except FileNotFoundError:
+            continue
+        yield folder, now
