@@ -24,11 +24,11 @@ from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.sql import constant, unnest
+from pgqrs.storage.sql import array_of, constant, text_of_array, unnest
 from pgqrs.types import Claim, Outcome, RunEnd, StepFailure, StepOutcome, WorkflowStatus
 
 Result: TypeAlias = Claim | Outcome | bool | None
-Arrays: TypeAlias = dict[str, list[Any] | None]
+Arrays: TypeAlias = dict[str, list[Any] | str | None]
 
 R = TypeVar("R", bound=tuple[Any, ...])
 
@@ -100,9 +100,31 @@ class Rows(Generic[R]):
 
     def rows(self) -> Any:
         """Return the records as something to select from."""
-        binds = [bindparam(f"{self.name}_{key}", type_=ARRAY(type_)) for key, type_ in self.columns.items()]
+        binds = [self._array_bind(f"{self.name}_{key}", type_) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
         return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
+
+    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+        return bindparam(name, type_=ARRAY(type_))
+
+
+class InLentSession(Rows[R]):
+    """Rows for a session that is not ours: arrays of anything but text are given as text; see `array_of`."""
+
+    def arrays(self, records: Sequence[R]) -> Arrays:
+        """Return the binds: an array a column, or the text of one."""
+        types = list(self.columns.values())
+        arrays = zip(super().arrays(records).items(), types, strict=True)
+        return {bind: each if isinstance(type_, Text) else _as_text(each) for (bind, each), type_ in arrays}
+
+    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
+        if isinstance(type_, Text):
+            return super()._array_bind(name, type_)
+        return array_of(bindparam(name, type_=Text()), type_)
+
+
+def _as_text(array: Any) -> Any:
+    return None if array is None else text_of_array(array)
 
 
 def _array(column: tuple[Any, ...]) -> list[Any] | None:

@@ -30,8 +30,8 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage import executors, invariants
 from pgqrs.storage.borrowed import Connection
-from pgqrs.storage.sql import ONE, constant, pg, seconds_of, text_of
-from pgqrs.storage.writes import KINDS
+from pgqrs.storage.sql import ONE, array_of, constant, pg, seconds_of, text_of, text_of_array
+from pgqrs.storage.writes import ENQUEUE_IN_LENT_SESSION, KINDS
 from pgqrs.types import (
     Ended,
     FailedAttempts,
@@ -111,8 +111,8 @@ class WorkflowRepository:
 
     async def submit(self, submissions: Sequence[Submission]) -> set[int]:
         """Insert workflows for workers to claim, and return the ids of those whose key was not taken."""
-        statement = KINDS[Submission].statement()
-        rows: Any = await self._connection.execute(statement, KINDS[Submission].arrays(submissions))
+        kind = ENQUEUE_IN_LENT_SESSION
+        rows: Any = await self._connection.execute(kind.statement(), kind.arrays(submissions))
         return {row.workflow_id for row in rows}
 
     async def ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
@@ -342,7 +342,7 @@ def _decoded(text: str | None, decode: Decode) -> Any:
 
 
 def _bigints(values: Collection[int]) -> ColumnElement[Any]:
-    return literal(list(values), ARRAY(BigInteger()))
+    return array_of(literal(text_of_array(values), Text()), BigInteger())
 
 
 def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:

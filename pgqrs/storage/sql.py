@@ -12,15 +12,19 @@ the SQL of `migrations/`:
   `pgqrs.models`, never SQLAlchemy's `String` or `Text`, whose binds are cast to VARCHAR; the result of a function
   has its `type_`; a literal stands beside a column, never beside a literal.
 
+* An array of anything but text is a bind in the sessions of our own alone; elsewhere it is given as text, by
+  `array_of`.
+
 `tests/unit/test_qualified_sql.py` looks at the text of the statements, and
 `tests/integration/test_hostile_schema.py` runs them where such functions and operators lie in wait.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Double, Interval, cast, extract, func, literal_column, select
+from sqlalchemy import ARRAY, JSON, BigInteger, Double, Interval, cast, extract, func, literal_column, select
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
@@ -71,6 +75,20 @@ def unnest(*arrays: ColumnElement[Any]) -> Any:
     """Return the function that makes rows of arrays, one a column."""
     # Of several, PostgreSQL's grammar makes one call for each, of its own function, if the name is not qualified.
     return pg.unnest(*arrays) if len(arrays) == 1 else func.unnest(*arrays)
+
+
+def array_of(text: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[Any]:
+    """Return an array that is given as `text`, as `text_of_array` writes it.
+
+    asyncpg looks up the type of an array of anything but text when a session first has one, by statements that
+    call functions by half their names. So only a session of our own is given such an array.
+    """
+    return cast(text, ARRAY(type_))
+
+
+def text_of_array(values: Iterable[Any]) -> str:
+    """Return numbers or UUIDs, some of them None, as the text of an array."""
+    return f"{{{','.join('NULL' if each is None else str(each) for each in values)}}}"
 
 
 def seconds_of(length: Any) -> ColumnElement[Any]:

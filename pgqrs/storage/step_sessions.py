@@ -21,7 +21,7 @@ from pgqrs.storage.kinds import AGAIN, Standing
 from pgqrs.storage.lending import Lending
 from pgqrs.storage.repositories import StepRepository
 from pgqrs.storage.sole_commit import SoleCommit, isolation_of
-from pgqrs.storage.writes import ASKED, OUTCOME
+from pgqrs.storage.writes import ASKED_IN_LENT_SESSION, OUTCOME
 from pgqrs.types import Outcome, StepOutcome
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ SessionMaker: TypeAlias = Callable[[], AsyncSession]
 _logger = logging.getLogger("pgqrs")
 
 _RECORD = OUTCOME.in_transaction()
-_ASK = ASKED.statement()
+_ASK = ASKED_IN_LENT_SESSION.statement()
 
 
 class StepSessions:
@@ -186,7 +186,7 @@ async def _record(borrowed: Borrowed, record: StepOutcome) -> bool:
 
 async def _recorded_before(borrowed: Borrowed, record: StepOutcome) -> Outcome:
     """Return the outcome that the step has already; raise why the run may write no more."""
-    asked = ASKED.arrays([(record.workflow_id, record.step_id)])
+    asked = ASKED_IN_LENT_SESSION.arrays([(record.workflow_id, record.step_id)])
     row: Any = (await borrowed.execute(_ASK, asked)).one()
     verdict = OUTCOME.judge(record, Standing(*row[2:]))
     if verdict is AGAIN:

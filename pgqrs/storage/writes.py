@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 from sqlalchemy import BigInteger, select, union_all
 
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.kinds import Arrays, Kind, Rows
+from pgqrs.storage.kinds import Arrays, InLentSession, Kind, Rows
 from pgqrs.storage.sql import text_of
 from pgqrs.storage.step_writes import Fail, StepWrite
 from pgqrs.storage.workflow_writes import Begin, Create, End, Enqueue, Leave, Start
@@ -47,7 +47,19 @@ class Asked(Rows[tuple[int, str | None]]):
         )
 
 
+class AskedInLentSession(InLentSession[tuple[int, str | None]], Asked):
+    """Ask the same in a session that is not ours."""
+
+
+class EnqueueInLentSession(InLentSession[Submission], Enqueue):
+    """Insert workflows for workers to claim, in a session that is not ours."""
+
+
 ASKED = Asked()
+
+ASKED_IN_LENT_SESSION = AskedInLentSession()
+
+ENQUEUE_IN_LENT_SESSION = EnqueueInLentSession()
 
 OUTCOME = StepWrite()
 
