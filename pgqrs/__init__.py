@@ -40,6 +40,7 @@ from pgqrs.errors import (
 from pgqrs.handles import WorkflowHandle
 from pgqrs.retry import RetryPolicy
 from pgqrs.serialization import Codec, Encoded, JsonCodec
+from pgqrs.stopping import RunStopped
 from pgqrs.submitter import Submitter
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
 from pgqrs.worker import Worker
@@ -65,6 +66,7 @@ __all__ = [
     "PyWorkflow",
     "RetryPolicy",
     "RunEndedError",
+    "RunStopped",
     "SchemaError",
     "SchemaOutOfDateError",
     "SerializationError",

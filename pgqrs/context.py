@@ -140,14 +140,16 @@ class StepGuard:
         """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
         return self._state != "committed" and await self._steps.try_again(self._execution, error, policy)
 
-    def abandon(self, *, interrupted: bool = False) -> None:
-        """Give the step up without an outcome, as a crash would: the next caller executes it.
+    def abandon(self, crash: BaseException) -> None:
+        """Give the step up without an outcome, as a crash would: the next caller executes it; for `@step`.
 
-        `interrupted` says that a cancellation ended it, so that a run which goes on all the same is warned.
+        A run that goes on although a cancellation was the `crash` is warned. Where the `crash` is a stop of the
+        run, and the step was called in no body and no other step, the run's error is raised in its place.
         """
         if self._state == "open":
             self._state = "used"
-            self._steps.give_up(self._execution, interrupted=interrupted)
+            self._steps.give_up(self._execution, interrupted=isinstance(crash, asyncio.CancelledError))
+        self._steps.raise_outside(self._execution, crash)
 
     def _use(self) -> None:
         if self._state != "open":
@@ -259,7 +261,8 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        await run.succeed(output)
+        with run.stopping.telling():
+            await run.succeed(output)
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run: the workflow is ERROR, with this error, and may be run again.
@@ -268,7 +271,8 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        await run.fail(error)
+        with run.stopping.telling():
+            await run.fail(error)
 
     async def acquire_step(self, step_id: str) -> StepResult:
         """Ask what is recorded of a step, or for the right to execute it.

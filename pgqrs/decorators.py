@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import functools
 import inspect
@@ -183,7 +182,7 @@ def step(
                 await guard.fail(error, transient=not judge(error))
                 raise
             except BaseException as crash:
-                guard.abandon(interrupted=isinstance(crash, asyncio.CancelledError))
+                guard.abandon(crash)
                 raise
             return await guard.success(value)
 

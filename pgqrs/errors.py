@@ -36,6 +36,13 @@
     └── TransientError                       raise it: the step may succeed when tried again
 
 `TerminalError` and `TransientError` are for steps to raise; the others are raised by the library.
+
+A run that can go on no further, because it was cancelled, timed out, was fenced, lost the database or has ended,
+tells its own code so by a `pgqrs.RunStopped`, a `BaseException`: every call on the context raises it within the
+workflow's function and its steps, with the error in `error`. The error itself (`WorkflowCancelledError`,
+`WorkflowTimeoutError`, `WorkflowFencedError`, `DatabaseUnavailableError`, `WorkflowFinishedError` or
+`RunEndedError`) is raised to callers outside: by the call of the workflow's function, by `Admin.run`, and by a
+context that is used by hand, in no workflow's function and no step of it.
 """
 
 from __future__ import annotations
@@ -185,8 +192,9 @@ class WorkflowInProgressError(WorkflowError):
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(
-            f"workflow {workflow_id} is running in this context already: await that run, "
-            "or give the second call a context of its own (`await admin.create_workflow(...)`).",
+            f"workflow {workflow_id} is running in this context already: await that run. To start another "
+            "workflow from within it, enqueue that with a key in a step (`await admin.options(key=...).enqueue("
+            "...)`), and await its handle (`await admin.handle(id).result()`).",
             workflow_id=workflow_id,
         )
 

@@ -22,7 +22,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
 from pgqrs.serialization import Codec, refusal, sealed
 from pgqrs.steps import Steps
-from pgqrs.stopping import Parked, Stop, Stopping
+from pgqrs.stopping import Parked, Stop, Stopping, is_stop, raise_apart
 from pgqrs.storage.store import Store
 from pgqrs.types import History, RunEnd, RunLeave, WorkflowStatus
 
@@ -80,7 +80,7 @@ class Run:
         """The same run with its body to begin anew; see `pgqrs.steps.ALWAYS_REPLAY`."""
         executions: dict[str, Execution] = {}
         deadline = None if history.left is None else store.clock.time() + history.left
-        self.stopping = Stopping(workflow_id, executions, deadline, store.clock, can_park=can_park)
+        self.stopping = Stopping(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
         self.steps = Steps(
             owner,
             store,
@@ -180,11 +180,21 @@ class Run:
             if self.successor is not None:
                 return 0.0
             raise self.stopping.stopped()
-        if crashed or not isinstance(error, Exception):
-            self.crash()
-        elif self.stopping.over is None and error is not self.stopping.lost:
+        if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
+        self.crash()
+        if not crashed:
+            self._raise_outside(error)
         return None
+
+    def _raise_outside(self, error: BaseException) -> None:
+        """Raise the run's own error in place of one that leaves the body of a run that is lost, or over."""
+        of_the_run = is_stop(error)
+        if self.stopping.lost is not None:
+            if of_the_run or isinstance(error, (Exception, asyncio.CancelledError)):
+                raise_apart(self.stopping.lost)
+        elif of_the_run and (reason := self.stopping.reason()) is not None:
+            raise reason
 
     async def _failed_with(self, error: Exception) -> float | None:
         """End the run with the error, or leave it to be tried again."""
@@ -209,11 +219,12 @@ class Run:
     # --- stopping ---
 
     def cancel(self, *, interrupt: bool) -> None:
-        """End the run as cancelled, after the steps that execute, or interrupting them and the body."""
-        self.stopping.stop_for(Stop.CANCELLED)
-        if interrupt:
-            self.stopping.interrupt()
-        if not self.in_body and self.may_write:
+        """End the run as cancelled, after the steps that execute, or interrupting them and the body.
+
+        May be called again, and by the journal while it settles what the run has written: no step begins after it.
+        """
+        self.stopping.cancel(interrupt=interrupt)
+        if not self.in_body and self.may_write and self._leaving is None:
             # Nobody carries a body out who would leave the run.
             loop = asyncio.get_running_loop()
             self._leaving = loop.create_task(self._leave_cancelled(), name="pgqrs-cancel")

@@ -51,7 +51,8 @@ class Execution:
     """A step that is being executed; `parent` is the place in the same run that it was called from.
 
     `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
-    the run's clock. `interrupted` tells that the run ended it, so that an error of it is none of its own.
+    the run's clock. `interrupted` tells that the run stopped within it: its task was interrupted, or a call in it
+    was told of the stop. Nothing that it makes afterwards is its outcome.
     `session` is that of a transactional step, while its function is being called. `task` carries it out.
     """
 
@@ -150,6 +151,14 @@ def scope_of(owner: object) -> Scope | None:
     while isinstance(scope, Execution) and scope.over:
         scope = scope.parent
     return scope
+
+
+def caller_of(execution: Execution) -> Scope | None:
+    """Return the place in its run that a step was called from, None for a call in no body and no step of it."""
+    scope = execution.outer
+    while scope is not None and scope.owner is not execution.owner:
+        scope = scope.outer
+    return None if scope is None else execution.parent
 
 
 def enclosing(scope: Scope | None) -> Iterator[Execution]:

@@ -23,9 +23,9 @@ from pgqrs.errors import (
 from pgqrs.failures import dump_error, is_terminal, load_error, steps_behind
 from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
-from pgqrs.scope import Execution, Scope, enclosing, here, scope_of, step_out, waits_for_any
+from pgqrs.scope import Execution, Scope, caller_of, enclosing, here, scope_of, step_out, waits_for_any
 from pgqrs.serialization import Codec, is_sealing, is_typed, opened, sealed
-from pgqrs.stopping import Stopping
+from pgqrs.stopping import Stopping, is_stop, raise_apart
 from pgqrs.storage.answers import Answer
 from pgqrs.storage.store import Store
 from pgqrs.trace import FailureTrace, RaisedBy
@@ -129,7 +129,7 @@ class Steps:
         outcome = self._outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
-        if self._stopping.waiting:
+        if self._stopping.is_watched:
             self._stopping.watch()
         if outcome.fingerprint != fingerprint:
             self._compare(step_id, outcome.fingerprint, fingerprint)
@@ -221,6 +221,21 @@ class Steps:
         step_out(execution)
         self._settle(execution)
 
+    def raise_outside(self, execution: Execution, stop: BaseException) -> None:
+        """Raise the run's error in place of a `stop` that leaves a step which was called in no body and no step.
+
+        A cancellation is a stop where the run made it, and nothing else cancelled the task.
+        """
+        if not execution.interrupted or caller_of(execution) is not None:
+            return
+        if isinstance(stop, asyncio.CancelledError):
+            stopped = self._stopping.take_back(asyncio.current_task(self._stopping.loop))
+        else:
+            stopped = is_stop(stop)
+        reason = self._stopping.reason()
+        if stopped and reason is not None:
+            raise_apart(reason)
+
     def warn_of_interrupted(self) -> None:
         """Warn of the cancelled steps that have no outcome although the run goes on."""
         for step_id in self._interrupted:
@@ -272,7 +287,7 @@ class Steps:
         if isinstance(execution.parent, Execution):
             execution.parent.wait_no_longer(execution)
         execution.settle()
-        if self._stopping.waiting:
+        if self._stopping.is_watched:
             self._stopping.watch()
 
     def _forget_interrupted(self, execution: Execution) -> None:
@@ -291,7 +306,7 @@ class Steps:
         delay = policy.delay(execution.failures + 1, error)
         if delay is None:
             return False
-        self._stopping.check_not_lost()
+        self._check_counts(execution, execution)
         execution.failures += 1
         execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
@@ -304,6 +319,7 @@ class Steps:
             await self._store.record_failure(failure)
         except PgqrsError as refused:
             execution.run.lose(refused)
+            self._check_counts(execution, execution)
             raise
         await self.rest(execution)
         return True
@@ -316,9 +332,15 @@ class Steps:
             await self._stopping.pause(execution.due, resting=True)
 
     async def fail(self, execution: Execution, error: str | BaseException, *, terminal: bool) -> None:
-        """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it."""
+        """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it.
+
+        A stop that was told within the step is raised again, whatever error the step made of it.
+        """
         # A text mostly stands for the exception that is being handled, and that is what may leave the body.
         raised = error if isinstance(error, BaseException) else sys.exception()
+        if execution.interrupted:
+            self.give_up(execution)
+            self._check_counts(execution, caller_of(execution))
         if self._is_nobodys(execution, raised):
             self.give_up(execution)
             return
@@ -336,13 +358,14 @@ class Steps:
         record = execution.outcome(output, error)
         if self._interrupted:
             self._forget_interrupted(execution)
-        if self._stopping.lost is None and not self._journal.is_full and not _ALWAYS_REPLAYS:
+        stops = execution.interrupted or self._stopping.lost is not None
+        if not (stops or self._journal.is_full or _ALWAYS_REPLAYS):
             return self._send(execution, record)
         return self._send_patiently(execution, record)
 
     async def _send_patiently(self, execution: Execution, record: StepOutcome) -> Outcome:
         try:
-            self._stopping.check_not_lost()
+            self._check_counts(execution, caller_of(execution))
             await self._journal.room()
         except BaseException:
             self.give_up(execution)
@@ -351,6 +374,11 @@ class Steps:
         if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
         return outcome
+
+    def _check_counts(self, execution: Execution, place: Scope | None) -> None:
+        """Raise the stop that was told within a step, or that the run was lost; `place` is where it is raised."""
+        if execution.interrupted or self._stopping.lost is not None:
+            self._stopping.stop_at(place)
 
     def _send(self, execution: Execution, record: StepOutcome) -> asyncio.Future[Outcome]:
         recorded = Answer(loop=self._stopping.loop)
@@ -384,13 +412,14 @@ class Steps:
                 value = await own.calling(body)
             finally:
                 execution.session = None
-            self._stopping.check_not_lost()
+            self._check_counts(execution, execution)
             self._store.marks.ended(execution)
             record = execution.outcome(encode(value))
             try:
                 await self._store.journal.gated(record, partial(own.commit_with, record))
             except (WorkflowError, DatabaseUnavailableError) as refused:
                 execution.run.lose(refused)
+                self._check_counts(execution, execution)
                 raise
             finally:
                 if own.outcome is not None:
@@ -407,12 +436,15 @@ class Steps:
 
     def _take_in(self, execution: Execution, waiter: Answer, verdict: Outcome | Exception) -> None:
         """Take in what was recorded; also when the waiter was cancelled in the meantime."""
+        told: Outcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.lose(verdict)
+            if self._stopping.lost is not None:
+                told = self._stopping.told_in(caller_of(execution))
         else:
             self._outcomes[execution.step_id] = verdict
         self._settle(execution)
-        self._journal.answer(waiter, verdict)
+        self._journal.answer(waiter, told)
 
 
 def _prefix_of(scope: Scope) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from pgqrs.clock import Clock, Timer
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
-from pgqrs.scope import Execution
+from pgqrs.scope import Execution, Scope, enclosing, scope_of
 from pgqrs.storage.answers import settle
 from pgqrs.trace import stems_from
 
@@ -20,17 +21,36 @@ QUIET = 0.2
 """How long, in seconds, nothing executes before a run parks whose body is not itself what waits."""
 
 UNWINDING = 1.0
-"""How long, in seconds, a body has to leave after its run stopped, before its task is interrupted."""
+"""How long, in seconds, a body has to leave after its run stopped, before its task is interrupted.
+
+Of a cancelled run only the time counts in which no step executes.
+"""
 
 LAST_MOMENT = 5.0
 """How long, in seconds, a run that is handed back waits for its interrupted body."""
 
 
-class Parked(BaseException):
-    """The run was left for a later claim: its workflow sleeps, or another worker is to carry it on.
+class RunStopped(BaseException):
+    """The run goes on no further: its calls raise this within the workflow's function and its steps.
 
-    It is no `Exception`, so ``except Exception`` does not catch it; every later call on the context raises it.
+    It is no `Exception`: an ``except Exception`` around a step, or within one, does not take a stop for a failure.
+    Every later call on the context raises it again, and nothing that is computed after it is recorded. The call of
+    the workflow's function raises `error` in its place.
+
+    Attributes:
+        error: The error that the caller of the workflow gets, also the `__cause__`; None for a run that is left
+            for a later claim.
+
     """
+
+    def __init__(self, error: PgqrsError | None = None) -> None:
+        super().__init__(*([] if error is None else [str(error)]))
+        self.error = error
+        self.__cause__ = error
+
+
+class Parked(RunStopped):
+    """The run was left for a later claim: its workflow sleeps, or another worker is to carry it on."""
 
 
 class Stop(IntEnum):
@@ -46,21 +66,24 @@ class Stop(IntEnum):
 class Stopping:
     """Whether a run may go on, the task of its body, and all in it that only waits.
 
-    `executions` are the steps that the run executes. `can_park` tells that a worker claimed it, which will claim
-    it again when its time has come. `deadline` is by `clock`. `over` is why no further step may
-    begin: the run has ended. `lost` is why nothing more can be written: it was fenced, or the database stayed
-    away; every later call raises it, so an ``except Exception`` of the workflow's cannot carry a lost run on. Why
-    it is to stop, `stop`, every later call raises too.
+    `owner` stands for the context whose run it is, and `executions` are the steps that the run executes.
+    `can_park` tells that a worker claimed it, which will claim it again when its time has come. `deadline` is by
+    `clock`. `over` is why no further step may begin: the run has ended. `lost` is why nothing more can be written:
+    it was fenced, or the database stayed away. `stop` is why it is to stop. Every later call raises each of the
+    three: a `RunStopped` in the run, the error itself where the caller is in no body and no step of it.
     """
 
     __slots__ = (
         "_body",
+        "_cancel_interrupts",
+        "_cancelled",
         "_cancelling",
         "_due",
         "_executions",
         "_interrupts",
         "_left",
         "_limit",
+        "_owner",
         "_resting",
         "_timers",
         "_told",
@@ -68,6 +91,7 @@ class Stopping:
         "can_park",
         "clock",
         "deadline",
+        "is_watched",
         "loop",
         "lost",
         "over",
@@ -77,6 +101,7 @@ class Stopping:
 
     def __init__(
         self,
+        owner: object,
         workflow_id: int,
         executions: Mapping[str, Execution],
         deadline: float | None,
@@ -84,6 +109,7 @@ class Stopping:
         *,
         can_park: bool,
     ) -> None:
+        self._owner = owner
         self._workflow_id = workflow_id
         self._executions = executions
         self.loop = asyncio.get_running_loop()
@@ -97,12 +123,17 @@ class Stopping:
         self.stop: Stop | None = None
         self.waiting: dict[asyncio.Future[None], float] = {}
         """What only waits, and until when."""
+        self.is_watched = False
+        """Whether `watch` is to hear when a step ends: something waits, or the body is to leave."""
         self._limit: float | None = None
         self._told = False
         self._due = 0.0
         self._body: asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._interrupts = 0
+        self._cancel_interrupts = False
+        self._cancelled: frozenset[asyncio.Task[Any]] = frozenset()
+        """The tasks of steps that were interrupted."""
         self._timers: dict[str, Timer] = {}
         self._resting = 0
         self._left: asyncio.Future[None] | None = None
@@ -118,19 +149,61 @@ class Stopping:
             return
         if self.stop is not None and self.lost is None:
             self._told = True
-            raise self.stopped()
-        self.check_may_write()
+        self.stop_at(scope_of(self._owner))
+
+    def stop_at(self, place: Scope | None) -> NoReturn:
+        """Tell the calling task, which is at this place, that the run goes on no further; see `told_in`."""
+        if place is not None and (self.over is None or self.stop is not None):
+            _keep_quiet(asyncio.current_task(), self._body)
+        raise self.told_in(place)
 
     def check_may_write(self) -> None:
         """Raise why the run was lost, or how it ended, if either is so."""
-        self.check_not_lost()
+        if self.lost is not None:
+            raise self.lost
         if self.over is not None:
             raise self.over()
 
-    def check_not_lost(self) -> None:
-        """Raise why the run was lost, if it was."""
+    def reason(self) -> PgqrsError | None:
+        """Return why the run goes on no further; None where it does, or is left for a later claim."""
         if self.lost is not None:
-            raise self.lost
+            return self.lost
+        match self.stop:
+            case Stop.CANCELLED:
+                return WorkflowCancelledError(self._workflow_id)
+            case Stop.TIMED_OUT:
+                return WorkflowTimeoutError(self._workflow_id, self._limit)
+            case None:
+                return None if self.over is None else self.over()
+            case _:
+                return None
+
+    def stopped(self) -> BaseException:
+        """Return what a stopped run raises outside; an exception of its own each, for tracebacks add up."""
+        return self.reason() or Parked()
+
+    def told_in(self, place: Scope | None) -> BaseException:
+        """Return what tells a place in the run that it goes on no further; of no step around it is more recorded.
+
+        None stands for a caller that is in no body and no step of the run.
+        """
+        reason = self.reason()
+        for each in enclosing(place):
+            each.interrupted = True
+        if reason is None:
+            return Parked()
+        return reason if place is None else RunStopped(reason)
+
+    @contextmanager
+    def telling(self) -> Generator[None]:
+        """Have what loses the run told as a stop, where the calling task is in it."""
+        try:
+            yield
+        except PgqrsError as error:
+            place = scope_of(self._owner)
+            if error is not self.lost or place is None:
+                raise
+            raise self.told_in(place) from error
 
     def lose(self, error: PgqrsError) -> None:
         """Let nothing more be written, and end the waits."""
@@ -194,17 +267,6 @@ class Stopping:
             self.stop = stop
             self._wake()
 
-    def stopped(self) -> BaseException:
-        """Return what the calls of a stopped run raise; an exception of their own each, for tracebacks add up."""
-        match self.stop:
-            case Stop.CANCELLED:
-                return WorkflowCancelledError(self._workflow_id)
-            case Stop.TIMED_OUT:
-                return WorkflowTimeoutError(self._workflow_id, self._limit)
-            case _:
-                _keep_quiet(asyncio.current_task(), self._body)
-                return Parked()
-
     def counts(self) -> bool:
         """Tell whether a stop decides how the run ends: handed back, a body may not have heard of it."""
         return self.stop is not None and self.lost is None and (self._told or self.stop > Stop.HANDED_BACK)
@@ -213,27 +275,44 @@ class Stopping:
         """Tell whether an error of a step is only what told it that the run stops."""
         if self.stop is None or error is None:
             return False
-        return any(
-            isinstance(each, Parked)
-            or (
-                isinstance(each, (WorkflowCancelledError, WorkflowTimeoutError))
-                and each.workflow_id == self._workflow_id
-            )
-            for each in stems_from(error)
-        )
+        return any(isinstance(each, RunStopped) for each in stems_from(error))
+
+    def cancel(self, *, interrupt: bool) -> None:
+        """Let no further step begin, and have the body leave; may be called again, to interrupt it too.
+
+        Without `interrupt` the body has a moment to leave of itself, once no step executes any more.
+        """
+        if not self.may_write:
+            return
+        first = self.stop is not Stop.CANCELLED
+        self.stop_for(Stop.CANCELLED)
+        if interrupt and not self._cancel_interrupts:
+            self._cancel_interrupts = True
+            self.interrupt()
+        elif first:
+            self.is_watched = True
+            self.watch()
 
     def interrupt(self) -> None:
-        """Cancel the tasks that execute steps, and the body's."""
+        """Cancel the tasks that execute steps, and the body's; a step whose outcome is on its way keeps it."""
         self._told = True
-        tasks = {execution.task for execution in self._executions.values()} - {None, self._body}
-        for execution in self._executions.values():
+        executing = [each for each in self._executions.values() if not each.over]
+        for execution in executing:
             execution.interrupted = True
+        tasks = frozenset(each.task for each in executing if each.task is not None) - {self._body}
+        self._cancelled |= tasks
         for task in tasks:
-            if task is not None:
-                task.cancel()
+            task.cancel()
         if self._body is not None and self._body is not asyncio.current_task():
             self._interrupts += 1
             self._body.cancel()
+
+    def take_back(self, task: asyncio.Task[Any] | None) -> bool:
+        """Take back what interrupted the task of a step; tells whether nothing else has cancelled it."""
+        if task is None or task not in self._cancelled:
+            return False
+        self._cancelled -= {task}
+        return task.uncancel() == 0
 
     def replay_after(self, execution: Execution) -> None:
         """Have the body begin anew, where it goes on, the step is one of its own and nothing else executes."""
@@ -276,6 +355,7 @@ class Stopping:
         waiter: asyncio.Future[None] = self.loop.create_future()
         timer = self.clock.call_at(due, settle, waiter, None)
         self.waiting[waiter] = due
+        self.is_watched = True
         self._resting += resting
         try:
             await self._park_at_once()
@@ -286,13 +366,17 @@ class Stopping:
             del self.waiting[waiter]
             self._resting -= resting
             self.watch()
+            self.is_watched = bool(self.waiting) or self.stop is Stop.CANCELLED
         self.check()
 
     def watch(self) -> None:
-        """Begin to count anew how long nothing executes, if something waits."""
+        """Begin to count anew how long nothing executes, if something waits or the body is to leave."""
         if timer := self._timers.pop("quiet", None):
             timer.cancel()
-        if self.waiting and self._may_park():
+        if self.stop is Stop.CANCELLED:
+            if self._body is not None and self._is_quiet():
+                self._timers["quiet"] = self.loop.call_later(UNWINDING, self.interrupt)
+        elif self.waiting and self._may_park():
             self._timers["quiet"] = self.loop.call_later(QUIET, self._park_if_quiet)
 
     def _wake(self) -> None:
@@ -322,8 +406,23 @@ class Stopping:
             self._unwind_for(Stop.PARKED)
 
 
+def is_stop(error: BaseException) -> bool:
+    """Tell whether an exception tells that a run stops, or is a group that does."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).subgroup(RunStopped) is not None
+    return isinstance(error, RunStopped)
+
+
+def raise_apart(error: BaseException) -> NoReturn:
+    """Raise an error without a context: that would be the stop that is being handled, which holds the error."""
+    try:
+        raise error
+    finally:
+        error.__context__ = None
+
+
 def _keep_quiet(task: asyncio.Task[Any] | None, body: asyncio.Task[Any] | None) -> None:
-    """Keep asyncio from complaining of a task that parks and that nobody awaits any more."""
+    """Keep asyncio from complaining of a task that a stop ends and that nothing awaits any more."""
     if task is not None and task is not body:
         task.add_done_callback(_look_at)
 

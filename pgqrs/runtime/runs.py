@@ -22,7 +22,7 @@ from pgqrs.errors import (
 )
 from pgqrs.reading import naming
 from pgqrs.runtime.arguments import decode_input
-from pgqrs.stopping import Parked
+from pgqrs.stopping import Parked, RunStopped
 from pgqrs.storage.store import Store
 from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
 
@@ -109,7 +109,8 @@ class Runs:
             await self._leave(claimed)  # this may be what kept its end from being recorded
         except Exception as error:  # noqa: BLE001  # it is recorded, and no concern of the other runs'
             self._tell_of(claimed, error)
-        except (asyncio.CancelledError, SystemExit, GeneratorExit) as crash:
+        # A stop is here that of another workflow, a step of which this one's function called by hand.
+        except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
             _logger.warning("a run of workflow %s (%r) crashed: %r", claimed.workflow_id, claimed.name, crash)
             if not held.adopted:
                 self._store.abandon(claimed.workflow_id, claimed.epoch)

@@ -58,7 +58,7 @@ def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
     """Give a waiter the verdict, an exception to be raised there, unless it has stopped waiting."""
     if waiter.done():
         return
-    if isinstance(verdict, Exception):
+    if isinstance(verdict, BaseException):
         waiter.set_exception(verdict)
     else:
         waiter.set_result(verdict)

@@ -10,6 +10,7 @@ from acceptance_helpers import no_hang, status, steps
 from pgqrs import (
     PyWorkflow,
     RunEndedError,
+    RunStopped,
     WorkflowError,
     WorkflowFinishedError,
     WorkflowInProgressError,
@@ -136,8 +137,9 @@ async def test_a_task_left_over_from_a_run_that_ended_takes_no_further_step(admi
     assert await wf(ctx) == "done"
     release.set()
     async with no_hang():
-        with pytest.raises(WorkflowFinishedError):
+        with pytest.raises(RunStopped) as caught:
             await tasks[0]
+    assert isinstance(caught.value.error, WorkflowFinishedError)
     assert executed == []
     assert await steps(sql, ctx) == {}
 
@@ -171,8 +173,9 @@ async def test_a_task_left_over_never_joins_the_next_run(admin, sql, ending):
         with pytest.raises(type(ending)):
             await wf(ctx)
         second = asyncio.create_task(wf(ctx))
-        with pytest.raises((WorkflowFinishedError, RunEndedError)):
+        with pytest.raises(RunStopped) as caught:
             await tasks[0]
+        assert isinstance(caught.value.error, (WorkflowFinishedError, RunEndedError))
         second_goes.set()
         assert await second == "second"
     assert executed == []
@@ -204,8 +207,9 @@ async def test_a_step_in_flight_when_its_run_ended_does_not_write_into_the_next_
             await wf(ctx, "first")
         await ctx.start()
         release.set()
-        with pytest.raises(WorkflowError):
+        with pytest.raises(RunStopped) as caught:
             await tasks[0]
+        assert isinstance(caught.value.error, WorkflowError)
         assert await wf(ctx, "second") == "second"
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
-from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, embedded, step, workflow
+from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, embedded, step, workflow
 
 
 class Server:
@@ -217,8 +217,8 @@ async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
         for n in (2, 3):
             try:
                 found.append(await part(ctx, n, executed))
-            except Exception as error:
-                errors.append(type(error))
+            except BaseException as error:
+                errors.append(error)
         return found
 
     errors = []
@@ -227,7 +227,9 @@ async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
         async with asyncio.timeout(40):
             with pytest.raises(DatabaseUnavailableError):
                 await wf(ctx)
-            assert errors == [DatabaseUnavailableError] * 2
+            assert [(type(each), type(each.error)) for each in errors] == [
+                (RunStopped, DatabaseUnavailableError)
+            ] * 2
             assert executed == [1, 2]
             await server.come_back()
             assert await status(away_sql, ctx) == "RUNNING"

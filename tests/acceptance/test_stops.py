@@ -1,0 +1,551 @@
+"""A stop of a run is no failure of its code: no `except Exception` takes it, and nothing made after it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from acceptance_helpers import no_hang, status, steps, until
+from sqlalchemy import text
+
+from pgqrs import (
+    Admin,
+    PyWorkflow,
+    RetryPolicy,
+    RunStopped,
+    WorkflowCancelledError,
+    WorkflowFencedError,
+    WorkflowFinishedError,
+    WorkflowTimeoutError,
+    step,
+    workflow,
+)
+
+
+@step(key=lambda name: name)
+async def note(ctx: PyWorkflow, name: str) -> str:
+    return name
+
+
+async def run_of(admin, ctx):
+    return (await admin.store()).runs[ctx.id()]
+
+
+async def cancel(admin, ctx, *, interrupt=False):
+    """Have the run in this process cancelled at once, as its executor would on hearing of it."""
+    (await admin.store())._cancel_asked(ctx.id(), interrupt)
+
+
+async def stop(admin, ctx, why):
+    """Stop the run, in the middle of what it does."""
+    if why == "cancelled":
+        await cancel(admin, ctx)
+    elif why == "fenced":
+        await (await admin.get_workflow(ctx.id())).start()
+        with contextlib.suppress(BaseException):
+            await note(ctx, "fenced here")
+    else:
+        asyncio.get_running_loop().call_soon((await run_of(admin, ctx)).stopping._time_out)
+        with contextlib.suppress(asyncio.CancelledError):  # the interrupt
+            await asyncio.sleep(60)
+
+
+ERRORS = {
+    "cancelled": WorkflowCancelledError,
+    "fenced": WorkflowFencedError,
+    "timed out": WorkflowTimeoutError,
+}
+
+SWALLOWS = ["except Exception", "except BaseException", "gather", "task", "converted"]
+
+
+async def swallowing(how, call):
+    """Call and go on after an exception, as code does that means well."""
+    if how == "except Exception":
+        with contextlib.suppress(Exception):
+            await call()
+    elif how == "except BaseException":
+        with contextlib.suppress(BaseException):
+            await call()
+    elif how == "gather":
+        await asyncio.gather(call(), asyncio.sleep(0), return_exceptions=True)
+    elif how == "task":
+        await asyncio.wait([asyncio.create_task(_awaiting(call))])
+    else:
+        try:
+            await call()
+        except BaseException:
+            raise OSError("the fallback failed too") from None
+    return "fallback"
+
+
+async def _awaiting(call):
+    await call()
+
+
+# --- in steps ---
+
+
+@pytest.mark.parametrize("why", ERRORS)
+@pytest.mark.parametrize("how", SWALLOWS)
+async def test_the_fallback_of_a_step_is_not_recorded_after_a_stop(admin, sql, why, how):
+    @step
+    async def careful(ctx: PyWorkflow) -> str:
+        await stop(admin, ctx, why)
+        return await swallowing(how, lambda: note(ctx, "inner"))
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        caught.append(None)
+        try:
+            return await careful(ctx)
+        except BaseException as error:
+            caught[-1] = error
+            raise
+
+    caught = []
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(ERRORS[why]) as raised:
+            await wf(ctx)
+    assert raised.value.workflow_id == ctx.id()
+    assert not isinstance(caught[-1], Exception)
+    assert "careful" not in [each for each, state in (await steps(sql, ctx)).items() if state != "RUNNING"]
+    assert asyncio.current_task().cancelling() == 0
+
+
+@pytest.mark.parametrize("how", SWALLOWS)
+async def test_the_steps_around_record_nothing_either(admin, sql, how):
+    @step
+    async def inner(ctx: PyWorkflow) -> str:
+        await cancel(admin, ctx)
+        return await swallowing(how, lambda: ctx.sleep(3600))
+
+    @step
+    async def middle(ctx: PyWorkflow) -> str:
+        return await swallowing(how, lambda: inner(ctx))
+
+    @step(retry=RetryPolicy(initial=0.01))
+    async def outer(ctx: PyWorkflow) -> str:
+        return await swallowing(how, lambda: asyncio.create_task(middle(ctx)))
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await swallowing(how, lambda: outer(ctx))
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await wf(ctx)
+    assert {"SUCCESS", "ERROR"}.isdisjoint((await steps(sql, ctx)).values())
+    assert await status(sql, ctx) == "CANCELLED"
+
+
+async def test_a_resumed_workflow_executes_the_step_whose_fallback_was_dropped(admin):
+    charged = []
+
+    @step
+    async def charge(ctx: PyWorkflow) -> int:
+        if not charged:
+            charged.append("cancelled")
+            await cancel(admin, ctx)
+        try:
+            await note(ctx, "tariff")
+        except Exception:
+            return 0
+        return 100
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> int:
+        return await charge(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await wf(ctx)
+        assert await wf(await admin.resume_workflow(ctx.id())) == 100
+
+
+async def test_a_transactional_step_rolls_back_what_it_wrote_after_a_stop(dsn, schema, sessions, sql):
+    async with Admin(dsn, schema, sessionmaker=sessions) as shop:
+
+        @step(transactional=True, retry=3)
+        async def charge(ctx: PyWorkflow) -> int:
+            await cancel(shop, ctx)
+            with contextlib.suppress(BaseException):
+                await note(ctx, "tariff")
+            await ctx.session.execute(text("INSERT INTO payments (order_number, amount) VALUES (1, 0)"))
+            return 0
+
+        @workflow
+        async def wf(ctx: PyWorkflow) -> int:
+            return await charge(ctx)
+
+        ctx = await shop.create_workflow("wf")
+        async with no_hang():
+            with pytest.raises(WorkflowCancelledError):
+                await wf(ctx)
+        assert "SUCCESS" not in (await steps(sql, ctx)).values()
+        assert await sql.fetchval("SELECT count(*) FROM payments") == 0
+
+
+async def test_what_a_step_made_before_the_stop_is_recorded(admin, sql):
+    """No stop was told within it: its effect happened."""
+
+    @step
+    async def charge(ctx: PyWorkflow) -> int:
+        await cancel(admin, ctx)
+        return 100
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> int:
+        return await charge(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await wf(ctx)
+    assert await steps(sql, ctx) == {"charge": "SUCCESS"}
+
+
+async def test_an_error_that_a_step_made_of_a_stop_reaches_nobody(admin):
+    """`except Exception` of the body would log a failure that there was not."""
+
+    @step(retry=3)
+    async def converts(ctx: PyWorkflow) -> None:
+        await cancel(admin, ctx)
+        try:
+            await note(ctx, "inner")
+        except BaseException:
+            raise OSError("shipping failed") from None
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        try:
+            await converts(ctx)
+        except Exception as error:
+            failures.append(error)
+
+    failures = []
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await wf(await admin.create_workflow("wf"))
+    assert failures == []
+
+
+async def test_a_task_group_passes_a_stop_through(admin, sql):
+    @step
+    async def grouped(ctx: PyWorkflow) -> str:
+        await cancel(admin, ctx)
+        try:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                group.create_task(note(ctx, "a"))
+                group.create_task(note(ctx, "b"))
+        except* Exception:
+            pass
+        return "done"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await grouped(ctx)
+
+    for call in (wf, grouped):
+        ctx = await admin.create_workflow("wf")
+        async with no_hang():
+            with pytest.raises(WorkflowCancelledError):
+                await call(ctx)
+        assert "SUCCESS" not in (await steps(sql, ctx)).values()
+
+
+async def test_a_thread_step_that_swallows_a_stop_is_not_recorded(admin, sql):
+    loop = asyncio.get_running_loop()
+
+    @step(thread=True)
+    def threaded(ctx: PyWorkflow) -> str:
+        asyncio.run_coroutine_threadsafe(cancel(admin, ctx), loop).result()
+        with contextlib.suppress(BaseException):
+            asyncio.run_coroutine_threadsafe(note(ctx, "inner"), loop).result()
+        return "fallback"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return await threaded(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await wf(ctx)
+    assert "SUCCESS" not in (await steps(sql, ctx)).values()
+
+
+# --- in the body ---
+
+
+@pytest.mark.parametrize("why", ERRORS)
+async def test_a_body_s_except_exception_hears_nothing_of_a_stop(admin, why):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        await stop(admin, ctx, why)
+        try:
+            await note(ctx, "after")
+        except Exception as error:
+            failures.append(error)
+        except BaseException as error:
+            told.append(error)
+            raise
+        return "went on"
+
+    failures, told = [], []
+    async with no_hang():
+        with pytest.raises(ERRORS[why]):
+            await wf(await admin.create_workflow("wf"))
+    assert failures == []
+    assert isinstance(told[0], RunStopped)
+    assert isinstance(told[0].error, ERRORS[why])
+    assert told[0].__cause__ is told[0].error
+
+
+async def test_a_body_that_ends_its_run_by_hand_is_stopped_at_its_next_step(admin):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        await ctx.fail("by hand")
+        try:
+            await note(ctx, "after")
+        except Exception as error:
+            failures.append(error)
+
+    failures = []
+    with pytest.raises(WorkflowFinishedError):
+        await wf(await admin.create_workflow("wf"))
+    assert failures == []
+
+
+async def test_a_stop_of_one_workflow_is_an_error_in_another(admin):
+    @workflow
+    async def child(ctx: PyWorkflow) -> None:
+        await cancel(admin, ctx)
+        await note(ctx, "after")
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> str:
+        ended = await admin.create_workflow("child")
+        try:
+            await child(ended)
+        except WorkflowCancelledError:
+            by_hand = await admin.create_workflow("by hand")
+            await by_hand.start()
+            await cancel(admin, by_hand)
+            with pytest.raises(WorkflowCancelledError):
+                await note(by_hand, "a")
+            return await note(ctx, "went on")
+
+    async with no_hang():
+        assert await admin.run(parent) == "went on"
+
+
+# --- by hand ---
+
+
+@pytest.mark.parametrize("how", ["swallows", "lets through"])
+async def test_the_outermost_step_by_hand_raises_the_error_itself(admin, sql, how):
+    @step
+    async def outer(ctx: PyWorkflow) -> str:
+        await cancel(admin, ctx)
+        try:
+            await note(ctx, "inner")
+        except BaseException as error:
+            told.append(type(error))
+            if how == "lets through":
+                raise
+        return "fallback"
+
+    told = []
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await outer(ctx)
+    assert told == [RunStopped]
+    assert "SUCCESS" not in (await steps(sql, ctx)).values()
+
+
+async def test_a_step_by_hand_that_is_interrupted_raises_the_error_and_leaves_its_task_alone(admin):
+    @step
+    async def hangs(ctx: PyWorkflow) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def caller():
+        with pytest.raises(WorkflowCancelledError):
+            await hangs(ctx)
+        await asyncio.sleep(0)
+        return asyncio.current_task().cancelling()
+
+    began = asyncio.Event()
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    task = asyncio.create_task(caller())
+    async with no_hang():
+        await began.wait()
+        await cancel(admin, ctx, interrupt=True)
+        assert await task == 0
+
+
+async def test_a_guard_by_hand_raises_the_stop_that_was_told_while_it_was_open(admin, sql):
+    ctx = await admin.create_workflow("wf")
+    guard = (await ctx.acquire_step("by hand")).guard
+    await cancel(admin, ctx)
+    with pytest.raises(RunStopped):
+        await note(ctx, "within")
+    with pytest.raises(WorkflowCancelledError):
+        await guard.success("fallback")
+    assert await note(await admin.create_workflow("other"), "the task is in no step any more")
+    assert "SUCCESS" not in (await steps(sql, ctx)).values()
+
+
+# --- the body that waits for something foreign ---
+
+
+async def test_a_body_that_awaits_something_foreign_hears_of_a_cancellation(admin, sql, monkeypatch):
+    monkeypatch.setattr("pgqrs.stopping.UNWINDING", 0.05)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.append(1)
+
+    waits, cleaned = asyncio.Event(), []
+    ctx = await admin.create_workflow("wf")
+    task = asyncio.create_task(wf(ctx))
+    async with no_hang():
+        await waits.wait()
+        await admin.cancel_workflow(ctx.id())
+        with pytest.raises(WorkflowCancelledError):
+            await task
+    assert cleaned == [1]
+    assert await status(sql, ctx) == "CANCELLED"
+    assert task.cancelling() == 0
+
+
+async def test_a_body_that_goes_on_after_its_interruption_is_told_at_its_next_call(admin, sql, monkeypatch):
+    monkeypatch.setattr("pgqrs.stopping.UNWINDING", 0.05)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            waits.set()
+            await asyncio.Event().wait()
+        return await note(ctx, "after")
+
+    waits = asyncio.Event()
+    ctx = await admin.create_workflow("wf")
+    task = asyncio.create_task(wf(ctx))
+    async with no_hang():
+        await waits.wait()
+        await cancel(admin, ctx)
+        with pytest.raises(WorkflowCancelledError):
+            await task
+    assert await steps(sql, ctx) == {}
+
+
+async def test_the_time_of_executing_steps_is_not_the_body_s(admin, sql, monkeypatch):
+    monkeypatch.setattr("pgqrs.stopping.UNWINDING", 0.05)
+
+    @step
+    async def slow(ctx: PyWorkflow) -> str:
+        began.set()
+        await asyncio.sleep(0.3)
+        return "done"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        stepping.append(asyncio.create_task(slow(ctx)))
+        await asyncio.Event().wait()
+
+    began, stepping = asyncio.Event(), []
+    ctx = await admin.create_workflow("wf")
+    task = asyncio.create_task(wf(ctx))
+    async with no_hang():
+        await began.wait()
+        await cancel(admin, ctx)
+        with pytest.raises(WorkflowCancelledError):
+            await task
+        assert await stepping[0] == "done"
+    assert await steps(sql, ctx) == {"slow": "SUCCESS"}
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+async def test_a_run_may_be_cancelled_again_and_again(admin, sql, interrupt):
+    """As the journal and each beat do until the run has ended."""
+
+    @step
+    async def slow(ctx: PyWorkflow) -> str:
+        began.set()
+        try:
+            await release.wait()
+        finally:
+            await asyncio.sleep(0.01)
+        return "done"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        try:
+            await slow(ctx)
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(1)
+
+    began, release, cleaned = asyncio.Event(), asyncio.Event(), []
+    ctx = await admin.create_workflow("wf")
+    task = asyncio.create_task(wf(ctx))
+    async with no_hang():
+        await began.wait()
+        await cancel(admin, ctx, interrupt=interrupt)
+        release.set()
+        while not task.done():
+            await cancel(admin, ctx, interrupt=interrupt)
+            await asyncio.sleep(0)
+        with pytest.raises(WorkflowCancelledError):
+            await task
+    assert cleaned == [1]
+    assert task.cancelling() == 0
+    assert ("SUCCESS" in (await steps(sql, ctx)).values()) is not interrupt
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+@pytest.mark.parametrize("carried_out", ["in a body", "by hand"])
+async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, sql, interrupt, carried_out):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        await note(ctx, "a")
+        await note(ctx, "b")
+
+    async def by_hand(ctx):
+        await note(ctx, "a")
+        await note(ctx, "b")
+
+    async def gate(records, send):
+        rows = await send()
+        if any(getattr(each, "step_id", None) == "note:a" for each in records):
+            await cancel(admin, ctx, interrupt=interrupt)
+        return rows
+
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    journal = (await admin.store()).journal
+    journal.gate = gate
+    async with no_hang():
+        with pytest.raises(WorkflowCancelledError):
+            await (wf if carried_out == "in a body" else by_hand)(ctx)
+        await until(_is_cancelled, sql, ctx)
+    journal.gate = None
+    assert await steps(sql, ctx) == {"note:a": "SUCCESS"}
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def _is_cancelled(sql, ctx):
+    return await status(sql, ctx) == "CANCELLED"
