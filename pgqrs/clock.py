@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from time import monotonic
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pgqrs.errors import ConfigurationError
 
@@ -73,6 +73,20 @@ class MonotonicClock:
     async def sleep(self, seconds: float) -> None:
         """Wait so many seconds."""
         await asyncio.sleep(seconds)
+
+
+class Reading(NamedTuple):
+    """The time by the database's clock, and the monotonic time when it was read, `error` seconds more or less."""
+
+    now: datetime
+    at: float
+    error: float
+
+    @classmethod
+    def between(cls, now: datetime, asked: float) -> Reading:
+        """Take an answer that has just arrived to a question of the monotonic time `asked`."""
+        half = (monotonic() - asked) / 2
+        return cls(now, asked + half, half)
 
 
 def seconds_of(what: str, given: object) -> float:

@@ -352,9 +352,14 @@ class PyWorkflow:
     async def _claim(self, timeout: float | None = None) -> Claim:
         """Start a run in the database and here, unless the workflow has succeeded."""
         store = await self._host.store()
-        claim = await store.claim(self._id, timeout)
-        if not claim.succeeded:
-            await self._take(store, claim.epoch, timeout, can_park=False)
+        with store.changing.counted(self._id):
+            claim = await store.claim(self._id, timeout)
+            if not claim.succeeded:
+                try:
+                    await self._take(store, claim.epoch, timeout, can_park=False)
+                except BaseException:
+                    store.abandon(self._id, claim.epoch)
+                    raise
         return claim
 
     async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:

@@ -34,7 +34,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The schema of the tables unless the application chooses another."""
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `migrations/versions`; known here so that checking it needs no Alembic."""
 
 _NAMING = {
@@ -165,8 +165,9 @@ class Step(Base):
 class Executor(Base):
     """One `Admin` in one process, and the signs of its life: a session lock, and a beat where that cannot tell.
 
-    `lock_key` is the advisory lock that its pulse holds. It is dead when it `stopped`, when `expires_at` has
-    passed, or when the lock is free a moment after somebody began to suspect it.
+    `lock_key` is the advisory lock that its pulse holds in the session `backend_pid`; None behind a pooler. Once
+    `expires_at` has passed, or the lock is free, workers suspect the executor from `suspected_at` on, and the next
+    beat clears that. `pgqrs.storage.executors` has the rules by which it counts as dead.
     """
 
     __tablename__ = "pgqrs_executors"
@@ -179,3 +180,6 @@ class Executor(Base):
     expires_at: Mapped[datetime]
     suspected_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
+    backend_pid: Mapped[int | None]
+    # Seconds for which a beat counts; None in a row of an older version.
+    expiry: Mapped[float | None] = mapped_column(Double())

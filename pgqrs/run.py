@@ -144,7 +144,12 @@ class Run:
         self.stopping.enter_body(options.timeout)
 
     def leave(self) -> None:
-        """Take the calling task out again, whatever has become of the body."""
+        """Take the calling task out again, whatever has become of the body.
+
+        A run that is neither over nor lost by now was kept from it by an error of pgqrs's own: it is given up.
+        """
+        if self.may_write:
+            self.crash()
         self.stopping.leave_body()
         self.in_body = False
         here.set(self.outer)

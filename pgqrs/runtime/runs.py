@@ -83,6 +83,7 @@ class Runs:
         """Carry a claimed run out."""
         held = Held(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
         self._held.add(held)
+        self._store.changing.add(claimed.workflow_id)
         name = f"pgqrs-workflow-{claimed.workflow_id}"
         held.task = asyncio.get_running_loop().create_task(self._hold(held), name=name)
 
@@ -90,6 +91,8 @@ class Runs:
         try:
             await self.carry_out(held)
         finally:
+            if not held.adopted:
+                self._store.changing.discard(held.claimed.workflow_id)
             self._held.discard(held)
             self._over(held.claimed.workflow_id)
 
@@ -121,6 +124,7 @@ class Runs:
         definition = self._definitions[claimed.name]
         await context.adopt(claimed, store=self._store)
         held.adopted = True
+        self._store.changing.discard(claimed.workflow_id)
         if self._draining:
             await context.hand_back(0.0)
             return

@@ -46,13 +46,15 @@ class Limits(NamedTuple):
 
     `timeout` bounds one connection attempt and one statement of the journal; `patience` is how long a write or a
     read goes on trying while a server that was there is away. The executor shows that it lives once in `beat`, and
-    without a sign for `expiry` it counts as dead.
+    without a sign for `expiry` it is suspected. A run that it holds for longer than `unattended`, and that nothing
+    in its process carries out, it gives up.
     """
 
     timeout: float
     patience: float
     beat: float = 3.0
     expiry: float = 15.0
+    unattended: float = 5.0
 
 
 class CompiledStatement(NamedTuple):

@@ -237,6 +237,12 @@ class Journal:
         """Whether all that was accepted is written."""
         return not (self._queue or self._in_flight or self._stalled)
 
+    @property
+    def workflows(self) -> set[int]:
+        """The ids of the workflows that have records on their way."""
+        on_their_way = [*self._in_flight, *self._waiting_entries()]
+        return {entry.record.workflow_id for entry in on_their_way if not entry.settled}
+
     async def drain(self) -> None:
         """Wait until what is accepted by now is written; runs that go on may add more."""
         accepted = [*self._in_flight, *self._waiting_entries()]

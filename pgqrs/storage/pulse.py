@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
-from uuid import uuid4
-from weakref import WeakMethod
+from time import monotonic
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from uuid import UUID, uuid4
+from weakref import ref
 
+from pgqrs.clock import Reading
 from pgqrs.storage import executors
 from pgqrs.storage.channels import executor_channel
 from pgqrs.storage.database import CompiledStatement, Database, Limits
@@ -24,13 +27,81 @@ from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.faults import is_passing, translate
 from pgqrs.storage.poolers import Driver, PooledConnection
 
-CancelAsked = Callable[[int, bool], None]
-"""A method called in an event loop with a workflow to be cancelled, and whether to interrupt its steps."""
+_SHORTEST_PAUSE = 0.05
+_LONGEST_PAUSE = 0.2
+"""Seconds between two attempts to connect: well below `executors.SUSPICION`, the connecting included."""
 
-_LONGEST_PAUSE = 1.0
+_SHORTEST_TIMEOUT = 1.0
+"""Seconds that a beat may take at least, however short the expiry is."""
 
 # So that the server gives the lock of a host that vanished up by itself, although nobody looks at the beat.
 _KEEPALIVES = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2"
+
+
+class HeldRun(NamedTuple):
+    """A run that the tables say this executor holds."""
+
+    workflow_id: int
+    epoch: int
+    claim: UUID | None
+
+
+class Keeper(Protocol):
+    """What the pulse asks of an event loop's store. All but `told` is called in that loop."""
+
+    def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
+        """Cancel a run, if it is this loop's."""
+        ...
+
+    def told(self, reading: Reading) -> None:
+        """Take in the server's time; called in the pulse's thread."""
+        ...
+
+    def not_carried_out(self, held: Sequence[HeldRun]) -> list[HeldRun]:
+        """Return those of the runs that nothing in this loop starts, carries out or leaves."""
+        ...
+
+    def give_up(self, held: Sequence[HeldRun]) -> None:
+        """Give runs up that no event loop carries out."""
+        ...
+
+
+Users: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, ref[Keeper]]]"
+
+
+class Inquiry:
+    """Asks one event loop after another for the runs that it carries out; what is left in the end is given up.
+
+    The runs were read from the tables before, so none of them can be claimed, under the same epoch, after its loop
+    was asked. A loop that is blocked keeps the inquiry from ending, and a loop that has ended carries nothing out.
+    """
+
+    def __init__(self, held: Sequence[HeldRun], users: Users) -> None:
+        self._users = users
+        self._asked: asyncio.AbstractEventLoop | None = None
+        self._ask_next(list(held))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no loop is yet to answer."""
+        return self._asked is None or self._asked.is_closed()
+
+    def _ask_next(self, left: list[HeldRun], last: Keeper | None = None) -> None:
+        while left and self._users:
+            self._asked, keeper = self._users.pop()
+            try:
+                self._asked.call_soon_threadsafe(self._ask, keeper, left)
+            except RuntimeError:  # the loop has ended
+                continue
+            return
+        if left and last is not None:
+            last.give_up(left)
+        self._asked = None
+
+    def _ask(self, reference: ref[Keeper], held: list[HeldRun]) -> None:
+        self._asked = None
+        keeper = reference()
+        self._ask_next(held if keeper is None else keeper.not_carried_out(held), keeper)
 
 
 class Pulse:
@@ -39,22 +110,22 @@ class Pulse:
     def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
         self.executor_id = uuid4()
         self.pid = os.getpid()
-        self._lock_key = secrets.randbelow(2**62)
         self._source = source
         self._schema = schema
         self._limits = limits
         self._guard = threading.Lock()
-        self._users: dict[asyncio.AbstractEventLoop, WeakMethod[CancelAsked]] = {}
+        self._users: dict[asyncio.AbstractEventLoop, ref[Keeper]] = {}
         self._beating: _Beating | None = None
+        self._inquiry: Inquiry | None = None
 
-    async def join(self, cancel_asked: CancelAsked) -> None:
+    async def join(self, keeper: Keeper) -> None:
         """Beat for the running event loop from now on, and wait until the executor is registered.
 
         Raises what kept it from being registered.
         """
         with self._guard:
             # Weakly, or the thread would keep a store alive that everybody else has dropped.
-            self._users[asyncio.get_running_loop()] = WeakMethod(cancel_asked)
+            self._users[asyncio.get_running_loop()] = ref(keeper)
             if self._beating is None or self._beating.is_over:
                 self._beating = _Beating(self, after=self._beating)
                 self._beating.start()
@@ -73,23 +144,39 @@ class Pulse:
 
     def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
         """Tell the event loops that somebody wants the workflow cancelled; one of them may be running it."""
-        with self._guard:
-            users = list(self._users.items())
-        for loop, reference in users:
-            cancel_asked = reference()
+        for loop, reference in self._living():
+            keeper = reference()
             with suppress(RuntimeError):  # the loop has ended
-                if cancel_asked is not None:
-                    loop.call_soon_threadsafe(cancel_asked, workflow_id, interrupt)
+                if keeper is not None:
+                    loop.call_soon_threadsafe(keeper.cancel_asked, workflow_id, interrupt)
+
+    def told(self, reading: Reading) -> None:
+        """Tell the event loops the server's time."""
+        for _, reference in self._living():
+            if (keeper := reference()) is not None:
+                keeper.told(reading)
+
+    def account_for(self, held: Sequence[HeldRun]) -> None:
+        """Have the runs given up that this executor holds and none of its event loops carries out.
+
+        Whatever kept a run from being left, it is not stranded for as long as the process lives.
+        """
+        if held and (self._inquiry is None or self._inquiry.is_over):
+            self._inquiry = Inquiry(held, self._living())
+
+    def _living(self) -> Users:
+        with self._guard:
+            return [each for each in self._users.items() if each[1]() is not None]
 
     @property
     def values(self) -> dict[str, Any]:
         """The binds of the statements about this executor."""
         return {
             "executor": self.executor_id,
-            "lock_key": None if self._source.pooler.shares_sessions else self._lock_key,
             "host": socket.gethostname(),
             "pid": self.pid,
             "expiry": self._limits.expiry,
+            "unattended": self._limits.unattended,
         }
 
     def database(self) -> Database:
@@ -150,7 +237,7 @@ class _Beating:
         self._awake = asyncio.Event()
         database = self._pulse.database()
         session = _Session(self._pulse, database)
-        pause = 0.05
+        pause = _SHORTEST_PAUSE
         give_up_at = self._loop.time() + database.limits.patience
         try:
             while not self._stopping.is_set():
@@ -160,10 +247,11 @@ class _Beating:
                     session.abort()
                     if not self.registered.done() and (not is_passing(error) or self._loop.time() > give_up_at):
                         raise (translate(error, database.schema) or error) from error
-                    await self._wait(pause)
+                    # At random, or all executors come back to a server in one moment.
+                    await self._wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
                     pause = min(2 * pause, _LONGEST_PAUSE)
                     continue
-                pause = 0.05
+                pause = _SHORTEST_PAUSE
                 if not self.registered.done():
                     self.registered.set_result(None)
                 await self._wait(database.limits.beat)
@@ -183,25 +271,37 @@ class _Beating:
 
 
 class _Session:
-    """The connection that holds the lock, hears of cancellations and carries the beats; made anew when lost."""
+    """The connection that holds the lock, hears of cancellations and carries the beats; made anew when lost.
+
+    Each has a lock of its own, so that none waits for a lock of a session that the server has not yet given up.
+    """
 
     def __init__(self, pulse: Pulse, database: Database) -> None:
         self._pulse = pulse
         self._database = database
         self._connection: Driver | None = None
-        self._locked = False
+        self._lock_key: int | None = None
+        self._after = 0
         self._compiled: dict[str, CompiledStatement] = {}
+        limits = database.limits
+        # One beat that gets no answer must not be the executor's last in time.
+        self._timeout = min(limits.timeout, max(_SHORTEST_TIMEOUT, limits.expiry / 2))
 
     async def beat(self, wake: Callable[..., None]) -> None:
-        """Say that the executor lives, take its lock where it does not hold it, and pass cancellations on."""
+        """Say that the executor lives, pass cancellations on, and account for the runs that it holds."""
         connection = await self._connected(wake)
-        asked = await self._fetch("beat", executors.beat)
-        if not self._locked and not isinstance(connection, PooledConnection):
-            self._locked = bool((await self._fetch("lock", executors.take_lock))[0][0])
+        asked = monotonic()
+        rows = await self._fetch("beat", executors.beat, after=self._after)
         if connection.is_closed():
             raise ConnectionResetError("the connection of the pulse was lost")
-        for workflow_id, interrupt in asked:
-            self._pulse.cancel(workflow_id, interrupt=interrupt)
+        self._pulse.told(Reading.between(rows[0]["now"], asked))
+        held = [row for row in rows if row["id"] is not None]
+        for row in held:
+            if row["cancel_interrupts"] is not None:
+                self._pulse.cancel(row["id"], interrupt=row["cancel_interrupts"])
+        # The next beat goes on where this one ends, so that many runs that live do not hide one that does not.
+        self._after = held[-1]["id"] if len(held) >= executors.HELD_AT_ONCE else 0
+        self._pulse.account_for([HeldRun(row["id"], row["epoch"], row["claim"]) for row in held])
 
     async def stop(self) -> None:
         """Say that the executor has stopped, and close the connection, which gives its lock up."""
@@ -217,24 +317,31 @@ class _Session:
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None
-        self._locked = False
 
     async def _connected(self, wake: Callable[..., None]) -> Driver:
         connection = self._connection
         if connection is None or connection.is_closed():
-            self._locked = False
             self._connection = connection = await self._database.open_driver()
             connection.add_termination_listener(wake)
             async with asyncio.timeout(self._database.limits.timeout):
-                if not isinstance(connection, PooledConnection):
-                    await connection.execute(_KEEPALIVES)
+                await self._take_lock(connection)
                 await connection.add_listener(executor_channel(self._pulse.executor_id), wake)
         return connection
 
-    async def _fetch(self, name: str, statement: Callable[[], Any]) -> list[Any]:
+    async def _take_lock(self, connection: Driver) -> None:
+        if isinstance(connection, PooledConnection):
+            self._lock_key = None
+            return
+        await connection.execute(_KEEPALIVES)
+        taken = False
+        while not taken:
+            self._lock_key = secrets.randbelow(2**62)
+            ((taken,),) = await self._fetch("lock", executors.take_lock)
+
+    async def _fetch(self, name: str, statement: Callable[[], Any], **values: Any) -> list[Any]:
         assert self._connection is not None  # noqa: S101  # the callers connect
         compiled = self._compiled.get(name)
         if compiled is None:
             compiled = self._compiled[name] = self._database.compile(statement())
-        arguments = compiled.arguments(self._pulse.values)
-        return await self._connection.fetch(compiled.text, *arguments, timeout=self._database.limits.timeout)
+        arguments = compiled.arguments(self._pulse.values | {"lock_key": self._lock_key} | values)
+        return await self._connection.fetch(compiled.text, *arguments, timeout=self._timeout)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    DateTime,
     Uuid,
     bindparam,
     case,
@@ -165,7 +166,7 @@ def timeouts() -> Any:
 
 
 def _claimed() -> list[ColumnElement[Any]]:
-    """Return the columns of `ClaimedRun`, and after them the priority."""
+    """Return the columns of `ClaimedRun`, and after them the priority and the server's time."""
     columns: Any = (
         Workflow.id,
         Workflow.name,
@@ -174,6 +175,7 @@ def _claimed() -> list[ColumnElement[Any]]:
         Workflow.attempts,
         seconds_of(Workflow.deadline - func.now()),
         Workflow.priority,
+        pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),
     )
     return list(columns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -53,6 +54,14 @@ class Server(NamedTuple):
 
     started_at: datetime
     database: int
+
+
+class Life(Enum):
+    """What can be said of an executor's life."""
+
+    ALIVE = "alive"
+    IN_DOUBT = "in doubt"
+    DEAD = "dead"
 
 
 class WorkflowRepository:
@@ -183,9 +192,17 @@ class ServerRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def is_alive(self, executor_id: UUID) -> bool:
-        """Tell whether an executor shows signs of life."""
-        return bool(await self._connection.scalar(executors.is_alive(), {"executor": executor_id}))
+    async def life(self, executor_id: UUID) -> Life:
+        """Return whether an executor lives, by what is known of it now; an unknown executor is dead."""
+        asked = {"executor": executor_id, "settled": True}
+        found = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
+        if found is None or found[0]:
+            return Life.DEAD
+        return Life.IN_DOUBT if found[1] else Life.ALIVE
+
+    async def suspect(self) -> None:
+        """Begin to suspect the executors that show no life; only a later look can find them dead."""
+        await self._connection.execute(executors.suspect(), {"settled": True})
 
     async def identity(self) -> Server:
         """Return which database of which server this is."""

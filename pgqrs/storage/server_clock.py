@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from pgqrs.clock import Clock
+from pgqrs.clock import Clock, MonotonicClock, Reading
 from pgqrs.storage.repositories import time_of_day
 
 Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[Any]]]
@@ -15,12 +15,17 @@ Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[
 
 
 class ServerClock:
-    """The time by the database's clock: asked once, through `fetch`, and carried on by `clock`."""
+    """The time by the database's clock: asked once, through `fetch`, and carried on by `clock`.
+
+    The machine's clock drifts, and stands still while the machine is suspended; the server's may be set. So
+    `told` corrects the time with what other statements bring along.
+    """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
         self._fetch = fetch
         self._clock = clock
         self._asking = asyncio.Lock()
+        self._is_moved = not isinstance(clock, MonotonicClock)
         self._read: tuple[datetime, float] | None = None
 
     async def now(self) -> datetime:
@@ -31,6 +36,20 @@ class ServerClock:
                     self._read = await self._ask()
         then, at = self._read
         return then + timedelta(seconds=self._clock.time() - at)
+
+    def told(self, reading: Reading) -> None:
+        """Correct the time by a reading, if it differs by more than the error; any thread may call this.
+
+        A clock that a test moves needs no correction.
+        """
+        if self._is_moved:
+            return
+        read = self._read
+        if read is not None:
+            then, at = read
+            if abs((reading.now - then).total_seconds() - (reading.at - at)) <= reading.error:
+                return
+        self._read = reading.now, reading.at
 
     async def _ask(self) -> tuple[datetime, float]:
         """Return the time by the database's clock, and what it was then by the other."""

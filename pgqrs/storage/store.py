@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+import logging
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs.clock import Clock, MonotonicClock
+from pgqrs.clock import Clock, MonotonicClock, Reading
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
+from pgqrs.storage.answers import Answer
 from pgqrs.storage.aside import Aside
 from pgqrs.storage.borrowed import usable
 from pgqrs.storage.channels import executor_channel, queue_channel
@@ -26,8 +28,8 @@ from pgqrs.storage.ids import Ids, check_id
 from pgqrs.storage.journal import Journal
 from pgqrs.storage.lending import Lending, Lent
 from pgqrs.storage.marks import RunningMarks
-from pgqrs.storage.pulse import Pulse
-from pgqrs.storage.repositories import Decode, ServerRepository, StepRepository, WorkflowRepository
+from pgqrs.storage.pulse import HeldRun, Pulse
+from pgqrs.storage.repositories import Decode, Life, ServerRepository, StepRepository, WorkflowRepository
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
 from pgqrs.storage.watch import Watch
@@ -47,6 +49,11 @@ from pgqrs.types import (
     WorkflowRecord,
     WorkflowStatus,
 )
+
+_DOUBT = 0.2
+"""Seconds between two looks at an executor that may be dead."""
+
+_logger = logging.getLogger("pgqrs")
 
 MOST_SUBMITTED = 5000
 """How many workflows one statement of `Store.submit_many` writes."""
@@ -80,6 +87,31 @@ class _Starts:
         self.under_way -= 1
 
 
+class _Changing:
+    """Counts the workflows whose runs are being started or left: they are nobody's in `Store.runs` meanwhile."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+
+    def __contains__(self, workflow_id: int) -> bool:
+        return workflow_id in self._counts
+
+    def add(self, workflow_id: int) -> None:
+        self._counts[workflow_id] = self._counts.get(workflow_id, 0) + 1
+
+    def discard(self, workflow_id: int) -> None:
+        if (count := self._counts.pop(workflow_id)) > 1:
+            self._counts[workflow_id] = count - 1
+
+    @contextmanager
+    def counted(self, workflow_id: int) -> Generator[None]:
+        self.add(workflow_id)
+        try:
+            yield
+        finally:
+            self.discard(workflow_id)
+
+
 class Store:
     """A database, its journal, and the ids reserved for new workflows; `codec` is what those are written with."""
 
@@ -99,6 +131,9 @@ class Store:
         self.database = Database(source, schema, limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The runs that are live in this event loop, by their workflows' ids."""
+        self.changing = _Changing()
+        """The workflows whose runs are live although they are not among `runs`, or not yet."""
+        self._watches: WeakSet[Watch] = WeakSet()
         self._pulse = pulse
         self._is_beating = False
         self._starts = _Starts()
@@ -157,18 +192,53 @@ class Store:
         """Show signs of life from now on: no run is started before its executor is registered."""
         if not self._is_beating:
             with translated(self.database.schema):
-                await self._pulse.join(self._cancel_asked)
+                await self._pulse.join(self)
             self._is_beating = True
 
-    def _cancel_asked(self, workflow_id: int, interrupt: bool) -> None:  # a callback of the pulse
+    # --- a `Keeper` ---
+
+    def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
+        """Cancel a run that is live in this event loop."""
         if run := self.runs.get(workflow_id):
             run.cancel(interrupt=interrupt)
+
+    def told(self, reading: Reading) -> None:
+        """Take in the time by the database's clock."""
+        self._time_of_day.told(reading)
+
+    def not_carried_out(self, held: Sequence[HeldRun]) -> list[HeldRun]:
+        """Return those of the runs that nothing in this event loop starts, carries out or leaves."""
+        left = [each for each in held if each.workflow_id not in self.runs]
+        if not left:
+            return left
+        written = self.journal.workflows
+        claimed = {watch.unanswered for watch in self._watches}
+        return [
+            each
+            for each in left
+            if each.workflow_id not in self.changing
+            and each.workflow_id not in written
+            and (each.claim is None or each.claim not in claimed)
+        ]
+
+    def give_up(self, held: Sequence[HeldRun]) -> None:
+        """Give runs up that nothing in this process carries out."""
+        for each in held:
+            _logger.warning(
+                "workflow %s is given up: this process holds run %s of it and does not carry it out",
+                each.workflow_id, each.epoch,
+            )  # fmt: skip
+            self.abandon(each.workflow_id, each.epoch)
+
+    # ---
 
     async def watch(self, rung: Callable[[str], None]) -> Watch:
         """Return a worker's connection; `rung` is called with the name of a queue whose doorbell was rung."""
         await self.ready()
         await self.beat()
-        return Watch(self.database, self.executor_id, rung, self._codec)
+        watch = Watch(self.database, self.executor_id, rung, self._codec, told=self.told)
+        self._watches.add(watch)
+        return watch
 
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""
@@ -201,23 +271,26 @@ class Store:
         return workflow_id
 
     async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
-        """Write a new workflow that this executor runs already, and return its id and the claim."""
+        """Write a new workflow that this executor runs already, and return its id and the claim.
+
+        Where the caller is cancelled meanwhile, the run is given up once it is written.
+        """
         await self.ready()
         with self._starts:
             await self.beat()
             workflow_id = await self.ids.next()
-            record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec)
-            claim: Claim = await self.journal.write(record)
-        return workflow_id, claim
+            with self.changing.counted(workflow_id):
+                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec)
+                return workflow_id, await self._started(record)
 
     async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
         """Start a run of the workflow, fencing every earlier one, or return the output of its success.
 
         Raises `WorkflowLockedError` where another executor that lives holds a run of it; what a dead one held is
-        taken over.
+        taken over. Where the caller is cancelled meanwhile, the run is given up once it is started.
         """
         await self.ready()
-        with self._starts:
+        with self._starts, self.changing.counted(workflow_id):
             return await self._claim(workflow_id, timeout)
 
     async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
@@ -225,23 +298,46 @@ class Store:
         while True:
             try:
                 record = RunStart(workflow_id, uuid4(), self.executor_id, timeout, self._codec)
-                claim: Claim = await self.journal.write(record)
+                return await self._started(record)
             except WorkflowLockedError as locked:
                 if not await self._release(workflow_id, locked.executor_id):
                     raise
+
+    async def _started(self, record: NewRun | RunStart) -> Claim:
+        """Write the start of a run, whose claim is nobody's where the caller does not wait for it any more."""
+        if self.journal.is_full:
+            await self.journal.room()
+        answer = Answer(loop=asyncio.get_running_loop())
+
+        def tell(verdict: Any) -> None:
+            if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
+                self.abandon(record.workflow_id, verdict.epoch)
             else:
-                return claim
+                self.journal.answer(answer, verdict)
+
+        self.journal.accept(record, tell)
+        claim: Claim = await answer
+        return claim
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if that is dead, and tell whether it is."""
+        """Take the run from its executor if that is dead, and tell whether it is.
 
-        async def release(connection: AsyncConnection) -> bool:
-            if await ServerRepository(connection).is_alive(executor_id):
-                return False
-            await WorkflowRepository(connection).release(workflow_id, executor_id)
-            return True
+        Where that is in doubt, as when its connection was lost a moment ago, this waits until it is not.
+        """
 
-        return await self.database.patiently(release)
+        async def release(connection: AsyncConnection) -> Life:
+            server = ServerRepository(connection)
+            await server.suspect()
+            life = await server.life(executor_id)
+            if life is Life.DEAD:
+                await WorkflowRepository(connection).release(workflow_id, executor_id)
+            return life
+
+        while True:
+            life = await self.database.patiently(release)
+            if life is not Life.IN_DOUBT:
+                return life is Life.DEAD
+            await asyncio.sleep(_DOUBT)
 
     async def history(self, workflow_id: int) -> History:
         """Return what is recorded of the workflow's steps, those to be executed again left out."""
@@ -359,14 +455,24 @@ class Store:
 
     async def end(self, end: RunEnd) -> None:
         """Record how a run ended."""
-        await self.journal.write(end)
+        await self._write_last(end)
 
     async def leave(self, leave: RunLeave) -> None:
         """Record that a run was left for a later claim, or was cancelled."""
-        await self.journal.write(leave)
+        await self._write_last(leave)
+
+    async def _write_last(self, record: RunEnd | RunLeave) -> None:
+        self.changing.add(record.workflow_id)  # it may wait for room in the journal
+        try:
+            await self.journal.write(record)
+        finally:
+            self.changing.discard(record.workflow_id)
 
     def abandon(self, workflow_id: int, epoch: int) -> None:
-        """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash."""
+        """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash.
+
+        What a crowded journal does not take on, or cannot write in time, a later beat gives up again.
+        """
         self.journal.offer(RunLeave(workflow_id, epoch, WorkflowStatus.RUNNING))
 
     async def name_of(self, workflow_id: int) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+from pgqrs.clock import Reading
 from pgqrs.errors import WorkflowTimeoutError
 from pgqrs.failures import dump_error
 from pgqrs.storage import executors, queue
@@ -39,21 +41,29 @@ class Tick(NamedTuple):
 class Watch:
     """One worker's connection outside the pool, made anew when it is lost; it claims what `codec` can read.
 
-    `rung` is called in the event loop with the name of a queue whose doorbell was rung. The methods raise
+    `rung` is called in the event loop with the name of a queue whose doorbell was rung, and `told` with the
+    server's time where a claim brings it. The methods raise
     `DatabaseUnavailableError` while the server is away; call them again later.
     """
 
     def __init__(
-        self, database: Database, executor_id: UUID, rung: Callable[[str], None], codec: str | None = None
+        self,
+        database: Database,
+        executor_id: UUID,
+        rung: Callable[[str], None],
+        codec: str | None = None,
+        told: Callable[[Reading], None] | None = None,
     ) -> None:
         self._database = database
         self._executor_id = executor_id
         self._codec = codec
         self._rung = rung
+        self._told = told
         self._connection: Driver | None = None
         self._one_at_a_time = asyncio.Lock()
         self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
         self._unanswered: UUID | None = None
+        self._settled_at = 0.0
         self._ticks = 0
         self.statements = 0
         """How many statements were sent."""
@@ -73,14 +83,24 @@ class Watch:
         }
         async with self._one_at_a_time:
             if self._unanswered is not None:
-                rows = await self._fetch(queue.claimed, values | {"token": self._unanswered})
-                self._unanswered = None
+                rows = await self._claimed(queue.claimed, values | {"token": self._unanswered})
                 if rows:
                     return _in_order(rows)
             self._unanswered = uuid4()
-            rows = await self._fetch(queue.claim, values | {"token": self._unanswered})
-            self._unanswered = None
-            return _in_order(rows)
+            return _in_order(await self._claimed(queue.claim, values | {"token": self._unanswered}))
+
+    async def _claimed(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
+        asked = monotonic()
+        rows = await self._fetch(statement, values)
+        self._unanswered = None
+        if rows and self._told is not None:
+            self._told(Reading.between(rows[0]["told"], asked))
+        return rows
+
+    @property
+    def unanswered(self) -> UUID | None:
+        """The token of a claim whose answer is not there yet, or was lost; None where there is none."""
+        return self._unanswered
 
     async def tick(self, names: Sequence[str], queues: Sequence[str]) -> Tick:
         """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
@@ -120,28 +140,39 @@ class Watch:
             if compiled is None:
                 compiled = self._compiled[statement] = self._database.compile(statement())
             self.statements += 1
+            settled = asyncio.get_running_loop().time() >= self._settled_at
+            arguments = compiled.arguments(values | {"settled": settled})
             try:
-                return await connection.fetch(
-                    compiled.text, *compiled.arguments(values), timeout=self._database.limits.timeout
-                )
+                return await connection.fetch(compiled.text, *arguments, timeout=self._database.limits.timeout)
             except BaseException:
                 # Whatever it was, a connection that may have fallen silent hears no doorbell.
                 connection.terminate()
                 self._connection = None
+                self._unsettle()
                 raise
 
     async def _connected(self) -> Driver:
         if self._connection is None or self._connection.is_closed():
-            self._connection = None
-            connection = await self._database.open_driver()
+            lost, self._connection = self._connection, None
             try:
-                async with asyncio.timeout(self._database.limits.timeout):
-                    await connection.add_listener(queue_channel(self._database.schema), self._heard)
+                connection = await self._database.open_driver()
+                try:
+                    async with asyncio.timeout(self._database.limits.timeout):
+                        await connection.add_listener(queue_channel(self._database.schema), self._heard)
+                except BaseException:
+                    connection.terminate()
+                    raise
             except BaseException:
-                connection.terminate()
+                self._unsettle()
                 raise
             self._connection = connection
+            if lost is not None or self._settled_at > 0:
+                self._unsettle()
         return self._connection
+
+    def _unsettle(self) -> None:
+        """Believe in no death for a while: what cut this connection may have cut those of living executors."""
+        self._settled_at = asyncio.get_running_loop().time() + executors.SETTLING
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._rung(str(payload))

@@ -8,7 +8,7 @@ from pgqrs.errors import SessionError
 from pgqrs.storage.borrowed import Borrowed
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.ids import check_id
-from pgqrs.storage.repositories import ServerRepository, WorkflowRepository
+from pgqrs.storage.repositories import Life, ServerRepository, WorkflowRepository
 from pgqrs.types import NewWorkflow, Submission
 
 
@@ -61,7 +61,8 @@ class Within:
         if executor_id is None:
             return
         if executor_id != ABANDONED:
-            if await self._server.is_alive(executor_id):
+            # In doubt it is left as asked: the executor hears of it, or the worker that takes the run over does.
+            if await self._server.life(executor_id) is not Life.DEAD:
                 return
             await self._workflows.release(workflow_id, executor_id)
         await self._workflows.cancel_released(workflow_id)

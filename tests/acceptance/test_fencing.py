@@ -422,7 +422,11 @@ asyncio.run(main())
     stale.send_signal(signal.SIGSTOP)
     with pytest.raises(WorkflowLockedError):
         await wf(await admin.get_workflow(ctx.id()))
-    await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")  # as 15 seconds without a beat would
+    # As a minute without a beat would.
+    await sql.execute(
+        "UPDATE pgqrs_executors SET expires_at = now(), suspected_at = now() - interval '50 s' WHERE pid = $1",
+        stale.pid,
+    )
     assert await wf(await admin.get_workflow(ctx.id())) == "of the newer process"
     stale.send_signal(signal.SIGCONT)
     out, err = await asyncio.to_thread(stale.communicate, "\n")

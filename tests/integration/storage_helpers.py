@@ -47,14 +47,24 @@ async def watching(store, executor_id=None, rung=lambda queue: None):
 
 
 async def planted_executor(
-    truth, executor_id=None, *, lock_key=None, expires_in=3600.0, suspected=None, stopped=False
+    truth,
+    executor_id=None,
+    *,
+    lock_key=None,
+    backend_pid=None,
+    expires_in=3600.0,
+    expiry=None,
+    suspected=None,
+    stopped=False,
 ):
     """Register an executor that lives as long as the test says; `suspected` is since how many seconds."""
     executor_id = executor_id or uuid4()
     await truth.execute(
-        "INSERT INTO pgqrs_executors (id, lock_key, host, pid, expires_at, suspected_at, stopped_at)"
-        " VALUES ($1, $2, 'planted', 1, now() + $3 * interval '1 second', now() - $4 * interval '1 second', $5)",
+        "INSERT INTO pgqrs_executors"
+        " (id, lock_key, host, pid, expires_at, suspected_at, stopped_at, backend_pid, expiry)"
+        " VALUES ($1, $2, 'planted', 1, now() + $3 * interval '1 second', now() - $4 * interval '1 second', $5, $6, $7)",
         executor_id, lock_key, expires_in, suspected, await truth.fetchval("SELECT now()") if stopped else None,
+        backend_pid, expiry,
     )  # fmt: skip
     return executor_id
 

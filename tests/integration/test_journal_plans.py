@@ -251,9 +251,12 @@ class Looks:
             "executor": OWN,
             "token": uuid4(),
             "unknown_too": False,
+            "settled": True,
         }
         known |= {
             "expiry": 15.0,
+            "unattended": 5.0,
+            "after": 0,
             "lock_key": 5,
             "host": "h",
             "pid": 1,

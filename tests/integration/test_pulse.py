@@ -4,13 +4,16 @@ import asyncio
 import gc
 import threading
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
+from pgqrs.clock import MonotonicClock, Reading
 from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.server_clock import ServerClock
 from pgqrs.types import RunEnd, RunLeave
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import become_true, row_of, watching
@@ -462,6 +465,243 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
     await task
     await own.close()
     assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+
+
+# Runs that nothing carries out
+
+
+def watchful(target, schema, **options):
+    """Return an `Admin` that looks often after the runs that it holds."""
+    own = beating(target, schema, OFTEN, **options)
+    own._limits = own._limits._replace(unattended=0.1)
+    return own
+
+
+async def _given_up(truth, workflow_id):
+    return (await row_of(truth, workflow_id))["executor"] == ABANDONED
+
+
+async def _beats(truth, count=3):
+    """Wait until the one executor has beaten some times."""
+    for _ in range(count):
+        before = (await one_executor(truth))["expires_at"]
+        await become_true(lambda before=before: _has_beaten(truth, before))
+
+
+async def _has_beaten(truth, before):
+    return (await one_executor(truth))["expires_at"] > before
+
+
+async def _grow_old(truth):
+    await truth.execute("UPDATE pgqrs_workflows SET updated_at = now() - interval '1 min'")
+
+
+async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema, admin, truth, caplog):
+    async with watchful(dsn, schema) as own:
+        store = await own.store()
+        lost, _ = await store.begin("w", "{}")
+        kept, epoch, _live = await live_run(store)
+        await become_true(lambda: _given_up(truth, lost))
+        await _beats(truth)
+        assert (await row_of(truth, kept))["executor"] == store.executor_id
+        await store.end(RunEnd(kept, epoch, "1", None))
+    assert f"workflow {lost} is given up" in caplog.text
+
+
+async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
+    dsn, schema, admin, truth, monkeypatch
+):
+    monkeypatch.setattr("pgqrs.storage.executors.HELD_AT_ONCE", 2)
+    async with watchful(dsn, schema) as own:
+        store = await own.store()
+        runs = [await live_run(store) for _ in range(5)]
+        lost, _ = await store.begin("w", "{}")
+        await become_true(lambda: _given_up(truth, lost))
+        for workflow_id, epoch, _live in runs:
+            assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+            await store.end(RunEnd(workflow_id, epoch, "1", None))
+
+
+async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, truth):
+    """The end waits in the journal, behind a lock, and longer than a run may go unattended."""
+    async with watchful(dsn, schema) as own:
+        store = await own.store()
+        workflow_id, claim = await store.begin("w", "{}")
+        store.changing.add(workflow_id)
+        await _grow_old(truth)
+        await _beats(truth)
+        assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+        async with truth.transaction():
+            await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
+            ending = asyncio.create_task(store.end(RunEnd(workflow_id, claim.epoch, "1", None)))
+            await become_true(lambda: workflow_id in store.journal.workflows)
+            store.changing.discard(workflow_id)
+            await _beats(truth)
+        await ending
+    assert (await row_of(truth, workflow_id))["status"] == "SUCCESS"
+
+
+async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, admin, truth):
+    async with watchful(dsn, schema) as own:
+        store = await own.store()
+        workflow_id = await store.submit("w", "{}", queue="default")
+        async with watching(store) as watch:
+            (run,) = await watch.claim(["w"], ["default"], 1)
+            watch._unanswered = (await row_of(truth, workflow_id))["claim"]
+            await _grow_old(truth)
+            await _beats(truth)
+            assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+            await store.end(RunEnd(workflow_id, run.epoch, "1", None))
+
+
+async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admin, truth):
+    """The loop cannot say what it carries out: the inquiry waits for it, and gives nothing up meanwhile."""
+    own = watchful(dsn, schema)
+    begun, go_on, runs = threading.Event(), threading.Event(), []
+
+    async def other():
+        store = await own.store()
+        runs.append(await live_run(store))
+        begun.set()
+        go_on.wait(20)
+        workflow_id, epoch, _live = runs[0]
+        await store.end(RunEnd(workflow_id, epoch, "1", None))
+        await own.close()
+
+    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    await become_true(begun.is_set)
+    store = await own.store()
+    lost, _ = await store.begin("w", "{}")
+    await _grow_old(truth)
+    await _beats(truth)
+    assert (await row_of(truth, runs[0][0]))["executor"] == store.executor_id
+    go_on.set()
+    await task
+    await become_true(lambda: _given_up(truth, lost))
+    assert (await row_of(truth, runs[0][0]))["status"] == "SUCCESS"
+    await own.close()
+
+
+async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, truth, monkeypatch):
+    async with watchful(dsn, schema) as own:
+        store = await own.store()
+        workflow_id, claim = await store.begin("w", "{}")
+        monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
+        store.abandon(workflow_id, claim.epoch)
+        monkeypatch.undo()
+        await become_true(lambda: _given_up(truth, workflow_id))
+
+
+# Callers that are cancelled while a run is being started
+
+
+async def _is_cancelled_behind_a_lock(dsn, schema, starting, table="pgqrs_workflows"):
+    locker = await asyncpg.connect(dsn)
+    try:
+        async with locker.transaction():
+            await locker.execute(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
+            waiting = asyncio.create_task(starting)
+            await become_true(lambda: _somebody_waits(locker))
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+    finally:
+        await locker.close()
+
+
+async def _somebody_waits(locker):
+    return await locker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
+
+
+@pytest.mark.parametrize("way", ["begin", "claim", "history"])
+async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema, admin, truth, way):
+    """Its beat is an hour away: the start itself cleans up."""
+    async with beating(dsn, schema, HOUR) as own:
+        store = await own.store()
+        await store.beat()
+        table = "pgqrs_workflows"
+        if way == "begin":
+            workflow_id = await store.ids.next() + 1
+            starting = store.begin("w", "{}")
+        else:
+            workflow_id = await store.create("w", "{}")
+            context = await own.get_workflow(workflow_id)
+            starting = context.start()
+        if way == "history":
+            table = "pgqrs_workflow_steps"
+            await truth.execute("UPDATE pgqrs_workflows SET epoch = 3")
+        await _is_cancelled_behind_a_lock(dsn, schema, starting, table)
+        await become_true(lambda: truth.fetchval("SELECT count(*) FROM pgqrs_workflows"))
+        await become_true(lambda: _given_up(truth, workflow_id))
+
+
+# The time
+
+
+async def test_the_beat_brings_the_time_back(dsn, schema, admin, truth):
+    """A machine that was suspended, or a server whose clock was set: the reading is an hour behind."""
+    async with store_of(dsn, schema, OFTEN) as store:
+        await store.beat()
+        now = await store.now()
+        clock = store._time_of_day
+        clock._read = now - timedelta(hours=1), clock._read[1]
+        await become_true(lambda: _is_right(store, truth))
+
+
+async def _is_right(store, truth):
+    return abs(await store.now() - await truth.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
+
+
+async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
+    async with store_of(dsn, schema) as store, watching(store) as watch:
+        now = await store.now()
+        store._time_of_day._read = now - timedelta(hours=1), store._time_of_day._read[1]
+        workflow_id = await store.submit("w", "{}", queue="default")
+        (run,) = await watch.claim(["w"], ["default"], 1)
+        assert await _is_right(store, truth)
+        await store.end(RunEnd(workflow_id, run.epoch, "1", None))
+
+
+def test_a_reading_within_its_error_does_not_change_the_time():
+    clock = ServerClock(None, MonotonicClock())
+    now = datetime.now(UTC)
+    clock.told(Reading(now, 10.0, 0.001))
+    clock.told(Reading(now + timedelta(seconds=1.04), 11.0, 0.05))
+    assert clock._read == (now, 10.0)
+    clock.told(Reading(now + timedelta(seconds=1.06), 11.0, 0.05))
+    assert clock._read == (now + timedelta(seconds=1.06), 11.0)
+
+
+# The lock
+
+
+async def test_a_squatter_on_the_lock_of_a_dead_executor_does_not_keep_it_alive(dsn, schema, admin, truth):
+    """The keys stand in `pg_locks` for all roles; a lock counts only in the session that the executor wrote."""
+    squatter = await asyncpg.connect(dsn)
+    own = beating(dsn, schema, HOUR)
+    try:
+        store = await own.store()
+        await store.beat()
+        row = await one_executor(truth)
+        assert row["backend_pid"] == await lock_holder(truth)
+        queued = asyncio.create_task(squatter.execute("SELECT pg_advisory_lock($1)", row["lock_key"]))
+        await become_true(lambda: _queues_for_a_lock(truth))
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", row["backend_pid"])
+        await queued
+        # It took another key in its new session, so the squatter does not keep it from living on either.
+        await become_true(lambda: _holds_another(truth, row["lock_key"]))
+    finally:
+        await own.close()
+        await squatter.close()
+
+
+async def _queues_for_a_lock(truth):
+    return await truth.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
+
+
+async def _holds_another(truth, key):
+    row = await one_executor(truth)
+    return row["lock_key"] != key and row["backend_pid"] == await lock_holder(truth)
 
 
 async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, truth):

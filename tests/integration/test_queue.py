@@ -20,11 +20,11 @@ from pgqrs import (
 )
 from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
 from pgqrs.failures import load_error
-from pgqrs.storage import invariants, queue
+from pgqrs.storage import executors, invariants, queue
 from pgqrs.storage import store as store_module
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import engine_source
-from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.executors import ABANDONED, SETTLING
 from pgqrs.storage.watch import Watch
 from pgqrs.types import (
     Claim,
@@ -86,7 +86,9 @@ async def claimed_by(store, executor_id, *, limit=100):
 
 
 async def running(store, truth, **life):
-    """Return the id of a workflow that a made-up executor runs, and that executor."""
+    """Return the id of a workflow that a made-up executor runs, and that executor; the server is not young then."""
+    settled = f"SELECT pg_postmaster_start_time() < now() - interval '{SETTLING} s'"
+    await become_true(lambda: truth.fetchval(settled))
     executor_id = await planted_executor(truth, **life)
     (workflow_id,) = await enqueued(store)
     assert [run.workflow_id for run in await claimed_by(store, executor_id)] == [workflow_id]
@@ -286,14 +288,30 @@ async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth
 
 DEATHS = {
     "stopped": {"stopped": True, "lock_key": 1001, "held": True},
-    "its beat ran out": {"expires_in": -0.1, "lock_key": 1002, "held": True},
-    "its lock is free and was a moment ago": {"suspected": 0.5, "lock_key": 1003},
-    "its lock's halves are held as two keys": {"suspected": 0.5, "lock_key": 5 << 32 | 6, "halves": (5, 6)},
+    "its beat ran out and it has no lock": {"expires_in": -0.1, "suspected": 1.0},
+    "its beat ran out long ago": {
+        "expires_in": -0.1,
+        "suspected": 3.5,
+        "expiry": 1.0,
+        "lock_key": 1002,
+        "held": True,
+    },
+    "its lock is free and was a moment ago": {"suspected": 1.0, "lock_key": 1003},
+    "another session holds its lock": {"suspected": 1.0, "lock_key": 1004, "held": True, "backend_pid": 1},
+    "its lock's halves are held as two keys": {"suspected": 1.0, "lock_key": 5 << 32 | 6, "halves": (5, 6)},
 }
 LIVES = {
     "its lock is held": {"lock_key": 2001, "held": True},
     "it took its lock again": {"suspected": 60.0, "lock_key": 2002, "held": True},
     "it has no lock": {"suspected": 60.0},
+    "it has no lock and missed a beat": {"expires_in": -0.1, "suspected": 0.1},
+    "it holds its lock and missed beats": {
+        "expires_in": -25.0,
+        "suspected": 25.0,
+        "expiry": 15.0,
+        "lock_key": 2003,
+        "held": True,
+    },
     "a lock of many bits": {"suspected": 60.0, "lock_key": 2**62 - 1, "held": True},
 }
 
@@ -343,10 +361,40 @@ async def test_a_free_lock_is_only_suspicious_at_first(store, watch, truth):
     assert (tick.recovered, tick.suspects > 0) == (0, True)
     assert (await watch.tick(["w"], ["default"])).suspects > 0
     await truth.execute(
-        "UPDATE pgqrs_executors SET suspected_at = suspected_at - interval '0.4 s' WHERE id = $1", executor_id
+        "UPDATE pgqrs_executors SET suspected_at = suspected_at - interval '0.8 s' WHERE id = $1", executor_id
     )
     assert (await watch.tick(["w"], ["default"])).recovered == 1
     assert (await row_of(truth, workflow_id))["status"] == "PENDING"
+
+
+SUSPECTED = {"lock_key": 3002, "suspected": 60.0}
+
+
+async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment(store, watch, truth, monkeypatch):
+    """What cut its own connection may have cut those of executors that live and are connecting again."""
+    monkeypatch.setattr(executors, "SETTLING", 0.2)
+    await watch.tick([], [])  # connects
+    await running(store, truth, **SUSPECTED)
+    await planted_executor(truth, lock_key=3003)
+    watch._connection.terminate()
+    tick = await watch.tick(["w"], ["default"])
+    assert (tick.recovered, tick.suspects) == (0, 0)
+    await become_true(lambda: _recovered(watch))
+
+
+async def _recovered(watch):
+    return (await watch.tick(["w"], ["default"])).recovered
+
+
+async def test_nobody_is_suspected_while_the_server_is_young(store, watch, truth, monkeypatch):
+    monkeypatch.setattr(executors, "SETTLING", 1e9)
+    _, executor_id = await running(store, truth, **SUSPECTED)
+    unseen = await planted_executor(truth, lock_key=3003, expires_in=-60.0)
+    tick = await watch.tick(["w"], ["default"])
+    assert (tick.recovered, tick.suspects) == (0, 0)
+    assert await truth.fetchval("SELECT suspected_at FROM pgqrs_executors WHERE id = $1", unseen) is None
+    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    assert (await watch.tick(["w"], ["default"])).recovered == 1  # what it said itself needs no suspicion
 
 
 async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, truth):
@@ -441,7 +489,11 @@ async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(st
     gone = await planted_executor(truth, expires_in=-120.0, stopped=True)
     silent = await planted_executor(truth, expires_in=-120.0)
     fresh = await planted_executor(truth, expires_in=-30.0)
-    await truth.execute("UPDATE pgqrs_executors SET expires_at = now() - interval '1 h' WHERE id = $1", named)
+    await truth.execute(
+        "UPDATE pgqrs_executors SET expires_at = now() - interval '1 h', suspected_at = now() - interval '1 h'"
+        " WHERE id = $1",
+        named,
+    )
     async with truth.transaction():
         await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")  # nobody can take it over
         await watch.tick(["w"], ["default"])

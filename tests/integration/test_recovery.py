@@ -125,7 +125,7 @@ async def test_a_killed_workers_run_goes_on_elsewhere_within_two_seconds(admin, 
         killed = time.monotonic()
         await _until(lambda holder=holder: _last_pid(truth, handle.id, other_than=(None, holder)))
         took.append(time.monotonic() - killed)
-    # 0.5 to 1.6 s here: up to a second until somebody looks, and 0.4 s of suspicion.
+    # Up to a second until a worker looks, and 0.8 s of suspicion.
     assert statistics.median(took) < 2.5, took
     row = await _workflow(truth, handle.id)
     # Each time one epoch fences the dead run and the next is the new one; each run recorded steps.
@@ -170,7 +170,8 @@ async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_whe
     at = time.monotonic()
     async with Admin(dsn, schema) as own, Worker(own, [job]):
         await _until(lambda: _last_pid(truth, handle.id, other_than=(None, stopped.pid)))
-        assert 0.5 < time.monotonic() - at < 5
+        # Its lock is held: four times the expiry, and up to a second twice until a worker looks.
+        assert 3.5 < time.monotonic() - at < 10
         stopped.send_signal(signal.SIGCONT)
         results = await handle.result(timeout=DEADLINE)
         turn = results.index(os.getpid())

@@ -34,7 +34,7 @@ MORE = 2.0
 PATIENCE = 10.0
 """How long to wait for what happens by itself, in seconds."""
 
-LIMITS = Limits(timeout=PATIENCE, patience=PATIENCE, beat=3600.0, expiry=EXPIRY * UNIT)
+LIMITS = Limits(timeout=PATIENCE, patience=PATIENCE, beat=3600.0, expiry=EXPIRY * UNIT, unattended=1e9)
 
 
 @workflow(name="first")
@@ -71,7 +71,6 @@ class Process:
         self.admin = Admin(dsn, schema)
         self.admin._limits = LIMITS
         self.store: Store
-        self.lock_key = 0
         self._watch: Watch | None = None
 
     async def open(self) -> None:
@@ -112,8 +111,6 @@ class Beside:
         for number, process in enumerate(self.processes):
             process.store.runs.clear()
             await self.come_back(number)
-            key = "SELECT lock_key FROM pgqrs_executors WHERE id = $1"
-            process.lock_key = await self.sql.fetchval(key, process.store.executor_id)
 
     async def close(self) -> None:
         for process in self.processes:
@@ -136,7 +133,9 @@ class Beside:
     async def freeze(self, executor: int) -> None:
         """Let an executor's beats run out, as a stopped process's do."""
         await self.sql.execute(
-            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second' WHERE id = $1", self._id(executor)
+            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second', "
+            "suspected_at = now() - interval '1 year' WHERE id = $1",
+            self._id(executor),
         )
 
     async def lose_lock(self, executor: int) -> None:
@@ -150,9 +149,8 @@ class Beside:
         """Let an executor beat again."""
         process, own = self.processes[executor], self._id(executor)
         await self.sql.execute(
-            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second', lock_key = $2 WHERE id = $1",
-            own, process.lock_key,
-        )  # fmt: skip
+            "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second' WHERE id = $1", own
+        )
         if process.store._is_beating:
             await self.sql.execute("SELECT pg_notify($1, '')", executor_channel(own))
         await process.store.beat()
@@ -161,15 +159,15 @@ class Beside:
 
     async def cut(self, executor: int) -> None:
         """Terminate the backend of an executor's pulse, and wait until it holds its lock again."""
-        key = self.processes[executor].lock_key
+        own = self._id(executor)
         holder = (
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 "
-            "AND (classid::bigint << 32) | objid::bigint = $1"
+            "SELECT l.pid FROM pg_locks l JOIN pgqrs_executors e ON l.pid = e.backend_pid WHERE e.id = $1 "
+            "AND locktype = 'advisory' AND granted AND (classid::bigint << 32) | objid::bigint = lock_key"
         )
-        pid = await self.sql.fetchval(holder, key)
+        pid = await self.sql.fetchval(holder, own)
         assert pid is not None, "a living executor holds its lock"
         await self.sql.execute("SELECT pg_terminate_backend($1)", pid)
-        await self.until(lambda: self.sql.fetchval(f"{holder} AND pid <> {pid}", key))
+        await self.until(lambda: self.sql.fetchval(f"{holder} AND l.pid <> {pid}", own))
 
     async def stop(self, executor: int) -> None:
         await self.processes[executor].close()
@@ -189,6 +187,14 @@ class Beside:
             f"UPDATE pgqrs_executors SET expires_at = now() + interval '1 second' * {EXPIRY * UNIT}, "
             "suspected_at = NULL WHERE id = ANY($1)",
             [self._id(number) for number in beating],
+        )
+
+    async def wait_out(self, executors: Sequence[int]) -> None:
+        """Let a suspicion grow old: a start by hand, or a cancellation, waits until it is."""
+        await self.sql.execute(
+            "UPDATE pgqrs_executors SET suspected_at = now() - interval '5 seconds' WHERE id = ANY($1) "
+            "AND (suspected_at IS NULL OR suspected_at > now() - interval '5 seconds')",
+            [self._id(number) for number in executors],
         )
 
     async def stand_still(self) -> None:

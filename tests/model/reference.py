@@ -317,8 +317,20 @@ class Reference:
         return self.now >= executor.expires
 
     def _is_dead(self, executor: Executor) -> bool:
-        doubted = executor.suspected is not None and executor.suspected < self.now and not executor.locked
-        return not executor.known or executor.stopped or self._expired(executor) or doubted
+        doubted = executor.suspected is not None and executor.suspected < self.now
+        return not executor.known or executor.stopped or (doubted and self._is_silent(executor))
+
+    def _is_silent(self, executor: Executor) -> bool:
+        return not executor.locked or self._expired(executor)
+
+    @property
+    def silent(self) -> list[int]:
+        """The executors that a look begins to suspect, unless it has before."""
+        return [
+            number
+            for number, each in enumerate(self.executors)
+            if each.known and not each.stopped and self._is_silent(each)
+        ]
 
     def stop(self, executor: int) -> None:
         """Stop an executor in order; it is forgotten unless it holds something."""
@@ -364,7 +376,7 @@ class Reference:
             ),
             default=None,
         )
-        doubted = self._suspect()
+        doubted = self.suspect()
         woken = [each for each in self.workflows if each.due is not None and each.due <= self.now]
         lost = [each for each in self.workflows if each.executor in dead]
         for each in woken:
@@ -381,9 +393,10 @@ class Reference:
             self._forget(self._long_dead())
         return Tick(ready, len(woken), len(lost), len(late), doubted, next_due)
 
-    def _suspect(self) -> int:
-        for each in self.executors:
-            if each.known and not each.stopped and not each.locked and each.suspected is None:
+    def suspect(self) -> int:
+        """Begin to suspect those that show no life, and return how many are suspected since now."""
+        for each in (self.executors[number] for number in self.silent):
+            if each.suspected is None:
                 each.suspected = self.now
         return sum(each.known and each.suspected == self.now for each in self.executors)
 

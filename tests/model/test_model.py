@@ -229,17 +229,24 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _claim(self, process: int, number: int, timeout: int | None) -> None:
         await self.join(process)
+        await self._doubt()
         expected = self.model.claim(number, process, timeout)
         seconds = None if timeout is None else timeout * UNIT
         claimed = await self.must(
             self.beside.processes[process].store.claim(self.beside.ids[number], seconds), expected
         )
+        await self.beside.stand_still()
         if claimed is not None and claimed.succeeded:
             assert claimed.output == expected
         elif claimed is not None:
             assert claimed.epoch == expected
             self.runs.append(Run(number, claimed.epoch, process))
             await self._check_history(process, number)
+
+    async def _doubt(self) -> None:
+        """Have suspected whoever shows no life, long enough for a start by hand or a cancellation to believe it."""
+        self.model.suspect()
+        await self.beside.wait_out(self.model.silent)
 
     async def _check_history(self, process: int, number: int) -> None:
         history = await self.beside.processes[process].store.history(self.beside.ids[number])
@@ -340,11 +347,14 @@ class PgqrsMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.workflows)
     @rule(process=processes, pick=anyone, interrupt=st.booleans())
     def cancel(self, process: int, pick: int, interrupt: bool) -> None:
-        number = self.workflow_of(pick)
+        self._run(self._cancel(process, self.workflow_of(pick), interrupt=interrupt))
+
+    async def _cancel(self, process: int, number: int, *, interrupt: bool) -> None:
+        await self._doubt()
         answer = self.model.cancel(number, interrupt=interrupt)
         told = answer if isinstance(answer, int) else None
-        cancelled = self.beside.cancel(process, number, interrupt=interrupt, told=told)
-        self._run(self.must(cancelled, answer))
+        await self.must(self.beside.cancel(process, number, interrupt=interrupt, told=told), answer)
+        await self.beside.stand_still()
 
     @precondition(lambda self: self.model.workflows)
     @rule(process=processes, pick=anyone)
@@ -364,7 +374,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         executor = self.model.executors[process]
         self._run(getattr(self.beside, how)(process))
         if how == "freeze":
-            executor.beats, executor.expires = False, self.model.now
+            executor.beats, executor.expires, executor.suspected = False, self.model.now, self.model.now - 1
         elif how == "lose_lock":
             executor.beats, executor.locked = False, False
         elif how == "stop":
