@@ -209,6 +209,24 @@ async def test_signals_drain_then_stop_and_the_handlers_are_restored(admin, sql,
     )
 
 
+async def test_a_signal_reaches_all_workers_of_a_loop_and_the_last_one_restores_the_handlers(admin):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    async with no_hang():
+        workers = [Worker(admin, [pausing_within], queues=(queue,)) for queue in ("first", "second", "third")]
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+
+        async def have_started():
+            return all(worker._services for worker in workers)
+
+        await until(have_started)
+        await workers[2].drain()
+        await running[2]
+        assert {each: signal.getsignal(each) for each in before} != before
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.gather(*running)
+    assert {each: signal.getsignal(each) for each in before} == before
+
+
 async def test_draining_an_idle_worker_takes_no_time(admin):
     began = time.monotonic()
     async with no_hang(), Worker(admin, [pausing_within]) as worker:
