@@ -381,6 +381,11 @@ class PyWorkflow:
         if run is not None and run.may_write:
             await run.hand_back(grace)
 
+    def give_up(self) -> None:
+        """Leave a run that was neither ended nor left nor lost for a later claim, as after a crash."""
+        if self._run is not None:
+            self._run.give_up()
+
     async def _take(self, store: Store, epoch: int, left: float | None, *, can_park: bool) -> None:
         history = History({}, {}, left)
         if epoch > 1:  # before the first run there was nobody to record anything

@@ -354,7 +354,8 @@ class TerminalError(PgqrsError):
 class TransientError(PgqrsError):
     """Raise this in a step to say that it may succeed when it is tried again.
 
-    `retry_after` is when, in seconds from now: where a `RetryPolicy` tries again, it rules the delay.
+    `retry_after` is when, in seconds from now: where a `RetryPolicy` tries again, it rules the delay, up to the
+    `longest` of the policy.
     """
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:

@@ -29,7 +29,16 @@ from typing import Any, ClassVar, Final, TypeAlias, cast
 from pgqrs.errors import StepFailedError, TerminalError, TransientError
 from pgqrs.serialization import JsonCodec
 
-__all__ = ["Failure", "dump_error", "is_terminal", "is_terminal_text", "load_error", "steps_behind"]
+__all__ = [
+    "Failure",
+    "dump_error",
+    "is_terminal",
+    "is_terminal_text",
+    "load_error",
+    "plain_error",
+    "shown_error",
+    "steps_behind",
+]
 
 ErrorClasses: TypeAlias = tuple[type[BaseException], ...]
 
@@ -192,6 +201,7 @@ _ROOM: Final = 256 * 1024
 """Characters for one error and all that is in it; the errors of a group share those of the group."""
 _ROOM_OF_A_LEAF: Final = 256
 _LONGEST_TEXT: Final = 16 * 1024
+_LONGEST_SHOWN: Final = 500
 _SHORTEST_TEXT: Final = 512
 _MOST_LEVELS: Final = 50
 _MOST_NAMES: Final = 50
@@ -212,11 +222,37 @@ def dump_error(error: BaseException | str, *, terminal: bool, steps: tuple[str, 
     PostgreSQL cannot store (NUL, lone surrogates) is written as an escape.
     """
     if isinstance(error, str):
-        return Failure(StepFailedError.__name__, _clean(error, _LONGEST_TEXT), terminal, steps=steps).text()
+        return plain_error(error, terminal=terminal, steps=steps)
     try:
         return replace(_record(error, terminal=terminal), steps=steps).text()
     except Exception:  # noqa: BLE001  an exception's class may do anything; its name is always there
-        return Failure(_name_of(error), _message_of(error, _LONGEST_TEXT), terminal, steps=steps).text()
+        return plain_error(error, terminal=terminal, steps=steps)
+
+
+def plain_error(error: BaseException | str, *, terminal: bool, steps: tuple[str, ...] = ()) -> str:
+    """Return the JSON text that records the class and the message of `error` alone."""
+    if isinstance(error, str):
+        return Failure(StepFailedError.__name__, _clean(error, _LONGEST_TEXT), terminal, steps=steps).text()
+    return Failure(_name_of(error), _message_of(error, _LONGEST_TEXT), terminal, steps=steps).text()
+
+
+def shown_error(error: BaseException, *, is_sealed: bool = False) -> str:
+    """Return the class and the message of `error` for a line of a log.
+
+    The message is cut, and its control characters are escaped: it can neither begin a line of its own nor steer a
+    terminal. With `is_sealed` the class stands alone, since a sealing codec keeps the message from being read.
+    """
+    name = _on_one_line(_name_of(error))
+    if is_sealed:
+        return name
+    message = _on_one_line(_message_of(error, _LONGEST_SHOWN))
+    return f"{name}: {message}" if message else name
+
+
+def _on_one_line(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def is_terminal_text(text: str) -> bool:

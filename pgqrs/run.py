@@ -17,11 +17,11 @@ from pgqrs.errors import (
     RunEndedError,
     WorkflowFinishedError,
 )
-from pgqrs.failures import dump_error, is_terminal
+from pgqrs.failures import dump_error, is_terminal, plain_error
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
 from pgqrs.serialization import Codec, refusal, sealed
-from pgqrs.steps import Steps
+from pgqrs.steps import Steps, tell_of_unexpected
 from pgqrs.stopping import Parked, Stop, Stopping, is_stop, raise_apart
 from pgqrs.storage.store import Store
 from pgqrs.types import History, RunEnd, RunLeave, WorkflowStatus
@@ -148,8 +148,7 @@ class Run:
 
         A run that is neither over nor lost by now was kept from it by an error of pgqrs's own: it is given up.
         """
-        if self.may_write:
-            self.crash()
+        self.give_up()
         self.stopping.leave_body()
         self.in_body = False
         here.set(self.outer)
@@ -205,21 +204,30 @@ class Run:
         """End the run with the error, or leave it to be tried again."""
         stopping = self.stopping
         stopping.check_may_write()
-        policy = self._policy
-        delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
-        if delay is None:
+        try:
+            retry = self._retry_after(error)
+        except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
+            tell_of_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected)
+            retry = None
+        if retry is None:
             await self.fail(error)
             return None
-        text = sealed(self.codec, dump_error(error, terminal=False))
+        delay, text, reopen = retry
         # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
         wait = delay if stopping.can_park else delay + HEAD_START
-        await self._leave(
-            WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=self.steps.to_reopen(error)
-        )
+        await self._leave(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
         if stopping.can_park:
             stopping.stop = Stop.PARKED
             raise Parked
         return stopping.until_deadline(delay)
+
+    def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
+        """Return the delay before the body runs again, the record of its error, and the steps to re-open."""
+        policy = self._policy
+        delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
+        if delay is None:
+            return None
+        return delay, sealed(self.codec, dump_error(error, terminal=False)), self.steps.to_reopen(error)
 
     # --- stopping ---
 
@@ -304,10 +312,20 @@ class Run:
         """End the run with an error."""
         self.stopping.check_may_write()
         exception = error if isinstance(error, BaseException) else None
-        terminal = exception is None or is_terminal(exception)
-        reopen = self.steps.to_reopen(exception)
-        text = sealed(self.codec, dump_error(error, terminal=terminal))
+        terminal, reopen = True, tuple[str, ...]()
+        try:
+            terminal = exception is None or is_terminal(exception)
+            reopen = self.steps.to_reopen(exception)
+            text = sealed(self.codec, dump_error(error, terminal=terminal))
+        except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
+            tell_of_unexpected(f"the error of workflow {self.workflow_id}", unexpected)
+            text = sealed(self.codec, plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
+
+    def give_up(self) -> None:
+        """Leave a run that was neither ended nor left nor lost, as after a crash."""
+        if self.may_write:
+            self.crash()
 
     def crash(self) -> None:
         """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from pgqrs.errors import (
     StepMismatchError,
     WorkflowError,
 )
-from pgqrs.failures import dump_error, is_terminal, load_error, steps_behind
+from pgqrs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
 from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, caller_of, enclosing, here, scope_of, step_out, waits_for_any
@@ -303,7 +304,12 @@ class Steps:
         # The recorded error of a step within would only be raised again.
         if self._is_nobodys(execution, error) or self._trace.stems_from_step(error):
             return False
-        delay = policy.delay(execution.failures + 1, error)
+        try:
+            delay = policy.delay(execution.failures + 1, error)
+            text = "" if delay is None else sealed(self.codec, dump_error(error, terminal=False))
+        except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
+            tell_of_unexpected(f"whether {self._told(execution.step_id)} is tried again", unexpected)
+            return False
         if delay is None:
             return False
         self._check_counts(execution, execution)
@@ -311,7 +317,6 @@ class Steps:
         execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution)
-        text = sealed(self.codec, dump_error(error, terminal=False))
         failure = StepFailure(
             *execution.started, text, execution.elapsed(), execution.fingerprint, execution.failures, delay
         )
@@ -344,13 +349,31 @@ class Steps:
         if self._is_nobodys(execution, raised):
             self.give_up(execution)
             return
-        behind = self._trace.steps_behind(raised, execution.step_id)
-        if raised is not None:
-            self._note(raised, execution.step_id, execution.parent, transient=not terminal)
-        if not terminal:
-            self._trace.recorded(execution.step_id)
-        text = sealed(self.codec, dump_error(error, terminal=terminal, steps=behind))
+        behind: tuple[str, ...] = ()
+        try:
+            behind = self._trace.steps_behind(raised, execution.step_id)
+            if raised is not None:
+                self._note(raised, execution.step_id, execution.parent, transient=not terminal)
+            if not terminal:
+                self._trace.recorded(execution.step_id)
+            text = sealed(self.codec, dump_error(error, terminal=terminal, steps=behind))
+        except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
+            tell_of_unexpected(f"the error of {self._told(execution.step_id)}", unexpected)
+            text = self._plainly(execution, error, terminal=terminal, steps=behind)
         await self.record(execution, None, text)
+
+    def _plainly(
+        self, execution: Execution, error: str | BaseException, *, terminal: bool, steps: tuple[str, ...]
+    ) -> str:
+        """Return the plain record of a step's error; where there is none, the step has no outcome."""
+        try:
+            return sealed(self.codec, plain_error(error, terminal=terminal, steps=steps))
+        except BaseException:
+            self.give_up(execution)
+            raise
+
+    def _told(self, step_id: str) -> str:
+        return f"step {step_id!r} of workflow {self.workflow_id}"
 
     def record(self, execution: Execution, output: str | None, error: str | None = None) -> Awaitable[Outcome]:
         """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
@@ -450,3 +473,9 @@ class Steps:
 def _prefix_of(scope: Scope) -> str:
     """Return what the ids of sleeps begin with, so that those of a step are its own: a replay may skip it."""
     return f"{scope.step_id}/" if isinstance(scope, Execution) else ""
+
+
+def tell_of_unexpected(settled: str, error: Exception) -> None:
+    """Log an exception that kept `settled` from being recorded in full, with its place."""
+    place = "".join(traceback.format_tb(error.__traceback__, -3))
+    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown_error(error), place)

@@ -110,13 +110,20 @@ class Runs:
         except _UNRECORDED as error:
             self._tell_of(claimed, error)
             await self._leave(claimed)  # this may be what kept its end from being recorded
-        except Exception as error:  # noqa: BLE001  # it is recorded, and no concern of the other runs'
+        except Exception as error:  # noqa: BLE001  # mostly it is recorded, and no concern of the other runs'
             self._tell_of(claimed, error)
+            self._give_up(held)
         # A stop is here that of another workflow, a step of which this one's function called by hand.
         except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
             _logger.warning("a run of workflow %s (%r) crashed: %r", claimed.workflow_id, claimed.name, crash)
-            if not held.adopted:
-                self._store.abandon(claimed.workflow_id, claimed.epoch)
+            self._give_up(held)
+
+    def _give_up(self, held: Held) -> None:
+        """Leave a run that is not settled for a later claim, as after a crash."""
+        if held.adopted:
+            held.context.give_up()
+        else:
+            self._store.abandon(held.claimed.workflow_id, held.claimed.epoch)
 
     async def _begin(self, held: Held) -> None:
         """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
