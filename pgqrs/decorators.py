@@ -15,7 +15,7 @@ from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
 from pgqrs.context import PyWorkflow, StepGuard
 from pgqrs.errors import ConfigurationError
-from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, run_in_thread
+from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, InThread
 from pgqrs.failures import is_terminal
 from pgqrs.fingerprint import fingerprint_of
 from pgqrs.names import check_name, check_step_id, key_text
@@ -150,7 +150,7 @@ def step(
     policy = policy_of(retry)
     limit = None if timeout is None else _positive_seconds("timeout", timeout)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
-    attempts = None if policy is None and limit is None else Attempts(policy, limit, judge)
+    attempts = None if policy is None and limit is None else Attempts(policy, limit, judge, queued=thread)
 
     def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
         call = _async_call_of(function, thread=thread, executor=executor)
@@ -202,7 +202,7 @@ def _async_call_of(
     if thread:
         _check_plain(function)
         _check_first_argument(function, "step")
-        return functools.partial(run_in_thread, function)
+        return InThread(function)
     _check_function(function, "step")
     return function
 
@@ -215,7 +215,11 @@ def _more_than_a_call(
     def carry_out(
         guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Awaitable[Any]:
-        attempt: Callable[[], Awaitable[Any]] = functools.partial(call, ctx, *args, **kwargs)
+        attempt: Callable[..., Awaitable[Any]]
+        if isinstance(call, InThread):
+            attempt = functools.partial(call.timed, ctx, args, kwargs)
+        else:
+            attempt = functools.partial(call, ctx, *args, **kwargs)
         if transactional:
             attempt = functools.partial(guard.transact, attempt)
         return attempt() if attempts is None else attempts.carry_out(attempt, ctx, step_id, guard)

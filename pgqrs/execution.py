@@ -4,36 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
-from functools import cache
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 from pgqrs.context import PyWorkflow, StepGuard
 from pgqrs.errors import StepTimeoutError, TransientError
 from pgqrs.retry import RetryPolicy
+from pgqrs.threads import MOST_LEFT, step_threads
 
 R = TypeVar("R")
 
 ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
 
+_logger = logging.getLogger("pgqrs")
+
 
 class Attempts:
-    """How often, and how long, a step's function is called; `timeout` bounds each call, in seconds."""
+    """How often, and how long, a step's function is called; `timeout` bounds each call, in seconds.
 
-    __slots__ = ("_is_terminal", "_policy", "_timeout")
+    With `queued` a call has to wait for a thread first: it takes a function, `begun`, that tells when it begins.
+    """
+
+    __slots__ = ("_is_terminal", "_policy", "_queued", "_timeout")
 
     def __init__(
-        self, policy: RetryPolicy | None, timeout: float | None, is_terminal: Callable[[BaseException], bool]
+        self,
+        policy: RetryPolicy | None,
+        timeout: float | None,
+        is_terminal: Callable[[BaseException], bool],
+        *,
+        queued: bool = False,
     ) -> None:
         self._policy = policy
         self._timeout = timeout
+        self._queued = queued
         self._is_terminal = is_terminal
 
     async def carry_out(
-        self, call: Callable[[], Awaitable[R]], ctx: PyWorkflow, step_id: str, guard: StepGuard
+        self, call: Callable[..., Awaitable[R]], ctx: PyWorkflow, step_id: str, guard: StepGuard
     ) -> R:
         """Return what the first call returns that succeeds; raise the error of the last one."""
         if self._policy is None:
@@ -50,32 +64,75 @@ class Attempts:
             if (await guard.retry(failed, self._policy)) is not True:
                 raise failed
 
-    async def _called(self, call: Callable[[], Awaitable[R]], ctx: PyWorkflow, step_id: str) -> R:
+    async def _called(self, call: Callable[..., Awaitable[R]], ctx: PyWorkflow, step_id: str) -> R:
         if self._timeout is None:
             return await call()
-        bound = asyncio.timeout(self._timeout)
+        bound = asyncio.timeout(None if self._queued else self._timeout)
         try:
             async with bound:
-                return await call()
+                return await (call(begun=partial(_begin, bound, self._timeout)) if self._queued else call())
         except TimeoutError as error:
             if not bound.expired():
                 raise
             raise StepTimeoutError(ctx.id(), step_id, self._timeout) from error
 
 
-@cache
-def _threads(_pid: int) -> ThreadPoolExecutor:
-    """Return a process's threads for ``@step(thread=True)``: the event loop's own belong to the application."""
-    return ThreadPoolExecutor(max_workers=min(32, (os.cpu_count() or 1) + 4), thread_name_prefix="pgqrs-step")
+def _begin(bound: asyncio.Timeout, seconds: float) -> None:
+    """Begin to count the time of a call that has waited for a thread; it may be over already."""
+    with suppress(RuntimeError):
+        bound.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-async def run_in_thread(function: Callable[..., R], /, *args: Any, **kwargs: Any) -> R:
-    """Call a plain function in a thread of the library's, with the caller's context variables.
+class InThread:
+    """Calls a step's plain function in a thread of the library's, with the caller's context variables.
 
-    Nothing can stop the thread: where the waiting is cancelled, what it returns is dropped.
+    Nothing can stop the thread: where the waiting ends before it does, what the function returns is dropped.
     """
-    threads = _threads(os.getpid())  # a forked child has none of its parent's
-    return await _result_of(threads.submit(copy_context().run, call_plainly, function, args, kwargs))
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Call the function, and return what it returns."""
+        return self.timed(ctx, args, kwargs)
+
+    async def timed(
+        self,
+        ctx: PyWorkflow,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        begun: Callable[[], object] | None = None,
+    ) -> Any:
+        """Call the function, and return what it returns; `begun` is called when a thread begins with it."""
+        threads = step_threads(os.getpid())  # a forked child has none of its parent's
+        run = copy_context().run
+        function = self._function
+        call = threads.submit(
+            lambda: run(call_plainly, function, (ctx, *args), kwargs),
+            begun and partial(_tell, asyncio.get_running_loop(), begun),
+        )
+        try:
+            return await _result_of(call.future)
+        except asyncio.CancelledError:
+            if (left := threads.leave(call)) is not None:
+                self._warn(ctx, left)
+            raise
+
+    def _warn(self, ctx: PyWorkflow, left: int) -> None:
+        _logger.warning(
+            "%s of workflow %s still executes in its thread after its timeout or cancellation, as %d calls do "
+            "now. Nothing can stop a thread: give the function a time limit of its own.%s",
+            getattr(self._function, "__qualname__", self._function),
+            ctx.id(),
+            left,
+            " With so many, each keeps a thread from other steps." if left > MOST_LEFT else "",
+        )
+
+
+def _tell(loop: asyncio.AbstractEventLoop, begun: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(begun)
 
 
 class Elsewhere:

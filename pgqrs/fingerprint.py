@@ -30,6 +30,10 @@ def fingerprint_of(
         text = _text_by_content(given) if by_content else _text(given)
     except Exception:  # noqa: BLE001  # a value that contains itself, keys that cannot be sorted, ...
         text = "".join(map(_named, (*args, *kwargs.values())))
+    return _digest(text)
+
+
+def _digest(text: str) -> int:
     return crc32(text.encode("ascii", "backslashreplace"))
 
 
@@ -69,8 +73,9 @@ def _moment(time: dt.datetime) -> str:
     return str(time if time.tzinfo is None else time.astimezone(dt.UTC))
 
 
-def _elements(values: Iterable[object]) -> list[str]:
-    return sorted(map(_text_by_content, values))
+def _elements(values: Iterable[object]) -> list[int]:
+    # Digests: texts would be quoted anew in each set around them, which doubles their length.
+    return sorted(_digest(_text_by_content(each)) for each in values)
 
 
 _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (

@@ -51,9 +51,10 @@ class Execution:
     """A step that is being executed; `parent` is the place in the same run that it was called from.
 
     `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
-    the run's clock. `interrupted` tells that the run stopped within it: its task was interrupted, or a call in it
-    was told of the stop. Nothing that it makes afterwards is its outcome.
-    `session` is that of a transactional step, while its function is being called. `task` carries it out.
+    the run's clock. `numbers` counts the times that its attempt has asked for, by kind. `interrupted` tells that
+    the run stopped within it: its task was interrupted, or a call in it was told of the stop. Nothing that it
+    makes afterwards is its outcome. `session` is that of a transactional step, while its function is being called.
+    `task` carries it out.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Execution:
         "failures",
         "fingerprint",
         "interrupted",
+        "numbers",
         "outer",
         "over",
         "owner",
@@ -84,6 +86,7 @@ class Execution:
         self.failures = 0
         self.due = 0.0
         self.interrupted = False
+        self.numbers: dict[str, int] | None = None
         self.session: AsyncSession | None = None
         self.task: asyncio.Task[Any] | None = None
         self.parent = parent

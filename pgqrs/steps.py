@@ -210,9 +210,12 @@ class Steps:
 
     def number(self, scope: Scope, kind: str) -> str:
         """Return the id of the next call of a kind in a scope: numbered in the body, and in each step."""
-        prefix = _prefix_of(scope) + kind
-        number = self._numbers[prefix] = self._numbers.get(prefix, 0) + 1
-        return f"{prefix}:{number}"
+        if not isinstance(scope, Execution):
+            return f"{kind}:{_next(self._numbers, kind)}"
+        # Those of a step are its own: a replay may skip it.
+        if scope.numbers is None:
+            scope.numbers = {}
+        return f"{scope.step_id}/{kind}:{_next(scope.numbers, kind)}"
 
     def give_up(self, execution: Execution, *, interrupted: bool = False) -> None:
         """End an execution without an outcome, as a crash would; another caller may take it on."""
@@ -257,18 +260,11 @@ class Steps:
         execution.task = asyncio.current_task(self._stopping.loop)
         if self._failed and step_id in self._failed:
             execution.failures, execution.due = self._failed[step_id]
-        if self._numbers:
-            self._number_anew(execution)
         self._store.marks.began(execution)
         if isinstance(scope, Execution):
             scope.wait_for(execution)
         here.set(execution)
         return execution
-
-    def _number_anew(self, execution: Execution) -> None:
-        prefix = _prefix_of(execution)
-        for each in [each for each in self._numbers if each.startswith(prefix)]:
-            del self._numbers[each]
 
     async def _wait(self, execution: Execution, scope: Scope) -> None:
         waiting = set(enclosing(scope))
@@ -331,8 +327,7 @@ class Steps:
 
     async def rest(self, execution: Execution) -> None:
         """Wait until the next attempt of a step is due."""
-        if self._numbers:
-            self._number_anew(execution)
+        execution.numbers = None
         if execution.failures:
             await self._stopping.pause(execution.due, resting=True)
 
@@ -470,9 +465,9 @@ class Steps:
         self._journal.answer(waiter, told)
 
 
-def _prefix_of(scope: Scope) -> str:
-    """Return what the ids of sleeps begin with, so that those of a step are its own: a replay may skip it."""
-    return f"{scope.step_id}/" if isinstance(scope, Execution) else ""
+def _next(numbers: dict[str, int], kind: str) -> int:
+    numbers[kind] = number = numbers.get(kind, 0) + 1
+    return number
 
 
 def tell_of_unexpected(settled: str, error: Exception) -> None:

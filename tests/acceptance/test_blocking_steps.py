@@ -14,6 +14,7 @@ import pytest
 from acceptance_helpers import is_replay, no_hang, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, StepTimeoutError, TransientError, step, workflow
+from pgqrs.threads import StepThreads
 
 WHERE = contextvars.ContextVar("where", default="nowhere")
 
@@ -113,6 +114,106 @@ async def test_retries_and_timeouts_of_threads(admin, sql):
     assert len(calls) == 2
     await asyncio.sleep(0.05)  # what comes late is dropped
     assert await steps(sql, ctx) == {"blocking": "ERROR"}
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """A pool of one thread, for which steps queue."""
+    pool = StepThreads(1)
+    monkeypatch.setattr("pgqrs.execution.step_threads", lambda _pid: pool)
+    return pool
+
+
+async def test_a_timeout_counts_from_the_call_and_not_from_the_queue(admin, one_thread):
+    release = threading.Event()
+
+    @step(thread=True)
+    def first(ctx: PyWorkflow) -> None:
+        assert release.wait(20)
+
+    @step(thread=True, timeout=0.1)
+    def second(ctx: PyWorkflow) -> str:
+        return "in time"
+
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+    async with no_hang():
+        tasks = [asyncio.create_task(first(ctx))]
+        await until(_is_busy, one_thread)
+        tasks.append(asyncio.create_task(second(ctx)))
+        _, pending = await asyncio.wait(tasks[1:], timeout=0.3)
+        assert pending
+        release.set()
+        assert await asyncio.gather(*tasks) == [None, "in time"]
+
+
+async def _is_busy(pool):
+    return pool._threads == 1 and not pool._idle and not pool._calls
+
+
+async def test_calls_that_hang_leave_their_places_to_others_and_are_named(admin, one_thread, caplog, monkeypatch):
+    release, ended = threading.Event(), []
+
+    @step(thread=True, timeout=0.05, key=lambda n: n)
+    def hangs(ctx: PyWorkflow, n: int) -> None:
+        release.wait(20)
+        ended.append(n)
+
+    @step(thread=True, timeout=10)
+    def fine(ctx: PyWorkflow) -> str:
+        return "fine"
+
+    async def all_ended():
+        return len(ended) == 3 and one_thread._left == 0
+
+    monkeypatch.setattr("pgqrs.threads.MOST_LEFT", 2)
+    monkeypatch.setattr("pgqrs.execution.MOST_LEFT", 2)
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        for n in range(2):
+            with pytest.raises(StepTimeoutError):
+                await hangs(ctx, n)
+        assert await fine(ctx) == "fine"
+        with pytest.raises(StepTimeoutError):
+            await hangs(ctx, 2)
+        release.set()
+        await until(all_ended)
+    said = [record.getMessage() for record in caplog.records if "in its thread" in record.getMessage()]
+    assert [f"as {n} calls" in text and "hangs of workflow" in text for n, text in enumerate(said, 1)] == [
+        True
+    ] * 3
+    assert ["keeps a thread" in text for text in said] == [False, False, True]
+
+
+HANGING = """
+import asyncio, os, threading
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+
+@step(thread=True)
+def hangs(ctx: PyWorkflow) -> None:
+    print("hangs", flush=True)
+    threading.Event().wait()
+
+@workflow
+async def wf(ctx: PyWorkflow) -> None:
+    await hangs(ctx)
+
+async def main():
+    async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"]) as admin:
+        await admin.enqueue(wf)
+        await Worker(admin, [wf], grace=0.1).run()
+
+asyncio.run(main())
+print("the end")
+"""
+
+
+async def test_a_call_that_hangs_does_not_keep_its_process_from_ending(admin, program):
+    process = program(HANGING)
+    assert await asyncio.to_thread(process.stdout.readline) == "hangs\n"
+    process.terminate()
+    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert process.stdout.read() == "the end\n"
 
 
 async def test_a_cancelled_wait_drops_what_comes_late(admin, sql):

@@ -120,6 +120,26 @@ async def test_sleep_until(admin):
     assert 0.1 <= time.monotonic() - began < 5
 
 
+async def test_the_numbers_of_a_step_go_with_it(admin, sql):
+    """Kept in the run, each further step would have to look through those of all before it."""
+
+    @step(key=lambda n: n, retry=RetryPolicy(attempts=2, initial=0))
+    async def stamped(ctx: PyWorkflow, n: int) -> None:
+        await ctx.now()
+        await ctx.now()
+        if not failed_once:
+            failed_once.append(n)
+            raise OSError
+
+    failed_once = []
+    ctx = await admin.create_workflow("wf")
+    for n in range(5):
+        await stamped(ctx, n)
+    ids = {f"stamped:{n}{rest}" for n in range(5) for rest in ("", "/now:1", "/now:2")}
+    assert set(await steps(sql, ctx)) == ids
+    assert ctx._run.steps._numbers == {}
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e11, "1", None, True])
 async def test_delays_that_cannot_be_are_refused(admin, wrong):
     ctx = await admin.create_workflow("wf")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import timeit
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -50,6 +51,20 @@ def deep():
     for _ in range(100_000):
         one = [one]
     return one
+
+
+def test_nested_sets_cost_no_more_for_each_level():
+    def nested(innermost, levels=100):
+        one = frozenset([innermost])
+        for level in range(levels):
+            one = frozenset([one, level])
+        return one
+
+    began = time.process_time()
+    found = fingerprint_of((nested("a"),), {}, by_content=True)
+    assert time.process_time() - began < 1
+    assert found == fingerprint_of((nested("a"),), {}, by_content=True)
+    assert found != fingerprint_of((nested("b"),), {}, by_content=True)
 
 
 @given(st.lists(VALUES), st.dictionaries(st.text(), VALUES))
