@@ -109,7 +109,7 @@ class Submitter:
                 for workflow_id in ids
             ]
             if self._options.delay is None:
-                self._ring(here)
+                self._ring(here, min(ids))
             await asyncio.sleep(0)  # a turn for the others: encoding takes a while
         return handles
 
@@ -141,7 +141,7 @@ class Submitter:
         here = await self._host.here()
         workflow_id = await self._write(here.store, submission)
         if submission.delay is None:
-            self._ring(here)
+            self._ring(here, workflow_id)
         return workflow_id
 
     async def _write(self, store: Store, submission: Submission) -> int:
@@ -162,13 +162,13 @@ class Submitter:
             return await (await store.within(self._options.session)).submit_many(submissions)
         return await store.submit_many(submissions)
 
-    def _ring(self, here: Here) -> None:
+    def _ring(self, here: Here, first: int) -> None:
         """Ring the queue's doorbell, for what is written or will be with the session's commit."""
         queue, session = self._options.queue, self._options.session
         if session is None:
-            here.doorbell.ring(queue)
+            here.doorbell.ring(queue, first)
         else:
-            here.store.after_commit(session, queue, partial(here.doorbell.ring, queue))
+            here.store.after_commit(session, queue, partial(here.doorbell.ring, queue, first))
 
     def _submission(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object

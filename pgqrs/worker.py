@@ -20,6 +20,8 @@ from pgqrs.runtime.lag import Lag
 from pgqrs.runtime.runs import Runs
 from pgqrs.runtime.signals import caught_signals
 from pgqrs.runtime.ticks import Ticks
+from pgqrs.serialization import JsonCodec
+from pgqrs.storage.channels import mark_of
 from pgqrs.storage.watch import Tick, Watch
 from pgqrs.submitter import checked_seconds
 from pgqrs.types import DEFAULT_QUEUE, ClaimedRun
@@ -178,9 +180,12 @@ class _Services:
         concurrency: int,
     ) -> None:
         self._here = here
+        self._codec = admin.codec
         self._names = list(definitions)
         self._queues = queues
+        self._marks = {mark_of(queue) for queue in queues}
         self._watch: Watch | None = None
+        self._codecs_told: set[tuple[str, str | None]] = set()
         self.runs = Runs(admin, here.store, definitions, concurrency, self._over)
         self._claims = Claims(self._claim, self.runs)
         self._ticks = Ticks(self._tick, self._claims.nudge, here.store.clock)
@@ -190,7 +195,7 @@ class _Services:
     async def start(self) -> None:
         """Connect, show that this executor lives, and begin."""
         self._watch = await self._here.store.watch(self._rung)
-        self._here.doorbell.listen(self._rung)
+        self._here.doorbell.listen(self._rung_here)
         self._lag.start()
         self._garbage.start()
         self._ticks.start()
@@ -198,7 +203,7 @@ class _Services:
 
     async def stop(self) -> None:
         """Claim no more, hand back what runs (the grace is set with `Runs.hurry`), and disconnect."""
-        self._here.doorbell.ignore(self._rung)
+        self._here.doorbell.ignore(self._rung_here)
         await asyncio.gather(self._claims.stop(), self._ticks.stop())
         with suppress(PgqrsError):
             await self._claims.settle()
@@ -208,13 +213,25 @@ class _Services:
         if self._watch is not None:
             await self._watch.close()
 
-    async def _claim(self, limit: int) -> Sequence[ClaimedRun]:
+    async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._watch is not None  # noqa: S101  # connected before
-        return await self._in_time(self._watch.claim(self._names, self._queues, limit))
+        return await self._in_time(self._watch.claim(self._names, self._queues, limit, room))
 
     async def _tick(self) -> Tick:
         assert self._watch is not None  # noqa: S101  # connected before
-        return await self._in_time(self._watch.tick(self._names, self._queues))
+        found = await self._in_time(self._watch.tick(self._names, self._queues))
+        for each in set(found.others) - self._codecs_told:
+            self._codecs_told.add(each)
+            name, codec = each
+            _logger.warning(
+                "pgqrs: workflows %r are ready and left alone: they are written with the codec %r, and the Admin "
+                "of this worker has %r. Give it that codec; the command takes an Admin of yours: "
+                "pgqrs worker ... --admin MODULE:NAME.",
+                name,
+                codec or JsonCodec.name,
+                self._codec.name,
+            )
+        return found
 
     async def _in_time(self, asked: Awaitable[T]) -> T:
         # Each statement has a time limit of its own, and one may wait for the other; this is for what has none.
@@ -225,8 +242,13 @@ class _Services:
         except TimeoutError as error:
             raise DatabaseUnavailableError(f"the server did not answer within {limit:g} s.") from error
 
-    def _rung(self, queue: str) -> None:
-        if queue in self._queues:
+    def _rung(self, mark: str) -> None:
+        if mark in self._marks:
+            self._claims.nudge()
+
+    def _rung_here(self, queue: str, workflow_id: int) -> None:
+        if queue in self._queues and self._watch is not None:
+            self._watch.lower(workflow_id)
             self._claims.nudge()
 
     def _over(self, workflow_id: int) -> None:

@@ -162,10 +162,10 @@ class LedDatabase:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._database, name)
 
-    async def open_driver(self) -> Any:
+    async def open_driver(self, **options: Any) -> Any:
         token = _is_led.set(True)
         try:
-            return await self._database.open_driver()
+            return await self._database.open_driver(**options)
         finally:
             _is_led.reset(token)
 

@@ -11,27 +11,30 @@ from contextlib import suppress
 
 from pgqrs.errors import PgqrsError
 
-QUIET = 0.2
+QUIET = 0.005
 """How long a queue's bell is not rung again after it was, in seconds; each ring is a statement of its own."""
 
-Listener = Callable[[str], object]
+LONGEST_QUIET = 0.01
+"""How long it is not rung again, in seconds, while it is rung again and again."""
+
+Listener = Callable[[str, int], object]
 
 
 class Doorbell:
-    """Rings for an event loop's own workers at once, and for all others a few times a second at most.
+    """Rings for an event loop's own workers at once, and for all others a hundred times a second at most.
 
-    `ring` is how to reach the others; what goes wrong with it is nobody's concern.
+    `ring` is how to reach the others, with a queue and the lowest id that is new in it; an error of it is dropped.
     """
 
-    def __init__(self, ring: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, ring: Callable[[str, int], Awaitable[None]]) -> None:
         self._ring = ring
         self._listeners: list[Listener] = []
-        self._quiet: dict[str, asyncio.TimerHandle] = {}
-        self._again: set[str] = set()
-        self._ringing: set[asyncio.Task[None]] = set()
+        self._due: dict[str, int] = {}
+        self._ringing: dict[str, asyncio.Task[None]] = {}
+        self._closing = asyncio.Event()
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` with the queue whenever this bell is rung."""
+        """Call `listener` with the queue and the workflow's id whenever this bell is rung."""
         self._listeners.append(listener)
 
     def ignore(self, listener: Listener) -> None:
@@ -39,41 +42,35 @@ class Doorbell:
         with suppress(ValueError):
             self._listeners.remove(listener)
 
-    def ring(self, queue: str) -> None:
-        """Tell that there is something to claim in `queue`."""
+    def ring(self, queue: str, workflow_id: int) -> None:
+        """Tell that there is a workflow to claim in `queue`; of several the lowest id is enough."""
         for listener in tuple(self._listeners):
-            listener(queue)
-        if queue in self._quiet:
-            self._again.add(queue)
-        else:
-            self._send(queue)
+            listener(queue, workflow_id)
+        self._due[queue] = min(workflow_id, self._due.get(queue, workflow_id))
+        if queue not in self._ringing:
+            ringing = self._keep_ringing(queue)
+            self._ringing[queue] = asyncio.get_running_loop().create_task(ringing, name="pgqrs-doorbell")
 
     async def close(self) -> None:
         """Ring what is still to be rung."""
-        for timer in self._quiet.values():
-            timer.cancel()
-        self._quiet.clear()
-        for queue in self._again:
-            self._start(queue)
-        self._again.clear()
+        self._closing.set()
         if self._ringing:
-            await asyncio.wait(self._ringing)
+            await asyncio.wait([*self._ringing.values()])
+        self._closing.clear()
 
-    def _send(self, queue: str) -> None:
-        self._quiet[queue] = asyncio.get_running_loop().call_later(QUIET, self._quieted, queue)
-        self._start(queue)
+    async def _keep_ringing(self, queue: str) -> None:
+        """Ring one queue's bell, with a rest after each time, until no other ring has come in the rest."""
+        quiet = QUIET
+        try:
+            while (first := self._due.pop(queue, None)) is not None:
+                with suppress(PgqrsError):
+                    await self._ring(queue, first)
+                await self._rest(quiet)
+                quiet = min(2 * quiet, LONGEST_QUIET)
+        finally:
+            del self._ringing[queue]
 
-    def _quieted(self, queue: str) -> None:
-        del self._quiet[queue]
-        if queue in self._again:
-            self._again.discard(queue)
-            self._send(queue)
-
-    def _start(self, queue: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._rung(queue), name="pgqrs-doorbell")
-        self._ringing.add(task)
-        task.add_done_callback(self._ringing.discard)
-
-    async def _rung(self, queue: str) -> None:
-        with suppress(PgqrsError):
-            await self._ring(queue)
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()

@@ -24,6 +24,7 @@ from pgqrs.reading import naming
 from pgqrs.runtime.arguments import decode_input
 from pgqrs.stopping import Parked, RunStopped
 from pgqrs.storage.store import Store
+from pgqrs.storage.watch import MOST_BYTES
 from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
 
 LAST_WAIT = 5.0
@@ -70,6 +71,7 @@ class Runs:
         self._concurrency = concurrency
         self._over = over
         self._held: set[Held] = set()
+        self._bytes = 0
         self._deadline: float | None = None
         self._draining = False
         self._handing: set[asyncio.Task[None]] = set()
@@ -79,8 +81,14 @@ class Runs:
         """How many more runs can be carried out now."""
         return self._concurrency - len(self._held)
 
+    @property
+    def room(self) -> int:
+        """How many bytes of input more can be held now."""
+        return MOST_BYTES - self._bytes
+
     def take(self, claimed: ClaimedRun) -> None:
         """Carry a claimed run out."""
+        self._bytes += len(claimed.input)
         held = Held(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
         self._held.add(held)
         self._store.changing.add(claimed.workflow_id)
@@ -94,6 +102,7 @@ class Runs:
             if not held.adopted:
                 self._store.changing.discard(held.claimed.workflow_id)
             self._held.discard(held)
+            self._bytes -= len(held.claimed.input)
             self._over(held.claimed.workflow_id)
 
     async def carry_out(self, held: Held) -> None:

@@ -40,6 +40,9 @@ _SESSION_SETTINGS = ("jit = off", "default_transaction_isolation = 'read committ
 # Not `jit`: asyncpg puts it back as it found it, for the session, when it has looked up a type.
 _POOLED_SETTINGS = ("jit_above_cost = -1",)
 
+# A claim that may sort walks through the primary key, which holds all that has ended too.
+_ORDERED_SETTINGS = ("enable_sort = off",)
+
 
 class Limits(NamedTuple):
     """How long to wait for the database, in seconds.
@@ -155,9 +158,10 @@ class Database:
     def _quoted(self, name: str) -> str:
         return self.engine.dialect.identifier_preparer.quote(name)
 
-    async def open_driver(self) -> Driver:
+    async def open_driver(self, *, sorting: bool = True) -> Driver:
         """Open a driver connection outside the engine's pool, made as the engine makes its own.
 
+        Without `sorting` rows are read in the order of an index wherever one has the order that is asked for.
         Behind a pooler that shares sessions it sets nothing for the session, and hears nothing.
         """
         if self._driver_pool is None:
@@ -167,17 +171,17 @@ class Database:
             driver: asyncpg.Connection[Any] = pooled.driver_connection
             pooled.detach()
             try:
-                return await self._prepared(driver)
+                return await self._prepared(driver, () if sorting else _ORDERED_SETTINGS)
             except BaseException:
                 driver.terminate()
                 raise
 
-    async def _prepared(self, driver: asyncpg.Connection[Any]) -> Driver:
+    async def _prepared(self, driver: asyncpg.Connection[Any], settings: Sequence[str]) -> Driver:
         await self.pooler.found_by(driver)
         if self.pooler.shares_sessions:
             self.pooler.warn(self.limits.expiry, self.limits.beat)
-            return PooledConnection(driver, self._settings("SET LOCAL", _POOLED_SETTINGS))
-        await driver.execute(self._settings("SET", _SESSION_SETTINGS))
+            return PooledConnection(driver, self._settings("SET LOCAL", (*_POOLED_SETTINGS, *settings)))
+        await driver.execute(self._settings("SET", (*_SESSION_SETTINGS, *settings)))
         return driver
 
     def _settings(self, verb: str, own: Sequence[str]) -> str:

@@ -58,13 +58,13 @@ class Lending:
             )
 
     def after_commit(self, lent: Lent, name: str, act: Act) -> None:
-        """Call `act` about when what is lent is committed, if it is; of one `name` only the last."""
+        """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
         target = lent.sync_session if isinstance(lent, AsyncSession) else _sync(lent)
         acts = self._acts.get(target)
         if acts is None:
             acts = self._acts[target] = {}
             _listen(target, acts)
-        acts[name] = act
+        acts.setdefault(name, act)
 
 
 def _listen(target: SyncSession | SyncConnection, acts: dict[str, Act]) -> None:

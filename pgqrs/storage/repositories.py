@@ -214,10 +214,6 @@ class ServerRepository:
         found = await self._connection.execute(select(pg.pg_postmaster_start_time(), cast(own, BigInteger())))
         return Server(*found.one())
 
-    async def ring(self, channel: str, payload: str) -> None:
-        """Notify whoever listens on a channel, when the transaction commits."""
-        await self._connection.execute(select(pg.pg_notify(channel, payload)))
-
     async def violations(self) -> list[str]:
         """Return what the tables hold that they must never hold, a sentence each."""
         found: list[str] = []
@@ -440,6 +436,11 @@ def ids_of_keys() -> Any:
     """Return the query for the keys and ids of the workflows of a `name` that have one of the `keys`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
     return select(Workflow.key, Workflow.id).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+
+
+def notify() -> Any:
+    """Return the statement that notifies those who listen on a `channel`."""
+    return select(pg.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text())))
 
 
 def time_of_day() -> Any:

@@ -24,10 +24,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, BigInteger, Double, Interval, cast, extract, func, literal_column, select
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    DateTime,
+    Double,
+    Interval,
+    case,
+    cast,
+    extract,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
+from pgqrs.clock import LONGEST
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.types import DEFAULT_QUEUE, StepStatus
 
@@ -46,12 +60,23 @@ ONE: ColumnElement[int] = literal_column("1", BigInteger())
 COUNT: ColumnElement[int] = pg.count(literal_column("*"), type_=BigInteger())
 """How many rows there are."""
 
+FIRST_TIME, LAST_TIME = (
+    literal_column(f"timestamptz '{each}'", DateTime(timezone=True))
+    for each in ("0001-01-02 00:00:00+00", "9999-12-30 23:59:59+00")
+)
+"""The first and the last time that Python has in every time zone; PostgreSQL has earlier and later ones."""
+
 _SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
 
 
 def constant(value: str) -> ColumnElement[str]:
     """Return a constant of the statement's text: a bind would hide it from the planner."""
     return literal_column(f"'{value}'", Text())
+
+
+def constant_number(value: int) -> ColumnElement[int]:
+    """Return a whole number as a constant of the statement's text."""
+    return literal_column(str(value), BigInteger())
 
 
 def interval(seconds: float) -> ColumnElement[Any]:
@@ -89,6 +114,26 @@ def array_of(text: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[
 def text_of_array(values: Iterable[Any]) -> str:
     """Return numbers or UUIDs, some of them None, as the text of an array."""
     return f"{{{','.join('NULL' if each is None else str(each) for each in values)}}}"
+
+
+def bounded(seconds: Any) -> ColumnElement[Any]:
+    """Return a length of time out of a column as one that can be added to a time, NULL for NULL.
+
+    What a row written by hand may hold is neither: a NaN, or more than there are years.
+    """
+    longest = literal_column(str(LONGEST), DOUBLE)
+    # NaN counts as larger than all numbers. LEAST and GREATEST pass over NULL.
+    return case((seconds.is_not(None), func.least(func.greatest(seconds, ZERO), longest)))
+
+
+def finite(time: Any) -> ColumnElement[Any]:
+    """Return a time out of a column as one that Python has too and that can be subtracted, NULL for NULL."""
+    return case((time.is_not(None), func.least(func.greatest(time, FIRST_TIME), LAST_TIME)))
+
+
+def seconds_until(time: Any) -> ColumnElement[Any]:
+    """Return the seconds until a time, NULL for NULL."""
+    return seconds_of(finite(time) - func.now())
 
 
 def seconds_of(length: Any) -> ColumnElement[Any]:

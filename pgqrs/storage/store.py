@@ -19,7 +19,7 @@ from pgqrs.storage import migrate
 from pgqrs.storage.answers import Answer
 from pgqrs.storage.aside import Aside
 from pgqrs.storage.borrowed import usable
-from pgqrs.storage.channels import executor_channel, queue_channel
+from pgqrs.storage.channels import executor_channel, payload_of, queue_channel
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.executors import ABANDONED
@@ -29,7 +29,7 @@ from pgqrs.storage.journal import Journal
 from pgqrs.storage.lending import Lending, Lent
 from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.pulse import HeldRun, Pulse
-from pgqrs.storage.repositories import Decode, Life, ServerRepository, StepRepository, WorkflowRepository
+from pgqrs.storage.repositories import Decode, Life, ServerRepository, StepRepository, WorkflowRepository, notify
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
 from pgqrs.storage.watch import Watch
@@ -212,7 +212,7 @@ class Store:
         if not left:
             return left
         written = self.journal.workflows
-        claimed = {watch.unanswered for watch in self._watches}
+        claimed = {token for watch in self._watches for token in watch.unanswered}
         return [
             each
             for each in left
@@ -232,11 +232,11 @@ class Store:
 
     # ---
 
-    async def watch(self, rung: Callable[[str], None]) -> Watch:
-        """Return a worker's connection; `rung` is called with the name of a queue whose doorbell was rung."""
+    async def watch(self, rung: Callable[[str], object]) -> Watch:
+        """Return a worker's connection; `rung` is called with the mark of a queue whose doorbell was rung."""
         await self.ready()
         await self.beat()
-        watch = Watch(self.database, self.executor_id, rung, self._codec, told=self.told)
+        watch = Watch(self.database, self.executor_id, rung, self._codec, told=self.told, clock=self.clock)
         self._watches.add(watch)
         return watch
 
@@ -399,7 +399,7 @@ class Store:
         return self._step_sessions.open(nested=nested)
 
     def after_commit(self, lent: Lent, name: str, act: Callable[[], object]) -> None:
-        """Call `act` about when what is lent is committed, if it is; of one `name` only the last."""
+        """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
         self._lending.after_commit(lent, name, act)
 
     async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
@@ -433,12 +433,12 @@ class Store:
         else:
             await self._notify(executor_channel(executor_id), "cancel")
 
-    async def ring(self, queue: str) -> None:
-        """Ring a queue's doorbell: a hint to the workers that listen."""
-        await self._notify(queue_channel(self.database.schema), queue)
+    async def ring(self, queue: str, first: int) -> None:
+        """Ring a queue's doorbell: a hint to the workers that listen; `first` is the lowest id that is new."""
+        await self._notify(queue_channel(self.database.schema), payload_of(queue, first))
 
     async def _notify(self, channel: str, payload: str) -> None:
-        await self.database.patiently(lambda connection: ServerRepository(connection).ring(channel, payload))
+        await self._aside.fetch(notify, {"channel": channel, "payload": payload})
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""

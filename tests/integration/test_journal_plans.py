@@ -234,6 +234,7 @@ class Looks:
             queue.claim,
             queue.claimed,
             queue.tick,
+            queue.codecs_of_others,
             queue.time_out,
             queue.timeouts,
             executors.beat,
@@ -248,8 +249,13 @@ class Looks:
             "queues": QUEUES,
             "codec": None,
             "limit": 100,
+            "window": 116,
+            "budget": 2**26,
+            "floor": 0,
+            "past": 3e9,
             "executor": OWN,
             "token": uuid4(),
+            "tokens": [str(uuid4())],
             "unknown_too": False,
             "settled": True,
         }
@@ -307,7 +313,7 @@ class _rolled_back:  # noqa: N801  # used as a function
 @pytest_asyncio.fixture
 async def driver(schema, admin):
     store = await admin.store()
-    driver = await store.database.open_driver()
+    driver = await store.database.open_driver(sorting=False)
     await driver.execute(f"SET search_path = {schema}")
     yield driver
     await driver.close()

@@ -547,7 +547,7 @@ async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, a
         workflow_id = await store.submit("w", "{}", queue="default")
         async with watching(store) as watch:
             (run,) = await watch.claim(["w"], ["default"], 1)
-            watch._unanswered = (await row_of(truth, workflow_id))["claim"]
+            watch._unanswered = [(await row_of(truth, workflow_id))["claim"]]
             await _grow_old(truth)
             await _beats(truth)
             assert (await row_of(truth, workflow_id))["executor"] == store.executor_id

@@ -22,6 +22,7 @@ from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError, WorkflowTim
 from pgqrs.failures import load_error
 from pgqrs.storage import executors, invariants, queue
 from pgqrs.storage import store as store_module
+from pgqrs.storage.channels import mark_of
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import engine_source
 from pgqrs.storage.executors import ABANDONED, SETTLING
@@ -234,19 +235,19 @@ async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, sc
     assert (await row_of(truth, gone))["executor"] == another.executor_id
 
 
-async def test_the_doorbell_is_heard_with_the_queues_name_and_again_after_a_lost_connection(store, truth, another):
+async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, truth, another):
     heard = []
     async with watching(store, rung=heard.append) as watch:
         await watch.tick(["w"], ["default"])
-        await another.ring("default")
-        await another.ring("a queue, 'quoted'")
+        await another.ring("default", 1)
+        await another.ring("a queue, 'quoted'", 1)
         await become_true(lambda: len(heard) == 2)
-        assert heard == ["default", "a queue, 'quoted'"]
+        assert heard == [mark_of("default"), mark_of("a queue, 'quoted'")]
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._connection.get_server_pid())
         await become_true(watch._connection.is_closed)
         await watch.tick(["w"], ["default"])
-        await another.ring("again")
-        await become_true(lambda: heard[2:] == ["again"])
+        await another.ring("again", 1)
+        await become_true(lambda: heard[2:] == [mark_of("again")])
 
 
 # Ticks

@@ -410,7 +410,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         found = await watch.tick(some, queues)
         await self.beside.stand_still()
         left = None if found.next_due is None else round(found.next_due / UNIT)
-        assert found._replace(next_due=left) == expected
+        assert found._replace(next_due=left)[: len(expected)] == expected
 
     # What must hold
 
