@@ -232,7 +232,7 @@ class Admin:
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name)
-        claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout)
+        claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout, claim.token)
         await context.adopt(claimed, can_park=False, store=store)
         function: Callable[..., Awaitable[R]] = workflow
         return await function(context, *encoded.value["args"], **encoded.value["kwargs"])

@@ -356,9 +356,9 @@ class PyWorkflow:
             claim = await store.claim(self._id, timeout)
             if not claim.succeeded:
                 try:
-                    await self._take(store, claim.epoch, timeout, can_park=False)
+                    await self._take(store, claim.epoch, claim.token, timeout, can_park=False)
                 except BaseException:
-                    store.abandon(self._id, claim.epoch)
+                    store.abandon(self._id, claim.epoch, claim.token)
                     raise
         return claim
 
@@ -369,7 +369,7 @@ class PyWorkflow:
         loop's, looked up where it is not given.
         """
         store = await self._host.store() if store is None else store
-        await self._take(store, claimed.epoch, claimed.left, can_park=can_park)
+        await self._take(store, claimed.epoch, claimed.claim, claimed.left, can_park=can_park)
 
     async def hand_back(self, grace: float = 0.0) -> None:
         """Leave the run for another worker to go on with at once; the step that executes has `grace` seconds.
@@ -386,7 +386,7 @@ class PyWorkflow:
         if self._run is not None:
             self._run.give_up()
 
-    async def _take(self, store: Store, epoch: int, left: float | None, *, can_park: bool) -> None:
+    async def _take(self, store: Store, epoch: int, token: int, left: float | None, *, can_park: bool) -> None:
         history = History({}, {}, left)
         if epoch > 1:  # before the first run there was nobody to record anything
             history = await store.history(self._id)
@@ -397,6 +397,7 @@ class PyWorkflow:
             workflow_id=self._id,
             name=self._name,
             epoch=epoch,
+            claim=token,
             history=history,
             can_park=can_park,
         )

@@ -34,7 +34,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The schema of the tables unless the application chooses another."""
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in `migrations/versions`; known here so that checking it needs no Alembic."""
 
 _NAMING = {
@@ -88,7 +88,8 @@ class Workflow(Base):
     name: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=WorkflowStatus.PENDING.value)
     epoch: Mapped[int] = mapped_column(server_default=text("0"))
-    claim: Mapped[UUID | None] = mapped_column(Uuid())
+    # Random: an epoch that was lost in a failover is given to another run, and this is not.
+    claim: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
@@ -111,6 +112,8 @@ class Workflow(Base):
     cancel_interrupts: Mapped[bool | None]
     # None: strict JSON.
     codec: Mapped[str | None]
+    # Random: an id that was lost in a failover is given to another workflow, and this is not.
+    token: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,

@@ -65,6 +65,7 @@ class Run:
         workflow_id: int,
         name: str,
         epoch: int,
+        claim: int,
         history: History,
         can_park: bool = False,
     ) -> None:
@@ -72,6 +73,7 @@ class Run:
         self.workflow_id = workflow_id
         self.name = name
         self.epoch = epoch
+        self.claim = claim
         self.codec = codec
         self.clock: TimeOfDay = store
         self.outer: Scope | None = None
@@ -286,6 +288,7 @@ class Run:
             workflow_id=self.workflow_id,
             name=self.name,
             epoch=self.epoch,
+            claim=self.claim,
             history=History(self.steps.outcomes, {}, None, self._retries),
             can_park=self.stopping.can_park,
         )
@@ -332,7 +335,7 @@ class Run:
         if not self.has_ended:
             self._close(self._ended)
             if self.stopping.lost is None:
-                self._store.abandon(self.workflow_id, self.epoch)
+                self._store.abandon(self.workflow_id, self.epoch, self.claim)
 
     def lose(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that nothing more can be written."""
@@ -352,7 +355,7 @@ class Run:
     ) -> None:
         self._close(partial(WorkflowFinishedError, self.workflow_id, status))
         try:
-            await self._store.end(RunEnd(self.workflow_id, self.epoch, output, error, reopen))
+            await self._store.end(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
         except PgqrsError as lost:
             self.lose(lost)
             raise
@@ -368,7 +371,9 @@ class Run:
     ) -> None:
         self._close(self._ended)
         try:
-            await self._store.leave(RunLeave(self.workflow_id, self.epoch, status, wait, error, retries, reopen))
+            await self._store.leave(
+                RunLeave(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
+            )
         except PgqrsError as lost:
             self.lose(lost)
             raise

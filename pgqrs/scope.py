@@ -40,7 +40,12 @@ class Body(Scope, Protocol):
 
     workflow_id: int
     epoch: int
+    claim: int
     steps: Any
+
+    def cancel(self, *, interrupt: bool) -> None:
+        """End the run as cancelled, after the steps that execute, or interrupting them."""
+        ...
 
     def lose(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that the run can write nothing more."""
@@ -115,13 +120,13 @@ class Execution:
     @property
     def started(self) -> StepStarted:
         """Which step it is, of which run."""
-        return StepStarted(self.run.workflow_id, self.run.epoch, self.step_id)
+        return StepStarted(self.run.workflow_id, self.run.epoch, self.step_id, self.run.claim)
 
     def outcome(self, output: str | None, error: str | None = None) -> StepOutcome:
         """Return the record of its end: the JSON text of its value, or of its error."""
         run = self.run
         return StepOutcome(
-            run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint
+            run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint, run.claim
         )
 
     def elapsed(self) -> float:

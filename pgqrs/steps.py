@@ -313,8 +313,10 @@ class Steps:
         execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution)
+        workflow_id, epoch, step_id, claim = execution.started
+        elapsed, failures = execution.elapsed(), execution.failures
         failure = StepFailure(
-            *execution.started, text, execution.elapsed(), execution.fingerprint, execution.failures, delay
+            workflow_id, epoch, step_id, text, elapsed, execution.fingerprint, failures, delay, claim
         )
         try:
             await self._store.record_failure(failure)
@@ -442,6 +444,8 @@ class Steps:
             finally:
                 if own.outcome is not None:
                     self._committed(execution, own.outcome)
+                if own.cancels is not None:
+                    execution.run.cancel(interrupt=own.cancels)
         if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
 

@@ -95,13 +95,15 @@ class StepRecord:
 class NewWorkflow(NamedTuple):
     """To write: a workflow that is not there yet; `input` is JSON text.
 
-    `codec` names what its payloads are written with, None for strict JSON; so it does in the other records.
+    `codec` is the name of the payloads' codec, None for strict JSON; so it is in the other records. `token` tells
+    the workflow from another that was given the same id; see `pgqrs.storage.tokens`.
     """
 
     workflow_id: int
     name: str
     input: str
     codec: str | None = None
+    token: int = 0
 
     @property
     def size(self) -> int:
@@ -112,7 +114,7 @@ class NewWorkflow(NamedTuple):
 class NewRun(NamedTuple):
     """To write: a workflow that is not there yet, and with it its first run; `input` is JSON text.
 
-    `timeout` is how long the workflow may take from now, in seconds.
+    `timeout` is how long the workflow may take from now, in seconds. `token` is the claim of the run, too.
     """
 
     workflow_id: int
@@ -121,6 +123,7 @@ class NewRun(NamedTuple):
     executor: UUID
     timeout: float | None
     codec: str | None = None
+    token: int = 0
 
     @property
     def size(self) -> int:
@@ -145,6 +148,7 @@ class Submission(NamedTuple):
     timeout: float | None
     key: str | None
     codec: str | None = None
+    token: int = 0
 
     @property
     def size(self) -> int:
@@ -153,13 +157,13 @@ class Submission(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """To write: the start of a run by `executor`; `claim` makes it safe to send twice.
+    """To write: the start of a run by `executor`; `claim` is the token by which the run writes from then on.
 
     `timeout` is how long the workflow may take from its first start, in seconds, unless it has a deadline.
     """
 
     workflow_id: int
-    claim: UUID
+    claim: int
     executor: UUID
     timeout: float | None = None
     codec: str | None = None
@@ -171,18 +175,20 @@ class RunStart(NamedTuple):
 
 
 class StepStarted(NamedTuple):
-    """A step that a run has begun to execute."""
+    """A step that a run has begun to execute; `claim` is the token of the run."""
 
     workflow_id: int
     epoch: int
     step_id: str
+    claim: int
 
 
 class StepOutcome(NamedTuple):
     """To write: what came of a step.
 
     One of `output` and `error` is JSON text; while neither is, the step is still running. `elapsed` is how long
-    it has executed, in seconds. `fingerprint` is that of its arguments.
+    it has executed, in seconds. `fingerprint` is that of its arguments. `claim` is the token of the run: the
+    record is written only while the workflow has that claim. So it is in the records below.
     """
 
     workflow_id: int
@@ -192,11 +198,18 @@ class StepOutcome(NamedTuple):
     error: str | None
     elapsed: float
     fingerprint: int | None = None
+    claim: int = 0
 
     @property
     def size(self) -> int:
         """The length of the payload in characters."""
         return len(self.output or self.error or "")
+
+
+class LastOutcome(StepOutcome):
+    """To write: the outcome of a step of a run that has heard that its workflow is to be cancelled."""
+
+    __slots__ = ()
 
 
 class StepFailure(NamedTuple):
@@ -213,11 +226,18 @@ class StepFailure(NamedTuple):
     fingerprint: int | None
     failures: int
     delay: float
+    claim: int = 0
 
     @property
     def size(self) -> int:
         """The length of the payload in characters."""
         return len(self.error)
+
+
+class LastFailure(StepFailure):
+    """To write: a failed attempt in a run that has heard that its workflow is to be cancelled."""
+
+    __slots__ = ()
 
 
 class RunEnd(NamedTuple):
@@ -228,6 +248,7 @@ class RunEnd(NamedTuple):
     output: str | None
     error: str | None
     reopen: tuple[str, ...] = ()
+    claim: int = 0
 
     @property
     def size(self) -> int:
@@ -251,6 +272,7 @@ class RunLeave(NamedTuple):
     error: str | None = None
     retries: int | None = None
     reopen: tuple[str, ...] = ()
+    claim: int = 0
 
     @property
     def size(self) -> int:
@@ -259,18 +281,22 @@ class RunLeave(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a start gave: the run's `epoch`, or the `output` (JSON text) of a workflow that has succeeded."""
+    """The answer to a start: the run's `epoch`, or the `output` (JSON text) of a workflow that has succeeded.
+
+    `token` is the claim by which the run writes.
+    """
 
     epoch: int
     output: str | None = None
     succeeded: bool = False
+    token: int = 0
 
 
 class ClaimedRun(NamedTuple):
     """A run that a worker has claimed.
 
     `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this one included.
-    `left` is the time until its deadline in seconds, None without one.
+    `left` is the time until its deadline in seconds, None without one. `claim` is the token of the run.
     """
 
     workflow_id: int
@@ -279,6 +305,7 @@ class ClaimedRun(NamedTuple):
     input: str
     attempts: int
     left: float | None
+    claim: int = 0
 
 
 class Outcome(NamedTuple):

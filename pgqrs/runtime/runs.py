@@ -132,7 +132,7 @@ class Runs:
         if held.adopted:
             held.context.give_up()
         else:
-            self._store.abandon(held.claimed.workflow_id, held.claimed.epoch)
+            self._store.abandon(held.claimed.workflow_id, held.claimed.epoch, held.claimed.claim)
 
     async def _begin(self, held: Held) -> None:
         """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
@@ -167,7 +167,8 @@ class Runs:
         """Leave a run for another executor, however long the database is away; one that has ended stays so."""
         while True:
             try:
-                await self._store.leave(RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING))
+                left = RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
+                await self._store.leave(left)
             except PgqrsError as error:
                 if isinstance(error, _STALE):
                     return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.aside import Aside
 from pgqrs.storage.repositories import drawn_ids, ids_of_keys
+from pgqrs.types import Submission
 
 LARGEST_BLOCK = 1024
 """The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
@@ -40,6 +41,10 @@ class Ids:
                     self._block = min(2 * self._block, LARGEST_BLOCK)
         return self._ids.popleft()
 
+    def forget(self) -> None:
+        """Drop what is in stock: a server that lost its last moments may have given it to others."""
+        self._ids.clear()
+
     def in_stock(self) -> int | None:
         """Return an id that is reserved already, None if there is none."""
         return self._ids.popleft() if self._ids else None
@@ -52,6 +57,25 @@ class Ids:
     async def of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
         """Return the ids of the workflows of this name that have these keys."""
         return dict(await self._aside.fetch(ids_of_keys, {"name": name, "keys": list(keys)}))
+
+
+async def submitted(
+    new: Sequence[Submission],
+    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int]]],
+    draw: Callable[[int], Awaitable[Sequence[int]]],
+) -> list[int]:
+    """Submit workflows under ids of their own, and return the ids of the workflows that they are, in order.
+
+    `submit` returns ids by tokens, and leaves out the tokens whose id another workflow has: a server that lost its
+    last moments gave it twice. `draw` reserves others then.
+    """
+    found: dict[int, int] = {}
+    left = list(new)
+    while left:
+        drawn = await draw(len(left))
+        found |= await submit([each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)])
+        left = [each for each in left if each.token not in found]
+    return [found[each.token] for each in new]
 
 
 def check_id(workflow_id: object) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 from weakref import ref
 
 from pgqrs.errors import PgqrsError
@@ -22,7 +22,7 @@ from pgqrs.storage import writes
 from pgqrs.storage.answers import Answer, Waker
 from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
-from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Kind, Standing
+from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Heard, Kind, Standing
 from pgqrs.storage.poolers import Driver, close_driver, is_bounded
 from pgqrs.storage.watchdog import Watchdog
 from pgqrs.storage.writes import KINDS, Record
@@ -85,18 +85,26 @@ class Entry:
             self.tell(verdict)
 
 
+class Keeper(Protocol):
+    """The owner of a journal, which closes it."""
+
+    def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
+        """Cancel the run of a workflow, if it is live here."""
+        ...
+
+
 class Journal:
     """The one writer of an event loop: `write` a record and await what became of it."""
 
-    def __init__(self, database: Database, keeper: object = None) -> None:
-        """Write to a database; `keeper` is whoever closes the journal.
+    def __init__(self, database: Database, keeper: Keeper | None = None) -> None:
+        """Write to a database; the `keeper` hears which runs are to be cancelled.
 
         It lives as long as there is something to write: collected in the loop's last moments, it would begin to
-        close what nobody waits for any more.
+        close what no task waits for any more.
         """
         self._database = database
         self._keeper = None if keeper is None else ref(keeper)
-        self._kept: object = None
+        self._kept: Keeper | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
         self._queued_size = 0
@@ -254,7 +262,7 @@ class Journal:
         return [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
 
     def _wake(self) -> None:
-        self._kept = self._keeper and self._keeper()
+        self._kept = None if self._keeper is None else self._keeper()
         # In a context of its own: that of whoever came first would live as long as there is work.
         context = Context()
         self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
@@ -425,8 +433,17 @@ class Journal:
             verdict = KINDS[type(record)].judge(record, standings[record.workflow_id, _step_id(record)])
             if verdict is AGAIN:
                 self._stall(entry)
+            elif isinstance(verdict, Heard):
+                self._hear(entry, verdict)
             else:
                 self._tell(entry, verdict)
+
+    def _hear(self, entry: Entry, heard: Heard) -> None:
+        """Tell a run that it is to be cancelled, before its record is written and its code goes on."""
+        if self._kept is not None:
+            self._kept.cancel_asked(entry.record.workflow_id, heard.interrupts)
+        entry.record = heard.instead
+        self._put_back([entry])
 
     def _tell(self, entry: Entry, verdict: Any) -> None:
         if self._delays:

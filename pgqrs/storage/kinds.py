@@ -3,16 +3,20 @@
 The statement is over `unnest(...)` arrays, one a column. A lone record's has plain values in their place, which
 saves the arrays' encoding, and the server a join and two sorts. Every one may be sent twice.
 
-The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the epoch
-that is current when it commits. A plain condition on the epoch lets a stale row slip in beside an uncommitted
-start. Rows that somebody else has locked are skipped, so that one of them never holds up the batch; their
-records go unanswered and are sent again.
+The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the claim
+that is current when it commits. A plain condition on the claim lets a stale row slip in beside an uncommitted
+start. The claim is a random token and not the epoch: a server that lost its last moments gives an epoch twice.
+Rows that another transaction has locked are skipped, so that one of them never holds up the batch; their records
+go unanswered and are sent again.
+
+The outcomes of a run whose workflow is to be cancelled go unanswered as well: so the run hears of it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
@@ -27,7 +31,7 @@ from pgqrs.models import Text, Workflow
 from pgqrs.storage.sql import array_of, constant, text_of_array, unnest
 from pgqrs.types import Claim, Outcome, RunEnd, StepFailure, StepOutcome, WorkflowStatus
 
-Result: TypeAlias = Claim | Outcome | bool | None
+Result: TypeAlias = Claim | Outcome | PgqrsError | bool | None
 Arrays: TypeAlias = dict[str, list[Any] | str | None]
 
 R = TypeVar("R", bound=tuple[Any, ...])
@@ -38,13 +42,31 @@ EPOCH = -1
 AGAIN: Any = object()
 """The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
 
+TAKEN: Any = object()
+"""The verdict of `Kind.judge` on a new workflow whose id another workflow has: draw another id."""
+
+
+class Heard(NamedTuple):
+    """The verdict of `Kind.judge` on a record of a run that is to be cancelled.
+
+    `interrupts` tells whether the steps that execute are to be interrupted, and `instead` is the record to send.
+    """
+
+    interrupts: bool
+    instead: Any
+
 
 class Standing(NamedTuple):
-    """How a record's workflow and step stand, read after the record's write went unanswered."""
+    """The state of a record's workflow and step, read after the record's write went unanswered.
+
+    `cancels` tells that the workflow is to be cancelled, and whether its steps are to be interrupted.
+    """
 
     status: str | None
     epoch: int
-    claim: UUID | None
+    claim: int | None
+    token: int | None
+    cancels: bool | None
     executor: UUID | None
     output: str | None
     codec: str | None
@@ -59,13 +81,14 @@ class Standing(NamedTuple):
 class Held(NamedTuple):
     """Records whose workflows are locked: `source` is what to select them from.
 
-    `c` has the records' columns, or the values of a lone one. `workflow_id` is the column of the source, and
-    `is_current` the condition that a record's epoch is its workflow's.
+    `c` has the records' columns, or the values of a lone one. `workflow_id` and `epoch` are columns of the source,
+    and `is_current` is the condition that a record's claim is its workflow's.
     """
 
     source: Subquery
     c: Any
     workflow_id: ColumnElement[int]
+    epoch: ColumnElement[int]
     is_current: ColumnElement[bool]
 
 
@@ -74,24 +97,26 @@ class Rows(Generic[R]):
 
     name: ClassVar[str]
     columns: ClassVar[dict[str, TypeEngine[Any]]]
+    fields: ClassVar[tuple[str, ...]]
+    """The names of a record's fields, in order; those that are no columns are not for the statement."""
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place in a record of each bind."""
+        return {f"{self.name}_{key}": self.fields.index(key) for key in self.columns}
 
     def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array a column, in which each record has its place.
-
-        The columns are the record's first fields; what follows them is not for these arrays.
-        """
-        keys = (f"{self.name}_{key}" for key in self.columns)
-        return dict(zip(keys, map(_array, zip(*records, strict=True)), strict=False))
+        """Return the binds: an array a column, in which each record has its place."""
+        fields = list(zip(*records, strict=True))
+        return {bind: _array(fields[place]) for bind, place in self.places.items()}
 
     def values(self, record: R) -> dict[str, Any]:
         """Return the binds of a lone record."""
-        keys = (f"{self.name}_{key}" for key in self.columns)
-        return dict(zip(keys, record, strict=False))
+        return {bind: record[place] for bind, place in self.places.items()}
 
     def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
-        """Return what takes the values of these binds, which are several, out of a lone record."""
-        places = {f"{self.name}_{key}": place for place, key in enumerate(self.columns)}
-        return itemgetter(*(places[bind] for bind in binds))
+        """Return a function that takes the values of these binds, which are several, out of a lone record."""
+        return itemgetter(*(self.places[bind] for bind in binds))
 
     def plain(self) -> Any:
         """Return a lone record's values, each as an attribute."""
@@ -159,18 +184,27 @@ class Kind(Rows[R], ABC):
             read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow
         ).subquery(f"{self.name}_held")
         if lone:
-            return Held(held, records, held.c.id, true())
-        is_current = held.c.current_epoch == held.c.epoch if "epoch" in self.columns else true()
-        return Held(held, held.c, held.c.workflow_id, is_current)
+            return Held(held, records, held.c.id, held.c.current_epoch, true())
+        is_current = held.c.current_claim == held.c.claim if self._is_fenced else true()
+        return Held(held, held.c, held.c.workflow_id, held.c.current_epoch, is_current)
+
+    # A start brings a claim of its own; every other write is by the claim that its run has.
+    _is_fenced: ClassVar[bool] = True
 
     def _joined(self, rows: Any) -> Any:
-        joined = select(*rows.c, Workflow.epoch.label("current_epoch"))
-        return joined.join_from(rows, Workflow, Workflow.id == rows.c.workflow_id).order_by(Workflow.id)
+        joined = select(*rows.c, Workflow.epoch.label("current_epoch"), Workflow.claim.label("current_claim"))
+        found = joined.join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
+        return found.where(*self._also_of_workflow()).order_by(Workflow.id)
 
     def _found(self, record: Any) -> Any:
-        # The condition on the epoch is looked at again once the lock is there.
-        current = [Workflow.epoch == record.epoch] if "epoch" in self.columns else []
-        return select(Workflow.id).where(Workflow.id == record.workflow_id, *current)
+        # The conditions are looked at again once the lock is there.
+        current = [Workflow.claim == record.claim] if self._is_fenced else []
+        found = select(Workflow.id, Workflow.epoch.label("current_epoch"))
+        return found.where(Workflow.id == record.workflow_id, *current, *self._also_of_workflow())
+
+    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+        """Return the further conditions on the workflow that a record is written for."""
+        return []
 
     def answer(
         self, workflow_id: Any, epoch: Any, step_id: Any = None, *, lone: bool = False
@@ -190,7 +224,7 @@ def lost(record: StepOutcome | StepFailure | RunEnd, standing: Standing) -> Pgqr
     """Tell why a run can write no more, if it cannot."""
     if standing.status is None:
         return WorkflowNotFoundError(record.workflow_id)
-    if standing.epoch != record.epoch:
+    if standing.claim != record.claim:
         if standing.status == WorkflowStatus.CANCELLED:
             return WorkflowCancelledError(record.workflow_id)
         return WorkflowFencedError(record.workflow_id, record.epoch)

@@ -67,7 +67,7 @@ class RunningMarks:
 
     def _mark(self, step: StepStarted, elapsed: float) -> None:
         on_its_way = self._on_their_way[step] = self._loop.create_future()
-        mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None)
+        mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None, step.claim)
         self._journal.accept(mark, partial(self._settled, step, on_its_way))
 
     def _settled(self, step: StepStarted, on_its_way: asyncio.Future[None], _verdict: object) -> None:

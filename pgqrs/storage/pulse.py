@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple, Protocol, TypeAlias
-from uuid import UUID, uuid4
+from uuid import uuid4
 from weakref import ref
 
 from pgqrs.clock import Reading
@@ -43,7 +43,7 @@ class HeldRun(NamedTuple):
 
     workflow_id: int
     epoch: int
-    claim: UUID | None
+    claim: int | None
 
 
 class Keeper(Protocol):

@@ -108,7 +108,7 @@ def claim() -> Any:
         .values(
             status=constant(WorkflowStatus.RUNNING),
             epoch=Workflow.epoch + ONE,
-            claim=bindparam("token", type_=Uuid()),
+            claim=bindparam("token", type_=BigInteger()),
             executor=bindparam("executor", type_=Uuid()),
             attempts=Workflow.attempts + ONE,
             ready_at=null(),
@@ -165,7 +165,7 @@ def _affordable(ready: Any) -> Any:
 def claimed() -> Any:
     """Return the query for what claims took whose answers were lost: the tokens tell."""
     own = Workflow.executor == bindparam("executor", type_=Uuid())
-    taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(Uuid())))
+    taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(BigInteger())))
     running = Workflow.status == constant(WorkflowStatus.RUNNING)
     return select(*_claimed()).where(own, taken, running)
 
@@ -235,6 +235,7 @@ def time_out() -> Any:
             status=constant(WorkflowStatus.ERROR),
             error=json_of(held.c.error),
             epoch=Workflow.epoch + ONE,
+            claim=null(),
             **_unheld(),
             deadline=null(),
             cancel_interrupts=null(),
@@ -262,6 +263,7 @@ def _claimed() -> list[ColumnElement[Any]]:
         text_of(Workflow.input),
         Workflow.attempts,
         seconds_until(Workflow.deadline),
+        Workflow.claim,
         Workflow.priority,
         pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),
     )
@@ -363,6 +365,7 @@ def _recovered() -> Any:
         .where(Workflow.id == lost.c.id)
         .values(
             epoch=Workflow.epoch + ONE,
+            claim=null(),
             executor=null(),
             due_at=null(),
             queue=own_queue(),

@@ -101,28 +101,30 @@ class WorkflowRepository:
             query = query.where(Workflow.id < before)
         return [_workflow(row, decode) for row in await self._connection.execute(query)]
 
-    async def create(self, new: NewWorkflow) -> None:
-        """Insert a workflow that nobody runs yet."""
-        await self._connection.execute(KINDS[NewWorkflow].statement(lone=True), KINDS[NewWorkflow].values(new))
+    async def create(self, new: NewWorkflow) -> bool:
+        """Insert a workflow that no executor runs yet, and tell whether its id was free."""
+        kind = KINDS[NewWorkflow]
+        return (await self._connection.execute(kind.statement(lone=True), kind.values(new))).first() is not None
 
-    async def submit_with_ids(
-        self, submissions: Sequence[Submission], ids: Sequence[int], codec: str | None
-    ) -> list[int]:
-        """Insert workflows of one name under these ids, and return the ids of those that there are then.
+    async def submit(self, new: Sequence[Submission]) -> dict[int, int]:
+        """Insert workflows of one name for workers to claim; return the ids of the workflows by their tokens.
 
-        Of those that share a key the first is inserted, unless the key was taken before.
+        Of the workflows that share a key the first is inserted, unless the key was taken before: its id stands for
+        all of them. A token is left out where its id is another workflow's.
         """
-        new = [each._replace(workflow_id=own, codec=codec) for each, own in zip(submissions, ids, strict=True)]
-        written = await self.submit(new)
-        keys = {each.key for each in new if each.key is not None and each.workflow_id not in written}
-        taken = await self.ids_of_keys(new[0].name, list(keys)) if keys else {}
-        return [taken[each.key] if each.key in keys else each.workflow_id for each in new]
-
-    async def submit(self, submissions: Sequence[Submission]) -> set[int]:
-        """Insert workflows for workers to claim, and return the ids of those whose key was not taken."""
         kind = ENQUEUE_IN_LENT_SESSION
-        rows: Any = await self._connection.execute(kind.statement(), kind.arrays(submissions))
-        return {row.workflow_id for row in rows}
+        rows: Any = await self._connection.execute(kind.statement(), kind.arrays(new))
+        written = {row.workflow_id for row in rows}
+        found = {each.token: each.workflow_id for each in new if each.workflow_id in written}
+        left = {each.workflow_id: each for each in new if each.workflow_id not in written}
+        if left:
+            # What an earlier sending has written, and what has the keys.
+            query = select(Workflow.id, Workflow.token).where(Workflow.id == func.any(_bigints(left)))
+            there: Any = await self._connection.execute(query)
+            found |= {token: own for own, token in there if token == left[own].token}
+        keys = {each.token: each.key for each in left.values() if each.key and each.token not in found}
+        taken = await self.ids_of_keys(new[0].name, list(set(keys.values()))) if keys else {}
+        return found | {token: taken[key] for token, key in keys.items() if key in taken}
 
     async def ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
         """Return the ids of the workflows of this name that have these keys."""
@@ -168,7 +170,7 @@ class WorkflowRepository:
         await self._connection.execute(
             update(Workflow)
             .where(Workflow.id == workflow_id, Workflow.executor == executors.ABANDONED)
-            .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1)
+            .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1, claim=null())
         )
 
     async def resume(self, workflow_id: int) -> str:

@@ -21,7 +21,7 @@ from pgqrs.storage.kinds import AGAIN, Standing
 from pgqrs.storage.lending import Lending
 from pgqrs.storage.repositories import StepRepository
 from pgqrs.storage.sole_commit import SoleCommit, isolation_of
-from pgqrs.storage.writes import ASKED_IN_LENT_SESSION, OUTCOME
+from pgqrs.storage.writes import ASKED_IN_LENT_SESSION, LAST_OUTCOME
 from pgqrs.types import Outcome, StepOutcome
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ SessionMaker: TypeAlias = Callable[[], AsyncSession]
 
 _logger = logging.getLogger("pgqrs")
 
-_RECORD = OUTCOME.in_transaction()
+_RECORD = LAST_OUTCOME.in_transaction()
 _ASK = ASKED_IN_LENT_SESSION.statement()
 
 
@@ -68,6 +68,8 @@ class StepSession:
         self.session = session
         self.outcome: Outcome | None = None
         """What is recorded of the step, once that is committed."""
+        self.cancels: bool | None = None
+        """Whether the workflow is to be cancelled, interrupting its steps; None where it is not."""
         self._database = database
         self._lending = lending
         self._nested = nested
@@ -134,7 +136,9 @@ class StepSession:
         with usable():
             await self.session.flush()
         borrowed = await self._lending.borrow(self.session)
-        if await _record(borrowed, record):
+        row = (await borrowed.execute(_RECORD, LAST_OUTCOME.values(record))).first()
+        if row is not None:
+            self.cancels = row.cancels
             await _to_the_end(self._commit(record))
         else:
             self.outcome = await _recorded_before(borrowed, record)
@@ -156,7 +160,7 @@ class StepSession:
             )
         else:
             self._sole.check_committed()
-            self.outcome = OUTCOME.answered(record, record.epoch)
+            self.outcome = LAST_OUTCOME.answered(record, record.epoch)
 
     async def _commit_in_time(self) -> None:
         """Commit, and end the connection if that takes longer than the database's `timeout`."""
@@ -180,15 +184,11 @@ def _is_refusal(error: Exception) -> bool:
     return code is not None and not code.startswith(("08", "57"))
 
 
-async def _record(borrowed: Borrowed, record: StepOutcome) -> bool:
-    return (await borrowed.execute(_RECORD, OUTCOME.values(record))).first() is not None
-
-
 async def _recorded_before(borrowed: Borrowed, record: StepOutcome) -> Outcome:
     """Return the outcome that the step has already; raise why the run may write no more."""
     asked = ASKED_IN_LENT_SESSION.arrays([(record.workflow_id, record.step_id)])
     row: Any = (await borrowed.execute(_ASK, asked)).one()
-    verdict = OUTCOME.judge(record, Standing(*row[2:]))
+    verdict = LAST_OUTCOME.judge(record, Standing(*row[2:]))
     if verdict is AGAIN:
         raise DatabaseError(
             f"step {record.step_id!r} of workflow {record.workflow_id} could not be recorded, because its record "

@@ -9,10 +9,10 @@ from sqlalchemy import BigInteger, Double, case, func, literal_column, not_, nul
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Step, Text
-from pgqrs.storage.kinds import AGAIN, Held, Kind, R, Rows, Standing, lost
+from pgqrs.models import Step, Text, Workflow
+from pgqrs.storage.kinds import AGAIN, Heard, Held, Kind, R, Rows, Standing, lost
 from pgqrs.storage.sql import ZERO, constant, earlier, json_of, later
-from pgqrs.types import Outcome, StepFailure, StepOutcome, StepStatus
+from pgqrs.types import LastFailure, LastOutcome, Outcome, StepFailure, StepOutcome, StepStatus
 
 _FALSE: ColumnElement[bool] = literal_column("false")
 
@@ -55,10 +55,11 @@ class _StepKind(Kind[R]):
 class StepWrite(_StepKind[StepOutcome]):
     """Record what came of steps, or that they are running, for runs whose epoch is current."""
 
-    name = "step"
+    name: ClassVar[str] = "step"
+    fields = StepOutcome._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
-        "epoch": BigInteger(),
+        "claim": BigInteger(),
         "step_id": Text(),
         "output": Text(),
         "error": Text(),
@@ -77,13 +78,6 @@ class StepWrite(_StepKind[StepOutcome]):
         "fingerprint",
     ]
 
-    def in_transaction(self) -> Any:
-        """Return the insert of a lone outcome as the last statement of a longer transaction.
-
-        Nobody else waits for that, so it waits for a lock on the workflow's row instead of going unanswered.
-        """
-        return self._insert(self.held(to_update=False, lone=True, waiting=True), lone=True)
-
     def _values(self, held: Held) -> list[ColumnElement[Any]]:
         return [
             held.c.workflow_id,
@@ -93,7 +87,7 @@ class StepWrite(_StepKind[StepOutcome]):
                 (held.c.error.is_not(None), constant(StepStatus.ERROR)),
                 else_=constant(StepStatus.RUNNING),
             ),
-            held.c.epoch,
+            held.epoch,
             earlier(held.c.elapsed),
             case((func.coalesce(held.c.output, held.c.error).is_not(None), func.now())),
             json_of(held.c.output),
@@ -106,13 +100,43 @@ class StepWrite(_StepKind[StepOutcome]):
         return Outcome(record.output, record.error, record.fingerprint)
 
     def judge(self, record: StepOutcome, standing: Standing) -> Any:
-        """Return the outcome that is stored, whoever wrote it; a stale run is fenced."""
+        """Return the outcome that is stored, whichever run wrote it; a stale run is fenced."""
         if reason := lost(record, standing):
             return reason
-        written = standing.step_status in _of_this_run(record) and standing.step_epoch == record.epoch
+        written = standing.step_status in _of_this_run(record) and standing.step_epoch == standing.epoch
         if written or standing.step_status == StepStatus.SUCCESS:
             return Outcome(standing.step_output, standing.step_error, standing.step_fingerprint)
+        return self._held_up(record, standing)
+
+    def _held_up(self, record: StepOutcome, standing: Standing) -> Any:
+        """Return why an outcome that may be written was not."""
+        return AGAIN if standing.cancels is None else Heard(standing.cancels, LastOutcome(*record))
+
+    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+
+class LastStepWrite(StepWrite):
+    """Record the outcomes of steps for runs that have heard, or will be told, that they are to be cancelled."""
+
+    name = "last"
+
+    def in_transaction(self) -> Any:
+        """Return the insert of a lone outcome as the last statement of a longer transaction.
+
+        No other record waits for that, so it waits for a lock on the workflow's row instead of going unanswered.
+        It answers with the epoch, and with whether the workflow is to be cancelled.
+        """
+        own = Workflow.id == self.plain().workflow_id
+        cancels = select(Workflow.cancel_interrupts).where(own).scalar_subquery()
+        inserted = self._insert(self.held(to_update=False, lone=True, waiting=True), lone=True)
+        return inserted.returning(cancels.label("cancels"))
+
+    def _held_up(self, record: StepOutcome, standing: Standing) -> Any:
         return AGAIN
+
+    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+        return []
 
 
 def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
@@ -124,10 +148,11 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
 class Fail(_StepKind[StepFailure]):
     """Record attempts of steps that failed and are to be tried again, for runs whose epoch is current."""
 
-    name = "failure"
+    name: ClassVar[str] = "failure"
+    fields = StepFailure._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
-        "epoch": BigInteger(),
+        "claim": BigInteger(),
         "step_id": Text(),
         "error": Text(),
         "elapsed": Double(),
@@ -152,7 +177,7 @@ class Fail(_StepKind[StepFailure]):
             held.c.workflow_id,
             held.c.step_id,
             constant(StepStatus.RUNNING),
-            held.c.epoch,
+            held.epoch,
             earlier(held.c.elapsed),
             json_of(held.c.error),
             held.c.fingerprint,
@@ -175,17 +200,37 @@ class Fail(_StepKind[StepFailure]):
         if reason := lost(record, standing):
             return reason
         if standing.step_status is None:
-            return AGAIN
-        if standing.step_status != StepStatus.SUCCESS and standing.step_epoch < record.epoch:
-            return AGAIN
+            return self._held_up(record, standing)
+        if standing.step_status != StepStatus.SUCCESS and standing.step_epoch < standing.epoch:
+            return self._held_up(record, standing)
         written = standing.step_status != StepStatus.RUNNING or standing.step_failures >= record.failures
-        return None if written else AGAIN
+        return None if written else self._held_up(record, standing)
+
+    def _held_up(self, record: StepFailure, standing: Standing) -> Any:
+        """Return why a failed attempt that may be written was not."""
+        return AGAIN if standing.cancels is None else Heard(standing.cancels, LastFailure(*record))
+
+    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+
+class LastFail(Fail):
+    """Record failed attempts for runs that have heard that they are to be cancelled."""
+
+    name = "lastfailure"
+
+    def _held_up(self, record: StepFailure, standing: Standing) -> Any:
+        return AGAIN
+
+    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+        return []
 
 
 class Reopen(Rows[tuple[int, str]]):
     """Mark steps to be executed again, in those workflows whose end the same statement records."""
 
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
+    fields = ("workflow_id", "step_id")
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]  # one for each kind that re-opens steps

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Generator, Seq
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
 from typing import Any, Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 from weakref import WeakSet, WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,14 +24,16 @@ from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.faults import translated
-from pgqrs.storage.ids import Ids, check_id
+from pgqrs.storage.ids import Ids, check_id, submitted
 from pgqrs.storage.journal import Journal
+from pgqrs.storage.kinds import TAKEN
 from pgqrs.storage.lending import Lending, Lent
 from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.pulse import HeldRun, Pulse
 from pgqrs.storage.repositories import Decode, Life, ServerRepository, StepRepository, WorkflowRepository, notify
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
+from pgqrs.storage.tokens import new_token
 from pgqrs.storage.watch import Watch
 from pgqrs.storage.within import Within
 from pgqrs.types import (
@@ -195,7 +197,7 @@ class Store:
                 await self._pulse.join(self)
             self._is_beating = True
 
-    # --- a `Keeper` ---
+    # --- a `Keeper`, of the pulse and of the journal ---
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
         """Cancel a run that is live in this event loop."""
@@ -228,7 +230,7 @@ class Store:
                 "workflow %s is given up: this process holds run %s of it and does not carry it out",
                 each.workflow_id, each.epoch,
             )  # fmt: skip
-            self.abandon(each.workflow_id, each.epoch)
+            self.abandon(each.workflow_id, each.epoch, each.claim or 0)
 
     # ---
 
@@ -266,9 +268,18 @@ class Store:
     async def create(self, name: str, input_text: str) -> int:
         """Write a new workflow and return its id."""
         await self.ready()
-        workflow_id = await self.ids.next()
-        await self.journal.write(NewWorkflow(workflow_id, name, input_text, self._codec))
-        return workflow_id
+        while True:
+            workflow_id = await self.ids.next()
+            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
+            if await self._is_own(new):
+                return workflow_id
+
+    async def _is_own(self, new: NewWorkflow | NewRun | Submission) -> bool:
+        """Write a new workflow and tell whether it has its id, which a server may have given twice."""
+        if await self.journal.write(new) is not TAKEN:
+            return True
+        self.ids.forget()
+        return False
 
     async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
         """Write a new workflow that this executor runs already, and return its id and the claim.
@@ -278,10 +289,14 @@ class Store:
         await self.ready()
         with self._starts:
             await self.beat()
-            workflow_id = await self.ids.next()
-            with self.changing.counted(workflow_id):
-                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec)
-                return workflow_id, await self._started(record)
+            while True:
+                workflow_id, token = await self.ids.next(), new_token()
+                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec, token)
+                with self.changing.counted(workflow_id):
+                    claim = await self._started(record, token)
+                    if claim is not None:
+                        return workflow_id, claim
+                self.ids.forget()
 
     async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
         """Start a run of the workflow, fencing every earlier one, or return the output of its success.
@@ -297,27 +312,33 @@ class Store:
         await self.beat()
         while True:
             try:
-                record = RunStart(workflow_id, uuid4(), self.executor_id, timeout, self._codec)
-                return await self._started(record)
+                record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec)
+                claim = await self._started(record, record.claim)
             except WorkflowLockedError as locked:
                 if not await self._release(workflow_id, locked.executor_id):
                     raise
+            else:
+                assert claim is not None  # noqa: S101  # the workflow is there
+                return claim
 
-    async def _started(self, record: NewRun | RunStart) -> Claim:
-        """Write the start of a run, whose claim is nobody's where the caller does not wait for it any more."""
+    async def _started(self, record: NewRun | RunStart, token: int) -> Claim | None:
+        """Write the start of a run by a token; return the claim, or None where another workflow has the id.
+
+        Where the caller does not wait for the claim any more, the run is given up.
+        """
         if self.journal.is_full:
             await self.journal.room()
         answer = Answer(loop=asyncio.get_running_loop())
 
         def tell(verdict: Any) -> None:
             if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
-                self.abandon(record.workflow_id, verdict.epoch)
+                self.abandon(record.workflow_id, verdict.epoch, token)
             else:
                 self.journal.answer(answer, verdict)
 
         self.journal.accept(record, tell)
-        claim: Claim = await answer
-        return claim
+        claim = await answer
+        return None if claim is TAKEN else claim._replace(token=token)
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
         """Take the run from its executor if that is dead, and tell whether it is.
@@ -358,10 +379,15 @@ class Store:
         await self.ready()
         while True:
             workflow_id = await self.ids.next()
-            new = Submission(workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec)
-            if await self.journal.write(new) or key is None:
+            new = Submission(
+                workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec, new_token()
+            )
+            written = await self.journal.write(new)
+            if written is TAKEN:
+                self.ids.forget()
+            elif written or key is None:
                 return workflow_id
-            if (taken := (await self.ids.of_keys(name, [key])).get(key)) is not None:
+            elif (taken := (await self.ids.of_keys(name, [key])).get(key)) is not None:
                 return taken
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
@@ -377,10 +403,11 @@ class Store:
         return ids
 
     async def _submit_batch(self, submissions: Sequence[Submission]) -> list[int]:
-        drawn = await self.ids.block(len(submissions))
-        return await self.database.patiently(
-            lambda connection: WorkflowRepository(connection).submit_with_ids(submissions, drawn, self._codec)
-        )
+        async def submit(new: Sequence[Submission]) -> dict[int, int]:
+            return await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
+
+        new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
+        return await submitted(new, submit, self.ids.block)
 
     async def within(self, lent: Lent) -> Within:
         """Return what can be done in a transaction of the application's; raises `SessionError` where it cannot be.
@@ -392,7 +419,7 @@ class Store:
             with usable():
                 await self._check_tables(borrowed.connection)
             self._verified = True
-        return Within(borrowed, self.ids.in_stock, self.database.workflow_ids, self._codec)
+        return Within(borrowed, self.ids, self.database.workflow_ids, self._codec)
 
     def step_session(self, *, nested: bool) -> AbstractAsyncContextManager[StepSession]:
         """Open the session of a transactional step; `nested` tells that a step around it has one."""
@@ -468,12 +495,12 @@ class Store:
         finally:
             self.changing.discard(record.workflow_id)
 
-    def abandon(self, workflow_id: int, epoch: int) -> None:
+    def abandon(self, workflow_id: int, epoch: int, claim: int) -> None:
         """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash.
 
-        What a crowded journal does not take on, or cannot write in time, a later beat gives up again.
+        A run that a crowded journal does not take on, or cannot write in time, a later beat gives up again.
         """
-        self.journal.offer(RunLeave(workflow_id, epoch, WorkflowStatus.RUNNING))
+        self.journal.offer(RunLeave(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
 
     async def name_of(self, workflow_id: int) -> str:
         """Return the name of a workflow."""

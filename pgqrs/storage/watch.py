@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pgqrs.clock import LONGEST, Clock, MonotonicClock, Reading
 from pgqrs.errors import WorkflowTimeoutError
@@ -17,6 +17,7 @@ from pgqrs.storage.database import CompiledStatement, Database
 from pgqrs.storage.faults import translated
 from pgqrs.storage.floor import Floor
 from pgqrs.storage.poolers import Driver, close_driver
+from pgqrs.storage.tokens import new_token
 from pgqrs.types import ClaimedRun
 
 MOST_BYTES = 64 * 2**20
@@ -82,7 +83,7 @@ class Watch:
         self._connection: Driver | None = None
         self._one_at_a_time = asyncio.Lock()
         self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
-        self._unanswered: list[UUID] = []
+        self._unanswered: list[int] = []
         self._settled_at = 0.0
         self._ticks = 0
         self._slack = _SLACK
@@ -121,7 +122,7 @@ class Watch:
         rows: list[Any] = []
         budget: int = values["budget"]
         for _ in range(_ATTEMPTS):
-            token, wanted = uuid4(), limit - len(rows)
+            token, wanted = new_token(), limit - len(rows)
             window = wanted + self._slack
             self._unanswered.append(token)
             floor = self._floor.of((values["names"], values["queues"]))
@@ -144,7 +145,7 @@ class Watch:
         return rows
 
     @property
-    def unanswered(self) -> tuple[UUID, ...]:
+    def unanswered(self) -> tuple[int, ...]:
         """The tokens of claims whose answers are not there yet, or were lost."""
         return tuple(self._unanswered)
 

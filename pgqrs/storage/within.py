@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pgqrs.errors import SessionError
 from pgqrs.storage.borrowed import Borrowed
+from pgqrs.storage.channels import executor_channel
 from pgqrs.storage.executors import ABANDONED
-from pgqrs.storage.ids import check_id
-from pgqrs.storage.repositories import Life, ServerRepository, WorkflowRepository
+from pgqrs.storage.ids import Ids, check_id, submitted
+from pgqrs.storage.repositories import Life, ServerRepository, WorkflowRepository, notify
+from pgqrs.storage.tokens import new_token
 from pgqrs.types import NewWorkflow, Submission
 
 
 class Within:
     """Writes that are there once the application commits, and gone when it rolls back.
 
-    `ids` returns an id that is reserved already, None where there is none in stock; `sequence` is where another
-    one comes from then, `codec` what the payloads are written with.
+    `ids` are those that are reserved already; the `sequence` gives another one where none is in stock. `codec` is
+    the name of the codec of the payloads.
     """
 
-    def __init__(
-        self, borrowed: Borrowed, ids: Callable[[], int | None], sequence: str, codec: str | None
-    ) -> None:
+    def __init__(self, borrowed: Borrowed, ids: Ids, sequence: str, codec: str | None) -> None:
         self._borrowed = borrowed
         self._workflows = WorkflowRepository(borrowed)
         self._server = ServerRepository(borrowed)
@@ -31,13 +31,15 @@ class Within:
 
     async def create(self, name: str, input_text: str) -> int:
         """Write a new workflow and return its id."""
-        workflow_id = await self._next_id()
-        await self._workflows.create(NewWorkflow(workflow_id, name, input_text, self._codec))
-        return workflow_id
+        while True:
+            workflow_id = await self._next_id()
+            if await self._workflows.create(NewWorkflow(workflow_id, name, input_text, self._codec, new_token())):
+                return workflow_id
+            self._ids.forget()
 
     async def _next_id(self) -> int:
         # Not from a block of our own: that takes a connection, and the one that we were lent may be the only one.
-        in_stock = self._ids()
+        in_stock = self._ids.in_stock()
         if in_stock is not None:
             return in_stock
         (drawn,) = await self._workflows.reserve_ids(self._sequence, 1)
@@ -45,17 +47,21 @@ class Within:
 
     async def submit(self, submission: Submission) -> int:
         """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's."""
-        own = await self._next_id()
-        (workflow_id,) = await self._workflows.submit_with_ids([submission], [own], self._codec)
+        (workflow_id,) = await self.submit_many([submission])
         return workflow_id
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
         """Write workflows of one name and return their ids in order; see `Store.submit_many`."""
-        drawn = await self._workflows.reserve_ids(self._sequence, len(submissions))
-        return await self._workflows.submit_with_ids(submissions, drawn, self._codec)
+        new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
+        return await submitted(new, self._workflows.submit, self._draw)
+
+    async def _draw(self, count: int) -> Sequence[int]:
+        if count == 1:
+            return [await self._next_id()]
+        return await self._workflows.reserve_ids(self._sequence, count)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Cancel a workflow, or ask its executor to, which hears of it at its next beat."""
+        """Cancel a workflow, or ask its executor to, which hears of it when this is committed."""
         check_id(workflow_id)
         executor_id = await self._workflows.cancel(workflow_id, interrupt=interrupt)
         if executor_id is None:
@@ -63,6 +69,8 @@ class Within:
         if executor_id != ABANDONED:
             # In doubt it is left as asked: the executor hears of it, or the worker that takes the run over does.
             if await self._server.life(executor_id) is not Life.DEAD:
+                told = {"channel": executor_channel(executor_id), "payload": "cancel"}
+                await self._borrowed.execute(notify(), told)
                 return
             await self._workflows.release(workflow_id, executor_id)
         await self._workflows.cancel_released(workflow_id)

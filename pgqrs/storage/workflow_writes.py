@@ -20,14 +20,18 @@ from pgqrs.errors import (
 )
 from pgqrs.models import Text, Workflow
 from pgqrs.storage.executors import ABANDONED, abandoned
-from pgqrs.storage.kinds import AGAIN, Arrays, Held, Kind, R, Standing, lost
+from pgqrs.storage.kinds import AGAIN, TAKEN, Arrays, Held, Kind, R, Standing, lost
 from pgqrs.storage.sql import ONE, ZERO, constant, has_progressed, json_of, later, own_queue
 from pgqrs.storage.step_writes import Reopen
 from pgqrs.types import Claim, NewRun, NewWorkflow, RunEnd, RunLeave, RunStart, Submission, WorkflowStatus
 
 
 class _NewKind(Kind[R]):
-    """Insert workflows under ids that are reserved already; one that is there is left as it is."""
+    """Insert workflows under ids that are reserved already; one that is there is left as it is.
+
+    One that is there came with the record's first sending if it has the record's token. A server that lost its
+    last moments gives an id twice: then it is another workflow.
+    """
 
     written: ClassVar[list[str]]
 
@@ -35,10 +39,11 @@ class _NewKind(Kind[R]):
         """Return the insert."""
         given = self.plain() if lone else self.rows().c
         order = () if lone else (given.workflow_id,)
-        new = select(given.workflow_id, given.name, json_of(given.input), *self._values(given)).order_by(*order)
+        columns = given.workflow_id, given.name, json_of(given.input), given.token
+        new = select(*columns, *self._values(given)).order_by(*order)
         return (
             insert(Workflow)
-            .from_select(["id", "name", "input", *self.written], new, include_defaults=False)
+            .from_select(["id", "name", "input", "token", *self.written], new, include_defaults=False)
             .on_conflict_do_nothing()
             .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
         )
@@ -52,7 +57,14 @@ class Create(_NewKind[NewWorkflow]):
     """Insert workflows that nobody runs yet."""
 
     name = "create"
-    columns: ClassVar = {"workflow_id": BigInteger(), "name": Text(), "input": Text(), "codec": Text()}
+    fields = NewWorkflow._fields
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "codec": Text(),
+        "token": BigInteger(),
+    }
     written: ClassVar = ["codec"]
 
     def _values(self, given: Any) -> list[ColumnElement[Any]]:
@@ -61,14 +73,16 @@ class Create(_NewKind[NewWorkflow]):
     def answered(self, record: NewWorkflow, epoch: int) -> None:
         """Return nothing: there is nothing to tell."""
 
-    def judge(self, record: NewWorkflow, standing: Standing) -> None:
-        """Return None: the id was reserved for this record, so what is there is its first sending."""
+    def judge(self, record: NewWorkflow, standing: Standing) -> Any:
+        """Return None where the first sending is there."""
+        return _taken_or(None, record, standing)
 
 
 class Begin(_NewKind[NewRun]):
     """Insert workflows that run already."""
 
     name = "begin"
+    fields = NewRun._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
         "name": Text(),
@@ -76,14 +90,16 @@ class Begin(_NewKind[NewRun]):
         "executor": Uuid(),
         "timeout": Double(),
         "codec": Text(),
+        "token": BigInteger(),
     }
-    written: ClassVar = ["executor", "status", "epoch", "started_at", "timeout", "deadline", "codec"]
+    written: ClassVar = ["executor", "status", "epoch", "claim", "started_at", "timeout", "deadline", "codec"]
 
     def _values(self, given: Any) -> list[ColumnElement[Any]]:
         return [
             given.executor,
             constant(WorkflowStatus.RUNNING),
             ONE,
+            given.token,
             func.now(),
             given.timeout,
             later(given.timeout),
@@ -95,14 +111,15 @@ class Begin(_NewKind[NewRun]):
         return Claim(epoch)
 
     def judge(self, record: NewRun, standing: Standing) -> Any:
-        """Return the claim: the id was reserved for this record, so what is there is its first sending."""
-        return Claim(1)
+        """Return the claim where the first sending is there."""
+        return _taken_or(Claim(1), record, standing)
 
 
 class Enqueue(_NewKind[Submission]):
     """Insert workflows for workers to claim, now or after a delay; of one key there is one."""
 
     name = "enqueue"
+    fields = Submission._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
         "name": Text(),
@@ -113,6 +130,7 @@ class Enqueue(_NewKind[Submission]):
         "timeout": Double(),
         "key": Text(),
         "codec": Text(),
+        "token": BigInteger(),
     }
     written: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
 
@@ -131,18 +149,30 @@ class Enqueue(_NewKind[Submission]):
         """Return True: this is the workflow of the key."""
         return True
 
-    def judge(self, record: Submission, standing: Standing) -> bool:
+    def judge(self, record: Submission, standing: Standing) -> Any:
         """Tell whether the record's own first sending is there; if not, its key belongs to another workflow."""
-        return standing.status is not None
+        return False if standing.status is None else _taken_or(True, record, standing)  # noqa: FBT003  # the result
+
+
+def _taken_or(result: Any, record: NewWorkflow | NewRun | Submission, standing: Standing) -> Any:
+    """Return the result where the workflow of a record's id is the record's own, else `TAKEN`.
+
+    One that is not there at all has gone since its id kept the record from being written.
+    """
+    if standing.status is None:
+        return AGAIN
+    return result if standing.token == record.token else TAKEN
 
 
 class Start(Kind[RunStart]):
     """Take workflows over: the next epoch, and every older run is fenced."""
 
     name = "start"
+    fields = RunStart._fields
+    _is_fenced = False
     columns: ClassVar = {
         "workflow_id": BigInteger(),
-        "claim": Uuid(),
+        "claim": BigInteger(),
         "executor": Uuid(),
         "timeout": Double(),
         "codec": Text(),
@@ -231,7 +261,7 @@ class _EndKind(Kind[R]):
             .where(Workflow.id == held.workflow_id, held.is_current)
             .where(Workflow.status == constant(WorkflowStatus.RUNNING), *self._conditions())
             .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
-            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
+            .returning(*self.answer(Workflow.id, self._epoch(), lone=lone))
         )
 
     @abstractmethod
@@ -242,8 +272,9 @@ class _EndKind(Kind[R]):
         """Return what else must hold of them."""
         return []
 
-    def answered(self, record: R, epoch: int) -> None:
-        """Return nothing: there is nothing to tell."""
+    def _epoch(self) -> ColumnElement[int]:
+        """Return the epoch that is answered."""
+        return Workflow.epoch.expression
 
 
 def _ends(records: Sequence[Any]) -> Sequence[RunEnd | RunLeave]:
@@ -254,20 +285,32 @@ class End(_EndKind[RunEnd]):
     """Record how runs ended."""
 
     name = "end"
-    columns: ClassVar = {"workflow_id": BigInteger(), "epoch": BigInteger(), "output": Text(), "error": Text()}
+    fields = RunEnd._fields
+    columns: ClassVar = {"workflow_id": BigInteger(), "claim": BigInteger(), "output": Text(), "error": Text()}
     reopening = Reopen("reopen")
 
     def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
+        goes_on = Workflow.cancel_interrupts.is_(None)
         return {
             "status": case(
-                (held.c.error.is_(None), constant(WorkflowStatus.SUCCESS)), else_=constant(WorkflowStatus.ERROR)
+                (~goes_on, constant(WorkflowStatus.CANCELLED)),
+                (held.c.error.is_(None), constant(WorkflowStatus.SUCCESS)),
+                else_=constant(WorkflowStatus.ERROR),
             ),
-            "output": json_of(held.c.output),
-            "error": json_of(held.c.error),
+            "output": case((goes_on, json_of(held.c.output))),
+            "error": case((goes_on, json_of(held.c.error))),
             "executor": null(),
             "deadline": null(),
             "completed_at": func.now(),
         }
+
+    def _epoch(self) -> ColumnElement[int]:
+        cancelled = Workflow.status == constant(WorkflowStatus.CANCELLED)
+        return case((cancelled, -Workflow.epoch), else_=Workflow.epoch)
+
+    def answered(self, record: RunEnd, epoch: int) -> WorkflowCancelledError | None:
+        """Return None, or an error where the workflow was to be cancelled, and is: the epoch is negative then."""
+        return WorkflowCancelledError(record.workflow_id) if epoch < 0 else None
 
     def judge(self, record: RunEnd, standing: Standing) -> Any:
         """Return None where the first sending arrived, an error where another end is recorded."""
@@ -285,15 +328,19 @@ class Leave(_EndKind[RunLeave]):
     """Record that runs left their workflows for a later claim, or ended because they were cancelled."""
 
     name = "leave"
+    fields = RunLeave._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
-        "epoch": BigInteger(),
+        "claim": BigInteger(),
         "status": Text(),
         "wait": Double(),
         "error": Text(),
         "retries": BigInteger(),
     }
     reopening = Reopen("retry")
+
+    def answered(self, record: RunLeave, epoch: int) -> None:
+        """Return nothing: there is nothing to tell."""
 
     def _conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.executor.is_distinct_from(abandoned())]
@@ -326,5 +373,5 @@ class Leave(_EndKind[RunLeave]):
         if standing.status is None:
             return WorkflowNotFoundError(record.workflow_id)
         running = standing.status == WorkflowStatus.RUNNING and standing.executor != ABANDONED
-        left = standing.epoch != record.epoch or not running
+        left = standing.claim != record.claim or not running
         return None if left else AGAIN

@@ -9,9 +9,20 @@ from sqlalchemy import BigInteger, select, union_all
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.kinds import Arrays, InLentSession, Kind, Rows
 from pgqrs.storage.sql import text_of
-from pgqrs.storage.step_writes import Fail, StepWrite
+from pgqrs.storage.step_writes import Fail, LastFail, LastStepWrite, StepWrite
 from pgqrs.storage.workflow_writes import Begin, Create, End, Enqueue, Leave, Start
-from pgqrs.types import NewRun, NewWorkflow, RunEnd, RunLeave, RunStart, StepFailure, StepOutcome, Submission
+from pgqrs.types import (
+    LastFailure,
+    LastOutcome,
+    NewRun,
+    NewWorkflow,
+    RunEnd,
+    RunLeave,
+    RunStart,
+    StepFailure,
+    StepOutcome,
+    Submission,
+)
 
 Record: TypeAlias = NewWorkflow | NewRun | Submission | RunStart | StepOutcome | StepFailure | RunEnd | RunLeave
 
@@ -21,6 +32,7 @@ class Asked(Rows[tuple[int, str | None]]):
 
     name = "asked"
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
+    fields = ("workflow_id", "step_id")
 
     def statement(self) -> Any:
         """Return the query; each row is the ids of a record and then its `Standing`."""
@@ -29,6 +41,8 @@ class Asked(Rows[tuple[int, str | None]]):
             Workflow.status,
             Workflow.epoch,
             Workflow.claim,
+            Workflow.token,
+            Workflow.cancel_interrupts,
             Workflow.executor,
             text_of(Workflow.output),
             Workflow.codec,
@@ -61,15 +75,17 @@ ASKED_IN_LENT_SESSION = AskedInLentSession()
 
 ENQUEUE_IN_LENT_SESSION = EnqueueInLentSession()
 
-OUTCOME = StepWrite()
+LAST_OUTCOME = LastStepWrite()
 
 KINDS: dict[type[Any], Kind[Any]] = {
     NewWorkflow: Create(),
     NewRun: Begin(),
     Submission: Enqueue(),
     RunStart: Start(),
-    StepOutcome: OUTCOME,
+    StepOutcome: StepWrite(),
+    LastOutcome: LAST_OUTCOME,
     StepFailure: Fail(),
+    LastFailure: LastFail(),
     RunEnd: End(),
     RunLeave: Leave(),
 }

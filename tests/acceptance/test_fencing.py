@@ -166,7 +166,7 @@ async def test_a_stale_row_cannot_slip_in_beside_an_uncommitted_takeover(admin, 
     await ctx.start()
     takeover = locker.transaction()
     await takeover.start()
-    await locker.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", ctx.id())
+    await locker.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", ctx.id())
     writing = asyncio.create_task(note(ctx, "during"))
     # What is written by the same journal afterwards has passed the locked row.
     async with no_hang():
@@ -190,7 +190,7 @@ async def test_a_stale_end_cannot_slip_in_beside_an_uncommitted_takeover(admin, 
     await ctx.start()
     takeover = locker.transaction()
     await takeover.start()
-    await locker.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", ctx.id())
+    await locker.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", ctx.id())
     ending = asyncio.create_task(ctx.success("stale?"))
     # What is written by the same journal afterwards has passed the locked row.
     async with no_hang():

@@ -5,8 +5,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from uuid import uuid4
 
+from sqlalchemy import select
+
+from pgqrs.models import Workflow
 from pgqrs.storage import answers
 from pgqrs.storage.watch import Watch
+from pgqrs.types import NewRun, RunStart
 
 DEADLINE = 20.0
 
@@ -21,8 +25,42 @@ async def become_true(condition):
             await asyncio.sleep(0.005)
 
 
+async def claimed(database, *records):
+    """Return records with the claim of their run: of the one with their epoch, or of one that is started among them."""
+    ids = [record.workflow_id for record in records if hasattr(record, "epoch") and not record.claim]
+    runs = {}
+    if ids:
+        query = select(Workflow.id, Workflow.epoch, Workflow.claim).where(Workflow.id.in_(ids))
+        rows = await database.patiently(lambda connection: connection.execute(query))
+        runs = {(row.id, row.epoch): row.claim for row in rows}
+    for record in records:
+        if isinstance(record, RunStart | NewRun):
+            runs[record.workflow_id, 1] = record.claim if isinstance(record, RunStart) else record.token
+    return [
+        record._replace(claim=runs.get((record.workflow_id, record.epoch)) or 0)
+        if hasattr(record, "epoch") and not record.claim else record
+        for record in records
+    ]  # fmt: skip
+
+
+async def end_run(store, record):
+    """Record the end of the run of a workflow."""
+    await store.end(*await claimed(store.database, record))
+
+
+async def leave_run(store, record):
+    """Record that the run of a workflow was left."""
+    await store.leave(*await claimed(store.database, record))
+
+
+async def fail_attempt(store, record):
+    """Record a failed attempt of a step."""
+    await store.record_failure(*await claimed(store.database, record))
+
+
 async def submit(journal, record):
     """Hand a record in and return the future of what becomes of it."""
+    (record,) = await claimed(journal._database, record)
     await journal.room()
     future = asyncio.get_running_loop().create_future()
     journal.accept(record, partial(answers.settle, future))
@@ -31,7 +69,7 @@ async def submit(journal, record):
 
 async def offered(journal, records):
     """Submit records in one go, so that they gather in a batch, and wait until each has an answer."""
-    futures = [await submit(journal, record) for record in records]
+    futures = [await submit(journal, record) for record in await claimed(journal._database, *records)]
     async with asyncio.timeout(DEADLINE):
         return await asyncio.gather(*futures, return_exceptions=True)
 

@@ -8,7 +8,6 @@ from collections import deque
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -25,9 +24,10 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.storage import journal as journal_module
+from pgqrs.storage.tokens import new_token
 from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
 from tests.integration.faults import Wire
-from tests.integration.storage_helpers import DEADLINE, become_true, offered, submit
+from tests.integration.storage_helpers import DEADLINE, become_true, claimed, offered, submit
 
 TOLD: ContextVar[str | None] = ContextVar("told", default=None)
 
@@ -38,8 +38,8 @@ async def new_runs(admin, count):
     return [ctx.id() for ctx in contexts]
 
 
-def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0):
-    return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed)
+def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0, claim=0):
+    return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed, claim=claim)
 
 
 @asynccontextmanager
@@ -85,7 +85,7 @@ LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
         ({"output": '"\ud800"'}, "22000"),
         ({"step_id": LONG_KEY}, "54000"),
         ({"elapsed": 1e300}, "22008"),
-        ({"epoch": 2**70}, "22000"),
+        ({"claim": 2**70}, "22000"),
     ],
     ids=["no JSON", "NUL", "lone surrogate", "a key too long", "an interval too long", "not a bigint"],
 )
@@ -116,7 +116,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
     new = await store.ids.next()
     records = [
         NewWorkflow(new, "new", "{}"),
-        RunStart(created, uuid4(), store.executor_id),
+        RunStart(created, new_token(), store.executor_id),
         outcome(stepping, "good"),
         outcome(stepping, "bad", "]"),
         RunEnd(started, 1, "]", None),
@@ -140,7 +140,7 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
         store.journal,
         [
             NewWorkflow(new, "w", "{}"),
-            RunStart(new, uuid4(), store.executor_id),
+            RunStart(new, new_token(), store.executor_id),
             outcome(other, "x"),
             outcome(new, "a", "1"),
             outcome(new, "b", "2"),
@@ -181,7 +181,7 @@ async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, trut
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     async with truth.transaction():
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", workflow_id)
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
         before = journal.statements
         future = await submit(journal, outcome(workflow_id))
         await become_true(lambda: journal.statements >= before + 4)  # sent, and sent again
@@ -228,7 +228,7 @@ async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_beh
     async with held(truth, workflow_id):
         stuck = await submit(journal, outcome(workflow_id))
         await become_true(lambda: workflow_id in journal._stalled)
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = 9 WHERE id = $1", workflow_id)
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
     with pytest.raises(WorkflowFencedError):
         await stuck
     assert (journal._stalled, journal._delays, journal._queued_size) == ({}, {}, 0)
@@ -275,13 +275,13 @@ async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_jo
 
 async def test_close_returns_while_somebody_goes_on_writing(admin):
     journal = (await admin.store()).journal
-    (workflow_id,) = await new_runs(admin, 1)
+    (run,) = await claimed(journal._database, *map(outcome, await new_runs(admin, 1)))
     written = 0
 
     async def endless():
         nonlocal written
         while True:
-            await journal.write(outcome(workflow_id, f"s{written}"))
+            await journal.write(run._replace(step_id=f"s{written}"))
             written += 1
 
     writing = asyncio.create_task(endless())
@@ -334,14 +334,16 @@ class WatchedQueue(deque):
 
 async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, truth):
     journal = (await admin.store()).journal
-    ids = await new_runs(admin, 200)
+    runs = await claimed(journal._database, *map(outcome, await new_runs(admin, 200)))
     journal._queue = queue = WatchedQueue()
 
     async def write(record):
         return await (await submit(journal, record))
 
     async with asyncio.timeout(45):
-        results = await asyncio.gather(*(write(outcome(each, str(n))) for n in range(500) for each in ids))
+        results = await asyncio.gather(
+            *(write(each._replace(step_id=str(n))) for n in range(500) for each in runs)
+        )
     assert results == [Outcome("1", None)] * 100_000
     assert queue.longest == journal_module.BACKLOG_ROWS
     assert all(order == list(range(500)) for order in queue.order.values())
@@ -528,7 +530,7 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
     store = await admin.store()
     journal = store.journal
     ctx = await admin.create_workflow("w")
-    start = RunStart(ctx.id(), uuid4(), store.executor_id)
+    start = RunStart(ctx.id(), new_token(), store.executor_id)
     assert await offered(journal, [start]) == [Claim(1)]
     assert await offered(journal, [RunEnd(ctx.id(), 1, None, '{"message": "no"}')]) == [None]
     late = await submit(journal, start)
@@ -544,14 +546,14 @@ async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin,
     new = await store.ids.next()
     create, end = NewWorkflow(new, "w", "{}"), RunEnd(new, 1, None, '{"message": "no"}', ("s",))
     failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
-    assert await offered(journal, [create, RunStart(new, uuid4(), store.executor_id), failed, end]) == [
+    assert await offered(journal, [create, RunStart(new, new_token(), store.executor_id), failed, end]) == [
         None, Claim(1), Outcome(None, "{}"), None,
     ]  # fmt: skip
     everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
     before = await truth.fetch(everything)
     assert await offered(journal, [create, failed, end]) == [None, Outcome(None, "{}"), None]
     assert await truth.fetch(everything) == before
-    assert await offered(journal, [RunStart(new, uuid4(), store.executor_id)]) == [Claim(2)]
+    assert await offered(journal, [RunStart(new, new_token(), store.executor_id)]) == [Claim(2)]
     before = await truth.fetch(everything)
     results = await offered(journal, [create, failed, end])
     assert [type(result) for result in results] == [type(None), WorkflowFencedError, WorkflowFencedError]

@@ -60,11 +60,11 @@ async def endless(ctx: PyWorkflow):
         await numbered(ctx, n)
         n += 1
 
-async def offer(admin, count, workflow_id=7):
+async def offer(admin, count, workflow_id=7, claim=1):
     journal, told = (await admin.store()).journal, []
     for n in range(count):
         await journal.room()
-        journal.accept(StepOutcome(workflow_id, 1, f"s{n}", "1", None, 0.0), told.append)
+        journal.accept(StepOutcome(workflow_id, 1, f"s{n}", "1", None, 0.0, claim=claim), told.append)
     return told
 
 """
@@ -109,7 +109,7 @@ ENDS = {
     "is interrupted with tasks running": ([RUNNING, "raise KeyboardInterrupt"], -2, "KeyboardInterrupt"),
     "exits with tasks running": ([RUNNING, "sys.exit(3)"], 3, None),
     "exits with a write that is just accepted": (
-        [STARTED, "await offer(admin, 1, ctx.id())", "sys.exit(3)"],
+        [STARTED, "await offer(admin, 1, ctx.id(), ctx._run.claim)", "sys.exit(3)"],
         3,
         None,
     ),
@@ -121,7 +121,7 @@ ENDS = {
     ),
     "closes while tasks run": ([RUNNING, "await admin.close()", "await asyncio.sleep(0.1)"], 0, None),
     "closes twice at once": (
-        [STARTED, "await offer(admin, 50, ctx.id())", CLOSING, "await admin.close()"],
+        [STARTED, "await offer(admin, 50, ctx.id(), ctx._run.claim)", CLOSING, "await admin.close()"],
         0,
         None,
     ),
@@ -156,7 +156,7 @@ async def main():
     admin = Admin(dsn, schema)
     ctx = await admin.create_workflow("w")
     await ctx.start()
-    await offer(admin, 3000, ctx.id())
+    await offer(admin, 3000, ctx.id(), ctx._run.claim)
     {last}
 
 try:
@@ -176,7 +176,9 @@ def test_what_was_accepted_is_written_by_close(dsn, installed):
             journal = (await admin.store()).journal
             told = []
             for n in range(3000):
-                journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0), told.append)
+                journal.accept(
+                    StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0, claim=ctx._run.claim), told.append
+                )
         assert told == [Outcome("1", None)] * 3000
 
     asyncio.run(main())
@@ -233,7 +235,7 @@ async def main():
     await ctx.start()
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    told = await offer(admin, 10, ctx.id())
+    told = await offer(admin, 10, ctx.id(), ctx._run.claim)
     await asyncio.sleep(0.05)
     {end}
 
@@ -346,7 +348,7 @@ async def test_every_close_at_once_returns_when_the_writes_are_written(dsn, sche
     journal = (await own.store()).journal
     told = []
     for n in range(2500):
-        journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0), told.append)
+        journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0, claim=ctx._run.claim), told.append)
 
     async def close():
         await own.close()

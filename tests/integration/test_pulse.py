@@ -16,7 +16,7 @@ from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.types import RunEnd, RunLeave
 from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true, row_of, watching
+from tests.integration.storage_helpers import become_true, end_run, leave_run, row_of, watching
 
 HOUR = 3600.0
 OFTEN = 0.02
@@ -88,7 +88,7 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
         row = await one_executor(truth)
         assert (row["id"], row["stopped_at"]) == (store.executor_id, None)
         assert (await row_of(truth, queued))["executor"] == store.executor_id
-        await store.end(RunEnd(queued, 1, "1", None))
+        await end_run(store, RunEnd(queued, 1, "1", None))
 
 
 async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
@@ -108,7 +108,7 @@ async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, ad
         assert len(await executors(truth)) == 1
         assert len(pulses()) == 1
         for workflow_id, claim in begun:
-            await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+            await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
 async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, truth):
@@ -122,7 +122,7 @@ async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(ds
         await wire.mend()
         workflow_id, claim = await store.begin("w", "{}")
         assert (await one_executor(truth))["id"] == store.executor_id
-        await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+        await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
 async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
@@ -252,7 +252,7 @@ async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_loc
 async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.begin("w", "{}")
-        await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+        await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
     assert await executors(truth) == []
 
 
@@ -312,7 +312,7 @@ async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, ad
             await closing
             assert await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") == 1
             await become_true(lambda: lock_holder(truth))
-            await store.end(RunEnd(workflow_id, claim.epoch, "1", None))
+            await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
 async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, truth):
@@ -365,7 +365,7 @@ async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
 
     async def one():
         workflow_id, claim = await (await own.store()).begin("w", "{}")
-        await (await own.store()).end(RunEnd(workflow_id, claim.epoch, "1", None))
+        await end_run(await own.store(), RunEnd(workflow_id, claim.epoch, "1", None))
 
     for _ in range(3):
         await in_a_loop_of_its_own(one())
@@ -408,8 +408,8 @@ async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, trut
         assert set(live.asked) == {interrupt}
         assert live.threads == {threading.current_thread()}
         assert other.asked == []
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
-        await store.end(RunEnd(max(store.runs), other_epoch, "1", None))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await end_run(store, RunEnd(max(store.runs), other_epoch, "1", None))
 
 
 async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, schema, admin, truth):
@@ -418,7 +418,7 @@ async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, sche
         await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
         await become_true(lambda: live.asked)
         assert set(live.asked) == {True}
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, truth):
@@ -429,7 +429,7 @@ async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, s
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
         await become_true(lambda: live.asked)
         assert set(live.asked) == {False}
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, truth):
@@ -438,7 +438,7 @@ async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, t
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(truth))
         await store.cancel(workflow_id, interrupt=True)
         await become_true(lambda: live.asked)
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, truth):
@@ -451,7 +451,7 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
         lives.append((workflow_id, live))
         begun.set()
         await become_true(lambda: live.asked)
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
         await asyncio.to_thread(go_on.wait, 20)
         await own.close()
 
@@ -504,7 +504,7 @@ async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema,
         await become_true(lambda: _given_up(truth, lost))
         await _beats(truth)
         assert (await row_of(truth, kept))["executor"] == store.executor_id
-        await store.end(RunEnd(kept, epoch, "1", None))
+        await end_run(store, RunEnd(kept, epoch, "1", None))
     assert f"workflow {lost} is given up" in caplog.text
 
 
@@ -519,7 +519,7 @@ async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
         await become_true(lambda: _given_up(truth, lost))
         for workflow_id, epoch, _live in runs:
             assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
-            await store.end(RunEnd(workflow_id, epoch, "1", None))
+            await end_run(store, RunEnd(workflow_id, epoch, "1", None))
 
 
 async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, truth):
@@ -533,7 +533,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
         assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
         async with truth.transaction():
             await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
-            ending = asyncio.create_task(store.end(RunEnd(workflow_id, claim.epoch, "1", None)))
+            ending = asyncio.create_task(store.end(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token)))
             await become_true(lambda: workflow_id in store.journal.workflows)
             store.changing.discard(workflow_id)
             await _beats(truth)
@@ -551,7 +551,7 @@ async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, a
             await _grow_old(truth)
             await _beats(truth)
             assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
-            await store.end(RunEnd(workflow_id, run.epoch, "1", None))
+            await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
 async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admin, truth):
@@ -565,7 +565,7 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
         begun.set()
         go_on.wait(20)
         workflow_id, epoch, _live = runs[0]
-        await store.end(RunEnd(workflow_id, epoch, "1", None))
+        await end_run(store, RunEnd(workflow_id, epoch, "1", None))
         await own.close()
 
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
@@ -587,7 +587,7 @@ async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, truth, m
         store = await own.store()
         workflow_id, claim = await store.begin("w", "{}")
         monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
-        store.abandon(workflow_id, claim.epoch)
+        store.abandon(workflow_id, claim.epoch, claim.token)
         monkeypatch.undo()
         await become_true(lambda: _given_up(truth, workflow_id))
 
@@ -659,7 +659,7 @@ async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
         workflow_id = await store.submit("w", "{}", queue="default")
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert await _is_right(store, truth)
-        await store.end(RunEnd(workflow_id, run.epoch, "1", None))
+        await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
 def test_a_reading_within_its_error_does_not_change_the_time():
@@ -707,6 +707,6 @@ async def _holds_another(truth, key):
 async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.begin("w", "{}")
-        store.abandon(workflow_id, claim.epoch)
+        store.abandon(workflow_id, claim.epoch, claim.token)
     assert (await row_of(truth, workflow_id))["executor"] == ABANDONED
     assert await executors(truth) == []

@@ -26,6 +26,7 @@ from pgqrs.storage.channels import mark_of
 from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import engine_source
 from pgqrs.storage.executors import ABANDONED, SETTLING
+from pgqrs.storage.tokens import new_token
 from pgqrs.storage.watch import Watch
 from pgqrs.types import (
     Claim,
@@ -45,6 +46,9 @@ from tests.integration.faults import Fault, Wire
 from tests.integration.storage_helpers import (
     DEADLINE,
     become_true,
+    end_run,
+    fail_attempt,
+    leave_run,
     offered,
     planted_executor,
     row_of,
@@ -142,7 +146,8 @@ async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch
     plain = await store.submit("w", '{"args":[1.50],"kwargs":{}}', queue="default")
     timed = await store.submit("w", "{}", queue="default", timeout=HOUR)
     runs = await watch.claim(["w"], ["default"], 2)
-    assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None)
+    row = await row_of(truth, plain)
+    assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"])
     assert runs[1][:5] == (timed, "w", 1, "{}", 1)
     assert HOUR - 60 < runs[1].left <= HOUR
     row = await row_of(truth, timed)
@@ -343,7 +348,7 @@ async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch,
     (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
     assert isinstance(error, WorkflowFencedError)
     (run,) = await watch.claim(["w"], ["default"], 10)
-    assert run == ClaimedRun(workflow_id, "w", 3, "{}", 2, None)
+    assert run[:6] == (workflow_id, "w", 3, "{}", 2, None)
 
 
 @pytest.mark.parametrize("life", LIVES)
@@ -412,7 +417,7 @@ async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_fi
 async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     (run,) = await watch.claim(["w"], ["default"], 1)
-    store.abandon(workflow_id, run.epoch)
+    store.abandon(workflow_id, run.epoch, run.claim)
     await become_true(lambda: _is_abandoned(truth, workflow_id))
     assert (await watch.tick(["w"], ["default"])).recovered == 1
     (again,) = await watch.claim(["w"], ["default"], 1)
@@ -425,7 +430,7 @@ async def _is_abandoned(truth, workflow_id):
 
 async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, truth):
     workflow_id, claim = await store.begin("w", "{}")
-    assert claim == Claim(1)
+    assert claim == Claim(1, token=(await row_of(truth, workflow_id))["claim"])
     executor_id = await planted_executor(truth, stopped=True)
     await truth.execute("UPDATE pgqrs_workflows SET executor = $1", executor_id)
     assert (await watch.tick(["w"], ["default"])).recovered == 1
@@ -637,7 +642,7 @@ async def test_a_key_belongs_to_a_name(store):
 async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch):
     (workflow_id,) = await enqueued(store, key="k")
     await watch.claim(["w"], ["default"], 1)
-    await store.end(RunEnd(workflow_id, 1, "5", None))
+    await end_run(store, RunEnd(workflow_id, 1, "5", None))
     assert await store.submit("w", "{}", queue="default", key="k") == workflow_id
     assert await store.ended([workflow_id, 999]) == {workflow_id: Ended(WorkflowStatus.SUCCESS, "5", None)}
 
@@ -662,7 +667,7 @@ async def test_many_are_submitted_in_few_statements_and_in_order(store, watch, t
 async def begun(store):
     workflow_id = await store.ids.next()
     await store.beat()
-    return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR)
+    return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR, token=new_token())
 
 
 async def test_each_new_record_sent_twice_changes_nothing(store, truth):
@@ -731,7 +736,7 @@ async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_a
     await watch.claim(["w"], ["default"], 1)
     failure = StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
     async with truth.transaction():
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1 WHERE id = $1", workflow_id)
+        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
         before = store.journal.statements
         futures = [
             await submit(store.journal, each)
@@ -751,10 +756,10 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     attempt = StepFailure(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
-    await store.record_failure(attempt)
-    await store.record_failure(attempt._replace(failures=2, error='{"n":2}', delay=2 * HOUR))
+    await fail_attempt(store, attempt)
+    await fail_attempt(store, attempt._replace(failures=2, error='{"n":2}', delay=2 * HOUR))
     before = await tables(truth)
-    await store.record_failure(attempt)
+    await fail_attempt(store, attempt)
     assert await tables(truth) == before
     history = await store.history(workflow_id)
     assert history.outcomes == {}
@@ -765,7 +770,7 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
         Outcome("5", None, 77)
     ]
     before = await tables(truth)
-    await store.record_failure(attempt._replace(failures=3))
+    await fail_attempt(store, attempt._replace(failures=3))
     assert await tables(truth) == before
     assert (await store.history(workflow_id))[:2] == ({"s": Outcome("5", None, 77)}, {})
 
@@ -773,15 +778,15 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
 async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    await store.record_failure(StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
-    await store.leave(RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
+    await fail_attempt(store, StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
+    await leave_run(store, RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now()")
     await truth.execute("UPDATE pgqrs_workflow_steps SET retry_at = now() - interval '1 s'")
     await watch.tick(["w"], ["default"])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (run.epoch, run.attempts) == (2, 1)
     assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4)
-    await store.record_failure(StepFailure(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
+    await fail_attempt(store, StepFailure(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
 
@@ -790,10 +795,10 @@ async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store,
     for epoch in (1, 2, 3):
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert (run.epoch, run.attempts) == (epoch, 1)
-        await store.leave(RunLeave(workflow_id, epoch, WorkflowStatus.PENDING))
+        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.PENDING))
     await truth.execute("UPDATE pgqrs_workflows SET attempts = 7")
     await watch.claim(["w"], ["default"], 1)
-    await store.leave(RunLeave(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
+    await leave_run(store, RunLeave(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
     assert (await row_of(truth, workflow_id))["attempts"] == 0
     assert (await watch.tick(["w"], ["default"])).woken == 1
 
@@ -803,7 +808,7 @@ async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await watch.claim(["w"], ["default"], 1)
     await store.cancel(workflow_id, interrupt=False)
-    await store.leave(RunLeave(workflow_id, 1, WorkflowStatus(status), HOUR))
+    await leave_run(store, RunLeave(workflow_id, 1, WorkflowStatus(status), HOUR))
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["due_at"], row["ready_at"], row["executor"]) == ("CANCELLED", None, None, None)
     (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
@@ -881,8 +886,8 @@ async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from
 async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, truth):
     ready, waiting, delayed = [(await enqueued(store))[0] for _ in range(2)] + await enqueued(store, delay=HOUR)
     await watch.claim(["w"], ["default"], 2)
-    await store.leave(RunLeave(ready, 1, WorkflowStatus.PENDING))
-    await store.leave(RunLeave(waiting, 1, WorkflowStatus.WAITING, HOUR))
+    await leave_run(store, RunLeave(ready, 1, WorkflowStatus.PENDING))
+    await leave_run(store, RunLeave(waiting, 1, WorkflowStatus.WAITING, HOUR))
     for workflow_id in (ready, waiting, delayed):
         for _ in range(2):
             await store.cancel(workflow_id, interrupt=False)
@@ -910,10 +915,16 @@ async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(st
     for interrupt in (False, True, False):
         await store.cancel(workflow_id, interrupt=interrupt)
     assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
-    await store.end(RunEnd(workflow_id, 1, "1", None))
+    with pytest.raises(WorkflowCancelledError):
+        await end_run(store, RunEnd(workflow_id, 1, "1", None))
+    row = await row_of(truth, workflow_id)
+    assert (row["status"], row["output"], row["cancel_interrupts"]) == ("CANCELLED", None, None)
+    await store.cancel(workflow_id, interrupt=False)
+    (other,) = await enqueued(store)
+    await watch.claim(["w"], ["default"], 1)
+    await end_run(store, RunEnd(other, 1, "1", None))
     with pytest.raises(WorkflowFinishedError):
-        await store.cancel(workflow_id, interrupt=False)
-    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is None
+        await store.cancel(other, interrupt=False)
 
 
 async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, truth):
@@ -921,7 +932,7 @@ async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch,
     await watch.claim(["w"], ["default"], 1)
     plain, _ = await store.begin("w", "{}")
     for workflow_id in (queued, plain):
-        await store.end(RunEnd(workflow_id, 1, None, "{}"))
+        await end_run(store, RunEnd(workflow_id, 1, None, "{}"))
         await store.resume(workflow_id)
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [queued]
     assert (await row_of(truth, plain))["status"] == "PENDING"

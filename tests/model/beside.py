@@ -22,6 +22,7 @@ from pgqrs.storage.database import Limits
 from pgqrs.storage.store import Store
 from pgqrs.storage.watch import Watch
 from pgqrs.types import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome, WorkflowStatus
+from tests.integration.storage_helpers import claimed, end_run, fail_attempt, leave_run
 
 T = TypeVar("T")
 
@@ -222,24 +223,24 @@ class Beside:
                 answer.set_result(told)
 
         outcome = StepOutcome(self.ids[run.workflow], run.epoch, step_id, output, error, 0.001)
-        self.processes[run.executor].store.journal.accept(outcome, tell)
+        store = self.processes[run.executor].store
+        store.journal.accept(*await claimed(store.database, outcome), tell)
         return await asyncio.wait_for(answer, PATIENCE)
 
     async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:
         failure = StepFailure(
             self.ids[run.workflow], run.epoch, step_id, error, 0.001, None, failures, delay * UNIT
         )
-        await asyncio.wait_for(self.processes[run.executor].store.record_failure(failure), PATIENCE)
+        await asyncio.wait_for(fail_attempt(self.processes[run.executor].store, failure), PATIENCE)
 
     async def leave(self, run: Run, status: str, wait: int | None, retries: int | None, error: str | None) -> None:
         seconds = None if wait is None else wait * UNIT
         leave = RunLeave(self.ids[run.workflow], run.epoch, WorkflowStatus(status), seconds, error, retries)
-        await self.processes[run.executor].store.leave(leave)
+        await leave_run(self.processes[run.executor].store, leave)
 
     async def end(self, run: Run, output: str | None, error: str | None, reopen: tuple[str, ...]) -> None:
-        await self.processes[run.executor].store.end(
-            RunEnd(self.ids[run.workflow], run.epoch, output, error, reopen)
-        )
+        end = RunEnd(self.ids[run.workflow], run.epoch, output, error, reopen)
+        await end_run(self.processes[run.executor].store, end)
 
     async def cancel(self, by: int, workflow: int, *, interrupt: bool, told: int | None) -> None:
         """Cancel a workflow; the executor `told` must hear of it."""

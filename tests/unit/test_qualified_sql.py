@@ -42,7 +42,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         yield f"lone {kind.name}", kind.statement(lone=True)
     names = sorted({kind.name for kind in KINDS.values()} | {"reopen", "retry"})
     yield "a batch of all kinds", writes.batch(tuple(names))
-    yield "in_transaction", writes.OUTCOME.in_transaction()
+    yield "in_transaction", writes.LAST_OUTCOME.in_transaction()
     yield "asked", writes.ASKED.statement()
     yield "asked in a lent session", writes.ASKED_IN_LENT_SESSION.statement()
     yield "enqueue in a lent session", writes.ENQUEUE_IN_LENT_SESSION.statement()

@@ -1,0 +1,176 @@
+"""A server that loses its last moments, as a standby that is promoted or a restored backup does, mixes nothing up."""
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, step, workflow
+from pgqrs.storage.store import Store
+from pgqrs.types import StepOutcome, Submission
+from tests.integration.storage_helpers import become_true, offered
+
+pytestmark = pytest.mark.unfaulted("it breaks all connections itself")
+
+
+@step
+async def charge(ctx: PyWorkflow, who: str) -> str:
+    return f"charged {who}"
+
+
+@workflow
+async def order(ctx: PyWorkflow, who: str) -> str:
+    return await charge(ctx, who)
+
+
+class Tail:
+    """A database of which the last moments can be lost."""
+
+    def __init__(self, server, name):
+        self.server = server
+        self.name = name
+
+    @property
+    def dsn(self):
+        return urlunsplit(urlsplit(self.server)._replace(path=f"/{self.name}"))
+
+    async def execute(self, *statements):
+        connection = await asyncpg.connect(self.server)
+        for each in statements:
+            await connection.execute(each)
+        await connection.close()
+
+    async def _alone(self, *statements):
+        """Execute statements while no session is in the database."""
+        await self.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
+        connection = await asyncpg.connect(self.server)
+
+        async def is_empty():
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.name
+            )
+            count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
+            return await connection.fetchval(count, self.name) == 0
+
+        await become_true(is_empty)
+        await connection.close()
+        await self.execute(*statements)
+
+    async def remember(self):
+        """Keep the state: it is what a standby has."""
+        await self._alone(
+            f"CREATE DATABASE {self.name}_then TEMPLATE {self.name} STRATEGY file_copy",
+            f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true",
+        )
+
+    async def lose(self):
+        """Break all connections, and go on from the state that was kept."""
+        await self._alone(
+            f"ALTER DATABASE {self.name} RENAME TO {self.name}_lost",
+            f"ALTER DATABASE {self.name}_then RENAME TO {self.name}",
+        )
+
+
+@asynccontextmanager
+async def lost_tail(dsn):
+    tail = Tail(dsn, f"tail_{uuid.uuid4().hex[:12]}")
+    await tail.execute(f"CREATE DATABASE {tail.name}")
+    try:
+        yield tail
+    finally:
+        for end in ("", "_then", "_lost"):
+            await tail.execute(f"DROP DATABASE IF EXISTS {tail.name}{end} WITH (FORCE)")
+
+
+async def inputs(admin):
+    return sorted(each.input["args"][0] for each in await admin.list_workflows())
+
+
+async def submissions(admin, session=None):
+    """Submit in each of the ways that there are; return the handles by their argument."""
+    options = admin.options(session=session)
+    made = {"one": await options.enqueue(order, "one")}
+    made |= zip(["x", "y"], await options.enqueue_many(order, [("x",), ("y",)]), strict=True)
+    keyed = admin.options(session=session, key="k")
+    made["keyed"] = await keyed.enqueue(order, "keyed")
+    return made
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["in transactions of their own", "in a lent session"])
+async def test_ids_given_twice_mix_no_workflows(dsn, lent):
+    async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
+        await ours.install()
+        for n in range(3):
+            await ours.enqueue(order, f"before {n}")
+        await tail.remember()
+        await ours.enqueue(order, "lost, and granted")  # a block of ids: the others stay in stock
+        await tail.lose()
+        await asyncio.gather(*(theirs.enqueue(order, f"theirs {n}") for n in range(8)))
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(tail.dsn))
+        if lent:
+            async with engine.begin() as connection:
+                handles = await submissions(ours, connection)
+                created = await ours.create_workflow("order", "created", session=connection)
+        else:
+            handles = await submissions(ours)
+            created = await ours.create_workflow("order", "created")
+        await engine.dispose()
+        assert await order(created, "created") == "charged created"
+        async with Worker(theirs, [order]):
+            for who, handle in handles.items():
+                assert await handle.result(timeout=20) == f"charged {who}"
+        expected = [*(f"before {n}" for n in range(3)), *(f"theirs {n}" for n in range(8)), *handles, "created"]
+        assert await inputs(theirs) == sorted(expected)
+
+
+async def test_a_run_begun_under_an_id_given_twice_is_its_own(dsn):
+    async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
+        await ours.install()
+        await ours.run(order, "before")
+        await tail.remember()
+        await ours.enqueue(order, "lost, and granted")
+        await tail.lose()
+        assert await asyncio.gather(*(theirs.run(order, f"theirs {n}") for n in range(4))) == [
+            f"charged theirs {n}" for n in range(4)
+        ]
+        assert await asyncio.gather(*(ours.run(order, f"ours {n}") for n in range(4))) == [
+            f"charged ours {n}" for n in range(4)
+        ]
+
+
+async def test_an_epoch_given_twice_fences_the_run_whose_claim_was_lost(dsn):
+    async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
+        await ours.install()
+        ctx = await ours.create_workflow("order")
+        await tail.remember()
+        await ctx.start()
+        await tail.lose()
+        other = await theirs.get_workflow(ctx.id())
+        await other.start()
+        with pytest.raises(WorkflowFencedError):
+            await charge(ctx, "ours")
+        assert await charge(other, "theirs") == "charged theirs"
+        (recorded,) = await theirs.list_steps(ctx.id())
+        assert (recorded.output, recorded.epoch) == ("charged theirs", 1)
+
+
+async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, truth):
+    """The token of a workflow stays, whichever run claims it."""
+    store: Store = await admin.store()
+    new = Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None, None, 77)
+    assert await offered(store.journal, [new]) == [True]
+    await store.claim(new.workflow_id)
+    assert await offered(store.journal, [new]) == [True]
+    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 1
+
+
+async def test_the_outcome_of_another_claim_of_the_epoch_is_refused(admin):
+    store: Store = await admin.store()
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    (told,) = await offered(store.journal, [StepOutcome(ctx.id(), 1, "s", "1", None, 0.0, None, 12345)])
+    assert isinstance(told, WorkflowFencedError)
