@@ -111,9 +111,9 @@ def exists(dsn: str) -> bool:
 def _named_folder(dsn: str) -> Path:
     rest = dsn[len(_SCHEME) :]
     if not is_embedded(dsn) or not rest.startswith("//"):
-        raise _malformed(dsn, "it does not begin with `embedded://`")
+        raise _malformed("it does not begin with `embedded://`")
     written = rest.removeprefix("//")
-    folder = _written_folder(dsn, written) if written else _project_root() / ".pgqrs" / "postgres"
+    folder = _written_folder(written) if written else _project_root() / ".pgqrs" / "postgres"
     return Path(os.path.realpath(folder))
 
 
@@ -153,25 +153,27 @@ def stop(dsn: str) -> None:
     _this_process.leave(data_folder(dsn))
 
 
-def _malformed(dsn: str, reason: str) -> InvalidDSNError:
+def _malformed(reason: str) -> InvalidDSNError:
+    # Not quoted: it may be a server's DSN by mistake, with a password in it.
     return InvalidDSNError(
-        f"{dsn!r} is not the DSN of an embedded server: {reason}. "
+        f"this is not the DSN of an embedded server: {reason}. "
         "Write `embedded://` for this project's own, or `embedded:///some/path` for a folder of your choice."
     )
 
 
-def _written_folder(dsn: str, written: str) -> Path:
+def _written_folder(written: str) -> Path:
     text = written.removeprefix("/") if written.startswith("/~") else written
     if not text.startswith(("/", "~")):
-        raise _malformed(dsn, "it has a host or a relative path where an absolute path belongs")
+        raise _malformed("it has a host or a relative path where an absolute path belongs")
     if re.search(r"[?#]|%(?![0-9A-Fa-f]{2})", text):
-        raise _malformed(dsn, "`?`, `#` and `%` in a path are written `%3F`, `%23` and `%25`")
-    try:
+        raise _malformed("`?`, `#` and `%` in a path are written `%3F`, `%23` and `%25`")
+    folder = None
+    with contextlib.suppress(RuntimeError, UnicodeDecodeError):
         folder = Path(unquote(text, errors="strict")).expanduser()
-    except (RuntimeError, UnicodeDecodeError) as error:
-        raise _malformed(dsn, f"its path cannot be read ({error})") from error
+    if folder is None:
+        raise _malformed("its path cannot be read, or there is no such home directory")
     if folder == folder.parent or re.search(r"[\x00-\x1f\x7f]", str(folder)):
-        raise _malformed(dsn, "its path names no folder that can be used")
+        raise _malformed("its path names no folder that can be used")
     return folder
 
 

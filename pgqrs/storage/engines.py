@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import asyncpg
 from sqlalchemy import URL, Dialect, event
@@ -14,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from pgqrs import embedded
 from pgqrs.errors import ConfigurationError, InvalidDSNError
+from pgqrs.storage.dsn import Parameters, parameters_of, refused_parameter
 from pgqrs.storage.hosts import TARGET, Host, Hosts, hosts_of, is_targeted
 from pgqrs.storage.poolers import OPTION, Pooler
 
@@ -65,11 +69,39 @@ def _check_driver(engine: AsyncEngine) -> None:
         )
 
 
+# What `create_connect_args` of SQLAlchemy and `asyncpg.connect` take by these names; the rest goes into a DSN.
+_ARGUMENTS = frozenset(inspect.signature(asyncpg.connect).parameters) | {
+    "async_fallback",
+    "prepared_statement_cache_size",
+    "prepared_statement_name_func",
+}
+
+
 def _source_of_url(target: URL, timeout: float) -> EngineSource:
-    url, pooler = _asyncpg_url(target), Pooler(target.query.get(OPTION))
-    arguments = url.get_dialect()().create_connect_args(url)[1]
+    if target.get_backend_name() not in {"postgresql", "postgres"}:
+        raise InvalidDSNError(f"a URL of {target.get_backend_name()!r} is not one of PostgreSQL; {_EXAMPLE}")
+    others = target.normalized_query.keys() - _ARGUMENTS
+    said = parameters_of(
+        f"{quote(name, safe='')}={quote(value, safe='')}"
+        for name in target.normalized_query
+        if name in others
+        for value in target.normalized_query[name]
+    )
+    url = target.set(drivername="postgresql+asyncpg").difference_update_query(others)
+    arguments = _connect_args(url)
     hosts = Hosts(_several(arguments.get("host"), arguments.get("port")), is_targeted=TARGET in url.query)
-    return _own_source(url, hosts.connect, pooler, timeout=timeout)
+    passed = {"dsn": f"postgresql://?{'&'.join(said.passed)}"} if said.passed else {}
+    return _own_source(url, hosts.connect, Pooler(said.pooler), timeout=_bound(timeout, said), **passed)
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    with suppress(ArgumentError):
+        return dict(url.get_dialect()().create_connect_args(url)[1])
+    raise InvalidDSNError(f"the URL cannot be read; {_EXAMPLE}")
+
+
+def _bound(timeout: float, said: Parameters) -> float:
+    return timeout if said.connect_timeout is None else min(timeout, said.connect_timeout)
 
 
 def _several(names: list[str] | str | None, ports: Any) -> list[Host]:
@@ -85,9 +117,11 @@ def _source_of_dsn(dsn: str, timeout: float) -> EngineSource:
             return await asyncpg.connect(await asyncio.to_thread(embedded.start, dsn), **arguments)
 
         return _own_source(_ANY, connect_embedded, Pooler("session"), timeout=timeout)
-    plain, mode = _without_option(_plain_dsn(dsn))
+    start, _, query = _plain_dsn(dsn).partition("?")
+    said = parameters_of(each for each in query.split("&") if each)
+    plain = f"{start}?{'&'.join(said.passed)}" if said.passed else start
     hosts = Hosts(hosts_of(plain), is_targeted=is_targeted(plain))
-    return _own_source(_ANY, hosts.connect, Pooler(mode), dsn=plain, timeout=timeout)
+    return _own_source(_ANY, hosts.connect, Pooler(said.pooler), dsn=plain, timeout=_bound(timeout, said))
 
 
 def _own_source(url: URL, connect: Connect, pooler: Pooler, **arguments: Any) -> EngineSource:
@@ -132,33 +166,17 @@ async def _told(connecting: Awaitable[Any]) -> Any:
     try:
         return await connecting
     except (OverflowError, TypeError, ValueError):
-        # What is wrong with a DSN can quote the password in it, so the cause is not kept.
-        raise InvalidDSNError(f"the DSN cannot be read; {_EXAMPLE}") from None
-
-
-def _asyncpg_url(url: URL) -> URL:
-    if url.get_backend_name() not in {"postgresql", "postgres"}:
-        raise InvalidDSNError(f"a URL of {url.get_backend_name()!r} is not one of PostgreSQL; {_EXAMPLE}")
-    url = url.set(drivername="postgresql+asyncpg").difference_update_query([OPTION])
-    mode = url.query.get(
-        "sslmode"
-    )  # libpq's word; SQLAlchemy passes the driver's own, `ssl`, which takes the same
-    if mode is not None:
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
-    try:
-        url.get_dialect()().create_connect_args(url)
-    except ArgumentError:
-        raise InvalidDSNError(f"the URL cannot be read; {_EXAMPLE}") from None
-    return url
-
-
-def _without_option(dsn: str) -> tuple[str, str | None]:
-    """Return the DSN without our option, which the server would take for a setting, and the option."""
-    start, mark, query = dsn.partition("?")
-    parts = query.split("&")
-    said = [each.removeprefix(f"{OPTION}=") for each in parts if each.startswith(f"{OPTION}=")]
-    others = "&".join(each for each in parts if not each.startswith(f"{OPTION}="))
-    return f"{start}{mark}{others}" if others else start, said[-1] if said else None
+        reason = f"the DSN cannot be read; {_EXAMPLE}"
+    except asyncpg.PostgresError as error:
+        parameter = refused_parameter(error)
+        if parameter is None:
+            raise
+        reason = (
+            f"the DSN has a parameter {parameter!r} that the server refuses, or whose value it refuses: libpq has "
+            "none of this name, so it was taken for a setting of the server."
+        )
+    # Not within `except`: what is wrong with a DSN can quote the password in it, so the cause is not kept.
+    raise InvalidDSNError(reason)
 
 
 def _plain_dsn(dsn: str) -> str:
@@ -166,4 +184,7 @@ def _plain_dsn(dsn: str) -> str:
     found = _SCHEME.match(dsn)
     if found is None:
         raise InvalidDSNError(f"this is not the DSN of a PostgreSQL server; {_EXAMPLE}")
-    return f"postgresql://{dsn[found.end() :]}"
+    rest = dsn[found.end() :]
+    if re.split("[/?#]", rest, maxsplit=1)[0].count("@") > 1:
+        raise InvalidDSNError("the DSN has more than one @ before its host: write one in a password as %40.")
+    return f"postgresql://{rest}"

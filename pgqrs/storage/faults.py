@@ -135,5 +135,10 @@ def translated(schema: str) -> Generator[None]:
         told = translate(error, schema)
         if told is None:
             raise
+        if not isinstance(told, InvalidDSNError):
+            raise told from driver_error(error)
         # What was wrong with a DSN can quote the password in it.
-        raise told from (None if isinstance(told, InvalidDSNError) else driver_error(error))
+        try:
+            raise told from None
+        finally:
+            told.__context__ = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -36,18 +37,18 @@ def hosts_of(dsn: str) -> list[Host]:
     `InvalidDSNError` where such a query cannot be read: asyncpg would take the last of them.
     """
     query: _Query = {}
-    try:
+    # The error can quote the password, so that no other is to have it as its context.
+    with suppress(ValueError):
         parts = urlsplit(dsn)
         query = parse_qs(parts.query, keep_blank_values=True)
         return _read(parts, query)
-    except ValueError:
-        if _repeats(query, "host") or _repeats(query, "port"):
-            raise InvalidDSNError(
-                "the hosts of the DSN cannot be read: where `host` or `port` is repeated in the query, none is "
-                "empty, there are as many ports as hosts, or one, and no host is before the query; it looks like "
-                "postgresql://user:password@/name?host=db1:5432&host=db2:5432."
-            ) from None
-        return []
+    if _repeats(query, "host") or _repeats(query, "port"):
+        raise InvalidDSNError(
+            "the hosts of the DSN cannot be read: where `host` or `port` is repeated in the query, none is "
+            "empty, there are as many ports as hosts, or one, and no host is before the query; it looks like "
+            "postgresql://user:password@/name?host=db1:5432&host=db2:5432."
+        )
+    return []
 
 
 def _repeats(query: _Query, key: str) -> bool:

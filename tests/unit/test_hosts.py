@@ -1,4 +1,4 @@
-"""The hosts that a DSN names, and our own option in it."""
+"""The hosts that a DSN names."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from pgqrs import InvalidDSNError
-from pgqrs.storage.engines import _without_option, engine_source
+from pgqrs.storage.engines import engine_source
 from pgqrs.storage.hosts import Hosts, hosts_of, is_targeted
 
 
@@ -96,16 +96,3 @@ def test_the_host_that_was_right_comes_first():
 def test_whether_the_dsn_says_which_host_will_do():
     assert is_targeted("postgresql://a,b/name?x=y&target_session_attrs=primary")
     assert not is_targeted("postgresql://target_session_attrs=x@a,b/name")
-
-
-@pytest.mark.parametrize(
-    ("dsn", "plain", "mode"),
-    [
-        ("postgresql://h/n", "postgresql://h/n", None),
-        ("postgresql://h/n?pgqrs_pooler=transaction", "postgresql://h/n", "transaction"),
-        ("postgresql://h/n?a=%20b&pgqrs_pooler=session&c=d", "postgresql://h/n?a=%20b&c=d", "session"),
-        ("postgresql://h/n?pgqrs_pooler=", "postgresql://h/n", ""),
-    ],
-)
-def test_our_option_is_taken_out_and_the_rest_is_left_as_it_is(dsn, plain, mode):
-    assert _without_option(dsn) == (plain, mode)
