@@ -185,7 +185,8 @@ class Admin:
     async def install(self) -> None:
         """Create the schema and its tables, or bring them to this version; safe to call again, and at once.
 
-        Raises `SchemaOutOfDateError` when a newer pgqrs made the tables.
+        Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, and `ConfigurationError` for a database
+        that is not encoded in UTF-8.
         """
         await (await self.store()).install()
 

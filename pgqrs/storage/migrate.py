@@ -10,12 +10,26 @@ a host's own Alembic, without a lock in this process; the lock that orders them 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Connection, Executable, MetaData, Table, bindparam, column, quoted_name, select, table
+from sqlalchemy import (
+    Connection,
+    Executable,
+    MetaData,
+    Table,
+    bindparam,
+    column,
+    exists,
+    quoted_name,
+    select,
+    table,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema, DropTable
 
@@ -28,6 +42,8 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
     from alembic.script import ScriptDirectory
 
+_logger = logging.getLogger("pgqrs")
+
 VERSION_TABLE = "pgqrs_version"
 """The table that holds the revision, in the schema of the tables that it is about."""
 
@@ -38,22 +54,27 @@ BASE = "base"
 _SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
 _RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
 _FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
-_FIND_TABLE = (
-    select(_RELATIONS.c.relname)
-    .join(_SCHEMAS, _SCHEMAS.c.oid == _RELATIONS.c.relnamespace)
+_FIND_TABLE = select(
+    pg.getdatabaseencoding(type_=Text()).label("encoding"),
+    exists()
     .where(
+        _SCHEMAS.c.oid == _RELATIONS.c.relnamespace,
         _SCHEMAS.c.nspname == bindparam("schema", type_=Text()),
         _RELATIONS.c.relname == bindparam("table", type_=Text()),
     )
+    .label("is_there"),
 )
+
+# The second stores the bytes that it is given, which are those of UTF-8.
+_ENCODINGS = {"UTF8", "SQL_ASCII"}
 
 
 async def install(engine: AsyncEngine, schema: str) -> None:
     """Bring the tables in `schema` to the newest revision, creating the schema where it is missing.
 
     It may be called any number of times, from many tasks and processes at once; where there is nothing to do
-    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables; the driver's errors
-    pass as they are.
+    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, and `ConfigurationError`
+    for a database that is not encoded in UTF-8; the driver's errors pass as they are.
     """
     # A snapshot older than the lock would hide what the one before us has installed.
     async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
@@ -67,7 +88,8 @@ async def install(engine: AsyncEngine, schema: str) -> None:
 async def verify(connection: AsyncConnection, schema: str) -> None:
     """Check that the tables in `schema` are at the revision that this code needs.
 
-    Raises `NotInstalledError` or `SchemaOutOfDateError`; the transaction stays usable either way.
+    Raises `NotInstalledError`, `SchemaOutOfDateError` or, for a database that is not encoded in UTF-8,
+    `ConfigurationError`; the transaction stays usable in each case.
     """
     current = await _current(connection, schema)
     if current is None:
@@ -111,12 +133,23 @@ def whole_name(schema: str) -> quoted_name:
 async def _current(connection: AsyncConnection, schema: str) -> str | None:
     # Naming a table that is not there would abort the transaction. (The catalog is asked, and not to_regclass,
     # which takes no lock and so may not see what another transaction has just created.)
-    if await connection.scalar(_FIND_TABLE, {"schema": schema, "table": VERSION_TABLE}) is None:
+    found = await connection.execute(_FIND_TABLE, {"schema": schema, "table": VERSION_TABLE})
+    encoding, is_there = found.one()
+    _check_encoding(encoding)
+    if not is_there:
         return None
     # As text for the driver: SQLAlchemy 2.0 trips over a % in a name.
     name = connection.dialect.identifier_preparer.format_table(_version_table(schema))
-    found = await connection.exec_driver_sql(f"SELECT version_num FROM {name}")  # noqa: S608  # quoted above
-    return cast("str | None", found.scalar())
+    version = await connection.exec_driver_sql(f"SELECT version_num FROM {name}")  # noqa: S608  # quoted above
+    return cast("str | None", version.scalar())
+
+
+def _check_encoding(encoding: str) -> None:
+    if encoding not in _ENCODINGS:
+        raise ConfigurationError(
+            f"the database is encoded in {encoding}, which cannot hold every character of a value or of an error: "
+            "make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
+        )
 
 
 async def _start(connection: AsyncConnection, schema: str) -> str | None:
@@ -140,6 +173,7 @@ async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None
     for statement in statements:
         if not statement.startswith("--"):
             await connection.exec_driver_sql(statement)
+    _logger.info("pgqrs: the tables in the schema %r are brought from revision %s to %s", schema, start, HEAD)
 
 
 def _version_table(schema: str) -> Table:
@@ -164,6 +198,31 @@ def _render(
 
     Where they are the same revision it returns none at all.
     """
+    with _alembic_silent():
+        return _rendered(schema, start, end, first, last)
+
+
+@contextmanager
+def _alembic_silent() -> Generator[None]:
+    """Keep Alembic from logging what it does for us, in this thread: another may run the application's own."""
+    here = threading.get_ident()
+
+    def is_not_ours(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    loggers = [logging.getLogger(f"alembic.runtime.{name}") for name in ("migration", "plugins")]
+    for logger in loggers:
+        logger.addFilter(is_not_ours)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_not_ours)
+
+
+def _rendered(
+    schema: str, start: str, end: str, first: Sequence[Executable], last: Sequence[Executable]
+) -> list[str]:
     from alembic.operations import Operations  # noqa: PLC0415 - importing it takes 100 ms, and few need it
 
     statements = _Statements()

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -117,6 +118,32 @@ class TestInstall:
         async with engine.connect() as keeping_others_out:
             await keeping_others_out.run_sync(migrate.take_lock, schema)
             await migrate.install(engine, schema)
+
+    async def test_logs_one_line_and_nothing_of_alembics(self, engine, schema, caplog):
+        with caplog.at_level(logging.INFO):
+            await migrate.install(engine, schema)
+            migrate.sql_script(schema)
+            await migrate.install(engine, schema)
+        told = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+        assert told == [f"pgqrs: the tables in the schema {schema!r} are brought from revision base to {HEAD}"]
+
+    @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
+    async def test_a_database_that_cannot_hold_every_character_is_refused(self, dsn, encoding):
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        root = await asyncpg.connect(dsn)
+        await root.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
+        try:
+            async with own_engine(urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))) as engine:
+                if encoding != "LATIN1":
+                    await migrate.install(engine, "s")
+                    await verified(engine, "s")
+                    return
+                for refused in (migrate.install, verified):
+                    with pytest.raises(ConfigurationError, match=r"LATIN1.*'UTF8'"):
+                        await refused(engine, "s")
+        finally:
+            await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await root.close()
 
     async def test_odd_schema_names(self, engine, odd_schema):
         await migrate.install(engine, odd_schema)
