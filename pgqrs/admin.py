@@ -20,7 +20,7 @@ from pgqrs.names import check_name, check_schema
 from pgqrs.reading import as_text, check_written, read_step, read_workflow
 from pgqrs.runtime.arguments import encode_input
 from pgqrs.runtime.here import Here
-from pgqrs.serialization import Codec, JsonCodec, checked_codec, recorded_name
+from pgqrs.serialization import Codec, JsonCodec, checked_codec, placed, recorded_name
 from pgqrs.storage.database import Limits
 from pgqrs.storage.engines import Target, engine_source
 from pgqrs.storage.lending import Lent
@@ -214,7 +214,7 @@ class Admin:
         """
         check_name("workflow name", name)
         args = [] if input_arg is _NOTHING else [input_arg]
-        encoded = self._codec.encode({"args": args, "kwargs": {}})
+        encoded = placed(self._codec, "input", name).encode({"args": args, "kwargs": {}})
         store = await self.store()
         target = store if session is None else await store.within(session)
         return PyWorkflow(self, await target.create(name, encoded.text), name)

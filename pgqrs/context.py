@@ -291,7 +291,7 @@ class PyWorkflow:
         steps: Steps = place.run.steps
         codec = steps.codec
         if not steps.is_plain:
-            codec, fingerprint = steps.terms(returns, fingerprint)
+            codec, fingerprint = steps.terms(step_id, returns, fingerprint)
         found = steps.take(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
         if isinstance(found, Outcome):
             if found.error is not None:
@@ -450,7 +450,7 @@ class PyWorkflow:
 
     def _decoded(self, output: str | None, options: RunOptions) -> Any:
         with naming(self._id):
-            return None if output is None else options.codec(self._host.codec).decode(output)
+            return None if output is None else options.codec(self._host.codec, self._id).decode(output)
 
 
 def _named(kind: str, name: str | None) -> str | None:

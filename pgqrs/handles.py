@@ -10,7 +10,7 @@ from pgqrs.errors import WorkflowCancelledError
 from pgqrs.failures import load_error
 from pgqrs.reading import check_written, naming
 from pgqrs.runtime.here import Here
-from pgqrs.serialization import Codec, opened
+from pgqrs.serialization import Codec, opened, placed
 from pgqrs.types import Ended, StepRecord, WorkflowStatus
 
 R_co = TypeVar("R_co", covariant=True)
@@ -110,11 +110,11 @@ class WorkflowHandle(Generic[R_co]):
         check_written(self._host.codec, self._id, end.codec)
         if end.error is not None:
             with naming(self._id):
-                text = opened(self._host.codec, end.error)
+                text = opened(self._host.codec, end.error, self._id)
             raise load_error(text, workflow_id=self._id, step_id="")
         with naming(self._id):
             return None if end.output is None else self._codec().decode(end.output)
 
     def _codec(self) -> Codec:
         codec = self._host.codec
-        return codec if self._returns is None else self._returns.codec(codec)
+        return placed(codec if self._returns is None else self._returns.codec(codec), "output", self._id)

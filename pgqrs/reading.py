@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from pgqrs.errors import CodecMismatchError, SerializationError
-from pgqrs.serialization import Codec, is_sealing, opened, recorded_name
+from pgqrs.serialization import Codec, is_sealing, opened, placed, recorded_name
 from pgqrs.types import StepRecord, WorkflowRecord
 
 
@@ -43,9 +43,9 @@ def read_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
     with naming(record.id):
         return replace(
             record,
-            input=_decoded(codec, record.input),
-            output=_decoded(codec, record.output),
-            error=_opened(codec, record.error),
+            input=_decoded(placed(codec, "input", record.name), record.input),
+            output=_decoded(placed(codec, "output", record.id), record.output),
+            error=_opened(codec, record.error, record.id),
         )
 
 
@@ -55,12 +55,16 @@ def read_step(codec: Codec, record: StepRecord) -> StepRecord:
     Raises `SerializationError`; that the workflow was written with this codec is known.
     """
     with naming(record.workflow_id, record.step_id):
-        return replace(record, output=_decoded(codec, record.output), error=_opened(codec, record.error))
+        where = record.workflow_id, record.step_id
+        output = _decoded(placed(codec, "output", *where), record.output)
+        return replace(record, output=output, error=_opened(codec, record.error, *where))
 
 
 def _decoded(codec: Codec, text: str | None) -> Any:
     return None if text is None else codec.decode(text)
 
 
-def _opened(codec: Codec, error: Any) -> Any:
-    return json.loads(opened(codec, json.dumps(error))) if error is not None and is_sealing(codec) else error
+def _opened(codec: Codec, error: Any, *where: str | int) -> Any:
+    if error is None or not is_sealing(codec):
+        return error
+    return json.loads(opened(codec, json.dumps(error), *where))

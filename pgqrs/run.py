@@ -20,7 +20,7 @@ from pgqrs.errors import (
 from pgqrs.failures import dump_error, is_terminal, plain_error
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
-from pgqrs.serialization import Codec, refusal, sealed
+from pgqrs.serialization import Codec, placed, refusal, sealed
 from pgqrs.steps import Steps, tell_of_unexpected
 from pgqrs.stopping import Parked, Stop, Stopping, is_stop, raise_apart
 from pgqrs.storage.store import Store
@@ -43,9 +43,9 @@ class RunOptions(NamedTuple):
     strict: bool = False
     returns: Returns | None = None
 
-    def codec(self, codec: Codec) -> Codec:
+    def codec(self, codec: Codec, workflow_id: int) -> Codec:
         """Return the codec for what the workflow returns."""
-        return codec if self.returns is None else self.returns.codec(codec)
+        return placed(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
 
 
 class Run:
@@ -96,7 +96,7 @@ class Run:
         self._store = store
         self._retries = history.retries
         self._policy: RetryPolicy | None = None
-        self._output_codec = codec
+        self._output_codec = placed(codec, "output", workflow_id)
         self._leaving: asyncio.Task[None] | None = None
         store.runs[workflow_id] = self
 
@@ -158,7 +158,7 @@ class Run:
 
     def expect(self, options: RunOptions) -> None:
         """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
-        self._output_codec = options.codec(self.codec)
+        self._output_codec = options.codec(self.codec, self.workflow_id)
 
     async def returned(self, value: object) -> object:
         """Settle the run whose body returned `value`, and return that as it is stored.
@@ -229,7 +229,7 @@ class Run:
         delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
         if delay is None:
             return None
-        return delay, sealed(self.codec, dump_error(error, terminal=False)), self.steps.to_reopen(error)
+        return delay, self._sealed(dump_error(error, terminal=False)), self.steps.to_reopen(error)
 
     # --- stopping ---
 
@@ -268,7 +268,7 @@ class Run:
         match self.stopping.stop:
             case Stop.TIMED_OUT:
                 timed_out = dump_error(self.stopping.stopped(), terminal=True)
-                await self._end(WorkflowStatus.ERROR, error=sealed(self.codec, timed_out))
+                await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
             case Stop.CANCELLED:
                 await self._leave(WorkflowStatus.CANCELLED)
             case Stop.PARKED:
@@ -319,11 +319,14 @@ class Run:
         try:
             terminal = exception is None or is_terminal(exception)
             reopen = self.steps.to_reopen(exception)
-            text = sealed(self.codec, dump_error(error, terminal=terminal))
+            text = self._sealed(dump_error(error, terminal=terminal))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
             tell_of_unexpected(f"the error of workflow {self.workflow_id}", unexpected)
-            text = sealed(self.codec, plain_error(error, terminal=terminal))
+            text = self._sealed(plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
+
+    def _sealed(self, text: str) -> str:
+        return sealed(self.codec, text, self.workflow_id)
 
     def give_up(self) -> None:
         """Leave a run that was neither ended nor left nor lost, as after a crash."""

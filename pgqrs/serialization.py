@@ -15,12 +15,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
-from pgqrs.errors import SerializationError
+from pgqrs.errors import SerializationError, WorkflowTimeoutError
 
 __all__ = [
     "Codec",
     "Encoded",
     "JsonCodec",
+    "PlacedCodec",
     "SealingCodec",
     "TypedCodec",
     "bound",
@@ -29,6 +30,7 @@ __all__ = [
     "is_typed",
     "opened",
     "path_of",
+    "placed",
     "recorded_name",
     "sealed",
 ]
@@ -40,6 +42,9 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 """The longest UTF-8 text of one value, unless a codec is told otherwise."""
 
 _LONGEST_NAME: Final = 100
+
+_LONGEST_TIMEOUT: Final = 1e12
+"""Seconds; only a row that was written by hand has a longer one."""
 
 
 class Encoded(NamedTuple):
@@ -92,14 +97,29 @@ class TypedCodec(Codec, Protocol):
 
 
 class SealingCodec(Codec, Protocol):
-    """A codec whose text nobody else is to read: recorded errors, which no codec encodes, pass through it too."""
+    """A codec that hides what it writes: recorded errors, which no codec encodes, pass through it too."""
 
     def seal(self, text: str) -> str:
         """Return JSON text that hides the JSON `text` of an error."""
         ...
 
     def open(self, text: str) -> str:
-        """Return what was sealed, and a text that was not as it is; raise `SerializationError` if it cannot be."""
+        """Return the text that was sealed; raise `SerializationError` for a text that was not."""
+        ...
+
+
+class PlacedCodec(Codec, Protocol):
+    """A codec whose text cannot be moved from one place of the tables to another."""
+
+    def at(self, place: str) -> Codec:
+        """Return the codec, of the same name, for the values of one place.
+
+        It raises `SerializationError` for text that was written at another place. It is sealing if this one is.
+
+        Args:
+            place: A text that names the place: the workflow and the step of an outcome or an error, the name of
+                the workflow for an input. It is the same whenever the value is read.
+        """
         ...
 
 
@@ -149,14 +169,60 @@ def bound(codec: Codec, annotation: Any) -> Codec:
     return cast(TypedCodec, codec).of(annotation) if is_typed(codec) else codec
 
 
-def sealed(codec: Codec, text: str) -> str:
-    """Return the JSON text of an error as it is stored beside what the codec encodes."""
-    return cast(SealingCodec, codec).seal(text) if is_sealing(codec) else text
+def placed(codec: Codec, kind: str, *where: str | int) -> Codec:
+    """Return the codec for the values of a place, which is the codec itself where it does not go by places.
+
+    Args:
+        codec: The codec, already bound to a type where it goes by types.
+        kind: ``"input"``, ``"output"`` or ``"error"``.
+        where: The workflow's name for its input, else its id, and the id of a step for that of a step.
+    """
+    at: Callable[[str], Codec] | None = getattr(codec, "at", None)
+    return codec if at is None else at(json.dumps([kind, *where]))
 
 
-def opened(codec: Codec, text: str) -> str:
-    """Return the JSON text of an error that `sealed` returned as `text`."""
-    return cast(SealingCodec, codec).open(text) if is_sealing(codec) else text
+def sealed(codec: Codec, text: str, *where: str | int) -> str:
+    """Return the JSON text of an error as it is stored; `where` is that of `placed`."""
+    return cast(SealingCodec, placed(codec, "error", *where)).seal(text) if is_sealing(codec) else text
+
+
+def opened(codec: Codec, text: str, *where: str | int) -> str:
+    """Return the JSON text of an error that `sealed` returned as `text`.
+
+    Any worker ends a workflow whose deadline has passed, also without knowing its codec: that error alone may be
+    unsealed.
+    """
+    if not is_sealing(codec):
+        return text
+    return _time_out(text, *where) or cast(SealingCodec, placed(codec, "error", *where)).open(text)
+
+
+def _time_out(text: str, workflow_id: str | int = 0, *step: str | int) -> str | None:
+    """Return the error of a workflow that timed out, made anew of its timeout; None for other errors."""
+    if step or text.startswith('"'):
+        return None
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    recorded = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    if recorded.get("type") != WorkflowTimeoutError.__name__:
+        return None
+    attributes = recorded.get("attributes")
+    timeout: object = cast("dict[str, Any]", attributes).get("timeout") if isinstance(attributes, dict) else None
+    given = float(timeout) if isinstance(timeout, (int, float)) and 0 < timeout <= _LONGEST_TIMEOUT else None
+    error = WorkflowTimeoutError(int(workflow_id), given)
+    classes = [each for each in type(error).__mro__ if issubclass(each, Exception)]
+    return json.dumps(
+        {
+            "type": type(error).__name__,
+            "message": str(error),
+            "terminal": True,
+            "mro": [f"{each.__module__}:{each.__qualname__}" for each in classes],
+            "args": list(error.args),
+            "attributes": {"workflow_id": error.workflow_id, "timeout": error.timeout},
+        }
+    )
 
 
 class JsonCodec:

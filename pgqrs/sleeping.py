@@ -28,15 +28,16 @@ async def _recorded_time(
     run: Run, step_id: str, fingerprint: int | None, time: Callable[[datetime], datetime]
 ) -> datetime:
     steps = run.steps
+    codec, fingerprint = steps.terms(step_id, None, fingerprint)
     found = await steps.acquire(run.place, step_id, fingerprint)
     if isinstance(found, Execution):
         try:
-            encoded = run.codec.encode(time(await run.clock.now()).isoformat())
+            encoded = codec.encode(time(await run.clock.now()).isoformat())
         except BaseException:
             steps.give_up(found)
             raise
         found = await steps.record(found, encoded.text)
-    recorded = steps.answer(step_id, found)
+    recorded = steps.answer(step_id, found, codec)
     try:
         return datetime.fromisoformat(recorded)
     except (ValueError, TypeError) as error:

@@ -25,7 +25,7 @@ from pgqrs.failures import dump_error, is_terminal, load_error, plain_error, sho
 from pgqrs.reading import naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, caller_of, enclosing, here, scope_of, step_out, waits_for_any
-from pgqrs.serialization import Codec, is_sealing, is_typed, opened, sealed
+from pgqrs.serialization import Codec, is_sealing, is_typed, opened, placed, sealed
 from pgqrs.stopping import Stopping, is_stop, raise_apart
 from pgqrs.storage.answers import Answer
 from pgqrs.storage.store import Store
@@ -136,22 +136,23 @@ class Steps:
             self._compare(step_id, outcome.fingerprint, fingerprint)
         return outcome
 
-    def terms(self, returns: Returns | None, fingerprint: int | None) -> tuple[Codec, int | None]:
+    def terms(self, step_id: str, returns: Returns | None, fingerprint: int | None) -> tuple[Codec, int | None]:
         """Return the codec for what a step returns, and the fingerprint of its call as it may be recorded.
 
         Of arguments that are few a fingerprint tells which they were: nothing that a sealing codec would show.
         """
         codec = self.codec if returns is None else returns.codec(self.codec)
-        return codec, None if is_sealing(self.codec) else fingerprint
+        codec = placed(codec, "output", self.workflow_id, step_id)
+        return codec, None if is_sealing(codec) else fingerprint
 
-    def answer(self, step_id: str, outcome: Outcome, codec: Codec | None = None) -> Any:
+    def answer(self, step_id: str, outcome: Outcome, codec: Codec) -> Any:
         """Return the recorded value of a step, or raise its recorded error; `codec` is the one for the value."""
         if outcome.error is not None:
             raise self.replayed(step_id, outcome.error)
         if outcome.output is None:
             return None
         try:
-            return (codec or self.codec).decode(outcome.output)
+            return codec.decode(outcome.output)
         except SerializationError as error:
             raise error.of(workflow_id=self.workflow_id, step_id=step_id) from error
 
@@ -160,7 +161,7 @@ class Steps:
         text = error
         if not self.is_plain:
             with naming(self.workflow_id, step_id):
-                text = opened(self.codec, error)
+                text = opened(self.codec, error, self.workflow_id, step_id)
         replay = load_error(text, workflow_id=self.workflow_id, step_id=step_id)
         scope = scope_of(self._owner)
         self._note(replay, step_id, scope, transient=not is_terminal(replay))
@@ -302,7 +303,7 @@ class Steps:
             return False
         try:
             delay = policy.delay(execution.failures + 1, error)
-            text = "" if delay is None else sealed(self.codec, dump_error(error, terminal=False))
+            text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
             tell_of_unexpected(f"whether {self._told(execution.step_id)} is tried again", unexpected)
             return False
@@ -353,7 +354,7 @@ class Steps:
                 self._note(raised, execution.step_id, execution.parent, transient=not terminal)
             if not terminal:
                 self._trace.recorded(execution.step_id)
-            text = sealed(self.codec, dump_error(error, terminal=terminal, steps=behind))
+            text = self._sealed(execution, dump_error(error, terminal=terminal, steps=behind))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
             tell_of_unexpected(f"the error of {self._told(execution.step_id)}", unexpected)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
@@ -364,10 +365,13 @@ class Steps:
     ) -> str:
         """Return the plain record of a step's error; where there is none, the step has no outcome."""
         try:
-            return sealed(self.codec, plain_error(error, terminal=terminal, steps=steps))
+            return self._sealed(execution, plain_error(error, terminal=terminal, steps=steps))
         except BaseException:
             self.give_up(execution)
             raise
+
+    def _sealed(self, execution: Execution, text: str) -> str:
+        return sealed(self.codec, text, self.workflow_id, execution.step_id)
 
     def _told(self, step_id: str) -> str:
         return f"step {step_id!r} of workflow {self.workflow_id}"

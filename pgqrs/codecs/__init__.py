@@ -9,13 +9,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from pgqrs.serialization import Codec, Encoded, JsonCodec, SealingCodec, TypedCodec
+from pgqrs.serialization import Codec, Encoded, JsonCodec, PlacedCodec, SealingCodec, TypedCodec
 
 if TYPE_CHECKING:
     from pgqrs.codecs.fernet import FernetCodec
     from pgqrs.codecs.pydantic import PydanticCodec
 
-__all__ = ["Codec", "Encoded", "FernetCodec", "JsonCodec", "PydanticCodec", "SealingCodec", "TypedCodec"]
+__all__ = [
+    "Codec",
+    "Encoded",
+    "FernetCodec",
+    "JsonCodec",
+    "PlacedCodec",
+    "PydanticCodec",
+    "SealingCodec",
+    "TypedCodec",
+]
 
 _EXTRAS: Final = {"PydanticCodec": "pydantic", "FernetCodec": "cryptography"}
 _MODULES: Final = {"PydanticCodec": "pgqrs.codecs.pydantic", "FernetCodec": "pgqrs.codecs.fernet"}

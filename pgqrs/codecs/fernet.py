@@ -21,6 +21,9 @@ class FernetCodec:
     new key is first given as the last one everywhere, then as the first; an old one is dropped when no history
     written with it is read any more. `codec` encodes what is encrypted; strict JSON by default.
 
+    Each token holds the place that it was written for, and is refused at another one: the ids of the workflow and
+    the step, and whether it is an outcome or an error; for an input the workflow's name.
+
     Payloads are encrypted: inputs, outputs, results of steps, errors. Names, step ids, keys, queues, statuses and
     times are not; the fingerprints of arguments are left out, so a step that is called with other arguments than
     those that are recorded is not noticed.
@@ -33,6 +36,7 @@ class FernetCodec:
         self._fernet = _fernet_of(keys)
         self.name = f"fernet+{self._codec.name}"
         self.is_typed = is_typed(self._codec)
+        self._place = ""
 
     def __repr__(self) -> str:
         return f"<FernetCodec {self.name}>"
@@ -40,10 +44,16 @@ class FernetCodec:
     def of(self, annotation: Any) -> Codec:
         """Return the codec for values of a type, where the inner one goes by types."""
         inner = bound(self._codec, annotation)
-        if inner is self._codec:
-            return self
+        return self if inner is self._codec else self._like(inner, self._place)
+
+    def at(self, place: str) -> FernetCodec:
+        """Return the codec for the values of a place; see `pgqrs.codecs.PlacedCodec`."""
+        return self._like(self._codec, place)
+
+    def _like(self, inner: Codec, place: str) -> FernetCodec:
         copy = object.__new__(FernetCodec)
         copy._codec, copy._fernet, copy.name, copy.is_typed = inner, self._fernet, self.name, self.is_typed
+        copy._place = place
         return copy
 
     def encode(self, value: Any) -> Encoded:
@@ -54,28 +64,33 @@ class FernetCodec:
     def decode(self, text: str) -> Any:
         """Return the value that the token stands for.
 
-        Raise `SerializationError` for a text that none of the keys has encrypted, and as the inner codec does.
+        Raise `SerializationError` for a text that none of the keys has encrypted, or that was encrypted for
+        another place, and as the inner codec does.
         """
-        token = _token_of(text)
-        if token is None:
-            raise SerializationError("what is stored is not encrypted.", reading=True)
-        return self._codec.decode(self._decrypted(token))
+        return self._codec.decode(self.open(text))
 
     def seal(self, text: str) -> str:
         """Return a JSON string, the token, that `open` makes `text` of."""
-        return f'"{self._fernet.encrypt(text.encode()).decode()}"'
+        token = self._fernet.encrypt(f"{self._place}\n{text}".encode())
+        return f'"{token.decode()}"'
 
     def open(self, text: str) -> str:
-        """Return the text of an error that was sealed; one that is no string was not, and is returned as it is.
-
-        A worker may have to end a workflow whose deadline has passed without knowing its codec.
-        """
+        """Return the text of an error that was sealed; raise `SerializationError` as `decode` does."""
         token = _token_of(text)
-        return text if token is None else self._decrypted(token)
+        if token is None:
+            raise SerializationError("what is stored is not encrypted.", reading=True)
+        # A place is one line: JSON escapes the ends of lines.
+        place, _, opened = self._decrypted(token).partition("\n")
+        if place != self._place:
+            raise SerializationError(
+                "it was encrypted for another place: the row was changed by hand, or restored in part.",
+                reading=True,
+            )
+        return opened
 
-    def _decrypted(self, token: str) -> str:
+    def _decrypted(self, token: bytes) -> str:
         try:
-            return self._fernet.decrypt(token.encode()).decode()
+            return self._fernet.decrypt(token).decode()
         except InvalidToken:
             raise SerializationError(
                 "none of the keys that the FernetCodec was given has encrypted it: give it the key of that time, "
@@ -84,13 +99,13 @@ class FernetCodec:
             ) from None
 
 
-def _token_of(text: str) -> str | None:
+def _token_of(text: str) -> bytes | None:
     """Return the token in a JSON text, None where there is something else."""
     try:
         found: object = json.loads(text)
-    except ValueError:
+        return found.encode() if isinstance(found, str) else None
+    except (ValueError, RecursionError):  # no JSON, or a lone surrogate in it
         return None
-    return found if isinstance(found, str) else None
 
 
 def _fernet_of(keys: object) -> MultiFernet:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgqrs.annotations import bound_to_input
 from pgqrs.decorators import Definition
-from pgqrs.serialization import Codec, Encoded, is_typed
+from pgqrs.serialization import Codec, Encoded, is_typed, placed
 
 
 def check_fits(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -27,7 +27,9 @@ def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kw
     annotated with.
     """
     typed = bound_to_input(codec, definition.function, len(args), tuple(kwargs))
-    return typed.encode({"args": args if is_typed(codec) else list(args), "kwargs": kwargs})
+    return placed(typed, "input", definition.name).encode(
+        {"args": args if is_typed(codec) else list(args), "kwargs": kwargs}
+    )
 
 
 def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -35,11 +37,12 @@ def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple
 
     Raises `TypeError` where they do not fit the function, and as `encode_input` does.
     """
-    given = codec.decode(text)
+    given = placed(codec, "input", definition.name).decode(text)
     check_fits(definition, given["args"], given["kwargs"])
     if is_typed(codec):
         count, names = len(given["args"]), tuple(given["kwargs"])
-        given = bound_to_input(codec, definition.function, count, names).decode(text)
+        typed = bound_to_input(codec, definition.function, count, names)
+        given = placed(typed, "input", definition.name).decode(text)
     return tuple(given["args"]), given["kwargs"]
 
 

@@ -17,6 +17,7 @@ from pgqrs.decorators import Definition, definition_of
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.reading import as_text, naming, read_workflow
 from pgqrs.runtime.runs import Held, Runs
+from pgqrs.serialization import placed
 from pgqrs.storage.marks import Executing, RunningMarks
 from pgqrs.storage.repositories import WorkflowRepository
 from pgqrs.storage.store import Store
@@ -325,7 +326,8 @@ class _Laboratory:
         if ended.output is None:
             return None
         with naming(ended.id):
-            return self._definition.returns.codec(self._admins[1].codec).decode(ended.output)
+            codec = self._definition.returns.codec(self._admins[1].codec)
+            return placed(codec, "output", ended.id).decode(ended.output)
 
     async def _steps(self, workflow_id: int) -> dict[str, StepRecord]:
         return {each.step_id: each for each in await self._admins[1].list_steps(workflow_id)}

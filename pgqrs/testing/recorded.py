@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from pgqrs.annotations import annotation_of
 from pgqrs.decorators import Definition
 from pgqrs.runtime.arguments import check_fits, decode_input, encode_input
-from pgqrs.serialization import Codec, bound, is_typed
+from pgqrs.serialization import Codec, bound, is_typed, placed
 
 
 class Recorded(NamedTuple):
@@ -37,7 +37,7 @@ class Arguments:
         self._codec = codec
         self._function = definition.function
         self._signature = inspect.signature(definition.function)
-        self.plain = codec.decode(text)
+        self.plain = placed(codec, "input", definition.name).decode(text)
         args, kwargs = decode_input(codec, definition, text)
         values = self._by_name(args, kwargs)
         plain = self._by_name(self.plain["args"], self.plain["kwargs"])

@@ -654,9 +654,7 @@ async def test_no_payload_can_be_read_in_the_tables(secret, sql):
     found = await everything(sql)
     assert "gAAAA" in found
     assert [each for each in [*secrets, "19.90", "LookupError"] if each in found] == []
-    assert (
-        await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE fingerprint IS NOT NULL") == 1
-    )  # the sleep
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE fingerprint IS NOT NULL") == 0
 
 
 async def test_errors_are_opened_for_those_who_have_the_key(secret, open_admin, sql):
@@ -719,6 +717,76 @@ async def test_keys_are_rotated_in_the_middle_of_a_workflow(open_admin, sql):
     assert await only_new.handle(record.id, wf).result() == RECEIPT
     with pytest.raises(SerializationError, match="of step 'charge'"):
         await only_new.list_steps(record.id)
+
+
+@pytest.mark.plants_rows
+async def test_what_was_encrypted_for_one_step_is_no_outcome_of_another(secret, sql):
+    wired = []
+
+    @step(key=lambda name: name)
+    async def approve(ctx: PyWorkflow, name: str) -> bool:
+        return name == "alice"
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        approved = [name for name in ("alice", "mallory") if await approve(ctx, name)]
+        if not wired:
+            wired.append(approved)
+            raise TransientError
+        wired.append(approved)
+
+    with pytest.raises(TransientError):
+        await secret.run(wf)
+    [record] = await secret.list_workflows()
+    await sql.execute(
+        "UPDATE pgqrs_workflow_steps SET output = "
+        "(SELECT output FROM pgqrs_workflow_steps WHERE step_id = 'approve:alice') WHERE step_id = 'approve:mallory'"
+    )
+    with pytest.raises(SerializationError, match=r"of step 'approve:mallory' .*encrypted for another place"):
+        await wf(await secret.get_workflow(record.id))
+    assert wired == [["alice"]]
+
+
+@pytest.mark.plants_rows
+async def test_an_error_without_encryption_is_not_believed(secret, sql):
+    @step
+    async def fails(ctx: PyWorkflow) -> None:
+        raise LookupError
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        try:
+            await fails(ctx)
+        except PermissionError:
+            return "believed"
+
+    with pytest.raises(LookupError):
+        await secret.run(wf)
+    [record] = await secret.list_workflows()
+    forged = '{"type": "PermissionError", "message": "no", "mro": ["builtins:PermissionError"], "terminal": true}'
+    await sql.execute("UPDATE pgqrs_workflow_steps SET error = $1", forged)
+    await sql.execute("UPDATE pgqrs_workflows SET error = $1", forged)
+    with pytest.raises(SerializationError, match="not encrypted"):
+        await secret.handle(record.id, wf).result()
+    with pytest.raises(SerializationError, match=r"of step 'fails' .*not encrypted"):
+        await wf(await secret.get_workflow(record.id))
+
+
+@pytest.mark.plants_rows
+async def test_an_input_belongs_to_workflows_of_its_name(secret, sql):
+    @workflow(name="refund")
+    async def refund(ctx: PyWorkflow, amount: int) -> int:
+        return amount
+
+    handle = await secret.enqueue(refund, 5)
+    await secret.create_workflow("pay", 5_000)
+    await sql.execute(
+        "UPDATE pgqrs_workflows SET input = (SELECT input FROM pgqrs_workflows WHERE name = 'pay') WHERE id = $1",
+        handle.id,
+    )
+    async with no_hang(), Worker(secret, [refund]):
+        with pytest.raises(SerializationError, match="encrypted for another place"):
+            await handle.result()
 
 
 async def test_a_sleep_that_cannot_be_read_says_why(secret, open_admin):

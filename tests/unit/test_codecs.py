@@ -41,11 +41,12 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict, Unpack
 
-from pgqrs import ConfigurationError, Encoded, SerializationError
+from pgqrs import ConfigurationError, Encoded, SerializationError, WorkflowTimeoutError
 from pgqrs.annotations import Returns, annotation_of, bound_to_input
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
+from pgqrs.failures import dump_error, load_error
 from pgqrs.fingerprint import fingerprint_of
-from pgqrs.serialization import bound, checked_codec, is_typed, opened, recorded_name, sealed
+from pgqrs.serialization import bound, checked_codec, is_typed, opened, placed, recorded_name, sealed
 
 if TYPE_CHECKING:
     from nowhere import Missing
@@ -688,6 +689,50 @@ def test_text_that_is_not_encrypted_is_refused(text):
     assert caught.value.reading
 
 
+@pytest.mark.parametrize("text", ['"\\ud800"', "[" * 100_000])
+def test_text_that_is_hardly_json_is_refused(text):
+    with pytest.raises(SerializationError, match="what is stored is not encrypted"):
+        FernetCodec([NEW]).decode(text)
+
+
+@pytest.mark.parametrize("codec", [FernetCodec([NEW]), FernetCodec([NEW], PydanticCodec())])
+def test_a_token_is_read_at_its_own_place_alone(codec):
+    places = [
+        ("input", "pay"), ("output", 1), ("error", 1), ("output", 2),
+        ("output", 1, "approve:alice"), ("error", 1, "approve:alice"), ("output", 1, "approve\nalice"),
+    ]  # fmt: skip
+    for here in places:
+        text = placed(codec, *here).encode("paid\n").text
+        assert placed(codec.of(Any), *here).decode(text) == "paid\n"
+        for elsewhere in (placed(codec, *each) for each in places if each != here):
+            with pytest.raises(SerializationError, match="another place") as caught:
+                elsewhere.decode(text)
+            assert caught.value.reading
+        with pytest.raises(SerializationError, match="another place"):
+            codec.decode(text)
+
+
+def test_only_the_error_of_a_deadline_may_be_unsealed_and_nothing_else_in_it_counts():
+    codec = FernetCodec([NEW])
+    genuine = dump_error(WorkflowTimeoutError(7, 2.5), terminal=True)
+    assert json.loads(genuine) == json.loads(genuine) | json.loads(opened(codec, genuine, 7))
+    forged = json.loads(genuine) | {
+        "message": "paid",
+        "mro": ["builtins:PermissionError"],
+        "args": ["x"],
+        "notes": ["y"],
+    }
+    assert opened(codec, json.dumps(forged), 7) == opened(codec, genuine, 7)
+    for timeout in (math.inf, -1, "x", True, 1e300, None):
+        forged["attributes"] = {"timeout": timeout}
+        replayed = load_error(opened(codec, json.dumps(forged), 7), workflow_id=7, step_id="")
+        assert isinstance(replayed, WorkflowTimeoutError)
+    with pytest.raises(SerializationError):
+        opened(codec, genuine, 7, "step")
+    with pytest.raises(SerializationError):
+        opened(codec, dump_error(PermissionError("no"), terminal=True), 7)
+
+
 def test_it_stacks_on_any_codec():
     codec = FernetCodec([NEW], PydanticCodec())
     assert (codec.name, FernetCodec([NEW]).name) == ("fernet+pydantic", "fernet+json")
@@ -723,7 +768,8 @@ def test_errors_are_sealed():
     assert "4111" not in hidden
     assert isinstance(json.loads(hidden), str)
     assert opened(codec, hidden) == error
-    assert opened(codec, error) == error
+    with pytest.raises(SerializationError, match="what is stored is not encrypted"):
+        opened(codec, error)
     assert sealed(JsonCodec(), error) == opened(PydanticCodec(), error) == error
 
 
