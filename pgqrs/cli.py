@@ -21,6 +21,7 @@ from pgqrs.admin import Admin
 from pgqrs.decorators import definition_of
 from pgqrs.errors import EmbeddedServerError, PgqrsError
 from pgqrs.models import HEAD, SCHEMA
+from pgqrs.storage.grants import grants
 from pgqrs.storage.migrate import sql_script
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.worker import Worker
@@ -73,13 +74,25 @@ def verify(dsn: str, schema: str, *, deep: bool) -> None:
 @_schema
 @click.option("--from", "start", metavar="REV", default="base", help="The revision that you have, if any.")
 @click.option("--to", "end", metavar="REV", default=HEAD, help="The one that you want, if not the newest.")
-def sql(schema: str, start: str, end: str) -> None:
+@click.option(
+    "--grant-to", "workers", metavar="ROLE", multiple=True, help="Give a role the rights of a worker, too."
+)
+@click.option(
+    "--producer", "producers", metavar="ROLE", multiple=True, help="Give a role the rights to enqueue, too."
+)
+def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producers: tuple[str, ...]) -> None:
     """Print the SQL that `install` would run; it needs no database.
 
-    Run it in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of your own.
+    Run it in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of your own. With
+    --grant-to and --producer the rights of these roles follow; where the tables are there, give --from the newest
+    revision for these alone.
     """
     with _errors_in_one_line():
-        click.echo(sql_script(schema, start=start, end=end))
+        parts = [
+            sql_script(schema, start=start, end=end),
+            grants(schema, workers=workers, producers=producers),
+        ]
+    click.echo("\n\n".join(each for each in parts if each))
 
 
 @main.command()

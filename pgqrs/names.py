@@ -139,6 +139,13 @@ def check_schema(name: object) -> None:
         raise ConfigurationError(f"{_shown(name)} cannot be a schema name: {flaw}.")
 
 
+def check_role(name: object) -> None:
+    """Refuse the name of a role that PostgreSQL could not hold; raises `ConfigurationError`."""
+    flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
+    if flaw is not None:
+        raise ConfigurationError(f"{_shown(name)} cannot be the name of a role: {flaw}.")
+
+
 def _shown(name: object) -> str:
     text = ascii(name)
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004

@@ -1,0 +1,95 @@
+"""Three roles with the rights that `pgqrs sql` prints and docs/production.md lists, and no more."""
+
+import uuid
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from click.testing import CliRunner
+
+from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Worker, step, workflow
+from pgqrs.cli import main
+from pgqrs.models import HEAD, Base
+from pgqrs.storage.grants import _OF_WORKER, grants
+from pgqrs.storage.migrate import VERSION_TABLE
+
+
+@step
+async def packed(ctx: PyWorkflow, what: str) -> str:
+    return f"packed {what}"
+
+
+@workflow
+async def shipped(ctx: PyWorkflow, what: str) -> str:
+    await ctx.sleep(0.01)
+    return await packed(ctx, what)
+
+
+def as_role(dsn: str, role: str) -> str:
+    parts = urlsplit(dsn)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.netloc.rpartition('@')[2]}"))
+
+
+@pytest_asyncio.fixture
+async def roles(own_database):
+    """Make an installer, a worker and a producer, whose names need quotes, in a database that gives PUBLIC nothing."""
+    suffix = uuid.uuid4().hex[:8]
+    names = [f"{kind}-{suffix}" for kind in ("installer", "worker", "producer")]
+    root = await asyncpg.connect(own_database)
+    database = await root.fetchval("SELECT current_database()")
+    await root.execute(
+        f'REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE CREATE ON DATABASE "{database}" FROM PUBLIC'
+    )
+    for name in names:
+        await root.execute(f'CREATE ROLE "{name}" LOGIN')
+    await root.execute(f'GRANT CREATE ON DATABASE "{database}" TO "{names[0]}"')
+    yield names
+    for name in names:
+        await root.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')
+    await root.close()
+
+
+async def test_an_installer_a_worker_and_a_producer_do_with_the_rights_that_are_printed(own_database, roles):
+    installer, worker, producer = roles
+    script = CliRunner().invoke(main, ["sql", "--grant-to", worker, "--producer", producer])
+    assert script.exit_code == 0, script.output
+    owner = await asyncpg.connect(as_role(own_database, installer))
+    await owner.execute(script.output)
+    await owner.close()
+    async with (
+        Admin(as_role(own_database, producer)) as producing,
+        Admin(as_role(own_database, worker)) as working,
+        Worker(working, [shipped]),
+    ):
+        await producing.install()  # a read, where the tables are current
+        await producing.verify()
+        handles = [await producing.options(key="k").enqueue(shipped, "a lamp") for _ in range(2)]
+        handles += await producing.enqueue_many(shipped, [("a lamp",), ("a foot",)], key=str)
+        assert handles[0].id == handles[1].id
+        assert {await each.result(timeout=30) for each in handles} == {"packed a lamp", "packed a foot"}
+        assert await working.run(shipped, "a shade") == "packed a shade"
+        with pytest.raises(DatabaseError) as refused:
+            await producing.cancel_workflow(handles[0].id)
+        assert refused.value.sqlstate == "42501"
+        waiting = await working.options(queue="unserved").enqueue(shipped, "a cord")
+        await working.cancel_workflow(waiting.id)
+        await working.resume_workflow(waiting.id)
+        assert len(await working.list_workflows()) == 5
+        await working.verify(deep=True)
+
+
+def test_the_rights_alone_are_printed_where_the_tables_are_there():
+    output = CliRunner().invoke(main, ["sql", "--schema", 'o"dd', "--from", HEAD, "--grant-to", "app"]).output
+    assert output.splitlines()[0] == 'GRANT USAGE ON SCHEMA "o""dd" TO "app";'
+    assert all(line.startswith("GRANT ") for line in output.splitlines())
+
+
+def test_each_table_is_thought_of():
+    assert set(_OF_WORKER) == {each.name for each in Base.metadata.sorted_tables} | {VERSION_TABLE}
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "a\0b"], ids=ascii)
+def test_a_name_that_no_role_can_have_is_refused(name):
+    with pytest.raises(ConfigurationError, match="role"):
+        grants("pgqrs", workers=[name])
