@@ -85,13 +85,13 @@ async def _online(schema: str) -> None:
     read_committed = engine.execution_options(isolation_level="READ COMMITTED")
     try:
         async with read_committed.begin() as connection:
+            await take_lock(connection, schema)
             await connection.run_sync(_migrate, schema)
     finally:
         await engine.dispose()
 
 
 def _migrate(connection: Connection, schema: str) -> None:
-    take_lock(connection, schema)
     context.configure(
         connection=connection,
         target_metadata=_models_in(schema),

@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
-from pgqrs.clock import Clock, MonotonicClock
+from pgqrs.clock import Clock, MonotonicClock, seconds_of
 from pgqrs.context import PyWorkflow
 from pgqrs.decorators import definition_of
 from pgqrs.errors import ConfigurationError, InvariantError
@@ -37,6 +37,12 @@ Ts = TypeVarTuple("Ts")
 
 _NOTHING: Any = object()
 
+SHORTEST_TIMEOUT = 0.01
+"""Minimum `timeout` of an `Admin`, in seconds: no server answers reliably in less."""
+
+SHORTEST_EXPIRY = 1.0
+"""Minimum `expiry` of an `Admin`, in seconds: there are five beats in that time."""
+
 
 class Admin:
     """The way into a database's workflows.
@@ -49,8 +55,9 @@ class Admin:
     see `pgqrs.codecs` for others.
     `timeout` bounds one connection attempt and one write, in seconds. `patience` is how long, in seconds, a
     write waits for a server that went away before `DatabaseUnavailableError` is raised. `expiry` is how long, in
-    seconds, this process may give no sign of life, as when it is stopped or its host vanished, before others take
-    its runs over; one that died is noticed at once. `clock` is what sleeps, retries and deadlines are waited
+    seconds and at least 1, this process may give no sign of life before others suspect it: behind a pooler they
+    take its runs over then, and those of a stopped process after four times as long; one that died is noticed in a
+    second or two. `clock` is what sleeps, retries and deadlines are waited
     for by: tests give a `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
     `async_sessionmaker` of yours does; without one they are plain `AsyncSession`s on the `Admin`'s engine.
 
@@ -59,7 +66,8 @@ class Admin:
     engine was given, which belongs to one.
 
     Raises `InvalidDSNError` (a `ValueError`) for what is no PostgreSQL DSN, `ConfigurationError` (a
-    `ValueError`) for a schema name that cannot be, `TypeError` for anything else, a codec without a name, say.
+    `ValueError`) for a schema name that cannot be and for a number out of range, `TypeError` for anything else, a
+    codec without a name, say.
     """
 
     def __init__(
@@ -76,8 +84,8 @@ class Admin:
     ) -> None:
         self._schema = SCHEMA if schema is None else schema
         check_schema(self._schema)
-        self._source = engine_source(dsn, timeout=timeout)
-        self._limits = Limits(timeout, patience, beat=expiry / 5, expiry=expiry)
+        self._limits = _checked_limits(timeout, patience, expiry)
+        self._source = engine_source(dsn, timeout=self._limits.timeout)
         self._codec: Codec = JsonCodec() if codec is None else checked_codec(codec)
         self._clock: Clock = MonotonicClock() if clock is None else clock
         self._sessionmaker = sessionmaker
@@ -378,6 +386,16 @@ class Admin:
         workflow = await store.workflow(workflow_id, as_text)
         check_written(self._codec, workflow_id, workflow.codec)
         return [read_step(self._codec, each) for each in await store.steps(workflow_id, as_text)]
+
+
+def _checked_limits(timeout: object, patience: object, expiry: object) -> Limits:
+    checked = {"timeout": timeout, "patience": patience, "expiry": expiry}
+    seconds = {name: seconds_of(name, given) for name, given in checked.items()}
+    least = {"timeout": SHORTEST_TIMEOUT, "patience": 0.0, "expiry": SHORTEST_EXPIRY}
+    for name, given in seconds.items():
+        if given < least[name]:
+            raise ConfigurationError(f"`{name}` must be at least {least[name]:g} s, got {given:g} s.")
+    return Limits(**seconds, beat=seconds["expiry"] / 5)
 
 
 def _check_is_id(workflow_id: object) -> None:

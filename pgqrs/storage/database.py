@@ -25,6 +25,9 @@ _PLACEHOLDER = "pgqrs_schema_placeholder"
 
 _KEPT = 3600.0
 
+_LATENESS = 600.0
+"""Seconds for which waits for locks are bounded after a transaction has run out of time."""
+
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
 # these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
 _STATEMENT_SETTINGS = (
@@ -87,6 +90,7 @@ class Database:
         self._translation = {SCHEMA: schema}
         self._driver_pool: Pool | None = None
         self._kept: asyncio.TimerHandle | None = None
+        self._late_until = 0.0
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -109,7 +113,10 @@ class Database:
                 await connection.execution_options(
                     isolation_level="READ COMMITTED", schema_translate_map=self._translation
                 )
-                async with _terminated_after(limit, connection), connection.begin():
+                async with _terminated_after(limit, connection, self._ran_late), connection.begin():
+                    if limit is not None and self._is_to_bound_locks():
+                        # No `statement_timeout`, which would end a commit's wait for a standby as well.
+                        await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * limit + 1000:.0f}ms'")
                     yield connection
             except Exception as error:
                 if is_read_only(error):
@@ -117,6 +124,19 @@ class Database:
                 raise
             finally:
                 await connection.close()
+
+    def _ran_late(self) -> None:
+        self._late_until = asyncio.get_running_loop().time() + _LATENESS
+
+    def _is_to_bound_locks(self) -> bool:
+        """Tell whether the server is to end a wait for a lock by itself, a second after this process has given up.
+
+        It does not notice meanwhile that the connection was ended, and each attempt would leave a session behind.
+        Connections of our own engine have it look (see `pgqrs.storage.engines`). On others the setting takes a
+        round trip, which is spent once a transaction has run out of time.
+        """
+        looks = self._owned and not self.pooler.shares_sessions
+        return not looks and asyncio.get_running_loop().time() < self._late_until
 
     async def patiently(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Do `work` in a transaction, again while the server is away; so it must be safe to do twice."""
@@ -234,16 +254,23 @@ class Database:
 
 
 @asynccontextmanager
-async def _terminated_after(seconds: float | None, connection: AsyncConnection) -> AsyncGenerator[None]:
-    """End the connection if it is still in use after a time, None for never."""
+async def _terminated_after(
+    seconds: float | None, connection: AsyncConnection, late: Callable[[], object]
+) -> AsyncGenerator[None]:
+    """End the connection if it is still in use after a time, None for never, and call `late` then."""
     if seconds is None:
         yield
         return
     # A task that is cancelled asks the server to cancel the statement. A commit that waits for a standby ends its
     # wait then, and what the standby does not have is there when it is sent again: it would be acknowledged.
     driver: Any = (await connection.get_raw_connection()).driver_connection
-    late = asyncio.get_running_loop().call_later(seconds, driver.terminate)
+
+    def end() -> None:
+        driver.terminate()
+        late()
+
+    timer = asyncio.get_running_loop().call_later(seconds, end)
     try:
         yield
     finally:
-        late.cancel()
+        timer.cancel()

@@ -131,6 +131,8 @@ def _own_source(url: URL, connect: Connect, pooler: Pooler, **arguments: Any) ->
         driver = await _told(connect(*positional, **named))
         if await _is_useless(driver, pooler):
             raise _PoolerFoundError
+        if not pooler.shares_sessions:
+            await _have_lost_clients_noticed(driver)
         return driver
 
     def make_connection(dialect: Dialect, _record: object, positional: list[Any], named: dict[str, Any]) -> Any:
@@ -156,6 +158,19 @@ async def _is_useless(driver: asyncpg.Connection[Any], pooler: Pooler) -> bool:
         if useless:
             driver.terminate()
     return useless
+
+
+async def _have_lost_clients_noticed(driver: asyncpg.Connection[Any]) -> None:
+    """Have the server end a statement whose client has ended the connection, one that waits for a lock too.
+
+    Some operating systems cannot tell, and the server refuses the setting there.
+    """
+    try:
+        with suppress(asyncpg.InvalidParameterValueError):
+            await driver.execute("SET client_connection_check_interval = '1s'")
+    except BaseException:
+        driver.terminate()
+        raise
 
 
 class _PoolerFoundError(Exception):

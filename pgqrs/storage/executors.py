@@ -20,6 +20,7 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     Uuid,
+    and_,
     bindparam,
     case,
     cast,
@@ -230,14 +231,25 @@ def _is_locked() -> ColumnElement[bool]:
 
     The keys are no secret, so a session of any role can hold a lock that a dead executor has left.
     """
+    own = Executor.backend_pid.is_(None) | (_LOCKS.c.pid == Executor.backend_pid)
+    return Executor.lock_key.is_(None) | exists().where(_is_of(Executor.lock_key), own)
+
+
+def lock_holder(key: ColumnElement[int]) -> Any:
+    """Return the query for the pid of the session that holds the advisory lock of a key."""
+    return select(_LOCKS.c.pid).where(_is_of(key))
+
+
+def _is_of(lock_key: Any) -> ColumnElement[bool]:
+    """Return the condition on `_LOCKS` that it is an advisory lock of this key, and held."""
     # pg_locks shows a bigint key as its two halves.
     high, low = cast(_LOCKS.c.classid, BigInteger()), cast(_LOCKS.c.objid, BigInteger())
-    key = high.op("<<")(literal_column("32")).op("|")(low)
+    key: ColumnElement[int] = high.op("<<")(literal_column("32")).op("|")(low)
     here = select(DATABASES.c.oid).where(DATABASES.c.datname == pg.current_database()).scalar_subquery()
-    held = (
-        exists()
-        .where(_LOCKS.c.locktype == literal_column("'advisory'"), _LOCKS.c.granted, _LOCKS.c.database == here)
-        .where(_LOCKS.c.objsubid == literal_column("1"), key == Executor.lock_key)
-        .where(Executor.backend_pid.is_(None) | (_LOCKS.c.pid == Executor.backend_pid))
+    return and_(
+        _LOCKS.c.locktype == literal_column("'advisory'"),
+        _LOCKS.c.granted,
+        _LOCKS.c.database == here,
+        _LOCKS.c.objsubid == literal_column("1"),
+        key == lock_key,
     )
-    return Executor.lock_key.is_(None) | held

@@ -16,9 +16,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Executable,
     MetaData,
@@ -33,9 +35,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema, DropTable
 
-from pgqrs.errors import ConfigurationError, NotInstalledError, SchemaOutOfDateError
+from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
 from pgqrs.models import HEAD, Text
 from pgqrs.names import check_schema
+from pgqrs.storage.executors import lock_holder
 from pgqrs.storage.sql import SEARCH_PATH, pg
 
 if TYPE_CHECKING:
@@ -68,19 +71,26 @@ _FIND_TABLE = select(
 # The second stores the bytes that it is given, which are those of UTF-8.
 _ENCODINGS = {"UTF8", "SQL_ASCII"}
 
+PATIENCE = 60.0
+"""Seconds for which another migration of the schema is waited for, unless the caller says otherwise."""
 
-async def install(engine: AsyncEngine, schema: str) -> None:
+_LOOK = 0.05
+"""Seconds between two looks at whether another migration has ended."""
+
+
+async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) -> None:
     """Bring the tables in `schema` to the newest revision, creating the schema where it is missing.
 
     It may be called any number of times, from many tasks and processes at once; where there is nothing to do
-    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, and `ConfigurationError`
-    for a database that is not encoded in UTF-8; the driver's errors pass as they are.
+    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, `ConfigurationError` for a
+    database that is not encoded in UTF-8, and `DatabaseUnavailableError` when another migration takes longer than
+    `patience`, in seconds; the driver's errors pass as they are.
     """
     # A snapshot older than the lock would hide what the one before us has installed.
     async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         if await _start(connection, schema) is None:
             return
-        await connection.run_sync(take_lock, schema)
+        await take_lock(connection, schema, patience)
         if (start := await _start(connection, schema)) is not None:
             await _upgrade(connection, schema, start)
 
@@ -113,10 +123,21 @@ def sql_script(schema: str, *, start: str = BASE, end: str = HEAD) -> str:
     return "\n\n".join(_render(schema, start, end, first, last))
 
 
-def take_lock(connection: Connection, schema: str) -> None:
-    """Wait until nobody else migrates `schema`, and keep others out until the transaction ends."""
-    key = pg.hashtextextended(f"pgqrs migrates {schema}", 0)
-    connection.execute(select(pg.pg_advisory_xact_lock(key)))
+async def take_lock(connection: AsyncConnection, schema: str, patience: float = PATIENCE) -> None:
+    """Wait until no other session migrates `schema`, and keep others out until the transaction ends.
+
+    Raises `DatabaseUnavailableError` after `patience` seconds: every role of the database can take the lock.
+    """
+    key = pg.hashtextextended(f"pgqrs migrates {schema}", 0, type_=BigInteger())
+    give_up_at = monotonic() + patience
+    while not await connection.scalar(select(pg.pg_try_advisory_xact_lock(key))):
+        if monotonic() >= give_up_at:
+            pid = await connection.scalar(lock_holder(key))
+            raise DatabaseUnavailableError(
+                f"another session, of pid {pid}, has been migrating the schema {schema!r} for more than "
+                f"{patience:g} s. Wait for it, or end it: `SELECT pg_catalog.pg_terminate_backend({pid})`."
+            )
+        await asyncio.sleep(_LOOK)
 
 
 def create_schema(connection: Connection, schema: str) -> None:

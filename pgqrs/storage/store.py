@@ -245,7 +245,7 @@ class Store:
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""
         with translated(self.database.schema), await self.database.in_use():
-            await migrate.install(self.database.engine, self.database.schema)
+            await migrate.install(self.database.engine, self.database.schema, self.database.limits.patience)
         self._verified = True
 
     async def verify(self) -> None:

@@ -37,6 +37,28 @@ async def greeting(ctx: PyWorkflow, name: str) -> str:
     return await greet(ctx, name)
 
 
+NAN, INF = float("nan"), float("inf")
+NUMBERS = {
+    "timeout": [0, -1, 0.001, NAN, INF],
+    "patience": [-1, NAN, INF],
+    "expiry": [0, -1, 0.5, NAN, INF],
+}
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, each) for name, all_ in NUMBERS.items() for each in all_])
+def test_a_number_out_of_range_is_refused(name, number):
+    """An expiry of 0 made a thousand transactions a second, and the next worker took every run over."""
+    with pytest.raises(ConfigurationError, match=name):
+        Admin("postgresql://localhost/nowhere", **{name: number})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("given", ["x", None, True])
+def test_what_is_no_number_is_refused(name, given):
+    with pytest.raises(TypeError, match=name):
+        Admin("postgresql://localhost/nowhere", **{name: given})
+
+
 def told(error):
     """Everything that a log would show of an error: its text, its repr, its traceback, its causes."""
     return "\n".join([str(error), repr(error), repr(error.args), *traceback.format_exception(error)])

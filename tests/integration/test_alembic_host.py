@@ -199,7 +199,7 @@ async def verified(engine: AsyncEngine, schema: str) -> None:
 async def installing_does_nothing(engine: AsyncEngine, schema: str) -> None:
     """Who would change something has to wait for the lock."""
     async with engine.connect() as keeping_others_out, asyncio.timeout(20):
-        await keeping_others_out.run_sync(migrate.take_lock, schema)
+        await migrate.take_lock(keeping_others_out, schema)
         await migrate.install(engine, schema)
 
 
