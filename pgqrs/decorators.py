@@ -126,7 +126,7 @@ def step(
     `retry` is a number of attempts, or a `RetryPolicy`: a transient error is then tried again, and only the
     last one is the step's outcome. The failed attempts are recorded, so they count across restarts. The error
     that is recorded of another step, called within this one, is not tried again. `timeout` bounds each attempt:
-    `StepTimeoutError`, which is transient.
+    `StepTimeoutError`, which is transient; also where the function catches the cancellation and returns late.
 
     Blocking code is a plain ``def``. With ``thread=True`` it is called in a thread of the library's. With
     `executor`, a `concurrent.futures.Executor` or a function without arguments that makes one when it is first
@@ -220,9 +220,10 @@ def _more_than_a_call(
             attempt = functools.partial(call.timed, ctx, args, kwargs)
         else:
             attempt = functools.partial(call, ctx, *args, **kwargs)
-        if transactional:
-            attempt = functools.partial(guard.transact, attempt)
-        return attempt() if attempts is None else attempts.carry_out(attempt, ctx, step_id, guard)
+        around = guard.transact if transactional else None
+        if attempts is not None:
+            return attempts.carry_out(attempt, around, ctx, step_id, guard)
+        return attempt() if around is None else around(attempt)
 
     return carry_out
 

@@ -20,6 +20,9 @@ from pgqrs.threads import MOST_LEFT, step_threads
 
 R = TypeVar("R")
 
+Call: TypeAlias = Callable[..., Awaitable[R]]
+Around: TypeAlias = Callable[[Call[R]], Awaitable[Any]]
+
 ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
 
 _logger = logging.getLogger("pgqrs")
@@ -47,15 +50,18 @@ class Attempts:
         self._is_terminal = is_terminal
 
     async def carry_out(
-        self, call: Callable[..., Awaitable[R]], ctx: PyWorkflow, step_id: str, guard: StepGuard
-    ) -> R:
-        """Return what the first call returns that succeeds; raise the error of the last one."""
+        self, call: Call[R], around: Around[R] | None, ctx: PyWorkflow, step_id: str, guard: StepGuard
+    ) -> Any:
+        """Return what the first call returns that succeeds; raise the error of the last one.
+
+        `around` carries a call out, in a transaction.
+        """
         if self._policy is None:
-            return await self._called(call, ctx, step_id)
+            return await self._called(call, around, ctx, step_id)
         await guard.rest()
         while True:
             try:
-                return await self._called(call, ctx, step_id)
+                return await self._called(call, around, ctx, step_id)
             except Exception as error:
                 if self._is_terminal(error):
                     raise
@@ -64,13 +70,21 @@ class Attempts:
             if (await guard.retry(failed, self._policy)) is not True:
                 raise failed
 
-    async def _called(self, call: Callable[..., Awaitable[R]], ctx: PyWorkflow, step_id: str) -> R:
+    async def _called(self, call: Call[R], around: Around[R] | None, ctx: PyWorkflow, step_id: str) -> Any:
         if self._timeout is None:
-            return await call()
+            return await (call() if around is None else around(call))
         bound = asyncio.timeout(None if self._queued else self._timeout)
+        timed = partial(call, begun=partial(_begin, bound, self._timeout)) if self._queued else call
+
+        async def in_time() -> R:
+            value = await timed()
+            if bound.expired():  # the function has caught the cancellation, and returned late
+                raise TimeoutError
+            return value
+
         try:
             async with bound:
-                return await (call(begun=partial(_begin, bound, self._timeout)) if self._queued else call())
+                return await (in_time() if around is None else around(in_time))
         except TimeoutError as error:
             if not bound.expired():
                 raise

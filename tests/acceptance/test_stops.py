@@ -34,7 +34,7 @@ async def run_of(admin, ctx):
 
 async def cancel(admin, ctx, *, interrupt=False):
     """Have the run in this process cancelled at once, as its executor would on hearing of it."""
-    (await admin.store())._cancel_asked(ctx.id(), interrupt)
+    (await admin.store()).cancel_asked(ctx.id(), interrupt)
 
 
 async def stop(admin, ctx, why):

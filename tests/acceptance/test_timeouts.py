@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -73,6 +74,37 @@ async def test_a_timeout_is_transient_and_bounds_each_attempt(admin):
     async with no_hang():
         assert await slow(await admin.create_workflow("wf")) == "done"
     assert len(calls) == 3
+
+
+async def test_a_step_that_swallows_its_timeout_has_timed_out_all_the_same(admin, sql):
+    @step(timeout=0.05)
+    async def late(ctx: PyWorkflow) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "late"
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises(StepTimeoutError):
+            await late(ctx)
+    assert await steps(sql, ctx) == {"late": "ERROR"}
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_late_attempt_is_tried_again(admin):
+    calls = []
+
+    @step(timeout=0.05, retry=RetryPolicy(initial=0.01))
+    async def late_at_first(ctx: PyWorkflow) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return "late"
+        return "in time"
+
+    async with no_hang():
+        assert await late_at_first(await admin.create_workflow("wf")) == "in time"
 
 
 async def test_a_time_out_of_the_step_s_own_is_its_own(admin):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 
 import asyncpg
@@ -357,6 +358,22 @@ async def test_a_timeout_rolls_back_and_one_that_comes_with_the_commit_does_not(
     assert await late(ctx, False) == "in time"
     assert await payments(sessions) == [1]
     assert await _steps(shop, ctx.id()) == {"late": "SUCCESS"}
+
+
+async def test_a_step_that_swallows_its_timeout_is_rolled_back(shop, sessions):
+    @step(transactional=True, timeout=0.1)
+    async def late(ctx):
+        await pay.__wrapped__(ctx, 1)
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "late"
+
+    ctx = await started(shop, "late")
+    async with no_hang():
+        with pytest.raises(StepTimeoutError):
+            await late(ctx)
+    assert await payments(sessions) == []
+    assert await _steps(shop, ctx.id()) == {"late": "ERROR"}
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["after the commit", "before the commit"])
