@@ -346,8 +346,9 @@ class Admin:
         One that does not run is CANCELLED at once. In one that runs no new step starts and what it waits for
         ends; a step that executes goes on to its recorded outcome, unless `interrupt` is true; then the run
         ends CANCELLED. This returns once it is asked for. `resume_workflow` makes the workflow runnable again.
-        `session` is as in `options`.
-        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or failed.
+        A function that awaits something else than its steps is interrupted after a second. `session` is as in
+        `options`. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or
+        failed, as its `status` tells.
         """
         here = await self.here()
         if session is not None:
@@ -379,6 +380,9 @@ class Admin:
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return what is recorded of a workflow's steps, in the order in which they were started.
+
+        One with `outcome_unknown` began and has no outcome: in a workflow that has ended its effect may have
+        happened. A step that a killed process executed for less than 0.1 seconds has no record.
 
         Raises `WorkflowNotFoundError`, and `CodecMismatchError` where it is written with another codec.
         """

@@ -219,10 +219,16 @@ class Steps:
         return f"{scope.step_id}/{kind}:{_next(scope.numbers, kind)}"
 
     def give_up(self, execution: Execution, *, interrupted: bool = False) -> None:
-        """End an execution without an outcome, as a crash would; another caller may take it on."""
+        """End an execution without an outcome, as a crash would; another caller may take it on.
+
+        In a run that is cancelled or timed out nothing executes it again: the tables show that it began.
+        """
         if interrupted:
             self._interrupted[execution.step_id] = execution.parent
-        self._store.marks.ended(execution)
+        if self._stopping.is_final:
+            self._store.marks.left(execution)
+        else:
+            self._store.marks.ended(execution)
         step_out(execution)
         self._settle(execution)
 
@@ -342,8 +348,7 @@ class Steps:
         # A text mostly stands for the exception that is being handled, and that is what may leave the body.
         raised = error if isinstance(error, BaseException) else sys.exception()
         if execution.interrupted:
-            self.give_up(execution)
-            self._check_counts(execution, caller_of(execution))
+            await self._refused(execution)
         if self._is_nobodys(execution, raised):
             self.give_up(execution)
             return
@@ -378,19 +383,25 @@ class Steps:
 
     def record(self, execution: Execution, output: str | None, error: str | None = None) -> Awaitable[Outcome]:
         """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
+        if execution.interrupted or self._stopping.lost is not None:
+            return self._refused(execution)
         self._store.marks.ended(execution)
         record = execution.outcome(output, error)
         if self._interrupted:
             self._forget_interrupted(execution)
-        stops = execution.interrupted or self._stopping.lost is not None
-        if not (stops or self._journal.is_full or _ALWAYS_REPLAYS):
+        if not (self._journal.is_full or _ALWAYS_REPLAYS):
             return self._send(execution, record)
         return self._send_patiently(execution, record)
 
+    async def _refused(self, execution: Execution) -> Outcome:
+        """Give up a step within which the run stopped; raises the stop."""
+        self.give_up(execution)
+        self._stopping.stop_at(caller_of(execution))
+
     async def _send_patiently(self, execution: Execution, record: StepOutcome) -> Outcome:
         try:
-            self._check_counts(execution, caller_of(execution))
             await self._journal.room()
+            self._check_counts(execution, caller_of(execution))
         except BaseException:
             self.give_up(execution)
             raise

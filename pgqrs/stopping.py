@@ -271,6 +271,11 @@ class Stopping:
         """Tell whether a stop decides how the run ends: handed back, a body may not have heard of it."""
         return self.stop is not None and self.lost is None and (self._told or self.stop > Stop.HANDED_BACK)
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the run stops, and the workflow ends with it."""
+        return self.stop is not None and self.stop > Stop.HANDED_BACK and self.lost is None
+
     def caused(self, error: BaseException | None) -> bool:
         """Tell whether an error of a step is only what told it that the run stops."""
         if self.stop is None or error is None:

@@ -91,6 +91,14 @@ class StepRecord:
     completed_at: datetime | None
     failures: int = 0
 
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether the step began and no outcome is recorded: what it does outside may have happened, or not.
+
+        It is executing, is to be executed again, or, in a workflow that has ended, was left in the middle.
+        """
+        return self.status == StepStatus.RUNNING
+
 
 class NewWorkflow(NamedTuple):
     """To write: a workflow that is not there yet; `input` is JSON text.

@@ -51,6 +51,13 @@ class RunningMarks:
         """Look after it no longer; nothing was written if it was quick."""
         self._young.pop(step, None)
 
+    def left(self, step: Executing) -> None:
+        """Mark a step at once, unless it is marked: it ends without an outcome, and nothing executes it again."""
+        if step in self._young:
+            del self._young[step]
+            if not self._journal.is_full:
+                self._mark(step.started, monotonic() - step.began)
+
     async def stopped(self, step: Executing) -> None:
         """Look after it no longer, and wait for the end of a write that is on its way."""
         self.ended(step)

@@ -549,3 +549,49 @@ async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, 
 
 async def _is_cancelled(sql, ctx):
     return await status(sql, ctx) == "CANCELLED"
+
+
+# --- what began and has no outcome ---
+
+
+@pytest.mark.parametrize("how", ["interrupted", "swallowed", "timed out"])
+async def test_a_step_that_began_shows_in_a_workflow_that_was_stopped_however_short_it_was(admin, how):
+    """A compensation looks at the steps; one that left no trace would be taken for one that never began."""
+
+    @step
+    async def charge(ctx: PyWorkflow) -> int:
+        if how == "timed out":
+            await stop(admin, ctx, "timed out")
+        else:
+            await cancel(admin, ctx, interrupt=how == "interrupted")
+        with contextlib.suppress(BaseException):
+            await note(ctx, "tariff")
+        return 0
+
+    @step
+    async def around(ctx: PyWorkflow) -> int:
+        return await charge(ctx)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> int:
+        await note(ctx, "recorded")
+        return await around(ctx)
+
+    ctx = await admin.create_workflow("wf")
+    async with no_hang():
+        with pytest.raises((WorkflowCancelledError, WorkflowTimeoutError)):
+            await wf(ctx)
+    found = {each.step_id: each.outcome_unknown for each in await admin.list_steps(ctx.id())}
+    assert found == {"note:recorded": False, "around": True, "charge": True}
+
+
+async def test_cancelling_what_has_just_ended_tells_how_it_ended(admin):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> str:
+        return "done"
+
+    ctx = await admin.create_workflow("wf")
+    await wf(ctx)
+    with pytest.raises(WorkflowFinishedError) as caught:
+        await admin.cancel_workflow(ctx.id())
+    assert caught.value.status == "SUCCESS"
