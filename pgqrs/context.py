@@ -50,7 +50,10 @@ class Host(Protocol):
 
 
 class StepGuard:
-    """The right and the duty to record what came of a step: `success` or `fail`, once."""
+    """The right and the duty to record what came of a step: `success` or `fail`, once.
+
+    A guard that is let go without either gives the step up, as a crash would, and a warning names the step.
+    """
 
     __slots__ = ("_codec", "_encoded", "_execution", "_state", "_steps")
 
@@ -150,6 +153,11 @@ class StepGuard:
             self._state = "used"
             self._steps.give_up(self._execution, interrupted=isinstance(crash, asyncio.CancelledError))
         self._steps.raise_outside(self._execution, crash)
+
+    def __del__(self) -> None:
+        """Give the step up if its caller has let the guard go without using it."""
+        if self._state == "open":
+            self._steps.drop(self._execution)
 
     def _use(self) -> None:
         if self._state != "open":
@@ -297,6 +305,8 @@ class PyWorkflow:
             if found.error is not None:
                 raise steps.replayed(step_id, found.error)
             return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
+        if returns is None:
+            found.hold_task_weakly()
         return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))
 
     def calls_with(self, fingerprint: int, returns: Returns) -> None:

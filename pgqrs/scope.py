@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
+from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -93,7 +94,7 @@ class Execution:
         self.interrupted = False
         self.numbers: dict[str, int] | None = None
         self.session: AsyncSession | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | ref[asyncio.Task[Any]] | None = None
         self.parent = parent
         self.step_id = step_id
         self.over = False
@@ -116,6 +117,16 @@ class Execution:
         """Note that it does not depend on the other any more."""
         if self._waits_for:
             self._waits_for.discard(other)
+
+    @property
+    def carrier(self) -> asyncio.Task[Any] | None:
+        """The task that carries it out, while that lives."""
+        return self.task() if isinstance(self.task, ref) else self.task
+
+    def hold_task_weakly(self) -> None:
+        """Let the task go when nothing else needs it: its result may be the guard, which would never be let go."""
+        if self.task is not None and not isinstance(self.task, ref):
+            self.task = ref(self.task)
 
     @property
     def started(self) -> StepStarted:

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -231,6 +232,21 @@ class Steps:
             self._store.marks.ended(execution)
         step_out(execution)
         self._settle(execution)
+
+    def drop(self, execution: Execution) -> None:
+        """Give a step up whose guard was collected unused: in any thread, and perhaps when the loop has ended."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._stopping.loop.call_soon_threadsafe(self._dropped, execution)
+
+    def _dropped(self, execution: Execution) -> None:
+        if self._stopping.may_write and self._stopping.stop is None:
+            _logger.warning(
+                "the guard of step %r of workflow %s was let go unused: the step has no outcome, and its next "
+                "caller executes it. Call `success` or `fail` of what `acquire_step` returns as EXECUTE.",
+                execution.step_id,
+                self.workflow_id,
+            )
+        self.give_up(execution)
 
     def raise_outside(self, execution: Execution, stop: BaseException) -> None:
         """Raise the run's error in place of a `stop` that leaves a step which was called in no body and no step.

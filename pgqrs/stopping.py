@@ -304,7 +304,7 @@ class Stopping:
         executing = [each for each in self._executions.values() if not each.over]
         for execution in executing:
             execution.interrupted = True
-        tasks = frozenset(each.task for each in executing if each.task is not None) - {self._body}
+        tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self._body}
         self._cancelled |= tasks
         for task in tasks:
             task.cancel()

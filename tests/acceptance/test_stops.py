@@ -595,3 +595,56 @@ async def test_cancelling_what_has_just_ended_tells_how_it_ended(admin):
     with pytest.raises(WorkflowFinishedError) as caught:
         await admin.cancel_workflow(ctx.id())
     assert caught.value.status == "SUCCESS"
+
+
+# --- guards that are let go ---
+
+
+async def test_a_guard_that_is_let_go_gives_the_step_up_and_a_warning_names_it(admin, caplog):
+    ctx = await admin.create_workflow("wf")
+    await ctx.start()
+
+    async def forgets():
+        assert (await ctx.acquire_step("charge")).status == "EXECUTE"
+
+    async def asks():
+        return await ctx.acquire_step("charge")
+
+    async with no_hang():
+        await asyncio.create_task(forgets())
+        acquired = await asyncio.create_task(asks())
+    assert acquired.status == "EXECUTE"
+    await acquired.guard.success("charged")
+    [warning] = caplog.records
+    assert "'charge'" in warning.getMessage()
+    assert f"workflow {ctx.id()} " in warning.getMessage()
+
+
+async def test_a_guard_may_be_collected_in_another_thread(admin, caplog):
+    ctx = await admin.create_workflow("wf")
+    held = [await asyncio.create_task(ctx.acquire_step("charge"))]
+    async with no_hang():
+        waits = asyncio.create_task(ctx.acquire_step("charge"))
+        await asyncio.to_thread(held.clear)
+        assert (await waits).status == "EXECUTE"
+    assert "charge" in caplog.records[0].getMessage()
+
+
+async def test_a_guard_that_was_used_or_outlives_its_loop_is_let_go_in_silence(admin, caplog, run_program):
+    ctx = await admin.create_workflow("wf")
+    await (await ctx.acquire_step("a")).guard.success(1)
+    await (await ctx.acquire_step("b")).guard.fail("no")
+    await asyncio.sleep(0)
+    assert caplog.records == []
+    source = """
+import asyncio, os
+from pgqrs import Admin
+
+async def main():
+    async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"]) as admin:
+        return await (await admin.get_workflow(1)).acquire_step("c")
+
+kept = asyncio.run(main())
+"""
+    await ctx.fail("over to the other process")
+    assert await asyncio.to_thread(run_program, source) == (0, "", "")
