@@ -27,7 +27,7 @@ from pgqrs.storage.lending import Lent
 from pgqrs.storage.pulse import Pulse
 from pgqrs.storage.step_sessions import SessionMaker
 from pgqrs.storage.store import Store
-from pgqrs.submitter import Submitter
+from pgqrs.submitter import Submitter, warn_in_body
 from pgqrs.submitter import options as _options
 from pgqrs.types import DEFAULT_QUEUE, ClaimedRun, StepRecord, WorkflowRecord, WorkflowStatus
 
@@ -221,6 +221,7 @@ class Admin:
         `InvalidNameError`, `SerializationError`, `NotInstalledError`, `DatabaseUnavailableError`.
         """
         check_name("workflow name", name)
+        warn_in_body(name)
         args = [] if input_arg is _NOTHING else [input_arg]
         encoded = placed(self._codec, "input", name).encode({"args": args, "kwargs": {}})
         store = await self.store()
@@ -237,6 +238,7 @@ class Admin:
         may carry more. Raises what the workflow raises, and as `create_workflow` does.
         """
         definition = definition_of(workflow)
+        warn_in_body(definition.name)
         encoded = encode_input(self._codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)

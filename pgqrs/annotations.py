@@ -41,6 +41,13 @@ class Returns:
         self._annotation: Any = None
         self._last: tuple[Codec, Codec] | None = None
 
+    def __str__(self) -> str:
+        return f"{getattr(self._function, '__module__', '?')}.{_shown(self._function)}"
+
+    def is_of(self, other: Returns) -> bool:
+        """Tell whether both are of one function, which may have been made anew from the same code."""
+        return self is other or _code_of(self._function) is _code_of(other._function)
+
     def codec(self, codec: Codec) -> Codec:
         """Return the codec for what the function returns; raises `ConfigurationError` where there can be none."""
         if not is_typed(codec):
@@ -54,6 +61,10 @@ class Returns:
         if self._annotation is None:
             self._annotation = annotation_of(self._function, "return")
         return _bound(codec, self._annotation, f"the result of {_shown(self._function)}")
+
+
+def _code_of(function: Callable[..., object]) -> object:
+    return getattr(inspect.unwrap(function), "__code__", function)
 
 
 def bound_to_input(codec: Codec, function: Callable[..., object], count: int, names: tuple[str, ...]) -> Codec:

@@ -302,9 +302,14 @@ class PyWorkflow:
             codec, fingerprint = steps.terms(step_id, returns, fingerprint)
         found = steps.take(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
         if isinstance(found, Outcome):
+            if step_id in steps.asked:
+                steps.answered_again(step_id, returns)
+            else:
+                steps.asked[step_id] = returns
             if found.error is not None:
                 raise steps.replayed(step_id, found.error)
             return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
+        steps.asked[step_id] = returns
         if returns is None:
             found.hold_task_weakly()
         return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))

@@ -7,7 +7,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
@@ -121,7 +121,8 @@ def step(
 
     `terminal` and `transient` are exception classes whose errors trying again cannot mend, or may mend, where that
     differs from the default: `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`,
-    `AttributeError`, `NameError` and `NotImplementedError` are terminal, the others transient.
+    `AttributeError`, `NameError`, `NotImplementedError` and errors of a database with an SQLSTATE of class 22 or
+    42 are terminal, the others transient.
 
     `retry` is a number of attempts, or a `RetryPolicy`: a transient error is then tried again, and only the
     last one is the step's outcome. The failed attempts are recorded, so they count across restarts. The error
@@ -294,11 +295,16 @@ def workflow(
 
 
 def definition_of(function: Callable[..., object]) -> Definition:
-    """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other."""
+    """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other.
+
+    A function that a decorator put around it with `functools.wraps` is the one that is called: `admin.run` calls
+    it, and so do workers.
+    """
     definition: object = getattr(function, _DEFINITION, None)
     if not isinstance(definition, Definition):
         raise TypeError(f"{_shown(function)} is not a workflow: decorate it with @workflow.")
-    return definition
+    around = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
+    return definition if definition.function is around else replace(definition, function=around)
 
 
 def _check_function(function: Callable[..., object], kind: str) -> None:

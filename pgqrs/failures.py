@@ -26,7 +26,7 @@ from functools import lru_cache
 from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType, new_class
 from typing import Any, ClassVar, Final, TypeAlias, cast
 
-from pgqrs.errors import StepFailedError, TerminalError, TransientError
+from pgqrs.errors import PgqrsError, StepFailedError, TerminalError, TransientError
 from pgqrs.serialization import JsonCodec
 
 __all__ = [
@@ -52,6 +52,10 @@ _TERMINAL_BY_DEFAULT: Final[ErrorClasses] = (
     NameError,
     NotImplementedError,
 )
+
+_SQLSTATE_LENGTH: Final = 5
+_TERMINAL_SQLSTATES: Final = ("22", "42")
+"""Classes of SQLSTATE: data exceptions, and syntax errors or access rule violations."""
 
 
 # --- terminal or transient ---
@@ -98,8 +102,26 @@ def _verdict(error: BaseException, terminal: ErrorClasses, transient: ErrorClass
         error.pgqrs_failure.terminal if isinstance(error, _ReplayedError) else None,
         _first_named(lineage, (TerminalError,), (TransientError,)),
         _first_named(lineage, _TERMINAL_BY_DEFAULT, ()),
+        _is_refused_by_sql(error) or None,
     )
     return next((verdict for verdict in verdicts if verdict is not None), None)
+
+
+def _is_refused_by_sql(error: BaseException) -> bool:
+    """Tell whether the error is a database's that the same statement with the same data gets again.
+
+    SQLAlchemy's errors have the driver's as `orig`; drivers have the code as `sqlstate` or `pgcode`. pgqrs's own
+    errors are about its statements, which are not the step's input.
+    """
+    if isinstance(error, PgqrsError):
+        return False
+    with suppress(Exception):  # an exception's class may do anything
+        for each in (error, getattr(error, "orig", None)):
+            for name in ("sqlstate", "pgcode"):
+                code = getattr(each, name, None)
+                if isinstance(code, str) and len(code) == _SQLSTATE_LENGTH:
+                    return code.startswith(_TERMINAL_SQLSTATES)
+    return False
 
 
 def _lineage(error: BaseException) -> list[type]:

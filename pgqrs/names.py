@@ -92,6 +92,11 @@ def escaped(text: str) -> str:
     return text
 
 
+def is_time(step_id: str) -> bool:
+    """Tell whether a step id is that of a recorded time."""
+    return "/" in step_id or step_id.startswith(("now:", "sleep:"))
+
+
 def _element(key: Any) -> str:
     if type(key) is str:
         return escaped(key)

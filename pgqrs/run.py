@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -17,10 +18,10 @@ from pgqrs.errors import (
     RunEndedError,
     WorkflowFinishedError,
 )
-from pgqrs.failures import dump_error, is_terminal, plain_error
+from pgqrs.failures import dump_error, is_terminal, plain_error, shown_error
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, here, scope_of
-from pgqrs.serialization import Codec, placed, refusal, sealed
+from pgqrs.serialization import Codec, is_sealing, placed, refusal, sealed
 from pgqrs.steps import Steps, tell_of_unexpected
 from pgqrs.stopping import Parked, Stop, Stopping, is_stop, raise_apart
 from pgqrs.storage.store import Store
@@ -28,6 +29,9 @@ from pgqrs.types import History, RunEnd, RunLeave, WorkflowStatus
 
 HEAD_START = 10.0
 """How long, in seconds, a workflow that is retried in place is left alone by workers after it is due."""
+
+LAST_LOOK = 5.0
+"""Seconds that the look at the steps of a workflow that has ended may take, which is for a warning only."""
 
 _logger = logging.getLogger("pgqrs")
 
@@ -209,7 +213,7 @@ class Run:
         try:
             retry = self._retry_after(error)
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            tell_of_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected)
+            tell_of_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected, self.codec)
             retry = None
         if retry is None:
             await self.fail(error)
@@ -217,6 +221,14 @@ class Run:
         delay, text, reopen = retry
         # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
         wait = delay if stopping.can_park else delay + HEAD_START
+        _logger.warning(
+            "workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
+            self.workflow_id,
+            self.name,
+            self._retries + 1,
+            delay,
+            shown_error(error, is_sealed=is_sealing(self.codec)),
+        )
         await self._leave(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
         if stopping.can_park:
             stopping.stop = Stop.PARKED
@@ -248,7 +260,7 @@ class Run:
         try:
             await self._leave(WorkflowStatus.CANCELLED)
         except PgqrsError as error:
-            _logger.warning("workflow %s could not be left as cancelled: %s", self.workflow_id, error)
+            _logger.warning("workflow %s could not be left as cancelled: %s", self.workflow_id, shown_error(error))
 
     async def hand_back(self, grace: float) -> None:
         """Leave the run for another worker, after `grace` seconds at most for the steps that execute.
@@ -321,7 +333,7 @@ class Run:
             reopen = self.steps.to_reopen(exception)
             text = self._sealed(dump_error(error, terminal=terminal))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            tell_of_unexpected(f"the error of workflow {self.workflow_id}", unexpected)
+            tell_of_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec)
             text = self._sealed(plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
 
@@ -362,6 +374,10 @@ class Run:
         except PgqrsError as lost:
             self.lose(lost)
             raise
+        if self.epoch > 1:  # earlier runs may have recorded what this one did not come to
+            with suppress(PgqrsError, TimeoutError):
+                async with asyncio.timeout(LAST_LOOK):
+                    await self.steps.warn_of_unasked()
 
     async def _leave(
         self,

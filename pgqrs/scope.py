@@ -180,6 +180,14 @@ def caller_of(execution: Execution) -> Scope | None:
     return None if scope is None else execution.parent
 
 
+def body_of_caller() -> Body | None:
+    """Return the run whose body the calling task is in, and not in one of its steps; None elsewhere."""
+    scope = here.get()
+    while isinstance(scope, Execution) and scope.over:
+        scope = scope.outer
+    return None if scope is None or isinstance(scope, Execution) else scope.run
+
+
 def enclosing(scope: Scope | None) -> Iterator[Execution]:
     """Yield the executions that a scope is in, innermost first."""
     while isinstance(scope, Execution):

@@ -23,7 +23,8 @@ from pgqrs.errors import (
     WorkflowError,
 )
 from pgqrs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
-from pgqrs.reading import naming
+from pgqrs.names import is_time
+from pgqrs.reading import as_text, naming
 from pgqrs.retry import RetryPolicy
 from pgqrs.scope import Execution, Scope, caller_of, enclosing, here, scope_of, step_out, waits_for_any
 from pgqrs.serialization import Codec, is_sealing, is_typed, opened, placed, sealed
@@ -35,6 +36,12 @@ from pgqrs.types import History, Outcome, StepFailure, StepOutcome
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """The environment variable that, as ``1``, has a body begin anew after each step it records: a test of replays."""
+
+POLLED = 100
+"""Number of times in one run that a step is answered from its record before a warning says so."""
+
+NAMED = 10
+"""Maximum number of steps that a warning names."""
 
 _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 
@@ -53,14 +60,18 @@ class Steps:
         "_failed",
         "_interrupted",
         "_journal",
+        "_loaded",
         "_mismatched",
         "_name",
         "_numbers",
         "_outcomes",
         "_owner",
+        "_repeats",
         "_stopping",
         "_store",
+        "_submitted",
         "_trace",
+        "asked",
         "codec",
         "is_plain",
         "strict",
@@ -99,6 +110,11 @@ class Steps:
         self._interrupted: dict[str, Scope] = {}
         self._mismatched: set[str] = set()
         self._numbers: dict[str, int] = {}
+        self._repeats: dict[str, int] = {}
+        self._submitted: set[str] = set()
+        self._loaded = tuple(history.outcomes)
+        self.asked: dict[str, Returns | None] = {}
+        """The steps that the run has come to, each with its function; None for one that is acquired by hand."""
 
     @property
     def outcomes(self) -> dict[str, Outcome]:
@@ -109,6 +125,7 @@ class Steps:
         """Take over what the same run knew of its steps beside their outcomes."""
         self._failed, self._mismatched = earlier._failed, earlier._mismatched
         self._trace.continue_from(earlier._trace)
+        self._submitted = earlier._submitted
 
     # --- what is recorded ---
 
@@ -183,12 +200,78 @@ class Steps:
         if step_id not in self._mismatched:
             self._mismatched.add(step_id)
             _logger.warning(
-                "workflow %s (%s): the recorded outcome of step %r answers a call with other arguments than those "
+                "workflow %s (%r): the recorded outcome of step %r answers a call with other arguments than those "
                 "that it is of. Give calls that differ ids that differ (`@step(key=...)`); "
                 "`@workflow(strict=True)` makes this an error.",
                 self.workflow_id,
                 self._name,
                 step_id,
+            )
+
+    def answered_again(self, step_id: str, returns: Returns | None) -> None:
+        """Take note of a step that was come to before in this run: it warns of another function, and of a poll."""
+        first = self.asked[step_id]
+        if first is not None and returns is not None and not first.is_of(returns):
+            self.asked[step_id] = None  # one warning
+            _logger.warning(
+                "workflow %s (%r): step %r of the function %s is answered by the outcome of %s. Give one of the "
+                "two functions an id of its own: `@step(id=...)`.",
+                self.workflow_id,
+                self._name,
+                step_id,
+                returns,
+                first,
+            )
+        self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
+        if repeats == POLLED:
+            _logger.warning(
+                "workflow %s (%r): step %r was answered from its record %d times in one run. A recorded outcome "
+                "does not change: give calls that are to be executed keys that differ (`@step(key=...)`).",
+                self.workflow_id,
+                self._name,
+                step_id,
+                repeats,
+            )
+
+    def warn_of_submission(self, name: str) -> None:
+        """Warn of a workflow that the run's body, and not a step, submits without a key; once for each name."""
+        if name not in self._submitted:
+            self._submitted.add(name)
+            _logger.warning(
+                "workflow %s (%r) submits %r in its body, without a key: each replay submits one more. Do it in a "
+                "step, with a key: `admin.options(key=...)`.",
+                self.workflow_id,
+                self._name,
+                name,
+            )
+
+    async def warn_of_unasked(self) -> None:
+        """Warn, at the run's end, of steps recorded by earlier runs that the code did not come to in this one.
+
+        A step that is answered from its record does not come to those within it: they completed while it executed,
+        and are left out. So are times.
+        """
+        unasked = {each for each in self._loaded if each not in self.asked and not is_time(each)}
+        if not unasked:
+            return
+        records = await self._store.steps(self.workflow_id, as_text)
+        spans = [(each.started_at, each.completed_at) for each in records if each.step_id in self.asked]
+        missed = [
+            each.step_id
+            for each in records
+            if each.step_id in unasked
+            and (at := each.completed_at) is not None
+            and not any(end is not None and start <= at <= end for start, end in spans)
+        ]
+        if missed:
+            _logger.warning(
+                "workflow %s (%r) has ended, and did not come to %d steps that its earlier runs have recorded: "
+                "%s%s. Steps that were renamed are executed again: see docs/changing-code.md.",
+                self.workflow_id,
+                self._name,
+                len(missed),
+                ", ".join(map(repr, missed[:NAMED])),
+                ", ..." if len(missed) > NAMED else "",
             )
 
     def _note(
@@ -327,7 +410,7 @@ class Steps:
             delay = policy.delay(execution.failures + 1, error)
             text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            tell_of_unexpected(f"whether {self._told(execution.step_id)} is tried again", unexpected)
+            tell_of_unexpected(f"whether {self._told(execution.step_id)} is tried again", unexpected, self.codec)
             return False
         if delay is None:
             return False
@@ -336,6 +419,15 @@ class Steps:
         execution.due = self._stopping.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution)
+        _logger.warning(
+            "step %r of workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
+            execution.step_id,
+            self.workflow_id,
+            self._name,
+            execution.failures,
+            delay,
+            shown_error(error, is_sealed=is_sealing(self.codec)),
+        )
         workflow_id, epoch, step_id, claim = execution.started
         elapsed, failures = execution.elapsed(), execution.failures
         failure = StepFailure(
@@ -377,7 +469,7 @@ class Steps:
                 self._trace.recorded(execution.step_id)
             text = self._sealed(execution, dump_error(error, terminal=terminal, steps=behind))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            tell_of_unexpected(f"the error of {self._told(execution.step_id)}", unexpected)
+            tell_of_unexpected(f"the error of {self._told(execution.step_id)}", unexpected, self.codec)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
         await self.record(execution, None, text)
 
@@ -505,7 +597,8 @@ def _next(numbers: dict[str, int], kind: str) -> int:
     return number
 
 
-def tell_of_unexpected(settled: str, error: Exception) -> None:
+def tell_of_unexpected(settled: str, error: Exception, codec: Codec) -> None:
     """Log an exception that kept `settled` from being recorded in full, with its place."""
     place = "".join(traceback.format_tb(error.__traceback__, -3))
-    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown_error(error), place)
+    shown = shown_error(error, is_sealed=is_sealing(codec))
+    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown, place)

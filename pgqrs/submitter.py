@@ -18,6 +18,7 @@ from pgqrs.names import check_name
 from pgqrs.reading import as_text, check_written
 from pgqrs.runtime.arguments import check_fits, decode_input, encode_input
 from pgqrs.runtime.here import Here
+from pgqrs.scope import body_of_caller
 from pgqrs.storage.lending import Lent
 from pgqrs.storage.store import Store
 from pgqrs.types import DEFAULT_QUEUE, Submission
@@ -173,6 +174,8 @@ class Submitter:
     def _submission(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object
     ) -> Submission:
+        if key is None:
+            warn_in_body(definition.name)
         check_fits(definition, args, kwargs)
         text = encode_input(self._host.codec, definition, args, kwargs).text
         options = self._options
@@ -212,6 +215,13 @@ def options(
         timeout=checked_seconds("timeout", timeout, positive=True),
         session=session,
     )
+
+
+def warn_in_body(name: str) -> None:
+    """Warn of a workflow that another one's body submits without a key: each replay does so again."""
+    body = body_of_caller()
+    if body is not None:
+        body.steps.warn_of_submission(name)
 
 
 def checked_key(key: object) -> str:

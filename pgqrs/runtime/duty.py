@@ -8,6 +8,7 @@ import random
 from typing import ClassVar
 
 from pgqrs.errors import PgqrsError
+from pgqrs.failures import shown_error
 
 NEVER = float("inf")
 """What a turn answers when only `Duty.wake` brings the next one."""
@@ -79,7 +80,9 @@ class Duty:
         if self._failures == 0:
             # Of the database's errors the text tells all; of any other nobody knows where it comes from.
             unexpected = None if isinstance(error, PgqrsError) else error
-            _logger.warning("pgqrs: %s failed and is tried again: %s", self.name, error, exc_info=unexpected)
+            _logger.warning(
+                "pgqrs: %s failed and is tried again: %s", self.name, shown_error(error), exc_info=unexpected
+            )
         self._failures += 1
         delay = min(FIRST_DELAY * 2.0 ** min(self._failures - 1, 10), LONGEST_DELAY)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not come back in step

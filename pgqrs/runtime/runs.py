@@ -20,8 +20,10 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
+from pgqrs.failures import shown_error
 from pgqrs.reading import naming
 from pgqrs.runtime.arguments import decode_input
+from pgqrs.serialization import is_sealing
 from pgqrs.stopping import Parked, RunStopped
 from pgqrs.storage.store import Store
 from pgqrs.storage.watch import MOST_BYTES
@@ -115,7 +117,8 @@ class Runs:
         except WorkflowCancelledError:
             _logger.info("workflow %s (%r) was cancelled", claimed.workflow_id, claimed.name)
         except _STALE as error:
-            _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, error)
+            shown = self._shown(error)
+            _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, shown)
         except _UNRECORDED as error:
             self._tell_of(claimed, error)
             await self._leave(claimed)  # this may be what kept its end from being recorded
@@ -124,7 +127,8 @@ class Runs:
             self._give_up(held)
         # A stop is here that of another workflow, a step of which this one's function called by hand.
         except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
-            _logger.warning("a run of workflow %s (%r) crashed: %r", claimed.workflow_id, claimed.name, crash)
+            shown = self._shown(crash)
+            _logger.warning("a run of workflow %s (%r) crashed: %s", claimed.workflow_id, claimed.name, shown)
             self._give_up(held)
 
     def _give_up(self, held: Held) -> None:
@@ -159,9 +163,11 @@ class Runs:
         await definition.function(context, *args, **kwargs)
 
     def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
-        _logger.warning(
-            "workflow %s (%r) failed: %s: %s", claimed.workflow_id, claimed.name, type(error).__name__, error
-        )
+        shown = self._shown(error)
+        _logger.warning("workflow %s (%r) failed: %s", claimed.workflow_id, claimed.name, shown)
+
+    def _shown(self, error: BaseException) -> str:
+        return shown_error(error, is_sealed=is_sealing(self._host.codec))
 
     async def _leave(self, claimed: ClaimedRun) -> None:
         """Leave a run for another executor, however long the database is away; one that has ended stays so."""
@@ -210,7 +216,9 @@ class Runs:
                 await held.context.hand_back(grace)
         except (PgqrsError, TimeoutError) as error:
             # What keeps it from being recorded may keep the end of this executor too: others will find it dead.
-            _logger.warning("workflow %s could not be handed back: %r", held.claimed.workflow_id, error)
+            _logger.warning(
+                "workflow %s could not be handed back: %s", held.claimed.workflow_id, self._shown(error)
+            )
 
     async def _end_tasks(self) -> None:
         """Wait for the tasks of all runs, which have been left: a moment, then they are cancelled."""

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
 from pgqrs.errors import DatabaseError, SessionError
+from pgqrs.failures import shown_error
 from pgqrs.storage.borrowed import Borrowed, usable
 from pgqrs.storage.database import Database
 from pgqrs.storage.faults import sqlstate
@@ -153,10 +154,11 @@ class StepSession:
             if self.outcome is None:
                 raise
             _logger.warning(
-                "step %r of workflow %s is committed, although its commit failed: %s",
+                "step %r of workflow %s is committed, although its commit failed: %s (%s)",
                 record.step_id,
                 record.workflow_id,
-                error,
+                shown_error(error, is_sealed=True),  # the text may hold the parameters of a statement
+                sqlstate(error),
             )
         else:
             self._sole.check_committed()

@@ -9,10 +9,14 @@ from datetime import timedelta
 
 import pytest
 from acceptance_helpers import is_replay, no_hang, status, steps, until
+from asyncpg import PostgresError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from pgqrs import (
     PyWorkflow,
     RetryPolicy,
+    StepFailedError,
     TerminalError,
     TransientError,
     WorkflowCancelledError,
@@ -466,7 +470,9 @@ async def test_both_steps_and_workflows_are_tried_again(admin, caplog):
 
     assert await admin.run(wf) == "done"
     assert flaky.calls == 6
-    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each for each in warnings if "is tried again in" not in each] == []
+    assert len(warnings) == 5
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "3", 2.5])
@@ -474,3 +480,32 @@ def test_what_is_no_policy_is_refused(wrong):
     for decorator in (step, workflow):
         with pytest.raises((ValueError, TypeError)):
             decorator(retry=wrong)
+
+
+# --- errors of a database ---
+
+
+@pytest.mark.parametrize("through", ["asyncpg", "SQLAlchemy"])
+@pytest.mark.parametrize("case", [("22012", 1), ("42P01", 1), ("40001", 2), ("40P01", 2), ("55P03", 2)])
+async def test_a_statement_that_the_database_refuses_for_good_is_not_tried_again(
+    admin, sql, engine, through, case
+):
+    code, calls = case
+    called = []
+    statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$"
+
+    @step(retry=RetryPolicy(attempts=2, initial=0.001))
+    async def asks(ctx: PyWorkflow) -> None:
+        called.append(1)
+        if through == "asyncpg":
+            await sql.execute(statement)
+        async with engine.connect() as connection:
+            await connection.execute(text(statement))
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises((PostgresError, DBAPIError)):
+        await asks(ctx)
+    assert len(called) == calls
+    with pytest.raises(StepFailedError):
+        await asks(ctx)
+    assert await sql.fetchval("SELECT error->'terminal' FROM pgqrs_workflow_steps") == str(calls == 1).lower()
