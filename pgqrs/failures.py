@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 from types import BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, ModuleType, new_class
 from typing import Any, ClassVar, Final, TypeAlias, cast
 
@@ -126,7 +127,7 @@ def _is_refused_by_sql(error: BaseException) -> bool:
 
 def _lineage(error: BaseException) -> list[type]:
     """Return the classes of `error`, those of the original first: as it was when it was not yet a replay."""
-    original = error.pgqrs_original.__mro__ if isinstance(error, _ReplayedError) else ()
+    original = type(error).pgqrs_original.__mro__ if isinstance(error, _ReplayedError) else ()
     return [*original, *type(error).__mro__]
 
 
@@ -226,6 +227,10 @@ _LONGEST_TEXT: Final = 16 * 1024
 _LONGEST_SHOWN: Final = 500
 _SHORTEST_TEXT: Final = 512
 _MOST_LEVELS: Final = 50
+_MOST_ERRORS: Final = _ROOM // _ROOM_OF_A_LEAF
+"""Errors in a group, at all levels together."""
+_MOST_FIELDS: Final = 1_000
+"""Attributes, or arguments, of an error that are looked at."""
 _MOST_NAMES: Final = 50
 _MOST_FRAMES: Final = 30
 
@@ -282,7 +287,40 @@ def is_terminal_text(text: str) -> bool:
     return Failure.parse(text).terminal
 
 
-def _record(error: BaseException, *, terminal: bool, room: int = _ROOM, level: int = 0) -> Failure:
+class _Budget:
+    """The room that the errors within a group may still take, all together."""
+
+    __slots__ = ("_characters", "_errors")
+
+    def __init__(self) -> None:
+        self._characters = _ROOM
+        self._errors = _MOST_ERRORS
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no further error is recorded."""
+        return self._characters <= 0 or self._errors <= 0
+
+    def spend_on(self, failure: Failure) -> None:
+        """Count what is written of an error."""
+        self._characters -= len(failure.text())
+        self._errors -= 1
+
+
+def _record(
+    error: BaseException, *, terminal: bool, room: int = _ROOM, level: int = 0, budget: _Budget | None = None
+) -> Failure:
+    failure = _record_alone(error, terminal=terminal, room=room, level=level)
+    budget = budget or _Budget()
+    if level:
+        budget.spend_on(failure)
+    if isinstance(error, _ReplayedError) or not _is_group(error):
+        return failure
+    return replace(failure, errors=_errors_of(error, terminal, room, level, budget))
+
+
+def _record_alone(error: BaseException, *, terminal: bool, room: int, level: int) -> Failure:
+    """Return the record of an error without the errors within it, but for those of a replayed group."""
     limit = max(_SHORTEST_TEXT, min(_LONGEST_TEXT, room))
     notes = _notes_of(error, limit)
     attributes = _attributes_of(error, limit)
@@ -296,27 +334,29 @@ def _record(error: BaseException, *, terminal: bool, room: int = _ROOM, level: i
             steps=(),  # those of another step
             traceback=None if level else known.traceback,
         )
-    is_group = _is_group(error)
     return Failure(
         type=_name_of(error),
         message=_message_of(error, limit),
         terminal=terminal,
         mro=_class_names(type(error)),
-        args=None if is_group else _args_of(error, limit),
+        args=None if _is_group(error) else _args_of(error, limit),
         attributes=attributes,
         notes=notes,
-        errors=_errors_of(error, terminal, room, level) if is_group else (),
         traceback=None if level else _traceback_of(error),
     )
 
 
-def _errors_of(group: BaseException, terminal: bool, room: int, level: int) -> tuple[Failure, ...]:
+def _errors_of(
+    group: BaseException, terminal: bool, room: int, level: int, budget: _Budget
+) -> tuple[Failure, ...]:
     if level == _MOST_LEVELS:
         return ()
     leaves = _leaves_of(group)[: max(1, room // _ROOM_OF_A_LEAF)]
     share = room // len(leaves)
     return tuple(
-        _record(leaf, terminal=terminal and is_terminal(leaf), room=share, level=level + 1) for leaf in leaves
+        _record(leaf, terminal=terminal and is_terminal(leaf), room=share, level=level + 1, budget=budget)
+        for leaf in leaves
+        if not budget.is_spent
     )
 
 
@@ -334,14 +374,14 @@ def _name_of(value: object) -> str:
 
 def _class_names(kind: type) -> tuple[str, ...]:
     classes = [cls for cls in kind.__mro__ if issubclass(cls, Exception)]
-    return tuple(_clean(f"{cls.__module__}:{cls.__qualname__}") for cls in classes[:_MOST_NAMES])
+    return tuple(_clean(f"{cls.__module__}:{cls.__qualname__}", _SHORTEST_TEXT) for cls in classes[:_MOST_NAMES])
 
 
 def _args_of(error: BaseException, limit: int) -> tuple[Any, ...]:
     args = list(vars(BaseException)["args"].__get__(error))
     with suppress(Exception):
         return tuple(_portable(args, limit))
-    return tuple(_portable_or_repr(each, limit // len(args) + 1) for each in args[:limit])
+    return tuple(_portable_or_repr(each, limit // len(args) + 1) for each in args[: min(limit, _MOST_FIELDS)])
 
 
 def _portable(value: Any, limit: int) -> Any:
@@ -365,7 +405,7 @@ def _portable_or_repr(value: Any, limit: int) -> Any:
 def _attributes_of(error: BaseException, limit: int) -> dict[str, Any]:
     attributes: dict[str, Any] = {}
     left = limit
-    for name, value in _fields_of(error):
+    for name, value in islice(_fields_of(error), _MOST_FIELDS):
         with suppress(Exception):
             portable = _portable(value, left)
             attributes[_portable(name, left)] = portable
@@ -382,7 +422,7 @@ def _fields_of(error: BaseException) -> Iterator[tuple[str, Any]]:
             value = slot.__get__(error)
         if value is not None:
             yield name, value
-    for name, value in list(_state_of(error).items()):
+    for name, value in list(islice(_state_of(error).items(), _MOST_FIELDS)):
         if _is_public(name) and name not in hidden:
             yield name, value
 
@@ -477,12 +517,32 @@ class _ReplayedGroupError(_ReplayedError, ExceptionGroup[Exception]):
         return ExceptionGroup(self.message, excs)
 
 
+_METHODS: Final = frozenset(
+    name
+    for cls in (_ReplayedGroupError, _ReplayedError, BaseExceptionGroup, BaseException)
+    for name, value in vars(cls).items()
+    if name.startswith("pgqrs_") or callable(value)
+)
+
+_LINES: Final = ("lineno", "offset", "end_lineno", "end_offset")
+_LONGEST_LINE: Final = 1_000_000
+
+
+def _can_be_formatted(error: BaseException, name: str, value: Any) -> bool:
+    """Tell whether `traceback` can format the error with this attribute; of a SyntaxError it reads some."""
+    if not isinstance(error, SyntaxError):
+        return True
+    if name in _LINES:
+        return value is None or (isinstance(value, int) and abs(value) <= _LONGEST_LINE)
+    return name not in {"msg", "filename", "text"} or value is None or isinstance(value, str)
+
+
 def load_error(text: str, *, workflow_id: int, step_id: str) -> StepFailedError:
     """Return the error recorded as `text`, ready to be raised again.
 
     It is a `StepFailedError` and, where a class of the original is found in the modules that are already
-    imported, an instance of that class too. Nothing that `text` names is imported or called, and no text makes
-    this raise: garbage gives a plain `StepFailedError`.
+    imported, an instance of that class too. Nothing that `text` names is imported or called, but for the
+    metaclass of a class that has one, and no text makes this raise: garbage gives a plain `StepFailedError`.
     """
     failure = Failure.parse(text)
     try:
@@ -512,6 +572,8 @@ def _originals(failure: Failure) -> list[type[Exception]]:
     """Return the classes to try, the most specific first: groups for a group, others for any other error."""
     is_group = bool(failure.errors)
     found = [cls for name in failure.mro if (cls := _find_class(name)) is not None and cls is not Exception]
+    # Raised in a coroutine, a StopIteration becomes a RuntimeError.
+    found = [cls for cls in found if not issubclass(cls, StopIteration)]
     suitable = [cls for cls in found if issubclass(cls, BaseExceptionGroup) == is_group]
     return [*suitable, ExceptionGroup] if is_group else suitable
 
@@ -590,8 +652,11 @@ def _group_message(failure: Failure) -> str:
 
 
 def _restore(error: BaseException, name: str, value: Any) -> None:
-    """Set an attribute as it was set, in a slot or in the instance; no property and no `__setattr__` runs."""
-    if not _is_public(name):
+    """Set an attribute as it was set, in a slot or in the instance; no property and no `__setattr__` runs.
+
+    One that would take the place of a method, or that Python could not format the error with, is left out.
+    """
+    if not _is_public(name) or name in _METHODS or not _can_be_formatted(error, name, value):
         return
     slot = next((vars(cls)[name] for cls in type(error).__mro__ if name in vars(cls)), None)
     if isinstance(slot, _Slot):

@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 import types
 from dataclasses import dataclass
@@ -375,7 +376,6 @@ class TestReplayedClasses:
             PickyNew(1, 2),
             Frozenish("x"),
             ReadOnly("x"),
-            StopIteration(5),
             StopAsyncIteration(),
             RecursionError("deep"),
             UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
@@ -509,7 +509,6 @@ class TestParts:
         assert (again.filename, again.filename2) == ("a.txt", "b.txt")
         assert again.args == (errno.ENOENT, "No such file")
         assert replay(BlockingIOError(errno.EAGAIN, "later", 17)).characters_written == 17
-        assert replay(StopIteration(5)).value == 5
         error = replay(SyntaxError("bad", ("file.py", 1, 2, "text", 1, 3)))
         assert (error.msg, error.filename, error.lineno, error.offset, error.text) == (
             "bad",
@@ -938,3 +937,104 @@ class TestGarbage:
 
     def test_the_cache_is_bounded(self):
         assert failures._combined.cache_info().maxsize is not None
+
+
+# --- rows that were written by hand, and errors that are large ---
+
+
+@pytest.mark.parametrize(
+    "name", ["pgqrs_original", "pgqrs_failure", "split", "derive", "subgroup", "add_note", "with_traceback"]
+)
+def test_a_recorded_attribute_takes_no_place_of_a_method(name):
+    group = {"errors": [{"type": "ValueError", "message": "m", "mro": ["builtins:ValueError"]}]}
+    for document in ({}, {"mro": ["builtins:ExceptionGroup"]} | group):
+        error = load_document(attributes={name: "x", "kept": 1}, **document)
+        assert is_terminal(error)
+        assert name not in vars(error) or name == "pgqrs_failure"
+        assert error.kept == 1
+        error.add_note("n")
+        assert error.with_traceback(None) is error
+        if document:
+            with pytest.raises(ExceptionGroup):
+                try:
+                    raise error
+                except* KeyError:
+                    pass
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"text": ["x"]}, {"msg": 1}, {"filename": {}}, {"lineno": "1"}, {"offset": [1]}, {"end_lineno": 1.5},
+        {"text": "x", "offset": 1, "lineno": 1, "end_offset": 10**12, "end_lineno": 1},
+    ],
+)  # fmt: skip
+def test_a_syntax_error_written_by_hand_can_be_formatted(attributes):
+    error = load_document(mro=["builtins:SyntaxError"], attributes={"msg": "bad", "lineno": 3} | attributes)
+    assert isinstance(error, SyntaxError)
+    assert len("".join(traceback.format_exception(raised(error)))) < 10_000
+
+
+async def test_a_stop_iteration_comes_out_of_a_coroutine_as_itself():
+    error = replay(StopIteration(5))
+    assert (str(error), repr(error), error.args) == ("5", "StepFailedError[StopIteration]('5')", (5,))
+
+    async def result():
+        raise error
+
+    with pytest.raises(StepFailedError):
+        await result()
+
+
+def nested(leaves, depth):
+    error = ValueError("x")
+    groups = []
+    for _ in range(leaves):
+        inner = error
+        for _ in range(depth):
+            inner = ExceptionGroup("g", [inner])
+        groups.append(inner)
+    return ExceptionGroup("all", groups)
+
+
+def wide(width, depth):
+    error = ValueError("x" * 1000)
+    for _ in range(depth):
+        error = ExceptionGroup("g" * 1000, [error] * width)
+    return error
+
+
+@pytest.mark.parametrize(
+    "group",
+    [nested(1024, 45), wide(300, 2), wide(10, 4), ExceptionGroup("g", [ValueError("x" * 100_000)] * 500)],
+    ids=["deep", "wide", "tree", "long"],
+)
+def test_a_group_takes_its_room_and_little_time(group):
+    began = time.process_time()
+    text = dump_error(group, terminal=True)
+    assert time.process_time() - began < 1
+    assert len(text) < 1.2 * failures._ROOM
+    again = load(text)
+    assert isinstance(again, ExceptionGroup)
+    assert again.exceptions
+
+
+def test_of_many_attributes_and_arguments_some_are_looked_at():
+    asked = []
+
+    class Asked:
+        def __repr__(self):
+            asked.append(1)
+            return "asked"
+
+    class Many(Exception):
+        def __str__(self):
+            return "many"
+
+    error = Many(*[Asked()] * 300_000)
+    for number in range(300_000):
+        setattr(error, f"a{number}", object())
+    began = time.process_time()
+    assert len(dump_error(error, terminal=True)) < failures._ROOM
+    assert time.process_time() - began < 1
+    assert len(asked) <= 10_000
