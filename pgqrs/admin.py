@@ -23,6 +23,7 @@ from pgqrs.runtime.here import Here
 from pgqrs.serialization import Codec, JsonCodec, checked_codec, placed, recorded_name
 from pgqrs.storage.database import Limits
 from pgqrs.storage.engines import Target, engine_source
+from pgqrs.storage.ids import LARGEST_ID, check_is_int
 from pgqrs.storage.lending import Lent
 from pgqrs.storage.pulse import Pulse
 from pgqrs.storage.step_sessions import SessionMaker
@@ -318,7 +319,7 @@ class Admin:
         `workflow` is its function: with a codec that goes by types the result is what that is annotated to return,
         and the JSON of it otherwise.
         """
-        _check_is_id(workflow_id)
+        check_is_int("a workflow id", workflow_id)
         returns = None if workflow is None else definition_of(workflow).returns
         return WorkflowHandle(self, workflow_id, is_there=False, returns=returns)
 
@@ -370,9 +371,13 @@ class Admin:
         """Return workflows, newest first, at most `limit`.
 
         `status` and `name` filter. `before` is the id below which to go on: the last one of the page before.
-        Raises `ValueError` for a status that is none, and `CodecMismatchError` where one of them is written with
-        another codec.
+        Raises `ValueError` for a status that is none, `TypeError` for a `limit` or `before` that is no int, and
+        `CodecMismatchError` where one of them is written with another codec.
         """
+        check_is_int("limit", limit)
+        if before is not None:
+            check_is_int("before", before)
+            before = min(before, LARGEST_ID)
         if limit < 0:
             raise ConfigurationError(f"limit must not be negative, and is {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
@@ -402,8 +407,3 @@ def _checked_limits(timeout: object, patience: object, expiry: object) -> Limits
         if given < least[name]:
             raise ConfigurationError(f"`{name}` must be at least {least[name]:g} s, got {given:g} s.")
     return Limits(**seconds, beat=seconds["expiry"] / 5)
-
-
-def _check_is_id(workflow_id: object) -> None:
-    if isinstance(workflow_id, bool) or not isinstance(workflow_id, int):
-        raise TypeError(f"a workflow id is an int, not {type(workflow_id).__name__}.")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import re
 import uuid
 from functools import lru_cache
 from typing import Any, cast
@@ -25,6 +26,9 @@ MAX_NAME_BYTES = 512
 
 MAX_SCHEMA_BYTES = 63
 """The longest identifier that PostgreSQL does not cut short."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _no_string(name: object) -> str:
@@ -138,8 +142,13 @@ _TEXTS: tuple[tuple[Any, Any], ...] = (
 
 
 def check_schema(name: object) -> None:
-    """Refuse a schema name that PostgreSQL could not hold; raises `ConfigurationError`."""
+    """Refuse a schema name that PostgreSQL could not hold, or that has control characters.
+
+    Alembic writes a tab into its SQL as spaces, which is the name of another schema. Raises `ConfigurationError`.
+    """
     flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
+    if flaw is None and _CONTROL.search(cast(str, name)):
+        flaw = "it contains a control character"
     if flaw is not None:
         raise ConfigurationError(f"{_shown(name)} cannot be a schema name: {flaw}.")
 
@@ -152,5 +161,8 @@ def check_role(name: object) -> None:
 
 
 def _shown(name: object) -> str:
-    text = ascii(name)
+    try:
+        text = ascii(name)
+    except Exception:  # noqa: BLE001  # the object's class may do anything
+        text = f"<{type(name).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004

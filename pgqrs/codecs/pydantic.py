@@ -133,7 +133,11 @@ class _Typed:
             raise SerializationError(f"it would not come back: {error.reason}", path=error.path) from error
         if self._is_json and are_equal(value, back):
             return Encoded(text, back)
-        lost = difference(value, back, plainly=self._holds_any, members=self._holds_members)
+        try:
+            lost = difference(value, back, plainly=self._holds_any, members=self._holds_members)
+        except Exception as error:  # a class of the application's may do anything
+            reason = f"it cannot be compared with what would come back: {_first_line(error)}"
+            raise SerializationError(reason) from error
         if lost is not None:
             raise SerializationError(_told(lost), path=path_of(lost.keys))
         return Encoded(text, back)

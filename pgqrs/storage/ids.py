@@ -14,7 +14,7 @@ from pgqrs.types import Submission
 LARGEST_BLOCK = 1024
 """The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
 
-_LARGEST = 2**63 - 1
+LARGEST_ID = 2**63 - 1
 
 
 class Ids:
@@ -78,9 +78,17 @@ async def submitted(
     return [found[each.token] for each in new]
 
 
-def check_id(workflow_id: object) -> None:
-    """Refuse an id that no row can have, before the driver does in words of its own."""
-    if not isinstance(workflow_id, int):
-        raise TypeError(f"a workflow id is an int, not {type(workflow_id).__name__}.")
-    if not 0 < workflow_id <= _LARGEST:
+def check_is_int(name: str, value: object) -> None:
+    """Refuse a value that is no int, or a bool; `name` names it in the message. Raises `TypeError`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an int, not {type(value).__name__}.")
+
+
+def check_id(workflow_id: int) -> None:
+    """Refuse an id that no row can have; raises `TypeError`, and `WorkflowNotFoundError` for an int.
+
+    The driver's own error would not say which argument is wrong.
+    """
+    check_is_int("a workflow id", workflow_id)
+    if not 0 < workflow_id <= LARGEST_ID:
         raise WorkflowNotFoundError(workflow_id)

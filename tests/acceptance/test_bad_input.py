@@ -17,6 +17,7 @@ from pgqrs import (
     DatabaseError,
     DatabaseUnavailableError,
     InvalidDSNError,
+    InvalidNameError,
     NotInstalledError,
     PgqrsError,
     PyWorkflow,
@@ -248,11 +249,45 @@ async def test_parts_of_a_url_that_cannot_be_read_are_an_error_of_ours(odd):
 # --- schema names ---
 
 
-@pytest.mark.parametrize("name", ["", "x" * 64, "ü" * 32, "a\0b", "\ud800", 5], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["", "x" * 64, "ü" * 32, "a\0b", "\ud800", 5, "a\tb", "a\nb", "a\x7fb"], ids=ascii
+)
 def test_a_schema_name_that_cannot_be_is_a_value_error(dsn, name):
     with pytest.raises(ValueError) as caught:
         Admin(dsn, name)
     assert isinstance(caught.value, ConfigurationError)
+
+
+@pytest.mark.parametrize("given", [True, "1", 1.0, None])
+async def test_an_id_that_is_none_is_a_type_error(admin, given):
+    await admin.create_workflow("greeting", "ann")
+    calls = [admin.get_workflow, admin.resume_workflow, admin.cancel_workflow, admin.list_steps]
+    for call in calls:
+        with pytest.raises(TypeError, match=f"a workflow id is an int, not {type(given).__name__}"):
+            await call(given)
+
+
+@pytest.mark.parametrize(
+    "page", [{"before": 1.5}, {"before": "x"}, {"before": True}, {"limit": 1.5}, {"limit": "x"}]
+)
+async def test_a_page_of_other_than_ints_is_a_type_error(admin, page):
+    with pytest.raises(TypeError, match="is an int, not"):
+        await admin.list_workflows(**page)
+
+
+async def test_a_page_before_any_int_is_read(admin):
+    ctx = await admin.create_workflow("greeting", "ann")
+    assert [each.id for each in await admin.list_workflows(before=2**80)] == [ctx.id()]
+    assert await admin.list_workflows(before=-5) == []
+
+
+async def test_a_name_whose_repr_fails_is_refused_by_its_class(admin):
+    class Unshown:
+        def __repr__(self):
+            raise RuntimeError
+
+    with pytest.raises(InvalidNameError, match="<Unshown> cannot be a workflow name"):
+        await admin.create_workflow(Unshown())
 
 
 ODD = [

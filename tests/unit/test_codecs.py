@@ -653,6 +653,21 @@ def test_fingerprints_of_a_replay_are_the_same(value):
     assert fingerprint_of((back,), {}, by_content=True) == fingerprint_of((value,), {}, by_content=True)
 
 
+class Lying(dict):
+    __hash__ = None
+
+    def __eq__(self, other):
+        return True
+
+    def items(self):
+        return [("missing", 1)]
+
+
+def test_a_dict_that_lies_about_its_items_is_refused():
+    with pytest.raises(SerializationError, match="cannot be compared with what would come back: KeyError"):
+        PydanticCodec().of(dict[str, list[dt.date]]).encode(Lying(key=[dt.date(2026, 1, 1)]))
+
+
 # --- encryption ---
 
 OLD, NEW = base64.urlsafe_b64encode(b"o" * 32), base64.urlsafe_b64encode(b"n" * 32).decode()
