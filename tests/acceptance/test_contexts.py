@@ -86,8 +86,10 @@ async def test_calling_a_workflow_within_its_own_run_is_an_error(admin, sql):
 
     @workflow
     async def outer(ctx: PyWorkflow) -> str:
-        with pytest.raises(WorkflowInProgressError, match=str(ctx.id())):
+        with pytest.raises(WorkflowInProgressError, match=str(ctx.id())) as caught:
             await inner(ctx)
+        assert "options(key=...).enqueue(...)" in str(caught.value)
+        assert "create_workflow" not in str(caught.value)  # a replay would not know that one
         return await note(ctx, "went on")
 
     ctx = await admin.create_workflow("outer")

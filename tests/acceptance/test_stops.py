@@ -14,6 +14,7 @@ from pgqrs import (
     PyWorkflow,
     RetryPolicy,
     RunStopped,
+    StepFailedError,
     WorkflowCancelledError,
     WorkflowFencedError,
     WorkflowFinishedError,
@@ -595,6 +596,56 @@ async def test_cancelling_what_has_just_ended_tells_how_it_ended(admin):
     with pytest.raises(WorkflowFinishedError) as caught:
         await admin.cancel_workflow(ctx.id())
     assert caught.value.status == "SUCCESS"
+
+
+@pytest.mark.parametrize("fate", ["cancelled in the step", "cancelled before it", "cancelled too late"])
+async def test_a_compensation_undoes_what_may_have_happened(admin, fate):
+    """The example of docs/workers.md."""
+    refunds = []
+
+    @step
+    async def charge(ctx: PyWorkflow) -> int:
+        if fate == "cancelled in the step":
+            await cancel(admin, ctx, interrupt=True)
+        await asyncio.sleep(0)
+        return 100
+
+    @workflow
+    async def order(ctx: PyWorkflow) -> int:
+        if fate == "cancelled before it":
+            await cancel(admin, ctx)
+        return await charge(ctx)
+
+    @step
+    async def end_of(ctx: PyWorkflow, workflow_id: int) -> str:
+        handle = admin.handle(workflow_id)
+        with contextlib.suppress(WorkflowCancelledError, StepFailedError):
+            await handle.result()
+        return await handle.status()
+
+    @step
+    async def begun_in(ctx: PyWorkflow, workflow_id: int) -> list:
+        return [each.step_id for each in await admin.list_steps(workflow_id)]
+
+    @step
+    async def refund(ctx: PyWorkflow, workflow_id: int) -> None:
+        refunds.append(workflow_id)
+
+    @workflow
+    async def undo(ctx: PyWorkflow, workflow_id: int) -> None:
+        if await end_of(ctx, workflow_id) == "SUCCESS":
+            return
+        if "charge" in await begun_in(ctx, workflow_id):
+            await refund(ctx, workflow_id)
+
+    ctx = await admin.create_workflow("order")
+    async with no_hang():
+        with contextlib.suppress(WorkflowCancelledError):
+            await order(ctx)
+        with contextlib.suppress(WorkflowFinishedError):
+            await admin.cancel_workflow(ctx.id())
+        await admin.run(undo, ctx.id())
+    assert refunds == ([ctx.id()] if fate == "cancelled in the step" else [])
 
 
 # --- guards that are let go ---
