@@ -203,6 +203,9 @@ class PyWorkflow:
 
     Made by `Admin.create_workflow` and `Admin.get_workflow`. It can be run again, after an error or a crash, and
     goes on from the steps that are recorded. It may be used in one event loop at a time.
+
+    Once its run goes on no further (it was cancelled, timed out, was fenced, lost the database, or has ended),
+    each call raises `RunStopped` within the workflow's function and its steps, and the error itself anywhere else.
     """
 
     is_typed: bool = False

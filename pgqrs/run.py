@@ -202,7 +202,7 @@ class Run:
         of_the_run = is_stop(error)
         if self.stopping.lost is not None:
             if of_the_run or isinstance(error, (Exception, asyncio.CancelledError)):
-                raise_apart(self.stopping.lost)
+                raise_apart(self.stopping.lost, error)
         elif of_the_run and (reason := self.stopping.reason()) is not None:
             raise reason
 

@@ -344,7 +344,7 @@ class Steps:
             stopped = is_stop(stop)
         reason = self._stopping.reason()
         if stopped and reason is not None:
-            raise_apart(reason)
+            raise_apart(reason, stop)
 
     def warn_of_interrupted(self) -> None:
         """Warn of the cancelled steps that have no outcome although the run goes on."""

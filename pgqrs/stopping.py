@@ -418,10 +418,13 @@ def is_stop(error: BaseException) -> bool:
     return isinstance(error, RunStopped)
 
 
-def raise_apart(error: BaseException) -> NoReturn:
-    """Raise an error without a context: that would be the stop that is being handled, which holds the error."""
+def raise_apart(error: BaseException, stop: BaseException) -> NoReturn:
+    """Raise an error in place of the stop that is being handled: from its place, and not in its context.
+
+    The stop holds the error, so that the two would be a cycle.
+    """
     try:
-        raise error
+        raise error.with_traceback(stop.__traceback__)
     finally:
         error.__context__ = None
 
