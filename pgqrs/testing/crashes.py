@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 from uuid import uuid4
 
 from pgqrs.admin import Admin
@@ -61,9 +61,31 @@ _RUNS_DIFFER = (
 Compare: TypeAlias = Callable[[Any], object]
 
 
+@overload
 async def crash_everywhere(
     workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
     *args: *Ts,
+    admin: Admin | None = None,
+    compare: Compare | None = None,
+    timeout: float = 30.0,
+) -> R: ...
+
+
+@overload
+async def crash_everywhere(
+    workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+    *,
+    arrange: Callable[[], Awaitable[tuple[*Ts]]],
+    admin: Admin | None = None,
+    compare: Compare | None = None,
+    timeout: float = 30.0,
+) -> R: ...
+
+
+async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is more than `*args: Any`
+    workflow: Callable[..., Awaitable[R]],
+    *args: Any,
+    arrange: Callable[[], Awaitable[tuple[Any, ...]]] | None = None,
     admin: Admin | None = None,
     compare: Compare | None = None,
     timeout: float = 30.0,
@@ -83,28 +105,63 @@ async def crash_everywhere(
     * no step's function was begun more often than one crash explains, and none that was recorded begins again;
     * the tables hold nothing that they must never hold.
 
-    `workflow` is a function decorated with `@workflow`. `admin` is that of the fixture `pgqrs_admin` or of
-    `scratch_admin`, whose time is skipped, or any other; without one an embedded server is used. `compare` is
-    called with a result, as the workflow's handle returns it, and returns what of it must be the same; give it
-    where results hold an id of the workflow, a random number or the time. `timeout` bounds each run, in seconds.
+    Args:
+        workflow: A function decorated with `@workflow`.
+        *args: The arguments of each run.
+        arrange: Called before each run in their place, where a run needs rows of its own: an order that is not
+            paid yet, say. It makes them, commits them, and returns the arguments, in a tuple.
+        admin: That of the fixture `pgqrs_admin` or of `scratch_admin`, whose time is skipped, or any other;
+            without one an embedded server is used.
+        compare: Called with a result, as the workflow's handle returns it; it returns what of it must be the same.
+            Give it where results hold the id of a workflow or of a row, a random number or the time.
+        timeout: Bounds each run, in seconds; `arrange` is not counted.
 
     It is a kill as far as one can be in a process that lives on: the run's tasks are cancelled, so ``finally:``
     blocks run, but nothing that they do is recorded; a thread of ``@step(thread=True)`` goes on to its end.
 
-    Raises `AssertionError`, which names the crash and the difference, and what the workflow raises each time.
+    Returns:
+        What the undisturbed run returned.
+
+    Raises:
+        AssertionError: A run went another way; it names the crash and the difference.
+        Exception: What the workflow raises each time, or `arrange`.
+        TypeError: Arguments are given and `arrange` as well, or `arrange` returns something else than a tuple.
     """
     definition = definition_of(workflow)
+    if args and arrange is not None:
+        raise TypeError("the arguments are given, or `arrange` returns them: not both.")
+    arguments = _Arguments(args, arrange)
     async with AsyncExitStack() as stack:
         base = await stack.enter_async_context(scratch_admin()) if admin is None else admin
         await stack.enter_async_context(skipping(base))
         victim, survivor = [await stack.enter_async_context(_twin(base)) for _ in range(2)]
-        lab = await stack.enter_async_context(_Laboratory(victim, survivor, definition, args, timeout))
+        lab = await stack.enter_async_context(_Laboratory(victim, survivor, definition, arguments, timeout))
         undisturbed = await lab.run(_Crash())
         for number in range(1, len(undisturbed.writes) + 1):
             for after in (False, True):
                 crash = _Crash(number, after=after)
                 await _check(lab, undisturbed, await lab.run(crash), crash, compare)
         return await survivor.handle(undisturbed.record.id, workflow).result()
+
+
+class _Arguments:
+    """The arguments of the runs: the same for all, or those that `arrange` returns for one."""
+
+    def __init__(self, same: tuple[Any, ...], arrange: Callable[[], Awaitable[tuple[Any, ...]]] | None) -> None:
+        self._same = same
+        self._arrange = arrange
+
+    async def of_a_run(self) -> tuple[Any, ...]:
+        """Return the arguments of the run that comes next."""
+        if self._arrange is None:
+            return self._same
+        given: Any = await self._arrange()
+        if not isinstance(cast(object, given), tuple):
+            raise TypeError(
+                f"`arrange` returns the workflow's arguments in a tuple, as in `return (order_id,)`, and not "
+                f"{type(given).__name__}."
+            )
+        return cast("tuple[Any, ...]", given)
 
 
 @asynccontextmanager
@@ -203,11 +260,11 @@ class _Laboratory:
     """Two executors: one that is killed, and one that carries on what it has left."""
 
     def __init__(
-        self, victim: Admin, survivor: Admin, definition: Definition, args: tuple[Any, ...], timeout: float
+        self, victim: Admin, survivor: Admin, definition: Definition, arguments: _Arguments, timeout: float
     ) -> None:
         self._admins = victim, survivor
         self._definition = definition
-        self._args = args
+        self._arguments = arguments
         self._timeout = timeout
         self._queue = f"crash_everywhere {uuid4()}"  # no other worker's
         self._stores: list[Store] = []
@@ -230,21 +287,22 @@ class _Laboratory:
 
     async def run(self, crash: _Crash) -> _Trial:
         """Run a workflow of its own to its end, with a crash on the way."""
+        args = await self._arguments.of_a_run()
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._run(crash)
+                return await self._run(crash, args)
         except TimeoutError:
             raise AssertionError(
                 f"{crash} the workflow {self._definition.name!r} did not end within {self._timeout:g} s."
             ) from None
 
-    async def _run(self, crash: _Crash) -> _Trial:
+    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> _Trial:
         begun = [_Begun(store) for store in self._stores]
         for store, each in zip(self._stores, begun, strict=True):
             store.marks = each
         survivor = self._admins[1]
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
-        handle = await survivor.options(queue=self._queue).enqueue(workflow, *self._args)
+        handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
         victim = self._stores[0]
         victim.journal.gate = crash.pass_through
         try:
@@ -289,6 +347,7 @@ class _Laboratory:
         admin = self._admins[which]
         runs = Runs(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
         held = Held(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
+        self._stores[which].changing.add(claimed.workflow_id)  # as `Runs.take` does; the run takes it off
         self._held = asyncio.get_running_loop().create_task(runs.carry_out(held), name="pgqrs-crash-everywhere")
         if crash is None:
             await asyncio.wait([self._held])

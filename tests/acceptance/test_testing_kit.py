@@ -365,6 +365,37 @@ async def test_a_plain_workflow_survives_every_crash(kit):
     )  # those before whose write it was executed again, and only those
 
 
+async def test_each_run_has_arguments_that_are_arranged_for_it(kit):
+    arranged = []
+
+    @workflow
+    async def of_a_row(ctx: PyWorkflow, n: int, row: int) -> int:
+        return await double(ctx, n)
+
+    async def arrange() -> tuple[int, int]:
+        arranged.append(len(arranged) + 1)
+        return 3, arranged[-1]
+
+    assert await crash_everywhere(of_a_row, arrange=arrange, admin=kit) == 6
+    assert arranged == [1, 2, 3, 4, 5]  # undisturbed, and two crashes for the step and for the end
+    inputs = [record.input["args"] for record in await kit.list_workflows()]
+    assert sorted(inputs) == [[3, row] for row in arranged]
+
+
+async def test_what_is_arranged_is_a_tuple_and_in_place_of_arguments(kit):
+    @workflow
+    async def one(ctx: PyWorkflow, n: int) -> int:
+        return n
+
+    async def arrange() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match=r"in a tuple.* not int"):
+        await crash_everywhere(one, arrange=arrange, admin=kit)
+    with pytest.raises(TypeError, match="not both"):
+        await crash_everywhere(one, 1, arrange=arrange, admin=kit)
+
+
 async def test_a_sleeping_workflow_survives_every_crash(kit, clock):
     async with no_hang():
         assert await crash_everywhere(month, 1, admin=kit) == 4

@@ -196,7 +196,7 @@ def test_the_examples_of_the_page_are_true(pytester, dsn, monkeypatch):
     files = defaultdict(list)
     for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         files[name].append(code)
-    assert sorted(files) == ["orders.py", "test_orders.py"]
+    assert sorted(files) == ["conftest.py", "models.py", "orders.py", "test_orders.py"]
     assert page.count("```python") == sum(map(len, files.values()))
     for name, codes in files.items():
         (pytester.path / name).write_text("\n\n".join(codes))
