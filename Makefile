@@ -108,6 +108,7 @@ types: .venv/.dev ## mypy and pyright, both strict
 	$(call heading,mypy)
 	@$(BIN)/mypy
 	@$(BIN)/mypy -p examples
+	@$(BIN)/mypy tests/typing
 	$(call heading,pyright)
 	@$(BIN)/pyright
 

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
+from types import CodeType
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
 from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
@@ -31,6 +32,21 @@ PlainFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], R]
 Decorated: TypeAlias = Callable[Concatenate[PyWorkflow, P], Coroutine[Any, Any, R]]
 Errors: TypeAlias = tuple[type[Exception], ...]
 
+
+class AnyFunction(Protocol):
+    """A function of any signature: to mypy a list of several is one of what functions have in common."""
+
+    @property
+    def __name__(self) -> str:
+        """The name that it was defined with."""
+        ...
+
+    @property
+    def __code__(self) -> CodeType:
+        """What it does."""
+        ...
+
+
 _DEFINITION = "__pgqrs_workflow__"
 
 
@@ -50,8 +66,56 @@ class Definition:
     strict: bool = False
 
 
+Key: TypeAlias = (
+    Callable[[Any], object]
+    | Callable[[Any, Any], object]
+    | Callable[[Any, Any, Any], object]
+    | Callable[[Any, Any, Any, Any], object]
+)
+"""What makes the key of a step: by the number of its parameters, or pyright knows no type of a lambda's."""
+
+
 @overload
 def step(function: AsyncFunction[P, R], /) -> Decorated[P, R]: ...
+
+
+@overload
+def step(
+    *,
+    id: str | None = None,
+    key: Key,
+    terminal: Errors = (),
+    transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    transactional: bool = False,
+) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
+
+
+@overload
+def step(
+    *,
+    id: str | None = None,
+    key: Key,
+    terminal: Errors = (),
+    transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    thread: Literal[True],
+) -> Callable[[PlainFunction[P, R]], Decorated[P, R]]: ...
+
+
+@overload
+def step(
+    *,
+    id: str | None = None,
+    key: Key,
+    terminal: Errors = (),
+    transient: Errors = (),
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    executor: ExecutorSource,
+) -> Callable[[Callable[P, R]], Decorated[P, R]]: ...
 
 
 @overload
@@ -294,7 +358,7 @@ def workflow(
     return decorate if function is None else decorate(function)
 
 
-def definition_of(function: Callable[..., object]) -> Definition:
+def definition_of(function: object) -> Definition:
     """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other.
 
     A function that a decorator put around it with `functools.wraps` is the one that is called: `admin.run` calls
@@ -302,7 +366,7 @@ def definition_of(function: Callable[..., object]) -> Definition:
     """
     definition: object = getattr(function, _DEFINITION, None)
     if not isinstance(definition, Definition):
-        raise TypeError(f"{_shown(function)} is not a workflow: decorate it with @workflow.")
+        raise TypeError(f"{_shown(cast(Any, function))} is not a workflow: decorate it with @workflow.")
     around = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
     return definition if definition.function is around else replace(definition, function=around)
 

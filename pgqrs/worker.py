@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Final, Self, TypeVar, cast
 
 from pgqrs.admin import Admin
-from pgqrs.decorators import Definition, definition_of
+from pgqrs.decorators import AnyFunction, Definition, definition_of
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.names import check_name
 from pgqrs.runtime.claims import Claims
@@ -52,7 +52,7 @@ class Worker:
     def __init__(
         self,
         admin: Admin,
-        workflows: Iterable[Callable[..., Coroutine[Any, Any, Any]]],
+        workflows: Iterable[AnyFunction],
         queues: Iterable[str] = (DEFAULT_QUEUE,),
         concurrency: int = 100,
         *,
@@ -256,7 +256,7 @@ class _Services:
         self._here.results.tell(workflow_id)
 
 
-def _definitions_of(workflows: Iterable[Callable[..., object]]) -> dict[str, Definition]:
+def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:
     found: dict[str, Definition] = {}
     for each in workflows:
         definition = definition_of(each)

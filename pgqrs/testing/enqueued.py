@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from pgqrs.admin import Admin
-from pgqrs.decorators import Definition, definition_of
+from pgqrs.decorators import AnyFunction, Definition, definition_of
 from pgqrs.errors import SerializationError
 from pgqrs.reading import as_text, read_workflow
 from pgqrs.runtime.here import Here
@@ -71,7 +71,7 @@ async def assert_not_enqueued(
 
 async def run_enqueued(
     admin: Admin,
-    workflows: Iterable[Callable[..., Awaitable[Any]]],
+    workflows: Iterable[AnyFunction],
     *,
     queues: Iterable[str] | None = None,
 ) -> int:

@@ -26,12 +26,14 @@ from pgqrs import (
     StepRecord,
     StepResult,
     StepStatus,
+    Worker,
     WorkflowRecord,
     WorkflowStatus,
     step,
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
+from pgqrs.testing import crash_everywhere, run_enqueued
 
 
 class User(TypedDict):
@@ -315,3 +317,53 @@ def codecs(error: SerializationError) -> None:
     Admin("embedded://", codec=Wrong())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(error.path, str)
     assert_type(error.step_id, str | None)
+
+
+@step(key=lambda page: page)
+async def keyed_by_one(ctx: PyWorkflow, page: int) -> str:
+    return ""
+
+
+@step(key=lambda day, page: f"{day}:{page}", retry=3)
+async def keyed_by_two(ctx: PyWorkflow, day: str, page: int) -> str:
+    return ""
+
+
+@step(thread=True, key=lambda page: page)
+def keyed_in_a_thread(ctx: PyWorkflow, page: int) -> str:
+    return ""
+
+
+async def keys(ctx: PyWorkflow) -> None:
+    assert_type(await keyed_by_one(ctx, 1), str)
+    assert_type(await keyed_by_two(ctx, "monday", 2), str)
+    assert_type(await keyed_in_a_thread(ctx, 1), str)
+    await keyed_by_one(ctx, "x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+ALL = [pipeline, named]
+"""To mypy a `list[function]`: their signatures differ."""
+
+
+async def lists_of_workflows(admin: Admin) -> None:
+    Worker(admin, ALL)
+    Worker(admin, [pipeline, named])
+    Worker(admin, (pipeline,))
+    await run_enqueued(admin, ALL)
+    Worker(admin, ["pipeline"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def crashes(admin: Admin) -> None:
+    async def arrange() -> tuple[int, str]:
+        return 1, "ann"
+
+    async def wrong() -> tuple[str]:
+        return ("ann",)
+
+    @workflow
+    async def greet(ctx: PyWorkflow, user_id: int, name: str) -> str:
+        return name
+
+    assert_type(await crash_everywhere(greet, 1, "ann", admin=admin), str)
+    assert_type(await crash_everywhere(greet, arrange=arrange), str)
+    await crash_everywhere(greet, arrange=wrong)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
