@@ -54,6 +54,7 @@ def test_sdist_holds_what_a_packager_needs(artifacts):
         "LICENSE",
         "README.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         "alembic.ini",
         "migrations/env.py",
         "pgqrs/py.typed",
