@@ -33,7 +33,7 @@ TURN = 3.0
 """How long, in seconds, a fault waits for a second worker to be there before another kind takes its turn."""
 
 BRIEFLY = (0.3, 8.0)
-FOR_LONG = (16.0, 20.0)  # the patience with a silent executor is 15 s
+FOR_LONG = (16.0, 20.0)  # a silent executor is suspected after 15 s, and taken over after 60 s
 MOST_TERMINATED = 6
 
 

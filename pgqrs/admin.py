@@ -203,7 +203,9 @@ class Admin:
         """Check that the tables are there and at this version, and what is in them if `deep`.
 
         `deep` reads every live workflow: no run of an executor that died long ago, no step newer than its
-        workflow, no claim on a workflow that has ended, and so on. Raises `NotInstalledError` or
+        workflow, no claim on a workflow that has ended, and so on. The tables do not show whether a process that
+        lives carries out the runs that it holds: it gives up by itself, within seconds, any that it does not, and
+        logs a warning. Raises `NotInstalledError` or
         `SchemaOutOfDateError`, which name the command that mends it, and `InvariantError`, which lists what it
         found.
         """

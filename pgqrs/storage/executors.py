@@ -190,7 +190,7 @@ def is_suspected() -> ColumnElement[bool]:
 
 
 def is_long_dead(seconds: float) -> ColumnElement[bool]:
-    """Return the condition on `Executor` that it has been dead for so many seconds, whoever observed it."""
+    """Return the condition on `Executor` that it has been dead for so many seconds, suspected or not."""
     since = _NOW - interval(seconds)
     hung = Executor.expires_at < since - _expiries(HUNG)
     unlocked = Executor.lock_key.is_(None) | ~_is_locked()

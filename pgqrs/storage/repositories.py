@@ -197,7 +197,7 @@ class ServerRepository:
     async def life(self, executor_id: UUID) -> Life:
         """Return whether an executor lives, by what is known of it now; an unknown executor is dead."""
         asked = {"executor": executor_id, "settled": True}
-        found = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
+        found: Any = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
         if found is None or found[0]:
             return Life.DEAD
         return Life.IN_DOUBT if found[1] else Life.ALIVE

@@ -90,7 +90,7 @@ class _Starts:
 
 
 class _Changing:
-    """Counts the workflows whose runs are being started or left: they are nobody's in `Store.runs` meanwhile."""
+    """Counts the workflows whose runs are being started or left: `Store.runs` does not have them meanwhile."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}

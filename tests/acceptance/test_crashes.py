@@ -7,9 +7,10 @@ import logging
 from contextlib import suppress
 
 import pytest
-from acceptance_helpers import no_hang, status, steps
+from acceptance_helpers import no_hang, status, steps, until
 
-from pgqrs import PyWorkflow, RunStopped, WorkflowFencedError, step, workflow
+from pgqrs import Admin, PyWorkflow, RunStopped, WorkflowFencedError, step, workflow
+from pgqrs.storage.executors import ABANDONED
 
 
 @pytest.mark.parametrize(
@@ -289,3 +290,22 @@ async def test_a_recorded_error_of_a_fenced_run_is_not_recorded(admin, sql):
         await wf(ctx)
     assert await steps(sql, ctx) == {}
     assert await status(sql, ctx) == "RUNNING"
+
+
+async def test_a_run_whose_end_an_error_of_ours_prevents_is_given_up_at_once(admin, dsn, schema, sql, monkeypatch):
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        raise ValueError("the workflow's")
+
+    async def fails(*_given):
+        raise RecursionError("pgqrs's own")
+
+    async def given_up():
+        return await sql.fetchval("SELECT executor = $1 FROM pgqrs_workflows", ABANDONED)
+
+    monkeypatch.setattr("pgqrs.run.Run.fail", fails)
+    async with Admin(dsn, schema) as own:
+        own._limits = own._limits._replace(beat=3600.0)  # or the next beat but one would give it up
+        with pytest.raises(RecursionError):
+            await own.run(wf)
+        await until(given_up)
