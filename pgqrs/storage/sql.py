@@ -90,9 +90,9 @@ def later(seconds: Any) -> ColumnElement[Any]:
     return time
 
 
-def earlier(seconds: Any) -> ColumnElement[Any]:
-    """Return the time so many seconds ago, NULL for NULL."""
-    time: ColumnElement[Any] = func.now() - seconds * _SECOND
+def earlier(seconds: Any, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+    """Return the time so many seconds before `now`, which is that of the transaction's begin; NULL for NULL."""
+    time: ColumnElement[Any] = (func.now() if now is None else now) - seconds * _SECOND
     return time
 
 

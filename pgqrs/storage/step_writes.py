@@ -79,6 +79,7 @@ class StepWrite(_StepKind[StepOutcome]):
     ]
 
     def _values(self, held: Held) -> list[ColumnElement[Any]]:
+        now = self._now()
         return [
             held.c.workflow_id,
             held.c.step_id,
@@ -88,12 +89,15 @@ class StepWrite(_StepKind[StepOutcome]):
                 else_=constant(StepStatus.RUNNING),
             ),
             held.epoch,
-            earlier(held.c.elapsed),
-            case((func.coalesce(held.c.output, held.c.error).is_not(None), func.now())),
+            earlier(held.c.elapsed, now),
+            case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
             json_of(held.c.output),
             json_of(held.c.error),
             held.c.fingerprint,
         ]
+
+    def _now(self) -> ColumnElement[Any]:
+        return func.now()
 
     def answered(self, record: StepOutcome, epoch: int) -> Outcome:
         """Return the outcome as it was sent."""
@@ -120,6 +124,10 @@ class LastStepWrite(StepWrite):
     """Record the outcomes of steps for runs that have heard, or will be told, that they are to be cancelled."""
 
     name = "last"
+
+    def _now(self) -> ColumnElement[Any]:
+        # It may be the last statement of a transaction that began when the step did.
+        return func.clock_timestamp()
 
     def in_transaction(self) -> Any:
         """Return the insert of a lone outcome as the last statement of a longer transaction.

@@ -87,6 +87,21 @@ async def test_what_a_step_writes_and_its_outcome_are_there_together(shop, sessi
     assert (recorded.status, recorded.output) == ("SUCCESS", {"payment": 1})
 
 
+async def test_its_times_are_those_of_its_call_and_not_of_its_transaction_s_begin(shop, sql):
+    @step(transactional=True)
+    async def slow(ctx) -> None:
+        await ctx.session.execute(text("SELECT pg_sleep(0.2)"))
+        await asyncio.sleep(0.1)
+
+    ctx = await started(shop, "wf")
+    before = await sql.fetchval("SELECT clock_timestamp()")
+    await slow(ctx)
+    after = await sql.fetchval("SELECT clock_timestamp()")
+    [recorded] = await shop.list_steps(ctx.id())
+    assert before <= recorded.started_at <= recorded.completed_at <= after
+    assert (recorded.completed_at - recorded.started_at).total_seconds() >= 0.29
+
+
 async def test_the_outcome_is_the_last_statement_before_the_one_commit(shop, app, sessions):
     await shop.run(buy, 0)  # which looks at what database it is
     said = []
