@@ -74,8 +74,9 @@ class WorkflowHandle(Generic[R_co]):
         `timeout` bounds the waiting, in seconds; without it the waiting has no end, unless the database stays away
         longer than the `patience` of the `Admin`: then `DatabaseUnavailableError` is raised. A workflow that
         failed raises its recorded error as a replay would: a `StepFailedError` that is of the original class too.
-        Raises `WorkflowCancelledError`, `WorkflowNotFoundError`, and `TimeoutError`; the workflow goes on after
-        that. Raises `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
+        Raises `WorkflowCancelledError`; `TimeoutError`, after which the workflow goes on; `WorkflowNotFoundError`
+        for one that is not there, or not any more: that of a handle from ``options(session=...)`` is there once the
+        transaction has committed; `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
         """
         return cast(R_co, self._output(await self._ended(timeout)))
 

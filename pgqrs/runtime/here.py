@@ -13,7 +13,7 @@ class Here:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.doorbell = Doorbell(store.ring)
-        self.results = Results(store.ended)
+        self.results = Results(store.ended, store.there)
 
     async def close(self) -> None:
         """Ring what is still to be rung, and tell those who wait for results that it is over."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from time import monotonic
 
-from pgqrs.errors import PgqrsError
+from pgqrs.errors import PgqrsError, WorkflowNotFoundError
 from pgqrs.types import Ended
 
 SHORTEST = 0.01
@@ -16,24 +16,37 @@ SHORTEST = 0.01
 FACTOR = 1.5
 """By how much a rest is longer than the one before."""
 
-LONGEST = 0.5
-"""The longest rest between two looks, in seconds."""
+LONGEST = 0.1
+"""The longest rest between two looks, in seconds, where a look costs little."""
+
+LONGEST_OF_ALL = 0.5
+"""The longest rest between two looks, in seconds, where a look costs much."""
 
 SHARE = 5
 """A rest is at least so many times as long as the look before it took."""
 
+LONG_SHARE = 50
+"""The longest rest is so many times as long as the look before it took, between `LONGEST` and `LONGEST_OF_ALL`."""
+
+MISSED_AFTER = 1.0
+"""The time between two looks for workflows that are not there any more, in seconds."""
+
 Look = Callable[[Collection[int]], Awaitable[dict[int, Ended]]]
+Find = Callable[[Collection[int]], Awaitable[set[int]]]
 
 
 class Results:
     """Waits for the ends of workflows: one statement asks for all that are awaited.
 
     `look` answers with those that have ended. It is asked soon after something new is awaited and then ever less
-    often; a workflow that ends in this process is looked for at once.
+    often; a workflow that ends in this process is looked for at once. `find` answers with those that are there: of
+    one that was deleted there is no end.
     """
 
-    def __init__(self, look: Look) -> None:
+    def __init__(self, look: Look, find: Find) -> None:
         self._look = look
+        self._find = find
+        self._find_due = 0.0
         self._waiting: dict[int, set[asyncio.Future[Ended]]] = {}
         self._told: set[int] = set()
         self._woken = asyncio.Event()
@@ -45,7 +58,8 @@ class Results:
     async def ended(self, workflow_id: int) -> Ended:
         """Wait for the end of a workflow that is there, and return it.
 
-        Raises what `look` raised, if the database stayed away.
+        Raises what `look` raised, if the database stayed away, and `WorkflowNotFoundError` for a workflow that was
+        deleted.
         """
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         waiters = self._waiting.setdefault(workflow_id, set())
@@ -94,6 +108,8 @@ class Results:
         all_due = began >= self._all_due
         try:
             found = await self._look(list(self._waiting) if all_due else told) if all_due or told else {}
+            if all_due:
+                await self._drop_the_deleted(self._waiting.keys() - found.keys())
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
             self._fail(error)
             return
@@ -101,10 +117,23 @@ class Results:
             self._settle(workflow_id, end)
         now = monotonic()
         if all_due:
-            self._pause = SHARE * (now - began)
+            took = now - began
+            self._pause = SHARE * took
             self._all_due = now + max(self._rest, self._pause)
-            self._rest = min(self._rest * FACTOR, LONGEST)
+            longest = min(max(LONGEST, LONG_SHARE * took), LONGEST_OF_ALL)
+            self._rest = min(self._rest * FACTOR, longest)
         await self._wait(self._all_due - now)
+
+    async def _drop_the_deleted(self, ids: Collection[int]) -> None:
+        """Tell those who wait for a workflow that is not there that it is not, now and then."""
+        began = monotonic()
+        if not ids or began < self._find_due:
+            return
+        found = await self._find(ids)
+        now = monotonic()
+        self._find_due = now + max(MISSED_AFTER, LONG_SHARE * (now - began))
+        for workflow_id in set(ids) - found:
+            self._fail_all(self._waiting.pop(workflow_id, ()), WorkflowNotFoundError(workflow_id))
 
     def _settle(self, workflow_id: int, end: Ended) -> None:
         for future in self._waiting.pop(workflow_id, ()):
@@ -114,9 +143,12 @@ class Results:
     def _fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, {}
         for waiters in waiting.values():
-            for future in waiters:
-                if not future.done():
-                    future.set_exception(error)
+            self._fail_all(waiters, error)
+
+    def _fail_all(self, waiters: Iterable[asyncio.Future[Ended]], error: Exception) -> None:
+        for future in waiters:
+            if not future.done():
+                future.set_exception(error)
 
     async def _wait(self, seconds: float) -> None:
         if self._waiting:

@@ -11,11 +11,12 @@ import asyncpg
 from sqlalchemy import ClauseElement, Pool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
 
 from pgqrs.models import SCHEMA
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.faults import is_passing, is_read_only, translated
+from pgqrs.storage.patience import PatienceOfLoop
 from pgqrs.storage.poolers import Driver, PooledConnection
 from pgqrs.storage.sql import SEARCH_PATH
 
@@ -151,7 +152,7 @@ class Database:
         return AsyncRetrying(
             retry=retry_if_exception(is_passing),
             wait=wait_random_exponential(multiplier=0.02, max=1),
-            stop=stop_after_delay(self.limits.patience),
+            stop=PatienceOfLoop(self.limits.patience),
             reraise=True,
         )
 

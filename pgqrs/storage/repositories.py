@@ -139,6 +139,11 @@ class WorkflowRepository:
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(_bigints(ids)), over))
         return {row[0]: Ended(WorkflowStatus(row[1]), *row[2:]) for row in rows}
 
+    async def there(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids of which there is a workflow."""
+        query = select(Workflow.id).where(Workflow.id == func.any(_bigints(ids)))
+        return set(await self._connection.scalars(query))
+
     async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))

@@ -434,6 +434,10 @@ class Store:
         await self.ready()
         return await self.database.patiently(lambda connection: WorkflowRepository(connection).ended(ids))
 
+    async def there(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids of which there is a workflow."""
+        return await self.database.patiently(lambda connection: WorkflowRepository(connection).there(ids))
+
     async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
         """Return a workflow as it stands."""
         check_id(workflow_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import asyncpg
 import pytest
 from acceptance_helpers import is_replay, no_hang, until
 from sqlalchemy import event
@@ -225,3 +226,40 @@ async def test_closing_tells_those_who_wait(dsn, schema, admin):
     await own.close()
     with pytest.raises(PgqrsError, match="closed"):
         await waiting
+
+
+async def test_a_workflow_that_is_deleted_while_it_is_awaited_is_not_found(admin, dsn, schema):
+    kept, deleted = await admin.enqueue(nothing), await admin.enqueue(nothing)
+    waiting = [asyncio.ensure_future(each.result()) for each in (kept, deleted)]
+    async with no_hang():
+        await until(_is_awaited, admin, deleted.id)
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(f"DELETE FROM {schema}.pgqrs_workflows WHERE id = $1", deleted.id)
+        await connection.close()
+        with pytest.raises(WorkflowNotFoundError):
+            await waiting[1]
+        assert not waiting[0].done()
+        async with Worker(admin, [nothing]):
+            assert await waiting[0] is None
+
+
+async def _is_awaited(admin, workflow_id):
+    return workflow_id in (await admin.here()).results._waiting
+
+
+async def test_a_loop_that_stands_still_again_and_again_is_no_outage(dsn, installed):
+    """Each look of a handle runs into its time limit while the loop is blocked, and the database is there."""
+
+    @step(key=lambda n: n)
+    async def blocks(ctx: PyWorkflow, n: int) -> None:
+        time.sleep(0.3)  # noqa: ASYNC251  # it is what it must not do
+
+    @workflow
+    async def heavy(ctx: PyWorkflow) -> int:
+        for n in range(6):
+            await blocks(ctx, n)
+        return 1
+
+    async with no_hang(), Admin(dsn, installed, timeout=0.2, patience=0.7) as admin, Worker(admin, [heavy]):
+        handles = [await admin.enqueue(heavy) for _ in range(2)]
+        assert [await each.result() for each in handles] == [1, 1]
