@@ -75,8 +75,8 @@ class WorkflowHandle(Generic[R_co]):
         longer than the `patience` of the `Admin`: then `DatabaseUnavailableError` is raised. A workflow that
         failed raises its recorded error as a replay would: a `StepFailedError` that is of the original class too.
         Raises `WorkflowCancelledError`; `TimeoutError`, after which the workflow goes on; `WorkflowNotFoundError`
-        for one that is not there, or not any more: that of a handle from ``options(session=...)`` is there once the
-        transaction has committed; `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
+        for one that is not there, or not any more (one of ``options(session=...)`` is there once the transaction
+        has committed); `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
         """
         return cast(R_co, self._output(await self._ended(timeout)))
 

@@ -270,7 +270,8 @@ class RunLeave(NamedTuple):
     `status` is WAITING with `wait`, the seconds until the workflow is to be claimed again; PENDING, to hand it to
     another worker at once; CANCELLED; or RUNNING, for a run that its process
     gave up and anybody may take over. `retries` is how often the workflow was tried again so far, None to
-    leave that as it is; `error` is JSON text.
+    leave that as it is; `error` is JSON text. WAITING with an `error` and without `retries` is for a run that was
+    never begun, and goes on counting the attempts.
     """
 
     workflow_id: int

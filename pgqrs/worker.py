@@ -215,7 +215,7 @@ class _Services:
 
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._watch is not None  # noqa: S101  # connected before
-        return await self._in_time(self._watch.claim(self._names, self._queues, limit, room))
+        return await self._in_time(self._watch.claim(self._names, self._queues, limit, room, self.runs.avoided()))
 
     async def _tick(self) -> Tick:
         assert self._watch is not None  # noqa: S101  # connected before

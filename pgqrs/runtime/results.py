@@ -68,6 +68,7 @@ class Results:
         self._rest = SHORTEST
         self._all_due = min(self._all_due, monotonic() + max(SHORTEST, self._pause))
         if self._task is None:
+            self._find_due = monotonic() + MISSED_AFTER
             self._task = asyncio.get_running_loop().create_task(self._serve(), name="pgqrs-results")
         try:
             return await future
@@ -108,8 +109,6 @@ class Results:
         all_due = began >= self._all_due
         try:
             found = await self._look(list(self._waiting) if all_due else told) if all_due or told else {}
-            if all_due:
-                await self._drop_the_deleted(self._waiting.keys() - found.keys())
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
             self._fail(error)
             return
@@ -122,14 +121,19 @@ class Results:
             self._all_due = now + max(self._rest, self._pause)
             longest = min(max(LONGEST, LONG_SHARE * took), LONGEST_OF_ALL)
             self._rest = min(self._rest * FACTOR, longest)
-        await self._wait(self._all_due - now)
+            await self._drop_the_deleted(list(self._waiting))
+        await self._wait(self._all_due - monotonic())
 
     async def _drop_the_deleted(self, ids: Collection[int]) -> None:
         """Tell those who wait for a workflow that is not there that it is not, now and then."""
         began = monotonic()
         if not ids or began < self._find_due:
             return
-        found = await self._find(ids)
+        try:
+            found = await self._find(ids)
+        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
+            self._fail(error)
+            return
         now = monotonic()
         self._find_due = now + max(MISSED_AFTER, LONG_SHARE * (now - began))
         for workflow_id in set(ids) - found:

@@ -20,10 +20,10 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
-from pgqrs.failures import shown_error
+from pgqrs.failures import dump_error, shown_error
 from pgqrs.reading import naming
 from pgqrs.runtime.arguments import decode_input
-from pgqrs.serialization import is_sealing
+from pgqrs.serialization import is_sealing, sealed
 from pgqrs.stopping import Parked, RunStopped
 from pgqrs.storage.store import Store
 from pgqrs.storage.watch import MOST_BYTES
@@ -31,6 +31,21 @@ from pgqrs.types import ClaimedRun, RunLeave, WorkflowStatus
 
 LAST_WAIT = 5.0
 """How long tasks may take to end, in seconds, once their runs have been left; then once they are cancelled."""
+
+FIRST_MISFIT = 0.5
+"""How long, in seconds, a workflow is left alone whose input does not fit its function here."""
+
+MISFIT_FACTOR = 1.5
+"""By how much longer than before it is left alone each time."""
+
+LONGEST_MISFIT = 60.0
+"""The longest that it is left alone, in seconds."""
+
+AVOIDED = 2
+"""How many times as long as others the worker that it did not fit leaves it alone."""
+
+MOST_AVOIDED = 1000
+"""How many workflows that did not fit a claim passes over at most."""
 
 HANDING = 15.0
 """How long, in seconds, the handing back of a run may take beside the grace."""
@@ -74,6 +89,8 @@ class Runs:
         self._over = over
         self._held: set[Held] = set()
         self._bytes = 0
+        self._misfits: set[str] = set()
+        self._avoided: dict[int, float] = {}
         self._deadline: float | None = None
         self._draining = False
         self._handing: set[asyncio.Task[None]] = set()
@@ -87,6 +104,12 @@ class Runs:
     def room(self) -> int:
         """How many bytes of input more can be held now."""
         return MOST_BYTES - self._bytes
+
+    def avoided(self) -> list[int]:
+        """Return the ids of workflows that did not fit a moment ago, and that others are to claim first."""
+        now = monotonic()
+        self._avoided = {each: until for each, until in self._avoided.items() if until > now}
+        return list(self._avoided)[-MOST_AVOIDED:]
 
     def take(self, claimed: ClaimedRun) -> None:
         """Carry a claimed run out."""
@@ -142,25 +165,53 @@ class Runs:
         """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
         claimed, context = held.claimed, held.context
         definition = self._definitions[claimed.name]
-        await context.adopt(claimed, store=self._store)
-        held.adopted = True
-        self._store.changing.discard(claimed.workflow_id)
-        if self._draining:
-            await context.hand_back(0.0)
-            return
         if claimed.attempts > definition.max_attempts:
             error = PoisonedWorkflowError(claimed.workflow_id, claimed.attempts - 1)
+            await self._adopt(held)
             self._tell_of(claimed, error)
             await context.fail(error)
             return
         try:
             with naming(claimed.workflow_id):
                 args, kwargs = decode_input(self._host.codec, definition, claimed.input)
-        except Exception as error:  # noqa: BLE001  # whatever a codec raises
-            self._tell_of(claimed, error)
-            await context.fail(error)
+        except Exception as misfit:  # noqa: BLE001  # whatever a codec raises
+            await self._fails_to_fit(held, definition, misfit)
+            return
+        await self._adopt(held)
+        if self._draining:
+            await context.hand_back(0.0)
             return
         await definition.function(context, *args, **kwargs)
+
+    async def _fails_to_fit(self, held: Held, definition: Definition, error: Exception) -> None:
+        """Leave a workflow that a newer process may have enqueued for a newer worker, at last with its error."""
+        claimed, context = held.claimed, held.context
+        if claimed.attempts >= definition.max_attempts:
+            self._tell_of(claimed, error)
+            await self._adopt(held)
+            await context.fail(error)
+            return
+        # Others are to find it first.
+        wait = min(FIRST_MISFIT * MISFIT_FACTOR ** (claimed.attempts - 1), LONGEST_MISFIT)
+        self._avoided[claimed.workflow_id] = monotonic() + AVOIDED * wait
+        level = logging.INFO if claimed.name in self._misfits else logging.WARNING
+        self._misfits.add(claimed.name)
+        _logger.log(
+            level,
+            "workflow %s (%r) does not fit here and is left for %g s, to a newer worker, until it was claimed "
+            "%d times: %s",
+            claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
+        )  # fmt: skip
+        told = sealed(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
+        left = RunLeave(
+            claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=told, claim=claimed.claim
+        )
+        await self._store.leave(left)
+
+    async def _adopt(self, held: Held) -> None:
+        await held.context.adopt(held.claimed, store=self._store)
+        held.adopted = True
+        self._store.changing.discard(held.claimed.workflow_id)
 
     def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
         shown = self._shown(error)

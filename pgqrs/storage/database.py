@@ -152,7 +152,7 @@ class Database:
         return AsyncRetrying(
             retry=retry_if_exception(is_passing),
             wait=wait_random_exponential(multiplier=0.02, max=1),
-            stop=PatienceOfLoop(self.limits.patience),
+            stop=PatienceOfLoop(self.limits.patience, self.limits.timeout),
             reraise=True,
         )
 

@@ -14,19 +14,21 @@ BEAT = 0.1
 
 
 class PatienceOfLoop(stop_base):
-    """Stops a retry after so many seconds; after the first failure, a time when the loop was blocked does not count.
+    """Stops a retry after so many seconds; after the first failure, those of a blocked loop do not count.
 
     An attempt that a blocked loop lets run into its time limit tells nothing of the server.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, attempt: float) -> None:
+        """Stop after `seconds`; the first attempt counts for `attempt` seconds at most, its time limit."""
         self._left = seconds
+        self._attempt = attempt
         self._counted_until: float | None = None
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         """Tell whether to stop, after an attempt that failed."""
         if self._counted_until is None:
-            self._left -= retry_state.seconds_since_start or 0.0
+            self._left -= min(retry_state.seconds_since_start or 0.0, self._attempt)
             self._counted_until = monotonic()
             _beat_later(ref(self))
         else:

@@ -84,10 +84,10 @@ _LAST_COUNT = literal_column(str(2**63 - 1), BigInteger())
 def claim() -> Any:
     """Return the statement that claims up to `limit` ready workflows for an executor, by priority, then by age.
 
-    It looks at the first `window` of them with ids above `floor`, and takes the first of these that no other claim
-    has locked: as many as have inputs of `budget` bytes, and one more. Each row answers with the columns of
-    `ClaimedRun`, its priority, and `seen`, how many there were in the window; there is a row of nulls where none
-    was claimed.
+    It looks at the first `window` of them with ids above `floor` and not in `avoid`, and takes the first of these
+    that no other claim has locked: as many as have inputs of `budget` bytes, and one more. Each row answers with
+    the columns of `ClaimedRun`, its priority, and `seen`, how many there were in the window; there is a row of
+    nulls where none was claimed.
     """
     ready = _window().cte("ready").prefix_with("MATERIALIZED")
     first = _affordable(ready)
@@ -140,7 +140,7 @@ def _window() -> Any:
     )
     ready = (
         select(Workflow.id, Workflow.priority, stored.label("size"))
-        .where(*_is_for(pairs))
+        .where(*_is_for(pairs), ~(Workflow.id == func.any(bindparam("avoid", type_=ARRAY(BigInteger())))))
         .order_by(Workflow.priority.desc(), Workflow.id)
         .limit(window)
         .lateral("of_pair")

@@ -92,12 +92,17 @@ class Watch:
         """How many statements were sent."""
 
     async def claim(
-        self, names: Sequence[str], queues: Sequence[str], limit: int, budget: int = MOST_BYTES
+        self,
+        names: Sequence[str],
+        queues: Sequence[str],
+        limit: int,
+        budget: int = MOST_BYTES,
+        avoid: Sequence[int] = (),
     ) -> list[ClaimedRun]:
         """Claim up to `limit` workflows of these names and queues, by priority, then by age.
 
-        Their inputs take about `budget` bytes at most, but for the last. What an earlier call claimed without
-        hearing the answer comes first.
+        Their inputs take about `budget` bytes at most, but for the last; those of `avoid` are left out. What an
+        earlier call claimed without hearing the answer comes first.
         """
         names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
         values = {
@@ -106,6 +111,7 @@ class Watch:
             "codec": self._codec,
             "executor": self._executor_id,
             "budget": budget,
+            "avoid": avoid,
         }
         async with self._one_at_a_time:
             rows: list[Any] = []

@@ -358,6 +358,8 @@ class Leave(_EndKind[RunLeave]):
             "ready_at": case((pending, func.now())),
             "due_at": case((waiting, later(held.c.wait))),
             "attempts": case(
+                # Of a run that was never begun: what was claimed fits no function there.
+                (waiting & held.c.error.is_not(None) & held.c.retries.is_(None), Workflow.attempts),
                 (waiting | (pending & has_progressed()), ZERO),
                 (pending, func.greatest(Workflow.attempts - ONE, ZERO)),
                 else_=Workflow.attempts,

@@ -320,7 +320,7 @@ async def test_an_input_that_a_new_version_cannot_read_fails_the_workflow_until_
     @workflow(name="changed")
     async def before(ctx: PyWorkflow, order: dict[str, int]) -> int: ...
 
-    @workflow(name="changed")
+    @workflow(name="changed", max_attempts=1)
     async def after(ctx: PyWorkflow, order: Order) -> int: ...
 
     @workflow(name="changed")

@@ -100,7 +100,30 @@ async def test_unknown_names_and_other_queues_are_left_alone(admin):
         assert await elsewhere.result() == 2
 
 
+async def twice(ctx: PyWorkflow, number: int) -> int:
+    return 2 * number
+
+
+async def test_an_input_that_only_a_newer_worker_takes_waits_for_it(admin, dsn, schema, caplog):
+    async def thrice(ctx: PyWorkflow, number: int, unit: str) -> str:
+        return f"{3 * number} {unit}"
+
+    old, new = workflow(name="grown")(twice), workflow(name="grown")(thrice)
+    async with no_hang(), Admin(dsn, schema) as newer, Worker(admin, [old]):
+        handle = await newer.enqueue(new, 2, "EUR")
+        await until(_stands, handle, "WAITING")
+        assert (await admin.list_workflows())[0].attempts == 1
+        async with Worker(newer, [new]):
+            assert await handle.result() == "6 EUR"
+    assert "newer worker" in caplog.text
+
+
+async def _stands(handle, status):
+    return await handle.status() == status
+
+
 async def test_a_recorded_input_that_does_not_fit_ends_in_an_error_that_says_so(admin, sql):
+    double = workflow(name="double", max_attempts=2)(twice)
     handle = await admin.enqueue(double, 1)
     other = await admin.enqueue(double, 1)
     await sql.execute(

@@ -257,6 +257,7 @@ class Looks:
             "limit": 100,
             "window": 116,
             "budget": 2**26,
+            "avoid": [],
             "floor": 0,
             "past": 3e9,
             "executor": OWN,
