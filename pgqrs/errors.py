@@ -8,6 +8,7 @@
     ├── InvalidNameError (ValueError)        a workflow name or step id that cannot be stored
     ├── EmbeddedServerError                  the embedded PostgreSQL is missing or did not start
     ├── DatabaseError                        PostgreSQL refused a statement
+    │   ├── RowRefusedError                  PostgreSQL refused one row; the other records are not concerned
     │   └── DatabaseUnavailableError         PostgreSQL could not be reached, or not in time
     ├── SchemaError                          the tables are not as this version needs them
     │   ├── NotInstalledError                there are none
@@ -81,6 +82,14 @@ class DatabaseError(PgqrsError):
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class RowRefusedError(DatabaseError):
+    """PostgreSQL refused the row of one record: for its values, or by a trigger, a policy or a quota.
+
+    The step, or the workflow, whose record it is fails with this error. Any other `DatabaseError` of a write loses
+    the run, which can be carried on later.
+    """
 
 
 class DatabaseUnavailableError(DatabaseError):

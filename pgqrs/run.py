@@ -12,9 +12,8 @@ from typing import NamedTuple
 from pgqrs.annotations import Returns
 from pgqrs.clock import TimeOfDay
 from pgqrs.errors import (
-    DatabaseError,
-    DatabaseUnavailableError,
     PgqrsError,
+    RowRefusedError,
     RunEndedError,
     WorkflowFinishedError,
 )
@@ -354,9 +353,8 @@ class Run:
 
     def lose(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that nothing more can be written."""
-        # A refused row concerns its own step alone; whatever else stopped a write stops the run.
-        row_refused = isinstance(error, DatabaseError) and not isinstance(error, DatabaseUnavailableError)
-        if isinstance(error, PgqrsError) and not row_refused and self.stopping.lost is None:
+        # A refused row concerns its own step alone; any other error of a write stops the run.
+        if isinstance(error, PgqrsError) and not isinstance(error, RowRefusedError) and self.stopping.lost is None:
             self.stopping.lose(error)
             self._unregister()
 

@@ -11,11 +11,11 @@ import asyncpg
 from sqlalchemy import ClauseElement, Pool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
-from tenacity import AsyncRetrying, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_base, wait_random_exponential
 
 from pgqrs.models import SCHEMA
 from pgqrs.storage.engines import EngineSource
-from pgqrs.storage.faults import is_passing, is_read_only, translated
+from pgqrs.storage.faults import is_cancelled, is_passing, is_read_only, translated
 from pgqrs.storage.patience import PatienceOfLoop
 from pgqrs.storage.poolers import Driver, PooledConnection
 from pgqrs.storage.sql import SEARCH_PATH
@@ -29,6 +29,11 @@ _KEPT = 3600.0
 _LATENESS = 600.0
 """Seconds for which waits for locks are bounded after a transaction has run out of time."""
 
+_MOST_CANCELLED = 5
+
+LOCK_TIMEOUT = 0.1
+"""How long a statement of the journal waits for a lock, in seconds."""
+
 # Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
 # these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
 _STATEMENT_SETTINGS = (
@@ -38,7 +43,7 @@ _STATEMENT_SETTINGS = (
     "enable_hashjoin = off",
     "enable_mergejoin = off",
     "statement_timeout = 0",
-    "lock_timeout = '100ms'",
+    f"lock_timeout = '{round(LOCK_TIMEOUT * 1000)}ms'",
 )
 _SESSION_SETTINGS = ("jit = off", "default_transaction_isolation = 'read committed'")
 # Not `jit`: asyncpg puts it back as it found it, for the session, when it has looked up a type.
@@ -62,6 +67,22 @@ class Limits(NamedTuple):
     beat: float = 3.0
     expiry: float = 15.0
     unattended: float = 5.0
+
+
+class _Passing(retry_base):
+    """Has a statement sent again whose failure passes by itself."""
+
+    def __init__(self, also: Callable[[BaseException], bool] | None) -> None:
+        self._also = also
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        outcome = retry_state.outcome
+        error = None if outcome is None else outcome.exception()
+        if error is None:
+            return False
+        if is_cancelled(error):
+            return retry_state.attempt_number < _MOST_CANCELLED
+        return is_passing(error) or (self._also is not None and self._also(error))
 
 
 class CompiledStatement(NamedTuple):
@@ -147,10 +168,13 @@ class Database:
         async with self.transaction(self.limits.timeout) as connection:
             return await work(connection)
 
-    def retrying(self) -> AsyncRetrying:
-        """Return a retry of what passes by itself, within our patience."""
+    def retrying(self, also: Callable[[BaseException], bool] | None = None) -> AsyncRetrying:
+        """Return a retry of what passes by itself, within our patience; of what is `also` said to pass, too.
+
+        A statement that was cancelled is sent again a few times: a time limit of the role would cancel it always.
+        """
         return AsyncRetrying(
-            retry=retry_if_exception(is_passing),
+            retry=_Passing(also),
             wait=wait_random_exponential(multiplier=0.02, max=1),
             stop=PatienceOfLoop(self.limits.patience, self.limits.timeout),
             reraise=True,

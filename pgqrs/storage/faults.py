@@ -22,20 +22,23 @@ from pgqrs.errors import (
     PgqrsError,
 )
 
-_UNREACHABLE_CLASSES = ("08", "28", "3D", "53")
+_UNREACHABLE_CLASSES = ("08", "28", "3D", "53", "58")
+_PASSING_CLASSES = ("08", "53", "58")
 _PASSING_CODES = frozenset(
     {
         "25006",  # read-only: a standby, until the failover is over
         "40001",  # serialization failure
         "40P01",  # deadlock
-        "53300",  # too many connections
         "57P01",  # the administrator closed the connection
         "57P02",  # the server crashed
         "57P03",  # the server is starting up
         "57P05",  # the session was idle for too long
     }
 )
-_BAD_ROW_CLASSES = ("22", "23", "54")
+_QUOTA = "53400"
+_CANCELLED = "57014"
+_NO_RIGHT = "42501"
+_BAD_ROW_CLASSES = ("22", "23", "44", "54", "P0")
 _NO_TABLES = frozenset({"3F000", "42P01"})
 _NO_PREPARED_STATEMENT = frozenset({"26000", "42P05"})
 
@@ -60,7 +63,7 @@ def is_passing(error: BaseException) -> bool:
     """Tell whether the same statement may go through when it is sent again."""
     code = sqlstate(error)
     if code is not None:
-        return code in _PASSING_CODES or code.startswith("08")
+        return code in _PASSING_CODES or (code.startswith(_PASSING_CLASSES) and code != _QUOTA)
     return isinstance(error, DatabaseUnavailableError) or _is_lost(driver_error(error))
 
 
@@ -74,11 +77,31 @@ def is_lock_timeout(error: BaseException) -> bool:
     return sqlstate(error) == "55P03"
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Tell whether a statement was cancelled: by an administrator, or by a time limit of the role."""
+    return sqlstate(error) == _CANCELLED
+
+
+def is_of_tables(error: BaseException) -> bool:
+    """Tell whether the server refused the tables as such, which says nothing of the rows that were to be written.
+
+    They are not there, or the role has no right to them, perhaps for a moment only. A policy that refuses a row
+    gives the code of a missing right, too.
+    """
+    code = sqlstate(error)
+    return code in _NO_TABLES or (code == _NO_RIGHT and not _is_of_policy(error))
+
+
+def _is_of_policy(error: BaseException) -> bool:
+    # The text of the message is in the server's language.
+    return getattr(driver_error(error), "server_source_function", None) != "aclcheck_error"
+
+
 def is_bad_row(error: BaseException) -> bool:
-    """Tell whether a value of one row is what the server, or the driver, refused."""
+    """Tell whether one row is refused: its values, by a trigger, a policy or a quota, or by the driver."""
     code = sqlstate(error)
     if code is not None:
-        return code.startswith(_BAD_ROW_CLASSES)
+        return code.startswith(_BAD_ROW_CLASSES) or code == _QUOTA or (code == _NO_RIGHT and _is_of_policy(error))
     return isinstance(driver_error(error), asyncpg.DataError)
 
 
@@ -108,7 +131,7 @@ def translate(error: BaseException, schema: str) -> PgqrsError | None:
 def _of_server(error: BaseException, code: str, schema: str) -> PgqrsError:
     if code in _NO_TABLES:
         return NotInstalledError(schema)
-    if code.startswith(_UNREACHABLE_CLASSES) or code in _PASSING_CODES:
+    if (code.startswith(_UNREACHABLE_CLASSES) and code != _QUOTA) or code in _PASSING_CODES:
         return DatabaseUnavailableError(f"PostgreSQL is not to be had: {_told(error)}", sqlstate=code)
     if code in _NO_PREPARED_STATEMENT:
         return DatabaseError(

@@ -17,16 +17,25 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from weakref import ref
 
-from pgqrs.errors import PgqrsError
+from pgqrs.errors import DatabaseError, PgqrsError, RowRefusedError
 from pgqrs.storage import writes
 from pgqrs.storage.answers import Answer, Waker
-from pgqrs.storage.database import CompiledStatement, Database
-from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, is_read_only, sqlstate, translate
+from pgqrs.storage.database import LOCK_TIMEOUT, CompiledStatement, Database
+from pgqrs.storage.faults import (
+    is_bad_row,
+    is_cancelled,
+    is_lock_timeout,
+    is_of_tables,
+    is_passing,
+    is_read_only,
+    sqlstate,
+    translate,
+)
 from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Heard, Kind, Standing
 from pgqrs.storage.poolers import Driver, close_driver, is_bounded
 from pgqrs.storage.watchdog import Watchdog
 from pgqrs.storage.writes import KINDS, Record
-from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome
+from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome, Submission
 
 MAX_ROWS = 1000
 """The most records of one batch."""
@@ -45,6 +54,12 @@ LOCKED_DELAY = 0.02
 
 LONGEST_LOCKED_DELAY = 1.0
 """The longest that it waits between two attempts, in seconds."""
+
+SLOWEST = 256 * 1024
+"""The slowest network, in characters a second, on which a large record is waited for."""
+
+LOCK_SHARE = 5
+"""The share of a journal's time, as 1 to this, in which it waits for keys that other transactions hold."""
 
 LINGER = 30.0
 """How long an idle journal keeps its connection, in seconds."""
@@ -85,6 +100,17 @@ class Entry:
             self.tell(verdict)
 
 
+class Controls:
+    """The switches of a journal and of the one beside it, for tests of crashes.
+
+    `gate` stands before each durable write, and lets one through or not. `most` is the most records of one batch.
+    """
+
+    def __init__(self) -> None:
+        self.gate: Gate | None = None
+        self.most = MAX_ROWS
+
+
 class Keeper(Protocol):
     """The owner of a journal, which closes it."""
 
@@ -96,12 +122,16 @@ class Keeper(Protocol):
 class Journal:
     """The one writer of an event loop: `write` a record and await what became of it."""
 
-    def __init__(self, database: Database, keeper: Keeper | None = None) -> None:
+    def __init__(self, database: Database, keeper: Keeper | None = None, *, beside: Journal | None = None) -> None:
         """Write to a database; the `keeper` hears which runs are to be cancelled.
 
-        It lives as long as there is something to write: collected in the loop's last moments, it would begin to
-        close what no task waits for any more.
+        The keeper lives as long as there is something to write: collected in the loop's last moments, it would
+        begin to close what no task waits for any more. The journal `beside` this one has a connection of its own:
+        it takes the records that may take long, so that no other waits for them.
         """
+        self.beside = beside
+        self._beside_size = 0
+        self.controls: Controls = Controls() if beside is None else beside.controls
         self._database = database
         self._keeper = None if keeper is None else ref(keeper)
         self._kept: Keeper | None = None
@@ -127,10 +157,6 @@ class Journal:
         self.answer = self._waker.answer
         """Settles an `Answer`, in a `tell`."""
         self._watchdog = Watchdog(self._loop, database.limits.timeout)
-        self.most = MAX_ROWS
-        """The most records of one batch."""
-        self.gate: Gate | None = None
-        """What stands before each durable write: for tests of crashes, which let one through or not."""
         self.statements = 0
         """How many statements were sent; each is one round trip and one commit."""
 
@@ -147,7 +173,8 @@ class Journal:
 
     def gated(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
-        return write() if self.gate is None else self.gate([record], write)
+        gate = self.controls.gate
+        return write() if gate is None else gate([record], write)
 
     def accept(self, record: Record, tell: Callable[[Any], None]) -> None:
         """Take a record on: it is written whether or not anybody waits for it.
@@ -156,10 +183,24 @@ class Journal:
         before.
         """
         entry = Entry(record, tell)
+        if entry.size > MAX_SIZE and self.beside is not None:
+            self._pass_on(entry, self.beside)
+            return
         self._queue.append(entry)
         self._queued_size += entry.size
         if self._flusher is None:
             self._wake()
+
+    def _pass_on(self, entry: Entry, beside: Journal) -> None:
+        """Have a large record written beside the others, which takes up room here until it is."""
+        self._beside_size += entry.size
+
+        def tell(verdict: Any) -> None:
+            self._beside_size -= entry.size
+            self._make_room(1)
+            entry.tell(verdict)
+
+        beside.accept(entry.record, tell)
 
     def offer(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
@@ -187,7 +228,7 @@ class Journal:
         return bool(self._waiting) or self._is_crowded()
 
     def _is_crowded(self) -> bool:
-        return len(self._queue) >= BACKLOG_ROWS or self._queued_size >= BACKLOG_SIZE
+        return len(self._queue) >= BACKLOG_ROWS or self._queued_size + self._beside_size >= BACKLOG_SIZE
 
     def _make_room(self, turns: int) -> None:
         while turns > 0 and self._waiting and not self._is_crowded():
@@ -201,6 +242,8 @@ class Journal:
 
         The journal can be used again afterwards.
         """
+        if self.beside is not None:
+            await self.beside.close()
         try:
             async with asyncio.timeout(self._database.limits.timeout):
                 await self.drain()
@@ -243,7 +286,8 @@ class Journal:
     @property
     def is_idle(self) -> bool:
         """Whether all that was accepted is written."""
-        return not (self._queue or self._in_flight or self._stalled)
+        idle = not (self._queue or self._in_flight or self._stalled)
+        return idle and (self.beside is None or self.beside.is_idle)
 
     @property
     def workflows(self) -> set[int]:
@@ -253,6 +297,8 @@ class Journal:
 
     async def drain(self) -> None:
         """Wait until what is accepted by now is written; runs that go on may add more."""
+        if self.beside is not None:
+            await self.beside.drain()
         accepted = [*self._in_flight, *self._waiting_entries()]
         while not all(entry.settled for entry in accepted):
             self._written.clear()
@@ -318,7 +364,7 @@ class Journal:
         batch: list[Entry] = []
         size = 0
         taken: dict[int, Taken] = {}
-        while queue and len(batch) < self.most and size < MAX_SIZE:
+        while queue and len(batch) < self.controls.most and size < MAX_SIZE:
             entry = queue[0]
             if self._stalled and (stalled := self._stalled.get(entry.record.workflow_id)):
                 stalled.append(queue.popleft())
@@ -337,11 +383,12 @@ class Journal:
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
         try:
-            if self.gate is None:
+            gate = self.controls.gate
+            if gate is None:
                 rows = await self._patiently(self._send, batch)
             else:
                 send = partial(self._patiently, self._send, batch)
-                rows = await self.gate([each.record for each in batch], send)
+                rows = await gate([each.record for each in batch], send)
             if len(rows) == len(batch):
                 self._settle_all(batch, rows)
             else:
@@ -351,40 +398,52 @@ class Journal:
 
     async def _divide(self, batch: Sequence[Entry], error: Exception) -> None:
         """Find the record that a batch failed for, by halves; reject it, or put it by while it is locked."""
-        if len(batch) > 1 and (is_bad_row(error) or is_lock_timeout(error)):
+        if len(batch) > 1 and not _is_of_all(error):
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
         elif is_lock_timeout(error):
             batch[0].alone = True
-            self._stall(batch[0])
+            self._stall(batch[0], LOCK_SHARE * LOCK_TIMEOUT * (len(self._stalled) + 1))
+        elif is_passing(error) and (sqlstate(error) is not None or not await self._is_answered()):
+            self._reject([*batch, *self._abandon()], error)
         else:
-            self._reject([*batch, *self._abandon()] if is_passing(error) else batch, error)
+            self._reject(batch, error)
+
+    async def _is_answered(self) -> bool:
+        """Tell whether the server answers: then what was too slow was the batch."""
+        try:
+            await self._fetch("SELECT 1", ())
+        except Exception:  # noqa: BLE001  # it does not, whatever it is
+            return False
+        return True
 
     async def _patiently(self, send: Callable[[Sequence[Entry]], Awaitable[Any]], batch: Sequence[Entry]) -> Any:
         try:
             return await send(batch)
         except Exception as error:
-            if not is_passing(error):
+            if not (is_passing(error) or is_cancelled(error) or is_of_tables(error)):
                 raise
 
         async def again() -> Any:
             return await send(batch)
 
-        return await self._database.retrying()(again)
+        return await self._database.retrying(also=is_of_tables)(again)
 
     def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
         if len(batch) == 1 and not _reopens(lone := batch[0].record):
             text, values_of = self._lone_statement(KINDS[type(lone)])
-            return self._fetch(text, values_of(lone))
+            return self._fetch(text, values_of(lone), batch[0].size / SLOWEST)
         grouped: dict[Kind[Any], list[Any]] = {}
+        size = 0
         for entry in batch:
+            size += entry.size
             grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
         arrays: Arrays = {}
         for kind, records in grouped.items():
             arrays |= kind.arrays(records)
         statement = self._statement(writes.batch_names(arrays))
-        return self._fetch(statement.text, statement.arguments(arrays))
+        return self._fetch(statement.text, statement.arguments(arrays), size / SLOWEST)
 
     def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
         compiled = self._compiled.get(names)
@@ -456,8 +515,8 @@ class Journal:
         rows = await self._fetch(statement.text, statement.arguments(writes.ASKED.arrays(asked)))
         return {(row[0], row[1]): Standing(*row[2:]) for row in rows}
 
-    def _stall(self, entry: Entry) -> None:
-        """Put a record by for a moment, and behind it whatever else its workflow writes."""
+    def _stall(self, entry: Entry, at_least: float = 0.0) -> None:
+        """Put a record by for a moment, and behind it all that its workflow writes."""
         workflow_id = entry.record.workflow_id
         if workflow_id in self._stalled:
             self._stalled[workflow_id].append(entry)
@@ -465,11 +524,16 @@ class Journal:
         self._stalled[workflow_id] = deque([entry])
         delay = self._delays.get(workflow_id, LOCKED_DELAY)
         self._delays[workflow_id] = min(2 * delay, LONGEST_LOCKED_DELAY)
-        self._loop.call_later(delay, self._unstall, workflow_id)
+        self._loop.call_later(max(delay, at_least), self._unstall, workflow_id)
 
     def _unstall(self, workflow_id: int) -> None:
         if entries := self._stalled.pop(workflow_id, None):
-            self._put_back(entries)
+            if isinstance(entries[0].record, Submission):
+                # Behind those that came since: its key may be held for long.
+                self._queue.extend(entries)
+                self._queued_size += sum(entry.size for entry in entries)
+            else:
+                self._put_back(entries)
             if self._flusher is None:
                 self._wake()
 
@@ -490,20 +554,23 @@ class Journal:
     def _reject(self, entries: Iterable[Entry], error: Exception) -> None:
         for entry in entries:
             told = translate(error, self._database.schema) or error
+            if isinstance(told, DatabaseError) and is_bad_row(error):
+                told = RowRefusedError(str(told), sqlstate=told.sqlstate)
             if isinstance(told, PgqrsError) and told is not error:
                 told.__cause__ = error
             self._tell(entry, told)
 
-    async def _fetch(self, text: str, arguments: Sequence[Any]) -> list[Any]:
+    async def _fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = self._connection = await self._database.open_driver()
             # The watchdog is the first to lose patience; this keeps the application's own time-out from it.
             self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
         self.statements += 1
-        self._watchdog.watch(connection)
+        self._watchdog.watch(connection, allowance)
         try:
-            return await connection.fetch(text, *arguments, timeout=self._bound)
+            bound = None if self._bound is None else self._bound + allowance
+            return await connection.fetch(text, *arguments, timeout=bound)
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_bad_row(error)
             if unsure or is_read_only(error) or connection.is_closed():
@@ -536,6 +603,11 @@ class Journal:
 # As tuples: `isinstance` takes twice as long with a union.
 _OF_STEPS = (StepOutcome, StepFailure)
 _ENDINGS = (RunEnd, RunLeave)
+
+
+def _is_of_all(error: Exception) -> bool:
+    """Tell whether a batch failed for what none of its records can help."""
+    return is_passing(error) or is_cancelled(error) or is_of_tables(error)
 
 
 def _ignore(_verdict: Any) -> None:

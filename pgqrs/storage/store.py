@@ -102,7 +102,7 @@ class _Changing:
         self._counts[workflow_id] = self._counts.get(workflow_id, 0) + 1
 
     def discard(self, workflow_id: int) -> None:
-        if (count := self._counts.pop(workflow_id)) > 1:
+        if (count := self._counts.pop(workflow_id, 0)) > 1:
             self._counts[workflow_id] = count - 1
 
     @contextmanager
@@ -142,7 +142,7 @@ class Store:
         self._codec = codec
         self._aside = Aside(self.database)
         self._time_of_day = ServerClock(self._aside.fetch, self.clock)
-        self.journal = Journal(self.database, keeper=self)
+        self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
         self.marks = RunningMarks(self.journal)
         self.ids = Ids(self._aside, self.database.workflow_ids)
         self._lending = Lending(self.database)
@@ -382,13 +382,18 @@ class Store:
             new = Submission(
                 workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec, new_token()
             )
-            written = await self.journal.write(new)
+            written = await self._write_new(new)
             if written is TAKEN:
                 self.ids.forget()
             elif written or key is None:
                 return workflow_id
             elif (taken := (await self.ids.of_keys(name, [key])).get(key)) is not None:
                 return taken
+
+    async def _write_new(self, new: Submission) -> Any:
+        # A key may wait for another transaction, which must not keep the steps of this process waiting.
+        beside = self.journal.beside
+        return await (self.journal if new.key is None or beside is None else beside).write(new)
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
         """Write workflows of one name, in a transaction a few thousand, and return their ids in order.

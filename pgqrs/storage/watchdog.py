@@ -24,9 +24,9 @@ class Watchdog:
         self._has_ended_it = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, connection: Driver) -> None:
-        """Begin to watch: a statement is sent."""
-        self._began = monotonic()
+    def watch(self, connection: Driver, allowance: float = 0.0) -> None:
+        """Begin to watch: a statement is sent, which has `allowance` seconds more than others."""
+        self._began = monotonic() + allowance
         self._watched = connection
         if self._timer is None:
             self._has_ended_it = False

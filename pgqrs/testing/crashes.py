@@ -276,7 +276,7 @@ class _Laboratory:
             store = await admin.store()
             self._stores.append(store)
             self._watches.append(await store.watch(_ignore))
-        self._stores[0].journal.most = 1  # so that there is a crash between any two of what goes together
+        self._stores[0].journal.controls.most = 1  # so that there is a crash between any two of what goes together
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -304,13 +304,13 @@ class _Laboratory:
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
         handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
         victim = self._stores[0]
-        victim.journal.gate = crash.pass_through
+        victim.journal.controls.gate = crash.pass_through
         try:
             await self._carry_on(0, handle.id, crash)
         finally:
             crash.bury()
             await victim.journal.drain()
-            victim.journal.gate = None
+            victim.journal.controls.gate = None
         kept = await self._steps(handle.id)
         await self._find_dead(handle.id)
         await self._carry_on(1, handle.id, None)

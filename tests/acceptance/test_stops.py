@@ -538,12 +538,12 @@ async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, 
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     journal = (await admin.store()).journal
-    journal.gate = gate
+    journal.controls.gate = gate
     async with no_hang():
         with pytest.raises(WorkflowCancelledError):
             await (wf if carried_out == "in a body" else by_hand)(ctx)
         await until(_is_cancelled, sql, ctx)
-    journal.gate = None
+    journal.controls.gate = None
     assert await steps(sql, ctx) == {"note:a": "SUCCESS"}
     assert asyncio.current_task().cancelling() == 0
 

@@ -696,7 +696,7 @@ async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(d
         return await late(ctx)
 
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
-        (await admin.store()).journal.gate = gate
+        (await admin.store()).journal.controls.gate = gate
         assert await admin.run(buy_late) == {"payment": 1}
     await engine.dispose()
     assert await payments(sessions) == [1]

@@ -23,6 +23,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.errors import RowRefusedError
 from pgqrs.storage import journal as journal_module
 from pgqrs.storage.tokens import new_token
 from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
@@ -124,7 +125,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
     ]
     results = await offered(store.journal, records)
     assert [type(result) for result in results] == [
-        type(None), Claim, Outcome, DatabaseError, DatabaseError, type(None),
+        type(None), Claim, Outcome, RowRefusedError, RowRefusedError, type(None),
     ]  # fmt: skip
     statuses = dict(await truth.fetch("SELECT id, status FROM pgqrs_workflows"))
     assert statuses == {
