@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import logging
 import shlex
 import sys
@@ -15,6 +16,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import click
+from click.core import ParameterSource
 
 from pgqrs import embedded
 from pgqrs.admin import Admin
@@ -27,14 +29,16 @@ from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.worker import Worker
 
 Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+Act: TypeAlias = Callable[[Admin], Awaitable[object]]
 
-_dsn = click.option(
+_dsn_option = partial(
+    click.option,
     "--dsn",
     envvar="PGQRS_DSN",
     show_envvar=True,
-    required=True,
     help="The database: postgresql://..., or embedded:// for a server of its own.",
 )
+_dsn = _dsn_option(required=True)
 _schema = click.option(
     "--schema",
     envvar="PGQRS_SCHEMA",
@@ -97,8 +101,15 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
 
 @main.command()
 @click.argument("targets", metavar="MODULE[:NAME[,NAME]]...", nargs=-1, required=True)
-@_dsn
+@_dsn_option()
 @_schema
+@click.option(
+    "--admin",
+    "admin_target",
+    metavar="MODULE:NAME",
+    help="An Admin of yours, or a function (it may be async) without arguments that returns one: for a codec, an "
+    "engine or limits of your own. It stands in place of --dsn and --schema.",
+)
 @click.option(
     "--queue",
     "queues",
@@ -121,8 +132,17 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     show_default=True,
     help="How long, in seconds, the steps that execute may go on when the worker is told to stop.",
 )
+@click.pass_context
 def worker(
-    targets: tuple[str, ...], *, dsn: str, schema: str, queues: tuple[str, ...], concurrency: int, grace: float
+    context: click.Context,
+    targets: tuple[str, ...],
+    *,
+    dsn: str | None,
+    schema: str,
+    admin_target: str | None,
+    queues: tuple[str, ...],
+    concurrency: int,
+    grace: float,
 ) -> None:
     """Run the workflows of modules, until SIGTERM or SIGINT.
 
@@ -130,19 +150,77 @@ def worker(
     that are named, as in `shop.orders:send,bill`. The first signal lets it drain: what executes may end, the rest
     is handed to other workers. A second one stops it at once.
     """
+    _check_one_database(context, dsn, admin_target)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _look_here()
     workflows = _collected(targets)
 
     async def work(admin: Admin) -> None:
         await Worker(admin, workflows, queues, concurrency, grace=grace).run()
 
-    _run(dsn, schema, work)
+    if admin_target is not None:
+        make = _admin_maker(admin_target)
+        with _errors_in_one_line():
+            asyncio.run(_with_own_admin(admin_target, make, work))
+    elif dsn is not None:
+        _run(dsn, schema, work)
 
 
-def _collected(targets: Iterable[str]) -> list[Workflow]:
+def _check_one_database(context: click.Context, dsn: str | None, admin_target: str | None) -> None:
+    """Refuse --dsn and --schema beside --admin, and leave their variables to the module of the Admin."""
+    if admin_target is None:
+        if dsn is None:
+            raise click.UsageError("Missing option '--dsn' (env var: 'PGQRS_DSN') or '--admin'.")
+        return
+    for name in ("dsn", "schema"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--admin has a database and a schema of its own: leave --{name} out.")
+
+
+def _look_here() -> None:
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not look where it is called
         sys.path.insert(0, here)
+
+
+def _admin_maker(target: str) -> Callable[[], object]:
+    """Return what gives the Admin of `target`, to be called in the event loop of the worker."""
+    module_name, _, name = target.partition(":")
+    if not name:
+        raise click.ClickException(f"--admin takes MODULE:NAME, as in `shop.app:admin`, and not {target!r}.")
+    module = _imported(module_name)
+    if not hasattr(module, name):
+        raise click.ClickException(f"the module {module_name!r} has no {name!r}.")
+    found: object = getattr(module, name)
+    if isinstance(found, Admin):
+        return lambda: found
+    if not callable(found) or not _takes_nothing(found):
+        raise click.ClickException(
+            f"{target} is neither an Admin nor a function without arguments that returns one."
+        )
+    return found
+
+
+def _takes_nothing(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+async def _with_own_admin(target: str, make: Callable[[], object], act: Act) -> None:
+    made = make()
+    admin = await made if inspect.isawaitable(made) else made
+    if not isinstance(admin, Admin):
+        raise click.ClickException(
+            f"{target} returned no Admin, but an object of the class {type(admin).__name__!r}."
+        )
+    async with admin:
+        await act(admin)
+
+
+def _collected(targets: Iterable[str]) -> list[Workflow]:
     return list(dict.fromkeys(each for target in targets for each in _workflows_of(target)))
 
 
@@ -184,7 +262,7 @@ def _is_workflow(value: Any) -> bool:
     return True
 
 
-def _run(dsn: str, schema: str, act: Callable[[Admin], Awaitable[object]], *, creates: bool = False) -> None:
+def _run(dsn: str, schema: str, act: Act, *, creates: bool = False) -> None:
     async def connected() -> None:
         async with Admin(dsn, schema) as admin:
             await act(admin)

@@ -9,10 +9,14 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from cryptography.fernet import Fernet
 
-from pgqrs import PyWorkflow, cli, workflow
+from pgqrs import Admin, PyWorkflow, cli, workflow
+from pgqrs.codecs.fernet import FernetCodec
 
 DEADLINE = 30
+
+KEY = Fernet.generate_key().decode()
 
 MODULE = """
 import asyncio, os
@@ -47,6 +51,35 @@ alias = greet
 not_a_workflow = print
 """
 
+APP = """
+import os
+from pgqrs import Admin
+from pgqrs.codecs.fernet import FernetCodec
+from shop.jobs import greet
+
+KEY = {key!r}
+
+
+def made():
+    return Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"], codec=FernetCodec([KEY]))
+
+
+async def made_later():
+    return made()
+
+
+def with_argument(dsn):
+    return made()
+
+
+def nothing():
+    return None
+
+
+admin = made() if "PGQRS_SCHEMA" in os.environ else None
+number = 5
+"""
+
 
 @workflow
 async def patient(ctx: PyWorkflow, path: str) -> list: ...
@@ -61,6 +94,7 @@ def folder(tmp_path):
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "jobs.py").write_text(MODULE)
+    (tmp_path / "shop" / "app.py").write_text(APP.format(key=KEY))
     (tmp_path / "empty.py").touch()
     (tmp_path / "broken.py").write_text("import no_such_module_anywhere\n")
     (tmp_path / "copy_of_jobs.py").write_text(MODULE)
@@ -143,6 +177,73 @@ async def test_named_workflows_alone_are_run(admin, pgqrs_worker, folder):
     assert await other.status() == "PENDING"
 
 
+async def test_ready_work_of_another_codec_is_warned_of_with_the_option_that_helps(dsn, installed, pgqrs_worker):
+    async with Admin(dsn, installed, codec=FernetCodec([KEY])) as sealing:
+        await sealing.enqueue(hello, "ann")
+    process = pgqrs_worker("shop.jobs")
+
+    def told():
+        return next(line for line in process.stderr if "left alone" in line)
+
+    warning = await asyncio.wait_for(asyncio.to_thread(told), DEADLINE)
+    assert "workflows 'hello' are ready" in warning
+    assert "the codec 'fernet+json', and the Admin of this worker has 'json'" in warning
+    assert "pgqrs worker ... --admin MODULE:NAME" in warning
+
+
+@pytest.mark.parametrize("name", ["admin", "made", "made_later"])
+async def test_an_admin_of_the_application_runs_what_is_written_with_its_codec(dsn, installed, pgqrs_worker, name):
+    process = pgqrs_worker("shop.jobs", "--admin", f"shop.app:{name}")
+    async with Admin(dsn, installed, codec=FernetCodec([KEY])) as sealing:
+        handle = await sealing.enqueue(hello, "ann")
+        assert await handle.result(timeout=DEADLINE) == "hello ann"
+    process.send_signal(signal.SIGTERM)
+    code, _, err = await asyncio.to_thread(_ended, process)
+    assert (code, "Traceback" in err) == (0, False), err
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("shop.app", "--admin takes MODULE:NAME"),
+        ("shop.app:", "--admin takes MODULE:NAME"),
+        ("no_such_module:admin", "there is no module 'no_such_module' here"),
+        ("shop.app:no_such_name", "the module 'shop.app' has no 'no_such_name'"),
+        ("shop.app:number", "shop.app:number is neither an Admin nor a function without arguments"),
+        ("shop.app:with_argument", "is neither an Admin nor a function without arguments"),
+        ("shop.app:Admin", "is neither an Admin nor a function without arguments"),
+        ("shop.app:nothing", "shop.app:nothing returned no Admin, but an object of the class 'NoneType'"),
+    ],
+)
+def test_what_is_no_admin_is_told_in_one_line(folder, monkeypatch, target, message):
+    result = _invoked(folder, monkeypatch, "shop.jobs", "--admin", target)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert message in result.output
+
+
+@pytest.mark.parametrize("option", ["--dsn", "--schema"])
+def test_an_admin_of_the_application_and_a_database_of_the_command_are_refused(folder, monkeypatch, option):
+    result = _invoked(folder, monkeypatch, "shop.jobs", "--admin", "shop.app:made", option, "other")
+    assert result.exit_code == 2
+    assert f"leave {option} out" in result.output
+
+
+def test_without_a_database_it_names_both_ways_to_give_one(folder, monkeypatch):
+    monkeypatch.delenv("PGQRS_DSN", raising=False)
+    result = _invoked(folder, monkeypatch, "shop.jobs")
+    assert result.exit_code == 2
+    assert "Missing option '--dsn' (env var: 'PGQRS_DSN') or '--admin'" in result.output
+
+
+def _invoked(folder, monkeypatch, *arguments):
+    """Call `pgqrs worker` in this process, in the folder of the modules, which it imports afresh."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("shop", "shop.jobs", "shop.app", "empty", "copy_of_jobs"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return CliRunner().invoke(cli.main, ["worker", *arguments])
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
@@ -159,19 +260,13 @@ async def test_named_workflows_alone_are_run(admin, pgqrs_worker, folder):
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(dsn, folder, monkeypatch, targets, message):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("shop", "shop.jobs", "empty", "copy_of_jobs"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    result = CliRunner().invoke(cli.main, ["worker", *targets, "--dsn", dsn])
+    result = _invoked(folder, monkeypatch, *targets, "--dsn", dsn)
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert message in result.output
 
 
 def test_a_module_that_does_not_import_is_told_with_its_traceback(dsn, folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    result = CliRunner().invoke(cli.main, ["worker", "broken", "--dsn", dsn])
+    result = _invoked(folder, monkeypatch, "broken", "--dsn", dsn)
     assert isinstance(result.exception, ModuleNotFoundError)
     assert result.exception.name == "no_such_module_anywhere"
 
