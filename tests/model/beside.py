@@ -20,7 +20,7 @@ from pgqrs.storage import executors
 from pgqrs.storage.channels import executor_channel
 from pgqrs.storage.database import Limits
 from pgqrs.storage.store import Store
-from pgqrs.storage.watch import Watch
+from pgqrs.storage.watch import Tick, Watch
 from pgqrs.types import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome, WorkflowStatus
 from tests.integration.storage_helpers import claimed, end_run, fail_attempt, leave_run
 
@@ -104,6 +104,12 @@ class Beside:
         for process in self.processes:
             await process.open()
         await self.processes[0].admin.install()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait until the server has been up for so long that executors may count as dead."""
+        settled = "SELECT pg_postmaster_start_time() < now() - interval '1 second' * $1::float8"
+        await self.until(lambda: self.sql.fetchval(settled, executors.SETTLING))
 
     async def clear(self) -> None:
         """Begin anew, with empty tables and executors that live."""
@@ -207,13 +213,35 @@ class Beside:
     # What is asked of the library
 
     async def claim_ready(self, executor: int, names: list[str], queues: list[str], limit: int) -> list[Claimed]:
-        watch = await self.processes[executor].watch()
+        watch = await self._watch(executor)
         return [self.claimed(each) for each in await watch.claim(names, queues, limit)]
+
+    async def tick(self, executor: int, names: list[str], queues: list[str], *, unknown_too: bool) -> Tick:
+        """Look at everything, and for runs of unknown executors if so."""
+        watch = await self._watch(executor)
+        watch._ticks = 0 if unknown_too else 1
+        return await watch.tick(names, queues)
+
+    async def _watch(self, executor: int) -> Watch:
+        """Return an executor's watch; between its looks at everything it goes by true time, which stands still here."""
+        watch = await self.processes[executor].watch()
+        watch._floor.forget()
+        return watch
 
     def claimed(self, run: ClaimedRun) -> Claimed:
         return Claimed(self.ids.index(run.workflow_id), run.epoch, run.attempts, units(run.left))
 
     async def record(self, run: Run, step_id: str, output: str | None, error: str | None) -> Outcome:
+        return await self.recording(await self.outcome(run, step_id, output, error), run.executor)
+
+    async def outcome(self, run: Run, step_id: str, output: str | None, error: str | None) -> StepOutcome:
+        """Return an outcome with the claim that its run has, which a real run knows."""
+        outcome = StepOutcome(self.ids[run.workflow], run.epoch, step_id, output, error, 0.001)
+        (known,) = await claimed(self.processes[run.executor].store.database, outcome)
+        return known
+
+    def recording(self, outcome: StepOutcome, executor: int) -> Awaitable[Outcome]:
+        """Hand an outcome in, behind those that were handed in before, and return what becomes of it."""
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def tell(told: Outcome | Exception) -> None:
@@ -222,10 +250,8 @@ class Beside:
             else:
                 answer.set_result(told)
 
-        outcome = StepOutcome(self.ids[run.workflow], run.epoch, step_id, output, error, 0.001)
-        store = self.processes[run.executor].store
-        store.journal.accept(*await claimed(store.database, outcome), tell)
-        return await asyncio.wait_for(answer, PATIENCE)
+        self.processes[executor].store.journal.accept(outcome, tell)
+        return asyncio.wait_for(answer, PATIENCE)
 
     async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:
         failure = StepFailure(
@@ -243,14 +269,13 @@ class Beside:
         await end_run(self.processes[run.executor].store, end)
 
     async def cancel(self, by: int, workflow: int, *, interrupt: bool, told: int | None) -> None:
-        """Cancel a workflow; the executor `told` must hear of it."""
+        """Cancel a workflow; the executor `told` must hear of it, and goes on carrying the run out."""
         listener = Told()
         if told is not None:
             self.processes[told].store.runs[self.ids[workflow]] = listener
         await self.processes[by].admin.cancel_workflow(self.ids[workflow], interrupt=interrupt)
         if told is not None:
             await asyncio.wait_for(listener.heard.wait(), PATIENCE)
-            del self.processes[told].store.runs[self.ids[workflow]]
 
     # What the tables hold
 

@@ -252,7 +252,7 @@ class Reference:
             workflow.due = self.now + wait
 
     def end(self, run: Run, output: str | None, error: str | None, reopen: Sequence[str]) -> Answer:
-        """End the workflow."""
+        """End the workflow; one that is to be cancelled is cancelled, and its run's result is dropped."""
         if refused := self._refused(run):
             return refused
         workflow = self.workflows[run.workflow]
@@ -261,13 +261,14 @@ class Reference:
             if workflow.status == "CANCELLED":
                 return WorkflowCancelledError
             return None if workflow.status == status else WorkflowFinishedError
-        workflow.over(status)
-        workflow.output, workflow.error = output, error
+        cancelled = workflow.cancel is not None
+        workflow.over("CANCELLED" if cancelled else status)
+        workflow.output, workflow.error = (None, None) if cancelled else (output, error)
         for step_id in reopen:
             step = workflow.steps.get(step_id)
             if step is not None and step.status == "ERROR":
                 step.reopened, step.failures = True, 0
-        return None
+        return WorkflowCancelledError if cancelled else None
 
     # What an operator asks
 
