@@ -42,7 +42,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.serialization import Codec, Encoded, JsonCodec
 from pgqrs.stopping import RunStopped
 from pgqrs.submitter import Submitter
-from pgqrs.types import Json, StepAction, StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
+from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 from pgqrs.worker import Worker
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "Submitter",
     "TerminalError",
     "TransientError",
+    "Unreadable",
     "Worker",
     "WorkflowCancelledError",
     "WorkflowError",

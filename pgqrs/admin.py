@@ -17,7 +17,7 @@ from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.handles import WorkflowHandle
 from pgqrs.models import SCHEMA
 from pgqrs.names import check_name, check_schema
-from pgqrs.reading import as_text, check_written, read_step, read_workflow
+from pgqrs.reading import as_text, list_step, list_workflow
 from pgqrs.runtime.arguments import encode_input
 from pgqrs.runtime.here import Here
 from pgqrs.serialization import Codec, JsonCodec, checked_codec, placed, recorded_name
@@ -373,8 +373,8 @@ class Admin:
         """Return workflows, newest first, at most `limit`.
 
         `status` and `name` filter. `before` is the id below which to go on: the last one of the page before.
-        Raises `ValueError` for a status that is none, `TypeError` for a `limit` or `before` that is no int, and
-        `CodecMismatchError` where one of them is written with another codec.
+        A payload that this `Admin` cannot read, one of another codec among them, is `Unreadable` in its record.
+        Raises `ValueError` for a status that is none, and `TypeError` for a `limit` or `before` that is no int.
         """
         check_is_int("limit", limit)
         if before is not None:
@@ -385,7 +385,7 @@ class Admin:
         wanted = None if status is None else WorkflowStatus(status)
         store = await self.store()
         found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
-        return [read_workflow(self._codec, each) for each in found]
+        return [list_workflow(self._codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return what is recorded of a workflow's steps, in the order in which they were started.
@@ -393,12 +393,12 @@ class Admin:
         One with `outcome_unknown` began and has no outcome: in a workflow that has ended its effect may have
         happened. A step that a killed process executed for less than 0.1 seconds has no record.
 
-        Raises `WorkflowNotFoundError`, and `CodecMismatchError` where it is written with another codec.
+        A payload that this `Admin` cannot read, one of another codec among them, is `Unreadable` in its record.
+        Raises `WorkflowNotFoundError`.
         """
         store = await self.store()
-        workflow = await store.workflow(workflow_id, as_text)
-        check_written(self._codec, workflow_id, workflow.codec)
-        return [read_step(self._codec, each) for each in await store.steps(workflow_id, as_text)]
+        written = (await store.workflow(workflow_id, as_text)).codec
+        return [list_step(self._codec, each, written) for each in await store.steps(workflow_id, as_text)]
 
 
 def _checked_limits(timeout: object, patience: object, expiry: object) -> Limits:

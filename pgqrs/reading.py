@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from pgqrs.errors import CodecMismatchError, SerializationError
-from pgqrs.serialization import Codec, is_sealing, opened, placed, recorded_name
-from pgqrs.types import StepRecord, WorkflowRecord
+from pgqrs.failures import shown_error
+from pgqrs.serialization import Codec, opened, placed, recorded_name
+from pgqrs.types import StepRecord, Unreadable, WorkflowRecord
+
+_Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
 
 def as_text(text: str) -> str:
@@ -35,36 +39,56 @@ def naming(workflow_id: int, step_id: str | None = None) -> Generator[None]:
 
 
 def read_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
-    """Return the record whose input and output are texts with what they stand for, and its error opened.
+    """Return the record whose payloads are texts with what they stand for.
 
     Raises `CodecMismatchError` and `SerializationError`.
     """
     check_written(codec, record.id, record.codec)
     with naming(record.id):
-        return replace(
-            record,
-            input=_decoded(placed(codec, "input", record.name), record.input),
-            output=_decoded(placed(codec, "output", record.id), record.output),
-            error=_opened(codec, record.error, record.id),
-        )
+        return _workflow(codec, record, _strictly)
 
 
-def read_step(codec: Codec, record: StepRecord) -> StepRecord:
-    """Return the record whose output is a text with what it stands for, and its error opened.
+def list_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
+    """Return the record whose payloads are texts with what they stand for, or `Unreadable`."""
+    return _workflow(codec, record, _leniently(codec, record.codec, record.id))
 
-    Raises `SerializationError`; that the workflow was written with this codec is known.
+
+def list_step(codec: Codec, record: StepRecord, written: str | None) -> StepRecord:
+    """Return the record whose payloads are texts with what they stand for, or `Unreadable` where that cannot be.
+
+    `written` names the codec that the step's workflow is written with.
     """
-    with naming(record.workflow_id, record.step_id):
-        where = record.workflow_id, record.step_id
-        output = _decoded(placed(codec, "output", *where), record.output)
-        return replace(record, output=output, error=_opened(codec, record.error, *where))
+    where = record.workflow_id, record.step_id
+    read = _leniently(codec, written, *where)
+    output = read(placed(codec, "output", *where).decode, record.output)
+    return replace(record, output=output, error=read(partial(_opened, codec, where), record.error))
 
 
-def _decoded(codec: Codec, text: str | None) -> Any:
-    return None if text is None else codec.decode(text)
+def _workflow(codec: Codec, record: WorkflowRecord, read: _Read) -> WorkflowRecord:
+    return replace(
+        record,
+        input=read(placed(codec, "input", record.name).decode, record.input),
+        output=read(placed(codec, "output", record.id).decode, record.output),
+        error=read(partial(_opened, codec, (record.id,)), record.error),
+    )
 
 
-def _opened(codec: Codec, error: Any, *where: str | int) -> Any:
-    if error is None or not is_sealing(codec):
-        return error
-    return json.loads(opened(codec, json.dumps(error), *where))
+def _strictly(decode: Callable[[str], Any], text: Any) -> Any:
+    return None if text is None else decode(text)
+
+
+def _leniently(codec: Codec, written: str | None, workflow_id: int, step_id: str | None = None) -> _Read:
+    def read(decode: Callable[[str], Any], text: Any) -> Any:
+        try:
+            if text is not None:
+                check_written(codec, workflow_id, written)
+            with naming(workflow_id, step_id):
+                return _strictly(decode, text)
+        except Exception as error:  # noqa: BLE001  # whatever a codec raises: the other records are wanted all the same
+            return Unreadable(shown_error(error))
+
+    return read
+
+
+def _opened(codec: Codec, where: Sequence[str | int], text: str) -> Any:
+    return json.loads(opened(codec, text, *where))

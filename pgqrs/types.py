@@ -42,13 +42,24 @@ class StepAction(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A payload in a list that the `Admin` cannot read: of another codec, say, or changed by hand.
+
+    `error` is the class and the message of the error that reading it raises, on one line and cut.
+    """
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowRecord:
     """A workflow as it stands in the database.
 
     `input` is ``{"args": [...], "kwargs": {...}}``, `output` what the workflow returned, `error` the recorded
     error (see `docs/outcomes-and-replay.md` for its keys); each is None until there is one. `epoch` counts
-    the starts. Times are aware and come from the database's clock. `codec` names what the payloads are written
-    with, None for strict JSON.
+    the starts. Times are aware and come from the database's clock; one that Python does not have is the first or
+    the last that it has. `codec` names what the payloads are written with, None for strict JSON; a payload that
+    cannot be read is `Unreadable`.
     """
 
     id: int
@@ -56,7 +67,7 @@ class WorkflowRecord:
     status: WorkflowStatus
     input: Any
     output: Any
-    error: dict[str, Any] | None
+    error: dict[str, Any] | Unreadable | None
     epoch: int
     created_at: datetime
     started_at: datetime | None
@@ -77,14 +88,14 @@ class StepRecord:
     """A step's record as it stands in the database.
 
     `reopened` tells that the next run executes the step again although an error is recorded. `epoch` is the
-    start of the workflow that wrote the record.
+    start of the workflow that wrote the record. An `output` or `error` that cannot be read is `Unreadable`.
     """
 
     workflow_id: int
     step_id: str
     status: StepStatus
     output: Any
-    error: dict[str, Any] | None
+    error: dict[str, Any] | Unreadable | None
     epoch: int
     reopened: bool
     started_at: datetime

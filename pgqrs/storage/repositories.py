@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from enum import Enum
@@ -31,7 +30,7 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage import executors, invariants
 from pgqrs.storage.borrowed import Connection
-from pgqrs.storage.sql import ONE, array_of, constant, pg, seconds_of, text_of, text_of_array
+from pgqrs.storage.sql import ONE, array_of, constant, finite, pg, seconds_of, text_of, text_of_array
 from pgqrs.storage.writes import ENQUEUE_IN_LENT_SESSION, KINDS
 from pgqrs.types import (
     Ended,
@@ -280,15 +279,15 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     text_of(Workflow.output),
     text_of(Workflow.error),
     Workflow.epoch,
-    Workflow.created_at,
-    Workflow.started_at,
-    Workflow.completed_at,
-    Workflow.updated_at,
+    finite(Workflow.created_at),
+    finite(Workflow.started_at),
+    finite(Workflow.completed_at),
+    finite(Workflow.updated_at),
     Workflow.queue,
     Workflow.key,
     Workflow.priority,
-    Workflow.due_at,
-    Workflow.deadline,
+    finite(Workflow.due_at),
+    finite(Workflow.deadline),
     Workflow.executor,
     Workflow.attempts,
     Workflow.codec,
@@ -302,8 +301,8 @@ _STEP_COLUMNS: Sequence[Any] = (
     text_of(Step.error),
     Step.epoch,
     Step.reopened,
-    Step.started_at,
-    Step.completed_at,
+    finite(Step.started_at),
+    finite(Step.completed_at),
     Step.failures,
 )
 
@@ -345,7 +344,7 @@ def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
         WorkflowStatus(status),
         _decoded(input_, decode),
         _decoded(output, decode),
-        _decoded(error, json.loads),
+        _decoded(error, decode),
         *rest,
     )
 
@@ -353,7 +352,7 @@ def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
 def _step(row: Sequence[Any], decode: Decode) -> StepRecord:
     workflow_id, step_id, status, output, error, *rest = row
     return StepRecord(
-        workflow_id, step_id, StepStatus(status), _decoded(output, decode), _decoded(error, json.loads), *rest
+        workflow_id, step_id, StepStatus(status), _decoded(output, decode), _decoded(error, decode), *rest
     )
 
 

@@ -476,7 +476,7 @@ def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
 
 def _error(record: WorkflowRecord) -> tuple[str, str]:
     """Return the class's name and the message of a workflow's error; of one that was cancelled they are empty."""
-    error = record.error or {}
+    error = record.error if isinstance(record.error, dict) else {}
     return str(error.get("type", "")), str(error.get("message", ""))
 
 

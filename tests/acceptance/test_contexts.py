@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from acceptance_helpers import no_hang, status, steps
@@ -11,6 +12,7 @@ from pgqrs import (
     PyWorkflow,
     RunEndedError,
     RunStopped,
+    Unreadable,
     WorkflowError,
     WorkflowFinishedError,
     WorkflowInProgressError,
@@ -302,3 +304,44 @@ async def test_steps_are_listed_in_the_order_in_which_they_were_started(admin):
     for name in ("c", "a", "b"):
         await note(ctx, name)
     assert [each.step_id for each in await admin.list_steps(ctx.id())] == ["note:c", "note:a", "note:b"]
+
+
+DEEP = "[" * 5_000 + "]" * 5_000
+
+
+@pytest.mark.plants_rows
+async def test_a_list_has_every_row_though_one_cannot_be_read(admin, sql):
+    fine, broken = await admin.create_workflow("fine", 1), await admin.create_workflow("broken", 2)
+    await sql.execute(
+        "UPDATE pgqrs_workflows SET input = $2, output = $2, error = $2 WHERE id = $1", broken.id(), DEEP
+    )
+    await sql.execute(
+        "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, error)"
+        " VALUES ($1, 'far', 'ERROR', 0, '-infinity', 'infinity', $2), ($1, 'near', 'ERROR', 0, now(), now(), $3)",
+        broken.id(), DEEP, '{"type": "ValueError"}',
+    )  # fmt: skip
+    second, first = await admin.list_workflows()
+    assert (first.id, first.input) == (fine.id(), {"args": [1], "kwargs": {}})
+    assert second.status == "PENDING"
+    for payload in (second.input, second.output, second.error):
+        assert isinstance(payload, Unreadable)
+        assert "Error" in payload.error
+    far, near = await admin.list_steps(broken.id())
+    assert isinstance(far.error, Unreadable)
+    assert (far.started_at.year, far.completed_at.year, near.error) == (1, 9999, {"type": "ValueError"})
+    assert await admin.handle(broken.id()).status() == "PENDING"
+
+
+@pytest.mark.plants_rows
+async def test_a_list_has_every_row_though_the_time_of_one_is_far_away(admin, sql):
+    fine, late = await admin.create_workflow("fine", 1), await admin.create_workflow("late", 2)
+    await sql.execute(
+        "UPDATE pgqrs_workflows SET status = 'WAITING', due_at = timestamptz '33715-01-01', deadline = 'infinity',"
+        " started_at = timestamptz '4000-01-01 BC' WHERE id = $1",
+        late.id(),
+    )
+    second, first = await admin.list_workflows()
+    assert (first.id, first.due_at) == (fine.id(), None)
+    assert second.due_at == second.deadline == datetime(9999, 12, 30, 23, 59, 59, tzinfo=UTC)
+    assert second.started_at == datetime(1, 1, 2, tzinfo=UTC)
+    assert await admin.handle(late.id()).status() == "WAITING"

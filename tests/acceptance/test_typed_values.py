@@ -33,6 +33,7 @@ from pgqrs import (
     StepFailedError,
     StepMismatchError,
     TransientError,
+    Unreadable,
     Worker,
     WorkflowTimeoutError,
     step,
@@ -685,13 +686,15 @@ async def test_errors_are_opened_for_those_who_have_the_key(secret, open_admin, 
     stranger = open_admin(FernetCodec([NEW], PydanticCodec()))
     for ask in (
         stranger.handle(ctx.id()).result(),
-        stranger.list_steps(ctx.id()),
-        stranger.list_workflows(),
         wf(await stranger.get_workflow(ctx.id())),
     ):
         with pytest.raises(SerializationError, match="none of the keys") as refused:
             await ask
         assert refused.value.workflow_id == ctx.id()
+    [record], [of_workflow] = await stranger.list_steps(ctx.id()), await stranger.list_workflows()
+    for payload in (record.error, of_workflow.input):
+        assert isinstance(payload, Unreadable)
+        assert "none of the keys" in payload.error
 
 
 async def test_keys_are_rotated_in_the_middle_of_a_workflow(open_admin, sql):
@@ -715,8 +718,10 @@ async def test_keys_are_rotated_in_the_middle_of_a_workflow(open_admin, sql):
     assert [each.output for each in await both.list_steps(record.id)][1:] == ["0.25", "0.5"]
     only_new = open_admin(FernetCodec([NEW], PydanticCodec()))
     assert await only_new.handle(record.id, wf).result() == RECEIPT
-    with pytest.raises(SerializationError, match="of step 'charge'"):
-        await only_new.list_steps(record.id)
+    of_old, *of_new = [each.output for each in await only_new.list_steps(record.id)]
+    assert isinstance(of_old, Unreadable)
+    assert "of step 'charge'" in of_old.error
+    assert not any(isinstance(each, Unreadable) for each in of_new[-1:])
 
 
 @pytest.mark.plants_rows
@@ -774,7 +779,7 @@ async def test_an_error_without_encryption_is_not_believed(secret, sql):
 
 @pytest.mark.plants_rows
 async def test_an_input_belongs_to_workflows_of_its_name(secret, sql):
-    @workflow(name="refund")
+    @workflow(name="refund", max_attempts=1)
     async def refund(ctx: PyWorkflow, amount: int) -> int:
         return amount
 
@@ -838,8 +843,6 @@ async def test_a_history_written_with_one_codec_refuses_another(open_admin, admi
                 continue
             for ask in (
                 reader.handle(handle.id).result(),
-                reader.list_steps(handle.id),
-                reader.list_workflows(),
                 reader.options(key=name).run(wf, 1),
                 wf(await reader.get_workflow(handle.id), 1),
             ):
@@ -849,6 +852,37 @@ async def test_a_history_written_with_one_codec_refuses_another(open_admin, admi
             assert repr(name) in str(caught.value)
             assert repr(other) in str(caught.value)
         await sql.execute("DELETE FROM pgqrs_workflows")
+
+
+async def test_lists_show_what_is_written_with_another_codec_without_its_payloads(open_admin, admin):
+    sealing = open_admin(FernetCodec([OLD], PydanticCodec()))
+    foreign = await sealing.create_workflow("several", "a secret")
+    with pytest.raises(ValueError, match="2"):
+        await admin.run(failing, 2)
+    with pytest.raises(ValueError, match="3"):
+        await sealing.run(failing, 3)
+    sealed, own, first = await admin.list_workflows()
+    assert (own.input, own.error["type"]) == ({"args": [2], "kwargs": {}}, "ValueError")
+    assert (first.id, first.status, first.output, first.error) == (foreign.id(), "PENDING", None, None)
+    told = f"CodecMismatchError: workflow {first.id} is written with the codec 'fernet+pydantic'"
+    assert isinstance(first.input, Unreadable)
+    assert first.input.error.startswith(told)
+    assert isinstance(sealed.error, Unreadable)
+    [step_of_sealed] = await admin.list_steps(sealed.id)
+    assert (step_of_sealed.step_id, step_of_sealed.status, step_of_sealed.output) == ("fails", "ERROR", None)
+    assert isinstance(step_of_sealed.error, Unreadable)
+    assert [each.error["type"] for each in await sealing.handle(sealed.id).steps()] == ["ValueError"]
+    assert isinstance((await sealing.list_workflows(limit=2))[1].error, Unreadable)
+
+
+@step
+async def fails(ctx: PyWorkflow, number: int) -> int:
+    raise ValueError(number)
+
+
+@workflow
+async def failing(ctx: PyWorkflow, number: int) -> int:
+    return await fails(ctx, number)
 
 
 async def test_workers_leave_what_is_written_with_another_codec_to_others(typed, admin):
