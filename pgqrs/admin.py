@@ -61,6 +61,9 @@ class Admin:
     second or two. `clock` is what sleeps, retries and deadlines are waited
     for by: tests give a `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
     `async_sessionmaker` of yours does; without one they are plain `AsyncSession`s on the `Admin`'s engine.
+    `tune_gc` has Python's garbage collector tuned from the first run or `Worker` until `close`: the young
+    threshold is 20,000, and full collections are held back. A collector that is disabled, or whose thresholds are
+    not Python's own, is left alone; so is any with False.
 
     Nothing is connected before it is needed. It is an async context manager; without one call `close`, or let
     the event loop's end do it. It can be used in several event loops, one after another or at once, unless an
@@ -82,6 +85,7 @@ class Admin:
         expiry: float = 15.0,
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
+        tune_gc: bool = True,
     ) -> None:
         self._schema = SCHEMA if schema is None else schema
         check_schema(self._schema)
@@ -90,6 +94,7 @@ class Admin:
         self._codec: Codec = JsonCodec() if codec is None else checked_codec(codec)
         self._clock: Clock = MonotonicClock() if clock is None else clock
         self._sessionmaker = sessionmaker
+        self._tune_gc = tune_gc
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self._here: dict[asyncio.AbstractEventLoop, Here] = {}
         self._pulse: Pulse | None = None
@@ -173,6 +178,7 @@ class Admin:
             codec=codec,
             clock=self._clock,
             sessionmaker=self._sessionmaker,
+            tunes_gc=self._tune_gc,
         )
 
     def _own_pulse(self) -> Pulse:

@@ -14,7 +14,6 @@ from pgqrs.decorators import AnyFunction, Definition, definition_of
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.names import check_name
 from pgqrs.runtime.claims import Claims
-from pgqrs.runtime.garbage import Garbage
 from pgqrs.runtime.here import Here
 from pgqrs.runtime.lag import Lag
 from pgqrs.runtime.runs import Runs
@@ -190,14 +189,12 @@ class _Services:
         self._claims = Claims(self._claim, self.runs)
         self._ticks = Ticks(self._tick, self._claims.nudge, here.store.clock)
         self._lag = Lag(here.store.runs)
-        self._garbage = Garbage()
 
     async def start(self) -> None:
         """Connect, show that this executor lives, and begin."""
         self._watch = await self._here.store.watch(self._rung)
         self._here.doorbell.listen(self._rung_here)
         self._lag.start()
-        self._garbage.start()
         self._ticks.start()
         self._claims.start()
 
@@ -209,7 +206,6 @@ class _Services:
             await self._claims.settle()
         await self.runs.drain()
         await self._lag.stop()
-        await self._garbage.stop()
         if self._watch is not None:
             await self._watch.close()
 

@@ -13,6 +13,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pgqrs import collector
 from pgqrs.clock import Clock, MonotonicClock, Reading
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
@@ -127,6 +128,7 @@ class Store:
         codec: str | None = None,
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
+        tunes_gc: bool = True,
     ) -> None:
         self.clock: Clock = MonotonicClock() if clock is None else clock
         """What the runs wait by."""
@@ -138,6 +140,7 @@ class Store:
         self._watches: WeakSet[Watch] = WeakSet()
         self._pulse = pulse
         self._is_beating = False
+        self._tunes_gc = tunes_gc
         self._starts = _Starts()
         self._codec = codec
         self._aside = Aside(self.database)
@@ -181,6 +184,8 @@ class Store:
             in_use = self._starts.under_way or self._starts.ever != before
             if self._is_beating and (for_good or not in_use):
                 self._is_beating = False
+                if self._tunes_gc:
+                    collector.end()
                 await self._pulse.leave()
             await self._aside.close()
             await self.database.dispose()
@@ -195,7 +200,10 @@ class Store:
         if not self._is_beating:
             with translated(self.database.schema):
                 await self._pulse.join(self)
-            self._is_beating = True
+            if not self._is_beating:  # another start may have come first
+                self._is_beating = True
+                if self._tunes_gc:
+                    collector.begin()
 
     # --- a `Keeper`, of the pulse and of the journal ---
 

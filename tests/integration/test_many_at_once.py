@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 import time
@@ -11,7 +10,6 @@ import time
 import pytest
 
 from pgqrs import PyWorkflow, Worker, step, workflow
-from pgqrs.runtime.garbage import HELD, NOTICEABLE, Garbage
 
 DEADLINE = 90
 TOTAL = 10_000
@@ -80,59 +78,3 @@ async def test_ten_thousand_run_at_once_without_a_thread_each_and_the_loop_stays
     p99 = lags[int(len(lags) * 0.99)]
     logging.getLogger("tests").info("most at once %d, p99 %.3f s, longest %.3f s", most, p99, lags[-1])
     assert p99 < MOST_OF_A_TURN
-    assert gc.get_threshold()[2] != HELD
-
-
-@pytest.fixture
-def threshold():
-    before = gc.get_threshold()
-    gc.set_threshold(before[0], before[1], 7)
-    yield 7
-    gc.set_threshold(*before)
-
-
-def _third():
-    return gc.get_threshold()[2]
-
-
-async def test_full_collections_are_held_back_while_a_worker_works_and_then_no_more(admin, threshold):
-    @workflow
-    async def nothing(ctx: PyWorkflow) -> None: ...
-
-    async with Worker(admin, [nothing]):
-        assert _third() == HELD
-        async with Worker(admin, [nothing]):
-            assert _third() == HELD
-        assert _third() == HELD
-    assert _third() == threshold
-
-
-async def test_full_collections_that_take_long_are_held_back_for_a_while(threshold, monkeypatch):
-    monkeypatch.setattr("pgqrs.runtime.garbage.AT_FIRST", 0.0)
-    monkeypatch.setattr("pgqrs.runtime.garbage.NOTICEABLE", 0.0)
-    garbage = Garbage()
-    garbage.start()
-    try:
-        await _until(lambda: _third() == threshold)
-        gc.collect(1)
-        assert _third() == threshold
-        gc.collect()
-        assert _third() == HELD
-    finally:
-        await garbage.stop()
-    assert _third() == threshold
-
-
-async def test_what_the_application_sets_meanwhile_stays(threshold):
-    garbage = Garbage()
-    garbage.start()
-    gc.set_threshold(700, 10, 11)
-    await garbage.stop()
-    assert _third() == 11
-
-
-async def test_short_collections_are_let_alone(threshold):
-    garbage = Garbage()
-    garbage._note("start", {"generation": 2})
-    garbage._note("stop", {"generation": 2})
-    assert (_third(), NOTICEABLE) == (threshold, 0.02)

@@ -1,0 +1,145 @@
+"""Python's garbage collector: tuned while the process carries workflows, and the application's where that set it."""
+
+import asyncio
+import gc
+import threading
+import time
+
+import pytest
+
+from pgqrs import Admin, PyWorkflow, Worker, collector, workflow
+from pgqrs.collector import HELD, YOUNG
+
+DEFAULT = (700, 10, 10)
+TUNED = (YOUNG, 10, HELD)
+DEADLINE = 20
+
+
+@pytest.fixture(autouse=True)
+def as_python_sets_it():
+    before = gc.get_threshold()
+    gc.set_threshold(*DEFAULT)
+    yield
+    gc.enable()
+    gc.set_threshold(*before)
+
+
+@workflow
+async def seen(ctx: PyWorkflow) -> list[int]:
+    return list(gc.get_threshold())
+
+
+def set_meanwhile(*thresholds):
+    @workflow
+    async def setting(ctx: PyWorkflow) -> None:
+        assert gc.get_threshold() == TUNED
+        gc.set_threshold(*thresholds)
+
+    return setting
+
+
+async def test_the_collector_is_tuned_from_the_first_run_until_the_admin_is_closed(dsn, installed):
+    async with Admin(dsn, installed) as admin:
+        await admin.list_workflows()
+        assert gc.get_threshold() == DEFAULT
+        assert await admin.run(seen) == list(TUNED)
+        await asyncio.gather(*(admin.run(seen) for _ in range(10)))
+        assert gc.get_threshold() == TUNED
+    assert gc.get_threshold() == DEFAULT
+    assert await admin.run(seen) == list(TUNED)
+    await admin.close()
+    assert gc.get_threshold() == DEFAULT
+
+
+async def test_starts_at_once_are_one_user(dsn, installed):
+    async with Admin(dsn, installed) as admin:
+        assert await asyncio.gather(*(admin.run(seen) for _ in range(10))) == [list(TUNED)] * 10
+    assert gc.get_threshold() == DEFAULT
+
+
+async def test_the_last_of_several_admins_and_workers_gives_it_back(dsn, installed):
+    async with Admin(dsn, installed) as first, Admin(dsn, installed) as second:
+        await first.run(seen)
+        async with Worker(second, [seen]), Worker(second, [seen]):
+            await first.close()
+            assert await (await second.enqueue(seen)).result(timeout=DEADLINE) == list(TUNED)
+        await second.close()
+        assert gc.get_threshold() == DEFAULT
+
+
+async def test_it_can_be_turned_off(dsn, installed):
+    async with Admin(dsn, installed, tune_gc=False) as admin:
+        assert await admin.run(seen) == list(DEFAULT)
+        async with Worker(admin, [seen]):
+            assert await (await admin.enqueue(seen)).result(timeout=DEADLINE) == list(DEFAULT)
+        async with admin.twin() as twin:
+            assert await twin.run(seen) == list(DEFAULT)
+
+
+async def test_what_the_application_sets_meanwhile_stays(dsn, installed):
+    async with Admin(dsn, installed) as admin:
+        await admin.run(set_meanwhile(500, 5, 11))
+    assert gc.get_threshold() == (500, 5, 11)
+
+
+@pytest.mark.parametrize("thresholds", [(20_000, 20, 100), (700, 10, 50), (0, 10, 10)])
+async def test_thresholds_of_the_application_are_left_alone(dsn, installed, thresholds):
+    gc.set_threshold(*thresholds)
+    async with Admin(dsn, installed) as admin:
+        assert await admin.run(seen) == list(thresholds)
+    assert gc.get_threshold() == thresholds
+
+
+async def test_a_disabled_collector_is_left_alone(dsn, installed):
+    gc.disable()
+    async with Admin(dsn, installed) as admin:
+        assert await admin.run(seen) == list(DEFAULT)
+    assert not gc.isenabled()
+
+
+def test_threads_with_loops_of_their_own_share_it(dsn, installed):
+    inside, outside, found = threading.Barrier(3), threading.Barrier(3), []
+
+    async def use():
+        found.append(await Admin(dsn, installed).run(seen))  # the loop's end closes it
+        inside.wait(DEADLINE)
+        outside.wait(DEADLINE)
+
+    threads = [threading.Thread(target=asyncio.run, args=(use(),)) for _ in range(2)]
+    for each in threads:
+        each.start()
+    inside.wait(DEADLINE)
+    assert gc.get_threshold() == TUNED
+    outside.wait(DEADLINE)
+    for each in threads:
+        each.join(DEADLINE)
+    assert found == [list(TUNED)] * 2
+    assert gc.get_threshold() == DEFAULT
+
+
+def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
+    monkeypatch.setattr(collector, "AT_FIRST", 0.0)
+    monkeypatch.setattr(collector, "NOTICEABLE", 0.0)
+    monkeypatch.setattr(collector, "LONGEST", 0.05)
+    collector.begin()
+    try:
+        gc.collect(1)
+        assert gc.get_threshold() == (YOUNG, 10, 10)
+        gc.collect()
+        assert gc.get_threshold() == TUNED
+        deadline = time.monotonic() + DEADLINE
+        while gc.get_threshold() == TUNED:
+            assert time.monotonic() < deadline
+            gc.collect(0)
+    finally:
+        collector.end()
+    assert gc.get_threshold() == DEFAULT
+
+
+def test_short_full_collections_are_let_alone(monkeypatch):
+    monkeypatch.setattr(collector, "AT_FIRST", 0.0)
+    monkeypatch.setattr(collector, "NOTICEABLE", 60.0)
+    collector.begin()
+    gc.collect()
+    assert gc.get_threshold() == (YOUNG, 10, 10)
+    collector.end()
