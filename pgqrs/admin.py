@@ -208,12 +208,11 @@ class Admin:
     async def verify(self, *, deep: bool = False) -> None:
         """Check that the tables are there and at this version, and what is in them if `deep`.
 
-        `deep` reads every live workflow: no run of an executor that died long ago, no step newer than its
-        workflow, no claim on a workflow that has ended, and so on. The tables do not show whether a process that
-        lives carries out the runs that it holds: it gives up by itself, within seconds, any that it does not, and
-        logs a warning. Raises `NotInstalledError` or
-        `SchemaOutOfDateError`, which name the command that mends it, and `InvariantError`, which lists what it
-        found.
+        `deep` reads all rows: no run of an executor that died long ago, no step newer than its workflow, no claim
+        on a workflow that has ended, and so on. Each of these searches may take up to an hour. The tables do not
+        show whether a process that lives carries out the runs that it holds: it gives up by itself, within
+        seconds, any that it does not, and logs a warning. Raises `NotInstalledError` or `SchemaOutOfDateError`,
+        which name the command that mends it, and `InvariantError`, which lists what it found.
         """
         store = await self.store()
         await store.verify()
@@ -278,9 +277,10 @@ class Admin:
     ) -> list[WorkflowHandle[R]]:
         """Enqueue a workflow for each tuple of positional arguments, and return the handles in their order.
 
-        Thousands are written in one statement. `key` makes the key of each from its arguments, as in ``key=lambda
-        order, day: f"{order}:{day}"``; tuples of one key get handles on one workflow. A failure on the way leaves
-        those before it enqueued: with keys the call can be repeated. Raises as `enqueue` does.
+        Thousands are written in one statement, fewer where their inputs are large: it ends at 4 MiB of them. `key`
+        makes the key of each from its arguments, as in ``key=lambda order, day: f"{order}:{day}"``; tuples of one
+        key get handles on one workflow. A failure on the way leaves those before it enqueued: with keys the call
+        can be repeated. Raises as `enqueue` does.
         """
         return await self.options().enqueue_many(workflow, inputs, key=key)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
-from itertools import islice
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast
 
 from pgqrs.clock import seconds_of
@@ -29,6 +28,9 @@ Ts = TypeVarTuple("Ts")
 
 PORTION = 5000
 """How many workflows `Submitter.enqueue_many` writes in one statement."""
+
+PORTION_SIZE = 4 * 1024 * 1024
+"""How many characters of input, after which a statement of `Submitter.enqueue_many` takes no further workflow."""
 
 HEADSTART = 60.0
 """How long, in seconds, workers leave a workflow alone that `Submitter.run` has created and is about to start."""
@@ -101,7 +103,7 @@ class Submitter:
         submissions = map(submission, inputs)
         here = await self._host.here()
         handles: list[WorkflowHandle[R]] = []
-        while portion := list(islice(submissions, PORTION)):
+        for portion in _portions(submissions):
             ids = await self._submit_many(here.store, portion)
             handles += [
                 WorkflowHandle(
@@ -190,6 +192,20 @@ class Submitter:
             timeout,
             None if key is None else checked_key(key),
         )
+
+
+def _portions(submissions: Iterable[Submission]) -> Generator[list[Submission]]:
+    """Cut what is to be written into what one statement takes, which is made as it is asked for."""
+    portion: list[Submission] = []
+    size = 0
+    for each in submissions:
+        portion.append(each)
+        size += each.size
+        if len(portion) >= PORTION or size >= PORTION_SIZE:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def options(

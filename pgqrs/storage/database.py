@@ -120,15 +120,19 @@ class Database:
         self._open.set()
 
     @asynccontextmanager
-    async def transaction(self, limit: float | None = None) -> AsyncGenerator[AsyncConnection]:
+    async def transaction(
+        self, limit: float | None = None, *, lasting: float | None = None
+    ) -> AsyncGenerator[AsyncConnection]:
         """Open a transaction of our own: committed at a clean exit, rolled back at any other.
 
         `limit` bounds the connecting, and then the transaction, in seconds: a server that falls silent says
-        nothing, and the engine would wait for it for ever.
+        nothing, and the engine would wait for it for ever. The transaction may last for `lasting` instead.
         """
         with translated(self.schema), await self.in_use():
             async with asyncio.timeout(limit):
                 connection = await self.engine.connect()
+            if lasting is not None:
+                limit = lasting
             # Closed in this task: SQLAlchemy's own context manager does it in a new one, which the end of the
             # loop cancels before it begins.
             try:
@@ -160,12 +164,17 @@ class Database:
         looks = self._owned and not self.pooler.shares_sessions
         return not looks and asyncio.get_running_loop().time() < self._late_until
 
-    async def patiently(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Do `work` in a transaction, again while the server is away; so it must be safe to do twice."""
-        return await self.retrying()(self._transact, work)
+    async def patiently(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], *, lasting: float | None = None
+    ) -> T:
+        """Do `work` in a transaction, again while the server is away; so it must be safe to do twice.
 
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        async with self.transaction(self.limits.timeout) as connection:
+        The transaction may last for `lasting` seconds, for the `timeout` of our limits where that is not given.
+        """
+        return await self.retrying()(self._transact, work, lasting)
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]], lasting: float | None) -> T:
+        async with self.transaction(self.limits.timeout, lasting=lasting) as connection:
             return await work(connection)
 
     def retrying(self, also: Callable[[BaseException], bool] | None = None) -> AsyncRetrying:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Integer, exists, select
 
@@ -10,6 +10,8 @@ from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage import executors
 from pgqrs.storage.sql import pg
 from pgqrs.types import StepStatus, WorkflowStatus
+
+Invariant: TypeAlias = tuple[str, Any]
 
 SHOWN = 20
 """How many rows of each kind are told."""
@@ -25,7 +27,7 @@ def _held() -> Any:
     return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
 
 
-INVARIANTS: tuple[tuple[str, Any], ...] = (
+INVARIANTS: tuple[Invariant, ...] = (
     (
         "workflow {0} has ended with {1} and is still held by an executor, ready, due or has a deadline.",
         select(Workflow.id, Workflow.status).where(

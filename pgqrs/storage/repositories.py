@@ -220,13 +220,15 @@ class ServerRepository:
         found = await self._connection.execute(select(pg.pg_postmaster_start_time(), cast(own, BigInteger())))
         return Server(*found.one())
 
-    async def violations(self) -> list[str]:
-        """Return what the tables hold that they must never hold, a sentence each."""
-        found: list[str] = []
-        for sentence, query in invariants.INVARIANTS:
-            rows = await self._connection.execute(query.limit(invariants.SHOWN))
-            found += [sentence.format(*row) for row in rows]
-        return found
+    async def violations(self, invariant: invariants.Invariant, limit: float) -> list[str]:
+        """Return where the tables do not keep to an invariant, a sentence each; it takes a transaction.
+
+        The server ends the search by itself after `limit` seconds, though its client be gone.
+        """
+        sentence, query = invariant
+        allowed = {"milliseconds": str(round(1000 * limit))}
+        await self._connection.execute(_ALLOW, allowed)
+        return [sentence.format(*row) for row in await self._connection.execute(query.limit(invariants.SHOWN))]
 
 
 class StepRepository:
@@ -324,6 +326,8 @@ _HISTORY: Any = select(
 _STANDING: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
     Workflow.id == bindparam("workflow_id")
 )
+
+_ALLOW: Any = select(pg.set_config(constant("statement_timeout"), bindparam("milliseconds", type_=Text()), true()))
 
 _CANCELLED: dict[str, Any] = {
     "status": WorkflowStatus.CANCELLED,

@@ -26,6 +26,7 @@ from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.faults import translated
 from pgqrs.storage.ids import Ids, check_id, submitted
+from pgqrs.storage.invariants import INVARIANTS, Invariant
 from pgqrs.storage.journal import Journal
 from pgqrs.storage.kinds import TAKEN
 from pgqrs.storage.lending import Lending, Lent
@@ -58,8 +59,8 @@ _DOUBT = 0.2
 
 _logger = logging.getLogger("pgqrs")
 
-MOST_SUBMITTED = 5000
-"""How many workflows one statement of `Store.submit_many` writes."""
+LONGEST_SEARCH = 3600.0
+"""How long the search for one kind of what the tables must never hold may take, in seconds."""
 
 
 class RunControl(Protocol):
@@ -404,18 +405,13 @@ class Store:
         return await (self.journal if new.key is None or beside is None else beside).write(new)
 
     async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
-        """Write workflows of one name, in a transaction a few thousand, and return their ids in order.
+        """Write workflows of one name in one transaction, and return their ids in order.
 
         Their `workflow_id` is not looked at. Of those that share a key the first is written; the others, and those
         whose key was taken before, get that workflow's id.
         """
         await self.ready()
-        ids: list[int] = []
-        for start in range(0, len(submissions), MOST_SUBMITTED):
-            ids += await self._submit_batch(submissions[start : start + MOST_SUBMITTED])
-        return ids
 
-    async def _submit_batch(self, submissions: Sequence[Submission]) -> list[int]:
         async def submit(new: Sequence[Submission]) -> dict[int, int]:
             return await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
 
@@ -491,7 +487,14 @@ class Store:
     async def violations(self) -> list[str]:
         """Return what the tables hold that they must never hold, a sentence each."""
         await self.ready()
-        return await self.database.patiently(lambda connection: ServerRepository(connection).violations())
+        found: list[str] = []
+        for each in INVARIANTS:
+
+            async def search(connection: AsyncConnection, each: Invariant = each) -> list[str]:
+                return await ServerRepository(connection).violations(each, LONGEST_SEARCH)
+
+            found += await self.database.patiently(search, lasting=LONGEST_SEARCH)
+        return found
 
     async def record_failure(self, failure: StepFailure) -> None:
         """Record an attempt of a step that failed and is to be tried again."""

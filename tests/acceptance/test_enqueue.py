@@ -19,6 +19,7 @@ from pgqrs import (
     Worker,
     WorkflowTimeoutError,
     step,
+    submitter,
     workflow,
 )
 
@@ -76,6 +77,31 @@ async def test_many_are_written_in_order_and_each_is_run(admin):
     async with no_hang(), Worker(admin, [greet]):
         results = await asyncio.gather(*(each.result() for each in handles))
     assert results == [f"hello {n}" for n in range(500)]
+
+
+async def test_many_are_written_in_portions_bounded_in_rows_and_in_size(admin, sql, monkeypatch):
+    monkeypatch.setattr(submitter, "PORTION", 40)
+    monkeypatch.setattr(submitter, "PORTION_SIZE", 10_000)
+    query = "SELECT count(*) FROM pgqrs_workflows WHERE queue = $1 GROUP BY xmin::text ORDER BY min(id)"
+    for queue, size, counts in (("small", 10, [40, 40, 20]), ("large", 4_000, [3] * 33 + [1])):
+        handles = await admin.options(queue=queue).enqueue_many(greet, [("x" * size,)] * 100)
+        assert len({each.id for each in handles}) == 100
+        assert [row["count"] for row in await sql.fetch(query, queue)] == counts
+    huge = [("x" * 20_000,)] * 2
+    await admin.options(queue="huge").enqueue_many(greet, huge)
+    assert [row["count"] for row in await sql.fetch(query, "huge")] == [1, 1]
+
+
+async def test_many_are_made_no_sooner_than_they_are_written(admin, monkeypatch):
+    monkeypatch.setattr(submitter, "PORTION", 2)
+
+    def names():
+        yield from [("ann",), ("bob",)]
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await admin.enqueue_many(greet, names())
+    assert len(await admin.list_workflows()) == 2
 
 
 async def test_many_with_keys_that_repeat_within_the_call_and_before_it(admin):

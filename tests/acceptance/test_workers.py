@@ -334,6 +334,20 @@ async def test_tables_that_were_tampered_with_are_told(admin, sql):
     await sql.execute("DELETE FROM pgqrs_workflows")
 
 
+async def test_the_deep_check_may_take_longer_than_the_timeout_and_the_patience(admin, sql, dsn, schema):
+    waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pgqrs_workflow_steps'::regclass"
+    async with no_hang(), Admin(dsn, schema, timeout=0.3, patience=0.3) as hasty:
+        await hasty.verify()
+        async with sql.transaction():
+            await sql.execute("LOCK TABLE pgqrs_workflow_steps")
+            checking = asyncio.create_task(hasty.verify(deep=True))
+            while (waiter := await sql.fetchval(waiting)) is None:  # noqa: ASYNC110  # the server is asked
+                await asyncio.sleep(0.01)
+            await asyncio.wait([checking], timeout=1.2)
+            assert await sql.fetchval(waiting) == waiter
+        await checking
+
+
 async def test_a_run_is_named_when_it_blocks_the_loop(admin, caplog):
     @step
     async def crunch(ctx: PyWorkflow) -> None:
