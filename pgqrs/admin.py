@@ -28,7 +28,7 @@ from pgqrs.storage.lending import Lent
 from pgqrs.storage.pulse import Pulse
 from pgqrs.storage.step_sessions import SessionMaker
 from pgqrs.storage.store import Store
-from pgqrs.submitter import Submitter, warn_in_body
+from pgqrs.submitter import OnConflict, Submitter, warn_in_body
 from pgqrs.submitter import options as _options
 from pgqrs.types import DEFAULT_QUEUE, ClaimedRun, StepRecord, WorkflowRecord, WorkflowStatus
 
@@ -98,6 +98,8 @@ class Admin:
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self._here: dict[asyncio.AbstractEventLoop, Here] = {}
         self._pulse: Pulse | None = None
+        self._pid = os.getpid()
+        self._inherited: dict[asyncio.AbstractEventLoop, Store] = {}
 
     @property
     def schema(self) -> str:
@@ -142,6 +144,7 @@ class Admin:
         An `Admin` that is used after it was closed connects again.
         """
         loop = asyncio.get_running_loop()
+        self._leave_other_process()
         here, store = self._here.get(loop), self._stores.get(loop)
         try:
             if here is not None:
@@ -153,6 +156,7 @@ class Admin:
     async def here(self) -> Here:
         """Return what the running event loop has beside its store; for the library's own use."""
         loop = asyncio.get_running_loop()
+        self._leave_other_process()
         here = self._here.get(loop)
         if here is None:
             here = self._here.setdefault(loop, Here(await self.store()))
@@ -161,6 +165,7 @@ class Admin:
     async def store(self) -> Store:
         """Return the running event loop's store; for the library's own use."""
         loop = asyncio.get_running_loop()
+        self._leave_other_process()
         store = self._stores.get(loop)
         if store is None:
             self._leave_other_loops()
@@ -182,10 +187,18 @@ class Admin:
         )
 
     def _own_pulse(self) -> Pulse:
-        """Return this process's pulse; a forked child is an executor of its own."""
-        if self._pulse is None or self._pulse.pid != os.getpid():
+        """Return this process's pulse."""
+        if self._pulse is None:
             self._pulse = Pulse(self._source, self._schema, self._limits)
         return self._pulse
+
+    def _leave_other_process(self) -> None:
+        """Drop what a parent process had: its ids, its connections and its executor are not a forked child's."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            # Kept: its connections are the parent's, which must not be closed when they are collected here.
+            self._inherited = self._stores
+            self._stores, self._here, self._pulse = {}, {}, None
 
     def _leave_other_loops(self) -> None:
         if self._stores and not self._source.owned:
@@ -293,22 +306,33 @@ class Admin:
         delay: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
         session: Lent | None = None,
+        on_conflict: OnConflict = "raise",
     ) -> Submitter:
         """Return a `Submitter`, whose `enqueue`, `enqueue_many` and `run` submit with these options.
 
-        `key`: there is one workflow of a name and a key, so submitting again gives the one that is there, whatever
-        became of it. `queue`: which workers it is for. `priority`: a higher one is claimed before a lower one.
-        `delay`: how long it is not to be started, in seconds or as a `timedelta`. `timeout`: how long it may take
-        from its first start, instead of what `@workflow(timeout=)` says. `session`: an `AsyncSession` or an
-        `AsyncConnection` of yours, in any state: what is enqueued is there when you commit, and gone when you roll
-        back; its own errors are SQLAlchemy's.
+        `key`: there is one workflow of a name and a key, so submitting again gives the one that is there,
+        whatever became of it. `on_conflict`: the answer where that one has other arguments: ``"raise"`` raises
+        `KeyConflictError`, ``"warn"`` logs a warning and gives it, ``"ignore"`` gives it. `queue`: which workers
+        it is for. `priority`: a higher one is claimed before a lower one. `delay`: how long it is not to be
+        started, in seconds or as a `timedelta`. `timeout`: how long it may take from its first start, instead of
+        what `@workflow(timeout=)` says. `session`: an `AsyncSession` or an `AsyncConnection` of yours, in any
+        state: what is enqueued is there when you commit, and gone when you roll back; its own errors are
+        SQLAlchemy's.
 
         Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number
-        that is out of range, and `TypeError` for what is none.
+        that is out of range or an unknown `on_conflict`, and `TypeError` for a value of another type.
         """
         return Submitter(
             self,
-            _options(key=key, queue=queue, priority=priority, delay=delay, timeout=timeout, session=session),
+            _options(
+                key=key,
+                queue=queue,
+                priority=priority,
+                delay=delay,
+                timeout=timeout,
+                session=session,
+                on_conflict=on_conflict,
+            ),
         )
 
     @overload

@@ -22,6 +22,7 @@
     │   ├── WorkflowCancelledError           it was cancelled
     │   ├── WorkflowInProgressError          its context is running it right now
     │   ├── WorkflowLockedError              another executor that lives is running it
+    │   ├── KeyConflictError                 it has the key of a submission with other arguments
     │   ├── WorkflowTimeoutError             it was not finished at its deadline
     │   ├── PoisonedWorkflowError            it was claimed again and again and never got further
     │   ├── CodecMismatchError               it is written with another codec than this `Admin`'s
@@ -218,6 +219,22 @@ class WorkflowLockedError(WorkflowError):
             workflow_id=workflow_id,
         )
         self.executor_id = executor_id
+
+
+class KeyConflictError(WorkflowError):
+    """The key of a submission belongs to a workflow that was submitted with other arguments.
+
+    `key` is the key, and `workflow_id` the workflow that has it.
+    """
+
+    def __init__(self, workflow_id: int, name: str, key: str) -> None:
+        super().__init__(
+            f"the key {key!r} of {name!r} belongs to workflow {workflow_id}, which was submitted with other "
+            "arguments: put into the key all that tells submissions apart, such as the tenant, or say "
+            "`options(on_conflict='warn')` to get that workflow.",
+            workflow_id=workflow_id,
+        )
+        self.key = key
 
 
 class CodecMismatchError(WorkflowError):

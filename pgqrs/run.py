@@ -129,6 +129,11 @@ class Run:
         return self.stopping.over is not None
 
     @property
+    def is_carried_out(self) -> bool:
+        """Whether a task carries the body out, which will end the run."""
+        return self.in_body and not self.has_ended
+
+    @property
     def busy_with(self) -> str | None:
         """The id of the step that began last, of those that execute; None between steps."""
         return self.steps.busy_with

@@ -180,6 +180,14 @@ def caller_of(execution: Execution) -> Scope | None:
     return None if scope is None else execution.parent
 
 
+def is_within(run: object) -> bool:
+    """Tell whether the calling task is in the code of a run, or of a run that this one's code called."""
+    scope = here.get()
+    while scope is not None and scope.run is not run:
+        scope = scope.outer
+    return scope is not None
+
+
 def body_of_caller() -> Body | None:
     """Return the run whose body the calling task is in, and not in one of its steps; None elsewhere."""
     scope = here.get()

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast
+from typing import (
+    Any,
+    Concatenate,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+    get_args,
+)
 
 from pgqrs.clock import seconds_of
+from pgqrs.context import Host as ContextHost
 from pgqrs.context import PyWorkflow
 from pgqrs.decorators import Definition, definition_of
-from pgqrs.errors import ConfigurationError
+from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.handles import Host as HandleHost
 from pgqrs.handles import WorkflowHandle
 from pgqrs.names import check_name
 from pgqrs.reading import as_text, check_written
-from pgqrs.runtime.arguments import check_fits, decode_input, encode_input
+from pgqrs.runtime.arguments import are_same, check_fits, decode_input, encode_input
 from pgqrs.runtime.here import Here
-from pgqrs.scope import body_of_caller
+from pgqrs.scope import body_of_caller, is_within
+from pgqrs.serialization import recorded_name
 from pgqrs.storage.lending import Lent
 from pgqrs.storage.store import Store
-from pgqrs.types import DEFAULT_QUEUE, Submission
+from pgqrs.types import DEFAULT_QUEUE, Submission, Taken, WorkflowRecord, WorkflowStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +53,15 @@ HEADSTART = 60.0
 _PRIORITIES = range(-(2**63), 2**63)
 
 
+JOINED = 1.0
+"""Seconds for which `Submitter.run` waits for a workflow that runs elsewhere, before it tries to run it again."""
+
+OnConflict: TypeAlias = Literal["raise", "warn", "ignore"]
+"""The answer to a submission whose key belongs to a workflow with other arguments."""
+
+_logger = logging.getLogger("pgqrs")
+
+
 class Options(NamedTuple):
     """How a workflow is submitted; times are in seconds. See `Admin.options`."""
 
@@ -47,14 +71,11 @@ class Options(NamedTuple):
     delay: float | None = None
     timeout: float | None = None
     session: Lent | None = None
+    on_conflict: OnConflict = "raise"
 
 
-class Host(HandleHost, Protocol):
-    """What a submitter needs of the `Admin` that made it."""
-
-    async def get_workflow(self, workflow_id: int) -> PyWorkflow:
-        """Return the context of a workflow."""
-        ...
+class Host(HandleHost, ContextHost, Protocol):
+    """The part of an `Admin` that its submitters use."""
 
 
 class Submitter:
@@ -73,13 +94,14 @@ class Submitter:
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> WorkflowHandle[R]:
         """Enqueue a workflow with these arguments for a worker; see `Admin.enqueue`."""
-        submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
-        workflow_id = await self._submit(submission)
+        definition = definition_of(workflow)
+        submission = self._submission(definition, args, kwargs, self._options.key)
+        workflow_id = await self._submit(definition, submission)
         return WorkflowHandle(
             self._host,
             workflow_id,
             is_there=self._options.session is None,
-            returns=definition_of(workflow).returns,
+            returns=definition.returns,
         )
 
     async def enqueue_many(
@@ -104,7 +126,7 @@ class Submitter:
         here = await self._host.here()
         handles: list[WorkflowHandle[R]] = []
         for portion in _portions(submissions):
-            ids = await self._submit_many(here.store, portion)
+            ids = await self._submit_many(here.store, definition, portion)
             handles += [
                 WorkflowHandle(
                     self._host, workflow_id, is_there=self._options.session is None, returns=definition.returns
@@ -122,8 +144,10 @@ class Submitter:
         """Create the workflow with these arguments, unless its key is there, run it here, and return its result.
 
         A workflow of this key that is there is run with the arguments that it was created with; one that has
-        succeeded returns its output, and does not run. Raises `WorkflowLockedError` when another process is
-        running it, and as `Admin.run` does. A `delay` has no meaning here and raises `ConfigurationError`.
+        succeeded returns its output, and does not run. Where another task or process runs it, this waits for its
+        result, and raises its recorded error, as a handle does; if that process dies, this runs it. Raises
+        `WorkflowInProgressError` within that workflow itself, `KeyConflictError`, and as `Admin.run` does. A
+        `delay` has no meaning here and raises `ConfigurationError`.
         """
         if self._options.delay is not None:
             raise ConfigurationError("a workflow that is run at once has no delay: enqueue it.")
@@ -131,25 +155,49 @@ class Submitter:
             raise ConfigurationError("a workflow that is run at once is no part of a transaction: enqueue it.")
         submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
         # Workers leave it alone for a while, and take it over if this process dies before it starts it.
-        workflow_id = await self._submit(submission._replace(delay=HEADSTART))
-        context = await self._host.get_workflow(workflow_id)
-        store = (await self._host.here()).store
-        recorded = await store.workflow(workflow_id, as_text)
-        check_written(self._host.codec, workflow_id, recorded.codec)
-        given, by_name = decode_input(self._host.codec, definition_of(workflow), recorded.input)
-        function: Callable[..., Awaitable[R]] = workflow
-        return await function(context, *given, **by_name)
-
-    async def _submit(self, submission: Submission) -> int:
+        definition = definition_of(workflow)
+        workflow_id = await self._submit(definition, submission._replace(delay=HEADSTART))
         here = await self._host.here()
-        workflow_id = await self._write(here.store, submission)
+        run = here.store.runs.get(workflow_id)
+        if run is not None and is_within(run):
+            raise WorkflowInProgressError(workflow_id)
+        handle = WorkflowHandle[R](self._host, workflow_id, is_there=True, returns=definition.returns)
+        while True:
+            record = await here.store.workflow(workflow_id, as_text)
+            if not _runs_elsewhere(here, record):
+                here.running.add(workflow_id)
+                try:
+                    return await self._carry_out(workflow, record)
+                except WorkflowLockedError as locked:
+                    if locked.workflow_id != workflow_id:
+                        raise
+                finally:
+                    here.running.discard(workflow_id)
+            bound = asyncio.timeout(JOINED)
+            try:
+                async with bound:
+                    return await handle.result()
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+
+    async def _carry_out(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
+        """Run a workflow here with the arguments that it was created with."""
+        check_written(self._host.codec, record.id, record.codec)
+        given, by_name = decode_input(self._host.codec, definition_of(workflow), record.input)
+        return await workflow(PyWorkflow(self._host, record.id, record.name), *given, **by_name)
+
+    async def _submit(self, definition: Definition, submission: Submission) -> int:
+        here = await self._host.here()
+        workflow_id = await self._write(here.store, definition, submission)
         if submission.delay is None:
             self._ring(here, workflow_id)
         return workflow_id
 
-    async def _write(self, store: Store, submission: Submission) -> int:
+    async def _write(self, store: Store, definition: Definition, submission: Submission) -> int:
         if self._options.session is not None:
-            return await (await store.within(self._options.session)).submit(submission)
+            (workflow_id,) = await self._submit_many(store, definition, [submission])
+            return workflow_id
         return await store.submit(
             submission.name,
             submission.input,
@@ -158,12 +206,26 @@ class Submitter:
             delay=submission.delay,
             timeout=submission.timeout,
             key=submission.key,
+            taken=partial(self._compare, definition),
         )
 
-    async def _submit_many(self, store: Store, submissions: list[Submission]) -> list[int]:
+    async def _submit_many(self, store: Store, definition: Definition, submissions: list[Submission]) -> list[int]:
+        compare = partial(self._compare, definition)
         if self._options.session is not None:
-            return await (await store.within(self._options.session)).submit_many(submissions)
-        return await store.submit_many(submissions)
+            return await (await store.within(self._options.session)).submit_many(submissions, compare)
+        return await store.submit_many(submissions, compare)
+
+    def _compare(self, definition: Definition, submission: Submission, taken: Taken) -> None:
+        """Raise `KeyConflictError`, or warn, where a key belongs to a workflow with other arguments."""
+        codec = self._host.codec
+        if self._options.on_conflict == "ignore" or taken.codec != recorded_name(codec):
+            return
+        if are_same(codec, definition, submission.input, taken.input):
+            return
+        conflict = KeyConflictError(taken.workflow_id, definition.name, str(submission.key))
+        if self._options.on_conflict == "raise":
+            raise conflict
+        _logger.warning("%s", conflict)
 
     def _ring(self, here: Here, first: int) -> None:
         """Ring the queue's doorbell, for what is written or will be with the session's commit."""
@@ -216,12 +278,15 @@ def options(
     delay: object = None,
     timeout: object = None,
     session: Lent | None = None,
+    on_conflict: OnConflict = "raise",
 ) -> Options:
     """Check what was given to `Admin.options` and return it.
 
     Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number out of
-    range, and `TypeError` for what is none.
+    range or an unknown `on_conflict`, and `TypeError` for what is none.
     """
+    if on_conflict not in get_args(OnConflict):
+        raise ConfigurationError(f"on_conflict must be 'raise', 'warn' or 'ignore', and is {on_conflict!r}.")
     check_name("queue", queue)
     return Options(
         key=None if key is None else checked_key(key),
@@ -230,7 +295,17 @@ def options(
         delay=checked_seconds("delay", delay) or None,
         timeout=checked_seconds("timeout", timeout, positive=True),
         session=session,
+        on_conflict=on_conflict,
     )
+
+
+def _runs_elsewhere(here: Here, record: WorkflowRecord) -> bool:
+    """Tell whether another task of this process carries a workflow out, in this event loop or another."""
+    run = here.store.runs.get(record.id)
+    if record.id in here.running or (run is not None and run.is_carried_out):
+        return True
+    in_process = record.status == WorkflowStatus.RUNNING and record.executor_id == here.store.executor_id
+    return in_process and run is None
 
 
 def warn_in_body(name: str) -> None:

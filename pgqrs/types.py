@@ -175,6 +175,14 @@ class Submission(NamedTuple):
         return len(self.input)
 
 
+class Taken(NamedTuple):
+    """The workflow that has the key of a submission: its id, its recorded `input` (JSON text), and the codec."""
+
+    workflow_id: int
+    input: str
+    codec: str | None
+
+
 class RunStart(NamedTuple):
     """To write: the start of a run by `executor`; `claim` is the token by which the run writes from then on.
 

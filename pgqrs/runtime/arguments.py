@@ -46,6 +46,26 @@ def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple
     return tuple(given["args"]), given["kwargs"]
 
 
+def are_same(codec: Codec, definition: Definition, text: str, other: str) -> bool:
+    """Tell whether two recorded inputs of a workflow stand for the same arguments, however they were given.
+
+    One that cannot be read is taken for the same: nothing can be said of it.
+    """
+    if text == other:
+        return True
+    try:
+        return _bound(codec, definition, text) == _bound(codec, definition, other)
+    except TypeError:  # of a signature that the function has no more
+        return False
+    except Exception:  # noqa: BLE001  # whatever a codec raises
+        return True
+
+
+def _bound(codec: Codec, definition: Definition, text: str) -> dict[str, Any]:
+    args, kwargs = decode_input(codec, definition, text)
+    return dict(_signature_of(definition.function).bind(None, *args, **kwargs).arguments)
+
+
 @lru_cache(maxsize=1024)
 def _signature_of(function: Callable[..., object]) -> inspect.Signature:
     return inspect.signature(function)

@@ -14,6 +14,8 @@ class Here:
         self.store = store
         self.doorbell = Doorbell(store.ring)
         self.results = Results(store.ended, store.there)
+        self.running: set[int] = set()
+        """The ids of the workflows that `Submitter.run` carries out: another call of a key waits for their end."""
 
     async def close(self) -> None:
         """Ring what is still to be rung, and tell those who wait for results that it is over."""

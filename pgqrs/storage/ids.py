@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.aside import Aside
-from pgqrs.storage.repositories import drawn_ids, ids_of_keys
-from pgqrs.types import Submission
+from pgqrs.storage.repositories import drawn_ids, of_keys
+from pgqrs.types import Submission, Taken
 
 LARGEST_BLOCK = 1024
 """The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
 
 LARGEST_ID = 2**63 - 1
+
+OnTaken: TypeAlias = Callable[[Submission, Taken], object]
+"""Called with a submission, and with the workflow that has its key."""
 
 
 class Ids:
@@ -54,28 +58,42 @@ class Ids:
         drawn = await self._aside.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
         return [row[0] for row in drawn]
 
-    async def of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
-        """Return the ids of the workflows of this name that have these keys."""
-        return dict(await self._aside.fetch(ids_of_keys, {"name": name, "keys": list(keys)}))
+    async def of_key(self, name: str, key: str) -> Taken | None:
+        """Return the workflow of this name that has the key."""
+        rows = await self._aside.fetch(of_keys, {"name": name, "keys": [key]})
+        return Taken(*rows[0][1:]) if rows else None
+
+
+def ignore_taken(_submission: Submission, _taken: Taken) -> None:
+    """Let a submission stand for the workflow that has its key, whatever its arguments are."""
 
 
 async def submitted(
     new: Sequence[Submission],
-    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int]]],
+    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int | Taken]]],
     draw: Callable[[int], Awaitable[Sequence[int]]],
+    taken: OnTaken,
 ) -> list[int]:
     """Submit workflows under ids of their own, and return the ids of the workflows that they are, in order.
 
-    `submit` returns ids by tokens, and leaves out the tokens whose id another workflow has: a server that lost its
-    last moments gave it twice. `draw` reserves others then.
+    `taken` is called in the end with each whose key another workflow has. `submit` returns ids by tokens, and
+    leaves out the tokens whose id another workflow has: a server that lost its last moments gave it twice. `draw`
+    reserves others then.
     """
-    found: dict[int, int] = {}
+    found: dict[int, int | Taken] = {}
     left = list(new)
     while left:
         drawn = await draw(len(left))
         found |= await submit([each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)])
         left = [each for each in left if each.token not in found]
-    return [found[each.token] for each in new]
+    ids: list[int] = []
+    for each in new:
+        own = found[each.token]
+        if isinstance(own, Taken):
+            taken(each, own)
+            own = own.workflow_id
+        ids.append(own)
+    return ids
 
 
 def check_is_int(name: str, value: object) -> None:

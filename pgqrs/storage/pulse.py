@@ -134,6 +134,8 @@ class Pulse:
 
     async def leave(self) -> None:
         """Beat no longer for the running event loop; with the last one the executor stops."""
+        if self.pid != os.getpid():  # a forked child's loop ends: the thread is its parent's
+            return
         with self._guard:
             self._users.pop(asyncio.get_running_loop(), None)
             beating = None if self._users else self._beating

@@ -53,6 +53,7 @@ from pgqrs.storage.sql import (
     pg,
     seconds_of,
     seconds_until,
+    size_of,
     text_of,
     unnest,
 )
@@ -69,14 +70,6 @@ MOST_LOOKED_AT = 100
 
 LATENESS = 1.0
 """How long, in seconds, after its deadline a running workflow is left to its executor, which is gentler."""
-
-_LARGE = literal_column("8192", BigInteger())
-_COMPRESSION = literal_column("4", BigInteger())
-_MOST_COMPRESSION = literal_column("90", BigInteger())
-"""How many times its stored size a compressed input is taken for: only expanding it would tell its own size.
-
-That is what JSON mostly comes to, and for a large one the most that pglz can do.
-"""
 
 _LAST_COUNT = literal_column(str(2**63 - 1), BigInteger())
 
@@ -132,14 +125,8 @@ def _window() -> Any:
     """
     window = bindparam("window", type_=BigInteger())
     pairs = _pairs()
-    size = pg.pg_column_size(Workflow.input)
-    stored = case(
-        (pg.pg_column_compression(Workflow.input).is_(None), size),
-        (size < _LARGE, size * _COMPRESSION),
-        else_=size * _MOST_COMPRESSION,
-    )
     ready = (
-        select(Workflow.id, Workflow.priority, stored.label("size"))
+        select(Workflow.id, Workflow.priority, size_of(Workflow.input).label("size"))
         .where(*_is_for(pairs), ~(Workflow.id == func.any(bindparam("avoid", type_=ARRAY(BigInteger())))))
         .order_by(Workflow.priority.desc(), Workflow.id)
         .limit(window)

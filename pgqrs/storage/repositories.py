@@ -12,12 +12,14 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    Numeric,
     bindparam,
     case,
     cast,
     false,
     func,
     literal,
+    literal_column,
     null,
     select,
     true,
@@ -30,7 +32,18 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage import executors, invariants
 from pgqrs.storage.borrowed import Connection
-from pgqrs.storage.sql import ONE, array_of, constant, finite, pg, seconds_of, text_of, text_of_array
+from pgqrs.storage.sql import (
+    ONE,
+    ZERO,
+    array_of,
+    constant,
+    finite,
+    pg,
+    seconds_of,
+    size_of,
+    text_of,
+    text_of_array,
+)
 from pgqrs.storage.writes import ENQUEUE_IN_LENT_SESSION, KINDS
 from pgqrs.types import (
     Ended,
@@ -41,11 +54,15 @@ from pgqrs.types import (
     StepRecord,
     StepStatus,
     Submission,
+    Taken,
     WorkflowRecord,
     WorkflowStatus,
 )
 
 Decode = Callable[[str], Any]
+
+PORTION = 4 * 1024 * 1024
+"""The size of the payloads, in bytes, of a history that one statement reads."""
 
 
 class Server(NamedTuple):
@@ -105,16 +122,18 @@ class WorkflowRepository:
         kind = KINDS[NewWorkflow]
         return (await self._connection.execute(kind.statement(lone=True), kind.values(new))).first() is not None
 
-    async def submit(self, new: Sequence[Submission]) -> dict[int, int]:
+    async def submit(self, new: Sequence[Submission]) -> dict[int, int | Taken]:
         """Insert workflows of one name for workers to claim; return the ids of the workflows by their tokens.
 
-        Of the workflows that share a key the first is inserted, unless the key was taken before: its id stands for
-        all of them. A token is left out where its id is another workflow's.
+        Of the workflows that share a key the first is inserted, unless the key was taken before; for the others
+        the workflow that has the key is returned. A token is left out where its id is another workflow's.
         """
         kind = ENQUEUE_IN_LENT_SESSION
         rows: Any = await self._connection.execute(kind.statement(), kind.arrays(new))
         written = {row.workflow_id for row in rows}
-        found = {each.token: each.workflow_id for each in new if each.workflow_id in written}
+        found: dict[int, int | Taken] = {
+            each.token: each.workflow_id for each in new if each.workflow_id in written
+        }
         left = {each.workflow_id: each for each in new if each.workflow_id not in written}
         if left:
             # What an earlier sending has written, and what has the keys.
@@ -122,13 +141,13 @@ class WorkflowRepository:
             there: Any = await self._connection.execute(query)
             found |= {token: own for own, token in there if token == left[own].token}
         keys = {each.token: each.key for each in left.values() if each.key and each.token not in found}
-        taken = await self.ids_of_keys(new[0].name, list(set(keys.values()))) if keys else {}
+        taken = await self._of_keys(new[0].name, list(set(keys.values()))) if keys else {}
         return found | {token: taken[key] for token, key in keys.items() if key in taken}
 
-    async def ids_of_keys(self, name: str, keys: Sequence[str]) -> dict[str, int]:
-        """Return the ids of the workflows of this name that have these keys."""
-        rows: Any = await self._connection.execute(ids_of_keys(), {"name": name, "keys": list(keys)})
-        return {row.key: row.id for row in rows}
+    async def _of_keys(self, name: str, keys: Sequence[str]) -> dict[str, Taken]:
+        """Return the workflows of this name that have these keys."""
+        rows: Any = await self._connection.execute(of_keys(), {"name": name, "keys": list(keys)})
+        return {key: Taken(*rest) for key, *rest in rows}
 
     async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
         """Return how those of these workflows ended that have."""
@@ -237,18 +256,31 @@ class StepRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def history(self, workflow_id: int) -> History:
-        """Return what earlier runs left, those steps left out that are to be executed again."""
+    async def history(self, workflow_id: int, later: list[tuple[str, int]]) -> History:
+        """Return the record of earlier runs, without the steps that are to be executed again.
+
+        Outcomes beyond the size of a portion come without their texts: their ids and sizes, in bytes, are added to
+        `later`.
+        """
         rows: Any = await self._connection.execute(_HISTORY, {"workflow_id": workflow_id})
         history = History({}, {})
-        for step_id, status, output, error, fingerprint, failures, wait in rows:
+        for step_id, status, output, error, fingerprint, failures, wait, size, total in rows:
             if status == StepStatus.RUNNING:
                 history.failed[step_id] = FailedAttempts(failures, max(0.0, wait or 0.0))
-            else:
-                history.outcomes[step_id] = Outcome(output, error, fingerprint)
+                continue
+            history.outcomes[step_id] = Outcome(output, error, fingerprint)
+            if total > PORTION:
+                later.append((step_id, size))
         found = await self._connection.execute(_STANDING, {"workflow_id": workflow_id})
         row: Any = found.one_or_none()
         return history if row is None else history._replace(left=row[0], retries=row[1])
+
+    async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+        """Return the texts of the outputs and the errors of these steps."""
+        rows: Any = await self._connection.execute(
+            _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
 
     async def settled(self, workflow_id: int, step_id: str) -> Outcome | None:
         """Return the step's success, None without one, once no transaction that could record it goes on."""
@@ -309,18 +341,38 @@ _STEP_COLUMNS: Sequence[Any] = (
 )
 
 
-_HISTORY: Any = select(
-    Step.step_id,
-    Step.status,
-    text_of(Step.output),
-    text_of(Step.error),
-    Step.fingerprint,
-    Step.failures,
-    seconds_of(Step.retry_at - func.now()),
-).where(
+def _history() -> Any:
+    """Return the query for a workflow's steps, each with its size, and with that of all up to it."""
+    size = cast(func.coalesce(size_of(Step.output), size_of(Step.error), ZERO), BigInteger())
+    total = cast(pg.sum(size, type_=Numeric()).over(order_by=Step.step_id), BigInteger())
+    steps = (
+        select(Step, size.label("size"), total.label("total"))
+        .where(
+            Step.workflow_id == bindparam("workflow_id"),
+            Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | (Step.failures > 0),
+            ~Step.reopened,
+        )
+        .subquery("steps")
+    )
+    is_now = steps.c.total <= literal_column(str(PORTION), BigInteger())
+    return select(
+        steps.c.step_id,
+        steps.c.status,
+        case((is_now, text_of(steps.c.output))),
+        case((is_now, text_of(steps.c.error))),
+        steps.c.fingerprint,
+        steps.c.failures,
+        seconds_of(steps.c.retry_at - func.now()),
+        steps.c.size,
+        steps.c.total,
+    )
+
+
+_HISTORY: Any = _history()
+
+_TEXTS: Any = select(Step.step_id, text_of(Step.output), text_of(Step.error)).where(
     Step.workflow_id == bindparam("workflow_id"),
-    Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | (Step.failures > 0),
-    ~Step.reopened,
+    Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
 )
 
 _STANDING: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
@@ -442,10 +494,11 @@ def drawn_ids() -> Any:
     return select(pg.nextval(sequence, type_=BigInteger())).select_from(pg.generate_series(ONE, count))
 
 
-def ids_of_keys() -> Any:
-    """Return the query for the keys and ids of the workflows of a `name` that have one of the `keys`."""
+def of_keys() -> Any:
+    """Return the query for the workflows of a `name` that have one of the `keys`: a key, and then a `Taken`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
-    return select(Workflow.key, Workflow.id).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
+    return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)
 
 
 def notify() -> Any:

@@ -162,3 +162,21 @@ def has_progressed() -> ColumnElement[bool]:
     recorded = select(ONE).where(own, Step.status != constant(StepStatus.RUNNING))
     # With a limit, or the planner would hash all steps: a plan made on empty tables is kept.
     return recorded.limit(ONE).correlate(Workflow).scalar_subquery().is_not(None)
+
+
+_LARGE = literal_column("8192", BigInteger())
+_COMPRESSION = literal_column("4", BigInteger())
+_MOST_COMPRESSION = literal_column("90", BigInteger())
+
+
+def size_of(payload: Any) -> ColumnElement[int]:
+    """Return the estimated size of a payload, in bytes, NULL for NULL.
+
+    A compressed one is taken for several times its stored size: only expanding it would tell its own size.
+    """
+    size = pg.pg_column_size(payload, type_=BigInteger())
+    return case(
+        (pg.pg_column_compression(payload, type_=Text()).is_(None), size),
+        (size < _LARGE, size * _COMPRESSION),
+        else_=size * _MOST_COMPRESSION,
+    )

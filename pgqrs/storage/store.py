@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 from uuid import UUID
 from weakref import WeakSet, WeakValueDictionary
@@ -25,14 +27,22 @@ from pgqrs.storage.database import Database, Limits
 from pgqrs.storage.engines import EngineSource
 from pgqrs.storage.executors import ABANDONED
 from pgqrs.storage.faults import translated
-from pgqrs.storage.ids import Ids, check_id, submitted
+from pgqrs.storage.ids import Ids, OnTaken, check_id, ignore_taken, submitted
 from pgqrs.storage.invariants import INVARIANTS, Invariant
-from pgqrs.storage.journal import Journal
+from pgqrs.storage.journal import SLOWEST, Journal
 from pgqrs.storage.kinds import TAKEN
 from pgqrs.storage.lending import Lending, Lent
 from pgqrs.storage.marks import RunningMarks
 from pgqrs.storage.pulse import HeldRun, Pulse
-from pgqrs.storage.repositories import Decode, Life, ServerRepository, StepRepository, WorkflowRepository, notify
+from pgqrs.storage.repositories import (
+    PORTION,
+    Decode,
+    Life,
+    ServerRepository,
+    StepRepository,
+    WorkflowRepository,
+    notify,
+)
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
 from pgqrs.storage.tokens import new_token
@@ -50,6 +60,7 @@ from pgqrs.types import (
     StepFailure,
     StepRecord,
     Submission,
+    Taken,
     WorkflowRecord,
     WorkflowStatus,
 )
@@ -63,12 +74,35 @@ LONGEST_SEARCH = 3600.0
 """How long the search for one kind of what the tables must never hold may take, in seconds."""
 
 
+def _portions(steps: Sequence[tuple[str, int]]) -> Generator[list[tuple[str, int]]]:
+    """Yield steps, with the sizes of their payloads in bytes, in portions that one statement reads."""
+    portion: list[tuple[str, int]] = []
+    for each in steps:
+        if portion and sum(size for _, size in portion) + each[1] > PORTION:
+            yield portion
+            portion = []
+        portion.append(each)
+    if portion:
+        yield portion
+
+
+async def _texts(
+    connection: AsyncConnection, *, workflow_id: int, step_ids: Sequence[str]
+) -> dict[str, tuple[str | None, str | None]]:
+    return await StepRepository(connection).texts(workflow_id, step_ids)
+
+
 class RunControl(Protocol):
     """What can be asked of a run that is live in this event loop."""
 
     @property
     def busy_with(self) -> str | None:
         """The id of a step that it executes, None between steps."""
+        ...
+
+    @property
+    def is_carried_out(self) -> bool:
+        """Whether a task carries the body out, which will end the run."""
         ...
 
     def cancel(self, *, interrupt: bool) -> None:
@@ -179,6 +213,8 @@ class Store:
 
         The pulse goes on for a run that was started meanwhile, unless the loop ends and it is `for_good`.
         """
+        if self._pulse.pid != os.getpid():  # the connections are those of the process that forked this one
+            return
         async with self._closing:
             before = self._starts.ever
             await self.journal.close()
@@ -370,8 +406,28 @@ class Store:
             await asyncio.sleep(_DOUBT)
 
     async def history(self, workflow_id: int) -> History:
-        """Return what is recorded of the workflow's steps, those to be executed again left out."""
-        return await self.database.patiently(lambda connection: StepRepository(connection).history(workflow_id))
+        """Return the record of the workflow's steps, without those that are to be executed again.
+
+        It is read in portions, each of which has the database's `timeout`: a large one takes as long as it takes.
+        No other run changes it meanwhile, for this one has the claim.
+        """
+        later: list[tuple[str, int]] = []
+
+        async def first(connection: AsyncConnection) -> History:
+            later.clear()
+            return await StepRepository(connection).history(workflow_id, later)
+
+        history = await self.database.patiently(first)
+        for portion in _portions(later):
+            step_ids = [step_id for step_id, _ in portion]
+            allowance = sum(size for _, size in portion) / SLOWEST
+            texts = await self.database.patiently(
+                partial(_texts, workflow_id=workflow_id, step_ids=step_ids),
+                lasting=self.database.limits.timeout + allowance,
+            )
+            for step_id, (output, error) in texts.items():
+                history.outcomes[step_id] = history.outcomes[step_id]._replace(output=output, error=error)
+        return history
 
     async def submit(
         self,
@@ -383,8 +439,12 @@ class Store:
         delay: float | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        taken: OnTaken = ignore_taken,
     ) -> int:
-        """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's."""
+        """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's.
+
+        `taken` is called with the workflow that has the key.
+        """
         await self.ready()
         while True:
             workflow_id = await self.ids.next()
@@ -396,27 +456,28 @@ class Store:
                 self.ids.forget()
             elif written or key is None:
                 return workflow_id
-            elif (taken := (await self.ids.of_keys(name, [key])).get(key)) is not None:
-                return taken
+            elif (there := await self.ids.of_key(name, key)) is not None:
+                taken(new, there)
+                return there.workflow_id
 
     async def _write_new(self, new: Submission) -> Any:
         # A key may wait for another transaction, which must not keep the steps of this process waiting.
         beside = self.journal.beside
         return await (self.journal if new.key is None or beside is None else beside).write(new)
 
-    async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
+    async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
         """Write workflows of one name in one transaction, and return their ids in order.
 
-        Their `workflow_id` is not looked at. Of those that share a key the first is written; the others, and those
-        whose key was taken before, get that workflow's id.
+        Their `workflow_id` is not looked at. Of the submissions that share a key the first is written; the others,
+        and those whose key was taken before, get that workflow's id, and `taken` is called with them.
         """
         await self.ready()
 
-        async def submit(new: Sequence[Submission]) -> dict[int, int]:
+        async def submit(new: Sequence[Submission]) -> dict[int, int | Taken]:
             return await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
 
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await submitted(new, submit, self.ids.block)
+        return await submitted(new, submit, self.ids.block, taken)
 
     async def within(self, lent: Lent) -> Within:
         """Return what can be done in a transaction of the application's; raises `SessionError` where it cannot be.

@@ -8,7 +8,7 @@ from pgqrs.errors import SessionError
 from pgqrs.storage.borrowed import Borrowed
 from pgqrs.storage.channels import executor_channel
 from pgqrs.storage.executors import ABANDONED
-from pgqrs.storage.ids import Ids, check_id, submitted
+from pgqrs.storage.ids import Ids, OnTaken, check_id, ignore_taken, submitted
 from pgqrs.storage.repositories import Life, ServerRepository, WorkflowRepository, notify
 from pgqrs.storage.tokens import new_token
 from pgqrs.types import NewWorkflow, Submission
@@ -45,15 +45,10 @@ class Within:
         (drawn,) = await self._workflows.reserve_ids(self._sequence, 1)
         return drawn
 
-    async def submit(self, submission: Submission) -> int:
-        """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's."""
-        (workflow_id,) = await self.submit_many([submission])
-        return workflow_id
-
-    async def submit_many(self, submissions: Sequence[Submission]) -> list[int]:
+    async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
         """Write workflows of one name and return their ids in order; see `Store.submit_many`."""
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await submitted(new, self._workflows.submit, self._draw)
+        return await submitted(new, self._workflows.submit, self._draw, taken)
 
     async def _draw(self, count: int) -> Sequence[int]:
         if count == 1:

@@ -302,7 +302,7 @@ async def several(ctx: PyWorkflow, order: Order, number: int) -> tuple[Order, in
 
 
 async def test_a_key_that_is_there_is_run_with_the_arguments_that_are_recorded(typed):
-    submitter = typed.options(key="one")
+    submitter = typed.options(key="one", on_conflict="ignore")
     await submitter.enqueue(several, ORDER, 1)
     assert await submitter.run(several, ORDER.model_copy(update={"id": 9}), 2) == (ORDER, 1)
 

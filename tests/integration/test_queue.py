@@ -11,14 +11,13 @@ import pytest_asyncio
 
 from pgqrs import (
     Admin,
-    DatabaseError,
     DatabaseUnavailableError,
     WorkflowCancelledError,
     WorkflowFencedError,
     WorkflowFinishedError,
     WorkflowStatus,
 )
-from pgqrs.errors import WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
+from pgqrs.errors import RowRefusedError, WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
 from pgqrs.failures import load_error
 from pgqrs.storage import executors, invariants, queue
 from pgqrs.storage.channels import mark_of
@@ -830,7 +829,7 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
     ]
     results = await offered(store.journal, records)
     assert [type(result) for result in results] == [
-        Claim, DatabaseError, bool, DatabaseError, type(None), DatabaseError, type(None), DatabaseError,
+        Claim, RowRefusedError, bool, RowRefusedError, type(None), RowRefusedError, type(None), RowRefusedError,
     ]  # fmt: skip
 
 

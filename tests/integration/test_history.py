@@ -1,0 +1,57 @@
+"""The record of earlier runs is read in portions, so that a large one can be carried on."""
+
+import json
+
+import pytest
+
+from pgqrs import PyWorkflow, step, workflow
+from pgqrs.storage import repositories, store
+from pgqrs.types import Outcome
+
+
+@step(key=lambda n, size: n)
+async def part(ctx: PyWorkflow, n: int, size: int) -> str:
+    return f"{n}:" + "x" * size
+
+
+@workflow
+async def parts(ctx: PyWorkflow, sizes: list[int]) -> list[int]:
+    return [len(await part(ctx, n, size)) for n, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[10] * 30, [60_000] * 12, [10, 500_000, 10, 10, 300_000, 10], []],
+    ids=["small ones", "in portions", "larger than a portion", "none"],
+)
+async def test_a_history_is_complete_however_large(admin, truth, monkeypatch, sizes):
+    await truth.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
+    monkeypatch.setattr(store, "PORTION", 100_000)
+    monkeypatch.setattr(repositories, "PORTION", 100_000)
+    monkeypatch.setattr(repositories, "_HISTORY", repositories._history())
+    assert await admin.run(parts, sizes) == [len(str(n)) + 1 + size for n, size in enumerate(sizes)]
+    own = await admin.store()
+    read = []
+    texts = repositories.StepRepository.texts
+
+    async def counted(self, workflow_id, step_ids):
+        read.append(len(step_ids))
+        return await texts(self, workflow_id, step_ids)
+
+    monkeypatch.setattr(repositories.StepRepository, "texts", counted)
+    history = await own.history(1)
+    values = {f"part:{n}": f"{n}:" + "x" * size for n, size in enumerate(sizes)}
+    assert {step_id: json.loads(each.output) for step_id, each in history.outcomes.items()} == values
+    assert all(isinstance(each, Outcome) and each.error is None for each in history.outcomes.values())
+    assert (sum(read) > 0) == (sum(sizes) > 100_000)
+    assert len(read) <= len(sizes)
+
+
+async def test_a_small_history_is_read_by_one_statement(admin, monkeypatch):
+    await admin.run(parts, [10] * 500)
+
+    async def unwanted(self, workflow_id, step_ids):
+        raise AssertionError("one statement is enough")
+
+    monkeypatch.setattr(repositories.StepRepository, "texts", unwanted)
+    assert len((await (await admin.store()).history(1)).outcomes) == 500
