@@ -10,6 +10,7 @@ from pgqrs.errors import WorkflowCancelledError
 from pgqrs.failures import load_error
 from pgqrs.reading import check_written, naming
 from pgqrs.runtime.here import Here
+from pgqrs.scope import runs_of_caller
 from pgqrs.serialization import Codec, opened, placed
 from pgqrs.types import Ended, StepRecord, WorkflowStatus
 
@@ -99,7 +100,8 @@ class WorkflowHandle(Generic[R_co]):
                 if not self._is_there:
                     await here.store.name_of(self._id)
                     self._is_there = True
-                return await here.results.ended(self._id)
+                with here.waits.counted(runs_of_caller(here.store.runs)):
+                    return await here.results.ended(self._id)
         except TimeoutError as error:
             if not bound.expired():
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
@@ -178,6 +178,18 @@ def caller_of(execution: Execution) -> Scope | None:
     while scope is not None and scope.owner is not execution.owner:
         scope = scope.outer
     return None if scope is None else execution.parent
+
+
+def runs_of_caller(live: Mapping[int, object]) -> set[int]:
+    """Return the ids of those workflows in whose code the calling task is that are `live`: runs by their ids."""
+    found: set[int] = set()
+    scope = here.get()
+    while scope is not None:
+        run = scope.run
+        if live.get(run.workflow_id) is run:
+            found.add(run.workflow_id)
+        scope = scope.outer
+    return found
 
 
 def is_within(run: object) -> bool:

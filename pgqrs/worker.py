@@ -185,7 +185,7 @@ class _Services:
         self._marks = {mark_of(queue) for queue in queues}
         self._watch: Watch | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
-        self.runs = Runs(admin, here.store, definitions, concurrency, self._over)
+        self.runs = Runs(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
         self._claims = Claims(self._claim, self.runs)
         self._ticks = Ticks(self._tick, self._claims.nudge, here.store.clock)
         self._lag = Lag(here.store.runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgqrs.runtime.doorbell import Doorbell
 from pgqrs.runtime.results import Results
+from pgqrs.runtime.waits import Waits
 from pgqrs.storage.store import Store
 
 
@@ -14,6 +15,7 @@ class Here:
         self.store = store
         self.doorbell = Doorbell(store.ring)
         self.results = Results(store.ended, store.there)
+        self.waits = Waits()
         self.running: set[int] = set()
         """The ids of the workflows that `Submitter.run` carries out: another call of a key waits for their end."""
 

@@ -23,6 +23,7 @@ from pgqrs.errors import (
 from pgqrs.failures import dump_error, shown_error
 from pgqrs.reading import naming
 from pgqrs.runtime.arguments import decode_input
+from pgqrs.runtime.waits import Waits
 from pgqrs.serialization import is_sealing, sealed
 from pgqrs.stopping import Parked, RunStopped
 from pgqrs.storage.store import Store
@@ -49,6 +50,9 @@ MOST_AVOIDED = 1000
 
 HANDING = 15.0
 """How long, in seconds, the handing back of a run may take beside the grace."""
+
+MOST_HELD = 10
+"""Most runs that a worker holds, as a multiple of its concurrency, those that wait for others included."""
 
 _STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
 _UNRECORDED = (DatabaseError, SchemaError)
@@ -81,7 +85,11 @@ class Runs:
         definitions: Mapping[str, Definition],
         concurrency: int,
         over: Callable[[int], object],
+        *,
+        waits: Waits | None = None,
     ) -> None:
+        self._waits = Waits() if waits is None else waits
+        self._has_warned = False
         self._host = host
         self._store = store
         self._definitions = definitions
@@ -97,8 +105,23 @@ class Runs:
 
     @property
     def free(self) -> int:
-        """How many more runs can be carried out now."""
-        return self._concurrency - len(self._held)
+        """How many more runs can be carried out now.
+
+        A run that waits for the result of another workflow gives its place up, or that one might never get it.
+        """
+        held = len(self._held)
+        if not self._waits:
+            return self._concurrency - held
+        waiting = sum(each.claimed.workflow_id in self._waits for each in self._held)
+        most = MOST_HELD * self._concurrency
+        if held >= most and waiting == held and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "pgqrs: all %d workflows that this worker holds wait for the results of others, and it takes no "
+                "more: give it a larger concurrency, or have another worker run the workflows they wait for.",
+                held,
+            )
+        return min(self._concurrency - held + waiting, most - held)
 
     @property
     def room(self) -> int:
