@@ -149,6 +149,7 @@ class PgqrsMachine(RuleBasedStateMachine):
             priority=priority,
             delay=None if delay is None else delay * UNIT,
             timeout=None if timeout is None else timeout * UNIT,
+            on_conflict="ignore",
         )
         handle = self._run(submitter.enqueue(FUNCTIONS[name], 1))
         self.came(number, handle.id)
@@ -161,7 +162,8 @@ class PgqrsMachine(RuleBasedStateMachine):
         some=st.lists(keys, min_size=1, max_size=4),
     )
     def enqueue_many(self, process: int, name: str, queue: str, priority: int, some: list[str | None]) -> None:
-        submitter = self.beside.processes[process].admin.options(queue=queue, priority=priority)
+        options = {"queue": queue, "priority": priority, "on_conflict": "ignore"}
+        submitter = self.beside.processes[process].admin.options(**options)
         keyed = all(key is not None for key in some)
         texts = [key if keyed and key else None for key in some]
         numbers = [self.model.submit(Workflow(name, 0, queue, key, priority), None) for key in texts]
