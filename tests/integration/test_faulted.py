@@ -59,11 +59,12 @@ def test_each_fault_is_at_each_round_trip_and_named_where_a_test_does_not_hold(t
     path = tmp_path / "test_two.py"
     path.write_text(TESTS)
     told = _faulted(path, "-n", "2", "--faults", "before,after")
-    # A startup, the settings, and each of three statements prepared and executed: the first two are no statements.
+    # A startup, what the engine and then the journal set, and each of three statements prepared and executed: the first
+    # three are no statements.
     failed = re.findall(r"^FAILED \S*::(\S+)", told, re.MULTILINE)
-    before = [f"test_that_counts{{before@{n}}}" for n in range(3, 9)]
-    assert sorted(failed) == sorted([*before, *(f"test_that_counts{{after@{n}}}" for n in (4, 6, 8))])
-    assert "the socket closes after the commit, the answer is lost, at round trip 4: INSERT" in told
+    before = [f"test_that_counts{{before@{n}}}" for n in range(4, 10)]
+    assert sorted(failed) == sorted([*before, *(f"test_that_counts{{after@{n}}}" for n in (5, 7, 9))])
+    assert "the socket closes after the commit, the answer is lost, at round trip 5: INSERT" in told
     assert "unfaulted: it counts, too" in told
     assert "3 tests, 1 of which write nothing" in told
-    assert "16 round trips, 2 faults, 24 runs with a fault, 0 of which ended before it" in told
+    assert "18 round trips, 2 faults, 28 runs with a fault, 0 of which ended before it" in told
