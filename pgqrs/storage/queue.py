@@ -127,7 +127,7 @@ def _window() -> Any:
     pairs = _pairs()
     ready = (
         select(Workflow.id, Workflow.priority, size_of(Workflow.input).label("size"))
-        .where(*_is_for(pairs), ~(Workflow.id == func.any(bindparam("avoid", type_=ARRAY(BigInteger())))))
+        .where(*_is_for(pairs), Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))))
         .order_by(Workflow.priority.desc(), Workflow.id)
         .limit(window)
         .lateral("of_pair")

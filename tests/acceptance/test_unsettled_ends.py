@@ -64,6 +64,7 @@ async def pay(ctx: PyWorkflow) -> None:
     await charge(ctx)
 
 
+@pytest.mark.without_replay("a replay raises the recorded error in the place of the user's")
 @pytest.mark.parametrize("where", PLACES)
 async def test_an_awaited_run_ends_with_the_error_of_the_user(admin, sql, breaks, caplog, where):
     breaks(PLACES[where])
@@ -179,6 +180,7 @@ async def test_a_run_does_not_keep_what_the_errors_hold_that_its_body_caught(adm
     assert await admin.run(polls) == 0
 
 
+@pytest.mark.without_replay("a replay raises the recorded error in the place of the user's")
 async def test_one_error_that_two_runs_raise_is_that_of_a_step_of_each(admin, sql):
     shared = ConnectionError("the pool's one connection")
 

@@ -20,7 +20,7 @@ from pgqrs.storage.writes import KINDS
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = [*(CHECKOUT / "pgqrs" / "storage").glob("*.py"), *(CHECKOUT / "migrations").rglob("*.py")]
 
-WORDS_OF_THE_GRAMMAR = {"coalesce", "least", "greatest", "any", "exists"}
+WORDS_OF_THE_GRAMMAR = {"coalesce", "least", "greatest", "any", "all", "exists"}
 SHADOWED_BY_THE_TEST_CLOCK = {"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"}
 BARE = WORDS_OF_THE_GRAMMAR | SHADOWED_BY_THE_TEST_CLOCK
 
