@@ -6,8 +6,8 @@ its own that takes them by conversion, and would run it with the rights of our r
 the SQL of `migrations/`:
 
 * A function is called as `pg.name(...)`, which is ``pg_catalog.name(...)``. The exceptions are words of the
-  grammar (`coalesce`, `least`, `greatest`, `any`, `all`), and `now()` and `clock_timestamp()`, which take nothing, so
-  that no other match is better; `pgqrs.testing.TestClock` shadows them.
+  grammar (`coalesce`, `least`, `greatest`, `any`, `all`), and `now()` and `clock_timestamp()`, which take
+  nothing, so that no other match is better; `pgqrs.testing.TestClock` shadows them.
 * The types on both sides of an operator are ones that PostgreSQL has an operator for. A string is the `Text` of
   `pgqrs.models`, never SQLAlchemy's `String` or `Text`, whose binds are cast to VARCHAR; the result of a function
   has its `type_`; a literal stands beside a column, never beside a literal.
