@@ -290,6 +290,12 @@ class Journal:
         return idle and (self.beside is None or self.beside.is_idle)
 
     @property
+    def is_closed(self) -> bool:
+        """Whether there is nothing to write, and no connection."""
+        closed = self.is_idle and self._flusher is None and self._connection is None
+        return closed and (self.beside is None or self.beside.is_closed)
+
+    @property
     def workflows(self) -> set[int]:
         """The ids of the workflows that have records on their way."""
         on_their_way = [*self._in_flight, *self._waiting_entries()]

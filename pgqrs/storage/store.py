@@ -68,6 +68,8 @@ from pgqrs.types import (
 _DOUBT = 0.2
 """Seconds between two looks at an executor that may be dead."""
 
+_LAST_CLOSES = 3
+
 _logger = logging.getLogger("pgqrs")
 
 LONGEST_SEARCH = 3600.0
@@ -224,8 +226,18 @@ class Store:
                 if self._tunes_gc:
                     collector.end()
                 await self._pulse.leave()
+            if for_good:
+                await self._close_journal_for_good()
             await self._aside.close()
             await self.database.dispose()
+
+    async def _close_journal_for_good(self) -> None:
+        # A run that was being started when its task was cancelled is given up once its start is written, and so is
+        # one that the last beat found: these records come after the journal was closed.
+        for _ in range(_LAST_CLOSES):
+            if self.journal.is_closed:
+                return
+            await self.journal.close()
 
     @property
     def executor_id(self) -> UUID:
