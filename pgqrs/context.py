@@ -154,15 +154,21 @@ class StepGuard:
             self._steps.give_up(self._execution, interrupted=isinstance(crash, asyncio.CancelledError))
         self._steps.raise_outside(self._execution, crash)
 
-    def __del__(self) -> None:
-        """Give the step up if its caller has let the guard go without using it."""
-        if self._state == "open":
-            self._steps.drop(self._execution)
-
     def _use(self) -> None:
         if self._state != "open":
             raise GuardUsedError(self._steps.workflow_id, self._execution.step_id)
         self._state = "used"
+
+
+class _GuardByHand(StepGuard):
+    """A guard that a caller of `acquire_step` holds, and can forget; `@step` cannot: it is spared a call."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        """Give the step up if its caller has let the guard go without using it."""
+        if self._state == "open":
+            self._steps.drop(self._execution)
 
 
 class StepResult:
@@ -313,9 +319,10 @@ class PyWorkflow:
                 raise steps.replayed(step_id, found.error)
             return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
         steps.asked[step_id] = returns
-        if returns is None:
-            found.hold_task_weakly()
-        return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))
+        if returns is not None:
+            return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))
+        found.hold_task_weakly()
+        return StepResult(StepAction.EXECUTE, guard=_GuardByHand(steps, found, codec))
 
     def calls_with(self, fingerprint: int, returns: Returns) -> None:
         """Tell of the step that is acquired next, and at once, what it is called with and returns; for `@step`."""
@@ -370,7 +377,8 @@ class PyWorkflow:
     async def _claim(self, timeout: float | None = None) -> Claim:
         """Start a run in the database and here, unless the workflow has succeeded."""
         store = await self._host.store()
-        with store.changing.counted(self._id):
+        store.changing.add(self._id)
+        try:
             claim = await store.claim(self._id, timeout)
             if not claim.succeeded:
                 try:
@@ -378,6 +386,8 @@ class PyWorkflow:
                 except BaseException:
                     store.abandon(self._id, claim.epoch, claim.token)
                     raise
+        finally:
+            store.changing.discard(self._id)
         return claim
 
     async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:

@@ -30,10 +30,6 @@ def fingerprint_of(
         text = _text_by_content(given) if by_content else _text(given)
     except Exception:  # noqa: BLE001  # a value that contains itself, keys that cannot be sorted, ...
         text = "".join(map(_named, (*args, *kwargs.values())))
-    return _digest(text)
-
-
-def _digest(text: str) -> int:
     return crc32(text.encode("ascii", "backslashreplace"))
 
 
@@ -75,7 +71,7 @@ def _moment(time: dt.datetime) -> str:
 
 def _elements(values: Iterable[object]) -> list[int]:
     # Digests: texts would be quoted anew in each set around them, which doubles their length.
-    return sorted(_digest(_text_by_content(each)) for each in values)
+    return sorted(crc32(_text_by_content(each).encode("ascii", "backslashreplace")) for each in values)
 
 
 _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] = (

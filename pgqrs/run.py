@@ -373,7 +373,7 @@ class Run:
     ) -> None:
         self._close(partial(WorkflowFinishedError, self.workflow_id, status))
         try:
-            await self._store.end(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
+            await self._store.write_last(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
         except PgqrsError as lost:
             self.lose(lost)
             raise
@@ -393,7 +393,7 @@ class Run:
     ) -> None:
         self._close(self._ended)
         try:
-            await self._store.leave(
+            await self._store.write_last(
                 RunLeave(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
             )
         except PgqrsError as lost:

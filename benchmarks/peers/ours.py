@@ -207,7 +207,7 @@ async def claims(asked: Arguments) -> None:
             runs += claimed
         await watch.close()
         await asyncio.gather(
-            *(store.end(RunEnd(run.workflow_id, run.epoch, "1", None, claim=run.claim)) for run in runs)
+            *(store.write_last(RunEnd(run.workflow_id, run.epoch, "1", None, claim=run.claim)) for run in runs)
         )
     measured = latencies[WARMING_CLAIMS:]
     report("pgqrs", seconds=sum(measured), workflows=asked.workflows, steps=0, claim=median(measured))

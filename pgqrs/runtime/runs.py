@@ -229,7 +229,7 @@ class Runs:
         left = RunLeave(
             claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=told, claim=claimed.claim
         )
-        await self._store.leave(left)
+        await self._store.write_last(left)
 
     async def _adopt(self, held: Held) -> None:
         await held.context.adopt(held.claimed, store=self._store)
@@ -248,7 +248,7 @@ class Runs:
         while True:
             try:
                 left = RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
-                await self._store.leave(left)
+                await self._store.write_last(left)
             except PgqrsError as error:
                 if isinstance(error, _STALE):
                     return

@@ -35,7 +35,7 @@ from pgqrs.storage.kinds import AGAIN, EPOCH, Arrays, Heard, Kind, Standing
 from pgqrs.storage.poolers import Driver, close_driver, is_bounded
 from pgqrs.storage.watchdog import Watchdog
 from pgqrs.storage.writes import KINDS, Record
-from pgqrs.types import RunEnd, RunLeave, StepFailure, StepOutcome, Submission
+from pgqrs.types import RunEnd, RunLeave, Submission
 
 MAX_ROWS = 1000
 """The most records of one batch."""
@@ -167,9 +167,13 @@ class Journal:
         """
         if self.is_full:
             await self.room()
+        return await self.send(record)
+
+    def send(self, record: Record) -> Answer:
+        """Accept a record and return the answer that tells what became of it. Await `room` before."""
         answer = Answer(loop=self._loop)
         self.accept(record, partial(self.answer, answer))
-        return await answer
+        return answer
 
     def gated(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
@@ -607,7 +611,6 @@ class Journal:
 
 
 # As tuples: `isinstance` takes twice as long with a union.
-_OF_STEPS = (StepOutcome, StepFailure)
 _ENDINGS = (RunEnd, RunLeave)
 
 
@@ -621,7 +624,7 @@ def _ignore(_verdict: Any) -> None:
 
 
 def _step_id(record: Any) -> str | None:
-    return record.step_id if isinstance(record, _OF_STEPS) else None
+    return getattr(record, "step_id", None)
 
 
 def _reopens(record: Any) -> bool:
@@ -635,7 +638,7 @@ def _joins(record: Any, taken: dict[int, Taken]) -> bool:
     steps.
     """
     workflow_id: int = record.workflow_id
-    step_id = _step_id(record)
+    step_id: str | None = getattr(record, "step_id", None)
     if workflow_id not in taken:
         taken[workflow_id] = step_id
         return True

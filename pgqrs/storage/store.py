@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
@@ -142,14 +142,6 @@ class _Changing:
     def discard(self, workflow_id: int) -> None:
         if (count := self._counts.pop(workflow_id, 0)) > 1:
             self._counts[workflow_id] = count - 1
-
-    @contextmanager
-    def counted(self, workflow_id: int) -> Generator[None]:
-        self.add(workflow_id)
-        try:
-            yield
-        finally:
-            self.discard(workflow_id)
 
 
 class Store:
@@ -347,12 +339,17 @@ class Store:
         with self._starts:
             await self.beat()
             while True:
-                workflow_id, token = await self.ids.next(), new_token()
-                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec, token)
-                with self.changing.counted(workflow_id):
-                    claim = await self._started(record, token)
-                    if claim is not None:
-                        return workflow_id, claim
+                workflow_id = await self.ids.next()
+                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec, new_token())
+                self.changing.add(workflow_id)
+                try:
+                    if self.journal.is_full:
+                        await self.journal.room()
+                    claim = await self._starting(record)
+                finally:
+                    self.changing.discard(workflow_id)
+                if claim is not TAKEN:
+                    return workflow_id, claim
                 self.ids.forget()
 
     async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
@@ -362,40 +359,42 @@ class Store:
         taken over. Where the caller is cancelled meanwhile, the run is given up once it is started.
         """
         await self.ready()
-        with self._starts, self.changing.counted(workflow_id):
-            return await self._claim(workflow_id, timeout)
+        with self._starts:
+            self.changing.add(workflow_id)
+            try:
+                return await self._claim(workflow_id, timeout)
+            finally:
+                self.changing.discard(workflow_id)
 
     async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
         await self.beat()
         while True:
+            record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec)
+            if self.journal.is_full:
+                await self.journal.room()
             try:
-                record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec)
-                claim = await self._started(record, record.claim)
+                claim: Claim = await self._starting(record)
             except WorkflowLockedError as locked:
                 if not await self._release(workflow_id, locked.executor_id):
                     raise
             else:
-                assert claim is not None  # noqa: S101  # the workflow is there
                 return claim
 
-    async def _started(self, record: NewRun | RunStart, token: int) -> Claim | None:
-        """Write the start of a run by a token; return the claim, or None where another workflow has the id.
+    def _starting(self, record: NewRun | RunStart) -> Answer:
+        """Write the start of a run; the answer is its claim, or `TAKEN` where another workflow has the id.
 
         Where the caller does not wait for the claim any more, the run is given up.
         """
-        if self.journal.is_full:
-            await self.journal.room()
         answer = Answer(loop=asyncio.get_running_loop())
 
         def tell(verdict: Any) -> None:
             if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
-                self.abandon(record.workflow_id, verdict.epoch, token)
+                self.abandon(record.workflow_id, verdict.epoch, verdict.token)
             else:
                 self.journal.answer(answer, verdict)
 
         self.journal.accept(record, tell)
-        claim = await answer
-        return None if claim is TAKEN else claim._replace(token=token)
+        return answer
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
         """Take the run from its executor if that is dead, and tell whether it is.
@@ -573,20 +572,16 @@ class Store:
         """Record an attempt of a step that failed and is to be tried again."""
         await self.journal.write(failure)
 
-    async def end(self, end: RunEnd) -> None:
-        """Record how a run ended."""
-        await self._write_last(end)
-
-    async def leave(self, leave: RunLeave) -> None:
-        """Record that a run was left for a later claim, or was cancelled."""
-        await self._write_last(leave)
-
-    async def _write_last(self, record: RunEnd | RunLeave) -> None:
-        self.changing.add(record.workflow_id)  # it may wait for room in the journal
-        try:
-            await self.journal.write(record)
-        finally:
-            self.changing.discard(record.workflow_id)
+    async def write_last(self, record: RunEnd | RunLeave) -> None:
+        """Record how a run ended, or that it was left for a later claim or cancelled."""
+        if self.journal.is_full:
+            # Neither the run nor the journal has the workflow meanwhile.
+            self.changing.add(record.workflow_id)
+            try:
+                await self.journal.room()
+            finally:
+                self.changing.discard(record.workflow_id)
+        await self.journal.send(record)
 
     def abandon(self, workflow_id: int, epoch: int, claim: int) -> None:
         """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash.

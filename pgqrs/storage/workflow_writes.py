@@ -108,11 +108,11 @@ class Begin(_NewKind[NewRun]):
 
     def answered(self, record: NewRun, epoch: int) -> Claim:
         """Return the claim."""
-        return Claim(epoch)
+        return Claim(epoch, token=record.token)
 
     def judge(self, record: NewRun, standing: Standing) -> Any:
         """Return the claim where the first sending is there."""
-        return _taken_or(Claim(1), record, standing)
+        return _taken_or(Claim(1, token=record.token), record, standing)
 
 
 class Enqueue(_NewKind[Submission]):
@@ -217,7 +217,7 @@ class Start(Kind[RunStart]):
 
     def answered(self, record: RunStart, epoch: int) -> Claim:
         """Return the claim."""
-        return Claim(epoch)
+        return Claim(epoch, token=record.claim)
 
     def judge(self, record: RunStart, standing: Standing) -> Any:
         """Return the output of a success, an error where there is nothing to run, else `AGAIN`."""
@@ -226,7 +226,7 @@ class Start(Kind[RunStart]):
         if standing.status == WorkflowStatus.SUCCESS:
             return Claim(standing.epoch, standing.output, succeeded=True)
         if standing.claim == record.claim:
-            return Claim(standing.epoch)
+            return Claim(standing.epoch, token=record.claim)
         if standing.executor is not None and standing.executor not in {record.executor, ABANDONED}:
             return WorkflowLockedError(record.workflow_id, standing.executor)
         return AGAIN

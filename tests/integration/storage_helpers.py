@@ -45,12 +45,12 @@ async def claimed(database, *records):
 
 async def end_run(store, record):
     """Record the end of the run of a workflow."""
-    await store.end(*await claimed(store.database, record))
+    await store.write_last(*await claimed(store.database, record))
 
 
 async def leave_run(store, record):
     """Record that the run of a workflow was left."""
-    await store.leave(*await claimed(store.database, record))
+    await store.write_last(*await claimed(store.database, record))
 
 
 async def fail_attempt(store, record):

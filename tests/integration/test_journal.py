@@ -137,11 +137,12 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
     store = await admin.store()
     new, other = await store.ids.next(), (await new_runs(admin, 1))[0]
     before = store.journal.statements
+    start = RunStart(new, new_token(), store.executor_id)
     results = await offered(
         store.journal,
         [
             NewWorkflow(new, "w", "{}"),
-            RunStart(new, new_token(), store.executor_id),
+            start,
             outcome(other, "x"),
             outcome(new, "a", "1"),
             outcome(new, "b", "2"),
@@ -149,7 +150,7 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
             RunEnd(new, 1, "3", None),
         ],
     )
-    assert results == [None, Claim(1), *[Outcome(n, None) for n in "1121"], None]
+    assert results == [None, Claim(1, token=start.claim), *[Outcome(n, None) for n in "1121"], None]
     assert store.journal.statements - before == 4
     assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", new) == "SUCCESS"
     steps = await truth.fetch("SELECT step_id FROM pgqrs_workflow_steps WHERE workflow_id = $1 ORDER BY 1", new)
@@ -532,7 +533,7 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
     journal = store.journal
     ctx = await admin.create_workflow("w")
     start = RunStart(ctx.id(), new_token(), store.executor_id)
-    assert await offered(journal, [start]) == [Claim(1)]
+    assert await offered(journal, [start]) == [Claim(1, token=start.claim)]
     assert await offered(journal, [RunEnd(ctx.id(), 1, None, '{"message": "no"}')]) == [None]
     late = await submit(journal, start)
     await asyncio.wait([late], timeout=1)
@@ -547,14 +548,16 @@ async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin,
     new = await store.ids.next()
     create, end = NewWorkflow(new, "w", "{}"), RunEnd(new, 1, None, '{"message": "no"}', ("s",))
     failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
-    assert await offered(journal, [create, RunStart(new, new_token(), store.executor_id), failed, end]) == [
-        None, Claim(1), Outcome(None, "{}"), None,
+    start = RunStart(new, new_token(), store.executor_id)
+    assert await offered(journal, [create, start, failed, end]) == [
+        None, Claim(1, token=start.claim), Outcome(None, "{}"), None,
     ]  # fmt: skip
     everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
     before = await truth.fetch(everything)
     assert await offered(journal, [create, failed, end]) == [None, Outcome(None, "{}"), None]
     assert await truth.fetch(everything) == before
-    assert await offered(journal, [RunStart(new, new_token(), store.executor_id)]) == [Claim(2)]
+    again = start._replace(claim=new_token())
+    assert await offered(journal, [again]) == [Claim(2, token=again.claim)]
     before = await truth.fetch(everything)
     results = await offered(journal, [create, failed, end])
     assert [type(result) for result in results] == [type(None), WorkflowFencedError, WorkflowFencedError]

@@ -533,7 +533,9 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
         assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
         async with truth.transaction():
             await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
-            ending = asyncio.create_task(store.end(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token)))
+            ending = asyncio.create_task(
+                store.write_last(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token))
+            )
             await become_true(lambda: workflow_id in store.journal.workflows)
             store.changing.discard(workflow_id)
             await _beats(truth)

@@ -675,7 +675,7 @@ async def test_each_new_record_sent_twice_changes_nothing(store, truth):
     failed = StepOutcome(run.workflow_id, 1, "failed", None, "{}", 0.0)
     left = RunLeave(run.workflow_id, 1, WorkflowStatus.WAITING, HOUR, '{"why":1}', 2, ("failed",))
     expected = [
-        (run, Claim(1)),
+        (run, Claim(1, token=run.token)),
         (new, True),
         (taken, False),
         (failure, None),
@@ -852,7 +852,7 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
             RunEnd(ids[4], 1, None, "{}", ("failed",)),
         ],
     )
-    assert results == [None, Claim(1), True, Outcome("1", None, -5), None, None, None]
+    assert results == [None, Claim(1, token=run.token), True, Outcome("1", None, -5), None, None, None]
     assert store.journal.statements == before + 1
     steps = await truth.fetch("SELECT workflow_id, step_id, reopened FROM pgqrs_workflow_steps ORDER BY 1")
     assert steps == [
