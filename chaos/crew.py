@@ -57,7 +57,7 @@ class Crew:
         """Start one more."""
         self.started += 1
         log = self._folder / f"worker-{self.started}.log"
-        options = ("--concurrency", str(CONCURRENCY), "--grace", str(GRACE))
+        options = ("--admin", "chaos.work:admin", "--concurrency", str(CONCURRENCY), "--grace", str(GRACE))
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603  # a program of ours
                 [sys.executable, "-m", "pgqrs.cli", "worker", "chaos.work", *options],

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from chaos.crew import GRACE, Crew, Member
 from chaos.server import Server
 from chaos.tables import Tables, is_away
+from chaos.work import EXPIRY
 
 WEIGHTS = {"kill": 40, "stop briefly": 12, "stop for long": 4, "terminate": 24, "restart": 6, "drain": 14}
 """The kinds, and how many of a hundred faults are of each."""
@@ -33,7 +34,7 @@ TURN = 3.0
 """How long, in seconds, a fault waits for a second worker to be there before another kind takes its turn."""
 
 BRIEFLY = (0.3, 8.0)
-FOR_LONG = (16.0, 20.0)  # a silent executor is suspected after 15 s, and taken over after 60 s
+FOR_LONG = (4 * EXPIRY + 2, 4 * EXPIRY + 6)  # a process that is stopped is taken over after four times its expiry
 MOST_TERMINATED = 6
 
 

@@ -1,6 +1,7 @@
 """The workload, and its ledger: each execution of a step writes a row of its own, in a transaction of its own.
 
-A worker process imports this module (``pgqrs worker chaos.work``); ``PGQRS_DSN`` leads it to the database.
+A worker process imports this module (``pgqrs worker chaos.work --admin chaos.work:admin``); ``PGQRS_DSN`` leads it
+to the database.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from sqlalchemy import BigInteger, Double, Text, Uuid
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pgqrs import PyWorkflow, RetryPolicy, TransientError, step, workflow
+from pgqrs import Admin, PyWorkflow, RetryPolicy, TransientError, step, workflow
+
+EXPIRY = 4.0
+"""The `expiry` of the workers, in seconds: short, so that one that is stopped for long is taken over."""
 
 IN_PLACE = RetryPolicy(attempts=10_000, initial=0.05, maximum=0.9)
 """Retries whose delays a run waits out."""
@@ -29,6 +33,11 @@ PARKING = RetryPolicy(attempts=10_000, initial=1.2, factor=1.1, maximum=2.0)
 
 TROUBLE = 0.4
 """How likely it is that a step of `flaky` fails."""
+
+
+def admin() -> Admin:
+    """Return the `Admin` of a worker."""
+    return Admin(os.environ["PGQRS_DSN"], expiry=EXPIRY)
 
 
 class Base(DeclarativeBase):
