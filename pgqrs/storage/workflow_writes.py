@@ -21,7 +21,7 @@ from pgqrs.errors import (
 from pgqrs.models import Text, Workflow
 from pgqrs.storage.executors import ABANDONED, abandoned
 from pgqrs.storage.kinds import AGAIN, TAKEN, Arrays, Held, Kind, R, Standing, lost
-from pgqrs.storage.sql import ONE, ZERO, constant, has_progressed, json_of, later, own_queue
+from pgqrs.storage.sql import ONE, ZERO, bounded, constant, has_progressed, json_of, later, own_queue
 from pgqrs.storage.step_writes import Reopen
 from pgqrs.types import Claim, NewRun, NewWorkflow, RunEnd, RunLeave, RunStart, Submission, WorkflowStatus
 
@@ -181,6 +181,7 @@ class Start(Kind[RunStart]):
     def statement(self, *, lone: bool = False) -> Any:
         """Return the update; a workflow that had failed may be retried as often as a new one."""
         held = self.held(to_update=True, lone=lone)
+        timeout = func.coalesce(bounded(Workflow.timeout), held.c.timeout)
         startable = (
             WorkflowStatus.PENDING,
             WorkflowStatus.RUNNING,
@@ -205,7 +206,7 @@ class Start(Kind[RunStart]):
                 executor=held.c.executor,
                 ready_at=null(),
                 due_at=null(),
-                deadline=func.coalesce(Workflow.deadline, later(func.coalesce(Workflow.timeout, held.c.timeout))),
+                deadline=func.coalesce(Workflow.deadline, later(timeout)),
                 retries=case((Workflow.status == constant(WorkflowStatus.ERROR), ZERO), else_=Workflow.retries),
                 error=null(),
                 started_at=func.coalesce(Workflow.started_at, func.now()),

@@ -156,6 +156,15 @@ async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, t
 
 
 @pytest.mark.plants_rows
+@pytest.mark.parametrize("timeout", ["NaN", "1e300", "-1e300"])
+async def test_a_workflow_with_a_timeout_that_cannot_be_is_run_by_its_id(admin, truth, timeout):
+    (odd,) = await planted(truth, 1)
+    await truth.execute("UPDATE pgqrs_workflows SET timeout = $2::text::float8 WHERE id = $1", odd, timeout)
+    claim = await (await admin.store()).claim(odd)
+    assert (claim.epoch, claim.succeeded) == (1, False)
+
+
+@pytest.mark.plants_rows
 async def test_a_run_of_the_dead_whose_epoch_is_at_its_end_stops_no_takeover(watch, truth):
     dead = await planted_executor(truth, expires_in=-1.0)
     ids = await planted(truth, 2)
