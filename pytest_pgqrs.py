@@ -25,7 +25,7 @@ def pgqrs_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
 
     All test processes share the embedded one. Define a fixture of this name to choose another server.
     """
-    from pgqrs import embedded  # noqa: PLC0415  # nobody has asked for it before
+    from pgqrs import embedded  # noqa: PLC0415  # as above
     from pgqrs.testing.plugin import embedded_dsn  # noqa: PLC0415  # as above
 
     given = os.environ.get("PGQRS_TEST_DSN")

@@ -22,10 +22,10 @@ from sqlalchemy.schema import CreateSchema
 from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
 from pgqrs.models import SCHEMA, Base, Text
-from pgqrs.names import check_schema
-from pgqrs.storage.engines import engine_source
+from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
-from pgqrs.storage.sql import SEARCH_PATH
+from pgqrs.storage.queries.expressions import SEARCH_PATH
+from pgqrs.validation import check_schema
 
 _CONNECT_TIMEOUT = 30.0
 

@@ -1,8 +1,11 @@
 """Durable workflows for SQLAlchemy applications, on PostgreSQL."""
 
-from pgqrs.admin import Admin
-from pgqrs.context import PyWorkflow, StepGuard, StepResult
+from pgqrs.client.admin import Admin
+from pgqrs.client.enqueue import Submitter
+from pgqrs.client.handle import WorkflowHandle
+from pgqrs.codecs.base import Codec, Encoded, JsonCodec
 from pgqrs.decorators import step, workflow
+from pgqrs.engine.lifecycle import RunStopped
 from pgqrs.errors import (
     CodecMismatchError,
     ConfigurationError,
@@ -37,13 +40,11 @@ from pgqrs.errors import (
     WorkflowNotFoundError,
     WorkflowTimeoutError,
 )
-from pgqrs.handles import WorkflowHandle
 from pgqrs.retry import RetryPolicy
-from pgqrs.serialization import Codec, Encoded, JsonCodec
-from pgqrs.stopping import RunStopped
-from pgqrs.submitter import Submitter
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
-from pgqrs.worker import Worker
+from pgqrs.worker.worker import Worker
+from pgqrs.workflow.context import PyWorkflow
+from pgqrs.workflow.guard import StepGuard, StepResult
 
 __all__ = [
     "Admin",

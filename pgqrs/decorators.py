@@ -7,29 +7,35 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import CodeType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
-from pgqrs.annotations import Returns
 from pgqrs.clock import seconds_of
-from pgqrs.context import PyWorkflow, StepGuard
+from pgqrs.codecs.annotations import Returns
+from pgqrs.codecs.failures import is_terminal
+from pgqrs.engine.attempts import Attempts
+from pgqrs.engine.fingerprint import fingerprint_of
+from pgqrs.engine.offload import Elsewhere, ExecutorSource, InThread
+from pgqrs.engine.run import RunOptions
 from pgqrs.errors import ConfigurationError
-from pgqrs.execution import Attempts, Elsewhere, ExecutorSource, InThread
-from pgqrs.failures import is_terminal
-from pgqrs.fingerprint import fingerprint_of
-from pgqrs.names import check_name, check_step_id, key_text
 from pgqrs.retry import RetryPolicy, policy_of
-from pgqrs.run import RunOptions
 from pgqrs.types import StepAction
+from pgqrs.validation import check_name, check_step_id, key_text
+from pgqrs.workflow.context import PyWorkflow
+from pgqrs.workflow.definition import Definition, qualified_name, register
+from pgqrs.workflow.guard import StepGuard
 
 P = ParamSpec("P")
+
 R = TypeVar("R")
 
 AsyncFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], Awaitable[R]]
+
 PlainFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], R]
+
 Decorated: TypeAlias = Callable[Concatenate[PyWorkflow, P], Coroutine[Any, Any, R]]
+
 Errors: TypeAlias = tuple[type[Exception], ...]
 
 
@@ -45,25 +51,6 @@ class AnyFunction(Protocol):
     def __code__(self) -> CodeType:
         """What it does."""
         ...
-
-
-_DEFINITION = "__pgqrs_workflow__"
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What `@workflow` knows of a function: its name and its options; `function` is the decorated callable.
-
-    Times are in seconds. `returns` is what the function is annotated to return.
-    """
-
-    name: str
-    function: Callable[..., Coroutine[Any, Any, Any]]
-    returns: Returns
-    retry: RetryPolicy | None = None
-    timeout: float | None = None
-    max_attempts: int = 20
-    strict: bool = False
 
 
 Key: TypeAlias = (
@@ -352,36 +339,26 @@ def workflow(
             _check_context(ctx, function)
             return await ctx.run_body(lambda: function(ctx, *args, **kwargs), own_options)
 
-        setattr(wrapper, _DEFINITION, Definition(own_name, wrapper, returns, policy, limit, most, strict))
+        register(Definition(own_name, wrapper, returns, policy, limit, most, strict))
         return wrapper
 
     return decorate if function is None else decorate(function)
 
 
-def definition_of(function: object) -> Definition:
-    """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other.
-
-    A function that a decorator put around it with `functools.wraps` is the one that is called: `admin.run` calls
-    it, and so do workers.
-    """
-    definition: object = getattr(function, _DEFINITION, None)
-    if not isinstance(definition, Definition):
-        raise TypeError(f"{_shown(cast(Any, function))} is not a workflow: decorate it with @workflow.")
-    around = cast("Callable[..., Coroutine[Any, Any, Any]]", function)
-    return definition if definition.function is around else replace(definition, function=around)
-
-
 def _check_function(function: Callable[..., object], kind: str) -> None:
     if not inspect.iscoroutinefunction(function):
         hint = ", or `@step(thread=True)` for blocking code" if kind == "step" else ""
-        raise TypeError(f"{_shown(function)} cannot be a {kind}: it must be an `async def` function{hint}.")
+        raise TypeError(
+            f"{qualified_name(function)} cannot be a {kind}: it must be an `async def` function{hint}."
+        )
     _check_first_argument(function, kind)
 
 
 def _check_plain(function: Callable[..., object]) -> None:
     if not callable(cast(object, function)) or inspect.iscoroutinefunction(function):
         raise TypeError(
-            f"{_shown(function)} cannot be a step in a thread or an executor: it must be a plain `def` function."
+            f"{qualified_name(function)} cannot be a step in a thread or an executor: it must be a plain `def` "
+            "function."
         )
 
 
@@ -420,12 +397,14 @@ def _names_of(function: Callable[..., object], *, without_context: bool) -> tupl
 def _check_first_argument(function: Callable[..., object], kind: str) -> None:
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind in {first.KEYWORD_ONLY, first.VAR_KEYWORD}:
-        raise TypeError(f"{_shown(function)} cannot be a {kind}: its first argument must be the PyWorkflow.")
+        raise TypeError(
+            f"{qualified_name(function)} cannot be a {kind}: its first argument must be the PyWorkflow."
+        )
     annotation = _annotation(function, first)
     if isinstance(annotation, type) and annotation is not Any and not issubclass(PyWorkflow, annotation):
         raise TypeError(
-            f"{_shown(function)} cannot be a {kind}: its first argument, {first.name!r}, must be a PyWorkflow, "
-            f"not {annotation.__name__}."
+            f"{qualified_name(function)} cannot be a {kind}: its first argument, {first.name!r}, must be a "
+            f"PyWorkflow, not {annotation.__name__}."
         )
 
 
@@ -443,13 +422,9 @@ def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -
 def _check_context(ctx: object, function: Callable[..., object]) -> None:
     if not isinstance(ctx, PyWorkflow):
         raise TypeError(
-            f"the first argument of {_shown(function)} must be a PyWorkflow, not {type(ctx).__name__}."
+            f"the first argument of {qualified_name(function)} must be a PyWorkflow, not {type(ctx).__name__}."
         )
 
 
 def _name_of(function: Callable[..., object]) -> str:
     return str(getattr(function, "__name__", ""))
-
-
-def _shown(function: Callable[..., object]) -> str:
-    return str(getattr(function, "__qualname__", repr(function)))

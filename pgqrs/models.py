@@ -170,7 +170,7 @@ class Executor(Base):
 
     `lock_key` is the advisory lock that its pulse holds in the session `backend_pid`; None behind a pooler. Once
     `expires_at` has passed, or the lock is free, workers suspect the executor from `suspected_at` on, and the next
-    beat clears that. `pgqrs.storage.executors` has the rules by which it counts as dead.
+    beat clears that. `pgqrs.storage.queries.executors` has the rules by which it counts as dead.
     """
 
     __tablename__ = "pgqrs_executors"

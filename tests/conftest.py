@@ -16,11 +16,12 @@ import pytest_asyncio
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqrs import Admin, embedded
+from pgqrs import Admin
+from pgqrs.embedded import cluster as embedded
+from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
-from pgqrs.steps import ALWAYS_REPLAY
-from pgqrs.storage.invariants import INVARIANTS
 from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.queries.invariants import INVARIANTS
 
 RENDERED = "test_rendered"
 """The schema that stands in SQL which is rendered once and used for every test's schema."""

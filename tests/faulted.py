@@ -25,8 +25,8 @@ from _pytest.runner import runtestprotocol
 from anyio.from_thread import start_blocking_portal
 
 from pgqrs.storage import store
-from pgqrs.storage.database import Database
-from pgqrs.storage.journal import Journal
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.journal.journal import Journal
 from tests.integration.faults import Fault, Wire
 
 _TOLD_BY_A_TIMEOUT = {Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.LATE}

@@ -23,7 +23,7 @@ from common import (
 )
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-from pgqrs.types import RunEnd, Submission
+from pgqrs.storage.records import RunEnd, Submission
 
 KILOBYTE = "x" * 1000
 HUNDRED = 100

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from pgqrs.codecs.base import Codec, Encoded, JsonCodec, bound, checked_codec, is_typed
 from pgqrs.errors import ConfigurationError, SerializationError
-from pgqrs.serialization import Codec, Encoded, JsonCodec, bound, checked_codec, is_typed
 
 __all__ = ["FernetCodec"]
 

@@ -10,9 +10,9 @@ from typing import Any, Final, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from pgqrs.codecs.likeness import Difference, are_equal, difference
+from pgqrs.codecs.base import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
+from pgqrs.codecs.roundtrip import Difference, are_equal, difference
 from pgqrs.errors import ConfigurationError, SerializationError
-from pgqrs.serialization import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
 
 __all__ = ["PydanticCodec"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgqrs.models import Executor, Step, Workflow
-from pgqrs.names import check_role, check_schema
 from pgqrs.storage.migrate import VERSION_TABLE
+from pgqrs.validation import check_role, check_schema
 
 _SEQUENCE = "pgqrs_workflows_id_seq"
 

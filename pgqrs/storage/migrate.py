@@ -37,9 +37,9 @@ from sqlalchemy.schema import CreateSchema, DropTable
 
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
 from pgqrs.models import HEAD, Text
-from pgqrs.names import check_schema
-from pgqrs.storage.executors import lock_holder
-from pgqrs.storage.sql import SEARCH_PATH, pg
+from pgqrs.storage.queries.executors import lock_holder
+from pgqrs.storage.queries.expressions import SEARCH_PATH, pg
+from pgqrs.validation import check_schema
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
@@ -53,7 +53,7 @@ VERSION_TABLE = "pgqrs_version"
 BASE = "base"
 """Alembic's word for the revision before the first."""
 
-# SQLAlchemy's inspector asks by `name = varchar`; see `pgqrs.storage.sql`.
+# SQLAlchemy's inspector asks by `name = varchar`; see `pgqrs.storage.queries.expressions`.
 _SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
 _RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
 _FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
@@ -205,7 +205,7 @@ class _Statements(list[str]):
     """What Alembic takes for a file; it writes one statement at a time."""
 
     def write(self, statement: str) -> None:
-        # The column is a VARCHAR, and PostgreSQL has no operator for that; see `pgqrs.storage.sql`.
+        # The column is a VARCHAR, which has no operator of its own; see `pgqrs.storage.queries.expressions`.
         self.append(statement.strip().replace(".version_num = '", ".version_num::text = '"))
 
     def flush(self) -> None:

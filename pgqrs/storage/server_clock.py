@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from pgqrs.clock import Clock, MonotonicClock, Reading
-from pgqrs.storage.repositories import time_of_day
+from pgqrs.storage.queries.server import time_of_day
 
 Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[Any]]]
 """Runs the statement that a function returns, with the values of its binds, and returns its rows."""

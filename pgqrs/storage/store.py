@@ -15,40 +15,32 @@ from weakref import WeakSet, WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs import collector
+from pgqrs import gc_policy as collector
 from pgqrs.clock import Clock, MonotonicClock, Reading
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
-from pgqrs.storage.answers import Answer
-from pgqrs.storage.aside import Aside
-from pgqrs.storage.borrowed import usable
-from pgqrs.storage.channels import executor_channel, payload_of, queue_channel
-from pgqrs.storage.database import Database, Limits
-from pgqrs.storage.engines import EngineSource
-from pgqrs.storage.executors import ABANDONED
-from pgqrs.storage.faults import translated
-from pgqrs.storage.ids import Ids, OnTaken, check_id, ignore_taken, submitted
-from pgqrs.storage.invariants import INVARIANTS, Invariant
-from pgqrs.storage.journal import SLOWEST, Journal
-from pgqrs.storage.kinds import TAKEN
-from pgqrs.storage.lending import Lending, Lent
-from pgqrs.storage.marks import RunningMarks
-from pgqrs.storage.pulse import HeldRun, Pulse
-from pgqrs.storage.repositories import (
-    PORTION,
-    Decode,
-    Life,
-    ServerRepository,
-    StepRepository,
-    WorkflowRepository,
-    notify,
-)
-from pgqrs.storage.server_clock import ServerClock
-from pgqrs.storage.step_sessions import SessionMaker, StepSession, StepSessions
-from pgqrs.storage.tokens import new_token
-from pgqrs.storage.watch import Watch
-from pgqrs.storage.within import Within
-from pgqrs.types import (
+from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.connections.caller import Lending, Lent
+from pgqrs.storage.connections.caller_connection import usable
+from pgqrs.storage.connections.database import Database, Limits
+from pgqrs.storage.connections.dedicated import Aside
+from pgqrs.storage.connections.engines import EngineSource
+from pgqrs.storage.connections.errors import translated
+from pgqrs.storage.heartbeat import HeldRun, Pulse
+from pgqrs.storage.id_allocator import Ids, OnTaken, check_id, ignore_taken, submitted
+from pgqrs.storage.inserts import enqueue_workflows
+from pgqrs.storage.journal.futures import Answer
+from pgqrs.storage.journal.journal import SLOWEST, Journal
+from pgqrs.storage.journal.operation import TAKEN
+from pgqrs.storage.journal.running_marks import RunningMarks
+from pgqrs.storage.queries.channels import executor_channel, payload_of, queue_channel
+from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
+from pgqrs.storage.queries.server import Life, ServerRepository, notify
+from pgqrs.storage.queries.steps import PORTION, StepRepository
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.queries.workflows import Decode, WorkflowRepository
+from pgqrs.storage.records import (
     Claim,
     Ended,
     History,
@@ -58,12 +50,13 @@ from pgqrs.types import (
     RunLeave,
     RunStart,
     StepFailure,
-    StepRecord,
     Submission,
     Taken,
-    WorkflowRecord,
-    WorkflowStatus,
 )
+from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.step_transaction import SessionMaker, StepSession, StepSessions
+from pgqrs.storage.within import Within
+from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 
 _DOUBT = 0.2
 """Seconds between two looks at an executor that may be dead."""
@@ -485,7 +478,7 @@ class Store:
         await self.ready()
 
         async def submit(new: Sequence[Submission]) -> dict[int, int | Taken]:
-            return await self.database.patiently(lambda connection: WorkflowRepository(connection).submit(new))
+            return await self.database.patiently(lambda connection: enqueue_workflows(connection, new))
 
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
         return await submitted(new, submit, self.ids.block, taken)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from pgqrs.errors import SessionError
-from pgqrs.storage.borrowed import Borrowed
-from pgqrs.storage.channels import executor_channel
-from pgqrs.storage.executors import ABANDONED
-from pgqrs.storage.ids import Ids, OnTaken, check_id, ignore_taken, submitted
-from pgqrs.storage.repositories import Life, ServerRepository, WorkflowRepository, notify
-from pgqrs.storage.tokens import new_token
-from pgqrs.types import NewWorkflow, Submission
+from pgqrs.storage.connections.caller_connection import Borrowed
+from pgqrs.storage.id_allocator import Ids, OnTaken, check_id, ignore_taken, submitted
+from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
+from pgqrs.storage.queries.channels import executor_channel
+from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.server import Life, ServerRepository, notify
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.queries.workflows import WorkflowRepository
+from pgqrs.storage.records import NewWorkflow, Submission
 
 
 class Within:
@@ -33,7 +36,8 @@ class Within:
         """Write a new workflow and return its id."""
         while True:
             workflow_id = await self._next_id()
-            if await self._workflows.create(NewWorkflow(workflow_id, name, input_text, self._codec, new_token())):
+            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
+            if await insert_workflow(self._borrowed, new):
                 return workflow_id
             self._ids.forget()
 
@@ -48,7 +52,7 @@ class Within:
     async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
         """Write workflows of one name and return their ids in order; see `Store.submit_many`."""
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await submitted(new, self._workflows.submit, self._draw, taken)
+        return await submitted(new, partial(enqueue_workflows, self._borrowed), self._draw, taken)
 
     async def _draw(self, count: int) -> Sequence[int]:
         if count == 1:

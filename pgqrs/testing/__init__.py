@@ -3,8 +3,8 @@
 The pytest plugin, `pytest_pgqrs`, gives each test an `Admin` of its own: the fixture `pgqrs_admin`.
 """
 
-from pgqrs.testing.clocks import TestClock, clock_of
-from pgqrs.testing.crashes import crash_everywhere
+from pgqrs.testing.clock import TestClock, clock_of
+from pgqrs.testing.crash import crash_everywhere
 from pgqrs.testing.enqueued import assert_enqueued, assert_not_enqueued, run_enqueued
 from pgqrs.testing.scratch import scratch_admin
 

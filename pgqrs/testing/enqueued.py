@@ -7,18 +7,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple
 
-from pgqrs.admin import Admin
-from pgqrs.decorators import AnyFunction, Definition, definition_of
+from pgqrs.client.admin import Admin
+from pgqrs.client.loop_state import Here
+from pgqrs.codecs.base import recorded_name
+from pgqrs.codecs.records import as_text, read_workflow
+from pgqrs.decorators import AnyFunction
 from pgqrs.errors import SerializationError
-from pgqrs.reading import as_text, read_workflow
-from pgqrs.runtime.here import Here
-from pgqrs.runtime.runs import Runs
-from pgqrs.serialization import recorded_name
-from pgqrs.storage import testbed
-from pgqrs.storage.watch import Watch
-from pgqrs.testing.clocks import PAUSE, TestClock
-from pgqrs.testing.recorded import Arguments
+from pgqrs.storage.claim_connection import Watch
+from pgqrs.testing import sql as testbed
+from pgqrs.testing.clock import PAUSE, TestClock
+from pgqrs.testing.comparison import Arguments
 from pgqrs.types import WorkflowRecord, WorkflowStatus
+from pgqrs.worker.runner import Runs
+from pgqrs.workflow.definition import Definition, definition_of
 
 PAGE = 500
 """How many workflows are read at a time."""

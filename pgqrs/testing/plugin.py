@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pgqrs.admin import Admin
+from pgqrs.client.admin import Admin
 from pgqrs.testing.schemas import SchemasElsewhere
 from pgqrs.testing.scratch import make_admin
 

@@ -9,9 +9,9 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pgqrs.storage import testbed
-from pgqrs.storage.database import Database, Limits
-from pgqrs.storage.engines import engine_source
+from pgqrs.storage.connections.database import Database, Limits
+from pgqrs.storage.connections.engines import engine_source
+from pgqrs.testing import sql as testbed
 
 T = TypeVar("T")
 

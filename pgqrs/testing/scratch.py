@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
-from pgqrs import embedded
-from pgqrs.admin import Admin
-from pgqrs.testing.clocks import TestClock
+from pgqrs.client.admin import Admin
+from pgqrs.embedded import cluster as embedded
+from pgqrs.testing.clock import TestClock
 from pgqrs.testing.schemas import Schemas
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from acceptance_helpers import until
 
 from pgqrs import PyWorkflow
-from pgqrs.decorators import definition_of
+from pgqrs.workflow.definition import definition_of
 
 
 class Claims:

@@ -14,7 +14,7 @@ import pytest
 from acceptance_helpers import is_replay, no_hang, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, StepTimeoutError, TransientError, step, workflow
-from pgqrs.threads import StepThreads
+from pgqrs.engine.thread_pool import StepThreads
 
 WHERE = contextvars.ContextVar("where", default="nowhere")
 
@@ -120,7 +120,7 @@ async def test_retries_and_timeouts_of_threads(admin, sql):
 def one_thread(monkeypatch):
     """A pool of one thread, for which steps queue."""
     pool = StepThreads(1)
-    monkeypatch.setattr("pgqrs.execution.step_threads", lambda _pid: pool)
+    monkeypatch.setattr("pgqrs.engine.attempts.step_threads", lambda _pid: pool)
     return pool
 
 
@@ -166,8 +166,8 @@ async def test_calls_that_hang_leave_their_places_to_others_and_are_named(admin,
     async def all_ended():
         return len(ended) == 3 and one_thread._left == 0
 
-    monkeypatch.setattr("pgqrs.threads.MOST_LEFT", 2)
-    monkeypatch.setattr("pgqrs.execution.MOST_LEFT", 2)
+    monkeypatch.setattr("pgqrs.engine.thread_pool.MOST_LEFT", 2)
+    monkeypatch.setattr("pgqrs.engine.attempts.MOST_LEFT", 2)
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         for n in range(2):

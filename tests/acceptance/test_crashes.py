@@ -10,7 +10,7 @@ import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import Admin, PyWorkflow, RunStopped, WorkflowFencedError, step, workflow
-from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.queries.executors import ABANDONED
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ async def test_a_run_whose_end_an_error_of_ours_prevents_is_given_up_at_once(adm
     async def given_up():
         return await sql.fetchval("SELECT executor = $1 FROM pgqrs_workflows", ABANDONED)
 
-    monkeypatch.setattr("pgqrs.run.Run.fail", fails)
+    monkeypatch.setattr("pgqrs.engine.run.Run.fail", fails)
     async with Admin(dsn, schema) as own:
         own._limits = own._limits._replace(beat=3600.0)  # or the next beat but one would give it up
         with pytest.raises(RecursionError):

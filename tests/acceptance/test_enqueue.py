@@ -19,9 +19,9 @@ from pgqrs import (
     Worker,
     WorkflowTimeoutError,
     step,
-    submitter,
     workflow,
 )
+from pgqrs.client import enqueue as submitter
 
 
 @workflow

@@ -24,7 +24,7 @@ from pgqrs import (
     step,
     workflow,
 )
-from pgqrs.stopping import Parked
+from pgqrs.engine.lifecycle import Parked
 
 QUICK = RetryPolicy(attempts=3, initial=0.01)
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
-from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, embedded, step, workflow
+from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, step, workflow
+from pgqrs.embedded import cluster as embedded
 
 
 class Server:

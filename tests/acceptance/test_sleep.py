@@ -15,7 +15,7 @@ import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, WorkflowCancelledError, step, workflow
-from pgqrs.stopping import Parked
+from pgqrs.engine.lifecycle import Parked
 
 
 @step(key=lambda name: name)

@@ -12,7 +12,7 @@ from shop import Payment, paid
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, Worker, step, workflow
-from pgqrs.storage import aside
+from pgqrs.storage.connections import dedicated as aside
 
 NAME = "pgqrs small pool"
 

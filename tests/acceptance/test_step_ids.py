@@ -13,7 +13,7 @@ import pytest
 from acceptance_helpers import steps
 
 from pgqrs import InvalidNameError, PyWorkflow, step, workflow
-from pgqrs.names import key_text
+from pgqrs.validation import key_text
 
 
 @step(key=lambda name: name)

@@ -26,12 +26,11 @@ from pgqrs import (
     Worker,
     WorkflowNotFoundError,
     WorkflowTimeoutError,
-    embedded,
     step,
     workflow,
 )
 from pgqrs.codecs import PydanticCodec
-from pgqrs.storage import testbed
+from pgqrs.embedded import cluster as embedded
 from pgqrs.testing import (
     TestClock,
     assert_enqueued,
@@ -41,6 +40,7 @@ from pgqrs.testing import (
     run_enqueued,
     scratch_admin,
 )
+from pgqrs.testing import sql as testbed
 from pgqrs.testing.schemas import Schemas
 
 pytest_plugins = ("pytest_pgqrs",)

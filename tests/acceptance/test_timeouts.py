@@ -22,7 +22,7 @@ from pgqrs import (
     step,
     workflow,
 )
-from pgqrs.stopping import Parked
+from pgqrs.engine.lifecycle import Parked
 
 
 async def error_of(sql, ctx):

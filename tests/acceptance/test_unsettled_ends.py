@@ -12,15 +12,15 @@ import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step, workflow
-from pgqrs.storage.executors import ABANDONED
-from pgqrs.trace import FailureTrace
+from pgqrs.engine.failure_trace import FailureTrace
+from pgqrs.storage.queries.executors import ABANDONED
 
 POLICY = RetryPolicy(attempts=2, initial=0.01)
 
 PLACES = {
     "to_reopen": [(FailureTrace, "to_reopen")],
     "delay": [(RetryPolicy, "delay")],
-    "dump_error": [("pgqrs.run", "dump_error"), ("pgqrs.steps", "dump_error")],
+    "dump_error": [("pgqrs.engine.run", "dump_error"), ("pgqrs.engine.step_runner", "dump_error")],
 }
 
 
@@ -87,7 +87,7 @@ async def test_a_run_of_a_worker_ends_with_the_error_of_the_user(admin, breaks, 
             await (await admin.enqueue(pay)).result()
 
 
-SEALED = [("pgqrs.run", "sealed"), ("pgqrs.steps", "sealed")]
+SEALED = [("pgqrs.engine.run", "sealed"), ("pgqrs.engine.step_runner", "sealed")]
 
 
 async def test_an_awaited_run_whose_error_cannot_be_recorded_is_given_up(admin, sql, breaks):

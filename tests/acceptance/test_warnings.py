@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from pgqrs import Admin, ConfigurationError, PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step
 from pgqrs import workflow as workflow_
 from pgqrs.codecs import FernetCodec
-from pgqrs.failures import shown_error
+from pgqrs.codecs.failures import shown_error
 
 SOON = RetryPolicy(attempts=2, initial=0.001, jitter=0)
 FORGED = "bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J"
@@ -120,7 +120,7 @@ async def test_two_functions_whose_steps_have_one_id_are_named_once(admin, caplo
 
 
 async def test_a_step_that_is_polled_without_a_key_is_named_once(admin, caplog, monkeypatch):
-    monkeypatch.setattr("pgqrs.steps.POLLED", 5)
+    monkeypatch.setattr("pgqrs.engine.step_runner.POLLED", 5)
 
     @step
     async def check(ctx: PyWorkflow) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import asyncpg
 import psutil
 
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 from tests.integration.storage_helpers import become_true
 
 _PORT = 5432

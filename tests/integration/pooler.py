@@ -16,7 +16,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from pgqrs import embedded, ownership
+from pgqrs.embedded import cluster as embedded
+from pgqrs.embedded import ownership
 from tests.integration.storage_helpers import become_true
 
 FETCHED = Path(__file__).parent.parent.parent / ".venv" / "pgbouncer" / "usr" / "sbin"

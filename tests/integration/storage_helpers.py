@@ -8,9 +8,9 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from pgqrs.models import Workflow
-from pgqrs.storage import answers
-from pgqrs.storage.watch import Watch
-from pgqrs.types import NewRun, RunStart
+from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.journal import futures as answers
+from pgqrs.storage.records import NewRun, RunStart
 
 DEADLINE = 20.0
 

@@ -8,12 +8,12 @@ import pytest
 import pytest_asyncio
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
-from pgqrs.runtime import runs as runs_module
-from pgqrs.runtime.claims import DEAF, LONGEST_DEAF, Claims
-from pgqrs.storage import floor as floor_module
-from pgqrs.storage import watch as watch_module
-from pgqrs.storage.channels import payload_of, queue_channel
-from pgqrs.storage.floor import EVERY, LONGEST_WITHOUT, Floor
+from pgqrs.storage import claim_connection as watch_module
+from pgqrs.storage.queries import claim_floor as floor_module
+from pgqrs.storage.queries.channels import payload_of, queue_channel
+from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, Floor
+from pgqrs.worker import runner as runs_module
+from pgqrs.worker.claimer import DEAF, LONGEST_DEAF, Claims
 from tests.integration.storage_helpers import become_true, planted_executor, row_of, watching
 
 NAMES = [f"w{n}" for n in range(6)]

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from pgqrs import Admin, PyWorkflow, Worker, collector, workflow
-from pgqrs.collector import HELD, YOUNG
+from pgqrs import Admin, PyWorkflow, Worker, workflow
+from pgqrs import gc_policy as collector
+from pgqrs.gc_policy import HELD, YOUNG
 
 DEFAULT = (700, 10, 10)
 TUNED = (YOUNG, 10, HELD)

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
-from pgqrs.runtime.claims import LONGEST
-from pgqrs.runtime.doorbell import LONGEST_QUIET, Doorbell
-from pgqrs.storage.channels import mark_of, queue_channel, ring_of
+from pgqrs.client.queue_notifier import LONGEST_QUIET, Doorbell
+from pgqrs.storage.queries.channels import mark_of, queue_channel, ring_of
+from pgqrs.worker.claimer import LONGEST
 from tests.integration.faults import Wire
 
 DEADLINE = 15

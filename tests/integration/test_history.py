@@ -5,8 +5,9 @@ import json
 import pytest
 
 from pgqrs import PyWorkflow, step, workflow
-from pgqrs.storage import repositories, store
-from pgqrs.types import Outcome
+from pgqrs.storage import store
+from pgqrs.storage.queries import workflows as repositories
+from pgqrs.storage.records import Outcome
 
 
 @step(key=lambda n, size: n)

@@ -24,9 +24,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.errors import RowRefusedError
-from pgqrs.storage import journal as journal_module
-from pgqrs.storage.tokens import new_token
-from pgqrs.types import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
+from pgqrs.storage.journal import journal as journal_module
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import DEADLINE, become_true, claimed, offered, submit
 

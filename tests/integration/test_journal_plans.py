@@ -13,8 +13,9 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from pgqrs.models import Executor, Step, Workflow
-from pgqrs.storage import executors, queue, writes
-from pgqrs.storage.tokens import new_token
+from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.queries import claims, executors, maintenance
+from pgqrs.storage.queries.tokens import new_token
 from tests.integration.storage_helpers import become_true
 
 pytestmark = pytest.mark.plants_rows
@@ -237,12 +238,12 @@ class Looks:
 
     async def prepare(self):
         for make in (
-            queue.claim,
-            queue.claimed,
-            queue.tick,
-            queue.codecs_of_others,
-            queue.time_out,
-            queue.timeouts,
+            claims.claim,
+            claims.claimed,
+            maintenance.tick,
+            maintenance.codecs_of_others,
+            maintenance.time_out,
+            maintenance.timeouts,
             executors.beat,
             executors.suspect,
         ):

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, step, workflow
-from pgqrs.types import Outcome, StepOutcome
+from pgqrs.storage.records import Outcome, StepOutcome
 from tests.integration.faults import Wire
 
 
@@ -41,7 +41,7 @@ def fetchval(dsn, query):
 PRELUDE = """
 import asyncio, gc, sys
 from pgqrs import Admin, PyWorkflow, step, workflow
-from pgqrs.types import StepOutcome
+from pgqrs.storage.records import StepOutcome
 
 dsn, schema = sys.argv[1:]
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, step, workflow
+from pgqrs.storage.records import StepOutcome, Submission
 from pgqrs.storage.store import Store
-from pgqrs.types import StepOutcome, Submission
 from tests.integration.storage_helpers import become_true, offered
 
 pytestmark = pytest.mark.unfaulted("it breaks all connections itself")

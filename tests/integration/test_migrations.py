@@ -435,7 +435,7 @@ class TestAlembicCommand:
 # The children are forked off one process, which has imported everything, and all start when it closes the gate.
 TWENTY_PROCESSES = """
 import asyncio, os, sys
-from pgqrs.storage.engines import engine_source
+from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.migrate import install
 
 dsn, schema = sys.argv[1:]
@@ -462,7 +462,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 HOST_ENVIRONMENT = """
 import asyncio, os
 from alembic import context
-from pgqrs.storage.engines import engine_source
+from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.migrate import install
 
 schema = os.environ["HOST_SCHEMA"]

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, WorkflowStatus, step, workflow
 from pgqrs.errors import RowRefusedError
-from pgqrs.storage.faults import is_bad_row, is_of_tables
+from pgqrs.storage.connections.errors import is_bad_row, is_of_tables
 from tests.integration.storage_helpers import become_true
 
 pytestmark = pytest.mark.unfaulted("the server refuses what it is told to, and nothing else is to be refused")

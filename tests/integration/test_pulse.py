@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
 from pgqrs.clock import MonotonicClock, Reading
-from pgqrs.storage.executors import ABANDONED
+from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.records import RunEnd, RunLeave
 from pgqrs.storage.server_clock import ServerClock
-from pgqrs.types import RunEnd, RunLeave
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import become_true, end_run, leave_run, row_of, watching
 
@@ -511,7 +511,7 @@ async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema,
 async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
     dsn, schema, admin, truth, monkeypatch
 ):
-    monkeypatch.setattr("pgqrs.storage.executors.HELD_AT_ONCE", 2)
+    monkeypatch.setattr("pgqrs.storage.queries.executors.HELD_AT_ONCE", 2)
     async with watchful(dsn, schema) as own:
         store = await own.store()
         runs = [await live_run(store) for _ in range(5)]

@@ -17,16 +17,16 @@ from pgqrs import (
     WorkflowFinishedError,
     WorkflowStatus,
 )
+from pgqrs.codecs.failures import load_error
 from pgqrs.errors import RowRefusedError, WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
-from pgqrs.failures import load_error
-from pgqrs.storage import executors, invariants, queue
-from pgqrs.storage.channels import mark_of
-from pgqrs.storage.database import Database, Limits
-from pgqrs.storage.engines import engine_source
-from pgqrs.storage.executors import ABANDONED, SETTLING
-from pgqrs.storage.tokens import new_token
-from pgqrs.storage.watch import Watch
-from pgqrs.types import (
+from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.connections.database import Database, Limits
+from pgqrs.storage.connections.engines import engine_source
+from pgqrs.storage.queries import executors, invariants, maintenance
+from pgqrs.storage.queries.channels import mark_of
+from pgqrs.storage.queries.executors import ABANDONED, SETTLING
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import (
     Claim,
     ClaimedRun,
     Ended,
@@ -283,11 +283,11 @@ async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
 
 
 async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth):
-    new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (queue.MOST_AT_ONCE + 1)
+    new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MOST_AT_ONCE + 1)
     await store.submit_many(new)
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
     ticks = [await watch.tick(["w"], ["default"]) for _ in range(3)]
-    assert [tick.woken for tick in ticks] == [queue.MOST_AT_ONCE, 1, 0]
+    assert [tick.woken for tick in ticks] == [maintenance.MOST_AT_ONCE, 1, 0]
 
 
 DEATHS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgqrs import embedded
+from pgqrs.embedded import cluster as embedded
 
 pytest_plugins = ("pytester",)
 

@@ -16,12 +16,13 @@ import asyncpg
 from reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
 
 from pgqrs import Admin, PyWorkflow, workflow
-from pgqrs.storage import executors
-from pgqrs.storage.channels import executor_channel
-from pgqrs.storage.database import Limits
+from pgqrs.storage.claim_connection import Tick, Watch
+from pgqrs.storage.connections.database import Limits
+from pgqrs.storage.queries import executors
+from pgqrs.storage.queries.channels import executor_channel
+from pgqrs.storage.records import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome
 from pgqrs.storage.store import Store
-from pgqrs.storage.watch import Tick, Watch
-from pgqrs.types import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome, WorkflowStatus
+from pgqrs.types import WorkflowStatus
 from tests.integration.storage_helpers import claimed, end_run, fail_attempt, leave_run
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from reference import OVER, Claimed, Reference, Run, Workflow
 
 from pgqrs.errors import InvariantError, PgqrsError, WorkflowCancelledError, WorkflowFencedError
-from pgqrs.types import Outcome
+from pgqrs.storage.records import Outcome
 
 T = TypeVar("T")
 

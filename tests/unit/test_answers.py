@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgqrs.storage.answers import Answer, Waker, step_aside
+from pgqrs.storage.journal.futures import Answer, Waker, step_aside
 
 place = contextvars.ContextVar("place", default="nowhere")
 

@@ -42,11 +42,11 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict, Unpack
 
 from pgqrs import ConfigurationError, Encoded, SerializationError, WorkflowTimeoutError
-from pgqrs.annotations import Returns, annotation_of, bound_to_input
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
-from pgqrs.failures import dump_error, load_error
-from pgqrs.fingerprint import fingerprint_of
-from pgqrs.serialization import bound, checked_codec, is_typed, opened, placed, recorded_name, sealed
+from pgqrs.codecs.annotations import Returns, annotation_of, bound_to_input
+from pgqrs.codecs.base import bound, checked_codec, is_typed, opened, placed, recorded_name, sealed
+from pgqrs.codecs.failures import dump_error, load_error
+from pgqrs.engine.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from nowhere import Missing

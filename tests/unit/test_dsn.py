@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import make_url
 
 from pgqrs import Admin, InvalidDSNError
-from pgqrs.storage.dsn import parameters_of
-from pgqrs.storage.engines import engine_source
+from pgqrs.storage.connections.dsn import parameters_of
+from pgqrs.storage.connections.engines import engine_source
 
 HOSTED = (
     "sslmode=prefer&channel_binding=require&connect_timeout=10&gssencmode=prefer&keepalives=1&keepalives_idle=30"

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pgqrs import DatabaseUnavailableError
-from pgqrs.runtime.duty import NEVER, Duty
+from pgqrs.worker.service import NEVER, Duty
 
 
 class Counting(Duty):

@@ -11,7 +11,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import DatabaseError, DatabaseUnavailableError, InvalidDSNError, NotInstalledError, PgqrsError
-from pgqrs.storage.faults import is_bad_row, is_lock_timeout, is_passing, sqlstate, translate, translated
+from pgqrs.storage.connections.errors import (
+    is_bad_row,
+    is_lock_timeout,
+    is_passing,
+    sqlstate,
+    translate,
+    translated,
+)
 
 
 def server_error(code):

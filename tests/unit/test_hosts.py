@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from pgqrs import InvalidDSNError
-from pgqrs.storage.engines import engine_source
-from pgqrs.storage.hosts import Hosts, hosts_of, is_targeted
+from pgqrs.storage.connections.engines import engine_source
+from pgqrs.storage.connections.hosts import Hosts, hosts_of, is_targeted
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The text of our statements names its functions whole and compares like with like; see `pgqrs.storage.sql`."""
+"""Statements name their functions whole and compare like with like; see `pgqrs.storage.queries.expressions`."""
 
 import ast
 import inspect
@@ -12,13 +12,20 @@ from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from pgqrs.models import HEAD
-from pgqrs.storage import executors, invariants, migrate, queue, repositories, testbed, writes
+from pgqrs.storage import migrate
+from pgqrs.storage.connections.pooler import OPTION
+from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.journal.registry import KINDS
 from pgqrs.storage.migrate import sql_script
-from pgqrs.storage.poolers import OPTION
-from pgqrs.storage.writes import KINDS
+from pgqrs.storage.queries import claims, executors, invariants, maintenance, server, steps, workflows
+from pgqrs.testing import sql as testbed
 
 CHECKOUT = Path(__file__).parents[2]
-SOURCES = [*(CHECKOUT / "pgqrs" / "storage").glob("*.py"), *(CHECKOUT / "migrations").rglob("*.py")]
+SOURCES = [
+    *(CHECKOUT / "pgqrs" / "storage").rglob("*.py"),
+    CHECKOUT / "pgqrs" / "testing" / "sql.py",
+    *(CHECKOUT / "migrations").rglob("*.py"),
+]
 
 WORDS_OF_THE_GRAMMAR = {"coalesce", "least", "greatest", "any", "all", "exists"}
 SHADOWED_BY_THE_TEST_CLOCK = {"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"}
@@ -48,7 +55,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "enqueue in a lent session", writes.ENQUEUE_IN_LENT_SESSION.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
-    for module in (queue, executors, repositories, migrate, testbed):
+    for module in (claims, maintenance, executors, server, steps, workflows, migrate, testbed):
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value
@@ -61,8 +68,10 @@ def test_a_statement_calls_functions_by_their_whole_names_and_has_no_varchar(nam
     text = str(statement.compile(dialect=asyncpg.dialect()))
     assert bare_calls(text) == set()
     assert "VARCHAR" not in text
-    if "lent" in name or name.startswith("repositories."):
-        assert ARRAY_OF_OTHERS.search(text) is None, "give it as text: see array_of in pgqrs/storage/sql.py"
+    if "lent" in name or name.startswith(("server.", "steps.", "workflows.")):
+        assert ARRAY_OF_OTHERS.search(text) is None, (
+            "give it as text: see array_of in pgqrs/storage/queries/expressions.py"
+        )
 
 
 def test_the_script_of_the_tables_does_so_up_and_down():
@@ -84,12 +93,12 @@ def test_no_code_makes_a_function_by_half_its_name(path):
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"func", "sa.func"}
     }
-    allowed = BARE | {"pg_catalog"} | ({"unnest"} if path.name == "sql.py" else set())
-    assert found <= allowed, "call it as pg.name(...): see pgqrs/storage/sql.py"
+    allowed = BARE | {"pg_catalog"} | ({"unnest"} if path.name == "expressions.py" else set())
+    assert found <= allowed, "call it as pg.name(...): see pgqrs/storage/queries/expressions.py"
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in SOURCES if path.parent.name == "storage"], ids=lambda path: path.name
+    "path", [path for path in SOURCES if "migrations" not in path.parts], ids=lambda path: path.name
 )
 def test_no_code_takes_sqlalchemys_types_for_strings(path):
     found = {

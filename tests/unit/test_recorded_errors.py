@@ -19,7 +19,8 @@ import sqlalchemy.exc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqrs import failures
+from pgqrs.codecs import failures
+from pgqrs.codecs.failures import Failure, dump_error, is_terminal, is_terminal_text, load_error
 from pgqrs.errors import (
     PgqrsError,
     SerializationError,
@@ -29,7 +30,6 @@ from pgqrs.errors import (
     TransientError,
     WorkflowNotFoundError,
 )
-from pgqrs.failures import Failure, dump_error, is_terminal, is_terminal_text, load_error
 
 
 def replay(error, *, terminal=True) -> StepFailedError:

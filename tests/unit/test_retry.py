@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgqrs import ConfigurationError, RetryPolicy, TransientError
-from pgqrs.failures import dump_error, load_error
+from pgqrs.codecs.failures import dump_error, load_error
 from pgqrs.retry import policy_of
 
 STEADY = RetryPolicy(attempts=6, initial=1, factor=2, maximum=5, jitter=0)

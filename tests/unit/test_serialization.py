@@ -19,9 +19,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgqrs import serialization
+from pgqrs.codecs import base as serialization
+from pgqrs.codecs.base import Encoded, JsonCodec
 from pgqrs.errors import SerializationError
-from pgqrs.serialization import Encoded, JsonCodec
 
 CODEC = JsonCodec()
 

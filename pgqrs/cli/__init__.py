@@ -1,0 +1,294 @@
+"""The `pgqrs` command: install the tables, check them, print the SQL that makes them, or run a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import click
+from click.core import ParameterSource
+
+from pgqrs.client.admin import Admin
+from pgqrs.embedded import cluster as embedded
+from pgqrs.errors import EmbeddedServerError, PgqrsError
+from pgqrs.models import HEAD, SCHEMA
+from pgqrs.storage.grants import grants
+from pgqrs.storage.migrate import sql_script
+from pgqrs.types import DEFAULT_QUEUE
+from pgqrs.worker.worker import Worker
+from pgqrs.workflow.definition import definition_of
+
+Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+Act: TypeAlias = Callable[[Admin], Awaitable[object]]
+
+_dsn_option = partial(
+    click.option,
+    "--dsn",
+    envvar="PGQRS_DSN",
+    show_envvar=True,
+    help="The database: postgresql://..., or embedded:// for a server of its own.",
+)
+_dsn = _dsn_option(required=True)
+_schema = click.option(
+    "--schema",
+    envvar="PGQRS_SCHEMA",
+    show_envvar=True,
+    default=SCHEMA,
+    show_default=True,
+    help="The schema of the tables.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pgqrs", message="%(prog)s %(version)s", prog_name="pgqrs")
+def main() -> None:
+    """Durable workflows on PostgreSQL: look after their tables, and run them."""
+
+
+@main.command()
+@_dsn
+@_schema
+def install(dsn: str, schema: str) -> None:
+    """Create the tables, or bring them up to date."""
+    _run(dsn, schema, Admin.install, creates=True)
+    click.echo(f"pgqrs is installed in the schema {schema!r}, at revision {HEAD}.")
+
+
+@main.command()
+@_dsn
+@_schema
+@click.option("--deep", is_flag=True, help="Check what is in the tables as well; it reads every live workflow.")
+def verify(dsn: str, schema: str, *, deep: bool) -> None:
+    """Check that the tables are there and up to date."""
+    _run(dsn, schema, partial(Admin.verify, deep=deep))
+    click.echo(f"The schema {schema!r} is up to date, at revision {HEAD}.")
+
+
+@main.command()
+@_schema
+@click.option("--from", "start", metavar="REV", default="base", help="The revision that you have, if any.")
+@click.option("--to", "end", metavar="REV", default=HEAD, help="The one that you want, if not the newest.")
+@click.option(
+    "--grant-to", "workers", metavar="ROLE", multiple=True, help="Give a role the rights of a worker, too."
+)
+@click.option(
+    "--producer", "producers", metavar="ROLE", multiple=True, help="Give a role the rights to enqueue, too."
+)
+def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producers: tuple[str, ...]) -> None:
+    """Print the SQL that `install` would run; it needs no database.
+
+    Run it in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of your own. With
+    --grant-to and --producer the rights of these roles follow; where the tables are there, give --from the newest
+    revision for these alone.
+    """
+    with _errors_in_one_line():
+        parts = [
+            sql_script(schema, start=start, end=end),
+            grants(schema, workers=workers, producers=producers),
+        ]
+    click.echo("\n\n".join(each for each in parts if each))
+
+
+@main.command()
+@click.argument("targets", metavar="MODULE[:NAME[,NAME]]...", nargs=-1, required=True)
+@_dsn_option()
+@_schema
+@click.option(
+    "--admin",
+    "admin_target",
+    metavar="MODULE:NAME",
+    help="An Admin of yours, or a function (it may be async) without arguments that returns one: for a codec, an "
+    "engine or limits of your own. It stands in place of --dsn and --schema.",
+)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    default=[DEFAULT_QUEUE],
+    show_default=True,
+    help="A queue to serve; give it several times for several.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many workflows run here at once.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="How long, in seconds, the steps that execute may go on when the worker is told to stop.",
+)
+@click.pass_context
+def worker(
+    context: click.Context,
+    targets: tuple[str, ...],
+    *,
+    dsn: str | None,
+    schema: str,
+    admin_target: str | None,
+    queues: tuple[str, ...],
+    concurrency: int,
+    grace: float,
+) -> None:
+    """Run the workflows of modules, until SIGTERM or SIGINT.
+
+    Of each MODULE, as in `shop.orders`, it runs the functions that are decorated with @workflow, or only those
+    that are named, as in `shop.orders:send,bill`. The first signal lets it drain: what executes may end, the rest
+    is handed to other workers. A second one stops it at once.
+    """
+    _check_one_database(context, dsn, admin_target)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _look_here()
+    workflows = _collected(targets)
+
+    async def work(admin: Admin) -> None:
+        await Worker(admin, workflows, queues, concurrency, grace=grace).run()
+
+    if admin_target is not None:
+        make = _admin_maker(admin_target)
+        with _errors_in_one_line():
+            asyncio.run(_with_own_admin(admin_target, make, work))
+    elif dsn is not None:
+        _run(dsn, schema, work)
+
+
+def _check_one_database(context: click.Context, dsn: str | None, admin_target: str | None) -> None:
+    """Refuse --dsn and --schema beside --admin, and leave their variables to the module of the Admin."""
+    if admin_target is None:
+        if dsn is None:
+            raise click.UsageError("Missing option '--dsn' (env var: 'PGQRS_DSN') or '--admin'.")
+        return
+    for name in ("dsn", "schema"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--admin has a database and a schema of its own: leave --{name} out.")
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script does not look where it is called
+        sys.path.insert(0, here)
+
+
+def _admin_maker(target: str) -> Callable[[], object]:
+    """Return what gives the Admin of `target`, to be called in the event loop of the worker."""
+    module_name, _, name = target.partition(":")
+    if not name:
+        raise click.ClickException(f"--admin takes MODULE:NAME, as in `shop.app:admin`, and not {target!r}.")
+    module = _imported(module_name)
+    if not hasattr(module, name):
+        raise click.ClickException(f"the module {module_name!r} has no {name!r}.")
+    found: object = getattr(module, name)
+    if isinstance(found, Admin):
+        return lambda: found
+    if not callable(found) or not _takes_nothing(found):
+        raise click.ClickException(
+            f"{target} is neither an Admin nor a function without arguments that returns one."
+        )
+    return found
+
+
+def _takes_nothing(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+async def _with_own_admin(target: str, make: Callable[[], object], act: Act) -> None:
+    made = make()
+    admin = await made if inspect.isawaitable(made) else made
+    if not isinstance(admin, Admin):
+        raise click.ClickException(
+            f"{target} returned no Admin, but an object of the class {type(admin).__name__!r}."
+        )
+    async with admin:
+        await act(admin)
+
+
+def _collected(targets: Iterable[str]) -> list[Workflow]:
+    return list(dict.fromkeys(each for target in targets for each in _workflows_of(target)))
+
+
+def _workflows_of(target: str) -> list[Workflow]:
+    module_name, _, names = target.partition(":")
+    module = _imported(module_name)
+    if names:
+        return [_named(module, name.strip()) for name in names.split(",")]
+    found = [each for each in vars(module).values() if _is_workflow(each)]
+    if not found:
+        raise click.ClickException(f"the module {module_name!r} has no function that is decorated with @workflow.")
+    return found
+
+
+def _imported(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise click.ClickException(f"{name!r} is not the name of a module, as in `shop.orders`.")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # One that the module itself fails to import is told with its traceback, which leads to the place.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise click.ClickException(f"there is no module {name!r} here.") from None
+
+
+def _named(module: ModuleType, name: str) -> Workflow:
+    found: Any = getattr(module, name, None)
+    if not _is_workflow(found):
+        raise click.ClickException(f"{module.__name__}.{name} is no function that is decorated with @workflow.")
+    return found  # type: ignore[no-any-return]
+
+
+def _is_workflow(value: Any) -> bool:
+    try:
+        definition_of(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _run(dsn: str, schema: str, act: Act, *, creates: bool = False) -> None:
+    async def connected() -> None:
+        async with Admin(dsn, schema) as admin:
+            await act(admin)
+
+    with _errors_in_one_line():
+        if not creates:
+            _check_exists(dsn)
+        asyncio.run(connected())
+
+
+def _check_exists(dsn: str) -> None:
+    """Refuse an embedded server that is not there: only `install` makes one."""
+    if embedded.is_embedded(dsn) and not embedded.exists(dsn):
+        raise EmbeddedServerError(
+            f"there is no embedded PostgreSQL in {embedded.data_folder(dsn)}: "
+            f"check the path, or make one with `pgqrs install --dsn {shlex.quote(dsn)}`."
+        )
+
+
+@contextmanager
+def _errors_in_one_line() -> Generator[None, None, None]:
+    try:
+        yield
+    except PgqrsError as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The one waiter of an event loop for the ends of workflows; all handles share it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
+from time import monotonic
+
+from pgqrs.errors import PgqrsError, WorkflowNotFoundError
+from pgqrs.storage.records import Ended
+
+SHORTEST = 0.01
+"""The rest after the first look, in seconds."""
+
+FACTOR = 1.5
+"""By how much a rest is longer than the one before."""
+
+LONGEST = 0.1
+"""The longest rest between two looks, in seconds, where a look costs little."""
+
+LONGEST_OF_ALL = 0.5
+"""The longest rest between two looks, in seconds, where a look costs much."""
+
+SHARE = 5
+"""A rest is at least so many times as long as the look before it took."""
+
+LONG_SHARE = 50
+"""The longest rest is so many times as long as the look before it took, between `LONGEST` and `LONGEST_OF_ALL`."""
+
+MISSED_AFTER = 1.0
+"""The time between two looks for workflows that are not there any more, in seconds."""
+
+Look = Callable[[Collection[int]], Awaitable[dict[int, Ended]]]
+Find = Callable[[Collection[int]], Awaitable[set[int]]]
+
+
+class Results:
+    """Waits for the ends of workflows: one statement asks for all that are awaited.
+
+    `look` answers with those that have ended. It is asked soon after something new is awaited and then ever less
+    often; a workflow that ends in this process is looked for at once. `find` answers with those that are there: of
+    one that was deleted there is no end.
+    """
+
+    def __init__(self, look: Look, find: Find) -> None:
+        self._look = look
+        self._find = find
+        self._find_due = 0.0
+        self._waiting: dict[int, set[asyncio.Future[Ended]]] = {}
+        self._told: set[int] = set()
+        self._woken = asyncio.Event()
+        self._rest = SHORTEST
+        self._all_due = 0.0
+        self._pause = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def ended(self, workflow_id: int) -> Ended:
+        """Wait for the end of a workflow that is there, and return it.
+
+        Raises what `look` raised, if the database stayed away, and `WorkflowNotFoundError` for a workflow that was
+        deleted.
+        """
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(workflow_id, set())
+        waiters.add(future)
+        self._tell(workflow_id)
+        self._rest = SHORTEST
+        self._all_due = min(self._all_due, monotonic() + max(SHORTEST, self._pause))
+        if self._task is None:
+            self._find_due = monotonic() + MISSED_AFTER
+            self._task = asyncio.get_running_loop().create_task(self._serve(), name="pgqrs-results")
+        try:
+            return await future
+        finally:
+            if future.done() and not future.cancelled():
+                future.exception()  # a caller that is cancelled just now does not take it
+            waiters.discard(future)
+            if not waiters and self._waiting.get(workflow_id) is waiters:
+                del self._waiting[workflow_id]
+
+    def tell(self, workflow_id: int) -> None:
+        """Note that a workflow has ended in this process."""
+        if workflow_id in self._waiting:
+            self._tell(workflow_id)
+
+    async def close(self) -> None:
+        """Tell those who still wait that nobody looks any more."""
+        self._fail(PgqrsError("the Admin was closed while the end of a workflow was awaited."))
+        self._woken.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def _tell(self, workflow_id: int) -> None:
+        self._told.add(workflow_id)
+        self._woken.set()
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                await self._serve_once()
+        finally:
+            self._task = None
+
+    async def _serve_once(self) -> None:
+        self._woken.clear()
+        told, self._told = self._told & self._waiting.keys(), set()
+        began = monotonic()
+        all_due = began >= self._all_due
+        try:
+            found = await self._look(list(self._waiting) if all_due else told) if all_due or told else {}
+        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
+            self._fail(error)
+            return
+        for workflow_id, end in found.items():
+            self._settle(workflow_id, end)
+        now = monotonic()
+        if all_due:
+            took = now - began
+            self._pause = SHARE * took
+            self._all_due = now + max(self._rest, self._pause)
+            longest = min(max(LONGEST, LONG_SHARE * took), LONGEST_OF_ALL)
+            self._rest = min(self._rest * FACTOR, longest)
+            await self._drop_the_deleted(list(self._waiting))
+        await self._wait(self._all_due - monotonic())
+
+    async def _drop_the_deleted(self, ids: Collection[int]) -> None:
+        """Tell those who wait for a workflow that is not there that it is not, now and then."""
+        began = monotonic()
+        if not ids or began < self._find_due:
+            return
+        try:
+            found = await self._find(ids)
+        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
+            self._fail(error)
+            return
+        now = monotonic()
+        self._find_due = now + max(MISSED_AFTER, LONG_SHARE * (now - began))
+        for workflow_id in set(ids) - found:
+            self._fail_all(self._waiting.pop(workflow_id, ()), WorkflowNotFoundError(workflow_id))
+
+    def _settle(self, workflow_id: int, end: Ended) -> None:
+        for future in self._waiting.pop(workflow_id, ()):
+            if not future.done():
+                future.set_result(end)
+
+    def _fail(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiters in waiting.values():
+            self._fail_all(waiters, error)
+
+    def _fail_all(self, waiters: Iterable[asyncio.Future[Ended]], error: Exception) -> None:
+        for future in waiters:
+            if not future.done():
+                future.set_exception(error)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()

@@ -1,0 +1,186 @@
+"""What functions are annotated with, looked up when it is first needed: then every name is there."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from types import SimpleNamespace, UnionType
+from typing import Any, Never, NoReturn, Union, Unpack, cast, get_args, get_origin, get_type_hints
+
+from pgqrs.codecs.base import Codec, bound, is_typed
+from pgqrs.errors import ConfigurationError
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+
+    _UNPACKS = (Unpack,)
+else:  # Pydantic, for one, reads no other typed dict there
+    from typing_extensions import TypedDict
+    from typing_extensions import Unpack as _Unpack
+
+    _UNPACKS = (Unpack, _Unpack)
+
+_TUPLE: Any = tuple
+_SEQUENCE: Any = Sequence
+_ITERABLES = (Iterable, Collection)
+_UNIONS = (Union, UnionType)
+_typed_dict = cast("Callable[[str, Mapping[str, Any]], Any]", TypedDict)
+
+
+class Returns:
+    """What a function is annotated to return."""
+
+    __slots__ = ("_annotation", "_function", "_last")
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._function = function
+        self._annotation: Any = None
+        self._last: tuple[Codec, Codec] | None = None
+
+    def __str__(self) -> str:
+        return f"{getattr(self._function, '__module__', '?')}.{_shown(self._function)}"
+
+    def is_of(self, other: Returns) -> bool:
+        """Tell whether both are of one function, which may have been made anew from the same code."""
+        return self is other or _code_of(self._function) is _code_of(other._function)
+
+    def codec(self, codec: Codec) -> Codec:
+        """Return the codec for what the function returns; raises `ConfigurationError` where there can be none."""
+        if not is_typed(codec):
+            return codec
+        last = self._last
+        if last is None or last[0] is not codec:
+            last = self._last = codec, self._newly_bound(codec)
+        return last[1]
+
+    def _newly_bound(self, codec: Codec) -> Codec:
+        if self._annotation is None:
+            self._annotation = annotation_of(self._function, "return")
+        return _bound(codec, self._annotation, f"the result of {_shown(self._function)}")
+
+
+def _code_of(function: Callable[..., object]) -> object:
+    return getattr(inspect.unwrap(function), "__code__", function)
+
+
+def bound_to_input(codec: Codec, function: Callable[..., object], count: int, names: tuple[str, ...]) -> Codec:
+    """Return the codec for ``{"args": ..., "kwargs": ...}`` of `count` arguments by position, and `names`.
+
+    Raises `ConfigurationError` where there can be none.
+    """
+    if not is_typed(codec):
+        return codec
+    return _bound(codec, _input_type(function, count, names), f"the arguments of {_shown(function)}")
+
+
+def annotation_of(function: Callable[..., object], name: str) -> Any:
+    """Return what a parameter, or the ``"return"``, of a function is annotated with; `Any` if with nothing.
+
+    `NoReturn` is `Any` too. An `Iterable` or a `Collection` is a `Sequence`: it does not say what to make of JSON.
+    Names are those of the function's module, and of the function around it, as far as its body mentions them.
+    Raises `ConfigurationError` for a name that is not there.
+    """
+    bare = _bare(function)
+    given = getattr(bare, "__annotations__", {}).get(name, Any)
+    source = inspect.unwrap(bare)
+    holder = SimpleNamespace(__annotations__={name: given}, __type_params__=getattr(source, "__type_params__", ()))
+    try:
+        found = get_type_hints(holder, getattr(source, "__globals__", {}), _around(source), include_extras=True)
+    except Exception as error:
+        raise ConfigurationError(
+            f"the annotation {given!r} of {_shown(function)} cannot be looked up: {error}. Define or import what "
+            "it names at the top of the module, not below `if TYPE_CHECKING`."
+        ) from error
+    return _made(found[name])
+
+
+def _made(annotation: Any) -> Any:
+    """Return an annotation that values can be made for."""
+    if annotation is NoReturn or annotation is Never:
+        return Any
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if _has_iterable([annotation]):
+        return _SEQUENCE[inner] if inner else Sequence
+    return _united(map(_made, inner)) if origin in _UNIONS and _has_iterable(inner) else annotation
+
+
+def _united(members: Iterable[Any]) -> Any:
+    """Return a union, with its members in their order: `typing.Union` may give back one that is equal to it."""
+    united, *others = members
+    for each in others:
+        united |= each
+    return united
+
+
+def _has_iterable(annotations: Iterable[Any]) -> bool:
+    return any(each in _ITERABLES or get_origin(each) in _ITERABLES for each in annotations)
+
+
+@lru_cache(maxsize=1024)
+def _input_type(function: Callable[..., object], count: int, names: tuple[str, ...]) -> Any:
+    """Return the type of an input: the same object again, as long as it is in use."""
+    positional = tuple(_positional(function, index) for index in range(count))
+    named = _typed_dict("kwargs", {name: _named(function, name) for name in names})
+    return _typed_dict("input", {"args": _TUPLE[positional], "kwargs": named})
+
+
+def _positional(function: Callable[..., object], index: int) -> Any:
+    """Return what the argument at a position, after the context, is annotated with."""
+    parameters = _parameters(function)[1:]
+    if index < len(parameters) and parameters[index].kind in {
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    }:
+        return annotation_of(function, parameters[index].name)
+    rest = next((each for each in _parameters(function) if each.kind == each.VAR_POSITIONAL), None)
+    found = Any if rest is None else annotation_of(function, rest.name)
+    return Any if get_origin(found) in _UNPACKS else found
+
+
+def _named(function: Callable[..., object], name: str) -> Any:
+    """Return what the argument of a name is annotated with."""
+    parameters = _parameters(function)
+    by_name = {each.name for each in parameters if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}}
+    if name in by_name:
+        return annotation_of(function, name)
+    rest = next((each for each in parameters if each.kind == each.VAR_KEYWORD), None)
+    found = Any if rest is None else annotation_of(function, rest.name)
+    if get_origin(found) in _UNPACKS:
+        return get_type_hints(get_args(found)[0], include_extras=True).get(name, Any)
+    return found
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _bare(function: Any) -> Any:
+    """Return the function in a partial, or the method by which an object is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if hasattr(function, "__annotations__") else type(function).__call__
+
+
+def _around(function: Any) -> dict[str, Any]:
+    """Return what a function's body refers to of the function around it."""
+    found: dict[str, Any] = {}
+    names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        with suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    return found
+
+
+def _bound(codec: Codec, annotation: Any, what: str) -> Codec:
+    try:
+        return bound(codec, annotation)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{what} cannot be recorded: {error}") from error
+
+
+def _shown(function: Callable[..., object]) -> str:
+    return str(getattr(function, "__qualname__", repr(function)))

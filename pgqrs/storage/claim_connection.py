@@ -1,0 +1,271 @@
+"""The connection of a worker: it hears the doorbell, claims, and looks after what is due or left by the dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pgqrs.clock import LONGEST, Clock, MonotonicClock, Reading
+from pgqrs.codecs.failures import dump_error
+from pgqrs.errors import WorkflowTimeoutError
+from pgqrs.storage.connections.database import CompiledStatement, Database
+from pgqrs.storage.connections.errors import translated
+from pgqrs.storage.connections.pooler import Driver, close_driver
+from pgqrs.storage.queries import claims, executors, maintenance
+from pgqrs.storage.queries.channels import queue_channel, ring_of
+from pgqrs.storage.queries.claim_floor import Floor
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import ClaimedRun
+
+MOST_BYTES = 64 * 2**20
+"""The size of the inputs, in bytes, up to which a worker holds workflows; the last one may exceed it."""
+
+_UNKNOWN_EVERY = 60
+"""How many ticks go by between two searches for runs of executors that are not in the tables, and for old rows."""
+
+
+_OTHERS_EVERY = 10
+"""How many ticks go by between two looks for work that is written with another codec."""
+
+_SLACK = 16
+"""How many more workflows a claim looks at than it takes; more while others claim the same ones."""
+
+_MOST_SLACK = 4096
+
+_ATTEMPTS = 4
+"""How many statements a claim takes at most, where others took first what it had chosen."""
+
+
+class Tick(NamedTuple):
+    """What a look at the queues found and did.
+
+    `ready`: one of the queues has a workflow to claim. `woken`, `recovered` and `timed_out` count workflows whose
+    time had come, that a dead executor held, and that were ended at their deadline. `suspects` counts executors
+    that may be dead. `next_due` is the time until the next timer or deadline in seconds, None without one.
+    `others` are names of ready workflows that are written with another codec, each with that codec.
+    """
+
+    ready: bool
+    woken: int
+    recovered: int
+    timed_out: int
+    suspects: int
+    next_due: float | None
+    others: tuple[tuple[str, str | None], ...] = ()
+
+
+class Watch:
+    """One worker's connection outside the pool, made anew when it is lost; it claims what `codec` can read.
+
+    `rung` is called in the event loop with the mark of a queue (`channels.mark_of`) whose doorbell was rung, and
+    `told` with the server's time where a claim brings it. The methods raise `DatabaseUnavailableError` while the
+    server is away; call them again later.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        executor_id: UUID,
+        rung: Callable[[str], object],
+        codec: str | None = None,
+        *,
+        told: Callable[[Reading], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._database = database
+        self._executor_id = executor_id
+        self._codec = codec
+        self._rung = rung
+        self._told = told
+        self._connection: Driver | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
+        self._unanswered: list[int] = []
+        self._settled_at = 0.0
+        self._ticks = 0
+        self._slack = _SLACK
+        self._floor = Floor((MonotonicClock() if clock is None else clock).time)
+        self.statements = 0
+        """How many statements were sent."""
+
+    async def claim(
+        self,
+        names: Sequence[str],
+        queues: Sequence[str],
+        limit: int,
+        budget: int = MOST_BYTES,
+        avoid: Sequence[int] = (),
+    ) -> list[ClaimedRun]:
+        """Claim up to `limit` workflows of these names and queues, by priority, then by age.
+
+        Their inputs take about `budget` bytes at most, but for the last; those of `avoid` are left out. What an
+        earlier call claimed without hearing the answer comes first.
+        """
+        names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
+        values = {
+            "names": names,
+            "queues": queues,
+            "codec": self._codec,
+            "executor": self._executor_id,
+            "budget": budget,
+            "avoid": avoid,
+        }
+        async with self._one_at_a_time:
+            rows: list[Any] = []
+            if self._unanswered:
+                rows = await self._claimed(claims.claimed, values | {"tokens": self._unanswered})
+            if not rows:
+                rows = await self._claim(values, limit)
+            self._unanswered.clear()
+        self._floor.claimed(row["id"] for row in rows)
+        return _in_order(rows)
+
+    async def _claim(self, values: dict[str, Any], limit: int) -> list[Any]:
+        """Claim, again where others have taken of what was looked at, and there may be more."""
+        rows: list[Any] = []
+        budget: int = values["budget"]
+        for _ in range(_ATTEMPTS):
+            token, wanted = new_token(), limit - len(rows)
+            window = wanted + self._slack
+            self._unanswered.append(token)
+            floor = self._floor.of((values["names"], values["queues"]))
+            own = {"token": token, "limit": wanted, "window": window, "floor": floor, "budget": budget}
+            found = await self._claimed(claims.claim, values | own)
+            taken = [row for row in found if row["id"] is not None]
+            rows += taken
+            budget -= sum(len(row["input"]) for row in taken)
+            if len(taken) >= wanted or found[0]["seen"] < window or budget <= 0:
+                self._slack = max(_SLACK, self._slack // 2)
+                break
+            self._slack = min(2 * self._slack, _MOST_SLACK)
+        return rows
+
+    async def _claimed(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
+        asked = monotonic()
+        rows = await self._fetch(statement, values)
+        if rows and rows[0]["told"] is not None and self._told is not None:
+            self._told(Reading.between(rows[0]["told"], asked))
+        return rows
+
+    @property
+    def unanswered(self) -> tuple[int, ...]:
+        """The tokens of claims whose answers are not there yet, or were lost."""
+        return tuple(self._unanswered)
+
+    def lower(self, first: int) -> None:
+        """Look again at ids from `first` on: a workflow of that id is ready, and perhaps others above it."""
+        self._floor.lower(first)
+
+    async def tick(self, names: Sequence[str], queues: Sequence[str]) -> Tick:
+        """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
+        async with self._one_at_a_time:
+            unknown_too = self._ticks % _UNKNOWN_EVERY == 0
+            pairs = {"names": list(dict.fromkeys(names)), "queues": list(dict.fromkeys(queues))}
+            known = pairs | {"codec": self._codec}
+            found = await self._look(known | {"unknown_too": unknown_too})
+            ready = found["lowest"] is not None
+            others: list[Any] = []
+            if not ready and self._ticks % _OTHERS_EVERY == 0:
+                others = await self._fetch(maintenance.codecs_of_others, known)
+            self._ticks += 1
+            timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
+            if unknown_too:
+                await self._fetch(executors.forget_the_dead, {})
+        return Tick(
+            ready,
+            found["woken"],
+            found["recovered"],
+            timed_out,
+            found["suspects"],
+            found["next_due"],
+            tuple((row["name"], row["codec"]) for row in others),
+        )
+
+    async def _look(self, values: dict[str, Any]) -> Any:
+        """Look at everything, now and then, or else at what the floor leaves."""
+        floor = self._floor.of((values["names"], values["queues"]))
+        is_full = self._floor.is_due
+        bounds = {"floor": 0, "past": LONGEST} if is_full else {"floor": floor, "past": self._floor.past}
+        if is_full:
+            self._floor.look()
+        (found,) = await self._fetch(maintenance.tick, values | bounds)
+        if is_full:
+            lowest = 1 if found["levels"] >= maintenance.LEVELS else found["lowest"]
+            did_most = (
+                max(found["woken"], found["recovered"], len(found["expired"] or ())) >= maintenance.MOST_AT_ONCE
+            )
+            self._floor.looked(lowest, found["took"], again=did_most)
+        if found["lowest_again"] is not None:
+            self._floor.lower(found["lowest_again"])
+        return found
+
+    async def _time_out(self, ids: list[int]) -> int:
+        given = await self._fetch(maintenance.timeouts, {"ids": ids})
+        errors = [
+            dump_error(WorkflowTimeoutError(workflow_id, timeout), terminal=True) for workflow_id, timeout in given
+        ]
+        return len(await self._fetch(maintenance.time_out, {"ids": [row[0] for row in given], "errors": errors}))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        async with self._one_at_a_time:
+            connection, self._connection = self._connection, None
+        if connection is not None:
+            await close_driver(connection)
+
+    async def _fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
+        with translated(self._database.schema):
+            connection = await self._connected()
+            compiled = self._compiled.get(statement)
+            if compiled is None:
+                compiled = self._compiled[statement] = self._database.compile(statement())
+            self.statements += 1
+            settled = asyncio.get_running_loop().time() >= self._settled_at
+            arguments = compiled.arguments(values | {"settled": settled})
+            try:
+                return await connection.fetch(compiled.text, *arguments, timeout=self._database.limits.timeout)
+            except BaseException:
+                # Whatever it was, a connection that may have fallen silent hears no doorbell.
+                connection.terminate()
+                self._connection = None
+                self._unsettle()
+                self._floor.forget()
+                raise
+
+    async def _connected(self) -> Driver:
+        if self._connection is None or self._connection.is_closed():
+            lost, self._connection = self._connection, None
+            self._floor.forget()
+            try:
+                connection = await self._database.open_driver(sorting=False)
+                try:
+                    async with asyncio.timeout(self._database.limits.timeout):
+                        await connection.add_listener(queue_channel(self._database.schema), self._heard)
+                except BaseException:
+                    connection.terminate()
+                    raise
+            except BaseException:
+                self._unsettle()
+                raise
+            self._connection = connection
+            if lost is not None or self._settled_at > 0:
+                self._unsettle()
+        return self._connection
+
+    def _unsettle(self) -> None:
+        """Believe in no death for a while: what cut this connection may have cut those of living executors."""
+        self._settled_at = asyncio.get_running_loop().time() + executors.SETTLING
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        mark, first = ring_of(str(payload))
+        if first is not None:
+            self._floor.lower(first)
+        self._rung(mark)
+
+
+def _in_order(rows: list[Any]) -> list[ClaimedRun]:
+    first = sorted(rows, key=lambda row: (-row["priority"], row["id"]))
+    return [ClaimedRun(*row[: len(ClaimedRun._fields)]) for row in first]

@@ -1,0 +1,103 @@
+"""Sessions and connections that the application lends us: our statements in its transaction.
+
+Nothing here commits or rolls back what was lent, nor changes a setting of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, cast
+from weakref import WeakKeyDictionary, WeakSet
+
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import Pool, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session as SyncSession
+
+from pgqrs.errors import SessionError
+from pgqrs.models import Workflow
+from pgqrs.storage.connections.caller_connection import Borrowed, usable
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.server import Server, ServerRepository
+
+Lent: TypeAlias = AsyncSession | AsyncConnection
+"""What an application can lend: its transaction decides what becomes of the writes."""
+
+Act: TypeAlias = Callable[[], object]
+
+
+class Lending:
+    """Takes what an application lends, once it is sure that it leads to the same database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: WeakSet[Pool] = WeakSet()
+        self._acts: WeakKeyDictionary[SyncSession | SyncConnection, dict[str, Act]] = WeakKeyDictionary()
+
+    async def borrow(self, lent: Lent) -> Borrowed:
+        """Return the connection of what is lent, to run our statements on.
+
+        Raises `SessionError` for what is not asynchronous, what is closed or has failed, and what leads to another
+        database. SQLAlchemy's other errors pass as they are: the transaction is the application's.
+        """
+        with usable():
+            connection = await _connection_of(lent)
+        borrowed = Borrowed(connection, self._database.schema)
+        pool = _sync(connection).engine.pool
+        if pool is not self._database.engine.sync_engine.pool and pool not in self._known:
+            await self._check_same(borrowed)
+            self._known.add(pool)
+        return borrowed
+
+    async def _check_same(self, borrowed: Borrowed) -> None:
+        theirs = await _server_of(borrowed)
+        if await self._database.patiently(_server_of) != theirs:
+            raise SessionError(
+                "the session that was lent leads to another database than the Admin's: make its engine with the "
+                "same DSN, or give Admin the session's engine."
+            )
+
+    def after_commit(self, lent: Lent, name: str, act: Act) -> None:
+        """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
+        target = lent.sync_session if isinstance(lent, AsyncSession) else _sync(lent)
+        acts = self._acts.get(target)
+        if acts is None:
+            acts = self._acts[target] = {}
+            _listen(target, acts)
+        acts.setdefault(name, act)
+
+
+def _listen(target: SyncSession | SyncConnection, acts: dict[str, Act]) -> None:
+    """Have the acts called at each commit of `target`; SQLAlchemy cannot forget a listener while it is called."""
+
+    def committed(source: SyncSession | SyncConnection) -> None:
+        if not source.in_nested_transaction():
+            for name in list(acts):
+                acts.pop(name)()
+
+    # A connection tells only the moment before; the act is a hint, and takes its own time.
+    event.listen(target, "after_commit" if isinstance(target, SyncSession) else "commit", committed)
+
+
+async def _connection_of(lent: Lent) -> AsyncConnection:
+    match cast(object, lent):
+        case AsyncSession() as session:
+            return await session.connection(bind_arguments={"mapper": Workflow.__mapper__})
+        case AsyncConnection() as connection if connection.sync_connection is None:
+            raise SessionError("the connection that was lent is not open: `async with engine.connect() as ...`.")
+        case AsyncConnection() as connection:
+            return connection
+        case other:
+            raise SessionError(
+                f"pgqrs can be lent an AsyncSession or an AsyncConnection, not {type(other).__name__}: make the "
+                "session with `async_sessionmaker`, on an engine of `create_async_engine`."
+            )
+
+
+def _sync(connection: AsyncConnection) -> SyncConnection:
+    return cast(SyncConnection, connection.sync_connection)
+
+
+async def _server_of(connection: Connection) -> Server:
+    return await ServerRepository(connection).identity()

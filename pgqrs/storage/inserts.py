@@ -1,0 +1,47 @@
+"""Inserts of new workflows on any connection, in its transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+
+from pgqrs.models import Workflow
+from pgqrs.storage.journal.registry import ENQUEUE_IN_LENT_SESSION, KINDS
+from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.workflows import bigints, of_keys
+from pgqrs.storage.records import NewWorkflow, Submission, Taken
+
+
+async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
+    """Insert a workflow that no executor runs yet, and return whether its id was free."""
+    kind = KINDS[NewWorkflow]
+    return (await connection.execute(kind.statement(lone=True), kind.values(new))).first() is not None
+
+
+async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | Taken]:
+    """Insert workflows of one name for workers to claim; return the ids of the workflows by their tokens.
+
+    Of the workflows that share a key the first is inserted, unless the key was taken before; for the others the
+    workflow that has the key is returned. A token is left out where its id is another workflow's.
+    """
+    kind = ENQUEUE_IN_LENT_SESSION
+    rows: Any = await connection.execute(kind.statement(), kind.arrays(new))
+    written = {row.workflow_id for row in rows}
+    found: dict[int, int | Taken] = {each.token: each.workflow_id for each in new if each.workflow_id in written}
+    left = {each.workflow_id: each for each in new if each.workflow_id not in written}
+    if left:
+        # What an earlier sending has written, and what has the keys.
+        query = select(Workflow.id, Workflow.token).where(Workflow.id == func.any(bigints(left)))
+        there: Any = await connection.execute(query)
+        found |= {token: own for own, token in there if token == left[own].token}
+    keys = {each.token: each.key for each in left.values() if each.key and each.token not in found}
+    taken = await _of_keys(connection, new[0].name, list(set(keys.values()))) if keys else {}
+    return found | {token: taken[key] for token, key in keys.items() if key in taken}
+
+
+async def _of_keys(connection: Connection, name: str, keys: Sequence[str]) -> dict[str, Taken]:
+    """Return the workflows of this name that have these keys."""
+    rows: Any = await connection.execute(of_keys(), {"name": name, "keys": list(keys)})
+    return {key: Taken(*rest) for key, *rest in rows}

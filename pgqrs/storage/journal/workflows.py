@@ -1,0 +1,390 @@
+"""The writes of workflows: created, begun, enqueued; started, ended and left."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Double, Uuid, case, func, null, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.errors import (
+    CodecMismatchError,
+    PgqrsError,
+    WorkflowCancelledError,
+    WorkflowFinishedError,
+    WorkflowLockedError,
+    WorkflowNotFoundError,
+)
+from pgqrs.models import Text, Workflow
+from pgqrs.storage.journal.operation import AGAIN, TAKEN, Arrays, Held, Kind, R, Standing, lost
+from pgqrs.storage.journal.steps import Reopen
+from pgqrs.storage.queries.executors import ABANDONED, abandoned
+from pgqrs.storage.queries.expressions import (
+    ONE,
+    ZERO,
+    bounded,
+    constant,
+    has_progressed,
+    json_of,
+    later,
+    own_queue,
+)
+from pgqrs.storage.records import Claim, NewRun, NewWorkflow, RunEnd, RunLeave, RunStart, Submission
+from pgqrs.types import WorkflowStatus
+
+
+class _NewKind(Kind[R]):
+    """Insert workflows under ids that are reserved already; one that is there is left as it is.
+
+    One that is there came with the record's first sending if it has the record's token. A server that lost its
+    last moments gives an id twice: then it is another workflow.
+    """
+
+    written: ClassVar[list[str]]
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the insert."""
+        given = self.plain() if lone else self.rows().c
+        order = () if lone else (given.workflow_id,)
+        columns = given.workflow_id, given.name, json_of(given.input), given.token
+        new = select(*columns, *self._values(given)).order_by(*order)
+        return (
+            insert(Workflow)
+            .from_select(["id", "name", "input", "token", *self.written], new, include_defaults=False)
+            .on_conflict_do_nothing()
+            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
+        )
+
+    @abstractmethod
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        """Return what is `written` of a record, whose columns these are, after its id, its name and its input."""
+
+
+class Create(_NewKind[NewWorkflow]):
+    """Insert workflows that nobody runs yet."""
+
+    name = "create"
+    fields = NewWorkflow._fields
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "codec": Text(),
+        "token": BigInteger(),
+    }
+    written: ClassVar = ["codec"]
+
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        return [given.codec]
+
+    def answered(self, record: NewWorkflow, epoch: int) -> None:
+        """Return nothing: there is nothing to tell."""
+
+    def judge(self, record: NewWorkflow, standing: Standing) -> Any:
+        """Return None where the first sending is there."""
+        return _taken_or(None, record, standing)
+
+
+class Begin(_NewKind[NewRun]):
+    """Insert workflows that run already."""
+
+    name = "begin"
+    fields = NewRun._fields
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "executor": Uuid(),
+        "timeout": Double(),
+        "codec": Text(),
+        "token": BigInteger(),
+    }
+    written: ClassVar = ["executor", "status", "epoch", "claim", "started_at", "timeout", "deadline", "codec"]
+
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        return [
+            given.executor,
+            constant(WorkflowStatus.RUNNING),
+            ONE,
+            given.token,
+            func.now(),
+            given.timeout,
+            later(given.timeout),
+            given.codec,
+        ]
+
+    def answered(self, record: NewRun, epoch: int) -> Claim:
+        """Return the claim."""
+        return Claim(epoch, token=record.token)
+
+    def judge(self, record: NewRun, standing: Standing) -> Any:
+        """Return the claim where the first sending is there."""
+        return _taken_or(Claim(1, token=record.token), record, standing)
+
+
+class Enqueue(_NewKind[Submission]):
+    """Insert workflows for workers to claim, now or after a delay; of one key there is one."""
+
+    name = "enqueue"
+    fields = Submission._fields
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "name": Text(),
+        "input": Text(),
+        "queue": Text(),
+        "priority": BigInteger(),
+        "delay": Double(),
+        "timeout": Double(),
+        "key": Text(),
+        "codec": Text(),
+        "token": BigInteger(),
+    }
+    written: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
+
+    def _values(self, given: Any) -> list[ColumnElement[Any]]:
+        return [
+            given.queue,
+            given.priority,
+            case((given.delay.is_(None), func.now())),
+            later(given.delay),
+            given.timeout,
+            given.key,
+            given.codec,
+        ]
+
+    def answered(self, record: Submission, epoch: int) -> bool:
+        """Return True: this is the workflow of the key."""
+        return True
+
+    def judge(self, record: Submission, standing: Standing) -> Any:
+        """Tell whether the record's own first sending is there; if not, its key belongs to another workflow."""
+        return False if standing.status is None else _taken_or(True, record, standing)  # noqa: FBT003  # the result
+
+
+def _taken_or(result: Any, record: NewWorkflow | NewRun | Submission, standing: Standing) -> Any:
+    """Return the result where the workflow of a record's id is the record's own, else `TAKEN`.
+
+    One that is not there at all has gone since its id kept the record from being written.
+    """
+    if standing.status is None:
+        return AGAIN
+    return result if standing.token == record.token else TAKEN
+
+
+class Start(Kind[RunStart]):
+    """Take workflows over: the next epoch, and every older run is fenced."""
+
+    name = "start"
+    fields = RunStart._fields
+    _is_fenced = False
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "claim": BigInteger(),
+        "executor": Uuid(),
+        "timeout": Double(),
+        "codec": Text(),
+    }
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the update; a workflow that had failed may be retried as often as a new one."""
+        held = self.held(to_update=True, lone=lone)
+        timeout = func.coalesce(bounded(Workflow.timeout), held.c.timeout)
+        startable = (
+            WorkflowStatus.PENDING,
+            WorkflowStatus.RUNNING,
+            WorkflowStatus.WAITING,
+            WorkflowStatus.ERROR,
+        )
+        return (
+            update(Workflow)
+            # A claim that is there already came with the first sending: a late copy must not undo what followed.
+            .where(Workflow.id == held.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
+            .where(Workflow.status.in_([constant(status) for status in startable]))
+            .where(
+                Workflow.executor.is_(None)
+                | (Workflow.executor == held.c.executor)
+                | (Workflow.executor == abandoned())
+            )
+            .where(Workflow.codec.is_not_distinct_from(held.c.codec))
+            .values(
+                status=constant(WorkflowStatus.RUNNING),
+                epoch=Workflow.epoch + ONE,
+                claim=held.c.claim,
+                executor=held.c.executor,
+                ready_at=null(),
+                due_at=null(),
+                deadline=func.coalesce(Workflow.deadline, later(timeout)),
+                retries=case((Workflow.status == constant(WorkflowStatus.ERROR), ZERO), else_=Workflow.retries),
+                error=null(),
+                started_at=func.coalesce(Workflow.started_at, func.now()),
+                completed_at=null(),
+                updated_at=func.now(),
+            )
+            .returning(*self.answer(Workflow.id, Workflow.epoch, lone=lone))
+        )
+
+    def answered(self, record: RunStart, epoch: int) -> Claim:
+        """Return the claim."""
+        return Claim(epoch, token=record.claim)
+
+    def judge(self, record: RunStart, standing: Standing) -> Any:
+        """Return the output of a success, an error where there is nothing to run, else `AGAIN`."""
+        if refusal := _no_start(record, standing):
+            return refusal
+        if standing.status == WorkflowStatus.SUCCESS:
+            return Claim(standing.epoch, standing.output, succeeded=True)
+        if standing.claim == record.claim:
+            return Claim(standing.epoch, token=record.claim)
+        if standing.executor is not None and standing.executor not in {record.executor, ABANDONED}:
+            return WorkflowLockedError(record.workflow_id, standing.executor)
+        return AGAIN
+
+
+def _no_start(record: RunStart, standing: Standing) -> PgqrsError | None:
+    """Tell why a workflow cannot be started by anybody, or not with this codec, if so."""
+    if standing.status is None:
+        return WorkflowNotFoundError(record.workflow_id)
+    if standing.status == WorkflowStatus.CANCELLED:
+        return WorkflowCancelledError(record.workflow_id)
+    if standing.codec != record.codec:
+        return CodecMismatchError(record.workflow_id, standing.codec, record.codec)
+    return None
+
+
+class _EndKind(Kind[R]):
+    """A write that ends runs, and marks the failed steps that the next run is to execute again."""
+
+    reopening: ClassVar[Reopen]
+
+    def arrays(self, records: Sequence[R]) -> Arrays:
+        """Return the binds, those of the re-opened steps only where there are any."""
+        steps = [(record.workflow_id, step_id) for record in _ends(records) for step_id in record.reopen]
+        return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
+
+    def statement(self, *, lone: bool = False) -> Any:
+        """Return the update of the workflows whose run is the current one, and goes on."""
+        held = self.held(to_update=True, lone=lone)
+        return (
+            update(Workflow)
+            .where(Workflow.id == held.workflow_id, held.is_current)
+            .where(Workflow.status == constant(WorkflowStatus.RUNNING), *self._conditions())
+            .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
+            .returning(*self.answer(Workflow.id, self._epoch(), lone=lone))
+        )
+
+    @abstractmethod
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
+        """Return what the workflows become."""
+
+    def _conditions(self) -> list[ColumnElement[bool]]:
+        """Return what else must hold of them."""
+        return []
+
+    def _epoch(self) -> ColumnElement[int]:
+        """Return the epoch that is answered."""
+        return Workflow.epoch.expression
+
+
+def _ends(records: Sequence[Any]) -> Sequence[RunEnd | RunLeave]:
+    return records
+
+
+class End(_EndKind[RunEnd]):
+    """Record how runs ended."""
+
+    name = "end"
+    fields = RunEnd._fields
+    columns: ClassVar = {"workflow_id": BigInteger(), "claim": BigInteger(), "output": Text(), "error": Text()}
+    reopening = Reopen("reopen")
+
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
+        goes_on = Workflow.cancel_interrupts.is_(None)
+        return {
+            "status": case(
+                (~goes_on, constant(WorkflowStatus.CANCELLED)),
+                (held.c.error.is_(None), constant(WorkflowStatus.SUCCESS)),
+                else_=constant(WorkflowStatus.ERROR),
+            ),
+            "output": case((goes_on, json_of(held.c.output))),
+            "error": case((goes_on, json_of(held.c.error))),
+            "executor": null(),
+            "deadline": null(),
+            "completed_at": func.now(),
+        }
+
+    def _epoch(self) -> ColumnElement[int]:
+        cancelled = Workflow.status == constant(WorkflowStatus.CANCELLED)
+        return case((cancelled, -Workflow.epoch), else_=Workflow.epoch)
+
+    def answered(self, record: RunEnd, epoch: int) -> WorkflowCancelledError | None:
+        """Return None, or an error where the workflow was to be cancelled, and is: the epoch is negative then."""
+        return WorkflowCancelledError(record.workflow_id) if epoch < 0 else None
+
+    def judge(self, record: RunEnd, standing: Standing) -> Any:
+        """Return None where the first sending arrived, an error where another end is recorded."""
+        if reason := lost(record, standing):
+            return reason
+        if standing.status == WorkflowStatus.RUNNING:
+            return AGAIN
+        if standing.status == WorkflowStatus.CANCELLED:
+            return WorkflowCancelledError(record.workflow_id)
+        sent_before = standing.status == (WorkflowStatus.SUCCESS if record.error is None else WorkflowStatus.ERROR)
+        return None if sent_before else WorkflowFinishedError(record.workflow_id, str(standing.status))
+
+
+class Leave(_EndKind[RunLeave]):
+    """Record that runs left their workflows for a later claim, or ended because they were cancelled."""
+
+    name = "leave"
+    fields = RunLeave._fields
+    columns: ClassVar = {
+        "workflow_id": BigInteger(),
+        "claim": BigInteger(),
+        "status": Text(),
+        "wait": Double(),
+        "error": Text(),
+        "retries": BigInteger(),
+    }
+    reopening = Reopen("retry")
+
+    def answered(self, record: RunLeave, epoch: int) -> None:
+        """Return nothing: there is nothing to tell."""
+
+    def _conditions(self) -> list[ColumnElement[bool]]:
+        return [Workflow.executor.is_distinct_from(abandoned())]
+
+    def _values(self, held: Held) -> dict[str, ColumnElement[Any]]:
+        cancelled = constant(WorkflowStatus.CANCELLED)
+        # A workflow that somebody wants cancelled is not left for another claim.
+        status = case((Workflow.cancel_interrupts.is_not(None), cancelled), else_=held.c.status)
+        waiting = status == constant(WorkflowStatus.WAITING)
+        pending = status == constant(WorkflowStatus.PENDING)
+        return {
+            "status": status,
+            "executor": case((status == constant(WorkflowStatus.RUNNING), abandoned())),
+            "queue": own_queue(),
+            "ready_at": case((pending, func.now())),
+            "due_at": case((waiting, later(held.c.wait))),
+            "attempts": case(
+                # Of a run that was never begun: what was claimed fits no function there.
+                (waiting & held.c.error.is_not(None) & held.c.retries.is_(None), Workflow.attempts),
+                (waiting | (pending & has_progressed()), ZERO),
+                (pending, func.greatest(Workflow.attempts - ONE, ZERO)),
+                else_=Workflow.attempts,
+            ),
+            "retries": func.coalesce(held.c.retries, Workflow.retries),
+            "error": json_of(held.c.error),
+            "deadline": case((status != cancelled, Workflow.deadline)),
+            "completed_at": case((status == cancelled, func.now())),
+        }
+
+    def judge(self, record: RunLeave, standing: Standing) -> Any:
+        """Return None where the run is left, by this record's first sending or because another took it over."""
+        if standing.status is None:
+            return WorkflowNotFoundError(record.workflow_id)
+        running = standing.status == WorkflowStatus.RUNNING and standing.executor != ABANDONED
+        left = standing.claim != record.claim or not running
+        return None if left else AGAIN

@@ -1,0 +1,181 @@
+"""The statements of workers: claim what is ready, wake what is due, take over what the dead left.
+
+Every look-up goes by a partial index that holds live workflows alone, so it costs the same however many have
+ended. Rows that somebody else has locked are skipped: they are looked at again a moment later.
+
+While an old transaction keeps what has ended from being cleaned up, the entries of it stay in the indexes, and a
+look-up walks through them. So looks are bounded, by a `floor` of the ids and by how long ago a time has passed;
+`tick` without bounds finds what these have hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    DateTime,
+    Uuid,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.models import Text, Workflow
+from pgqrs.storage.queries.expressions import (
+    COUNT,
+    ONE,
+    bounded,
+    constant,
+    later,
+    pg,
+    seconds_until,
+    size_of,
+    text_of,
+    unnest,
+)
+from pgqrs.types import WorkflowStatus
+
+_LAST_COUNT = literal_column(str(2**63 - 1), BigInteger())
+
+
+def claim() -> Any:
+    """Return the statement that claims up to `limit` ready workflows for an executor, by priority, then by age.
+
+    It looks at the first `window` of them with ids above `floor` and not in `avoid`, and takes the first of these
+    that no other claim has locked: as many as have inputs of `budget` bytes, and one more. Each row answers with
+    the columns of `ClaimedRun`, its priority, and `seen`, how many there were in the window; there is a row of
+    nulls where none was claimed.
+    """
+    ready = _window().cte("ready").prefix_with("MATERIALIZED")
+    first = _affordable(ready)
+    # By the row's own columns, which are looked at again once it is locked.
+    locked: Any = (
+        select(Workflow.id)
+        .select_from(first.join(Workflow, Workflow.id == first.c.id))
+        .where(Workflow.ready_at.is_not(None))
+        .order_by(first.c.priority.desc(), first.c.id)
+        .limit(bindparam("limit", type_=BigInteger()))
+        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
+        .cte("locked")
+        .prefix_with("MATERIALIZED")  # run once, or it would lock more than it returns
+    )
+    taken = (
+        update(Workflow)
+        .where(Workflow.id == locked.c.id)
+        .values(
+            status=constant(WorkflowStatus.RUNNING),
+            epoch=Workflow.epoch + ONE,
+            claim=bindparam("token", type_=BigInteger()),
+            executor=bindparam("executor", type_=Uuid()),
+            attempts=Workflow.attempts + ONE,
+            ready_at=null(),
+            error=null(),
+            deadline=func.coalesce(Workflow.deadline, later(bounded(Workflow.timeout))),
+            started_at=func.coalesce(Workflow.started_at, func.now()),
+            completed_at=null(),
+            updated_at=func.now(),
+        )
+        .returning(*_claimed())
+        .cte("taken")
+    )
+    seen = select(COUNT.label("seen")).select_from(ready).subquery("seen")
+    return select(*taken.c, seen.c.seen).select_from(seen.outerjoin(taken, true()))
+
+
+def _window() -> Any:
+    """Return the query for the first ready workflows of all pairs: nothing is locked by it.
+
+    A look-up for each pair of a queue and a name, so workflows of other names in between cost nothing.
+    """
+    window = bindparam("window", type_=BigInteger())
+    pairs = queue_name_pairs()
+    ready = (
+        select(Workflow.id, Workflow.priority, size_of(Workflow.input).label("size"))
+        .where(*_is_for(pairs), Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))))
+        .order_by(Workflow.priority.desc(), Workflow.id)
+        .limit(window)
+        .lateral("of_pair")
+    )
+    return (
+        select(ready.c.id, ready.c.priority, ready.c.size)
+        .select_from(pairs.join(ready, true()))
+        .order_by(ready.c.priority.desc(), ready.c.id)
+        .limit(window)
+    )
+
+
+def _affordable(ready: Any) -> Any:
+    """Return those of the ready workflows whose predecessors leave something of the `budget`."""
+    order = (ready.c.priority.desc(), ready.c.id)
+    before = pg.sum(ready.c.size).over(order_by=order, rows=(None, 0)) - ready.c.size
+    counted = select(ready.c.id, ready.c.priority, before.label("before")).subquery("counted")
+    affordable = counted.c.before < bindparam("budget", type_=BigInteger())
+    return select(counted.c.id, counted.c.priority).where(affordable).subquery("first_ready")
+
+
+def claimed() -> Any:
+    """Return the query for what claims took whose answers were lost: the tokens tell."""
+    own = Workflow.executor == bindparam("executor", type_=Uuid())
+    taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(BigInteger())))
+    running = Workflow.status == constant(WorkflowStatus.RUNNING)
+    return select(*_claimed()).where(own, taken, running)
+
+
+def _claimed() -> list[ColumnElement[Any]]:
+    """Return the columns of `ClaimedRun`, and after them the priority and the server's time."""
+    columns: Any = (
+        Workflow.id,
+        Workflow.name,
+        Workflow.epoch,
+        text_of(Workflow.input),
+        Workflow.attempts,
+        seconds_until(Workflow.deadline),
+        Workflow.claim,
+        Workflow.priority,
+        pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),
+    )
+    return list(columns)
+
+
+def queue_name_pairs() -> Any:
+    """Return the pairs of a queue and a name that a worker works for."""
+    queues = unnest(bindparam("queues", type_=ARRAY(Text()))).table_valued(column("queue", Text()))
+    names = unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
+    queue, name = queues.render_derived(name="queues"), names.render_derived(name="names")
+    return select(queue.c.queue, name.c.name).select_from(queue.join(name, true())).subquery("pairs")
+
+
+def _is_for(pairs: Any) -> list[ColumnElement[bool]]:
+    """Return the conditions on a workflow that is ready for a worker: its queue, its name, and its codec.
+
+    One whose counters are at their end, which only a row written by hand can be, is left out: counting on would
+    fail, and with it the claim of everything else.
+    """
+    return [
+        Workflow.queue == pairs.c.queue,
+        Workflow.name == pairs.c.name,
+        Workflow.ready_at.is_not(None),
+        Workflow.id > bindparam("floor", type_=BigInteger()),
+        Workflow.codec.is_not_distinct_from(bindparam("codec", type_=Text())),
+        Workflow.attempts < _LAST_COUNT,
+        can_count(),
+    ]
+
+
+def can_count() -> ColumnElement[bool]:
+    """Return the condition that a workflow's epoch can be counted on."""
+    return Workflow.epoch < _LAST_COUNT
+
+
+def first_ready(pairs: Any) -> Any:
+    """Return the query for the ready workflow of a pair that is claimed next."""
+    first = select(Workflow.priority, Workflow.id).where(*_is_for(pairs))
+    return first.order_by(Workflow.priority.desc(), Workflow.id).limit(ONE)

@@ -1,0 +1,92 @@
+"""What the tables must never hold, as queries that find it; each comes with the sentence that tells of a row."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from sqlalchemy import Integer, exists, select
+
+from pgqrs.models import Executor, Step, Workflow
+from pgqrs.storage.queries import executors
+from pgqrs.storage.queries.expressions import pg
+from pgqrs.types import StepStatus, WorkflowStatus
+
+Invariant: TypeAlias = tuple[str, Any]
+
+SHOWN = 20
+"""How many rows of each kind are told."""
+
+NOTICED = 30.0
+"""How long, in seconds, after the death of an executor a worker has noticed it."""
+
+_OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
+
+
+def _held() -> Any:
+    """Count where a workflow is: with an executor, ready to be claimed, or waiting for a time."""
+    return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
+
+
+INVARIANTS: tuple[Invariant, ...] = (
+    (
+        "workflow {0} has ended with {1} and is still held by an executor, ready, due or has a deadline.",
+        select(Workflow.id, Workflow.status).where(
+            Workflow.status.in_(_OVER), (_held() > 0) | Workflow.deadline.is_not(None)
+        ),
+    ),
+    (
+        "workflow {0} ({1}) is in more than one of these places: with an executor, ready, due.",
+        select(Workflow.id, Workflow.status).where(_held() > 1),
+    ),
+    (
+        "workflow {0} is RUNNING and no executor holds it.",
+        select(Workflow.id).where(Workflow.status == WorkflowStatus.RUNNING, Workflow.executor.is_(None)),
+    ),
+    (
+        "workflow {0} is {1} and executor {2} holds it.",
+        select(Workflow.id, Workflow.status, Workflow.executor).where(
+            Workflow.status.in_([WorkflowStatus.PENDING, WorkflowStatus.WAITING]), Workflow.executor.is_not(None)
+        ),
+    ),
+    (
+        "workflow {0} is WAITING, and for nothing.",
+        select(Workflow.id).where(Workflow.status == WorkflowStatus.WAITING, Workflow.due_at.is_(None)),
+    ),
+    (
+        "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",
+        select(Workflow.id, Workflow.executor)
+        .join(Executor, Executor.id == Workflow.executor)
+        .where(Workflow.status == WorkflowStatus.RUNNING, executors.is_long_dead(NOTICED)),
+    ),
+    (
+        "workflow {0} is RUNNING and held by executor {1}, which is not registered.",
+        select(Workflow.id, Workflow.executor).where(
+            Workflow.executor != executors.ABANDONED, ~exists().where(Executor.id == Workflow.executor)
+        ),
+    ),
+    (
+        "step {1!r} of workflow {0} has the epoch {2}, and the workflow {3}.",
+        select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.epoch)
+        .join(Workflow, Workflow.id == Step.workflow_id)
+        .where(Step.epoch > Workflow.epoch),
+    ),
+    (
+        "step {1!r} of workflow {0} has no workflow.",
+        select(Step.workflow_id, Step.step_id).where(~exists().where(Workflow.id == Step.workflow_id)),
+    ),
+    (
+        "step {1!r} of workflow {0} is {2} without what belongs to it.",
+        select(Step.workflow_id, Step.step_id, Step.status).where(
+            ((Step.status == StepStatus.SUCCESS) & Step.output.is_(None))
+            | ((Step.status == StepStatus.ERROR) & Step.error.is_(None))
+        ),
+    ),
+    (
+        "workflow {0} is SUCCESS without an output.",
+        select(Workflow.id).where(Workflow.status == WorkflowStatus.SUCCESS, Workflow.output.is_(None)),
+    ),
+    (
+        "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",
+        select(Step.workflow_id, Step.step_id).where(Step.status == StepStatus.SUCCESS, Step.reopened),
+    ),
+)

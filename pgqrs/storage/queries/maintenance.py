@@ -1,0 +1,256 @@
+"""The statements of maintenance: due timers, expired deadlines, and the runs of dead executors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    bindparam,
+    case,
+    column,
+    exists,
+    func,
+    null,
+    select,
+    true,
+    union,
+    update,
+)
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.models import Executor, Text, Workflow
+from pgqrs.storage.queries import executors
+from pgqrs.storage.queries.claims import can_count, first_ready, queue_name_pairs
+from pgqrs.storage.queries.expressions import (
+    COUNT,
+    DOUBLE,
+    LAST_TIME,
+    ONE,
+    ZERO,
+    bounded,
+    constant,
+    constant_number,
+    earlier,
+    finite,
+    has_progressed,
+    interval,
+    json_of,
+    own_queue,
+    pg,
+    seconds_of,
+    unnest,
+)
+from pgqrs.types import WorkflowStatus
+
+MOST_AT_ONCE = 2000
+"""The most workflows that one look wakes, takes over or ends; what is left is dealt with at the next."""
+
+LEVELS = 16
+"""How many different priorities of what is ready are looked at in search of the lowest id."""
+
+MOST_LOOKED_AT = 100
+"""How many ready workflows of a queue and a name are looked at in search of another codec."""
+
+LATENESS = 1.0
+"""How long, in seconds, after its deadline a running workflow is left to its executor, which is gentler."""
+
+
+def tick() -> Any:
+    """Return the statement that wakes what is due and takes over the runs of dead executors.
+
+    It looks at ready workflows with ids above `floor`, and at times that passed in the last `past` seconds. It
+    answers with one row: the lowest id of what is ready, if the priorities are few enough to tell, and how many
+    priorities were looked at; how many workflows were woken and taken over, and the lowest id of these; the ids of
+    those whose deadline has passed, how many executors are suspected, the seconds until the next timer or
+    deadline, and the seconds that all this took.
+    """
+    suspects = executors.suspect().cte("suspects")
+    woken = _woken().cte("woken")
+    recovered = _recovered().cte("recovered")
+    suspected = select(COUNT).select_from(Executor).where(executors.is_suspected())
+    levels = _levels()
+    return select(
+        select(pg.min(levels.c.id)).scalar_subquery().label("lowest"),
+        select(func.coalesce(pg.max(levels.c.depth), ZERO)).scalar_subquery().label("levels"),
+        _count(woken).label("woken"),
+        _count(recovered).label("recovered"),
+        func.least(_lowest(woken), _lowest(recovered)).label("lowest_again"),
+        select(pg.array_agg(_expired().c.id)).scalar_subquery().label("expired"),
+        (_count(suspects) + suspected.scalar_subquery()).label("suspects"),
+        func.least(_until(Workflow.due_at), _until(Workflow.deadline)).label("next_due"),
+        seconds_of(pg.clock_timestamp() - pg.statement_timestamp()).label("took"),
+    )
+
+
+def codecs_of_others() -> Any:
+    """Return the query for names of ready workflows that are written with another codec, and for that codec.
+
+    Of each pair of a queue and a name only the first are looked at.
+    """
+    pairs = queue_name_pairs()
+    first = (
+        select(Workflow.codec)
+        .where(Workflow.queue == pairs.c.queue, Workflow.name == pairs.c.name, Workflow.ready_at.is_not(None))
+        .order_by(Workflow.priority.desc(), Workflow.id)
+        .limit(constant_number(MOST_LOOKED_AT))
+        .lateral("first")
+    )
+    other = first.c.codec.is_distinct_from(bindparam("codec", type_=Text()))
+    return select(pairs.c.name, first.c.codec).select_from(pairs.join(first, true())).where(other).distinct()
+
+
+def time_out() -> Any:
+    """Return the statement that ends workflows whose deadline has passed, each with an error of its own."""
+    rows = (
+        unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
+        .table_valued(column("id", BigInteger()), column("error", Text()))
+        .render_derived(name="timed_out")
+    )
+    held = (
+        select(Workflow.id, rows.c.error)
+        .join_from(rows, Workflow, Workflow.id == rows.c.id)
+        .where(Workflow.deadline < func.now(), can_count())
+        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
+        .cte("held")
+    )
+    return (
+        update(Workflow)
+        .where(Workflow.id == held.c.id)
+        .values(
+            status=constant(WorkflowStatus.ERROR),
+            error=json_of(held.c.error),
+            epoch=Workflow.epoch + ONE,
+            claim=null(),
+            **_unheld(),
+            deadline=null(),
+            cancel_interrupts=null(),
+            completed_at=func.now(),
+            updated_at=func.now(),
+        )
+        .returning(Workflow.id)
+    )
+
+
+def timeouts() -> Any:
+    """Return the query for how long workflows were given, in seconds, as far as is known."""
+    since_start = seconds_of(finite(Workflow.deadline) - finite(Workflow.started_at))
+    given = func.coalesce(bounded(Workflow.timeout), since_start)
+    asked = bindparam("ids", type_=ARRAY(BigInteger()))
+    return select(Workflow.id, given).where(Workflow.id == func.any(asked))
+
+
+def _levels() -> Any:
+    """Return the lowest ready id of each priority of each pair, up to `LEVELS` priorities."""
+    pairs = queue_name_pairs()
+    top = first_ready(pairs).lateral("top")
+    level = (
+        select(pairs.c.queue, pairs.c.name, top.c.priority, top.c.id, ONE.label("depth"))
+        .select_from(pairs.join(top, true()))
+        .cte("levels", recursive=True)
+    )
+    lower = first_ready(level).where(Workflow.priority < level.c.priority).lateral("lower")
+    next_level = (
+        select(level.c.queue, level.c.name, lower.c.priority, lower.c.id, level.c.depth + ONE)
+        .select_from(level.join(lower, true()))
+        .where(level.c.depth < constant_number(LEVELS))
+    )
+    return level.union_all(next_level)
+
+
+def _woken() -> Any:
+    due = (
+        select(Workflow.id)
+        .where(Workflow.due_at <= func.now(), Workflow.due_at >= _since())
+        .order_by(Workflow.due_at)
+        .limit(_most())
+        .with_for_update(key_share=True, skip_locked=True)
+        .cte("due")
+    )
+    return (
+        update(Workflow)
+        .where(Workflow.id == due.c.id)
+        .values(
+            status=constant(WorkflowStatus.PENDING), ready_at=Workflow.due_at, due_at=null(), updated_at=func.now()
+        )
+        .returning(Workflow.id)
+    )
+
+
+def _recovered() -> Any:
+    unknown = (
+        select(Workflow.executor)
+        .where(bindparam("unknown_too", type_=Boolean()), Workflow.executor.is_not(None))
+        .where(~exists().where(Executor.id == Workflow.executor))
+    )
+    dead = union(
+        select(Executor.id.label("id")).where(executors.is_dead()),
+        select(executors.abandoned().label("id")),
+        unknown,
+    ).subquery("dead")
+    lost = (
+        select(Workflow.id)
+        .join_from(dead, Workflow, Workflow.executor == dead.c.id)
+        .where(can_count())
+        .limit(_most())
+        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
+        .cte("lost")
+    )
+    cancelled = Workflow.cancel_interrupts.is_not(None)
+    return (
+        update(Workflow)
+        .where(Workflow.id == lost.c.id)
+        .values(
+            epoch=Workflow.epoch + ONE,
+            claim=null(),
+            executor=null(),
+            due_at=null(),
+            queue=own_queue(),
+            status=case((cancelled, constant(WorkflowStatus.CANCELLED)), else_=constant(WorkflowStatus.PENDING)),
+            ready_at=case((~cancelled, func.now())),
+            deadline=case((~cancelled, Workflow.deadline)),
+            completed_at=case((cancelled, func.now())),
+            cancel_interrupts=null(),
+            attempts=case((has_progressed(), ZERO), else_=Workflow.attempts),
+            updated_at=func.now(),
+        )
+        .returning(Workflow.id)
+    )
+
+
+def _expired() -> Any:
+    late = func.now() - interval(LATENESS)
+    passed = case((Workflow.executor.is_(None), func.now()), else_=late)
+    # The first condition is for the index.
+    expired = select(Workflow.id).where(
+        Workflow.deadline < func.now(), Workflow.deadline >= _since(), Workflow.deadline < passed, can_count()
+    )
+    return expired.limit(_most()).subquery("expired")
+
+
+def _since() -> ColumnElement[Any]:
+    return earlier(bindparam("past", type_=DOUBLE))
+
+
+def _until(time: Any) -> ColumnElement[Any]:
+    """Return the seconds until the earliest of the times that have not passed, and that will."""
+    earliest = select(pg.min(time)).where(time > func.now(), time < LAST_TIME).scalar_subquery()
+    return seconds_of(earliest - func.now())
+
+
+def _lowest(cte: Any) -> Any:
+    return select(pg.min(cte.c.id)).scalar_subquery()
+
+
+def _unheld() -> dict[str, Any]:
+    return {"ready_at": null(), "due_at": null(), "executor": null()}
+
+
+def _count(cte: Any) -> Any:
+    return select(COUNT).select_from(cte).scalar_subquery()
+
+
+def _most() -> ColumnElement[int]:
+    return constant_number(MOST_AT_ONCE)

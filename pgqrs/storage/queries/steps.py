@@ -1,0 +1,150 @@
+"""The queries for the steps of a workflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Numeric,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+)
+
+from pgqrs.models import Step, Text, Workflow
+from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.expressions import (
+    ZERO,
+    finite,
+    pg,
+    seconds_of,
+    size_of,
+    text_of,
+)
+from pgqrs.storage.queries.workflows import Decode, decoded
+from pgqrs.storage.records import FailedAttempts, History, Outcome
+from pgqrs.types import StepRecord, StepStatus
+
+PORTION = 4 * 1024 * 1024
+"""The size of the payloads, in bytes, of a history that one statement reads."""
+
+
+class StepRepository:
+    """The steps, in a transaction of the caller's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def history(self, workflow_id: int, later: list[tuple[str, int]]) -> History:
+        """Return the record of earlier runs, without the steps that are to be executed again.
+
+        Outcomes beyond the size of a portion come without their texts: their ids and sizes, in bytes, are added to
+        `later`.
+        """
+        rows: Any = await self._connection.execute(_HISTORY, {"workflow_id": workflow_id})
+        history = History({}, {})
+        for step_id, status, output, error, fingerprint, failures, wait, size, total in rows:
+            if status == StepStatus.RUNNING:
+                history.failed[step_id] = FailedAttempts(failures, max(0.0, wait or 0.0))
+                continue
+            history.outcomes[step_id] = Outcome(output, error, fingerprint)
+            if total > PORTION:
+                later.append((step_id, size))
+        found = await self._connection.execute(_STANDING, {"workflow_id": workflow_id})
+        row: Any = found.one_or_none()
+        return history if row is None else history._replace(left=row[0], retries=row[1])
+
+    async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+        """Return the texts of the outputs and the errors of these steps."""
+        rows: Any = await self._connection.execute(
+            _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    async def settled(self, workflow_id: int, step_id: str) -> Outcome | None:
+        """Return the step's success, None without one, once no transaction that could record it goes on."""
+        # Each of them holds a share of the workflow's row.
+        held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
+        await self._connection.execute(held)
+        found: Any = await self._connection.execute(
+            select(text_of(Step.output), text_of(Step.error), Step.fingerprint).where(
+                Step.workflow_id == workflow_id, Step.step_id == step_id, Step.status == StepStatus.SUCCESS
+            )
+        )
+        row = found.one_or_none()
+        return None if row is None else Outcome(*row)
+
+    async def of_workflow(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
+        """Return the workflow's steps in the order in which they were started."""
+        query = (
+            select(*_STEP_COLUMNS)
+            .where(Step.workflow_id == workflow_id)
+            .order_by(Step.started_at, Step.completed_at, Step.step_id)
+        )
+        return [_step(row, decode) for row in await self._connection.execute(query)]
+
+
+_STEP_COLUMNS: Sequence[Any] = (
+    Step.workflow_id,
+    Step.step_id,
+    Step.status,
+    text_of(Step.output),
+    text_of(Step.error),
+    Step.epoch,
+    Step.reopened,
+    finite(Step.started_at),
+    finite(Step.completed_at),
+    Step.failures,
+)
+
+
+def _history() -> Any:
+    """Return the query for a workflow's steps, each with its size, and with that of all up to it."""
+    size = cast(func.coalesce(size_of(Step.output), size_of(Step.error), ZERO), BigInteger())
+    total = cast(pg.sum(size, type_=Numeric()).over(order_by=Step.step_id), BigInteger())
+    steps = (
+        select(Step, size.label("size"), total.label("total"))
+        .where(
+            Step.workflow_id == bindparam("workflow_id"),
+            Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | (Step.failures > 0),
+            ~Step.reopened,
+        )
+        .subquery("steps")
+    )
+    is_now = steps.c.total <= literal_column(str(PORTION), BigInteger())
+    return select(
+        steps.c.step_id,
+        steps.c.status,
+        case((is_now, text_of(steps.c.output))),
+        case((is_now, text_of(steps.c.error))),
+        steps.c.fingerprint,
+        steps.c.failures,
+        seconds_of(steps.c.retry_at - func.now()),
+        steps.c.size,
+        steps.c.total,
+    )
+
+
+_HISTORY: Any = _history()
+
+_TEXTS: Any = select(Step.step_id, text_of(Step.output), text_of(Step.error)).where(
+    Step.workflow_id == bindparam("workflow_id"),
+    Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
+)
+
+_STANDING: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
+    Workflow.id == bindparam("workflow_id")
+)
+
+
+def _step(row: Sequence[Any], decode: Decode) -> StepRecord:
+    workflow_id, step_id, status, output, error, *rest = row
+    return StepRecord(
+        workflow_id, step_id, StepStatus(status), decoded(output, decode), decoded(error, decode), *rest
+    )

@@ -1,0 +1,281 @@
+"""The statements off the hot path, over the models; they take and give records, never ORM instances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    null,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
+from pgqrs.models import Step, Text, Workflow
+from pgqrs.storage.queries import executors
+from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.expressions import (
+    ONE,
+    array_of,
+    constant,
+    finite,
+    pg,
+    text_of,
+    text_of_array,
+)
+from pgqrs.storage.records import Ended
+from pgqrs.types import StepStatus, WorkflowRecord, WorkflowStatus
+
+Decode = Callable[[str], Any]
+
+
+class WorkflowRepository:
+    """The workflows, in a transaction of the caller's."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def reserve_ids(self, sequence: str, count: int) -> list[int]:
+        """Take `count` ids from the `sequence`, whose name is qualified and quoted."""
+        drawn = await self._connection.scalars(drawn_ids(), {"sequence": sequence, "count": count})
+        return list(drawn)
+
+    async def name(self, workflow_id: int) -> str:
+        """Return the workflow's name; raises `WorkflowNotFoundError`."""
+        name: str | None = await self._connection.scalar(select(Workflow.name).where(Workflow.id == workflow_id))
+        if name is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return name
+
+    async def page(
+        self,
+        decode: Decode,
+        *,
+        status: WorkflowStatus | None,
+        name: str | None,
+        limit: int,
+        before: int | None,
+    ) -> list[WorkflowRecord]:
+        """Return up to `limit` workflows, newest first, those with ids below `before` where it is given."""
+        query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
+        if status is not None:
+            query = query.where(Workflow.status == status)
+        if name is not None:
+            query = query.where(Workflow.name == name)
+        if before is not None:
+            query = query.where(Workflow.id < before)
+        return [_workflow(row, decode) for row in await self._connection.execute(query)]
+
+    async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
+        """Return how those of these workflows ended that have."""
+        texts = text_of(Workflow.output), text_of(Workflow.error)
+        query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
+        over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
+        rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
+        return {row[0]: Ended(WorkflowStatus(row[1]), *row[2:]) for row in rows}
+
+    async def there(self, ids: Collection[int]) -> set[int]:
+        """Return those of these ids of which there is a workflow."""
+        query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
+        return set(await self._connection.scalars(query))
+
+    async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
+        """Return a workflow; raises `WorkflowNotFoundError`."""
+        found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
+        row = found.one_or_none()
+        if row is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return _workflow(row, decode)
+
+    async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
+        """Cancel a workflow at once, or ask the executor that runs it, which is returned, to do so.
+
+        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
+        """
+        found = await self._connection.execute(_CANCEL, {"workflow": workflow_id, "interrupt": interrupt})
+        row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
+        executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
+        return executor
+
+    async def release(self, workflow_id: int, executor_id: UUID) -> None:
+        """Take a run from an executor that is dead, for another to start."""
+        await self._connection.execute(
+            update(Workflow)
+            .where(Workflow.id == workflow_id, Workflow.executor == executor_id)
+            .values(executor=executors.ABANDONED, updated_at=func.now())
+        )
+
+    async def cancel_released(self, workflow_id: int) -> None:
+        """Cancel a workflow whose run was released, unless somebody has started it again."""
+        await self._connection.execute(
+            update(Workflow)
+            .where(Workflow.id == workflow_id, Workflow.executor == executors.ABANDONED)
+            .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1, claim=null())
+        )
+
+    async def resume(self, workflow_id: int) -> str:
+        """Make a workflow that has not succeeded runnable again, its failed steps too; return its name.
+
+        Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError` and, for one that has
+        succeeded, `WorkflowFinishedError`. It takes a transaction.
+        """
+        own = {"workflow": workflow_id}
+        # Two statements: an error that is being recorded while the first waits for the lock is in the snapshot of
+        # the second.
+        found = await self._connection.execute(_LOCK, own)
+        name: str = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS).name
+        await self._connection.execute(_RESUME, own)
+        return name
+
+
+_WORKFLOW_COLUMNS: Sequence[Any] = (
+    Workflow.id,
+    Workflow.name,
+    Workflow.status,
+    text_of(Workflow.input),
+    text_of(Workflow.output),
+    text_of(Workflow.error),
+    Workflow.epoch,
+    finite(Workflow.created_at),
+    finite(Workflow.started_at),
+    finite(Workflow.completed_at),
+    finite(Workflow.updated_at),
+    Workflow.queue,
+    Workflow.key,
+    Workflow.priority,
+    finite(Workflow.due_at),
+    finite(Workflow.deadline),
+    Workflow.executor,
+    Workflow.attempts,
+    Workflow.codec,
+)
+
+_CANCELLED: dict[str, Any] = {
+    "status": WorkflowStatus.CANCELLED,
+    "ready_at": null(),
+    "due_at": null(),
+    "deadline": null(),
+    "cancel_interrupts": null(),
+    "completed_at": func.now(),
+    "updated_at": func.now(),
+}
+
+
+def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
+    identity, name, status, input_, output, error, *rest = row
+    return WorkflowRecord(
+        identity,
+        name,
+        WorkflowStatus(status),
+        decoded(input_, decode),
+        decoded(output, decode),
+        decoded(error, decode),
+        *rest,
+    )
+
+
+def decoded(text: str | None, decode: Decode) -> Any:
+    """Return a payload as it is decoded, None for none."""
+    return None if text is None else decode(text)
+
+
+def bigints(values: Collection[int]) -> ColumnElement[Any]:
+    """Return numbers as an array."""
+    return array_of(literal(text_of_array(values), Text()), BigInteger())
+
+
+def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
+    """Return the row of a workflow; raise if it is not there, or is `over`."""
+    if row is None:
+        raise WorkflowNotFoundError(workflow_id)
+    if row.status in over:
+        raise WorkflowFinishedError(workflow_id, row.status)
+    return row
+
+
+def _locked() -> Any:
+    """Return the query that locks a workflow and tells how it stands."""
+    columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor)
+    return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
+
+
+def _cancel() -> Any:
+    """Return the statement that cancels a workflow or asks its executor to; it tells how the workflow stood.
+
+    It is one, so that nobody claims the workflow between the look at its status and the write, also where each
+    statement is a transaction.
+    """
+    held = _locked().cte("held")
+    # By the status that was locked: the row's own is looked at as the snapshot shows it first, which may be older.
+    own = update(Workflow).where(Workflow.id == held.c.id)
+    running = held.c.status == constant(WorkflowStatus.RUNNING)
+    waiting = held.c.status.in_([constant(WorkflowStatus.PENDING), constant(WorkflowStatus.WAITING)])
+    interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
+    asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
+    cancelled = own.where(waiting).values(**_CANCELLED).cte("cancelled")
+    return select(held.c.status, held.c.executor).add_cte(asked, cancelled)
+
+
+def _resume() -> Any:
+    """Return the statement that makes a workflow pending, and has its failed steps executed again."""
+    made_pending = (
+        update(Workflow)
+        .where(Workflow.id == bindparam("workflow"))
+        .values(
+            status=WorkflowStatus.PENDING,
+            epoch=Workflow.epoch + 1,
+            claim=null(),
+            executor=null(),
+            due_at=null(),
+            ready_at=case((Workflow.queue.is_not(None), func.now())),
+            attempts=0,
+            retries=0,
+            deadline=null(),
+            cancel_interrupts=null(),
+            error=null(),
+            completed_at=null(),
+            updated_at=func.now(),
+        )
+        .cte("made_pending")
+    )
+    return (
+        update(Step)
+        .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
+        .values(reopened=true(), failures=0)
+        .add_cte(made_pending)
+    )
+
+
+_LOCK = _locked()
+
+_CANCEL = _cancel()
+
+_RESUME = _resume()
+
+
+def drawn_ids() -> Any:
+    """Return the query that takes `count` ids from a `sequence`, whose name is qualified and quoted."""
+    sequence = cast(bindparam("sequence", type_=Text()), REGCLASS())
+    count = bindparam("count", type_=BigInteger())
+    return select(pg.nextval(sequence, type_=BigInteger())).select_from(pg.generate_series(ONE, count))
+
+
+def of_keys() -> Any:
+    """Return the query for the workflows of a `name` that have one of the `keys`: a key, and then a `Taken`."""
+    asked = func.any(bindparam("keys", type_=ARRAY(Text())))
+    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
+    return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)

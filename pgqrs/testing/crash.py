@@ -1,0 +1,510 @@
+"""`crash_everywhere`: a workflow killed before and after each durable write, and what came of it compared."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple, cast, overload
+from uuid import uuid4
+
+from pgqrs.client.admin import Admin
+from pgqrs.codecs.base import placed
+from pgqrs.codecs.records import as_text, naming, read_workflow
+from pgqrs.errors import InvariantError, RunEndedError
+from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.journal.running_marks import Executing, RunningMarks
+from pgqrs.storage.queries.workflows import WorkflowRepository
+from pgqrs.storage.records import ClaimedRun, RunEnd, RunLeave, StepFailure, StepOutcome
+from pgqrs.storage.store import Store
+from pgqrs.testing.clock import PAUSE, TestClock
+from pgqrs.testing.comparison import Recorded
+from pgqrs.testing.enqueued import skipping
+from pgqrs.testing.scratch import scratch_admin
+from pgqrs.types import StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
+from pgqrs.worker.runner import Held, Runs
+from pgqrs.workflow.context import PyWorkflow
+from pgqrs.workflow.definition import Definition, definition_of
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+DYING = 5.0
+"""How long, in seconds, what a killed run has begun may take to end."""
+
+_ENDED = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
+
+_NUMBERS = re.compile(r"(\d+(?:[.,]\d+)*)")
+
+_RESULTS_MAY_DIFFER = (
+    "\nTwo runs without a crash differ as well. If they may (an id, a random number, the time), tell what "
+    "must be the same: crash_everywhere(..., compare=lambda result: ...)."
+)
+
+_RUNS_DIFFER = (
+    "\nTwo runs without a crash differ as well: which steps there are and how it fails must not depend on a "
+    "random number, the time, or what a process remembers."
+)
+
+Compare: TypeAlias = Callable[[Any], object]
+
+
+@overload
+async def crash_everywhere(
+    workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+    *args: *Ts,
+    admin: Admin | None = None,
+    compare: Compare | None = None,
+    timeout: float = 30.0,
+) -> R: ...
+
+
+@overload
+async def crash_everywhere(
+    workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+    *,
+    arrange: Callable[[], Awaitable[tuple[*Ts]]],
+    admin: Admin | None = None,
+    compare: Compare | None = None,
+    timeout: float = 30.0,
+) -> R: ...
+
+
+async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is more than `*args: Any`
+    workflow: Callable[..., Awaitable[R]],
+    *args: Any,
+    arrange: Callable[[], Awaitable[tuple[Any, ...]]] | None = None,
+    admin: Admin | None = None,
+    compare: Compare | None = None,
+    timeout: float = 30.0,
+) -> R:
+    """Assert that a workflow survives a crash at any moment, and return what it returns.
+
+    It is run once undisturbed, as a `Worker` runs it. Then, for each durable write that it made, it is run twice
+    more, as a workflow of its own each time: killed right before the write, and right after it, when nobody has
+    heard that it is on disk; another executor carries it on to its end. (A write is the outcome of a step, or
+    the commit of a transactional one, a failed attempt, a time to wake up at, a sleep or a retry of the whole, the
+    end.)
+
+    Asserted of each of these runs:
+
+    * the same result, or the same error: of the same class and with the same message, but for the workflow's id;
+    * the same steps are recorded, and what was recorded before the crash stays as it was;
+    * no step's function was begun more often than one crash explains, and none that was recorded begins again;
+    * the tables hold nothing that they must never hold.
+
+    Args:
+        workflow: A function decorated with `@workflow`.
+        *args: The arguments of each run.
+        arrange: Called before each run in their place, where a run needs rows of its own: an order that is not
+            paid yet, say. It makes them, commits them, and returns the arguments, in a tuple.
+        admin: That of the fixture `pgqrs_admin` or of `scratch_admin`, whose time is skipped, or any other;
+            without one an embedded server is used.
+        compare: Called with a result, as the workflow's handle returns it; it returns what of it must be the same.
+            Give it where results hold the id of a workflow or of a row, a random number or the time.
+        timeout: Bounds each run, in seconds; `arrange` is not counted.
+
+    It is a kill as far as one can be in a process that lives on: the run's tasks are cancelled, so ``finally:``
+    blocks run, but nothing that they do is recorded; a thread of ``@step(thread=True)`` goes on to its end.
+
+    Returns:
+        What the undisturbed run returned.
+
+    Raises:
+        AssertionError: A run went another way; it names the crash and the difference.
+        Exception: What the workflow raises each time, or `arrange`.
+        TypeError: Arguments are given and `arrange` as well, or `arrange` returns something else than a tuple.
+    """
+    definition = definition_of(workflow)
+    if args and arrange is not None:
+        raise TypeError("the arguments are given, or `arrange` returns them: not both.")
+    arguments = _Arguments(args, arrange)
+    async with AsyncExitStack() as stack:
+        base = await stack.enter_async_context(scratch_admin()) if admin is None else admin
+        await stack.enter_async_context(skipping(base))
+        victim, survivor = [await stack.enter_async_context(_twin(base)) for _ in range(2)]
+        lab = await stack.enter_async_context(_Laboratory(victim, survivor, definition, arguments, timeout))
+        undisturbed = await lab.run(_Crash())
+        for number in range(1, len(undisturbed.writes) + 1):
+            for after in (False, True):
+                crash = _Crash(number, after=after)
+                await _check(lab, undisturbed, await lab.run(crash), crash, compare)
+        return await survivor.handle(undisturbed.record.id, workflow).result()
+
+
+class _Arguments:
+    """The arguments of the runs: the same for all, or those that `arrange` returns for one."""
+
+    def __init__(self, same: tuple[Any, ...], arrange: Callable[[], Awaitable[tuple[Any, ...]]] | None) -> None:
+        self._same = same
+        self._arrange = arrange
+
+    async def of_a_run(self) -> tuple[Any, ...]:
+        """Return the arguments of the run that comes next."""
+        if self._arrange is None:
+            return self._same
+        given: Any = await self._arrange()
+        if not isinstance(cast(object, given), tuple):
+            raise TypeError(
+                f"`arrange` returns the workflow's arguments in a tuple, as in `return (order_id,)`, and not "
+                f"{type(given).__name__}."
+            )
+        return cast("tuple[Any, ...]", given)
+
+
+@asynccontextmanager
+async def _twin(admin: Admin) -> AsyncGenerator[Admin]:
+    """Give another executor on the same tables."""
+    clock = admin.clock
+    async with admin.twin() as twin:
+        if isinstance(clock, TestClock):
+            clock.follow(twin)
+        yield twin
+        if isinstance(clock, TestClock):
+            clock.leave(twin)
+
+
+class _Crash:
+    """A gate before the durable writes, where the process dies: at write `number`, counted from 1, or never."""
+
+    def __init__(self, number: int | None = None, *, after: bool = False) -> None:
+        self._number = number
+        self._after = after
+        self.writes: list[str] = []
+        self.happened = asyncio.Event()
+        self._dead: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def __str__(self) -> str:
+        if self._number is None:
+            return "Without a crash"
+        place = f"{'after' if self._after else 'before'} write {self._number}"
+        if not self.happened.is_set():
+            return f"Where a crash {place} was to be, and only {len(self.writes)} writes were made,"
+        return f"After a crash {place} ({self.writes[-1]})"
+
+    async def pass_through(self, records: Sequence[Any], write: Callable[[], Awaitable[Any]]) -> Any:
+        """Let a write through, unless the process is dead, or dies now."""
+        if self.happened.is_set():
+            return await asyncio.shield(self._dead)
+        if all(_is_mark(record) for record in records):
+            return await write()
+        self.writes.append(" and ".join(map(_told, records)))
+        if len(self.writes) == self._number and not self._after:
+            return await self._die()
+        answer = await write()
+        return await self._die() if len(self.writes) == self._number else answer
+
+    async def _die(self) -> Any:
+        self.happened.set()
+        return await asyncio.shield(self._dead)
+
+    async def befalls(self, task: asyncio.Task[None]) -> bool:
+        """Wait for the end of a task or for the crash, and tell whether that was it."""
+        happens = asyncio.get_running_loop().create_task(self.happened.wait())
+        try:
+            await asyncio.wait([task, happens], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            happens.cancel()
+        return self.happened.is_set()
+
+    def bury(self) -> None:
+        """Let go of what waits for its write: it is not written."""
+        if not self._dead.done():
+            self._dead.set_exception(ConnectionResetError("this process was killed"))
+            self._dead.exception()  # nobody need wait for it
+
+
+class _Begun(RunningMarks):
+    """Counts how often steps are begun; what they are otherwise looked after for goes on."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.journal)
+        self.counts: Counter[str] = Counter()
+
+    def began(self, step: Executing) -> None:
+        """Count a step, and look after it."""
+        self.counts[step.started.step_id] += 1
+        super().began(step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """How a workflow was run to its end: its writes until the crash, its record and its result, and its steps.
+
+    `begun` counts how often each step was, in all and after the crash (`begun_after`); `kept` is what was recorded
+    of the steps at the crash.
+    """
+
+    writes: list[str]
+    record: WorkflowRecord
+    result: Recorded
+    steps: Mapping[str, StepRecord]
+    begun: Mapping[str, int]
+    begun_after: Mapping[str, int]
+    kept: Mapping[str, StepRecord]
+
+
+class _Laboratory:
+    """Two executors: one that is killed, and one that carries on what it has left."""
+
+    def __init__(
+        self, victim: Admin, survivor: Admin, definition: Definition, arguments: _Arguments, timeout: float
+    ) -> None:
+        self._admins = victim, survivor
+        self._definition = definition
+        self._arguments = arguments
+        self._timeout = timeout
+        self._queue = f"crash_everywhere {uuid4()}"  # no other worker's
+        self._stores: list[Store] = []
+        self._watches: list[Watch] = []
+        self._held: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        for admin in self._admins:
+            store = await admin.store()
+            self._stores.append(store)
+            self._watches.append(await store.watch(_ignore))
+        self._stores[0].journal.controls.most = 1  # so that there is a crash between any two of what goes together
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._held is not None:
+            await self._kill(self._held)
+        for watch in self._watches:
+            await watch.close()
+
+    async def run(self, crash: _Crash) -> _Trial:
+        """Run a workflow of its own to its end, with a crash on the way."""
+        args = await self._arguments.of_a_run()
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._run(crash, args)
+        except TimeoutError:
+            raise AssertionError(
+                f"{crash} the workflow {self._definition.name!r} did not end within {self._timeout:g} s."
+            ) from None
+
+    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> _Trial:
+        begun = [_Begun(store) for store in self._stores]
+        for store, each in zip(self._stores, begun, strict=True):
+            store.marks = each
+        survivor = self._admins[1]
+        workflow: Callable[..., Awaitable[Any]] = self._definition.function
+        handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
+        victim = self._stores[0]
+        victim.journal.controls.gate = crash.pass_through
+        try:
+            await self._carry_on(0, handle.id, crash)
+        finally:
+            crash.bury()
+            await victim.journal.drain()
+            victim.journal.controls.gate = None
+        kept = await self._steps(handle.id)
+        await self._find_dead(handle.id)
+        await self._carry_on(1, handle.id, None)
+        ended = await self._record(handle.id)
+        record = read_workflow(survivor.codec, ended)
+        return _Trial(
+            crash.writes,
+            record,
+            Recorded(self._result(ended), record.output),
+            await self._steps(handle.id),
+            begun[0].counts + begun[1].counts,
+            begun[1].counts,
+            kept,
+        )
+
+    async def _carry_on(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
+        """Claim the workflow and carry it out, again and again, until it has ended or the executor is killed."""
+        while crash is None or not crash.happened.is_set():
+            claimed = await self._claim(which)
+            if claimed is not None:
+                await self._carry_out(which, claimed, crash)
+            elif (await self._record(workflow_id)).status in _ENDED:
+                return
+            else:
+                await asyncio.sleep(PAUSE)  # until the workflow's time has come
+
+    async def _claim(self, which: int) -> ClaimedRun | None:
+        names, queues = [self._definition.name], [self._queue]
+        await self._watches[which].tick(names, queues)
+        found = await self._watches[which].claim(names, queues, 1)
+        return found[0] if found else None
+
+    async def _carry_out(self, which: int, claimed: ClaimedRun, crash: _Crash | None) -> None:
+        admin = self._admins[which]
+        runs = Runs(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
+        held = Held(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
+        self._stores[which].changing.add(claimed.workflow_id)  # as `Runs.take` does; the run takes it off
+        self._held = asyncio.get_running_loop().create_task(runs.carry_out(held), name="pgqrs-crash-everywhere")
+        if crash is None:
+            await asyncio.wait([self._held])
+        elif await crash.befalls(self._held):
+            self._lose(claimed.workflow_id)
+            await self._kill(self._held)
+        self._held = None
+
+    def _lose(self, workflow_id: int) -> None:
+        """Let what goes on of the run in this process do nothing more."""
+        run = self._stores[0].runs.get(workflow_id)
+        lose = getattr(run, "lose", None)
+        if lose is not None:
+            lose(RunEndedError(workflow_id))
+
+    async def _kill(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait([task], timeout=DYING)
+        if not task.done():
+            raise AssertionError(f"the workflow {self._definition.name!r} does not end although it was cancelled.")
+
+    async def _find_dead(self, workflow_id: int) -> None:
+        """Find the killed executor dead, as its lock would tell any worker of a process that is."""
+        dead = self._stores[0].executor_id
+        await self._stores[1].database.patiently(
+            lambda connection: WorkflowRepository(connection).release(workflow_id, dead)
+        )
+
+    async def _record(self, workflow_id: int) -> WorkflowRecord:
+        """Return the workflow's record; its payloads are texts."""
+        return await self._stores[1].workflow(workflow_id, as_text)
+
+    def _result(self, ended: WorkflowRecord) -> Any:
+        """Return what the workflow returned, as its function is annotated, None if it failed."""
+        if ended.output is None:
+            return None
+        with naming(ended.id):
+            codec = self._definition.returns.codec(self._admins[1].codec)
+            return placed(codec, "output", ended.id).decode(ended.output)
+
+    async def _steps(self, workflow_id: int) -> dict[str, StepRecord]:
+        return {each.step_id: each for each in await self._admins[1].list_steps(workflow_id)}
+
+    async def verify(self) -> None:
+        """Check what the tables hold."""
+        await self._admins[1].verify(deep=True)
+
+
+async def _check(
+    lab: _Laboratory, undisturbed: _Trial, trial: _Trial, crash: _Crash, compare: Compare | None
+) -> None:
+    differences = [*_differences(undisturbed, trial, compare)]
+    try:
+        await lab.verify()
+    except InvariantError as error:
+        differences.append(str(error))
+    if not differences:
+        return
+    hint = _hint(undisturbed, await lab.run(_Crash()), compare)
+    listed = "\n".join(f"    {each}" for each in differences)
+    raise AssertionError(f"{crash} the workflow {undisturbed.record.name!r} went another way:\n{listed}{hint}")
+
+
+def _hint(undisturbed: _Trial, again: _Trial, compare: Compare | None) -> str:
+    """Return what to say of two runs without a crash, if they differ."""
+    differences = [*_differences(undisturbed, again, compare)]
+    if not differences:
+        return ""
+    both_succeeded = undisturbed.record.status == again.record.status == WorkflowStatus.SUCCESS
+    in_results = both_succeeded and not _is_same_outcome(undisturbed, again, compare)
+    return _RESULTS_MAY_DIFFER if in_results and len(differences) == 1 else _RUNS_DIFFER
+
+
+def _differences(undisturbed: _Trial, trial: _Trial, compare: Compare | None) -> Iterator[str]:
+    """Yield what speaks against the trial, a sentence each."""
+    if not _is_same_outcome(undisturbed, trial, compare):
+        wanted, got = _outcome_told(undisturbed, compare), _outcome_told(trial, compare)
+        yield f"it {got}, and without a crash it {wanted}."
+    yield from _other_steps(undisturbed, trial)
+    for step_id, kept in trial.kept.items():
+        if kept.status == StepStatus.SUCCESS and trial.steps.get(step_id) != kept:
+            yield f"the step {step_id!r} was recorded as {kept.output!r}, and is {_step_told(trial, step_id)} now."
+        if kept.status == StepStatus.SUCCESS and trial.begun_after.get(step_id, 0):
+            yield f"the step {step_id!r} was recorded, and began again after the crash."
+    for step_id, count in trial.begun.items():
+        most = _begun_at_most(undisturbed, step_id) + 1
+        if count > most and step_id in undisturbed.begun:
+            yield f"the step {step_id!r} began {count} times, where one crash explains {most}."
+
+
+def _begun_at_most(undisturbed: _Trial, step_id: str) -> int:
+    """Return how often a step may begin without a crash: once an attempt, though one may wait in place."""
+    recorded = undisturbed.steps.get(step_id)
+    attempts = 0 if recorded is None else recorded.failures + 1
+    return max(undisturbed.begun.get(step_id, 0), attempts)
+
+
+def _other_steps(undisturbed: _Trial, trial: _Trial) -> Iterator[str]:
+    for step_id in undisturbed.steps.keys() - trial.steps.keys():
+        yield f"it has no step {step_id!r}, which it has without a crash."
+    for step_id in trial.steps.keys() - undisturbed.steps.keys():
+        yield f"it has a step {step_id!r}, which it has not without a crash."
+
+
+def _is_same_outcome(one: _Trial, other: _Trial, compare: Compare | None) -> bool:
+    if one.record.status != other.record.status:
+        return False
+    if one.record.status != WorkflowStatus.SUCCESS:
+        return _is_same_error(one.record, other.record)
+    if compare is None:
+        return one.result.is_like(other.result)
+    return bool(compare(one.result.value) == compare(other.result.value))
+
+
+def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
+    """Tell whether two errors are the same; where one tells its workflow's id the other tells that of its own."""
+    (kind, message), (other_kind, other_message) = _error(one), _error(other)
+    words, other_words = _NUMBERS.split(message), _NUMBERS.split(other_message)
+    own = str(one.id), str(other.id)
+    return (
+        kind == other_kind
+        and len(words) == len(other_words)
+        and all(pair[0] == pair[1] or pair == own for pair in zip(words, other_words, strict=True))
+    )
+
+
+def _error(record: WorkflowRecord) -> tuple[str, str]:
+    """Return the class's name and the message of a workflow's error; of one that was cancelled they are empty."""
+    error = record.error if isinstance(record.error, dict) else {}
+    return str(error.get("type", "")), str(error.get("message", ""))
+
+
+def _outcome_told(trial: _Trial, compare: Compare | None) -> str:
+    match trial.record.status:
+        case WorkflowStatus.SUCCESS:
+            value = trial.result.value
+            return f"returned {value if compare is None else compare(value)!r}"
+        case WorkflowStatus.ERROR:
+            return "raised {}: {}".format(*_error(trial.record))
+        case status:
+            return f"ended as {status}"
+
+
+def _step_told(trial: _Trial, step_id: str) -> str:
+    step = trial.steps.get(step_id)
+    return "gone" if step is None else f"{step.status}, {step.output!r}"
+
+
+def _is_mark(record: object) -> bool:
+    """Tell of the note that a long step is running, which nobody waits for and nothing depends on."""
+    return isinstance(record, StepOutcome) and record.output is None and record.error is None
+
+
+def _told(record: object) -> str:
+    match record:
+        case StepFailure():
+            return f"a failed attempt of step {record.step_id!r}"
+        case StepOutcome():
+            return f"the outcome of step {record.step_id!r}"
+        case RunEnd():
+            return "the workflow's end"
+        case RunLeave():
+            return f"the workflow is left {record.status}"
+        case _:
+            return type(record).__name__
+
+
+def _ignore(_told: object) -> None:
+    """Let nobody know."""

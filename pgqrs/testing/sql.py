@@ -1,0 +1,229 @@
+"""The SQL of `pgqrs.testing`: schemas that tests use in turn, and a time in them that tests can move.
+
+Making the tables takes a hundred milliseconds, and TRUNCATE almost as long; locking and emptying them takes two.
+So a schema is used again, under another name: whoever still writes to the one before finds no tables there, for a
+rename has every prepared statement looked up anew.
+
+In such a schema are functions ``now()`` and the like beside the tables. A connection whose `search_path` has it
+before `pg_catalog` sees their time wherever a statement names no schema: in ours, and in the application's.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import asyncpg
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pgqrs.models import Base, Workflow
+from pgqrs.storage import migrate
+from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.expressions import seconds_of
+from pgqrs.types import WorkflowStatus
+
+PREFIX = "pgqrs_test_"
+"""What the names of all such schemas begin with; then the process's own, and a number."""
+
+WORN = 4 * 1024 * 1024
+"""The size of a schema, in bytes, above which it is not used again: to empty it would take longer."""
+
+PATIENCE = "500ms"
+"""How long the locks of a schema are waited for, before it is left to whoever holds them."""
+
+_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{8}}_[0-9]{{1,18}}")
+"""The form of the names that the kit gives; they need no quotes."""
+
+_MARK = "made by pgqrs.testing"
+"""The comment of the kit's schemas: only a schema that carries it, and belongs to the own role, is dropped."""
+
+_PLACEHOLDER = "pgqrs_test_placeholder"
+
+_TIMES = {
+    "now": "STABLE",
+    "transaction_timestamp": "STABLE",
+    "statement_timestamp": "STABLE",
+    "clock_timestamp": "VOLATILE",
+}
+
+_CLOCK = f"""
+COMMENT ON SCHEMA {_PLACEHOLDER} IS '{_MARK}';
+CREATE TABLE {_PLACEHOLDER}.pgqrs_test_clock (ahead interval NOT NULL);
+INSERT INTO {_PLACEHOLDER}.pgqrs_test_clock VALUES ('0');
+{
+    "".join(
+        f'''
+CREATE FUNCTION {_PLACEHOLDER}.{name}() RETURNS timestamptz LANGUAGE sql {volatility} PARALLEL SAFE BEGIN ATOMIC
+    SELECT pg_catalog.{name}() + (SELECT ahead FROM {_PLACEHOLDER}.pgqrs_test_clock);
+END;'''
+        for name, volatility in _TIMES.items()
+    )
+}
+ALTER TABLE {_PLACEHOLDER}.pgqrs_workflows
+    ALTER COLUMN created_at SET DEFAULT {_PLACEHOLDER}.now(),
+    ALTER COLUMN updated_at SET DEFAULT {_PLACEHOLDER}.now();
+"""  # noqa: S608  # names of our own
+
+_LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
+
+
+class Outlook(NamedTuple):
+    """What the live workflows wait for.
+
+    `held` are those that some executor runs, `open` those that a worker could take now. `next_due` is the time
+    until the next one's, in seconds, None without one.
+    """
+
+    held: frozenset[int]
+    open: frozenset[int]
+    next_due: float | None
+
+
+def script() -> str:
+    """Return the SQL of a schema of tests; see `create`. Rendering it takes a while."""
+    return migrate.sql_script(_PLACEHOLDER) + _CLOCK
+
+
+def search_path(schema: str) -> str:
+    """Return the `search_path` by which connections see the time of a schema of tests."""
+    # New tables go to the first one, so ours is not that.
+    return f'"$user", public, {_quoted(schema)}, pg_catalog'
+
+
+async def create(driver: asyncpg.Connection[Any], script: str, schema: str) -> int:
+    """Make a schema of tests and return how many things are in it."""
+    if not _NAME.fullmatch(schema):
+        raise ValueError(f"{schema!r} is not the name of a schema of the test kit.")
+    await driver.execute(script.replace(_PLACEHOLDER, schema))
+    return (await _measure(driver, schema))[0]
+
+
+async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, things: int) -> bool:
+    """Empty a schema and give it another name; tell whether that went.
+
+    It does not where somebody has locked a table in it, where it has grown, or holds more or fewer than `things`.
+    """
+    count, size = await _measure(driver, schema)
+    if count != things or size > WORN:
+        return False
+    old, new = _quoted(schema), _quoted(name)
+    sequence = f"{old}.pgqrs_workflows_id_seq".replace("'", "''")
+    tables = [f"{old}.{each.name}" for each in Base.metadata.sorted_tables]
+    emptied = "".join(f"DELETE FROM {each};" for each in tables)  # noqa: S608  # quoted above
+    try:
+        await driver.execute(f"""
+            BEGIN;
+            SET LOCAL lock_timeout = '{PATIENCE}';
+            LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
+            {emptied}
+            UPDATE {old}.pgqrs_test_clock SET ahead = '0';
+            SELECT pg_catalog.setval('{sequence}', 1, false);
+            ALTER SCHEMA {old} RENAME TO {new};
+            COMMIT;
+        """)  # noqa: S608  # quoted above
+    except asyncpg.PostgresError:
+        await driver.execute("ROLLBACK")
+        return False
+    return True
+
+
+async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
+    """Drop a schema of the kit; return False where another session has locked something in it.
+
+    A schema of that name that the kit has not made, or that belongs to another role, is left alone.
+    """
+    if not await driver.fetchval(f"{_OWN_SCHEMAS} AND nspname = $2", _MARK, schema):
+        return True
+    try:
+        await driver.execute(f"SET lock_timeout = '{PATIENCE}'; DROP SCHEMA {_quoted(schema)} CASCADE")
+    except asyncpg.PostgresError:
+        return False
+    return True
+
+
+async def own(driver: asyncpg.Connection[Any], owner: str) -> None:
+    """Keep the schemas of `owner`, a process, from being dropped by others while this connection is open."""
+    await driver.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1, 0))", owner)
+
+
+async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
+    """Drop the schemas of this role's processes that have died."""
+    rows = await driver.fetch(f"{_OWN_SCHEMAS} ORDER BY 1", _MARK)
+    for schema in (name for (name,) in rows if _NAME.fullmatch(name)):
+        owner = schema.rpartition("_")[0]
+        key = "pg_catalog.hashtextextended($1, 0)"
+        if await driver.fetchval(f"SELECT pg_catalog.pg_try_advisory_lock({key})", owner):
+            await drop(driver, schema)
+            await driver.execute(f"SELECT pg_catalog.pg_advisory_unlock({key})", owner)
+
+
+async def move(connection: AsyncConnection, schema: str, seconds: float) -> None:
+    """Move the time in a schema of tests."""
+    moved = f"UPDATE {_quoted(schema)}.pgqrs_test_clock SET ahead = ahead + $1"  # noqa: S608  # quoted
+    await connection.exec_driver_sql(moved, (timedelta(seconds=seconds),))
+
+
+async def outlook(connection: AsyncConnection) -> Outlook:
+    """Return what the live workflows wait for."""
+    rows: Any = await connection.execute(_OUTLOOK)
+    held: set[int] = set()
+    open_: set[int] = set()
+    next_due: float | None = None
+    for workflow_id, executor, is_ready, due in rows:
+        if executor is not None and executor != ABANDONED:
+            held.add(workflow_id)
+        elif executor is not None or is_ready or (due is not None and due <= 0):
+            open_.add(workflow_id)
+        elif due is not None and (next_due is None or due < next_due):
+            next_due = due
+    return Outlook(frozenset(held), frozenset(open_), next_due)
+
+
+async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:
+    """Return the queues in which live workflows of these names are, those that wait for a time too.
+
+    `codec` names what they are written with, None for strict JSON: no claim takes others.
+    """
+    is_ours = Workflow.name.in_(names), Workflow.codec.is_not_distinct_from(codec)
+    found = await connection.execute(_QUEUES.where(*is_ours))
+    return [str(queue) for (queue,) in found]
+
+
+_OUTLOOK: Any = select(
+    Workflow.id, Workflow.executor, Workflow.ready_at.is_not(None), seconds_of(Workflow.due_at - func.now())
+).where(Workflow.status.in_(_LIVE))
+
+_QUEUES: Any = (
+    select(Workflow.queue)
+    .distinct()
+    .where(
+        Workflow.status.in_(_LIVE),
+        Workflow.queue.is_not(None),
+        Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None),
+    )
+)
+
+
+_OWN_SCHEMAS = """
+    SELECT nspname::text FROM pg_catalog.pg_namespace
+    WHERE pg_catalog.obj_description(oid, 'pg_namespace') = $1
+        AND nspowner = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user)"""
+
+
+def _quoted(schema: str) -> str:
+    return '"{}"'.format(schema.replace('"', '""'))
+
+
+async def _measure(driver: asyncpg.Connection[Any], schema: str) -> tuple[int, int]:
+    row = await driver.fetchrow(
+        """
+        SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(oid)), 0)::bigint
+        FROM pg_catalog.pg_class
+        WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)
+        """,
+        schema,
+    )
+    assert row is not None  # noqa: S101  # an aggregate has a row
+    return row[0], row[1]

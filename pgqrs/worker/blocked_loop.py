@@ -1,0 +1,111 @@
+"""The watch over the event loop: what blocks it is named while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from time import monotonic
+from types import FrameType
+
+from pgqrs.storage.store import RunControl
+from pgqrs.workflow.context import PyWorkflow
+
+BEAT = 0.25
+"""The time between two signs of life of the event loop, in seconds."""
+
+BLOCKED = 1.0
+"""How long the loop must be late, in seconds, to count as blocked."""
+
+_MOST_NAMED = 3
+_OURS = __name__.partition(".")[0]
+
+_logger = logging.getLogger("pgqrs")
+
+
+class Lag:
+    """Warns once each time that something blocks the event loop for more than a second, and names the step.
+
+    A thread does it, which looks at what the loop's thread executes: afterwards it could only be guessed.
+    """
+
+    def __init__(self, runs: Mapping[int, RunControl]) -> None:
+        self._runs = runs
+        self._loop = asyncio.get_running_loop()
+        self._loops_thread = threading.get_ident()
+        self._beaten_at = monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to watch the running event loop."""
+        self._beat()
+        self._thread = threading.Thread(target=self._watch, name="pgqrs-lag", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._beaten_at = monotonic()
+        self._timer = self._loop.call_later(BEAT, self._beat)
+
+    def _watch(self) -> None:
+        warned_of: float | None = None
+        looked_at = monotonic()
+        while not self._stopped.wait(BEAT):
+            beaten_at, before, looked_at = self._beaten_at, looked_at, monotonic()
+            # A process that was stopped as a whole has stopped this thread too.
+            was_stopped = looked_at - before > BEAT + BLOCKED
+            if looked_at - beaten_at > BEAT + BLOCKED and beaten_at != warned_of and not was_stopped:
+                warned_of = beaten_at
+                self._warn()
+
+    def _warn(self) -> None:
+        # There is no other way to ask; pyright takes the underscore for ours.
+        frame = sys._current_frames().get(self._loops_thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        if frame is None or self._stopped.is_set():
+            return
+        _logger.warning(
+            "the event loop has been blocked for more than %g s by %s, at %s: every workflow of this process "
+            "waits. Make the step a plain function and say @step(thread=True), or give it an executor.",
+            BLOCKED,
+            self._culprit(frame),
+            _place(frame),
+        )
+
+    def _culprit(self, frame: FrameType) -> str:
+        context = next(_contexts(frame), None)
+        if context is not None:
+            return self._named(context.id(), context.name)
+        busy = [self._named(workflow_id, None) for workflow_id, run in [*self._runs.items()] if run.busy_with]
+        if not busy:
+            return "something that is no step"
+        return "something, perhaps " + " or ".join(busy[:_MOST_NAMED])
+
+    def _named(self, workflow_id: int, name: str | None) -> str:
+        run = self._runs.get(workflow_id)
+        step_id = None if run is None else run.busy_with
+        place = "the body" if step_id is None else f"step {step_id!r}"
+        return f"{place} of workflow {workflow_id}" + (f" ({name!r})" if name else "")
+
+
+def _contexts(frame: FrameType | None) -> Iterator[PyWorkflow]:
+    """Yield the contexts that the functions on the stack have, innermost first."""
+    while frame is not None:
+        for value in [*frame.f_locals.values()]:
+            if isinstance(value, PyWorkflow):
+                yield value
+        frame = frame.f_back
+
+
+def _place(frame: FrameType) -> str:
+    """Tell where a frame is, as a person looks for it."""
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"

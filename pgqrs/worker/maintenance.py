@@ -1,0 +1,63 @@
+"""The look after what no claim finds: timers that are due, deadlines that have passed, what the dead left."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+from pgqrs.clock import Clock, Timer
+from pgqrs.storage.claim_connection import Tick
+from pgqrs.storage.queries.maintenance import MOST_AT_ONCE
+from pgqrs.worker.service import NEVER, Duty
+
+REGULAR = 1.0
+"""The time between two looks, in seconds, where nothing calls for an earlier one."""
+
+SUSPICIOUS = 0.4
+"""The time until the next look, in seconds, while an executor may be dead."""
+
+SHORTEST = 0.05
+"""The shortest time between two looks, in seconds, however soon the next timer is due."""
+
+
+class Ticks(Duty):
+    """Looks about once a second, sooner where something is due, and tells when there is something to claim.
+
+    It rests by `clock`, so that it looks at once where that is moved.
+    """
+
+    name: ClassVar[str] = "looking after timers and dead executors"
+
+    def __init__(self, tick: Callable[[], Awaitable[Tick]], ready: Callable[[], object], clock: Clock) -> None:
+        super().__init__()
+        self._tick = tick
+        self._ready = ready
+        self._clock = clock
+        self._next: Timer | None = None
+
+    async def turn(self) -> float:
+        """Look once."""
+        self._cancel_next()
+        found = await self._tick()
+        if found.ready or found.woken or found.recovered:
+            self._ready()
+        if max(found.woken, found.recovered, found.timed_out) >= MOST_AT_ONCE:
+            return 0  # there are more
+        self._next = self._clock.call_at(self._clock.time() + _rest_after(found), self.wake)
+        return NEVER
+
+    async def stop(self) -> None:
+        """Let the look in progress end, and take no other."""
+        await super().stop()
+        self._cancel_next()
+
+    def _cancel_next(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+
+def _rest_after(found: Tick) -> float:
+    rest = SUSPICIOUS if found.suspects else REGULAR * random.uniform(0.9, 1.1)  # noqa: S311  # out of step
+    return rest if found.next_due is None else max(SHORTEST, min(rest, found.next_due))

@@ -1,0 +1,308 @@
+"""The runs that a worker carries out: begun from a claim, left in one of the ways in which a run can end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from time import monotonic
+
+from pgqrs.client.result_waits import Waits
+from pgqrs.codecs.base import is_sealing, sealed
+from pgqrs.codecs.failures import dump_error, shown_error
+from pgqrs.codecs.records import naming
+from pgqrs.engine.lifecycle import Parked, RunStopped
+from pgqrs.errors import (
+    DatabaseError,
+    PgqrsError,
+    PoisonedWorkflowError,
+    RunEndedError,
+    SchemaError,
+    WorkflowCancelledError,
+    WorkflowFencedError,
+    WorkflowFinishedError,
+    WorkflowNotFoundError,
+)
+from pgqrs.storage.claim_connection import MOST_BYTES
+from pgqrs.storage.records import ClaimedRun, RunLeave
+from pgqrs.storage.store import Store
+from pgqrs.types import WorkflowStatus
+from pgqrs.workflow.arguments import decode_input
+from pgqrs.workflow.context import Host, PyWorkflow
+from pgqrs.workflow.definition import Definition
+
+LAST_WAIT = 5.0
+"""How long tasks may take to end, in seconds, once their runs have been left; then once they are cancelled."""
+
+FIRST_MISFIT = 0.5
+"""How long, in seconds, a workflow is left alone whose input does not fit its function here."""
+
+MISFIT_FACTOR = 1.5
+"""By how much longer than before it is left alone each time."""
+
+LONGEST_MISFIT = 60.0
+"""The longest that it is left alone, in seconds."""
+
+AVOIDED = 2
+"""How many times as long as others the worker that it did not fit leaves it alone."""
+
+MOST_AVOIDED = 1000
+"""How many workflows that did not fit a claim passes over at most."""
+
+HANDING = 15.0
+"""How long, in seconds, the handing back of a run may take beside the grace."""
+
+MOST_HELD = 10
+"""Most runs that a worker holds, as a multiple of its concurrency, those that wait for others included."""
+
+_STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
+_UNRECORDED = (DatabaseError, SchemaError)
+
+_logger = logging.getLogger("pgqrs")
+
+
+class Held:
+    """A claimed run, and the task that carries it out; `adopted` once its context has the run."""
+
+    __slots__ = ("adopted", "claimed", "context", "task")
+
+    def __init__(self, claimed: ClaimedRun, context: PyWorkflow) -> None:
+        self.claimed = claimed
+        self.context = context
+        self.adopted = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Runs:
+    """Carries claimed runs out, a task each, `concurrency` at once; no error of a workflow leaves it.
+
+    `over` is called with a workflow's id whenever a run of it has been left, and a slot is free again.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        store: Store,
+        definitions: Mapping[str, Definition],
+        concurrency: int,
+        over: Callable[[int], object],
+        *,
+        waits: Waits | None = None,
+    ) -> None:
+        self._waits = Waits() if waits is None else waits
+        self._has_warned = False
+        self._host = host
+        self._store = store
+        self._definitions = definitions
+        self._concurrency = concurrency
+        self._over = over
+        self._held: set[Held] = set()
+        self._bytes = 0
+        self._misfits: set[str] = set()
+        self._avoided: dict[int, float] = {}
+        self._deadline: float | None = None
+        self._draining = False
+        self._handing: set[asyncio.Task[None]] = set()
+
+    @property
+    def free(self) -> int:
+        """How many more runs can be carried out now.
+
+        A run that waits for the result of another workflow gives its place up, or that one might never get it.
+        """
+        held = len(self._held)
+        if not self._waits:
+            return self._concurrency - held
+        waiting = sum(each.claimed.workflow_id in self._waits for each in self._held)
+        most = MOST_HELD * self._concurrency
+        if held >= most and waiting == held and not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "pgqrs: all %d workflows that this worker holds wait for the results of others, and it takes no "
+                "more: give it a larger concurrency, or have another worker run the workflows they wait for.",
+                held,
+            )
+        return min(self._concurrency - held + waiting, most - held)
+
+    @property
+    def room(self) -> int:
+        """How many bytes of input more can be held now."""
+        return MOST_BYTES - self._bytes
+
+    def avoided(self) -> list[int]:
+        """Return the ids of workflows that did not fit a moment ago, and that others are to claim first."""
+        now = monotonic()
+        self._avoided = {each: until for each, until in self._avoided.items() if until > now}
+        return list(self._avoided)[-MOST_AVOIDED:]
+
+    def take(self, claimed: ClaimedRun) -> None:
+        """Carry a claimed run out."""
+        self._bytes += len(claimed.input)
+        held = Held(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
+        self._held.add(held)
+        self._store.changing.add(claimed.workflow_id)
+        name = f"pgqrs-workflow-{claimed.workflow_id}"
+        held.task = asyncio.get_running_loop().create_task(self._hold(held), name=name)
+
+    async def _hold(self, held: Held) -> None:
+        try:
+            await self.carry_out(held)
+        finally:
+            if not held.adopted:
+                self._store.changing.discard(held.claimed.workflow_id)
+            self._held.discard(held)
+            self._bytes -= len(held.claimed.input)
+            self._over(held.claimed.workflow_id)
+
+    async def carry_out(self, held: Held) -> None:
+        """Carry a run out to one of its ends; whatever is not recorded of it then is left for a later claim."""
+        claimed = held.claimed
+        try:
+            await self._begin(held)
+        except Parked:
+            pass
+        except WorkflowCancelledError:
+            _logger.info("workflow %s (%r) was cancelled", claimed.workflow_id, claimed.name)
+        except _STALE as error:
+            shown = self._shown(error)
+            _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, shown)
+        except _UNRECORDED as error:
+            self._tell_of(claimed, error)
+            await self._leave(claimed)  # this may be what kept its end from being recorded
+        except Exception as error:  # noqa: BLE001  # mostly it is recorded, and no concern of the other runs'
+            self._tell_of(claimed, error)
+            self._give_up(held)
+        # A stop is here that of another workflow, a step of which this one's function called by hand.
+        except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
+            shown = self._shown(crash)
+            _logger.warning("a run of workflow %s (%r) crashed: %s", claimed.workflow_id, claimed.name, shown)
+            self._give_up(held)
+
+    def _give_up(self, held: Held) -> None:
+        """Leave a run that is not settled for a later claim, as after a crash."""
+        if held.adopted:
+            held.context.give_up()
+        else:
+            self._store.abandon(held.claimed.workflow_id, held.claimed.epoch, held.claimed.claim)
+
+    async def _begin(self, held: Held) -> None:
+        """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
+        claimed, context = held.claimed, held.context
+        definition = self._definitions[claimed.name]
+        if claimed.attempts > definition.max_attempts:
+            error = PoisonedWorkflowError(claimed.workflow_id, claimed.attempts - 1)
+            await self._adopt(held)
+            self._tell_of(claimed, error)
+            await context.fail(error)
+            return
+        try:
+            with naming(claimed.workflow_id):
+                args, kwargs = decode_input(self._host.codec, definition, claimed.input)
+        except Exception as misfit:  # noqa: BLE001  # whatever a codec raises
+            await self._fails_to_fit(held, definition, misfit)
+            return
+        await self._adopt(held)
+        if self._draining:
+            await context.hand_back(0.0)
+            return
+        await definition.function(context, *args, **kwargs)
+
+    async def _fails_to_fit(self, held: Held, definition: Definition, error: Exception) -> None:
+        """Leave a workflow that a newer process may have enqueued for a newer worker, at last with its error."""
+        claimed, context = held.claimed, held.context
+        if claimed.attempts >= definition.max_attempts:
+            self._tell_of(claimed, error)
+            await self._adopt(held)
+            await context.fail(error)
+            return
+        # Others are to find it first.
+        wait = min(FIRST_MISFIT * MISFIT_FACTOR ** (claimed.attempts - 1), LONGEST_MISFIT)
+        self._avoided[claimed.workflow_id] = monotonic() + AVOIDED * wait
+        level = logging.INFO if claimed.name in self._misfits else logging.WARNING
+        self._misfits.add(claimed.name)
+        _logger.log(
+            level,
+            "workflow %s (%r) does not fit here and is left for %g s, to a newer worker, until it was claimed "
+            "%d times: %s",
+            claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
+        )  # fmt: skip
+        told = sealed(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
+        left = RunLeave(
+            claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=told, claim=claimed.claim
+        )
+        await self._store.write_last(left)
+
+    async def _adopt(self, held: Held) -> None:
+        await held.context.adopt(held.claimed, store=self._store)
+        held.adopted = True
+        self._store.changing.discard(held.claimed.workflow_id)
+
+    def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
+        shown = self._shown(error)
+        _logger.warning("workflow %s (%r) failed: %s", claimed.workflow_id, claimed.name, shown)
+
+    def _shown(self, error: BaseException) -> str:
+        return shown_error(error, is_sealed=is_sealing(self._host.codec))
+
+    async def _leave(self, claimed: ClaimedRun) -> None:
+        """Leave a run for another executor, however long the database is away; one that has ended stays so."""
+        while True:
+            try:
+                left = RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
+                await self._store.write_last(left)
+            except PgqrsError as error:
+                if isinstance(error, _STALE):
+                    return
+                await asyncio.sleep(1)
+            else:
+                return
+
+    def hurry(self, grace: float) -> None:
+        """Let the drain, which may have begun, leave steps `grace` seconds at most."""
+        deadline = monotonic() + grace
+        if self._deadline is None or deadline < self._deadline:
+            self._deadline = deadline
+            if self._draining:
+                self._hand_back_all()
+
+    async def drain(self) -> None:
+        """Hand every run back: at once where no step executes, otherwise when it has ended or the grace is over.
+
+        `hurry` sets the grace. Returns when the tasks of all runs have ended, or do not end although cancelled.
+        """
+        self._draining = True
+        self._hand_back_all()
+        while self._handing:
+            await asyncio.wait(self._handing)
+        await self._end_tasks()
+
+    def _hand_back_all(self) -> None:
+        grace = 0.0 if self._deadline is None else max(0.0, self._deadline - monotonic())
+        for held in self._held:
+            if held.adopted:
+                task = asyncio.get_running_loop().create_task(self._hand_back(held, grace))
+                self._handing.add(task)
+                task.add_done_callback(self._handing.discard)
+
+    async def _hand_back(self, held: Held, grace: float) -> None:
+        """Let another worker go on with a run, without burning an attempt."""
+        try:
+            async with asyncio.timeout(grace + HANDING):
+                await held.context.hand_back(grace)
+        except (PgqrsError, TimeoutError) as error:
+            # What keeps it from being recorded may keep the end of this executor too: others will find it dead.
+            _logger.warning(
+                "workflow %s could not be handed back: %s", held.claimed.workflow_id, self._shown(error)
+            )
+
+    async def _end_tasks(self) -> None:
+        """Wait for the tasks of all runs, which have been left: a moment, then they are cancelled."""
+        for cancelled in (False, True):
+            tasks = [held.task for held in self._held if held.task is not None]
+            if tasks and cancelled:
+                for task in tasks:
+                    task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=LAST_WAIT)
+        if self._held:
+            _logger.warning("pgqrs: %d workflows do not end although they were cancelled", len(self._held))
