@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from pgqrs import Admin
     from pgqrs.testing import TestClock
-    from pgqrs.testing.schemas import SchemasElsewhere
+    from pgqrs.testing.schemas import BlockingSchemaPool
 
 
 @pytest.fixture(scope="session")
@@ -38,11 +38,11 @@ def pgqrs_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def pgqrs_schemas(pgqrs_dsn: str) -> Iterator[SchemasElsewhere]:
+def pgqrs_schemas(pgqrs_dsn: str) -> Iterator[BlockingSchemaPool]:
     """Give the schemas that the tests of this process use, one after another."""
-    from pgqrs.testing.schemas import SchemasElsewhere  # noqa: PLC0415  # as above
+    from pgqrs.testing.schemas import BlockingSchemaPool  # noqa: PLC0415  # as above
 
-    schemas = SchemasElsewhere(pgqrs_dsn)
+    schemas = BlockingSchemaPool(pgqrs_dsn)
     yield schemas
     schemas.close()
 
@@ -55,7 +55,7 @@ def pgqrs_admin_options() -> dict[str, Any]:
 
 @pytest.fixture
 def pgqrs_admin(
-    pgqrs_dsn: str, pgqrs_schemas: SchemasElsewhere, pgqrs_admin_options: dict[str, Any]
+    pgqrs_dsn: str, pgqrs_schemas: BlockingSchemaPool, pgqrs_admin_options: dict[str, Any]
 ) -> Iterator[Admin]:
     """Give an `Admin` on a schema that is the test's own, with empty tables and a clock that the test may move."""
     from pgqrs.testing.plugin import lent_admin  # noqa: PLC0415  # as above

@@ -62,7 +62,7 @@ class Chaos:
         self._plan = plan
         self._tell = tell
         self._dsn = server.dsn
-        self._admin = Admin(server.dsn, patience=120)
+        self._admin = Admin(server.dsn, outage_timeout=120)
         self._tables = Tables(server.dsn)
         self._crew = Crew(server.dsn, server.folder)
         chance, self._chance = (random.Random(plan.seed + more) for more in (0, 1))  # noqa: S311  # no secret

@@ -37,7 +37,7 @@ TROUBLE = 0.4
 
 def admin() -> Admin:
     """Return the `Admin` of a worker."""
-    return Admin(os.environ["PGQRS_DSN"], expiry=EXPIRY)
+    return Admin(os.environ["PGQRS_DSN"], heartbeat_timeout=EXPIRY)
 
 
 class Base(DeclarativeBase):

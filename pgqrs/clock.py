@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from pgqrs.errors import ConfigurationError
 
-LONGEST = 100 * 365 * 86400.0
+MAX_SECONDS = 100 * 365 * 86400.0
 """The longest time that can be given, in seconds: a century, well before the timestamps of PostgreSQL end."""
 
 
@@ -75,7 +75,7 @@ class MonotonicClock:
         await asyncio.sleep(seconds)
 
 
-class Reading(NamedTuple):
+class ClockReading(NamedTuple):
     """The time by the database's clock, and the monotonic time when it was read, `error` seconds more or less."""
 
     now: datetime
@@ -83,13 +83,13 @@ class Reading(NamedTuple):
     error: float
 
     @classmethod
-    def between(cls, now: datetime, asked: float) -> Reading:
+    def between(cls, now: datetime, asked: float) -> ClockReading:
         """Take an answer that has just arrived to a question of the monotonic time `asked`."""
         half = (monotonic() - asked) / 2
         return cls(now, asked + half, half)
 
 
-def seconds_of(what: str, given: object) -> float:
+def parse_seconds(what: str, given: object) -> float:
     """Return a length of time in seconds that was given as a number or a `timedelta`; `what` names it.
 
     Raises `ConfigurationError` (a `ValueError`) for one that is not finite or longer than a century, and
@@ -98,6 +98,6 @@ def seconds_of(what: str, given: object) -> float:
     seconds = given.total_seconds() if isinstance(given, timedelta) else given
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"a {what} is a number of seconds or a timedelta, not {type(given).__name__}.")
-    if not -LONGEST <= seconds <= LONGEST:  # a NaN is not within either
+    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # a NaN is not within either
         raise ConfigurationError(f"a {what} is at most a hundred years, not {given} s.")
     return float(seconds)

@@ -11,12 +11,12 @@ from datetime import timedelta
 from types import CodeType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
-from pgqrs.clock import seconds_of
-from pgqrs.codecs.annotations import Returns
+from pgqrs.clock import parse_seconds
+from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.failures import is_terminal
-from pgqrs.engine.attempts import Attempts
+from pgqrs.engine.attempts import AttemptRunner
 from pgqrs.engine.fingerprint import fingerprint_of
-from pgqrs.engine.offload import Elsewhere, ExecutorSource, InThread
+from pgqrs.engine.offload import ExecutorOffload, ExecutorSource, ThreadOffload
 from pgqrs.engine.run import RunOptions
 from pgqrs.errors import ConfigurationError
 from pgqrs.retry import RetryPolicy, policy_of
@@ -202,7 +202,7 @@ def step(
     policy = policy_of(retry)
     limit = None if timeout is None else _positive_seconds("timeout", timeout)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
-    attempts = None if policy is None and limit is None else Attempts(policy, limit, judge, queued=thread)
+    attempts = None if policy is None and limit is None else AttemptRunner(policy, limit, judge, queued=thread)
 
     def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
         call = _async_call_of(function, thread=thread, executor=executor)
@@ -212,7 +212,7 @@ def step(
         step_id = _name_of(function) if id is None else id
         check_step_id(step_id, keyed=key is not None)
         names = _names_of(function, without_context=executor is None)
-        returns = Returns(function)
+        returns = ReturnType(function)
 
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
@@ -250,17 +250,17 @@ def _async_call_of(
     if executor is not None:
         _check_executor(executor)
         _check_plain(function)
-        return functools.partial(Elsewhere(executor).run, function)
+        return functools.partial(ExecutorOffload(executor).run, function)
     if thread:
         _check_plain(function)
         _check_first_argument(function, "step")
-        return InThread(function)
+        return ThreadOffload(function)
     _check_function(function, "step")
     return function
 
 
 def _more_than_a_call(
-    call: Callable[..., Awaitable[Any]], attempts: Attempts | None, *, transactional: bool
+    call: Callable[..., Awaitable[Any]], attempts: AttemptRunner | None, *, transactional: bool
 ) -> Callable[..., Awaitable[Any]]:
     """Return what carries a step out that has attempts or a transaction."""
 
@@ -268,13 +268,13 @@ def _more_than_a_call(
         guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Awaitable[Any]:
         attempt: Callable[..., Awaitable[Any]]
-        if isinstance(call, InThread):
+        if isinstance(call, ThreadOffload):
             attempt = functools.partial(call.timed, ctx, args, kwargs)
         else:
             attempt = functools.partial(call, ctx, *args, **kwargs)
         around = guard.transact if transactional else None
         if attempts is not None:
-            return attempts.carry_out(attempt, around, ctx, step_id, guard)
+            return attempts.run(attempt, around, ctx, step_id, guard)
         return attempt() if around is None else around(attempt)
 
     return carry_out
@@ -331,7 +331,7 @@ def workflow(
         _check_function(function, "workflow")
         own_name = _name_of(function) if name is None else name
         check_name("workflow name", own_name)
-        returns = Returns(function)
+        returns = ReturnType(function)
         own_options = options._replace(returns=returns)
 
         @functools.wraps(function)
@@ -371,7 +371,7 @@ def _check_executor(executor: object) -> None:
 
 
 def _positive_seconds(what: str, given: object) -> float:
-    seconds = seconds_of(what, given)
+    seconds = parse_seconds(what, given)
     if seconds <= 0:
         raise ConfigurationError(f"a {what} is more than 0, not {given} s.")
     return seconds

@@ -19,7 +19,7 @@ from typing import Final
 SHARE = 0.002
 """The share of the time that full collections may take."""
 
-LONGEST = 120.0
+MAX_PAUSE = 120.0
 """The longest that they are held back, in seconds, whatever they take."""
 
 AT_FIRST = 120.0
@@ -28,7 +28,7 @@ AT_FIRST = 120.0
 NOTICEABLE = 0.02
 """How long, in seconds, a full collection takes that is too short to be held back."""
 
-YOUNG = 20_000
+YOUNG_THRESHOLD = 20_000
 """The first of the collector's thresholds while it is tuned."""
 
 HELD = 2**30
@@ -43,7 +43,7 @@ _GUARD: Final = threading.Lock()
 """The collector is the process's, so its users in all threads take turns."""
 
 
-def begin() -> None:
+def start() -> None:
     """Count one more user, and tune the collector unless the application has set it."""
     with _GUARD:
         tuning = _tuning()
@@ -53,7 +53,7 @@ def begin() -> None:
         tuning.begin()
 
 
-def end() -> None:
+def stop() -> None:
     """Count one user less; with the last one the collector is what it was."""
     with _GUARD:
         tuning = _tuning()
@@ -84,7 +84,7 @@ class _Tuning:
         self._users += 1
         if _is_as_python_sets_it():
             self._before = _, second, third = gc.get_threshold()
-            self._relaxed, self._held = (YOUNG, second, third), (YOUNG, second, HELD)
+            self._relaxed, self._held = (YOUNG_THRESHOLD, second, third), (YOUNG_THRESHOLD, second, HELD)
             gc.set_threshold(*self._relaxed)
         self._hold(AT_FIRST)
 
@@ -113,7 +113,7 @@ class _Tuning:
         if self._users == 0:
             return
         if is_full and (took := now - self._began) > NOTICEABLE:
-            self._hold(min(took / SHARE, LONGEST))
+            self._hold(min(took / SHARE, MAX_PAUSE))
         elif now >= self._relaxes_at:
             self._change(self._held, self._relaxed)
 

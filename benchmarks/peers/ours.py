@@ -197,7 +197,7 @@ async def claims(asked: Arguments) -> None:
         store = await admin.store()
         new = Submission(0, "bench", '{"args": [1], "kwargs": {}}', "default", 0, None, None, None)
         await store.submit_many([new] * asked.workflows)
-        watch = await store.watch(lambda _queue: None)
+        watch = await store.claim_connection(lambda _queue: None)
         latencies, runs = [], []
         for _ in range(asked.workflows // asked.concurrency):
             began = time.perf_counter()
@@ -207,7 +207,7 @@ async def claims(asked: Arguments) -> None:
             runs += claimed
         await watch.close()
         await asyncio.gather(
-            *(store.write_last(RunEnd(run.workflow_id, run.epoch, "1", None, claim=run.claim)) for run in runs)
+            *(store.write_end(RunEnd(run.workflow_id, run.epoch, "1", None, claim=run.claim)) for run in runs)
         )
     measured = latencies[WARMING_CLAIMS:]
     report("pgqrs", seconds=sum(measured), workflows=asked.workflows, steps=0, claim=median(measured))

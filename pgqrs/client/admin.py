@@ -13,17 +13,17 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, ove
 from pgqrs.client.enqueue import OnConflict, Submitter, warn_in_body
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
-from pgqrs.client.loop_state import Here
-from pgqrs.clock import Clock, MonotonicClock, seconds_of
-from pgqrs.codecs.base import Codec, JsonCodec, checked_codec, placed, recorded_name
-from pgqrs.codecs.records import as_text, list_step, list_workflow
+from pgqrs.client.loop_state import LoopState
+from pgqrs.clock import Clock, MonotonicClock, parse_seconds
+from pgqrs.codecs.base import Codec, JsonCodec, codec_at, stored_name, validate_codec
+from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
-from pgqrs.storage.connections.caller import Lent
+from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
-from pgqrs.storage.heartbeat import Pulse
-from pgqrs.storage.id_allocator import LARGEST_ID, check_is_int
+from pgqrs.storage.heartbeat import Heartbeat
+from pgqrs.storage.id_allocator import MAX_ID, check_is_int
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store
@@ -39,11 +39,11 @@ Ts = TypeVarTuple("Ts")
 
 _NOTHING: Any = object()
 
-SHORTEST_TIMEOUT = 0.01
+MIN_TIMEOUT = 0.01
 """Minimum `timeout` of an `Admin`, in seconds: no server answers reliably in less."""
 
-SHORTEST_EXPIRY = 1.0
-"""Minimum `expiry` of an `Admin`, in seconds: there are five beats in that time."""
+MIN_HEARTBEAT_TIMEOUT = 1.0
+"""Minimum `heartbeat_timeout` of an `Admin`, in seconds: there are five beats in that time."""
 
 
 class Admin:
@@ -55,12 +55,12 @@ class Admin:
     its ``execution_options={"pgqrs_pooler": "transaction"}`` do. `schema` is where the tables are, ``"pgqrs"`` by
     default. `codec` turns values into text and back; strict JSON by default,
     see `pgqrs.codecs` for others.
-    `timeout` bounds one connection attempt and one write, in seconds. `patience` is how long, in seconds, a
-    write waits for a server that went away before `DatabaseUnavailableError` is raised. `expiry` is how long, in
-    seconds and at least 1, this process may give no sign of life before others suspect it: behind a pooler they
-    take its runs over then, and those of a stopped process after four times as long; one that died is noticed in a
-    second or two. `clock` is what sleeps, retries and deadlines are waited
-    for by: tests give a `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
+    `timeout` bounds one connection attempt and one write, in seconds. `outage_timeout` is how long, in seconds, a
+    write waits for a server that went away before `DatabaseUnavailableError` is raised. `heartbeat_timeout` is how
+    long, in seconds and at least 1, this process may give no sign of life before others suspect it: behind a
+    pooler they take its runs over then, and those of a stopped process after four times as long; one that died is
+    noticed in a second or two. `clock` is what sleeps, retries and deadlines are waited for by: tests give a
+    `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
     `async_sessionmaker` of yours does; without one they are plain `AsyncSession`s on the `Admin`'s engine.
     `tune_gc` has Python's garbage collector tuned from the first run or `Worker` until `close`: the young
     threshold is 20,000, and full collections are held back. A collector that is disabled, or whose thresholds are
@@ -82,23 +82,23 @@ class Admin:
         *,
         codec: Codec | None = None,
         timeout: float = 10.0,
-        patience: float = 60.0,
-        expiry: float = 15.0,
+        outage_timeout: float = 60.0,
+        heartbeat_timeout: float = 15.0,
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
         tune_gc: bool = True,
     ) -> None:
         self._schema = SCHEMA if schema is None else schema
         check_schema(self._schema)
-        self._limits = _checked_limits(timeout, patience, expiry)
+        self._limits = _checked_limits(timeout, outage_timeout, heartbeat_timeout)
         self._source = engine_source(dsn, timeout=self._limits.timeout)
-        self._codec: Codec = JsonCodec() if codec is None else checked_codec(codec)
+        self._codec: Codec = JsonCodec() if codec is None else validate_codec(codec)
         self._clock: Clock = MonotonicClock() if clock is None else clock
         self._sessionmaker = sessionmaker
         self._tune_gc = tune_gc
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
-        self._here: dict[asyncio.AbstractEventLoop, Here] = {}
-        self._pulse: Pulse | None = None
+        self._here: dict[asyncio.AbstractEventLoop, LoopState] = {}
+        self._pulse: Heartbeat | None = None
         self._pid = os.getpid()
         self._inherited: dict[asyncio.AbstractEventLoop, Store] = {}
 
@@ -154,13 +154,13 @@ class Admin:
             if store is not None:
                 await store.close()
 
-    async def here(self) -> Here:
+    async def loop_state(self) -> LoopState:
         """Return what the running event loop has beside its store; for the library's own use."""
         loop = asyncio.get_running_loop()
         self._leave_other_process()
         here = self._here.get(loop)
         if here is None:
-            here = self._here.setdefault(loop, Here(await self.store()))
+            here = self._here.setdefault(loop, LoopState(await self.store()))
         return here
 
     async def store(self) -> Store:
@@ -175,7 +175,7 @@ class Admin:
         return store
 
     def _new_store(self) -> Store:
-        codec = recorded_name(self._codec)
+        codec = stored_name(self._codec)
         return Store(
             self._source,
             self._schema,
@@ -187,10 +187,10 @@ class Admin:
             tunes_gc=self._tune_gc,
         )
 
-    def _own_pulse(self) -> Pulse:
+    def _own_pulse(self) -> Heartbeat:
         """Return this process's pulse."""
         if self._pulse is None:
-            self._pulse = Pulse(self._source, self._schema, self._limits)
+            self._pulse = Heartbeat(self._source, self._schema, self._limits)
         return self._pulse
 
     def _leave_other_process(self) -> None:
@@ -234,7 +234,7 @@ class Admin:
             raise InvariantError(violations)
 
     async def create_workflow(
-        self, name: str, input_arg: Any = _NOTHING, *, session: Lent | None = None
+        self, name: str, input_arg: Any = _NOTHING, *, session: SessionOrConnection | None = None
     ) -> PyWorkflow:
         """Create a workflow, to be run by calling its function with the context that this returns.
 
@@ -245,9 +245,9 @@ class Admin:
         check_name("workflow name", name)
         warn_in_body(name)
         args = [] if input_arg is _NOTHING else [input_arg]
-        encoded = placed(self._codec, "input", name).encode({"args": args, "kwargs": {}})
+        encoded = codec_at(self._codec, "input", name).encode({"args": args, "kwargs": {}})
         store = await self.store()
-        target = store if session is None else await store.within(session)
+        target = store if session is None else await store.in_transaction(session)
         return PyWorkflow(self, await target.create(name, encoded.text), name)
 
     async def run(
@@ -263,10 +263,10 @@ class Admin:
         warn_in_body(definition.name)
         encoded = encode_input(self._codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
-        workflow_id, claim = await store.begin(definition.name, encoded.text, timeout)
+        workflow_id, claim = await store.create_and_claim(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name)
         claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout, claim.token)
-        await context.adopt(claimed, can_park=False, store=store)
+        await context.attach_run(claimed, can_park=False, store=store)
         function: Callable[..., Awaitable[R]] = workflow
         return await function(context, *encoded.value["args"], **encoded.value["kwargs"])
 
@@ -306,7 +306,7 @@ class Admin:
         priority: int = 0,
         delay: float | timedelta | None = None,
         timeout: float | timedelta | None = None,
-        session: Lent | None = None,
+        session: SessionOrConnection | None = None,
         on_conflict: OnConflict = "raise",
     ) -> Submitter:
         """Return a `Submitter`, whose `enqueue`, `enqueue_many` and `run` submit with these options.
@@ -363,7 +363,7 @@ class Admin:
         """
         return PyWorkflow(self, workflow_id, await (await self.store()).name_of(workflow_id))
 
-    async def resume_workflow(self, workflow_id: int, *, session: Lent | None = None) -> PyWorkflow:
+    async def resume_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> PyWorkflow:
         """Make a failed or cancelled workflow runnable again, every failed step of it too, terminal ones as well.
 
         The operator's button after a fix. One that was enqueued is queued again; any other is PENDING until the
@@ -371,11 +371,11 @@ class Admin:
         transaction. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded.
         """
         store = await self.store()
-        target = store if session is None else await store.within(session)
+        target = store if session is None else await store.in_transaction(session)
         return PyWorkflow(self, workflow_id, await target.resume(workflow_id))
 
     async def cancel_workflow(
-        self, workflow_id: int, *, interrupt: bool = False, session: Lent | None = None
+        self, workflow_id: int, *, interrupt: bool = False, session: SessionOrConnection | None = None
     ) -> None:
         """Cancel a workflow, wherever it runs.
 
@@ -386,12 +386,12 @@ class Admin:
         `options`. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or
         failed, as its `status` tells.
         """
-        here = await self.here()
+        here = await self.loop_state()
         if session is not None:
-            await (await here.store.within(session)).cancel(workflow_id, interrupt=interrupt)
+            await (await here.store.in_transaction(session)).cancel(workflow_id, interrupt=interrupt)
             return
         await here.store.cancel(workflow_id, interrupt=interrupt)
-        here.results.tell(workflow_id)
+        here.results.notify_finished(workflow_id)
 
     async def list_workflows(
         self,
@@ -410,13 +410,13 @@ class Admin:
         check_is_int("limit", limit)
         if before is not None:
             check_is_int("before", before)
-            before = min(before, LARGEST_ID)
+            before = min(before, MAX_ID)
         if limit < 0:
             raise ConfigurationError(f"limit must not be negative, and is {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
         store = await self.store()
         found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
-        return [list_workflow(self._codec, each) for each in found]
+        return [decode_listed_workflow(self._codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return what is recorded of a workflow's steps, in the order in which they were started.
@@ -429,14 +429,18 @@ class Admin:
         """
         store = await self.store()
         written = (await store.workflow(workflow_id, as_text)).codec
-        return [list_step(self._codec, each, written) for each in await store.steps(workflow_id, as_text)]
+        return [decode_listed_step(self._codec, each, written) for each in await store.steps(workflow_id, as_text)]
 
 
-def _checked_limits(timeout: object, patience: object, expiry: object) -> Limits:
-    checked = {"timeout": timeout, "patience": patience, "expiry": expiry}
-    seconds = {name: seconds_of(name, given) for name, given in checked.items()}
-    least = {"timeout": SHORTEST_TIMEOUT, "patience": 0.0, "expiry": SHORTEST_EXPIRY}
+def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:
+    checked = {
+        "timeout": timeout,
+        "outage_timeout": outage_timeout,
+        "heartbeat_timeout": heartbeat_timeout,
+    }
+    seconds = {name: parse_seconds(name, given) for name, given in checked.items()}
+    least = {"timeout": MIN_TIMEOUT, "outage_timeout": 0.0, "heartbeat_timeout": MIN_HEARTBEAT_TIMEOUT}
     for name, given in seconds.items():
         if given < least[name]:
             raise ConfigurationError(f"`{name}` must be at least {least[name]:g} s, got {given:g} s.")
-    return Limits(**seconds, beat=seconds["expiry"] / 5)
+    return Limits(**seconds, heartbeat_interval=seconds["heartbeat_timeout"] / 5)

@@ -20,35 +20,33 @@ from typing import (
     get_args,
 )
 
-from pgqrs.client.handle import Host as HandleHost
-from pgqrs.client.handle import WorkflowHandle
-from pgqrs.client.loop_state import Here
-from pgqrs.clock import seconds_of
-from pgqrs.codecs.base import recorded_name
-from pgqrs.codecs.records import as_text, check_written
-from pgqrs.engine.scope import body_of_caller, is_within
+from pgqrs.client.handle import HandleHost, WorkflowHandle
+from pgqrs.client.loop_state import LoopState
+from pgqrs.clock import parse_seconds
+from pgqrs.codecs.base import stored_name
+from pgqrs.codecs.records import as_text, check_codec
+from pgqrs.engine.scope import calling_body, is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
-from pgqrs.storage.connections.caller import Lent
-from pgqrs.storage.records import Submission, Taken
+from pgqrs.storage.connections.caller import SessionOrConnection
+from pgqrs.storage.records import KeyOwner, Submission
 from pgqrs.storage.store import Store
 from pgqrs.types import DEFAULT_QUEUE, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_name
-from pgqrs.workflow.arguments import are_same, check_fits, decode_input, encode_input
-from pgqrs.workflow.context import Host as ContextHost
-from pgqrs.workflow.context import PyWorkflow
+from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
+from pgqrs.workflow.context import ContextHost, PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
-PORTION = 5000
+BATCH_SIZE = 5000
 """How many workflows `Submitter.enqueue_many` writes in one statement."""
 
-PORTION_SIZE = 4 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 """How many characters of input, after which a statement of `Submitter.enqueue_many` takes no further workflow."""
 
-HEADSTART = 60.0
+RUN_GRACE = 60.0
 """How long, in seconds, workers leave a workflow alone that `Submitter.run` has created and is about to start."""
 
 _PRIORITIES = range(-(2**63), 2**63)
@@ -63,7 +61,7 @@ OnConflict: TypeAlias = Literal["raise", "warn", "ignore"]
 _logger = logging.getLogger("pgqrs")
 
 
-class Options(NamedTuple):
+class EnqueueOptions(NamedTuple):
     """How a workflow is submitted; times are in seconds. See `Admin.options`."""
 
     key: str | None = None
@@ -71,11 +69,11 @@ class Options(NamedTuple):
     priority: int = 0
     delay: float | None = None
     timeout: float | None = None
-    session: Lent | None = None
+    session: SessionOrConnection | None = None
     on_conflict: OnConflict = "raise"
 
 
-class Host(HandleHost, ContextHost, Protocol):
+class SubmitterHost(HandleHost, ContextHost, Protocol):
     """The part of an `Admin` that its submitters use."""
 
 
@@ -84,7 +82,7 @@ class Submitter:
 
     __slots__ = ("_host", "_options")
 
-    def __init__(self, host: Host, options: Options) -> None:
+    def __init__(self, host: SubmitterHost, options: EnqueueOptions) -> None:
         self._host = host
         self._options = options
 
@@ -124,7 +122,7 @@ class Submitter:
             return self._submission(definition, given, {}, None if key is None else key(*given))
 
         submissions = map(submission, inputs)
-        here = await self._host.here()
+        here = await self._host.loop_state()
         handles: list[WorkflowHandle[R]] = []
         for portion in _portions(submissions):
             ids = await self._submit_many(here.store, definition, portion)
@@ -157,8 +155,8 @@ class Submitter:
         submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
         # Workers leave it alone for a while, and take it over if this process dies before it starts it.
         definition = definition_of(workflow)
-        workflow_id = await self._submit(definition, submission._replace(delay=HEADSTART))
-        here = await self._host.here()
+        workflow_id = await self._submit(definition, submission._replace(delay=RUN_GRACE))
+        here = await self._host.loop_state()
         run = here.store.runs.get(workflow_id)
         if run is not None and is_within(run):
             raise WorkflowInProgressError(workflow_id)
@@ -168,7 +166,7 @@ class Submitter:
             if not _runs_elsewhere(here, record):
                 here.running.add(workflow_id)
                 try:
-                    return await self._carry_out(workflow, record)
+                    return await self._run_here(workflow, record)
                 except WorkflowLockedError as locked:
                     if locked.workflow_id != workflow_id:
                         raise
@@ -182,14 +180,14 @@ class Submitter:
                 if not bound.expired():
                     raise
 
-    async def _carry_out(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
+    async def _run_here(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
         """Run a workflow here with the arguments that it was created with."""
-        check_written(self._host.codec, record.id, record.codec)
+        check_codec(self._host.codec, record.id, record.codec)
         given, by_name = decode_input(self._host.codec, definition_of(workflow), record.input)
         return await workflow(PyWorkflow(self._host, record.id, record.name), *given, **by_name)
 
     async def _submit(self, definition: Definition, submission: Submission) -> int:
-        here = await self._host.here()
+        here = await self._host.loop_state()
         workflow_id = await self._write(here.store, definition, submission)
         if submission.delay is None:
             self._ring(here, workflow_id)
@@ -213,35 +211,35 @@ class Submitter:
     async def _submit_many(self, store: Store, definition: Definition, submissions: list[Submission]) -> list[int]:
         compare = partial(self._compare, definition)
         if self._options.session is not None:
-            return await (await store.within(self._options.session)).submit_many(submissions, compare)
+            return await (await store.in_transaction(self._options.session)).submit_many(submissions, compare)
         return await store.submit_many(submissions, compare)
 
-    def _compare(self, definition: Definition, submission: Submission, taken: Taken) -> None:
+    def _compare(self, definition: Definition, submission: Submission, taken: KeyOwner) -> None:
         """Raise `KeyConflictError`, or warn, where a key belongs to a workflow with other arguments."""
         codec = self._host.codec
-        if self._options.on_conflict == "ignore" or taken.codec != recorded_name(codec):
+        if self._options.on_conflict == "ignore" or taken.codec != stored_name(codec):
             return
-        if are_same(codec, definition, submission.input, taken.input):
+        if are_same_inputs(codec, definition, submission.input, taken.input):
             return
         conflict = KeyConflictError(taken.workflow_id, definition.name, str(submission.key))
         if self._options.on_conflict == "raise":
             raise conflict
         _logger.warning("%s", conflict)
 
-    def _ring(self, here: Here, first: int) -> None:
+    def _ring(self, here: LoopState, first: int) -> None:
         """Ring the queue's doorbell, for what is written or will be with the session's commit."""
         queue, session = self._options.queue, self._options.session
         if session is None:
-            here.doorbell.ring(queue, first)
+            here.notifier.notify(queue, first)
         else:
-            here.store.after_commit(session, queue, partial(here.doorbell.ring, queue, first))
+            here.store.after_commit(session, queue, partial(here.notifier.notify, queue, first))
 
     def _submission(
         self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object
     ) -> Submission:
         if key is None:
             warn_in_body(definition.name)
-        check_fits(definition, args, kwargs)
+        check_arguments(definition, args, kwargs)
         text = encode_input(self._host.codec, definition, args, kwargs).text
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
@@ -253,7 +251,7 @@ class Submitter:
             options.priority,
             options.delay,
             timeout,
-            None if key is None else checked_key(key),
+            None if key is None else validate_key(key),
         )
 
 
@@ -264,7 +262,7 @@ def _portions(submissions: Iterable[Submission]) -> Generator[list[Submission]]:
     for each in submissions:
         portion.append(each)
         size += each.size
-        if len(portion) >= PORTION or size >= PORTION_SIZE:
+        if len(portion) >= BATCH_SIZE or size >= BATCH_BYTES:
             yield portion
             portion, size = [], 0
     if portion:
@@ -278,9 +276,9 @@ def options(
     priority: object = 0,
     delay: object = None,
     timeout: object = None,
-    session: Lent | None = None,
+    session: SessionOrConnection | None = None,
     on_conflict: OnConflict = "raise",
-) -> Options:
+) -> EnqueueOptions:
     """Check what was given to `Admin.options` and return it.
 
     Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number out of
@@ -289,18 +287,18 @@ def options(
     if on_conflict not in get_args(OnConflict):
         raise ConfigurationError(f"on_conflict must be 'raise', 'warn' or 'ignore', and is {on_conflict!r}.")
     check_name("queue", queue)
-    return Options(
-        key=None if key is None else checked_key(key),
+    return EnqueueOptions(
+        key=None if key is None else validate_key(key),
         queue=cast(str, queue),
         priority=_checked_priority(priority),
-        delay=checked_seconds("delay", delay) or None,
-        timeout=checked_seconds("timeout", timeout, positive=True),
+        delay=validate_seconds("delay", delay) or None,
+        timeout=validate_seconds("timeout", timeout, positive=True),
         session=session,
         on_conflict=on_conflict,
     )
 
 
-def _runs_elsewhere(here: Here, record: WorkflowRecord) -> bool:
+def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
     """Tell whether another task of this process carries a workflow out, in this event loop or another."""
     run = here.store.runs.get(record.id)
     if record.id in here.running or (run is not None and run.is_carried_out):
@@ -311,25 +309,25 @@ def _runs_elsewhere(here: Here, record: WorkflowRecord) -> bool:
 
 def warn_in_body(name: str) -> None:
     """Warn of a workflow that another one's body submits without a key: each replay does so again."""
-    body = body_of_caller()
+    body = calling_body()
     if body is not None:
         body.steps.warn_of_submission(name)
 
 
-def checked_key(key: object) -> str:
+def validate_key(key: object) -> str:
     """Return the key of a workflow, if it can be one; raises `InvalidNameError`."""
     check_name("key", key)
     return cast(str, key)
 
 
-def checked_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
+def validate_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
     """Return a time in seconds that was given as a number or a `timedelta`; None stays None.
 
     Raises `ConfigurationError` for a time that cannot be, and `TypeError` for what is none.
     """
     if given is None:
         return None
-    seconds = seconds_of(what, given)
+    seconds = parse_seconds(what, given)
     if seconds < 0 or (positive and not seconds):
         raise ConfigurationError(f"a {what} is {'more than' if positive else 'at least'} 0, not {given} s.")
     return seconds

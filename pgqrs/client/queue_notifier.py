@@ -11,16 +11,16 @@ from contextlib import suppress
 
 from pgqrs.errors import PgqrsError
 
-QUIET = 0.005
+MIN_INTERVAL = 0.005
 """How long a queue's bell is not rung again after it was, in seconds; each ring is a statement of its own."""
 
-LONGEST_QUIET = 0.01
+MAX_INTERVAL = 0.01
 """How long it is not rung again, in seconds, while it is rung again and again."""
 
 Listener = Callable[[str, int], object]
 
 
-class Doorbell:
+class QueueNotifier:
     """Rings for an event loop's own workers at once, and for all others a hundred times a second at most.
 
     `ring` is how to reach the others, with a queue and the lowest id that is new in it; an error of it is dropped.
@@ -37,12 +37,12 @@ class Doorbell:
         """Call `listener` with the queue and the workflow's id whenever this bell is rung."""
         self._listeners.append(listener)
 
-    def ignore(self, listener: Listener) -> None:
+    def unlisten(self, listener: Listener) -> None:
         """Call `listener` no more."""
         with suppress(ValueError):
             self._listeners.remove(listener)
 
-    def ring(self, queue: str, workflow_id: int) -> None:
+    def notify(self, queue: str, workflow_id: int) -> None:
         """Tell that there is a workflow to claim in `queue`; of several the lowest id is enough."""
         for listener in tuple(self._listeners):
             listener(queue, workflow_id)
@@ -60,13 +60,13 @@ class Doorbell:
 
     async def _keep_ringing(self, queue: str) -> None:
         """Ring one queue's bell, with a rest after each time, until no other ring has come in the rest."""
-        quiet = QUIET
+        quiet = MIN_INTERVAL
         try:
             while (first := self._due.pop(queue, None)) is not None:
                 with suppress(PgqrsError):
                     await self._ring(queue, first)
                 await self._rest(quiet)
-                quiet = min(2 * quiet, LONGEST_QUIET)
+                quiet = min(2 * quiet, MAX_INTERVAL)
         finally:
             del self._ringing[queue]
 

@@ -8,34 +8,34 @@ from contextlib import suppress
 from time import monotonic
 
 from pgqrs.errors import PgqrsError, WorkflowNotFoundError
-from pgqrs.storage.records import Ended
+from pgqrs.storage.records import WorkflowResult
 
-SHORTEST = 0.01
+MIN_POLL_INTERVAL = 0.01
 """The rest after the first look, in seconds."""
 
-FACTOR = 1.5
+BACKOFF = 1.5
 """By how much a rest is longer than the one before."""
 
-LONGEST = 0.1
+MAX_POLL_INTERVAL = 0.1
 """The longest rest between two looks, in seconds, where a look costs little."""
 
-LONGEST_OF_ALL = 0.5
+MAX_SLOW_POLL_INTERVAL = 0.5
 """The longest rest between two looks, in seconds, where a look costs much."""
 
-SHARE = 5
+MIN_REST_RATIO = 5
 """A rest is at least so many times as long as the look before it took."""
 
-LONG_SHARE = 50
+MAX_REST_RATIO = 50
 """The longest rest is so many times as long as the look before it took, between `LONGEST` and `LONGEST_OF_ALL`."""
 
-MISSED_AFTER = 1.0
+EXISTENCE_INTERVAL = 1.0
 """The time between two looks for workflows that are not there any more, in seconds."""
 
-Look = Callable[[Collection[int]], Awaitable[dict[int, Ended]]]
+Look = Callable[[Collection[int]], Awaitable[dict[int, WorkflowResult]]]
 Find = Callable[[Collection[int]], Awaitable[set[int]]]
 
 
-class Results:
+class ResultPoller:
     """Waits for the ends of workflows: one statement asks for all that are awaited.
 
     `look` answers with those that have ended. It is asked soon after something new is awaited and then ever less
@@ -47,28 +47,28 @@ class Results:
         self._look = look
         self._find = find
         self._find_due = 0.0
-        self._waiting: dict[int, set[asyncio.Future[Ended]]] = {}
+        self._waiting: dict[int, set[asyncio.Future[WorkflowResult]]] = {}
         self._told: set[int] = set()
         self._woken = asyncio.Event()
-        self._rest = SHORTEST
+        self._rest = MIN_POLL_INTERVAL
         self._all_due = 0.0
         self._pause = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    async def ended(self, workflow_id: int) -> Ended:
+    async def wait(self, workflow_id: int) -> WorkflowResult:
         """Wait for the end of a workflow that is there, and return it.
 
         Raises what `look` raised, if the database stayed away, and `WorkflowNotFoundError` for a workflow that was
         deleted.
         """
-        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[WorkflowResult] = asyncio.get_running_loop().create_future()
         waiters = self._waiting.setdefault(workflow_id, set())
         waiters.add(future)
         self._tell(workflow_id)
-        self._rest = SHORTEST
-        self._all_due = min(self._all_due, monotonic() + max(SHORTEST, self._pause))
+        self._rest = MIN_POLL_INTERVAL
+        self._all_due = min(self._all_due, monotonic() + max(MIN_POLL_INTERVAL, self._pause))
         if self._task is None:
-            self._find_due = monotonic() + MISSED_AFTER
+            self._find_due = monotonic() + EXISTENCE_INTERVAL
             self._task = asyncio.get_running_loop().create_task(self._serve(), name="pgqrs-results")
         try:
             return await future
@@ -79,7 +79,7 @@ class Results:
             if not waiters and self._waiting.get(workflow_id) is waiters:
                 del self._waiting[workflow_id]
 
-    def tell(self, workflow_id: int) -> None:
+    def notify_finished(self, workflow_id: int) -> None:
         """Note that a workflow has ended in this process."""
         if workflow_id in self._waiting:
             self._tell(workflow_id)
@@ -117,10 +117,10 @@ class Results:
         now = monotonic()
         if all_due:
             took = now - began
-            self._pause = SHARE * took
+            self._pause = MIN_REST_RATIO * took
             self._all_due = now + max(self._rest, self._pause)
-            longest = min(max(LONGEST, LONG_SHARE * took), LONGEST_OF_ALL)
-            self._rest = min(self._rest * FACTOR, longest)
+            longest = min(max(MAX_POLL_INTERVAL, MAX_REST_RATIO * took), MAX_SLOW_POLL_INTERVAL)
+            self._rest = min(self._rest * BACKOFF, longest)
             await self._drop_the_deleted(list(self._waiting))
         await self._wait(self._all_due - monotonic())
 
@@ -135,11 +135,11 @@ class Results:
             self._fail(error)
             return
         now = monotonic()
-        self._find_due = now + max(MISSED_AFTER, LONG_SHARE * (now - began))
+        self._find_due = now + max(EXISTENCE_INTERVAL, MAX_REST_RATIO * (now - began))
         for workflow_id in set(ids) - found:
             self._fail_all(self._waiting.pop(workflow_id, ()), WorkflowNotFoundError(workflow_id))
 
-    def _settle(self, workflow_id: int, end: Ended) -> None:
+    def _settle(self, workflow_id: int, end: WorkflowResult) -> None:
         for future in self._waiting.pop(workflow_id, ()):
             if not future.done():
                 future.set_result(end)
@@ -149,7 +149,7 @@ class Results:
         for waiters in waiting.values():
             self._fail_all(waiters, error)
 
-    def _fail_all(self, waiters: Iterable[asyncio.Future[Ended]], error: Exception) -> None:
+    def _fail_all(self, waiters: Iterable[asyncio.Future[WorkflowResult]], error: Exception) -> None:
         for future in waiters:
             if not future.done():
                 future.set_exception(error)

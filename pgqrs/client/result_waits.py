@@ -9,7 +9,7 @@ from typing import TypeAlias
 Listener: TypeAlias = Callable[[], object]
 
 
-class Waits:
+class ResultWaits:
     """Counts, for an event loop, the waits of each run for the results of other workflows."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Waits:
         """Call `listener` whenever a run begins to wait."""
         self._listeners.append(listener)
 
-    def ignore(self, listener: Listener) -> None:
+    def unlisten(self, listener: Listener) -> None:
         """Call `listener` no more."""
         with suppress(ValueError):
             self._listeners.remove(listener)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from types import SimpleNamespace, UnionType
 from typing import Any, Never, NoReturn, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
-from pgqrs.codecs.base import Codec, bound, is_typed
+from pgqrs.codecs.base import Codec, codec_for, is_typed
 from pgqrs.errors import ConfigurationError
 
 if sys.version_info >= (3, 12):
@@ -31,7 +31,7 @@ _UNIONS = (Union, UnionType)
 _typed_dict = cast("Callable[[str, Mapping[str, Any]], Any]", TypedDict)
 
 
-class Returns:
+class ReturnType:
     """What a function is annotated to return."""
 
     __slots__ = ("_annotation", "_function", "_last")
@@ -44,7 +44,7 @@ class Returns:
     def __str__(self) -> str:
         return f"{getattr(self._function, '__module__', '?')}.{_shown(self._function)}"
 
-    def is_of(self, other: Returns) -> bool:
+    def is_of(self, other: ReturnType) -> bool:
         """Tell whether both are of one function, which may have been made anew from the same code."""
         return self is other or _code_of(self._function) is _code_of(other._function)
 
@@ -67,7 +67,7 @@ def _code_of(function: Callable[..., object]) -> object:
     return getattr(inspect.unwrap(function), "__code__", function)
 
 
-def bound_to_input(codec: Codec, function: Callable[..., object], count: int, names: tuple[str, ...]) -> Codec:
+def input_codec(codec: Codec, function: Callable[..., object], count: int, names: tuple[str, ...]) -> Codec:
     """Return the codec for ``{"args": ..., "kwargs": ...}`` of `count` arguments by position, and `names`.
 
     Raises `ConfigurationError` where there can be none.
@@ -177,7 +177,7 @@ def _around(function: Any) -> dict[str, Any]:
 
 def _bound(codec: Codec, annotation: Any, what: str) -> Codec:
     try:
-        return bound(codec, annotation)
+        return codec_for(codec, annotation)
     except ConfigurationError as error:
         raise ConfigurationError(f"{what} cannot be recorded: {error}") from error
 

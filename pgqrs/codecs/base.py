@@ -24,15 +24,15 @@ __all__ = [
     "PlacedCodec",
     "SealingCodec",
     "TypedCodec",
-    "bound",
-    "checked_codec",
+    "codec_at",
+    "codec_for",
     "is_sealing",
     "is_typed",
-    "opened",
+    "open_error",
     "path_of",
-    "placed",
-    "recorded_name",
-    "sealed",
+    "seal_error",
+    "stored_name",
+    "validate_codec",
 ]
 
 _MAX_DEPTH: Final = 200
@@ -123,7 +123,7 @@ class PlacedCodec(Codec, Protocol):
         ...
 
 
-def checked_codec(codec: object) -> Codec:
+def validate_codec(codec: object) -> Codec:
     """Return what was given as a codec, if it is one; raises `TypeError`."""
     if isinstance(codec, type):
         raise TypeError(f"a codec is an object, and {codec.__name__} is a class: write {codec.__name__}().")
@@ -142,14 +142,14 @@ def checked_codec(codec: object) -> Codec:
     return cast(Codec, codec)
 
 
-def refusal(error: Exception) -> SerializationError:
+def as_serialization_error(error: Exception) -> SerializationError:
     """Return why a value could not be encoded, whatever a codec of somebody's raised."""
     if isinstance(error, SerializationError):
         return error
     return SerializationError(f"the codec failed with {type(error).__name__}: {error}")
 
 
-def recorded_name(codec: Codec) -> str | None:
+def stored_name(codec: Codec) -> str | None:
     """Return what a codec is recorded as: None for strict JSON."""
     return None if codec.name == JsonCodec.name else codec.name
 
@@ -164,12 +164,12 @@ def is_sealing(codec: Codec) -> bool:
     return hasattr(codec, "seal")
 
 
-def bound(codec: Codec, annotation: Any) -> Codec:
+def codec_for(codec: Codec, annotation: Any) -> Codec:
     """Return the codec for values of a type, which is the codec itself where it does not go by types."""
     return cast(TypedCodec, codec).of(annotation) if is_typed(codec) else codec
 
 
-def placed(codec: Codec, kind: str, *where: str | int) -> Codec:
+def codec_at(codec: Codec, kind: str, *where: str | int) -> Codec:
     """Return the codec for the values of a place, which is the codec itself where it does not go by places.
 
     Args:
@@ -181,12 +181,12 @@ def placed(codec: Codec, kind: str, *where: str | int) -> Codec:
     return codec if at is None else at(json.dumps([kind, *where]))
 
 
-def sealed(codec: Codec, text: str, *where: str | int) -> str:
+def seal_error(codec: Codec, text: str, *where: str | int) -> str:
     """Return the JSON text of an error as it is stored; `where` is that of `placed`."""
-    return cast(SealingCodec, placed(codec, "error", *where)).seal(text) if is_sealing(codec) else text
+    return cast(SealingCodec, codec_at(codec, "error", *where)).seal(text) if is_sealing(codec) else text
 
 
-def opened(codec: Codec, text: str, *where: str | int) -> str:
+def open_error(codec: Codec, text: str, *where: str | int) -> str:
     """Return the JSON text of an error that `sealed` returned as `text`.
 
     Any worker ends a workflow whose deadline has passed, also without knowing its codec: that error alone may be
@@ -194,7 +194,7 @@ def opened(codec: Codec, text: str, *where: str | int) -> str:
     """
     if not is_sealing(codec):
         return text
-    return _time_out(text, *where) or cast(SealingCodec, placed(codec, "error", *where)).open(text)
+    return _time_out(text, *where) or cast(SealingCodec, codec_at(codec, "error", *where)).open(text)
 
 
 def _time_out(text: str, workflow_id: str | int = 0, *step: str | int) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec, bound, checked_codec, is_typed
+from pgqrs.codecs.base import Codec, Encoded, JsonCodec, codec_for, is_typed, validate_codec
 from pgqrs.errors import ConfigurationError, SerializationError
 
 __all__ = ["FernetCodec"]
@@ -32,7 +32,7 @@ class FernetCodec:
     """
 
     def __init__(self, keys: Iterable[str | bytes], codec: Codec | None = None) -> None:
-        self._codec = JsonCodec() if codec is None else checked_codec(codec)
+        self._codec = JsonCodec() if codec is None else validate_codec(codec)
         self._fernet = _fernet_of(keys)
         self.name = f"fernet+{self._codec.name}"
         self.is_typed = is_typed(self._codec)
@@ -43,7 +43,7 @@ class FernetCodec:
 
     def of(self, annotation: Any) -> Codec:
         """Return the codec for values of a type, where the inner one goes by types."""
-        inner = bound(self._codec, annotation)
+        inner = codec_for(self._codec, annotation)
         return self if inner is self._codec else self._like(inner, self._place)
 
     def at(self, place: str) -> FernetCodec:

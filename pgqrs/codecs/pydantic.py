@@ -11,7 +11,7 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 
 from pgqrs.codecs.base import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
-from pgqrs.codecs.roundtrip import Difference, are_equal, difference
+from pgqrs.codecs.roundtrip import Difference, are_equal, first_difference
 from pgqrs.errors import ConfigurationError, SerializationError
 
 __all__ = ["PydanticCodec"]
@@ -134,7 +134,7 @@ class _Typed:
         if self._is_json and are_equal(value, back):
             return Encoded(text, back)
         try:
-            lost = difference(value, back, plainly=self._holds_any, members=self._holds_members)
+            lost = first_difference(value, back, plainly=self._holds_any, members=self._holds_members)
         except Exception as error:  # a class of the application's may do anything
             reason = f"it cannot be compared with what would come back: {_first_line(error)}"
             raise SerializationError(reason) from error
@@ -168,7 +168,7 @@ class _Typed:
             raise _misfit(error) from error
         except Exception as error:
             raise SerializationError(f"Pydantic cannot tell whether it fits: {_first_line(error)}") from error
-        lost = difference(value, made, plainly=False)
+        lost = first_difference(value, made, plainly=False)
         if lost is None:
             self._check_within(value)
         else:

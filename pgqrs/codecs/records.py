@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from pgqrs.codecs.base import Codec, opened, placed, recorded_name
+from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import CodecMismatchError, SerializationError
 from pgqrs.types import StepRecord, Unreadable, WorkflowRecord
@@ -22,15 +22,15 @@ def as_text(text: str) -> str:
     return text
 
 
-def check_written(codec: Codec, workflow_id: int, written: str | None) -> None:
+def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
     """Raise `CodecMismatchError` for a workflow that was written with another codec."""
-    given = recorded_name(codec)
+    given = stored_name(codec)
     if written != given:
         raise CodecMismatchError(workflow_id, written, given)
 
 
 @contextmanager
-def naming(workflow_id: int, step_id: str | None = None) -> Generator[None]:
+def value_context(workflow_id: int, step_id: str | None = None) -> Generator[None]:
     """Have a `SerializationError` say whose value it is about."""
     try:
         yield
@@ -38,37 +38,37 @@ def naming(workflow_id: int, step_id: str | None = None) -> Generator[None]:
         raise error.of(workflow_id=workflow_id, step_id=step_id) from error
 
 
-def read_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
+def decode_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
     """Return the record whose payloads are texts with what they stand for.
 
     Raises `CodecMismatchError` and `SerializationError`.
     """
-    check_written(codec, record.id, record.codec)
-    with naming(record.id):
+    check_codec(codec, record.id, record.codec)
+    with value_context(record.id):
         return _workflow(codec, record, _strictly)
 
 
-def list_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
+def decode_listed_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
     """Return the record whose payloads are texts with what they stand for, or `Unreadable`."""
     return _workflow(codec, record, _leniently(codec, record.codec, record.id))
 
 
-def list_step(codec: Codec, record: StepRecord, written: str | None) -> StepRecord:
+def decode_listed_step(codec: Codec, record: StepRecord, written: str | None) -> StepRecord:
     """Return the record whose payloads are texts with what they stand for, or `Unreadable` where that cannot be.
 
     `written` names the codec that the step's workflow is written with.
     """
     where = record.workflow_id, record.step_id
     read = _leniently(codec, written, *where)
-    output = read(placed(codec, "output", *where).decode, record.output)
+    output = read(codec_at(codec, "output", *where).decode, record.output)
     return replace(record, output=output, error=read(partial(_opened, codec, where), record.error))
 
 
 def _workflow(codec: Codec, record: WorkflowRecord, read: _Read) -> WorkflowRecord:
     return replace(
         record,
-        input=read(placed(codec, "input", record.name).decode, record.input),
-        output=read(placed(codec, "output", record.id).decode, record.output),
+        input=read(codec_at(codec, "input", record.name).decode, record.input),
+        output=read(codec_at(codec, "output", record.id).decode, record.output),
         error=read(partial(_opened, codec, (record.id,)), record.error),
     )
 
@@ -81,8 +81,8 @@ def _leniently(codec: Codec, written: str | None, workflow_id: int, step_id: str
     def read(decode: Callable[[str], Any], text: Any) -> Any:
         try:
             if text is not None:
-                check_written(codec, workflow_id, written)
-            with naming(workflow_id, step_id):
+                check_codec(codec, workflow_id, written)
+            with value_context(workflow_id, step_id):
                 return _strictly(decode, text)
         except Exception as error:  # noqa: BLE001  # whatever a codec raises: the other records are wanted all the same
             return Unreadable(shown_error(error))
@@ -91,4 +91,4 @@ def _leniently(codec: Codec, written: str | None, workflow_id: int, step_id: str
 
 
 def _opened(codec: Codec, where: Sequence[str | int], text: str) -> Any:
-    return json.loads(opened(codec, text, *where))
+    return json.loads(open_error(codec, text, *where))

@@ -36,7 +36,7 @@ class Difference(NamedTuple):
     back: Any
 
 
-def difference(given: Any, back: Any, *, plainly: bool, members: bool = True) -> Difference | None:
+def first_difference(given: Any, back: Any, *, plainly: bool, members: bool = True) -> Difference | None:
     """Return the first place where `back` is something else than `given`, None where there is none.
 
     A list and a tuple are alike. `plainly` takes the JSON form of an object for the same: it comes back like that
@@ -59,7 +59,7 @@ def difference(given: Any, back: Any, *, plainly: bool, members: bool = True) ->
     for key, one, other in pairs:
         if _is_honest(one, other) and one == other:
             continue
-        if (found := difference(one, other, plainly=plainly, members=members)) is not None:
+        if (found := first_difference(one, other, plainly=plainly, members=members)) is not None:
             return found._replace(keys=(key, *found.keys))
     return None
 

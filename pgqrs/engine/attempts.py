@@ -24,7 +24,7 @@ _logger = logging.getLogger("pgqrs")
 class Guard(Protocol):
     """The guard of the step, as far as its attempts need it."""
 
-    async def rest(self) -> None:
+    async def wait_for_retry(self) -> None:
         """Wait until the next attempt is due."""
         ...
 
@@ -33,7 +33,7 @@ class Guard(Protocol):
         ...
 
 
-class Attempts:
+class AttemptRunner:
     """How often, and how long, a step's function is called; `timeout` bounds each call, in seconds.
 
     With `queued` a call has to wait for a thread first: it takes a function, `begun`, that tells when it begins.
@@ -54,16 +54,14 @@ class Attempts:
         self._queued = queued
         self._is_terminal = is_terminal
 
-    async def carry_out(
-        self, call: Call[R], around: Around[R] | None, ctx: Any, step_id: str, guard: Guard
-    ) -> Any:
+    async def run(self, call: Call[R], around: Around[R] | None, ctx: Any, step_id: str, guard: Guard) -> Any:
         """Return what the first call returns that succeeds; raise the error of the last one.
 
         `around` carries a call out, in a transaction.
         """
         if self._policy is None:
             return await self._called(call, around, ctx, step_id)
-        await guard.rest()
+        await guard.wait_for_retry()
         while True:
             try:
                 return await self._called(call, around, ctx, step_id)

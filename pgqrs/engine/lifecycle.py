@@ -10,23 +10,23 @@ from typing import Any, NoReturn, cast
 
 from pgqrs.clock import Clock, Timer
 from pgqrs.engine.failure_trace import stems_from
-from pgqrs.engine.scope import Execution, Scope, enclosing, scope_of
+from pgqrs.engine.scope import Scope, StepExecution, ancestors, scope_of
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
-from pgqrs.storage.journal.futures import settle
+from pgqrs.storage.journal.futures import resolve
 
-SHORT = 1.0
+MIN_PARK = 1.0
 """The longest time, in seconds, that is waited for in place where the run could park."""
 
-QUIET = 0.2
+IDLE_BEFORE_PARK = 0.2
 """How long, in seconds, nothing executes before a run parks whose body is not itself what waits."""
 
-UNWINDING = 1.0
+UNWIND_GRACE = 1.0
 """How long, in seconds, a body has to leave after its run stopped, before its task is interrupted.
 
 Of a cancelled run only the time counts in which no step executes.
 """
 
-LAST_MOMENT = 5.0
+INTERRUPT_GRACE = 5.0
 """How long, in seconds, a run that is handed back waits for its interrupted body."""
 
 
@@ -53,7 +53,7 @@ class Parked(RunStopped):
     """The run was left for a later claim: its workflow sleeps, or another worker is to carry it on."""
 
 
-class Stop(IntEnum):
+class StopReason(IntEnum):
     """Why a run begins no further step, the weightier reasons last."""
 
     REPLAY = 1
@@ -63,7 +63,7 @@ class Stop(IntEnum):
     CANCELLED = 5
 
 
-class Stopping:
+class RunLifecycle:
     """Whether a run may go on, the task of its body, and all in it that only waits.
 
     `owner` stands for the context whose run it is, and `executions` are the steps that the run executes.
@@ -91,11 +91,11 @@ class Stopping:
         "can_park",
         "clock",
         "deadline",
+        "ended",
+        "fatal_error",
         "is_watched",
         "loop",
-        "lost",
-        "over",
-        "stop",
+        "stop_reason",
         "waiting",
     )
 
@@ -103,7 +103,7 @@ class Stopping:
         self,
         owner: object,
         workflow_id: int,
-        executions: Mapping[str, Execution],
+        executions: Mapping[str, StepExecution],
         deadline: float | None,
         clock: Clock,
         *,
@@ -117,10 +117,10 @@ class Stopping:
         self.clock = clock
         self.can_park = can_park
         self.deadline = deadline
-        self.over: Callable[[], PgqrsError] | None = None
+        self.ended: Callable[[], PgqrsError] | None = None
         """What the calls of a run that has ended raise, made when there is one; None while it goes on."""
-        self.lost: PgqrsError | None = None
-        self.stop: Stop | None = None
+        self.fatal_error: PgqrsError | None = None
+        self.stop_reason: StopReason | None = None
         self.waiting: dict[asyncio.Future[None], float] = {}
         """What only waits, and until when."""
         self.is_watched = False
@@ -141,73 +141,73 @@ class Stopping:
     @property
     def may_write(self) -> bool:
         """Whether the run has neither ended nor been lost."""
-        return self.over is None and self.lost is None
+        return self.ended is None and self.fatal_error is None
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Raise why the run may not go on, if it may not."""
-        if self.over is None and self.lost is None and self.stop is None:
+        if self.ended is None and self.fatal_error is None and self.stop_reason is None:
             return
-        if self.stop is not None and self.lost is None:
+        if self.stop_reason is not None and self.fatal_error is None:
             self._told = True
         self.stop_at(scope_of(self._owner))
 
     def stop_at(self, place: Scope | None) -> NoReturn:
         """Tell the calling task, which is at this place, that the run goes on no further; see `told_in`."""
-        if place is not None and (self.over is None or self.stop is not None):
+        if place is not None and (self.ended is None or self.stop_reason is not None):
             _keep_quiet(asyncio.current_task(), self._body)
-        raise self.told_in(place)
+        raise self.stop_error_in(place)
 
-    def check_may_write(self) -> None:
+    def raise_if_closed(self) -> None:
         """Raise why the run was lost, or how it ended, if either is so."""
-        if self.lost is not None:
-            raise self.lost
-        if self.over is not None:
-            raise self.over()
+        if self.fatal_error is not None:
+            raise self.fatal_error
+        if self.ended is not None:
+            raise self.ended()
 
     def reason(self) -> PgqrsError | None:
         """Return why the run goes on no further; None where it does, or is left for a later claim."""
-        if self.lost is not None:
-            return self.lost
-        match self.stop:
-            case Stop.CANCELLED:
+        if self.fatal_error is not None:
+            return self.fatal_error
+        match self.stop_reason:
+            case StopReason.CANCELLED:
                 return WorkflowCancelledError(self._workflow_id)
-            case Stop.TIMED_OUT:
+            case StopReason.TIMED_OUT:
                 return WorkflowTimeoutError(self._workflow_id, self._limit)
             case None:
-                return None if self.over is None else self.over()
+                return None if self.ended is None else self.ended()
             case _:
                 return None
 
-    def stopped(self) -> BaseException:
+    def stop_error(self) -> BaseException:
         """Return what a stopped run raises outside; an exception of its own each, for tracebacks add up."""
         return self.reason() or Parked()
 
-    def told_in(self, place: Scope | None) -> BaseException:
+    def stop_error_in(self, place: Scope | None) -> BaseException:
         """Return what tells a place in the run that it goes on no further; of no step around it is more recorded.
 
         None stands for a caller that is in no body and no step of the run.
         """
         reason = self.reason()
-        for each in enclosing(place):
+        for each in ancestors(place):
             each.interrupted = True
         if reason is None:
             return Parked()
         return reason if place is None else RunStopped(reason)
 
     @contextmanager
-    def telling(self) -> Generator[None]:
+    def raising_stops(self) -> Generator[None]:
         """Have what loses the run told as a stop, where the calling task is in it."""
         try:
             yield
         except PgqrsError as error:
             place = scope_of(self._owner)
-            if error is not self.lost or place is None:
+            if error is not self.fatal_error or place is None:
                 raise
-            raise self.told_in(place) from error
+            raise self.stop_error_in(place) from error
 
     def lose(self, error: PgqrsError) -> None:
         """Let nothing more be written, and end the waits."""
-        self.lost = error
+        self.fatal_error = error
         self._wake()
 
     # --- the body ---
@@ -222,7 +222,7 @@ class Stopping:
         if self.deadline is None:
             return
         if self.deadline <= self.clock.time():
-            self.stop_for(Stop.TIMED_OUT)
+            self.stop_for(StopReason.TIMED_OUT)
         else:
             self._timers["deadline"] = self.clock.call_at(self.deadline, self._time_out)
 
@@ -245,7 +245,7 @@ class Stopping:
     def body_is_left(self) -> None:
         """Tell whoever waits for it that the body is left."""
         if self._left is not None:
-            settle(self._left, None)
+            resolve(self._left, None)
 
     async def wait_for_body(self, grace: float) -> None:
         """Wait until the body is left; one that executes steps has `grace` seconds until it is interrupted."""
@@ -254,31 +254,37 @@ class Stopping:
         if self._left is None:
             self._left = self.loop.create_future()
         quickly = self._is_quiet()
-        await asyncio.wait([self._left], timeout=min(grace, QUIET) if quickly else grace)
+        await asyncio.wait([self._left], timeout=min(grace, IDLE_BEFORE_PARK) if quickly else grace)
         if not self._left.done():
             self.interrupt()
-            await asyncio.wait([self._left], timeout=LAST_MOMENT)
+            await asyncio.wait([self._left], timeout=INTERRUPT_GRACE)
 
     # --- stopping ---
 
-    def stop_for(self, stop: Stop) -> None:
+    def stop_for(self, stop: StopReason) -> None:
         """Let no further step begin, and end the waits at once."""
-        if self.may_write and (self.stop is None or self.stop < stop):
-            self.stop = stop
+        if self.may_write and (self.stop_reason is None or self.stop_reason < stop):
+            self.stop_reason = stop
             self._wake()
 
-    def counts(self) -> bool:
+    def stop_decides(self) -> bool:
         """Tell whether a stop decides how the run ends: handed back, a body may not have heard of it."""
-        return self.stop is not None and self.lost is None and (self._told or self.stop > Stop.HANDED_BACK)
+        return (
+            self.stop_reason is not None
+            and self.fatal_error is None
+            and (self._told or self.stop_reason > StopReason.HANDED_BACK)
+        )
 
     @property
     def is_final(self) -> bool:
         """Whether the run stops, and the workflow ends with it."""
-        return self.stop is not None and self.stop > Stop.HANDED_BACK and self.lost is None
+        return (
+            self.stop_reason is not None and self.stop_reason > StopReason.HANDED_BACK and self.fatal_error is None
+        )
 
-    def caused(self, error: BaseException | None) -> bool:
+    def is_stop_error(self, error: BaseException | None) -> bool:
         """Tell whether an error of a step is only what told it that the run stops."""
-        if self.stop is None or error is None:
+        if self.stop_reason is None or error is None:
             return False
         return any(isinstance(each, RunStopped) for each in stems_from(error))
 
@@ -289,14 +295,14 @@ class Stopping:
         """
         if not self.may_write:
             return
-        first = self.stop is not Stop.CANCELLED
-        self.stop_for(Stop.CANCELLED)
+        first = self.stop_reason is not StopReason.CANCELLED
+        self.stop_for(StopReason.CANCELLED)
         if interrupt and not self._cancel_interrupts:
             self._cancel_interrupts = True
             self.interrupt()
         elif first:
             self.is_watched = True
-            self.watch()
+            self.restart_idle_timer()
 
     def interrupt(self) -> None:
         """Cancel the tasks that execute steps, and the body's; a step whose outcome is on its way keeps it."""
@@ -319,20 +325,25 @@ class Stopping:
         self._cancelled -= {task}
         return task.uncancel() == 0
 
-    def replay_after(self, execution: Execution) -> None:
+    def replay_after(self, execution: StepExecution) -> None:
         """Have the body begin anew, where it goes on, the step is one of its own and nothing else executes."""
-        if self.stop is None and self._body is not None and execution.parent is execution.run and self._is_quiet():
-            self._unwind_for(Stop.REPLAY)
-            self.check()
+        if (
+            self.stop_reason is None
+            and self._body is not None
+            and execution.parent is execution.run
+            and self._is_quiet()
+        ):
+            self._unwind_for(StopReason.REPLAY)
+            self.raise_if_stopped()
 
     def _time_out(self) -> None:
-        self.stop_for(Stop.TIMED_OUT)
+        self.stop_for(StopReason.TIMED_OUT)
         self.interrupt()
 
-    def _unwind_for(self, stop: Stop) -> None:
+    def _unwind_for(self, stop: StopReason) -> None:
         """Have the body leave; one that waits for something else than its tasks would otherwise never do so."""
         self.stop_for(stop)
-        self._timers["unwinding"] = self.loop.call_later(UNWINDING, self.interrupt)
+        self._timers["unwinding"] = self.loop.call_later(UNWIND_GRACE, self.interrupt)
 
     # --- waiting and parking ---
 
@@ -345,55 +356,57 @@ class Stopping:
         return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self.clock.time()))
 
     @property
-    def rests_until(self) -> float | None:
+    def idle_until(self) -> float | None:
         """Until when, by the clock, all in the run that can be seen only waits; None where something executes."""
-        return min(self.waiting.values()) if self.waiting and self.stop is None and self._is_quiet() else None
+        return (
+            min(self.waiting.values()) if self.waiting and self.stop_reason is None and self._is_quiet() else None
+        )
 
-    async def pause(self, due: float, *, resting: bool = False) -> None:
+    async def wait_until(self, due: float, *, resting: bool = False) -> None:
         """Wait until `due` by the clock, in place or parked; `resting` tells that a step does.
 
         Raises what stops the run, as soon as it stops.
         """
-        self.check()
+        self.raise_if_stopped()
         if due <= self.clock.time():
             return
         waiter: asyncio.Future[None] = self.loop.create_future()
-        timer = self.clock.call_at(due, settle, waiter, None)
+        timer = self.clock.call_at(due, resolve, waiter, None)
         self.waiting[waiter] = due
         self.is_watched = True
         self._resting += resting
         try:
             await self._park_at_once()
-            self.watch()
+            self.restart_idle_timer()
             await waiter
         finally:
             timer.cancel()
             del self.waiting[waiter]
             self._resting -= resting
-            self.watch()
-            self.is_watched = bool(self.waiting) or self.stop is Stop.CANCELLED
-        self.check()
+            self.restart_idle_timer()
+            self.is_watched = bool(self.waiting) or self.stop_reason is StopReason.CANCELLED
+        self.raise_if_stopped()
 
-    def watch(self) -> None:
+    def restart_idle_timer(self) -> None:
         """Begin to count anew how long nothing executes, if something waits or the body is to leave."""
         if timer := self._timers.pop("quiet", None):
             timer.cancel()
-        if self.stop is Stop.CANCELLED:
+        if self.stop_reason is StopReason.CANCELLED:
             if self._body is not None and self._is_quiet():
-                self._timers["quiet"] = self.loop.call_later(UNWINDING, self.interrupt)
+                self._timers["quiet"] = self.loop.call_later(UNWIND_GRACE, self.interrupt)
         elif self.waiting and self._may_park():
-            self._timers["quiet"] = self.loop.call_later(QUIET, self._park_if_quiet)
+            self._timers["quiet"] = self.loop.call_later(IDLE_BEFORE_PARK, self._park_if_quiet)
 
     def _wake(self) -> None:
         for waiter in self.waiting:
-            settle(waiter, None)
+            resolve(waiter, None)
 
     def _is_quiet(self) -> bool:
         """Tell whether no step executes: those that rest until their next attempt do not."""
         return len(self._executions) == self._resting
 
     def _may_park(self) -> bool:
-        return self.can_park and self.stop is None and self._body is not None and self._is_quiet()
+        return self.can_park and self.stop_reason is None and self._body is not None and self._is_quiet()
 
     async def _park_at_once(self) -> None:
         if self._may_park() and asyncio.current_task() is self._body:
@@ -407,8 +420,8 @@ class Stopping:
 
     def _park(self) -> None:
         self._due = min(self.waiting.values())
-        if self._due - self.clock.time() > SHORT:
-            self._unwind_for(Stop.PARKED)
+        if self._due - self.clock.time() > MIN_PARK:
+            self._unwind_for(StopReason.PARKED)
 
 
 def is_stop(error: BaseException) -> bool:
@@ -418,7 +431,7 @@ def is_stop(error: BaseException) -> bool:
     return isinstance(error, RunStopped)
 
 
-def raise_apart(error: BaseException, stop: BaseException) -> NoReturn:
+def raise_instead(error: BaseException, stop: BaseException) -> NoReturn:
     """Raise an error in place of the stop that is being handled: from its place, and not in its context.
 
     The stop holds the error, so that the two would be a cycle.

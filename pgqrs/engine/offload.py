@@ -13,7 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from pgqrs.engine.thread_pool import MOST_LEFT, step_threads
+from pgqrs.engine.thread_pool import MAX_ABANDONED, step_threads
 from pgqrs.errors import TransientError
 
 R = TypeVar("R")
@@ -23,7 +23,7 @@ ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
 _logger = logging.getLogger("pgqrs")
 
 
-class InThread:
+class ThreadOffload:
     """Calls a step's plain function in a thread of the library's, with the caller's context variables.
 
     Nothing can stop the thread: where the waiting ends before it does, what the function returns is dropped.
@@ -49,8 +49,8 @@ class InThread:
         run = copy_context().run
         function = self._function
         call = threads.submit(
-            lambda: run(call_plainly, function, (ctx, *args), kwargs),
-            begun and partial(_tell, asyncio.get_running_loop(), begun),
+            lambda: run(call_function, function, (ctx, *args), kwargs),
+            begun and partial(_notify, asyncio.get_running_loop(), begun),
         )
         try:
             return await _result_of(call.future)
@@ -66,16 +66,16 @@ class InThread:
             getattr(self._function, "__qualname__", self._function),
             ctx.id(),
             left,
-            " With so many, each keeps a thread from other steps." if left > MOST_LEFT else "",
+            " With so many, each keeps a thread from other steps." if left > MAX_ABANDONED else "",
         )
 
 
-def _tell(loop: asyncio.AbstractEventLoop, begun: Callable[[], object]) -> None:
+def _notify(loop: asyncio.AbstractEventLoop, begun: Callable[[], object]) -> None:
     with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(begun)
 
 
-class Elsewhere:
+class ExecutorOffload:
     """Calls a step's plain function in an executor of the application's.
 
     One that is made by a callable is made at the first call, and again when it broke.
@@ -88,10 +88,10 @@ class Elsewhere:
     async def run(self, function: Callable[..., R], _ctx: Any, /, *args: Any, **kwargs: Any) -> R:
         """Call the function there, without the context, and return what it returns."""
         executor = self._executor()
-        shipped = function if isinstance(executor, ThreadPoolExecutor) else Shipped(function, executor)
+        shipped = function if isinstance(executor, ThreadPoolExecutor) else FunctionReference(function, executor)
         try:
             # As a tuple and a dict, so that no executor takes an argument of the function's for one of its own.
-            return await _result_of(executor.submit(call_plainly, shipped, args, kwargs))
+            return await _result_of(executor.submit(call_function, shipped, args, kwargs))
         except BrokenExecutor:
             if self._made is not self._source:
                 self._made = None
@@ -107,7 +107,7 @@ class Elsewhere:
         return self._made
 
 
-class Shipped:
+class FunctionReference:
     """A step's plain function on its way to another process.
 
     It goes by its name, under which the other process finds what `@step` made of it; pickle would refuse it,
@@ -130,7 +130,7 @@ class Shipped:
         """Return the function's name, or the function."""
         if self._by_name:
             return find_function, (self._function.__module__, self._function.__qualname__)
-        return _itself, (self._function,)
+        return _identity, (self._function,)
 
 
 def find_function(module: str, qualname: str) -> Callable[..., Any]:
@@ -148,11 +148,11 @@ def _is_found(function: Callable[..., Any]) -> bool:
         return False
 
 
-def _itself(function: Callable[..., Any]) -> Callable[..., Any]:
+def _identity(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def call_plainly(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
     """Call a function; a future cannot hold a `StopIteration`, which becomes what a coroutine makes of it."""
     try:
         return function(*args, **kwargs)

@@ -10,12 +10,12 @@ from functools import partial
 from typing import NamedTuple
 
 from pgqrs.clock import TimeOfDay
-from pgqrs.codecs.annotations import Returns
-from pgqrs.codecs.base import Codec, is_sealing, placed, refusal, sealed
+from pgqrs.codecs.annotations import ReturnType
+from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
-from pgqrs.engine.lifecycle import Parked, Stop, Stopping, is_stop, raise_apart
-from pgqrs.engine.scope import Execution, Scope, here, scope_of
-from pgqrs.engine.step_runner import Steps, tell_of_unexpected
+from pgqrs.engine.lifecycle import Parked, RunLifecycle, StopReason, is_stop, raise_instead
+from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
+from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
     PgqrsError,
     RowRefusedError,
@@ -23,14 +23,14 @@ from pgqrs.errors import (
     WorkflowFinishedError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.records import History, RunEnd, RunLeave
+from pgqrs.storage.records import History, RunEnd, RunRelease
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 
-HEAD_START = 10.0
+REPLAY_HEAD_START = 10.0
 """How long, in seconds, a workflow that is retried in place is left alone by workers after it is due."""
 
-LAST_LOOK = 5.0
+UNASKED_TIMEOUT = 5.0
 """Seconds that the look at the steps of a workflow that has ended may take, which is for a warning only."""
 
 _logger = logging.getLogger("pgqrs")
@@ -45,11 +45,11 @@ class RunOptions(NamedTuple):
     retry: RetryPolicy | None = None
     timeout: float | None = None
     strict: bool = False
-    returns: Returns | None = None
+    returns: ReturnType | None = None
 
     def codec(self, codec: Codec, workflow_id: int) -> Codec:
         """Return the codec for what the workflow returns."""
-        return placed(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
+        return codec_at(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
 
 
 class Run:
@@ -73,21 +73,21 @@ class Run:
         history: History,
         can_park: bool = False,
     ) -> None:
-        self.owner = owner
+        self.context_key = owner
         self.workflow_id = workflow_id
         self.name = name
         self.epoch = epoch
         self.claim = claim
         self.codec = codec
         self.clock: TimeOfDay = store
-        self.outer: Scope | None = None
+        self.previous: Scope | None = None
         self.in_body = False
-        self.successor: Run | None = None
+        self.replay_run: Run | None = None
         """The same run with its body to begin anew; see `pgqrs.engine.step_runner.ALWAYS_REPLAY`."""
-        executions: dict[str, Execution] = {}
-        deadline = None if history.left is None else store.clock.time() + history.left
-        self.stopping = Stopping(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
-        self.steps = Steps(
+        executions: dict[str, StepExecution] = {}
+        deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
+        self.stopping = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
+        self.steps = StepRunner(
             owner,
             store,
             codec,
@@ -100,7 +100,7 @@ class Run:
         self._store = store
         self._retries = history.retries
         self._policy: RetryPolicy | None = None
-        self._output_codec = placed(codec, "output", workflow_id)
+        self._output_codec = codec_at(codec, "output", workflow_id)
         self._leaving: asyncio.Task[None] | None = None
         store.runs[workflow_id] = self
 
@@ -112,7 +112,7 @@ class Run:
     @property
     def place(self) -> Scope:
         """Where in the run the calling task is."""
-        return scope_of(self.owner) or self
+        return scope_of(self.context_key) or self
 
     @property
     def may_write(self) -> bool:
@@ -122,12 +122,12 @@ class Run:
     @property
     def live(self) -> bool:
         """Whether the run has neither ended nor been lost nor stopped."""
-        return self.stopping.may_write and self.stopping.stop is None
+        return self.stopping.may_write and self.stopping.stop_reason is None
 
     @property
     def has_ended(self) -> bool:
         """Whether the run has ended, or was left."""
-        return self.stopping.over is not None
+        return self.stopping.ended is not None
 
     @property
     def is_carried_out(self) -> bool:
@@ -141,46 +141,46 @@ class Run:
 
     def check(self) -> None:
         """Raise why the run may not go on, if it may not."""
-        self.stopping.check()
+        self.stopping.raise_if_stopped()
 
     # --- the body ---
 
-    def enter(self, options: RunOptions) -> None:
+    def enter_body(self, options: RunOptions) -> None:
         """Make the calling task one of this run's, and so the tasks that it starts; it carries out the body."""
-        self.outer = here.get()
-        here.set(self)
+        self.previous = current_scope.get()
+        current_scope.set(self)
         self.in_body = True
         self._policy = options.retry
         self.steps.strict = options.strict
         self.stopping.enter_body(options.timeout)
 
-    def leave(self) -> None:
+    def exit_body(self) -> None:
         """Take the calling task out again, whatever has become of the body.
 
         A run that is neither over nor lost by now was kept from it by an error of pgqrs's own: it is given up.
         """
-        self.give_up()
+        self.abandon_unfinished()
         self.stopping.leave_body()
         self.in_body = False
-        here.set(self.outer)
+        current_scope.set(self.previous)
         self.stopping.body_is_left()
 
-    def expect(self, options: RunOptions) -> None:
+    def bind_output(self, options: RunOptions) -> None:
         """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
         self._output_codec = options.codec(self.codec, self.workflow_id)
 
-    async def returned(self, value: object) -> object:
+    async def on_return(self, value: object) -> object:
         """Settle the run whose body returned `value`, and return that as it is stored.
 
         Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` where the run was stopped.
         """
         self.stopping.leave_body()
-        if self.stopping.counts():
-            await self._conclude()
-            raise self.stopping.stopped()
+        if self.stopping.stop_decides():
+            await self._finish_stopped()
+            raise self.stopping.stop_error()
         return await self.succeed(value)
 
-    async def raised(self, error: BaseException) -> float | None:
+    async def on_error(self, error: BaseException) -> float | None:
         """Settle the run whose body raised `error`.
 
         Returns the delay, in seconds, after which the body is to be run again, None where the error is to be
@@ -190,11 +190,11 @@ class Run:
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
-        if self.stopping.counts() and not crashed:
-            await self._conclude()
-            if self.successor is not None:
+        if self.stopping.stop_decides() and not crashed:
+            await self._finish_stopped()
+            if self.replay_run is not None:
                 return 0.0
-            raise self.stopping.stopped()
+            raise self.stopping.stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
         self.crash()
@@ -205,27 +205,27 @@ class Run:
     def _raise_outside(self, error: BaseException) -> None:
         """Raise the run's own error in place of one that leaves the body of a run that is lost, or over."""
         of_the_run = is_stop(error)
-        if self.stopping.lost is not None:
+        if self.stopping.fatal_error is not None:
             if of_the_run or isinstance(error, (Exception, asyncio.CancelledError)):
-                raise_apart(self.stopping.lost, error)
+                raise_instead(self.stopping.fatal_error, error)
         elif of_the_run and (reason := self.stopping.reason()) is not None:
             raise reason
 
     async def _failed_with(self, error: Exception) -> float | None:
         """End the run with the error, or leave it to be tried again."""
         stopping = self.stopping
-        stopping.check_may_write()
+        stopping.raise_if_closed()
         try:
             retry = self._retry_after(error)
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            tell_of_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected, self.codec)
+            log_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected, self.codec)
             retry = None
         if retry is None:
             await self.fail(error)
             return None
         delay, text, reopen = retry
         # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
-        wait = delay if stopping.can_park else delay + HEAD_START
+        wait = delay if stopping.can_park else delay + REPLAY_HEAD_START
         _logger.warning(
             "workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
             self.workflow_id,
@@ -234,9 +234,9 @@ class Run:
             delay,
             shown_error(error, is_sealed=is_sealing(self.codec)),
         )
-        await self._leave(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
+        await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
         if stopping.can_park:
-            stopping.stop = Stop.PARKED
+            stopping.stop_reason = StopReason.PARKED
             raise Parked
         return stopping.until_deadline(delay)
 
@@ -263,43 +263,43 @@ class Run:
 
     async def _leave_cancelled(self) -> None:
         try:
-            await self._leave(WorkflowStatus.CANCELLED)
+            await self._release(WorkflowStatus.CANCELLED)
         except PgqrsError as error:
             _logger.warning("workflow %s could not be left as cancelled: %s", self.workflow_id, shown_error(error))
 
-    async def hand_back(self, grace: float) -> None:
+    async def requeue(self, grace: float) -> None:
         """Leave the run for another worker, after `grace` seconds at most for the steps that execute.
 
         A body that ends within that time ends as ever.
         """
-        self.stopping.stop_for(Stop.HANDED_BACK)
+        self.stopping.stop_for(StopReason.HANDED_BACK)
         if self.in_body:
             await self.stopping.wait_for_body(grace)
         if self.may_write:
-            await self._leave(WorkflowStatus.PENDING)
+            await self._release(WorkflowStatus.PENDING)
 
-    async def _conclude(self) -> None:
+    async def _finish_stopped(self) -> None:
         """Leave the run as its stop says, unless that is done."""
         if self.has_ended:
             return
-        match self.stopping.stop:
-            case Stop.TIMED_OUT:
-                timed_out = dump_error(self.stopping.stopped(), terminal=True)
+        match self.stopping.stop_reason:
+            case StopReason.TIMED_OUT:
+                timed_out = dump_error(self.stopping.stop_error(), terminal=True)
                 await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
-            case Stop.CANCELLED:
-                await self._leave(WorkflowStatus.CANCELLED)
-            case Stop.PARKED:
-                await self._leave(WorkflowStatus.WAITING, self.stopping.until_due())
-            case Stop.REPLAY:
-                self.successor = self._anew()
+            case StopReason.CANCELLED:
+                await self._release(WorkflowStatus.CANCELLED)
+            case StopReason.PARKED:
+                await self._release(WorkflowStatus.WAITING, self.stopping.until_due())
+            case StopReason.REPLAY:
+                self.replay_run = self._restart()
             case _:
-                await self._leave(WorkflowStatus.PENDING)
+                await self._release(WorkflowStatus.PENDING)
 
-    def _anew(self) -> Run:
+    def _restart(self) -> Run:
         """Return the same run with what it has recorded; tasks left over from this one stay out of it."""
         self._close(self._ended)
         anew = Run(
-            self.owner,
+            self.context_key,
             self._store,
             self.codec,
             workflow_id=self.workflow_id,
@@ -317,12 +317,12 @@ class Run:
 
     async def succeed(self, value: object) -> object:
         """End the run with a value and return it as it is stored; a value that cannot be stored is its error."""
-        self.stopping.check_may_write()
+        self.stopping.raise_if_closed()
         self.steps.warn_of_interrupted()
         try:
             encoded = self._output_codec.encode(value)
         except Exception as error:
-            refused = refusal(error).of(workflow_id=self.workflow_id)
+            refused = as_serialization_error(error).of(workflow_id=self.workflow_id)
             await self.fail(refused)
             raise refused from error
         await self._end(WorkflowStatus.SUCCESS, output=encoded.text)
@@ -330,7 +330,7 @@ class Run:
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run with an error."""
-        self.stopping.check_may_write()
+        self.stopping.raise_if_closed()
         exception = error if isinstance(error, BaseException) else None
         terminal, reopen = True, tuple[str, ...]()
         try:
@@ -338,14 +338,14 @@ class Run:
             reopen = self.steps.to_reopen(exception)
             text = self._sealed(dump_error(error, terminal=terminal))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            tell_of_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec)
+            log_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec)
             text = self._sealed(plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
 
     def _sealed(self, text: str) -> str:
-        return sealed(self.codec, text, self.workflow_id)
+        return seal_error(self.codec, text, self.workflow_id)
 
-    def give_up(self) -> None:
+    def abandon_unfinished(self) -> None:
         """Leave a run that was neither ended nor left nor lost, as after a crash."""
         if self.may_write:
             self.crash()
@@ -354,13 +354,17 @@ class Run:
         """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""
         if not self.has_ended:
             self._close(self._ended)
-            if self.stopping.lost is None:
+            if self.stopping.fatal_error is None:
                 self._store.abandon(self.workflow_id, self.epoch, self.claim)
 
-    def lose(self, error: BaseException) -> None:
+    def on_write_refused(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that nothing more can be written."""
         # A refused row concerns its own step alone; any other error of a write stops the run.
-        if isinstance(error, PgqrsError) and not isinstance(error, RowRefusedError) and self.stopping.lost is None:
+        if (
+            isinstance(error, PgqrsError)
+            and not isinstance(error, RowRefusedError)
+            and self.stopping.fatal_error is None
+        ):
             self.stopping.lose(error)
             self._unregister()
 
@@ -374,16 +378,16 @@ class Run:
     ) -> None:
         self._close(partial(WorkflowFinishedError, self.workflow_id, status))
         try:
-            await self._store.write_last(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
+            await self._store.write_end(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
         except PgqrsError as lost:
-            self.lose(lost)
+            self.on_write_refused(lost)
             raise
         if self.epoch > 1:  # earlier runs may have recorded what this one did not come to
             with suppress(PgqrsError, TimeoutError):
-                async with asyncio.timeout(LAST_LOOK):
+                async with asyncio.timeout(UNASKED_TIMEOUT):
                     await self.steps.warn_of_unasked()
 
-    async def _leave(
+    async def _release(
         self,
         status: WorkflowStatus,
         wait: float | None = None,
@@ -394,15 +398,15 @@ class Run:
     ) -> None:
         self._close(self._ended)
         try:
-            await self._store.write_last(
-                RunLeave(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
+            await self._store.write_end(
+                RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
             )
         except PgqrsError as lost:
-            self.lose(lost)
+            self.on_write_refused(lost)
             raise
 
     def _close(self, over: Callable[[], PgqrsError]) -> None:
-        self.stopping.over = over
+        self.stopping.ended = over
         self._unregister()
 
     def _ended(self) -> PgqrsError:

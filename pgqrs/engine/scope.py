@@ -11,7 +11,7 @@ from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs.storage.records import StepOutcome, StepStarted
+from pgqrs.storage.records import StartedStep, StepOutcome
 
 
 class Scope(Protocol):
@@ -21,22 +21,22 @@ class Scope(Protocol):
     """
 
     @property
-    def outer(self) -> Scope | None:
+    def previous(self) -> Scope | None:
         """The scope that the task was in before, of whatever workflow."""
         ...
 
     @property
-    def owner(self) -> object:
+    def context_key(self) -> object:
         """What stands for the context whose run the place is in."""
         ...
 
     @property
-    def run(self) -> Body:
+    def run(self) -> RunScope:
         """The run that the place is in."""
         ...
 
 
-class Body(Scope, Protocol):
+class RunScope(Scope, Protocol):
     """A run, as its steps see it, and as the context does, which takes its `steps` for what they are."""
 
     workflow_id: int
@@ -48,12 +48,12 @@ class Body(Scope, Protocol):
         """End the run as cancelled, after the steps that execute, or interrupting them."""
         ...
 
-    def lose(self, error: BaseException) -> None:
+    def on_write_refused(self, error: BaseException) -> None:
         """Take in that a write was refused, which may mean that the run can write nothing more."""
         ...
 
 
-class Execution:
+class StepExecution:
     """A step that is being executed; `parent` is the place in the same run that it was called from.
 
     `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
@@ -67,15 +67,15 @@ class Execution:
         "_settled",
         "_waits_for",
         "began",
+        "context_key",
         "due",
         "failures",
         "fingerprint",
         "interrupted",
         "numbers",
-        "outer",
         "over",
-        "owner",
         "parent",
+        "previous",
         "run",
         "session",
         "step_id",
@@ -83,11 +83,11 @@ class Execution:
     )
 
     def __init__(
-        self, run: Body, outer: Scope | None, parent: Scope, step_id: str, fingerprint: int | None
+        self, run: RunScope, outer: Scope | None, parent: Scope, step_id: str, fingerprint: int | None
     ) -> None:
         self.run = run
-        self.owner = run.owner
-        self.outer = outer
+        self.context_key = run.context_key
+        self.previous = outer
         self.fingerprint = fingerprint
         self.failures = 0
         self.due = 0.0
@@ -98,22 +98,22 @@ class Execution:
         self.parent = parent
         self.step_id = step_id
         self.over = False
-        self._waits_for: set[Execution] | None = None  # made when there is one: few steps wait for another
+        self._waits_for: set[StepExecution] | None = None  # made when there is one: few steps wait for another
         self.began = monotonic()
         self._settled: asyncio.Future[None] | None = None
 
     @property
-    def waits_for(self) -> Collection[Execution]:
+    def waits_for(self) -> Collection[StepExecution]:
         """The executions that must settle before this one can."""
         return self._waits_for or ()
 
-    def wait_for(self, other: Execution) -> None:
+    def wait_for(self, other: StepExecution) -> None:
         """Note that this execution cannot settle before the other."""
         if self._waits_for is None:
             self._waits_for = set()
         self._waits_for.add(other)
 
-    def wait_no_longer(self, other: Execution) -> None:
+    def wait_no_longer(self, other: StepExecution) -> None:
         """Note that it does not depend on the other any more."""
         if self._waits_for:
             self._waits_for.discard(other)
@@ -129,9 +129,9 @@ class Execution:
             self.task = ref(self.task)
 
     @property
-    def started(self) -> StepStarted:
+    def started(self) -> StartedStep:
         """Which step it is, of which run."""
-        return StepStarted(self.run.workflow_id, self.run.epoch, self.step_id, self.run.claim)
+        return StartedStep(self.run.workflow_id, self.run.epoch, self.step_id, self.run.claim)
 
     def outcome(self, output: str | None, error: str | None = None) -> StepOutcome:
         """Return the record of its end: the JSON text of its value, or of its error."""
@@ -144,7 +144,7 @@ class Execution:
         """Return how long the step has been executing, in seconds."""
         return monotonic() - self.began
 
-    async def settled(self) -> None:
+    async def wait_settled(self) -> None:
         """Wait until the step has an outcome or was given up: then look again."""
         if self._settled is None:
             self._settled = asyncio.get_running_loop().create_future()
@@ -158,66 +158,66 @@ class Execution:
             self._settled.set_result(None)
 
 
-here: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
+current_scope: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
 """The scope of the current task."""
 
 
 def scope_of(owner: object) -> Scope | None:
     """Return where in a run of `owner`, which stands for a context, the calling task is, if it is in one."""
-    scope = here.get()
-    while scope is not None and scope.owner is not owner:
-        scope = scope.outer
-    while isinstance(scope, Execution) and scope.over:
+    scope = current_scope.get()
+    while scope is not None and scope.context_key is not owner:
+        scope = scope.previous
+    while isinstance(scope, StepExecution) and scope.over:
         scope = scope.parent
     return scope
 
 
-def caller_of(execution: Execution) -> Scope | None:
+def calling_scope(execution: StepExecution) -> Scope | None:
     """Return the place in its run that a step was called from, None for a call in no body and no step of it."""
-    scope = execution.outer
-    while scope is not None and scope.owner is not execution.owner:
-        scope = scope.outer
+    scope = execution.previous
+    while scope is not None and scope.context_key is not execution.context_key:
+        scope = scope.previous
     return None if scope is None else execution.parent
 
 
-def runs_of_caller(live: Mapping[int, object]) -> set[int]:
+def calling_runs(live: Mapping[int, object]) -> set[int]:
     """Return the ids of those workflows in whose code the calling task is that are `live`: runs by their ids."""
     found: set[int] = set()
-    scope = here.get()
+    scope = current_scope.get()
     while scope is not None:
         run = scope.run
         if live.get(run.workflow_id) is run:
             found.add(run.workflow_id)
-        scope = scope.outer
+        scope = scope.previous
     return found
 
 
 def is_within(run: object) -> bool:
     """Tell whether the calling task is in the code of a run, or of a run that this one's code called."""
-    scope = here.get()
+    scope = current_scope.get()
     while scope is not None and scope.run is not run:
-        scope = scope.outer
+        scope = scope.previous
     return scope is not None
 
 
-def body_of_caller() -> Body | None:
+def calling_body() -> RunScope | None:
     """Return the run whose body the calling task is in, and not in one of its steps; None elsewhere."""
-    scope = here.get()
-    while isinstance(scope, Execution) and scope.over:
-        scope = scope.outer
-    return None if scope is None or isinstance(scope, Execution) else scope.run
+    scope = current_scope.get()
+    while isinstance(scope, StepExecution) and scope.over:
+        scope = scope.previous
+    return None if scope is None or isinstance(scope, StepExecution) else scope.run
 
 
-def enclosing(scope: Scope | None) -> Iterator[Execution]:
+def ancestors(scope: Scope | None) -> Iterator[StepExecution]:
     """Yield the executions that a scope is in, innermost first."""
-    while isinstance(scope, Execution):
+    while isinstance(scope, StepExecution):
         yield scope
         scope = scope.parent
 
 
-def waits_for_any(execution: Execution, blocked: set[Execution]) -> bool:
+def would_deadlock(execution: StepExecution, blocked: set[StepExecution]) -> bool:
     """Tell whether an execution is one of `blocked`, or cannot settle before one of them."""
-    seen: set[Execution] = set()
+    seen: set[StepExecution] = set()
     pending = [execution]
     while pending:
         each = pending.pop()
@@ -229,11 +229,11 @@ def waits_for_any(execution: Execution, blocked: set[Execution]) -> bool:
     return False
 
 
-def step_out(execution: Execution) -> None:
+def exit_scope(execution: StepExecution) -> None:
     """Take the calling task out of the execution's scope."""
-    scope = here.get()
+    scope = current_scope.get()
     if scope is execution:
         execution.over = True
-        while isinstance(scope, Execution) and scope.over:
-            scope = scope.outer
-        here.set(scope)
+        while isinstance(scope, StepExecution) and scope.over:
+            scope = scope.previous
+        current_scope.set(scope)

@@ -12,13 +12,22 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from pgqrs.codecs.annotations import Returns
-from pgqrs.codecs.base import Codec, is_sealing, is_typed, opened, placed, sealed
+from pgqrs.codecs.annotations import ReturnType
+from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
-from pgqrs.codecs.records import as_text, naming
+from pgqrs.codecs.records import as_text, value_context
 from pgqrs.engine.failure_trace import FailureTrace, RaisedBy
-from pgqrs.engine.lifecycle import Stopping, is_stop, raise_apart
-from pgqrs.engine.scope import Execution, Scope, caller_of, enclosing, here, scope_of, step_out, waits_for_any
+from pgqrs.engine.lifecycle import RunLifecycle, is_stop, raise_instead
+from pgqrs.engine.scope import (
+    Scope,
+    StepExecution,
+    ancestors,
+    calling_scope,
+    current_scope,
+    exit_scope,
+    scope_of,
+    would_deadlock,
+)
 from pgqrs.errors import (
     DatabaseUnavailableError,
     PgqrsError,
@@ -29,18 +38,18 @@ from pgqrs.errors import (
     WorkflowError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.journal.futures import Answer
-from pgqrs.storage.records import History, Outcome, StepFailure, StepOutcome
+from pgqrs.storage.journal.futures import WriteFuture
+from pgqrs.storage.records import FailedAttempt, History, StepOutcome, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.validation import is_time
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """The environment variable that, as ``1``, has a body begin anew after each step it records: a test of replays."""
 
-POLLED = 100
+REPEATS_BEFORE_WARNING = 100
 """Number of times in one run that a step is answered from its record before a warning says so."""
 
-NAMED = 10
+MAX_NAMED_STEPS = 10
 """Maximum number of steps that a warning names."""
 
 _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
@@ -48,7 +57,7 @@ _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 _logger = logging.getLogger("pgqrs")
 
 
-class Steps:
+class StepRunner:
     """The outcomes of a run, and the steps that it executes, in `executions`.
 
     `owner` stands for the context whose run it is. `strict` makes an error of an outcome that answers a call with
@@ -83,8 +92,8 @@ class Steps:
         owner: object,
         store: Store,
         codec: Codec,
-        stopping: Stopping,
-        executions: dict[str, Execution],
+        stopping: RunLifecycle,
+        executions: dict[str, StepExecution],
         *,
         workflow_id: int,
         name: str,
@@ -113,15 +122,15 @@ class Steps:
         self._repeats: dict[str, int] = {}
         self._submitted: set[str] = set()
         self._loaded = tuple(history.outcomes)
-        self.asked: dict[str, Returns | None] = {}
+        self.asked: dict[str, ReturnType | None] = {}
         """The steps that the run has come to, each with its function; None for one that is acquired by hand."""
 
     @property
-    def outcomes(self) -> dict[str, Outcome]:
+    def outcomes(self) -> dict[str, StoredOutcome]:
         """What is recorded."""
         return self._outcomes
 
-    def continue_from(self, earlier: Steps) -> None:
+    def continue_from(self, earlier: StepRunner) -> None:
         """Take over what the same run knew of its steps beside their outcomes."""
         self._failed, self._mismatched = earlier._failed, earlier._mismatched
         self._trace.continue_from(earlier._trace)
@@ -129,7 +138,9 @@ class Steps:
 
     # --- what is recorded ---
 
-    async def acquire(self, scope: Scope, step_id: str, fingerprint: int | None = None) -> Execution | Outcome:
+    async def acquire(
+        self, scope: Scope, step_id: str, fingerprint: int | None = None
+    ) -> StepExecution | StoredOutcome:
         """Return the step's recorded outcome, or the execution that is now the caller's to carry out.
 
         A step that another task is executing is waited for. `scope` is the place of the call in the run, and
@@ -137,36 +148,40 @@ class Steps:
         `StepMismatchError` in a strict workflow.
         """
         while True:
-            found = self.take(scope, step_id, fingerprint)
+            found = self.try_acquire(scope, step_id, fingerprint)
             if found is not None:
                 return found
             await self._wait(self._executions[step_id], scope)
 
-    def take(self, scope: Scope, step_id: str, fingerprint: int | None) -> Execution | Outcome | None:
+    def try_acquire(
+        self, scope: Scope, step_id: str, fingerprint: int | None
+    ) -> StepExecution | StoredOutcome | None:
         """Return what `acquire` returns, at once, or None where another task executes the step."""
-        self._stopping.check()
+        self._stopping.raise_if_stopped()
         outcome = self._outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
         if self._stopping.is_watched:
-            self._stopping.watch()
+            self._stopping.restart_idle_timer()
         if outcome.fingerprint != fingerprint:
-            self._compare(step_id, outcome.fingerprint, fingerprint)
+            self._check_fingerprint(step_id, outcome.fingerprint, fingerprint)
         return outcome
 
-    def terms(self, step_id: str, returns: Returns | None, fingerprint: int | None) -> tuple[Codec, int | None]:
+    def codec_and_fingerprint(
+        self, step_id: str, returns: ReturnType | None, fingerprint: int | None
+    ) -> tuple[Codec, int | None]:
         """Return the codec for what a step returns, and the fingerprint of its call as it may be recorded.
 
         Of arguments that are few a fingerprint tells which they were: nothing that a sealing codec would show.
         """
         codec = self.codec if returns is None else returns.codec(self.codec)
-        codec = placed(codec, "output", self.workflow_id, step_id)
+        codec = codec_at(codec, "output", self.workflow_id, step_id)
         return codec, None if is_sealing(codec) else fingerprint
 
-    def answer(self, step_id: str, outcome: Outcome, codec: Codec) -> Any:
+    def value_of(self, step_id: str, outcome: StoredOutcome, codec: Codec) -> Any:
         """Return the recorded value of a step, or raise its recorded error; `codec` is the one for the value."""
         if outcome.error is not None:
-            raise self.replayed(step_id, outcome.error)
+            raise self.replay_error(step_id, outcome.error)
         if outcome.output is None:
             return None
         try:
@@ -174,24 +189,24 @@ class Steps:
         except SerializationError as error:
             raise error.of(workflow_id=self.workflow_id, step_id=step_id) from error
 
-    def replayed(self, step_id: str, error: str) -> Exception:
+    def replay_error(self, step_id: str, error: str) -> Exception:
         """Return the recorded error as the exception to raise."""
         text = error
         if not self.is_plain:
-            with naming(self.workflow_id, step_id):
-                text = opened(self.codec, error, self.workflow_id, step_id)
+            with value_context(self.workflow_id, step_id):
+                text = open_error(self.codec, error, self.workflow_id, step_id)
         replay = load_error(text, workflow_id=self.workflow_id, step_id=step_id)
         scope = scope_of(self._owner)
-        self._note(replay, step_id, scope, transient=not is_terminal(replay))
+        self._trace_error(replay, step_id, scope, transient=not is_terminal(replay))
         for nested in steps_behind(replay):
-            self._note(replay, nested, scope, transient=True, within=(step_id,))
+            self._trace_error(replay, nested, scope, transient=True, within=(step_id,))
         return replay
 
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
         """Return the steps that the next run is to execute again after `error` ended this one."""
         return self._trace.to_reopen(error)
 
-    def _compare(self, step_id: str, recorded: int | None, called: int | None) -> None:
+    def _check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
         """Warn of a recorded outcome that answers a call with other arguments."""
         if recorded is None or called is None:
             return
@@ -208,7 +223,7 @@ class Steps:
                 step_id,
             )
 
-    def answered_again(self, step_id: str, returns: Returns | None) -> None:
+    def on_repeated_answer(self, step_id: str, returns: ReturnType | None) -> None:
         """Take note of a step that was come to before in this run: it warns of another function, and of a poll."""
         first = self.asked[step_id]
         if first is not None and returns is not None and not first.is_of(returns):
@@ -223,7 +238,7 @@ class Steps:
                 first,
             )
         self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
-        if repeats == POLLED:
+        if repeats == REPEATS_BEFORE_WARNING:
             _logger.warning(
                 "workflow %s (%r): step %r was answered from its record %d times in one run. A recorded outcome "
                 "does not change: give calls that are to be executed keys that differ (`@step(key=...)`).",
@@ -270,11 +285,11 @@ class Steps:
                 self.workflow_id,
                 self._name,
                 len(missed),
-                ", ".join(map(repr, missed[:NAMED])),
-                ", ..." if len(missed) > NAMED else "",
+                ", ".join(map(repr, missed[:MAX_NAMED_STEPS])),
+                ", ..." if len(missed) > MAX_NAMED_STEPS else "",
             )
 
-    def _note(
+    def _trace_error(
         self,
         error: BaseException,
         step_id: str,
@@ -283,7 +298,7 @@ class Steps:
         transient: bool,
         within: tuple[str, ...] = (),
     ) -> None:
-        around = tuple(each.step_id for each in enclosing(scope))
+        around = tuple(each.step_id for each in ancestors(scope))
         self._trace.note(error, RaisedBy(step_id, transient, within + around))
 
     # --- what executes ---
@@ -293,16 +308,16 @@ class Steps:
         """The id of the step that began last, of those that execute; None between steps."""
         return next(reversed(self._executions), None)
 
-    def number(self, scope: Scope, kind: str) -> str:
+    def next_id(self, scope: Scope, kind: str) -> str:
         """Return the id of the next call of a kind in a scope: numbered in the body, and in each step."""
-        if not isinstance(scope, Execution):
+        if not isinstance(scope, StepExecution):
             return f"{kind}:{_next(self._numbers, kind)}"
         # Those of a step are its own: a replay may skip it.
         if scope.numbers is None:
             scope.numbers = {}
         return f"{scope.step_id}/{kind}:{_next(scope.numbers, kind)}"
 
-    def give_up(self, execution: Execution, *, interrupted: bool = False) -> None:
+    def abandon(self, execution: StepExecution, *, interrupted: bool = False) -> None:
         """End an execution without an outcome, as a crash would; another caller may take it on.
 
         In a run that is cancelled or timed out nothing executes it again: the tables show that it began.
@@ -313,30 +328,30 @@ class Steps:
             self._store.marks.left(execution)
         else:
             self._store.marks.ended(execution)
-        step_out(execution)
+        exit_scope(execution)
         self._settle(execution)
 
-    def drop(self, execution: Execution) -> None:
+    def drop(self, execution: StepExecution) -> None:
         """Give a step up whose guard was collected unused: in any thread, and perhaps when the loop has ended."""
         with suppress(RuntimeError):  # the loop has ended
             self._stopping.loop.call_soon_threadsafe(self._dropped, execution)
 
-    def _dropped(self, execution: Execution) -> None:
-        if self._stopping.may_write and self._stopping.stop is None:
+    def _dropped(self, execution: StepExecution) -> None:
+        if self._stopping.may_write and self._stopping.stop_reason is None:
             _logger.warning(
                 "the guard of step %r of workflow %s was let go unused: the step has no outcome, and its next "
                 "caller executes it. Call `success` or `fail` of what `acquire_step` returns as EXECUTE.",
                 execution.step_id,
                 self.workflow_id,
             )
-        self.give_up(execution)
+        self.abandon(execution)
 
-    def raise_outside(self, execution: Execution, stop: BaseException) -> None:
+    def raise_outside(self, execution: StepExecution, stop: BaseException) -> None:
         """Raise the run's error in place of a `stop` that leaves a step which was called in no body and no step.
 
         A cancellation is a stop where the run made it, and nothing else cancelled the task.
         """
-        if not execution.interrupted or caller_of(execution) is not None:
+        if not execution.interrupted or calling_scope(execution) is not None:
             return
         if isinstance(stop, asyncio.CancelledError):
             stopped = self._stopping.take_back(asyncio.current_task(self._stopping.loop))
@@ -344,7 +359,7 @@ class Steps:
             stopped = is_stop(stop)
         reason = self._stopping.reason()
         if stopped and reason is not None:
-            raise_apart(reason, stop)
+            raise_instead(reason, stop)
 
     def warn_of_interrupted(self) -> None:
         """Warn of the cancelled steps that have no outcome although the run goes on."""
@@ -357,60 +372,64 @@ class Steps:
             )
         self._interrupted.clear()
 
-    def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> Execution:
+    def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> StepExecution:
         self._trace.step_began()
         if self._interrupted:
             self._interrupted.pop(step_id, None)
             self.warn_of_interrupted()
-        execution = self._executions[step_id] = Execution(scope.run, here.get(), scope, step_id, fingerprint)
+        execution = self._executions[step_id] = StepExecution(
+            scope.run, current_scope.get(), scope, step_id, fingerprint
+        )
         execution.task = asyncio.current_task(self._stopping.loop)
         if self._failed and step_id in self._failed:
             execution.failures, execution.due = self._failed[step_id]
         self._store.marks.began(execution)
-        if isinstance(scope, Execution):
+        if isinstance(scope, StepExecution):
             scope.wait_for(execution)
-        here.set(execution)
+        current_scope.set(execution)
         return execution
 
-    async def _wait(self, execution: Execution, scope: Scope) -> None:
-        waiting = set(enclosing(scope))
-        if waits_for_any(execution, waiting):
+    async def _wait(self, execution: StepExecution, scope: Scope) -> None:
+        waiting = set(ancestors(scope))
+        if would_deadlock(execution, waiting):
             raise StepCycleError(self.workflow_id, execution.step_id)
         for each in waiting:
             each.wait_for(execution)
         try:
-            await execution.settled()
+            await execution.wait_settled()
         finally:
             for each in waiting:
                 each.wait_no_longer(execution)
 
-    def _settle(self, execution: Execution) -> None:
+    def _settle(self, execution: StepExecution) -> None:
         if self._executions.get(execution.step_id) is execution:
             del self._executions[execution.step_id]
-        if isinstance(execution.parent, Execution):
+        if isinstance(execution.parent, StepExecution):
             execution.parent.wait_no_longer(execution)
         execution.settle()
         if self._stopping.is_watched:
-            self._stopping.watch()
+            self._stopping.restart_idle_timer()
 
-    def _forget_interrupted(self, execution: Execution) -> None:
+    def _forget_interrupted(self, execution: StepExecution) -> None:
         """Forget the cancelled steps within one that has an outcome: a replay does not come to them."""
         for step_id, parent in list(self._interrupted.items()):
-            if execution in enclosing(parent):
+            if execution in ancestors(parent):
                 del self._interrupted[step_id]
 
     # --- what becomes of an attempt ---
 
-    async def try_again(self, execution: Execution, error: Exception, policy: RetryPolicy) -> bool:
+    async def retry(self, execution: StepExecution, error: Exception, policy: RetryPolicy) -> bool:
         """Record a failed attempt of a step and wait until the next one, or tell that there is none."""
         # The recorded error of a step within would only be raised again.
-        if self._is_nobodys(execution, error) or self._trace.stems_from_step(error):
+        if self._is_run_error(execution, error) or self._trace.stems_from_step(error):
             return False
         try:
             delay = policy.delay(execution.failures + 1, error)
             text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            tell_of_unexpected(f"whether {self._told(execution.step_id)} is tried again", unexpected, self.codec)
+            log_unexpected(
+                f"whether {self._description(execution.step_id)} is tried again", unexpected, self.codec
+            )
             return False
         if delay is None:
             return False
@@ -430,25 +449,25 @@ class Steps:
         )
         workflow_id, epoch, step_id, claim = execution.started
         elapsed, failures = execution.elapsed(), execution.failures
-        failure = StepFailure(
+        failure = FailedAttempt(
             workflow_id, epoch, step_id, text, elapsed, execution.fingerprint, failures, delay, claim
         )
         try:
             await self._store.record_failure(failure)
         except PgqrsError as refused:
-            execution.run.lose(refused)
+            execution.run.on_write_refused(refused)
             self._check_counts(execution, execution)
             raise
-        await self.rest(execution)
+        await self.wait_for_retry(execution)
         return True
 
-    async def rest(self, execution: Execution) -> None:
+    async def wait_for_retry(self, execution: StepExecution) -> None:
         """Wait until the next attempt of a step is due."""
         execution.numbers = None
         if execution.failures:
-            await self._stopping.pause(execution.due, resting=True)
+            await self._stopping.wait_until(execution.due, resting=True)
 
-    async def fail(self, execution: Execution, error: str | BaseException, *, terminal: bool) -> None:
+    async def fail(self, execution: StepExecution, error: str | BaseException, *, terminal: bool) -> None:
         """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it.
 
         A stop that was told within the step is raised again, whatever error the step made of it.
@@ -457,41 +476,43 @@ class Steps:
         raised = error if isinstance(error, BaseException) else sys.exception()
         if execution.interrupted:
             await self._refused(execution)
-        if self._is_nobodys(execution, raised):
-            self.give_up(execution)
+        if self._is_run_error(execution, raised):
+            self.abandon(execution)
             return
         behind: tuple[str, ...] = ()
         try:
             behind = self._trace.steps_behind(raised, execution.step_id)
             if raised is not None:
-                self._note(raised, execution.step_id, execution.parent, transient=not terminal)
+                self._trace_error(raised, execution.step_id, execution.parent, transient=not terminal)
             if not terminal:
                 self._trace.recorded(execution.step_id)
             text = self._sealed(execution, dump_error(error, terminal=terminal, steps=behind))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            tell_of_unexpected(f"the error of {self._told(execution.step_id)}", unexpected, self.codec)
+            log_unexpected(f"the error of {self._description(execution.step_id)}", unexpected, self.codec)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
         await self.record(execution, None, text)
 
     def _plainly(
-        self, execution: Execution, error: str | BaseException, *, terminal: bool, steps: tuple[str, ...]
+        self, execution: StepExecution, error: str | BaseException, *, terminal: bool, steps: tuple[str, ...]
     ) -> str:
         """Return the plain record of a step's error; where there is none, the step has no outcome."""
         try:
             return self._sealed(execution, plain_error(error, terminal=terminal, steps=steps))
         except BaseException:
-            self.give_up(execution)
+            self.abandon(execution)
             raise
 
-    def _sealed(self, execution: Execution, text: str) -> str:
-        return sealed(self.codec, text, self.workflow_id, execution.step_id)
+    def _sealed(self, execution: StepExecution, text: str) -> str:
+        return seal_error(self.codec, text, self.workflow_id, execution.step_id)
 
-    def _told(self, step_id: str) -> str:
+    def _description(self, step_id: str) -> str:
         return f"step {step_id!r} of workflow {self.workflow_id}"
 
-    def record(self, execution: Execution, output: str | None, error: str | None = None) -> Awaitable[Outcome]:
+    def record(
+        self, execution: StepExecution, output: str | None, error: str | None = None
+    ) -> Awaitable[StoredOutcome]:
         """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
-        if execution.interrupted or self._stopping.lost is not None:
+        if execution.interrupted or self._stopping.fatal_error is not None:
             return self._refused(execution)
         self._store.marks.ended(execution)
         record = execution.outcome(output, error)
@@ -501,67 +522,67 @@ class Steps:
             return self._send(execution, record)
         return self._send_patiently(execution, record)
 
-    async def _refused(self, execution: Execution) -> Outcome:
+    async def _refused(self, execution: StepExecution) -> StoredOutcome:
         """Give up a step within which the run stopped; raises the stop."""
-        self.give_up(execution)
-        self._stopping.stop_at(caller_of(execution))
+        self.abandon(execution)
+        self._stopping.stop_at(calling_scope(execution))
 
-    async def _send_patiently(self, execution: Execution, record: StepOutcome) -> Outcome:
+    async def _send_patiently(self, execution: StepExecution, record: StepOutcome) -> StoredOutcome:
         try:
-            await self._journal.room()
-            self._check_counts(execution, caller_of(execution))
+            await self._journal.wait_for_capacity()
+            self._check_counts(execution, calling_scope(execution))
         except BaseException:
-            self.give_up(execution)
+            self.abandon(execution)
             raise
         outcome = await self._send(execution, record)
         if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
         return outcome
 
-    def _check_counts(self, execution: Execution, place: Scope | None) -> None:
+    def _check_counts(self, execution: StepExecution, place: Scope | None) -> None:
         """Raise the stop that was told within a step, or that the run was lost; `place` is where it is raised."""
-        if execution.interrupted or self._stopping.lost is not None:
+        if execution.interrupted or self._stopping.fatal_error is not None:
             self._stopping.stop_at(place)
 
-    def _send(self, execution: Execution, record: StepOutcome) -> asyncio.Future[Outcome]:
-        recorded = Answer(loop=self._stopping.loop)
-        self._journal.accept(record, partial(self._take_in, execution, recorded))
-        step_out(execution)
+    def _send(self, execution: StepExecution, record: StepOutcome) -> asyncio.Future[StoredOutcome]:
+        recorded = WriteFuture(loop=self._stopping.loop)
+        self._journal.submit(record, partial(self._on_recorded, execution, recorded))
+        exit_scope(execution)
         return recorded
 
-    def _is_nobodys(self, execution: Execution, error: BaseException | None) -> bool:
+    def _is_run_error(self, execution: StepExecution, error: BaseException | None) -> bool:
         """Tell whether an error is no outcome of the step: the run made it, or a session was misused."""
         stopping = self._stopping
         return (
-            stopping.over is not None
+            stopping.ended is not None
             or execution.interrupted
             or isinstance(error, SessionError)
-            or stopping.caused(error)
+            or stopping.is_stop_error(error)
         )
 
     async def transact(
-        self, execution: Execution, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str]
+        self, execution: StepExecution, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str]
     ) -> None:
         """Carry out an attempt of a step in a transaction that its outcome is the last statement of.
 
         What `encode` makes of the value that `body` returns is recorded. Raises what `body` raises, and why
         nothing could be recorded; the writes are rolled back then.
         """
-        nested = any(each.session is not None for each in enclosing(execution.parent))
-        async with self._store.step_session(nested=nested) as own:
+        nested = any(each.session is not None for each in ancestors(execution.parent))
+        async with self._store.step_transaction(nested=nested) as own:
             await own.prepare(partial(self._store.marks.stopped, execution))
             execution.session = own.session
             try:
-                value = await own.calling(body)
+                value = await own.run(body)
             finally:
                 execution.session = None
             self._check_counts(execution, execution)
             self._store.marks.ended(execution)
             record = execution.outcome(encode(value))
             try:
-                await self._store.journal.gated(record, partial(own.commit_with, record))
+                await self._store.journal.intercepted(record, partial(own.commit_with, record))
             except (WorkflowError, DatabaseUnavailableError) as refused:
-                execution.run.lose(refused)
+                execution.run.on_write_refused(refused)
                 self._check_counts(execution, execution)
                 raise
             finally:
@@ -572,24 +593,26 @@ class Steps:
         if _ALWAYS_REPLAYS:
             self._stopping.replay_after(execution)
 
-    def _committed(self, execution: Execution, outcome: Outcome) -> None:
+    def _committed(self, execution: StepExecution, outcome: StoredOutcome) -> None:
         if self._interrupted:
             self._forget_interrupted(execution)
         self._outcomes[execution.step_id] = outcome
-        step_out(execution)
+        exit_scope(execution)
         self._settle(execution)
 
-    def _take_in(self, execution: Execution, waiter: Answer, verdict: Outcome | Exception) -> None:
+    def _on_recorded(
+        self, execution: StepExecution, waiter: WriteFuture, verdict: StoredOutcome | Exception
+    ) -> None:
         """Take in what was recorded; also when the waiter was cancelled in the meantime."""
-        told: Outcome | BaseException = verdict
+        told: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
-            execution.run.lose(verdict)
-            if self._stopping.lost is not None:
-                told = self._stopping.told_in(caller_of(execution))
+            execution.run.on_write_refused(verdict)
+            if self._stopping.fatal_error is not None:
+                told = self._stopping.stop_error_in(calling_scope(execution))
         else:
             self._outcomes[execution.step_id] = verdict
         self._settle(execution)
-        self._journal.answer(waiter, told)
+        self._journal.resolve(waiter, told)
 
 
 def _next(numbers: dict[str, int], kind: str) -> int:
@@ -597,7 +620,7 @@ def _next(numbers: dict[str, int], kind: str) -> int:
     return number
 
 
-def tell_of_unexpected(settled: str, error: Exception, codec: Codec) -> None:
+def log_unexpected(settled: str, error: Exception, codec: Codec) -> None:
     """Log an exception that kept `settled` from being recorded in full, with its place."""
     place = "".join(traceback.format_tb(error.__traceback__, -3))
     shown = shown_error(error, is_sealed=is_sealing(codec))

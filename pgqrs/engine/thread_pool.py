@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import cache
 from typing import Any, Final
 
-MOST_LEFT: Final = 128
+MAX_ABANDONED: Final = 128
 """Maximum number of calls that hang whose places are given to other calls."""
 
 
@@ -74,7 +74,7 @@ class StepThreads:
         with self._changed:
             if call.left or not call.future.running():
                 return None
-            if self._left == MOST_LEFT:
+            if self._left == MAX_ABANDONED:
                 return self._left + 1
             call.left = True
             self._left += 1

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from pgqrs.clock import LONGEST, Clock, MonotonicClock, Reading
+from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
 from pgqrs.storage.connections.database import CompiledStatement, Database
@@ -16,11 +16,11 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver, close_driver
 from pgqrs.storage.queries import claims, executors, maintenance
 from pgqrs.storage.queries.channels import queue_channel, ring_of
-from pgqrs.storage.queries.claim_floor import Floor
+from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ClaimedRun
 
-MOST_BYTES = 64 * 2**20
+MAX_CLAIM_BYTES = 64 * 2**20
 """The size of the inputs, in bytes, up to which a worker holds workflows; the last one may exceed it."""
 
 _UNKNOWN_EVERY = 60
@@ -39,7 +39,7 @@ _ATTEMPTS = 4
 """How many statements a claim takes at most, where others took first what it had chosen."""
 
 
-class Tick(NamedTuple):
+class MaintenanceResult(NamedTuple):
     """What a look at the queues found and did.
 
     `ready`: one of the queues has a workflow to claim. `woken`, `recovered` and `timed_out` count workflows whose
@@ -57,7 +57,7 @@ class Tick(NamedTuple):
     others: tuple[tuple[str, str | None], ...] = ()
 
 
-class Watch:
+class ClaimConnection:
     """One worker's connection outside the pool, made anew when it is lost; it claims what `codec` can read.
 
     `rung` is called in the event loop with the mark of a queue (`channels.mark_of`) whose doorbell was rung, and
@@ -72,7 +72,7 @@ class Watch:
         rung: Callable[[str], object],
         codec: str | None = None,
         *,
-        told: Callable[[Reading], None] | None = None,
+        told: Callable[[ClockReading], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._database = database
@@ -87,7 +87,7 @@ class Watch:
         self._settled_at = 0.0
         self._ticks = 0
         self._slack = _SLACK
-        self._floor = Floor((MonotonicClock() if clock is None else clock).time)
+        self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
         self.statements = 0
         """How many statements were sent."""
 
@@ -96,7 +96,7 @@ class Watch:
         names: Sequence[str],
         queues: Sequence[str],
         limit: int,
-        budget: int = MOST_BYTES,
+        budget: int = MAX_CLAIM_BYTES,
         avoid: Sequence[int] = (),
     ) -> list[ClaimedRun]:
         """Claim up to `limit` workflows of these names and queues, by priority, then by age.
@@ -116,7 +116,7 @@ class Watch:
         async with self._one_at_a_time:
             rows: list[Any] = []
             if self._unanswered:
-                rows = await self._claimed(claims.claimed, values | {"tokens": self._unanswered})
+                rows = await self._claimed(claims.claimed_by_tokens, values | {"tokens": self._unanswered})
             if not rows:
                 rows = await self._claim(values, limit)
             self._unanswered.clear()
@@ -147,7 +147,7 @@ class Watch:
         asked = monotonic()
         rows = await self._fetch(statement, values)
         if rows and rows[0]["told"] is not None and self._told is not None:
-            self._told(Reading.between(rows[0]["told"], asked))
+            self._told(ClockReading.between(rows[0]["told"], asked))
         return rows
 
     @property
@@ -159,7 +159,7 @@ class Watch:
         """Look again at ids from `first` on: a workflow of that id is ready, and perhaps others above it."""
         self._floor.lower(first)
 
-    async def tick(self, names: Sequence[str], queues: Sequence[str]) -> Tick:
+    async def run_maintenance(self, names: Sequence[str], queues: Sequence[str]) -> MaintenanceResult:
         """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
@@ -174,7 +174,7 @@ class Watch:
             timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
-        return Tick(
+        return MaintenanceResult(
             ready,
             found["woken"],
             found["recovered"],
@@ -188,26 +188,26 @@ class Watch:
         """Look at everything, now and then, or else at what the floor leaves."""
         floor = self._floor.of((values["names"], values["queues"]))
         is_full = self._floor.is_due
-        bounds = {"floor": 0, "past": LONGEST} if is_full else {"floor": floor, "past": self._floor.past}
+        bounds = {"floor": 0, "past": MAX_SECONDS} if is_full else {"floor": floor, "past": self._floor.past}
         if is_full:
             self._floor.look()
-        (found,) = await self._fetch(maintenance.tick, values | bounds)
+        (found,) = await self._fetch(maintenance.maintain, values | bounds)
         if is_full:
-            lowest = 1 if found["levels"] >= maintenance.LEVELS else found["lowest"]
-            did_most = (
-                max(found["woken"], found["recovered"], len(found["expired"] or ())) >= maintenance.MOST_AT_ONCE
-            )
+            lowest = 1 if found["levels"] >= maintenance.MAX_PRIORITIES else found["lowest"]
+            did_most = max(found["woken"], found["recovered"], len(found["expired"] or ())) >= maintenance.MAX_ROWS
             self._floor.looked(lowest, found["took"], again=did_most)
         if found["lowest_again"] is not None:
             self._floor.lower(found["lowest_again"])
         return found
 
     async def _time_out(self, ids: list[int]) -> int:
-        given = await self._fetch(maintenance.timeouts, {"ids": ids})
+        given = await self._fetch(maintenance.given_times, {"ids": ids})
         errors = [
             dump_error(WorkflowTimeoutError(workflow_id, timeout), terminal=True) for workflow_id, timeout in given
         ]
-        return len(await self._fetch(maintenance.time_out, {"ids": [row[0] for row in given], "errors": errors}))
+        return len(
+            await self._fetch(maintenance.end_past_deadline, {"ids": [row[0] for row in given], "errors": errors})
+        )
 
     async def close(self) -> None:
         """Close the connection."""

@@ -19,19 +19,19 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from uuid import uuid4
 from weakref import ref
 
-from pgqrs.clock import Reading
+from pgqrs.clock import ClockReading
 from pgqrs.storage.connections.database import CompiledStatement, Database, Limits
 from pgqrs.storage.connections.engines import EngineSource
-from pgqrs.storage.connections.errors import is_passing, translate
+from pgqrs.storage.connections.errors import is_transient, translate
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.channels import executor_channel
 
-_SHORTEST_PAUSE = 0.05
-_LONGEST_PAUSE = 0.2
+_MIN_PAUSE = 0.05
+_MAX_PAUSE = 0.2
 """Seconds between two attempts to connect: well below `executors.SUSPICION`, the connecting included."""
 
-_SHORTEST_TIMEOUT = 1.0
+_MIN_TIMEOUT = 1.0
 """Seconds that a beat may take at least, however short the expiry is."""
 
 # So that the server gives the lock of a host that vanished up by itself, although nobody looks at the beat.
@@ -46,18 +46,18 @@ class HeldRun(NamedTuple):
     claim: int | None
 
 
-class Keeper(Protocol):
+class RunOwner(Protocol):
     """What the pulse asks of an event loop's store. All but `told` is called in that loop."""
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
         """Cancel a run, if it is this loop's."""
         ...
 
-    def told(self, reading: Reading) -> None:
+    def on_time(self, reading: ClockReading) -> None:
         """Take in the server's time; called in the pulse's thread."""
         ...
 
-    def not_carried_out(self, held: Sequence[HeldRun]) -> list[HeldRun]:
+    def without_task(self, held: Sequence[HeldRun]) -> list[HeldRun]:
         """Return those of the runs that nothing in this loop starts, carries out or leaves."""
         ...
 
@@ -66,10 +66,10 @@ class Keeper(Protocol):
         ...
 
 
-Users: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, ref[Keeper]]]"
+Users: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, ref[RunOwner]]]"
 
 
-class Inquiry:
+class HeldRunCheck:
     """Asks one event loop after another for the runs that it carries out; what is left in the end is given up.
 
     The runs were read from the tables before, so none of them can be claimed, under the same epoch, after its loop
@@ -86,7 +86,7 @@ class Inquiry:
         """Whether no loop is yet to answer."""
         return self._asked is None or self._asked.is_closed()
 
-    def _ask_next(self, left: list[HeldRun], last: Keeper | None = None) -> None:
+    def _ask_next(self, left: list[HeldRun], last: RunOwner | None = None) -> None:
         while left and self._users:
             self._asked, keeper = self._users.pop()
             try:
@@ -98,13 +98,13 @@ class Inquiry:
             last.give_up(left)
         self._asked = None
 
-    def _ask(self, reference: ref[Keeper], held: list[HeldRun]) -> None:
+    def _ask(self, reference: ref[RunOwner], held: list[HeldRun]) -> None:
         self._asked = None
         keeper = reference()
-        self._ask_next(held if keeper is None else keeper.not_carried_out(held), keeper)
+        self._ask_next(held if keeper is None else keeper.without_task(held), keeper)
 
 
-class Pulse:
+class Heartbeat:
     """The life of one `Admin` in one process, shared by its event loops; it beats while one of them uses it."""
 
     def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
@@ -114,11 +114,11 @@ class Pulse:
         self._schema = schema
         self._limits = limits
         self._guard = threading.Lock()
-        self._users: dict[asyncio.AbstractEventLoop, ref[Keeper]] = {}
-        self._beating: _Beating | None = None
-        self._inquiry: Inquiry | None = None
+        self._users: dict[asyncio.AbstractEventLoop, ref[RunOwner]] = {}
+        self._beating: _HeartbeatThread | None = None
+        self._inquiry: HeldRunCheck | None = None
 
-    async def join(self, keeper: Keeper) -> None:
+    async def join(self, keeper: RunOwner) -> None:
         """Beat for the running event loop from now on, and wait until the executor is registered.
 
         Raises what kept it from being registered.
@@ -127,7 +127,7 @@ class Pulse:
             # Weakly, or the thread would keep a store alive that everybody else has dropped.
             self._users[asyncio.get_running_loop()] = ref(keeper)
             if self._beating is None or self._beating.is_over:
-                self._beating = _Beating(self, after=self._beating)
+                self._beating = _HeartbeatThread(self, after=self._beating)
                 self._beating.start()
             registered = self._beating.registered
         await asyncio.shield(asyncio.wrap_future(registered))
@@ -152,19 +152,19 @@ class Pulse:
                 if keeper is not None:
                     loop.call_soon_threadsafe(keeper.cancel_asked, workflow_id, interrupt)
 
-    def told(self, reading: Reading) -> None:
+    def on_time(self, reading: ClockReading) -> None:
         """Tell the event loops the server's time."""
         for _, reference in self._living():
             if (keeper := reference()) is not None:
-                keeper.told(reading)
+                keeper.on_time(reading)
 
-    def account_for(self, held: Sequence[HeldRun]) -> None:
+    def check_held_runs(self, held: Sequence[HeldRun]) -> None:
         """Have the runs given up that this executor holds and none of its event loops carries out.
 
         Whatever kept a run from being left, it is not stranded for as long as the process lives.
         """
         if held and (self._inquiry is None or self._inquiry.is_over):
-            self._inquiry = Inquiry(held, self._living())
+            self._inquiry = HeldRunCheck(held, self._living())
 
     def _living(self) -> Users:
         with self._guard:
@@ -177,7 +177,7 @@ class Pulse:
             "executor": self.executor_id,
             "host": socket.gethostname(),
             "pid": self.pid,
-            "expiry": self._limits.expiry,
+            "expiry": self._limits.heartbeat_timeout,
             "unattended": self._limits.unattended,
         }
 
@@ -186,10 +186,10 @@ class Pulse:
         return Database(self._source, self._schema, self._limits)
 
 
-class _Beating:
+class _HeartbeatThread:
     """The thread that beats, from its start to its end."""
 
-    def __init__(self, pulse: Pulse, *, after: _Beating | None) -> None:
+    def __init__(self, pulse: Heartbeat, *, after: _HeartbeatThread | None) -> None:
         self._pulse = pulse
         self._after = after
         self.registered: Future[None] = Future()
@@ -238,25 +238,25 @@ class _Beating:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
         database = self._pulse.database()
-        session = _Session(self._pulse, database)
-        pause = _SHORTEST_PAUSE
-        give_up_at = self._loop.time() + database.limits.patience
+        session = _HeartbeatConnection(self._pulse, database)
+        pause = _MIN_PAUSE
+        give_up_at = self._loop.time() + database.limits.outage_timeout
         try:
             while not self._stopping.is_set():
                 try:
                     await session.beat(self._wake)
                 except Exception as error:
                     session.abort()
-                    if not self.registered.done() and (not is_passing(error) or self._loop.time() > give_up_at):
+                    if not self.registered.done() and (not is_transient(error) or self._loop.time() > give_up_at):
                         raise (translate(error, database.schema) or error) from error
                     # At random, or all executors come back to a server in one moment.
                     await self._wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    pause = min(2 * pause, _MAX_PAUSE)
                     continue
-                pause = _SHORTEST_PAUSE
+                pause = _MIN_PAUSE
                 if not self.registered.done():
                     self.registered.set_result(None)
-                await self._wait(database.limits.beat)
+                await self._wait(database.limits.heartbeat_interval)
             await session.stop()
         finally:
             session.abort()
@@ -272,13 +272,13 @@ class _Beating:
         self._awake.clear()
 
 
-class _Session:
+class _HeartbeatConnection:
     """The connection that holds the lock, hears of cancellations and carries the beats; made anew when lost.
 
     Each has a lock of its own, so that none waits for a lock of a session that the server has not yet given up.
     """
 
-    def __init__(self, pulse: Pulse, database: Database) -> None:
+    def __init__(self, pulse: Heartbeat, database: Database) -> None:
         self._pulse = pulse
         self._database = database
         self._connection: Driver | None = None
@@ -287,7 +287,7 @@ class _Session:
         self._compiled: dict[str, CompiledStatement] = {}
         limits = database.limits
         # One beat that gets no answer must not be the executor's last in time.
-        self._timeout = min(limits.timeout, max(_SHORTEST_TIMEOUT, limits.expiry / 2))
+        self._timeout = min(limits.timeout, max(_MIN_TIMEOUT, limits.heartbeat_timeout / 2))
 
     async def beat(self, wake: Callable[..., None]) -> None:
         """Say that the executor lives, pass cancellations on, and account for the runs that it holds."""
@@ -296,14 +296,14 @@ class _Session:
         rows = await self._fetch("beat", executors.beat, after=self._after)
         if connection.is_closed():
             raise ConnectionResetError("the connection of the pulse was lost")
-        self._pulse.told(Reading.between(rows[0]["now"], asked))
+        self._pulse.on_time(ClockReading.between(rows[0]["now"], asked))
         held = [row for row in rows if row["id"] is not None]
         for row in held:
             if row["cancel_interrupts"] is not None:
                 self._pulse.cancel(row["id"], interrupt=row["cancel_interrupts"])
         # The next beat goes on where this one ends, so that many runs that live do not hide one that does not.
         self._after = held[-1]["id"] if len(held) >= executors.HELD_AT_ONCE else 0
-        self._pulse.account_for([HeldRun(row["id"], row["epoch"], row["claim"]) for row in held])
+        self._pulse.check_held_runs([HeldRun(row["id"], row["epoch"], row["claim"]) for row in held])
 
     async def stop(self) -> None:
         """Say that the executor has stopped, and close the connection, which gives its lock up."""

@@ -8,23 +8,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from pgqrs.errors import WorkflowNotFoundError
-from pgqrs.storage.connections.dedicated import Aside
+from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
-from pgqrs.storage.records import Submission, Taken
+from pgqrs.storage.records import KeyOwner, Submission
 
-LARGEST_BLOCK = 1024
+MAX_BLOCK = 1024
 """The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
 
-LARGEST_ID = 2**63 - 1
+MAX_ID = 2**63 - 1
 
-OnTaken: TypeAlias = Callable[[Submission, Taken], object]
+OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
 """Called with a submission, and with the workflow that has its key."""
 
 
-class Ids:
+class IdAllocator:
     """The ids that an event loop has reserved and not used yet, and those that keys stand for."""
 
-    def __init__(self, aside: Aside, sequence: str) -> None:
+    def __init__(self, aside: DedicatedConnection, sequence: str) -> None:
         """Reserve ids of the `sequence`, whose name is qualified and quoted."""
         self._aside = aside
         self._sequence = sequence
@@ -42,7 +42,7 @@ class Ids:
             async with self._reserving:
                 if not self._ids:
                     self._ids.extend(await self.block(self._block))
-                    self._block = min(2 * self._block, LARGEST_BLOCK)
+                    self._block = min(2 * self._block, MAX_BLOCK)
         return self._ids.popleft()
 
     def forget(self) -> None:
@@ -58,19 +58,19 @@ class Ids:
         drawn = await self._aside.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
         return [row[0] for row in drawn]
 
-    async def of_key(self, name: str, key: str) -> Taken | None:
+    async def of_key(self, name: str, key: str) -> KeyOwner | None:
         """Return the workflow of this name that has the key."""
         rows = await self._aside.fetch(of_keys, {"name": name, "keys": [key]})
-        return Taken(*rows[0][1:]) if rows else None
+        return KeyOwner(*rows[0][1:]) if rows else None
 
 
-def ignore_taken(_submission: Submission, _taken: Taken) -> None:
+def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
     """Let a submission stand for the workflow that has its key, whatever its arguments are."""
 
 
-async def submitted(
+async def enqueue_with_ids(
     new: Sequence[Submission],
-    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int | Taken]]],
+    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int | KeyOwner]]],
     draw: Callable[[int], Awaitable[Sequence[int]]],
     taken: OnTaken,
 ) -> list[int]:
@@ -80,7 +80,7 @@ async def submitted(
     leaves out the tokens whose id another workflow has: a server that lost its last moments gave it twice. `draw`
     reserves others then.
     """
-    found: dict[int, int | Taken] = {}
+    found: dict[int, int | KeyOwner] = {}
     left = list(new)
     while left:
         drawn = await draw(len(left))
@@ -89,7 +89,7 @@ async def submitted(
     ids: list[int] = []
     for each in new:
         own = found[each.token]
-        if isinstance(own, Taken):
+        if isinstance(own, KeyOwner):
             taken(each, own)
             own = own.workflow_id
         ids.append(own)
@@ -108,5 +108,5 @@ def check_id(workflow_id: int) -> None:
     The driver's own error would not say which argument is wrong.
     """
     check_is_int("a workflow id", workflow_id)
-    if not 0 < workflow_id <= LARGEST_ID:
+    if not 0 < workflow_id <= MAX_ID:
         raise WorkflowNotFoundError(workflow_id)

@@ -8,28 +8,30 @@ from typing import Any
 from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.registry import ENQUEUE_IN_LENT_SESSION, KINDS
+from pgqrs.storage.journal.registry import CALLER_ENQUEUE, OPERATIONS
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
-from pgqrs.storage.records import NewWorkflow, Submission, Taken
+from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission
 
 
 async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
     """Insert a workflow that no executor runs yet, and return whether its id was free."""
-    kind = KINDS[NewWorkflow]
+    kind = OPERATIONS[NewWorkflow]
     return (await connection.execute(kind.statement(lone=True), kind.values(new))).first() is not None
 
 
-async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | Taken]:
+async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
     """Insert workflows of one name for workers to claim; return the ids of the workflows by their tokens.
 
     Of the workflows that share a key the first is inserted, unless the key was taken before; for the others the
     workflow that has the key is returned. A token is left out where its id is another workflow's.
     """
-    kind = ENQUEUE_IN_LENT_SESSION
+    kind = CALLER_ENQUEUE
     rows: Any = await connection.execute(kind.statement(), kind.arrays(new))
     written = {row.workflow_id for row in rows}
-    found: dict[int, int | Taken] = {each.token: each.workflow_id for each in new if each.workflow_id in written}
+    found: dict[int, int | KeyOwner] = {
+        each.token: each.workflow_id for each in new if each.workflow_id in written
+    }
     left = {each.workflow_id: each for each in new if each.workflow_id not in written}
     if left:
         # What an earlier sending has written, and what has the keys.
@@ -41,7 +43,7 @@ async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -
     return found | {token: taken[key] for token, key in keys.items() if key in taken}
 
 
-async def _of_keys(connection: Connection, name: str, keys: Sequence[str]) -> dict[str, Taken]:
+async def _of_keys(connection: Connection, name: str, keys: Sequence[str]) -> dict[str, KeyOwner]:
     """Return the workflows of this name that have these keys."""
     rows: Any = await connection.execute(of_keys(), {"name": name, "keys": list(keys)})
-    return {key: Taken(*rest) for key, *rest in rows}
+    return {key: KeyOwner(*rest) for key, *rest in rows}

@@ -72,7 +72,7 @@ class Submission(NamedTuple):
         return len(self.input)
 
 
-class Taken(NamedTuple):
+class KeyOwner(NamedTuple):
     """The workflow that has the key of a submission: its id, its recorded `input` (JSON text), and the codec."""
 
     workflow_id: int
@@ -98,7 +98,7 @@ class RunStart(NamedTuple):
         return 0
 
 
-class StepStarted(NamedTuple):
+class StartedStep(NamedTuple):
     """A step that a run has begun to execute; `claim` is the token of the run."""
 
     workflow_id: int
@@ -136,7 +136,7 @@ class LastOutcome(StepOutcome):
     __slots__ = ()
 
 
-class StepFailure(NamedTuple):
+class FailedAttempt(NamedTuple):
     """To write: an attempt of a step that failed and is to be tried again.
 
     `failures` counts the failed attempts with this one, and `delay` is the time until the next one, in seconds.
@@ -158,7 +158,7 @@ class StepFailure(NamedTuple):
         return len(self.error)
 
 
-class LastFailure(StepFailure):
+class LastFailedAttempt(FailedAttempt):
     """To write: a failed attempt in a run that has heard that its workflow is to be cancelled."""
 
     __slots__ = ()
@@ -180,7 +180,7 @@ class RunEnd(NamedTuple):
         return len(self.output or self.error or "")
 
 
-class RunLeave(NamedTuple):
+class RunRelease(NamedTuple):
     """To write: a run left without an end of its workflow, or by a cancellation.
 
     `status` is WAITING with `wait`, the seconds until the workflow is to be claimed again; PENDING, to hand it to
@@ -229,11 +229,11 @@ class ClaimedRun(NamedTuple):
     epoch: int
     input: str
     attempts: int
-    left: float | None
+    seconds_left: float | None
     claim: int = 0
 
 
-class Outcome(NamedTuple):
+class StoredOutcome(NamedTuple):
     """What is recorded of a finished step: the JSON text of its `output`, or of its `error`.
 
     `fingerprint` is that of the arguments that it was called with, None where they are not known.
@@ -258,13 +258,13 @@ class History(NamedTuple):
     workflow itself was tried again.
     """
 
-    outcomes: dict[str, Outcome]
+    outcomes: dict[str, StoredOutcome]
     failed: dict[str, FailedAttempts]
-    left: float | None = None
+    seconds_left: float | None = None
     retries: int = 0
 
 
-class Ended(NamedTuple):
+class WorkflowResult(NamedTuple):
     """How a workflow ended: its `status`, the JSON text of its output or error, and the codec of these."""
 
     status: WorkflowStatus

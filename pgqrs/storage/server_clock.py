@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
-from pgqrs.clock import Clock, MonotonicClock, Reading
+from pgqrs.clock import Clock, ClockReading, MonotonicClock
 from pgqrs.storage.queries.server import time_of_day
 
 Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[Any]]]
@@ -37,7 +37,7 @@ class ServerClock:
         then, at = self._read
         return then + timedelta(seconds=self._clock.time() - at)
 
-    def told(self, reading: Reading) -> None:
+    def told(self, reading: ClockReading) -> None:
         """Correct the time by a reading, if it differs by more than the error; any thread may call this.
 
         A clock that a test moves needs no correction.

@@ -15,15 +15,15 @@ from sqlalchemy.util import await_only
 
 from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import DatabaseError, SessionError
-from pgqrs.storage.connections.caller import Lending
-from pgqrs.storage.connections.caller_connection import Borrowed, usable
-from pgqrs.storage.connections.commit_guard import SoleCommit, isolation_of
+from pgqrs.storage.connections.caller import CallerSessions
+from pgqrs.storage.connections.caller_connection import CallerConnection, session_errors
+from pgqrs.storage.connections.commit_guard import CommitGuard, isolation_of
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate
-from pgqrs.storage.journal.operation import AGAIN, Standing
-from pgqrs.storage.journal.registry import ASKED_IN_LENT_SESSION, LAST_OUTCOME
+from pgqrs.storage.journal.operation import RETRY, CurrentState
+from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP
 from pgqrs.storage.queries.steps import StepRepository
-from pgqrs.storage.records import Outcome, StepOutcome
+from pgqrs.storage.records import StepOutcome, StoredOutcome
 
 T = TypeVar("T")
 
@@ -32,29 +32,29 @@ SessionMaker: TypeAlias = Callable[[], AsyncSession]
 
 _logger = logging.getLogger("pgqrs")
 
-_RECORD = LAST_OUTCOME.in_transaction()
-_ASK = ASKED_IN_LENT_SESSION.statement()
+_RECORD_STEP = RECORD_LAST_STEP.in_transaction()
+_ASK = CALLER_CURRENT_STATE.statement()
 
 
-class StepSessions:
+class StepTransactions:
     """Makes the sessions of transactional steps, with `make` or on the library's own engine."""
 
-    def __init__(self, database: Database, lending: Lending, make: SessionMaker | None) -> None:
+    def __init__(self, database: Database, lending: CallerSessions, make: SessionMaker | None) -> None:
         self._database = database
         self._lending = lending
         self._make: SessionMaker = make or async_sessionmaker(database.engine, expire_on_commit=False)
 
     @asynccontextmanager
-    async def open(self, *, nested: bool) -> AsyncGenerator[StepSession]:
+    async def open(self, *, nested: bool) -> AsyncGenerator[StepTransaction]:
         """Open a session, and roll back in the end what is not committed.
 
         `nested` tells that a step around it has one already.
         """
-        with await self._database.in_use():
+        with await self._database.using():
             session = self._make()
             if not isinstance(cast(object, session), AsyncSession):
                 raise SessionError(f"Admin's sessionmaker makes a {type(session).__name__}, not an AsyncSession.")
-            own = StepSession(session, self._database, self._lending, nested=nested)
+            own = StepTransaction(session, self._database, self._lending, nested=nested)
             try:
                 yield own
             finally:
@@ -62,12 +62,14 @@ class StepSessions:
                 await session.close()
 
 
-class StepSession:
+class StepTransaction:
     """A session whose only commit is that of the step's outcome, its last statement."""
 
-    def __init__(self, session: AsyncSession, database: Database, lending: Lending, *, nested: bool) -> None:
+    def __init__(
+        self, session: AsyncSession, database: Database, lending: CallerSessions, *, nested: bool
+    ) -> None:
         self.session = session
-        self.outcome: Outcome | None = None
+        self.outcome: StoredOutcome | None = None
         """What is recorded of the step, once that is committed."""
         self.cancels: bool | None = None
         """Whether the workflow is to be cancelled, interrupting its steps; None where it is not."""
@@ -75,7 +77,7 @@ class StepSession:
         self._lending = lending
         self._nested = nested
         self._unmark: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._sole = SoleCommit(session.sync_session)
+        self._sole = CommitGuard(session.sync_session)
         event.listen(session.sync_session, "after_begin", self._before_snapshot)
 
     async def prepare(self, unmark: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -100,7 +102,7 @@ class StepSession:
         event.remove(self.session.sync_session, "after_begin", self._before_snapshot)
         self._sole.release()
 
-    async def calling(self, body: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, body: Callable[[], Awaitable[T]]) -> T:
         """Return what the step's function returns, and raise what it raises.
 
         Raises `SessionError` instead where it did what it must not do with the session, even if it caught that.
@@ -119,7 +121,7 @@ class StepSession:
         """Take a connection, within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self._lending.borrow(self.session)
+                await self._lending.bind(self.session)
         except TimeoutError as error:
             raise SessionError(
                 f"no connection came free within {timeout:g} s for a transactional step inside another, which "
@@ -132,12 +134,12 @@ class StepSession:
         Where the step has an outcome already, that is it, and the writes are rolled back. Raises why the run
         may write no more, `SessionError`, and SQLAlchemy's errors. A cancellation does not end a commit on its
         way: it is raised when that is over, which a server that falls silent puts off by the database's `timeout`
-        and its `patience`.
+        and its `outage_timeout`.
         """
-        with usable():
+        with session_errors():
             await self.session.flush()
-        borrowed = await self._lending.borrow(self.session)
-        row = (await borrowed.execute(_RECORD, LAST_OUTCOME.values(record))).first()
+        borrowed = await self._lending.bind(self.session)
+        row = (await borrowed.execute(_RECORD_STEP, RECORD_LAST_STEP.values(record))).first()
         if row is not None:
             self.cancels = row.cancels
             await _to_the_end(self._commit(record))
@@ -162,7 +164,7 @@ class StepSession:
             )
         else:
             self._sole.check_committed()
-            self.outcome = LAST_OUTCOME.answered(record, record.epoch)
+            self.outcome = RECORD_LAST_STEP.result_for(record, record.epoch)
 
     async def _commit_in_time(self) -> None:
         """Commit, and end the connection if that takes longer than the database's `timeout`."""
@@ -173,10 +175,10 @@ class StepSession:
         finally:
             late.cancel()
 
-    async def _settled(self, record: StepOutcome) -> Outcome | None:
+    async def _settled(self, record: StepOutcome) -> StoredOutcome | None:
         """Return what is recorded once the transaction has certainly ended, though it was not heard how."""
-        return await self._database.patiently(
-            lambda connection: StepRepository(connection).settled(record.workflow_id, record.step_id)
+        return await self._database.run_with_retries(
+            lambda connection: StepRepository(connection).locked_outcome(record.workflow_id, record.step_id)
         )
 
 
@@ -186,19 +188,19 @@ def _is_refusal(error: Exception) -> bool:
     return code is not None and not code.startswith(("08", "57"))
 
 
-async def _recorded_before(borrowed: Borrowed, record: StepOutcome) -> Outcome:
+async def _recorded_before(borrowed: CallerConnection, record: StepOutcome) -> StoredOutcome:
     """Return the outcome that the step has already; raise why the run may write no more."""
-    asked = ASKED_IN_LENT_SESSION.arrays([(record.workflow_id, record.step_id)])
+    asked = CALLER_CURRENT_STATE.arrays([(record.workflow_id, record.step_id)])
     row: Any = (await borrowed.execute(_ASK, asked)).one()
-    verdict = LAST_OUTCOME.judge(record, Standing(*row[2:]))
-    if verdict is AGAIN:
+    verdict = RECORD_LAST_STEP.resolve_missing(record, CurrentState(*row[2:]))
+    if verdict is RETRY:
         raise DatabaseError(
             f"step {record.step_id!r} of workflow {record.workflow_id} could not be recorded, because its record "
             "was changed at the same time."
         )
     if isinstance(verdict, Exception):
         raise verdict
-    return cast(Outcome, verdict)
+    return cast(StoredOutcome, verdict)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -16,49 +16,49 @@ from weakref import WeakSet, WeakValueDictionary
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs import gc_policy as collector
-from pgqrs.clock import Clock, MonotonicClock, Reading
+from pgqrs.clock import Clock, ClockReading, MonotonicClock
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
-from pgqrs.storage.claim_connection import Watch
-from pgqrs.storage.connections.caller import Lending, Lent
-from pgqrs.storage.connections.caller_connection import usable
+from pgqrs.storage.claim_connection import ClaimConnection
+from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
+from pgqrs.storage.connections.caller_connection import session_errors
 from pgqrs.storage.connections.database import Database, Limits
-from pgqrs.storage.connections.dedicated import Aside
+from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
-from pgqrs.storage.heartbeat import HeldRun, Pulse
-from pgqrs.storage.id_allocator import Ids, OnTaken, check_id, ignore_taken, submitted
+from pgqrs.storage.heartbeat import Heartbeat, HeldRun
+from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows
-from pgqrs.storage.journal.futures import Answer
-from pgqrs.storage.journal.journal import SLOWEST, Journal
-from pgqrs.storage.journal.operation import TAKEN
+from pgqrs.storage.journal.futures import WriteFuture
+from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
+from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
 from pgqrs.storage.queries.channels import executor_channel, payload_of, queue_channel
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
-from pgqrs.storage.queries.server import Life, ServerRepository, notify
-from pgqrs.storage.queries.steps import PORTION, StepRepository
+from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
+from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import Decode, WorkflowRepository
 from pgqrs.storage.records import (
     Claim,
-    Ended,
+    FailedAttempt,
     History,
+    KeyOwner,
     NewRun,
     NewWorkflow,
     RunEnd,
-    RunLeave,
+    RunRelease,
     RunStart,
-    StepFailure,
     Submission,
-    Taken,
+    WorkflowResult,
 )
 from pgqrs.storage.server_clock import ServerClock
-from pgqrs.storage.step_transaction import SessionMaker, StepSession, StepSessions
-from pgqrs.storage.within import Within
+from pgqrs.storage.step_transaction import SessionMaker, StepTransaction, StepTransactions
+from pgqrs.storage.within import CallerTransaction
 from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 
-_DOUBT = 0.2
+DOUBT_INTERVAL = 0.2
 """Seconds between two looks at an executor that may be dead."""
 
 _LAST_CLOSES = 3
@@ -73,7 +73,7 @@ def _portions(steps: Sequence[tuple[str, int]]) -> Generator[list[tuple[str, int
     """Yield steps, with the sizes of their payloads in bytes, in portions that one statement reads."""
     portion: list[tuple[str, int]] = []
     for each in steps:
-        if portion and sum(size for _, size in portion) + each[1] > PORTION:
+        if portion and sum(size for _, size in portion) + each[1] > HISTORY_BYTES:
             yield portion
             portion = []
         portion.append(each)
@@ -120,7 +120,7 @@ class _Starts:
         self.under_way -= 1
 
 
-class _Changing:
+class _ChangingRuns:
     """Counts the workflows whose runs are being started or left: `Store.runs` does not have them meanwhile."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Store:
         source: EngineSource,
         schema: str,
         limits: Limits,
-        pulse: Pulse,
+        pulse: Heartbeat,
         *,
         codec: str | None = None,
         clock: Clock | None = None,
@@ -157,21 +157,21 @@ class Store:
         self.database = Database(source, schema, limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The runs that are live in this event loop, by their workflows' ids."""
-        self.changing = _Changing()
+        self.changing = _ChangingRuns()
         """The workflows whose runs are live although they are not among `runs`, or not yet."""
-        self._watches: WeakSet[Watch] = WeakSet()
+        self._watches: WeakSet[ClaimConnection] = WeakSet()
         self._pulse = pulse
         self._is_beating = False
         self._tunes_gc = tunes_gc
         self._starts = _Starts()
         self._codec = codec
-        self._aside = Aside(self.database)
+        self._aside = DedicatedConnection(self.database)
         self._time_of_day = ServerClock(self._aside.fetch, self.clock)
         self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
         self.marks = RunningMarks(self.journal)
-        self.ids = Ids(self._aside, self.database.workflow_ids)
-        self._lending = Lending(self.database)
-        self._step_sessions = StepSessions(self.database, self._lending, sessionmaker)
+        self.ids = IdAllocator(self._aside, self.database.workflow_ids)
+        self._lending = CallerSessions(self.database)
+        self._step_sessions = StepTransactions(self.database, self._lending, sessionmaker)
         self._closing = asyncio.Lock()
         self._verified = False
         self._until_loop_ends: AsyncGenerator[None, None] | None = None
@@ -209,7 +209,7 @@ class Store:
             if self._is_beating and (for_good or not in_use):
                 self._is_beating = False
                 if self._tunes_gc:
-                    collector.end()
+                    collector.stop()
                 await self._pulse.leave()
             if for_good:
                 await self._close_journal_for_good()
@@ -229,7 +229,7 @@ class Store:
         """The executor that the runs of this process belong to."""
         return self._pulse.executor_id
 
-    async def beat(self) -> None:
+    async def ensure_heartbeat(self) -> None:
         """Show signs of life from now on: no run is started before its executor is registered."""
         if not self._is_beating:
             with translated(self.database.schema):
@@ -237,7 +237,7 @@ class Store:
             if not self._is_beating:  # another start may have come first
                 self._is_beating = True
                 if self._tunes_gc:
-                    collector.begin()
+                    collector.start()
 
     # --- a `Keeper`, of the pulse and of the journal ---
 
@@ -246,11 +246,11 @@ class Store:
         if run := self.runs.get(workflow_id):
             run.cancel(interrupt=interrupt)
 
-    def told(self, reading: Reading) -> None:
+    def on_time(self, reading: ClockReading) -> None:
         """Take in the time by the database's clock."""
         self._time_of_day.told(reading)
 
-    def not_carried_out(self, held: Sequence[HeldRun]) -> list[HeldRun]:
+    def without_task(self, held: Sequence[HeldRun]) -> list[HeldRun]:
         """Return those of the runs that nothing in this event loop starts, carries out or leaves."""
         left = [each for each in held if each.workflow_id not in self.runs]
         if not left:
@@ -276,24 +276,26 @@ class Store:
 
     # ---
 
-    async def watch(self, rung: Callable[[str], object]) -> Watch:
+    async def claim_connection(self, rung: Callable[[str], object]) -> ClaimConnection:
         """Return a worker's connection; `rung` is called with the mark of a queue whose doorbell was rung."""
-        await self.ready()
-        await self.beat()
-        watch = Watch(self.database, self.executor_id, rung, self._codec, told=self.told, clock=self.clock)
+        await self.ensure_installed()
+        await self.ensure_heartbeat()
+        watch = ClaimConnection(
+            self.database, self.executor_id, rung, self._codec, told=self.on_time, clock=self.clock
+        )
         self._watches.add(watch)
         return watch
 
     async def install(self) -> None:
         """Bring the tables to this version; see `pgqrs.storage.migrate`."""
-        with translated(self.database.schema), await self.database.in_use():
-            await migrate.install(self.database.engine, self.database.schema, self.database.limits.patience)
+        with translated(self.database.schema), await self.database.using():
+            await migrate.install(self.database.engine, self.database.schema, self.database.limits.outage_timeout)
         self._verified = True
 
     async def verify(self) -> None:
         """Check that the tables are there, at this version; patiently where they have been seen before."""
         if self._verified:
-            await self.database.patiently(self._check_tables)
+            await self.database.run_with_retries(self._check_tables)
         else:
             async with self.database.transaction() as connection:
                 await self._check_tables(connection)
@@ -301,7 +303,7 @@ class Store:
     async def _check_tables(self, connection: AsyncConnection) -> None:
         await migrate.verify(connection, self.database.schema)
 
-    async def ready(self) -> None:
+    async def ensure_installed(self) -> None:
         """Check the tables before the first use, once."""
         if not self._verified:
             await self.verify()
@@ -309,7 +311,7 @@ class Store:
 
     async def create(self, name: str, input_text: str) -> int:
         """Write a new workflow and return its id."""
-        await self.ready()
+        await self.ensure_installed()
         while True:
             workflow_id = await self.ids.next()
             new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
@@ -318,30 +320,32 @@ class Store:
 
     async def _is_own(self, new: NewWorkflow | NewRun | Submission) -> bool:
         """Write a new workflow and tell whether it has its id, which a server may have given twice."""
-        if await self.journal.write(new) is not TAKEN:
+        if await self.journal.write(new) is not ID_TAKEN:
             return True
         self.ids.forget()
         return False
 
-    async def begin(self, name: str, input_text: str, timeout: float | None = None) -> tuple[int, Claim]:
+    async def create_and_claim(
+        self, name: str, input_text: str, timeout: float | None = None
+    ) -> tuple[int, Claim]:
         """Write a new workflow that this executor runs already, and return its id and the claim.
 
         Where the caller is cancelled meanwhile, the run is given up once it is written.
         """
-        await self.ready()
+        await self.ensure_installed()
         with self._starts:
-            await self.beat()
+            await self.ensure_heartbeat()
             while True:
                 workflow_id = await self.ids.next()
                 record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec, new_token())
                 self.changing.add(workflow_id)
                 try:
                     if self.journal.is_full:
-                        await self.journal.room()
+                        await self.journal.wait_for_capacity()
                     claim = await self._starting(record)
                 finally:
                     self.changing.discard(workflow_id)
-                if claim is not TAKEN:
+                if claim is not ID_TAKEN:
                     return workflow_id, claim
                 self.ids.forget()
 
@@ -351,7 +355,7 @@ class Store:
         Raises `WorkflowLockedError` where another executor that lives holds a run of it; what a dead one held is
         taken over. Where the caller is cancelled meanwhile, the run is given up once it is started.
         """
-        await self.ready()
+        await self.ensure_installed()
         with self._starts:
             self.changing.add(workflow_id)
             try:
@@ -360,11 +364,11 @@ class Store:
                 self.changing.discard(workflow_id)
 
     async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
-        await self.beat()
+        await self.ensure_heartbeat()
         while True:
             record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec)
             if self.journal.is_full:
-                await self.journal.room()
+                await self.journal.wait_for_capacity()
             try:
                 claim: Claim = await self._starting(record)
             except WorkflowLockedError as locked:
@@ -373,20 +377,20 @@ class Store:
             else:
                 return claim
 
-    def _starting(self, record: NewRun | RunStart) -> Answer:
+    def _starting(self, record: NewRun | RunStart) -> WriteFuture:
         """Write the start of a run; the answer is its claim, or `TAKEN` where another workflow has the id.
 
         Where the caller does not wait for the claim any more, the run is given up.
         """
-        answer = Answer(loop=asyncio.get_running_loop())
+        answer = WriteFuture(loop=asyncio.get_running_loop())
 
         def tell(verdict: Any) -> None:
             if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
                 self.abandon(record.workflow_id, verdict.epoch, verdict.token)
             else:
-                self.journal.answer(answer, verdict)
+                self.journal.resolve(answer, verdict)
 
-        self.journal.accept(record, tell)
+        self.journal.submit(record, tell)
         return answer
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
@@ -395,19 +399,19 @@ class Store:
         Where that is in doubt, as when its connection was lost a moment ago, this waits until it is not.
         """
 
-        async def release(connection: AsyncConnection) -> Life:
+        async def release(connection: AsyncConnection) -> ExecutorState:
             server = ServerRepository(connection)
             await server.suspect()
             life = await server.life(executor_id)
-            if life is Life.DEAD:
+            if life is ExecutorState.DEAD:
                 await WorkflowRepository(connection).release(workflow_id, executor_id)
             return life
 
         while True:
-            life = await self.database.patiently(release)
-            if life is not Life.IN_DOUBT:
-                return life is Life.DEAD
-            await asyncio.sleep(_DOUBT)
+            life = await self.database.run_with_retries(release)
+            if life is not ExecutorState.IN_DOUBT:
+                return life is ExecutorState.DEAD
+            await asyncio.sleep(DOUBT_INTERVAL)
 
     async def history(self, workflow_id: int) -> History:
         """Return the record of the workflow's steps, without those that are to be executed again.
@@ -421,11 +425,11 @@ class Store:
             later.clear()
             return await StepRepository(connection).history(workflow_id, later)
 
-        history = await self.database.patiently(first)
+        history = await self.database.run_with_retries(first)
         for portion in _portions(later):
             step_ids = [step_id for step_id, _ in portion]
-            allowance = sum(size for _, size in portion) / SLOWEST
-            texts = await self.database.patiently(
+            allowance = sum(size for _, size in portion) / MIN_NETWORK_RATE
+            texts = await self.database.run_with_retries(
                 partial(_texts, workflow_id=workflow_id, step_ids=step_ids),
                 lasting=self.database.limits.timeout + allowance,
             )
@@ -449,14 +453,14 @@ class Store:
 
         `taken` is called with the workflow that has the key.
         """
-        await self.ready()
+        await self.ensure_installed()
         while True:
             workflow_id = await self.ids.next()
             new = Submission(
                 workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec, new_token()
             )
             written = await self._write_new(new)
-            if written is TAKEN:
+            if written is ID_TAKEN:
                 self.ids.forget()
             elif written or key is None:
                 return workflow_id
@@ -475,62 +479,64 @@ class Store:
         Their `workflow_id` is not looked at. Of the submissions that share a key the first is written; the others,
         and those whose key was taken before, get that workflow's id, and `taken` is called with them.
         """
-        await self.ready()
+        await self.ensure_installed()
 
-        async def submit(new: Sequence[Submission]) -> dict[int, int | Taken]:
-            return await self.database.patiently(lambda connection: enqueue_workflows(connection, new))
+        async def submit(new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+            return await self.database.run_with_retries(lambda connection: enqueue_workflows(connection, new))
 
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await submitted(new, submit, self.ids.block, taken)
+        return await enqueue_with_ids(new, submit, self.ids.block, taken)
 
-    async def within(self, lent: Lent) -> Within:
+    async def in_transaction(self, lent: SessionOrConnection) -> CallerTransaction:
         """Return what can be done in a transaction of the application's; raises `SessionError` where it cannot be.
 
         The tables are checked through what is lent: it may hold the only connection that the pool has.
         """
-        borrowed = await self._lending.borrow(lent)
+        borrowed = await self._lending.bind(lent)
         if not self._verified:
-            with usable():
+            with session_errors():
                 await self._check_tables(borrowed.connection)
             self._verified = True
-        return Within(borrowed, self.ids, self.database.workflow_ids, self._codec)
+        return CallerTransaction(borrowed, self.ids, self.database.workflow_ids, self._codec)
 
-    def step_session(self, *, nested: bool) -> AbstractAsyncContextManager[StepSession]:
+    def step_transaction(self, *, nested: bool) -> AbstractAsyncContextManager[StepTransaction]:
         """Open the session of a transactional step; `nested` tells that a step around it has one."""
         return self._step_sessions.open(nested=nested)
 
-    def after_commit(self, lent: Lent, name: str, act: Callable[[], object]) -> None:
+    def after_commit(self, lent: SessionOrConnection, name: str, act: Callable[[], object]) -> None:
         """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
         self._lending.after_commit(lent, name, act)
 
-    async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
+    async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return how those of these workflows ended that have."""
-        await self.ready()
-        return await self.database.patiently(lambda connection: WorkflowRepository(connection).ended(ids))
+        await self.ensure_installed()
+        return await self.database.run_with_retries(lambda connection: WorkflowRepository(connection).results(ids))
 
-    async def there(self, ids: Collection[int]) -> set[int]:
+    async def existing(self, ids: Collection[int]) -> set[int]:
         """Return those of these ids of which there is a workflow."""
-        return await self.database.patiently(lambda connection: WorkflowRepository(connection).there(ids))
+        return await self.database.run_with_retries(
+            lambda connection: WorkflowRepository(connection).existing(ids)
+        )
 
     async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
         """Return a workflow as it stands."""
         check_id(workflow_id)
-        await self.ready()
-        return await self.database.patiently(
+        await self.ensure_installed()
+        return await self.database.run_with_retries(
             lambda connection: WorkflowRepository(connection).get(decode, workflow_id)
         )
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
         """Cancel a workflow, at once or through the executor that runs it."""
         check_id(workflow_id)
-        await self.ready()
-        executor_id = await self.database.patiently(
+        await self.ensure_installed()
+        executor_id = await self.database.run_with_retries(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt)
         )
         if executor_id is None:
             return
         if executor_id == ABANDONED or await self._release(workflow_id, executor_id):
-            await self.database.patiently(
+            await self.database.run_with_retries(
                 lambda connection: WorkflowRepository(connection).cancel_released(workflow_id)
             )
         elif executor_id == self.executor_id:
@@ -551,27 +557,27 @@ class Store:
 
     async def violations(self) -> list[str]:
         """Return what the tables hold that they must never hold, a sentence each."""
-        await self.ready()
+        await self.ensure_installed()
         found: list[str] = []
         for each in INVARIANTS:
 
             async def search(connection: AsyncConnection, each: Invariant = each) -> list[str]:
                 return await ServerRepository(connection).violations(each, LONGEST_SEARCH)
 
-            found += await self.database.patiently(search, lasting=LONGEST_SEARCH)
+            found += await self.database.run_with_retries(search, lasting=LONGEST_SEARCH)
         return found
 
-    async def record_failure(self, failure: StepFailure) -> None:
+    async def record_failure(self, failure: FailedAttempt) -> None:
         """Record an attempt of a step that failed and is to be tried again."""
         await self.journal.write(failure)
 
-    async def write_last(self, record: RunEnd | RunLeave) -> None:
+    async def write_end(self, record: RunEnd | RunRelease) -> None:
         """Record how a run ended, or that it was left for a later claim or cancelled."""
         if self.journal.is_full:
             # Neither the run nor the journal has the workflow meanwhile.
             self.changing.add(record.workflow_id)
             try:
-                await self.journal.room()
+                await self.journal.wait_for_capacity()
             finally:
                 self.changing.discard(record.workflow_id)
         await self.journal.send(record)
@@ -581,19 +587,23 @@ class Store:
 
         A run that a crowded journal does not take on, or cannot write in time, a later beat gives up again.
         """
-        self.journal.offer(RunLeave(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
+        self.journal.try_submit(RunRelease(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
 
     async def name_of(self, workflow_id: int) -> str:
         """Return the name of a workflow."""
         check_id(workflow_id)
-        await self.ready()
-        return await self.database.patiently(lambda connection: WorkflowRepository(connection).name(workflow_id))
+        await self.ensure_installed()
+        return await self.database.run_with_retries(
+            lambda connection: WorkflowRepository(connection).name(workflow_id)
+        )
 
     async def resume(self, workflow_id: int) -> str:
         """Make a workflow runnable again, its failed steps too, and return its name."""
         check_id(workflow_id)
-        await self.ready()
-        return await self.database.patiently(lambda connection: WorkflowRepository(connection).resume(workflow_id))
+        await self.ensure_installed()
+        return await self.database.run_with_retries(
+            lambda connection: WorkflowRepository(connection).resume(workflow_id)
+        )
 
     async def workflows(
         self,
@@ -605,8 +615,8 @@ class Store:
         before: int | None,
     ) -> list[WorkflowRecord]:
         """Return a page of workflows, newest first."""
-        await self.ready()
-        return await self.database.patiently(
+        await self.ensure_installed()
+        return await self.database.run_with_retries(
             lambda connection: WorkflowRepository(connection).page(
                 decode, status=status, name=name, limit=limit, before=before
             )
@@ -615,6 +625,6 @@ class Store:
     async def steps(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
         """Return a workflow's steps in the order in which they were started."""
         await self.name_of(workflow_id)
-        return await self.database.patiently(
+        return await self.database.run_with_retries(
             lambda connection: StepRepository(connection).of_workflow(workflow_id, decode)
         )

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from functools import partial
 
 from pgqrs.errors import SessionError
-from pgqrs.storage.connections.caller_connection import Borrowed
-from pgqrs.storage.id_allocator import Ids, OnTaken, check_id, ignore_taken, submitted
+from pgqrs.storage.connections.caller_connection import CallerConnection
+from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.queries.server import Life, ServerRepository, notify
+from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import NewWorkflow, Submission
 
 
-class Within:
+class CallerTransaction:
     """Writes that are there once the application commits, and gone when it rolls back.
 
     `ids` are those that are reserved already; the `sequence` gives another one where none is in stock. `codec` is
     the name of the codec of the payloads.
     """
 
-    def __init__(self, borrowed: Borrowed, ids: Ids, sequence: str, codec: str | None) -> None:
+    def __init__(self, borrowed: CallerConnection, ids: IdAllocator, sequence: str, codec: str | None) -> None:
         self._borrowed = borrowed
         self._workflows = WorkflowRepository(borrowed)
         self._server = ServerRepository(borrowed)
@@ -52,7 +52,7 @@ class Within:
     async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
         """Write workflows of one name and return their ids in order; see `Store.submit_many`."""
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await submitted(new, partial(enqueue_workflows, self._borrowed), self._draw, taken)
+        return await enqueue_with_ids(new, partial(enqueue_workflows, self._borrowed), self._draw, taken)
 
     async def _draw(self, count: int) -> Sequence[int]:
         if count == 1:
@@ -67,7 +67,7 @@ class Within:
             return
         if executor_id != ABANDONED:
             # In doubt it is left as asked: the executor hears of it, or the worker that takes the run over does.
-            if await self._server.life(executor_id) is not Life.DEAD:
+            if await self._server.life(executor_id) is not ExecutorState.DEAD:
                 told = {"channel": executor_channel(executor_id), "payload": "cancel"}
                 await self._borrowed.execute(notify(), told)
                 return

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from pgqrs.client.admin import Admin
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError
-from pgqrs.storage.journal.futures import settle
+from pgqrs.storage.journal.futures import resolve
 from pgqrs.storage.store import Store
 from pgqrs.testing import sql as testbed
 
@@ -105,7 +105,7 @@ class TestClock:
         """Wait so many seconds by this clock."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         due = self.time() + seconds
-        timer = self.call_at(due, settle, waiter, None)
+        timer = self.call_at(due, resolve, waiter, None)
         self._sleepers[waiter] = due
         try:
             await waiter
@@ -200,7 +200,7 @@ class TestClock:
         if _rests(stores) is None:
             return None
         asked = self.time()
-        outlook = await stores[0].database.patiently(testbed.outlook)
+        outlook = await stores[0].database.run_with_retries(testbed.pending_work)
         rests = _rests(stores)
         runs = {workflow_id for each in stores for workflow_id in each.runs}
         if rests is None or outlook.held - runs or _may_be_claimed(outlook.open, since):
@@ -271,7 +271,7 @@ def _rests(stores: list[Store]) -> list[float] | None:
         return None
     rests: list[float] = []
     for run in _runs(stores):
-        until = run.stopping.rests_until
+        until = run.stopping.idle_until
         if until is not None:
             rests.append(until)
         elif run.in_body or run.busy_with is not None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from pgqrs.codecs.annotations import annotation_of
-from pgqrs.codecs.base import Codec, bound, is_typed, placed
-from pgqrs.workflow.arguments import check_fits, decode_input, encode_input
+from pgqrs.codecs.base import Codec, codec_at, codec_for, is_typed
+from pgqrs.workflow.arguments import check_arguments, decode_input, encode_input
 from pgqrs.workflow.definition import Definition
 
 
@@ -18,7 +18,7 @@ class Recorded(NamedTuple):
     value: Any
     plain: Any
 
-    def is_like(self, other: Recorded) -> bool:
+    def equals(self, other: Recorded) -> bool:
         """Tell whether it is the same value.
 
         By its type a set is, in whatever order its JSON is; by its JSON an object is that equals only itself.
@@ -37,7 +37,7 @@ class Arguments:
         self._codec = codec
         self._function = definition.function
         self._signature = inspect.signature(definition.function)
-        self.plain = placed(codec, "input", definition.name).decode(text)
+        self.plain = codec_at(codec, "input", definition.name).decode(text)
         args, kwargs = decode_input(codec, definition, text)
         values = self._by_name(args, kwargs)
         plain = self._by_name(self.plain["args"], self.plain["kwargs"])
@@ -49,16 +49,16 @@ class Arguments:
 
         Raises as `Arguments` does, and `SerializationError` for what the codec cannot carry.
         """
-        check_fits(definition, args, kwargs)
+        check_arguments(definition, args, kwargs)
         return cls(codec, definition, encode_input(codec, definition, args, kwargs).text)
 
-    def are_like(self, others: Arguments) -> bool:
+    def equals(self, others: Arguments) -> bool:
         """Tell whether these are the same, given by position, by name, or by default."""
         return all(self._is_like(others, name) for name in self._given.keys() | others._given.keys())
 
     def _is_like(self, others: Arguments, name: str) -> bool:
         own, other = self._argument(name), others._argument(name)
-        return own is not None and other is not None and own.is_like(other)
+        return own is not None and other is not None and own.equals(other)
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(self._signature.bind(None, *args, **kwargs).arguments)
@@ -79,7 +79,7 @@ class Arguments:
     def _recorded(self, parameter: inspect.Parameter) -> Recorded | None:
         codec = self._codec
         try:
-            typed = bound(codec, annotation_of(self._function, parameter.name)) if is_typed(codec) else codec
+            typed = codec_for(codec, annotation_of(self._function, parameter.name)) if is_typed(codec) else codec
             text = typed.encode(parameter.default).text
             return Recorded(typed.decode(text), codec.decode(text))
         except Exception:  # noqa: BLE001  whatever a codec raises; then nobody can have given it either

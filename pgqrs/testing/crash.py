@@ -12,20 +12,20 @@ from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 from uuid import uuid4
 
 from pgqrs.client.admin import Admin
-from pgqrs.codecs.base import placed
-from pgqrs.codecs.records import as_text, naming, read_workflow
+from pgqrs.codecs.base import codec_at
+from pgqrs.codecs.records import as_text, decode_workflow, value_context
 from pgqrs.errors import InvariantError, RunEndedError
-from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal.running_marks import Executing, RunningMarks
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import ClaimedRun, RunEnd, RunLeave, StepFailure, StepOutcome
+from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease, StepOutcome
 from pgqrs.storage.store import Store
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded
 from pgqrs.testing.enqueued import skipping
 from pgqrs.testing.scratch import scratch_admin
 from pgqrs.types import StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
-from pgqrs.worker.runner import Held, Runs
+from pgqrs.worker.runner import ClaimedTask, WorkflowRunner
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 
@@ -126,7 +126,7 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
         base = await stack.enter_async_context(scratch_admin()) if admin is None else admin
         await stack.enter_async_context(skipping(base))
         victim, survivor = [await stack.enter_async_context(_twin(base)) for _ in range(2)]
-        lab = await stack.enter_async_context(_Laboratory(victim, survivor, definition, arguments, timeout))
+        lab = await stack.enter_async_context(_CrashHarness(victim, survivor, definition, arguments, timeout))
         undisturbed = await lab.run(_Crash())
         for number in range(1, len(undisturbed.writes) + 1):
             for after in (False, True):
@@ -201,7 +201,7 @@ class _Crash:
         self.happened.set()
         return await asyncio.shield(self._dead)
 
-    async def befalls(self, task: asyncio.Task[None]) -> bool:
+    async def wait(self, task: asyncio.Task[None]) -> bool:
         """Wait for the end of a task or for the crash, and tell whether that was it."""
         happens = asyncio.get_running_loop().create_task(self.happened.wait())
         try:
@@ -210,7 +210,7 @@ class _Crash:
             happens.cancel()
         return self.happened.is_set()
 
-    def bury(self) -> None:
+    def release_waiters(self) -> None:
         """Let go of what waits for its write: it is not written."""
         if not self._dead.done():
             self._dead.set_exception(ConnectionResetError("this process was killed"))
@@ -231,7 +231,7 @@ class _Begun(RunningMarks):
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class _RunReport:
     """How a workflow was run to its end: its writes until the crash, its record and its result, and its steps.
 
     `begun` counts how often each step was, in all and after the crash (`begun_after`); `kept` is what was recorded
@@ -247,7 +247,7 @@ class _Trial:
     kept: Mapping[str, StepRecord]
 
 
-class _Laboratory:
+class _CrashHarness:
     """Two executors: one that is killed, and one that carries on what it has left."""
 
     def __init__(
@@ -259,15 +259,17 @@ class _Laboratory:
         self._timeout = timeout
         self._queue = f"crash_everywhere {uuid4()}"  # no other worker's
         self._stores: list[Store] = []
-        self._watches: list[Watch] = []
+        self._watches: list[ClaimConnection] = []
         self._held: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         for admin in self._admins:
             store = await admin.store()
             self._stores.append(store)
-            self._watches.append(await store.watch(_ignore))
-        self._stores[0].journal.controls.most = 1  # so that there is a crash between any two of what goes together
+            self._watches.append(await store.claim_connection(_ignore))
+        self._stores[
+            0
+        ].journal.controls.max_batch = 1  # so that there is a crash between any two of what goes together
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -276,7 +278,7 @@ class _Laboratory:
         for watch in self._watches:
             await watch.close()
 
-    async def run(self, crash: _Crash) -> _Trial:
+    async def run(self, crash: _Crash) -> _RunReport:
         """Run a workflow of its own to its end, with a crash on the way."""
         args = await self._arguments.of_a_run()
         try:
@@ -287,7 +289,7 @@ class _Laboratory:
                 f"{crash} the workflow {self._definition.name!r} did not end within {self._timeout:g} s."
             ) from None
 
-    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> _Trial:
+    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> _RunReport:
         begun = [_Begun(store) for store in self._stores]
         for store, each in zip(self._stores, begun, strict=True):
             store.marks = each
@@ -295,19 +297,19 @@ class _Laboratory:
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
         handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
         victim = self._stores[0]
-        victim.journal.controls.gate = crash.pass_through
+        victim.journal.controls.interceptor = crash.pass_through
         try:
             await self._carry_on(0, handle.id, crash)
         finally:
-            crash.bury()
+            crash.release_waiters()
             await victim.journal.drain()
-            victim.journal.controls.gate = None
+            victim.journal.controls.interceptor = None
         kept = await self._steps(handle.id)
         await self._find_dead(handle.id)
         await self._carry_on(1, handle.id, None)
         ended = await self._record(handle.id)
-        record = read_workflow(survivor.codec, ended)
-        return _Trial(
+        record = decode_workflow(survivor.codec, ended)
+        return _RunReport(
             crash.writes,
             record,
             Recorded(self._result(ended), record.output),
@@ -330,19 +332,19 @@ class _Laboratory:
 
     async def _claim(self, which: int) -> ClaimedRun | None:
         names, queues = [self._definition.name], [self._queue]
-        await self._watches[which].tick(names, queues)
+        await self._watches[which].run_maintenance(names, queues)
         found = await self._watches[which].claim(names, queues, 1)
         return found[0] if found else None
 
     async def _carry_out(self, which: int, claimed: ClaimedRun, crash: _Crash | None) -> None:
         admin = self._admins[which]
-        runs = Runs(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
-        held = Held(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
+        runs = WorkflowRunner(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
+        held = ClaimedTask(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
         self._stores[which].changing.add(claimed.workflow_id)  # as `Runs.take` does; the run takes it off
         self._held = asyncio.get_running_loop().create_task(runs.carry_out(held), name="pgqrs-crash-everywhere")
         if crash is None:
             await asyncio.wait([self._held])
-        elif await crash.befalls(self._held):
+        elif await crash.wait(self._held):
             self._lose(claimed.workflow_id)
             await self._kill(self._held)
         self._held = None
@@ -363,7 +365,7 @@ class _Laboratory:
     async def _find_dead(self, workflow_id: int) -> None:
         """Find the killed executor dead, as its lock would tell any worker of a process that is."""
         dead = self._stores[0].executor_id
-        await self._stores[1].database.patiently(
+        await self._stores[1].database.run_with_retries(
             lambda connection: WorkflowRepository(connection).release(workflow_id, dead)
         )
 
@@ -375,9 +377,9 @@ class _Laboratory:
         """Return what the workflow returned, as its function is annotated, None if it failed."""
         if ended.output is None:
             return None
-        with naming(ended.id):
+        with value_context(ended.id):
             codec = self._definition.returns.codec(self._admins[1].codec)
-            return placed(codec, "output", ended.id).decode(ended.output)
+            return codec_at(codec, "output", ended.id).decode(ended.output)
 
     async def _steps(self, workflow_id: int) -> dict[str, StepRecord]:
         return {each.step_id: each for each in await self._admins[1].list_steps(workflow_id)}
@@ -388,7 +390,7 @@ class _Laboratory:
 
 
 async def _check(
-    lab: _Laboratory, undisturbed: _Trial, trial: _Trial, crash: _Crash, compare: Compare | None
+    lab: _CrashHarness, undisturbed: _RunReport, trial: _RunReport, crash: _Crash, compare: Compare | None
 ) -> None:
     differences = [*_differences(undisturbed, trial, compare)]
     try:
@@ -402,7 +404,7 @@ async def _check(
     raise AssertionError(f"{crash} the workflow {undisturbed.record.name!r} went another way:\n{listed}{hint}")
 
 
-def _hint(undisturbed: _Trial, again: _Trial, compare: Compare | None) -> str:
+def _hint(undisturbed: _RunReport, again: _RunReport, compare: Compare | None) -> str:
     """Return what to say of two runs without a crash, if they differ."""
     differences = [*_differences(undisturbed, again, compare)]
     if not differences:
@@ -412,7 +414,7 @@ def _hint(undisturbed: _Trial, again: _Trial, compare: Compare | None) -> str:
     return _RESULTS_MAY_DIFFER if in_results and len(differences) == 1 else _RUNS_DIFFER
 
 
-def _differences(undisturbed: _Trial, trial: _Trial, compare: Compare | None) -> Iterator[str]:
+def _differences(undisturbed: _RunReport, trial: _RunReport, compare: Compare | None) -> Iterator[str]:
     """Yield what speaks against the trial, a sentence each."""
     if not _is_same_outcome(undisturbed, trial, compare):
         wanted, got = _outcome_told(undisturbed, compare), _outcome_told(trial, compare)
@@ -429,27 +431,27 @@ def _differences(undisturbed: _Trial, trial: _Trial, compare: Compare | None) ->
             yield f"the step {step_id!r} began {count} times, where one crash explains {most}."
 
 
-def _begun_at_most(undisturbed: _Trial, step_id: str) -> int:
+def _begun_at_most(undisturbed: _RunReport, step_id: str) -> int:
     """Return how often a step may begin without a crash: once an attempt, though one may wait in place."""
     recorded = undisturbed.steps.get(step_id)
     attempts = 0 if recorded is None else recorded.failures + 1
     return max(undisturbed.begun.get(step_id, 0), attempts)
 
 
-def _other_steps(undisturbed: _Trial, trial: _Trial) -> Iterator[str]:
+def _other_steps(undisturbed: _RunReport, trial: _RunReport) -> Iterator[str]:
     for step_id in undisturbed.steps.keys() - trial.steps.keys():
         yield f"it has no step {step_id!r}, which it has without a crash."
     for step_id in trial.steps.keys() - undisturbed.steps.keys():
         yield f"it has a step {step_id!r}, which it has not without a crash."
 
 
-def _is_same_outcome(one: _Trial, other: _Trial, compare: Compare | None) -> bool:
+def _is_same_outcome(one: _RunReport, other: _RunReport, compare: Compare | None) -> bool:
     if one.record.status != other.record.status:
         return False
     if one.record.status != WorkflowStatus.SUCCESS:
         return _is_same_error(one.record, other.record)
     if compare is None:
-        return one.result.is_like(other.result)
+        return one.result.equals(other.result)
     return bool(compare(one.result.value) == compare(other.result.value))
 
 
@@ -471,7 +473,7 @@ def _error(record: WorkflowRecord) -> tuple[str, str]:
     return str(error.get("type", "")), str(error.get("message", ""))
 
 
-def _outcome_told(trial: _Trial, compare: Compare | None) -> str:
+def _outcome_told(trial: _RunReport, compare: Compare | None) -> str:
     match trial.record.status:
         case WorkflowStatus.SUCCESS:
             value = trial.result.value
@@ -482,7 +484,7 @@ def _outcome_told(trial: _Trial, compare: Compare | None) -> str:
             return f"ended as {status}"
 
 
-def _step_told(trial: _Trial, step_id: str) -> str:
+def _step_told(trial: _RunReport, step_id: str) -> str:
     step = trial.steps.get(step_id)
     return "gone" if step is None else f"{step.status}, {step.output!r}"
 
@@ -494,13 +496,13 @@ def _is_mark(record: object) -> bool:
 
 def _told(record: object) -> str:
     match record:
-        case StepFailure():
+        case FailedAttempt():
             return f"a failed attempt of step {record.step_id!r}"
         case StepOutcome():
             return f"the outcome of step {record.step_id!r}"
         case RunEnd():
             return "the workflow's end"
-        case RunLeave():
+        case RunRelease():
             return f"the workflow is left {record.status}"
         case _:
             return type(record).__name__

@@ -8,17 +8,17 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from pgqrs.client.admin import Admin
-from pgqrs.client.loop_state import Here
-from pgqrs.codecs.base import recorded_name
-from pgqrs.codecs.records import as_text, read_workflow
+from pgqrs.client.loop_state import LoopState
+from pgqrs.codecs.base import stored_name
+from pgqrs.codecs.records import as_text, decode_workflow
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import SerializationError
-from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.testing import sql as testbed
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Arguments
 from pgqrs.types import WorkflowRecord, WorkflowStatus
-from pgqrs.worker.runner import Runs
+from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.workflow.definition import Definition, definition_of
 
 PAGE = 500
@@ -85,8 +85,8 @@ async def run_enqueued(
     """
     definitions = {each.name: each for each in map(definition_of, workflows)}
     chosen = None if queues is None else list(queues)
-    here = await admin.here()
-    watch = await here.store.watch(lambda _queue: None)
+    here = await admin.loop_state()
+    watch = await here.store.claim_connection(lambda _queue: None)
     try:
         async with skipping(admin):
             return await _Inline(admin, here, watch, definitions, chosen).run()
@@ -138,7 +138,7 @@ class _Wanted:
 
     def _is_called_with(self, arguments: Arguments, text: str) -> bool:
         try:
-            return arguments.are_like(Arguments(self._codec, self._definition, text))
+            return arguments.equals(Arguments(self._codec, self._definition, text))
         except (TypeError, SerializationError):  # written when the function was another
             return False
 
@@ -149,25 +149,25 @@ class _Inline:
     def __init__(
         self,
         admin: Admin,
-        here: Here,
-        watch: Watch,
+        here: LoopState,
+        watch: ClaimConnection,
         definitions: Mapping[str, Definition],
         queues: list[str] | None,
     ) -> None:
         self._here = here
         self._watch = watch
         self._names = list(definitions)
-        self._codec = recorded_name(admin.codec)
+        self._codec = stored_name(admin.codec)
         self._queues = queues
         self._skips = isinstance(admin.clock, TestClock)
         self._left = asyncio.Event()
-        self._runs = Runs(admin, here.store, definitions, 1, self._tell)
+        self._runs = WorkflowRunner(admin, here.store, definitions, 1, self._tell)
         self._ids: set[int] = set()
 
     async def run(self) -> int:
         """Run until nothing is left, and return how many workflows that were."""
         while queues := await self._busy_queues():
-            await self._watch.tick(self._names, queues)
+            await self._watch.run_maintenance(self._names, queues)
             if await self._run_next(queues):
                 continue
             if not self._skips:
@@ -176,7 +176,7 @@ class _Inline:
         return len(self._ids)
 
     async def _busy_queues(self) -> list[str]:
-        found = await self._here.store.database.patiently(
+        found = await self._here.store.database.run_with_retries(
             lambda each: testbed.queues(each, self._names, self._codec)
         )
         return [each for each in found if self._queues is None or each in self._queues]
@@ -186,13 +186,13 @@ class _Inline:
         for each in claimed:
             self._ids.add(each.workflow_id)
             self._left.clear()
-            self._runs.take(each)
+            self._runs.run(each)
             await self._left.wait()
         return bool(claimed)
 
     def _tell(self, workflow_id: int) -> None:
         self._left.set()
-        self._here.results.tell(workflow_id)
+        self._here.results.notify_finished(workflow_id)
 
 
 def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
@@ -207,7 +207,7 @@ async def _queued(admin: Admin) -> list[_Queued]:
     before: int | None = None
     while page := await store.workflows(as_text, status=None, name=None, limit=PAGE, before=before):
         queued = [each for each in page if each.queue is not None and each.status in _QUEUED]
-        found += [_Queued(read_workflow(admin.codec, each), each.input) for each in queued]
+        found += [_Queued(decode_workflow(admin.codec, each), each.input) for each in queued]
         before = page[-1].id
     return found
 

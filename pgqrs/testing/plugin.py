@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pgqrs.client.admin import Admin
-from pgqrs.testing.schemas import SchemasElsewhere
+from pgqrs.testing.schemas import BlockingSchemaPool
 from pgqrs.testing.scratch import make_admin
 
 CLOSING = 30.0
@@ -23,7 +23,7 @@ def embedded_dsn(root: Path) -> str:
 
 
 @contextmanager
-def lent_admin(dsn: str, schemas: SchemasElsewhere, options: Mapping[str, Any]) -> Generator[Admin]:
+def lent_admin(dsn: str, schemas: BlockingSchemaPool, options: Mapping[str, Any]) -> Generator[Admin]:
     """Give an `Admin` with these options on a schema of `schemas` while the block runs."""
     schema = schemas.lend()
     admin = make_admin(dsn, schema, **options)

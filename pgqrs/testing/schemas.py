@@ -19,7 +19,7 @@ TIMEOUT = 30.0
 """How long the making of a connection may take, in seconds."""
 
 
-class Schemas:
+class SchemaPool:
     """The schemas of one process on one server, made when there is none to be used again.
 
     Those of processes that died are dropped by the next one that comes.
@@ -87,7 +87,7 @@ class Schemas:
         return self._driver
 
 
-class SchemasElsewhere:
+class BlockingSchemaPool:
     """`Schemas` for code that is not asynchronous: they live in the event loop of a thread of their own."""
 
     def __init__(self, dsn: str) -> None:
@@ -118,5 +118,5 @@ class SchemasElsewhere:
         return future.result()
 
 
-async def _made(dsn: str) -> Schemas:
-    return Schemas(dsn)
+async def _made(dsn: str) -> SchemaPool:
+    return SchemaPool(dsn)

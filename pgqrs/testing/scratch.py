@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pgqrs.client.admin import Admin
 from pgqrs.embedded import cluster as embedded
 from pgqrs.testing.clock import TestClock
-from pgqrs.testing.schemas import Schemas
+from pgqrs.testing.schemas import SchemaPool
 
 
 @asynccontextmanager
@@ -22,7 +22,7 @@ async def scratch_admin(dsn: str = "embedded://", **options: Any) -> AsyncGenera
     tables, and dropped in the end. The fixture `pgqrs_admin` does the same, and faster from the second time on.
     """
     server = await asyncio.to_thread(embedded.start, dsn) if embedded.is_embedded(dsn) else dsn
-    schemas = Schemas(server)
+    schemas = SchemaPool(server)
     try:
         async with make_admin(server, await schemas.lend(), **options) as admin:
             yield admin

@@ -27,7 +27,7 @@ from pgqrs.types import WorkflowStatus
 PREFIX = "pgqrs_test_"
 """What the names of all such schemas begin with; then the process's own, and a number."""
 
-WORN = 4 * 1024 * 1024
+MAX_SCHEMA_BYTES = 4 * 1024 * 1024
 """The size of a schema, in bytes, above which it is not used again: to empty it would take longer."""
 
 PATIENCE = "500ms"
@@ -69,7 +69,7 @@ ALTER TABLE {_PLACEHOLDER}.pgqrs_workflows
 _LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
 
 
-class Outlook(NamedTuple):
+class PendingWork(NamedTuple):
     """What the live workflows wait for.
 
     `held` are those that some executor runs, `open` those that a worker could take now. `next_due` is the time
@@ -106,7 +106,7 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
     It does not where somebody has locked a table in it, where it has grown, or holds more or fewer than `things`.
     """
     count, size = await _measure(driver, schema)
-    if count != things or size > WORN:
+    if count != things or size > MAX_SCHEMA_BYTES:
         return False
     old, new = _quoted(schema), _quoted(name)
     sequence = f"{old}.pgqrs_workflows_id_seq".replace("'", "''")
@@ -165,7 +165,7 @@ async def move(connection: AsyncConnection, schema: str, seconds: float) -> None
     await connection.exec_driver_sql(moved, (timedelta(seconds=seconds),))
 
 
-async def outlook(connection: AsyncConnection) -> Outlook:
+async def pending_work(connection: AsyncConnection) -> PendingWork:
     """Return what the live workflows wait for."""
     rows: Any = await connection.execute(_OUTLOOK)
     held: set[int] = set()
@@ -178,7 +178,7 @@ async def outlook(connection: AsyncConnection) -> Outlook:
             open_.add(workflow_id)
         elif due is not None and (next_due is None or due < next_due):
             next_due = due
-    return Outlook(frozenset(held), frozenset(open_), next_due)
+    return PendingWork(frozenset(held), frozenset(open_), next_due)
 
 
 async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:

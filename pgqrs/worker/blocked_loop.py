@@ -13,19 +13,19 @@ from types import FrameType
 from pgqrs.storage.store import RunControl
 from pgqrs.workflow.context import PyWorkflow
 
-BEAT = 0.25
+CHECK_INTERVAL = 0.25
 """The time between two signs of life of the event loop, in seconds."""
 
-BLOCKED = 1.0
+BLOCKED_AFTER = 1.0
 """How long the loop must be late, in seconds, to count as blocked."""
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 _OURS = __name__.partition(".")[0]
 
 _logger = logging.getLogger("pgqrs")
 
 
-class Lag:
+class BlockedLoopDetector:
     """Warns once each time that something blocks the event loop for more than a second, and names the step.
 
     A thread does it, which looks at what the loop's thread executes: afterwards it could only be guessed.
@@ -54,16 +54,20 @@ class Lag:
 
     def _beat(self) -> None:
         self._beaten_at = monotonic()
-        self._timer = self._loop.call_later(BEAT, self._beat)
+        self._timer = self._loop.call_later(CHECK_INTERVAL, self._beat)
 
     def _watch(self) -> None:
         warned_of: float | None = None
         looked_at = monotonic()
-        while not self._stopped.wait(BEAT):
+        while not self._stopped.wait(CHECK_INTERVAL):
             beaten_at, before, looked_at = self._beaten_at, looked_at, monotonic()
             # A process that was stopped as a whole has stopped this thread too.
-            was_stopped = looked_at - before > BEAT + BLOCKED
-            if looked_at - beaten_at > BEAT + BLOCKED and beaten_at != warned_of and not was_stopped:
+            was_stopped = looked_at - before > CHECK_INTERVAL + BLOCKED_AFTER
+            if (
+                looked_at - beaten_at > CHECK_INTERVAL + BLOCKED_AFTER
+                and beaten_at != warned_of
+                and not was_stopped
+            ):
                 warned_of = beaten_at
                 self._warn()
 
@@ -75,7 +79,7 @@ class Lag:
         _logger.warning(
             "the event loop has been blocked for more than %g s by %s, at %s: every workflow of this process "
             "waits. Make the step a plain function and say @step(thread=True), or give it an executor.",
-            BLOCKED,
+            BLOCKED_AFTER,
             self._culprit(frame),
             _place(frame),
         )
@@ -87,7 +91,7 @@ class Lag:
         busy = [self._named(workflow_id, None) for workflow_id, run in [*self._runs.items()] if run.busy_with]
         if not busy:
             return "something that is no step"
-        return "something, perhaps " + " or ".join(busy[:_MOST_NAMED])
+        return "something, perhaps " + " or ".join(busy[:_MAX_NAMED])
 
     def _named(self, workflow_id: int, name: str | None) -> str:
         run = self._runs.get(workflow_id)

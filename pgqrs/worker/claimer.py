@@ -8,24 +8,24 @@ from time import monotonic
 from typing import ClassVar, Protocol
 
 from pgqrs.storage.records import ClaimedRun
-from pgqrs.worker.service import NEVER, Duty
+from pgqrs.worker.service import NEVER, PeriodicService
 
-SHORTEST = 0.02
+MIN_POLL_INTERVAL = 0.02
 """The rest after a claim that found something, in seconds."""
 
-FACTOR = 1.5
+BACKOFF = 1.5
 """By how much a rest is longer than the one before while nothing is found."""
 
-LONGEST = 2.0
+MAX_POLL_INTERVAL = 2.0
 """The longest rest between two claims, in seconds."""
 
-MOST = 500
+MAX_CLAIM = 500
 """The most workflows claimed at once."""
 
-DEAF = 0.02
+MIN_RECONNECT_DELAY = 0.02
 """How long, in seconds, hints are not acted upon after a claim that a hint asked for and that found nothing."""
 
-LONGEST_DEAF = 0.05
+MAX_RECONNECT_DELAY = 0.05
 """How long, in seconds, hints are not acted upon at most, where one after another is for nothing."""
 
 
@@ -42,12 +42,12 @@ class Slots(Protocol):
         """How many bytes of input more may be held now; the last workflow may exceed it."""
         ...
 
-    def take(self, claimed: ClaimedRun) -> None:
+    def run(self, claimed: ClaimedRun) -> None:
         """Carry a claimed run out."""
         ...
 
 
-class Claims(Duty):
+class Claimer(PeriodicService):
     """Fills the free slots, and never claims more than there are.
 
     It polls ever less often while there is nothing; a hint (`nudge`) makes it look at once, unless those before it
@@ -61,7 +61,7 @@ class Claims(Duty):
         super().__init__()
         self._claim = claim
         self._slots = slots
-        self._rest_when_idle = SHORTEST
+        self._rest_when_idle = MIN_POLL_INTERVAL
         self._may_be_more = True
         self._is_unanswered = False
         self._is_hinted = False
@@ -75,7 +75,7 @@ class Claims(Duty):
         if not self._is_unanswered:
             self._heed()
 
-    def freed(self) -> None:
+    def slot_freed(self) -> None:
         """Note that a slot has become free."""
         if self._may_be_more:
             self.wake()
@@ -88,7 +88,7 @@ class Claims(Duty):
 
     async def turn(self) -> float:
         """Claim once for the slots that are free."""
-        limit, room = min(self._slots.free, MOST), self._slots.room
+        limit, room = min(self._slots.free, MAX_CLAIM), self._slots.room
         if limit <= 0 or room <= 0:
             return NEVER
         is_hinted, self._is_hinted = self._is_hinted, False
@@ -100,15 +100,15 @@ class Claims(Duty):
             raise
         self._is_unanswered = False
         for each in claimed:
-            self._slots.take(each)
+            self._slots.run(each)
         self._listen(is_hinted=is_hinted, found=len(claimed))
         return self._rest_after(len(claimed), limit)
 
-    async def settle(self) -> None:
+    async def take_unanswered(self) -> None:
         """Take what the last claim took, if its answer was lost; to be called when the claiming has stopped."""
         if self._is_unanswered:
             for each in await self._claim(0, 1):
-                self._slots.take(each)
+                self._slots.run(each)
             self._is_unanswered = False
 
     def _listen(self, *, is_hinted: bool, found: int) -> None:
@@ -116,7 +116,7 @@ class Claims(Duty):
         if found:
             self._deaf = 0.0
         elif is_hinted:
-            self._deaf = min(max(DEAF, 1.5 * self._deaf), LONGEST_DEAF)
+            self._deaf = min(max(MIN_RECONNECT_DELAY, 1.5 * self._deaf), MAX_RECONNECT_DELAY)
             self._deaf_until = monotonic() + self._deaf
         if self._is_hinted:
             self._heed()
@@ -136,11 +136,11 @@ class Claims(Duty):
 
     def _rest_after(self, found: int, limit: int) -> float:
         if found:
-            self._rest_when_idle = SHORTEST
+            self._rest_when_idle = MIN_POLL_INTERVAL
         if found >= limit or self._slots.room <= 0:
             self._may_be_more = True
         if self._may_be_more:
             return 0
         rest = self._rest_when_idle
-        self._rest_when_idle = min(rest * FACTOR, LONGEST)
+        self._rest_when_idle = min(rest * BACKOFF, MAX_POLL_INTERVAL)
         return rest

@@ -7,21 +7,21 @@ from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 from pgqrs.clock import Clock, Timer
-from pgqrs.storage.claim_connection import Tick
-from pgqrs.storage.queries.maintenance import MOST_AT_ONCE
-from pgqrs.worker.service import NEVER, Duty
+from pgqrs.storage.claim_connection import MaintenanceResult
+from pgqrs.storage.queries.maintenance import MAX_ROWS
+from pgqrs.worker.service import NEVER, PeriodicService
 
-REGULAR = 1.0
+REGULAR_INTERVAL = 1.0
 """The time between two looks, in seconds, where nothing calls for an earlier one."""
 
-SUSPICIOUS = 0.4
+SUSPICION_INTERVAL = 0.4
 """The time until the next look, in seconds, while an executor may be dead."""
 
-SHORTEST = 0.05
+MIN_INTERVAL = 0.05
 """The shortest time between two looks, in seconds, however soon the next timer is due."""
 
 
-class Ticks(Duty):
+class Maintenance(PeriodicService):
     """Looks about once a second, sooner where something is due, and tells when there is something to claim.
 
     It rests by `clock`, so that it looks at once where that is moved.
@@ -29,7 +29,9 @@ class Ticks(Duty):
 
     name: ClassVar[str] = "looking after timers and dead executors"
 
-    def __init__(self, tick: Callable[[], Awaitable[Tick]], ready: Callable[[], object], clock: Clock) -> None:
+    def __init__(
+        self, tick: Callable[[], Awaitable[MaintenanceResult]], ready: Callable[[], object], clock: Clock
+    ) -> None:
         super().__init__()
         self._tick = tick
         self._ready = ready
@@ -42,7 +44,7 @@ class Ticks(Duty):
         found = await self._tick()
         if found.ready or found.woken or found.recovered:
             self._ready()
-        if max(found.woken, found.recovered, found.timed_out) >= MOST_AT_ONCE:
+        if max(found.woken, found.recovered, found.timed_out) >= MAX_ROWS:
             return 0  # there are more
         self._next = self._clock.call_at(self._clock.time() + _rest_after(found), self.wake)
         return NEVER
@@ -58,6 +60,6 @@ class Ticks(Duty):
             self._next = None
 
 
-def _rest_after(found: Tick) -> float:
-    rest = SUSPICIOUS if found.suspects else REGULAR * random.uniform(0.9, 1.1)  # noqa: S311  # out of step
-    return rest if found.next_due is None else max(SHORTEST, min(rest, found.next_due))
+def _rest_after(found: MaintenanceResult) -> float:
+    rest = SUSPICION_INTERVAL if found.suspects else REGULAR_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311  # out of step
+    return rest if found.next_due is None else max(MIN_INTERVAL, min(rest, found.next_due))

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Mapping
 from time import monotonic
 
-from pgqrs.client.result_waits import Waits
-from pgqrs.codecs.base import is_sealing, sealed
+from pgqrs.client.result_waits import ResultWaits
+from pgqrs.codecs.base import is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, shown_error
-from pgqrs.codecs.records import naming
+from pgqrs.codecs.records import value_context
 from pgqrs.engine.lifecycle import Parked, RunStopped
 from pgqrs.errors import (
     DatabaseError,
@@ -23,15 +23,15 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
-from pgqrs.storage.claim_connection import MOST_BYTES
-from pgqrs.storage.records import ClaimedRun, RunLeave
+from pgqrs.storage.claim_connection import MAX_CLAIM_BYTES
+from pgqrs.storage.records import ClaimedRun, RunRelease
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 from pgqrs.workflow.arguments import decode_input
-from pgqrs.workflow.context import Host, PyWorkflow
+from pgqrs.workflow.context import ContextHost, PyWorkflow
 from pgqrs.workflow.definition import Definition
 
-LAST_WAIT = 5.0
+REQUEUE_TIMEOUT = 5.0
 """How long tasks may take to end, in seconds, once their runs have been left; then once they are cancelled."""
 
 FIRST_MISFIT = 0.5
@@ -40,19 +40,19 @@ FIRST_MISFIT = 0.5
 MISFIT_FACTOR = 1.5
 """By how much longer than before it is left alone each time."""
 
-LONGEST_MISFIT = 60.0
+MAX_MISFIT = 60.0
 """The longest that it is left alone, in seconds."""
 
 AVOIDED = 2
 """How many times as long as others the worker that it did not fit leaves it alone."""
 
-MOST_AVOIDED = 1000
+MAX_AVOIDED = 1000
 """How many workflows that did not fit a claim passes over at most."""
 
 HANDING = 15.0
 """How long, in seconds, the handing back of a run may take beside the grace."""
 
-MOST_HELD = 10
+MAX_HELD = 10
 """Most runs that a worker holds, as a multiple of its concurrency, those that wait for others included."""
 
 _STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
@@ -61,7 +61,7 @@ _UNRECORDED = (DatabaseError, SchemaError)
 _logger = logging.getLogger("pgqrs")
 
 
-class Held:
+class ClaimedTask:
     """A claimed run, and the task that carries it out; `adopted` once its context has the run."""
 
     __slots__ = ("adopted", "claimed", "context", "task")
@@ -73,7 +73,7 @@ class Held:
         self.task: asyncio.Task[None] | None = None
 
 
-class Runs:
+class WorkflowRunner:
     """Carries claimed runs out, a task each, `concurrency` at once; no error of a workflow leaves it.
 
     `over` is called with a workflow's id whenever a run of it has been left, and a slot is free again.
@@ -81,22 +81,22 @@ class Runs:
 
     def __init__(
         self,
-        host: Host,
+        host: ContextHost,
         store: Store,
         definitions: Mapping[str, Definition],
         concurrency: int,
         over: Callable[[int], object],
         *,
-        waits: Waits | None = None,
+        waits: ResultWaits | None = None,
     ) -> None:
-        self._waits = Waits() if waits is None else waits
+        self._waits = ResultWaits() if waits is None else waits
         self._has_warned = False
         self._host = host
         self._store = store
         self._definitions = definitions
         self._concurrency = concurrency
         self._over = over
-        self._held: set[Held] = set()
+        self._held: set[ClaimedTask] = set()
         self._bytes = 0
         self._misfits: set[str] = set()
         self._avoided: dict[int, float] = {}
@@ -114,7 +114,7 @@ class Runs:
         if not self._waits:
             return self._concurrency - held
         waiting = sum(each.claimed.workflow_id in self._waits for each in self._held)
-        most = MOST_HELD * self._concurrency
+        most = MAX_HELD * self._concurrency
         if held >= most and waiting == held and not self._has_warned:
             self._has_warned = True
             _logger.warning(
@@ -127,24 +127,24 @@ class Runs:
     @property
     def room(self) -> int:
         """How many bytes of input more can be held now."""
-        return MOST_BYTES - self._bytes
+        return MAX_CLAIM_BYTES - self._bytes
 
     def avoided(self) -> list[int]:
         """Return the ids of workflows that did not fit a moment ago, and that others are to claim first."""
         now = monotonic()
         self._avoided = {each: until for each, until in self._avoided.items() if until > now}
-        return list(self._avoided)[-MOST_AVOIDED:]
+        return list(self._avoided)[-MAX_AVOIDED:]
 
-    def take(self, claimed: ClaimedRun) -> None:
+    def run(self, claimed: ClaimedRun) -> None:
         """Carry a claimed run out."""
         self._bytes += len(claimed.input)
-        held = Held(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
+        held = ClaimedTask(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
         self._held.add(held)
         self._store.changing.add(claimed.workflow_id)
         name = f"pgqrs-workflow-{claimed.workflow_id}"
         held.task = asyncio.get_running_loop().create_task(self._hold(held), name=name)
 
-    async def _hold(self, held: Held) -> None:
+    async def _hold(self, held: ClaimedTask) -> None:
         try:
             await self.carry_out(held)
         finally:
@@ -154,7 +154,7 @@ class Runs:
             self._bytes -= len(held.claimed.input)
             self._over(held.claimed.workflow_id)
 
-    async def carry_out(self, held: Held) -> None:
+    async def carry_out(self, held: ClaimedTask) -> None:
         """Carry a run out to one of its ends; whatever is not recorded of it then is left for a later claim."""
         claimed = held.claimed
         try:
@@ -178,14 +178,14 @@ class Runs:
             _logger.warning("a run of workflow %s (%r) crashed: %s", claimed.workflow_id, claimed.name, shown)
             self._give_up(held)
 
-    def _give_up(self, held: Held) -> None:
+    def _give_up(self, held: ClaimedTask) -> None:
         """Leave a run that is not settled for a later claim, as after a crash."""
         if held.adopted:
             held.context.give_up()
         else:
             self._store.abandon(held.claimed.workflow_id, held.claimed.epoch, held.claimed.claim)
 
-    async def _begin(self, held: Held) -> None:
+    async def _begin(self, held: ClaimedTask) -> None:
         """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
         claimed, context = held.claimed, held.context
         definition = self._definitions[claimed.name]
@@ -196,18 +196,18 @@ class Runs:
             await context.fail(error)
             return
         try:
-            with naming(claimed.workflow_id):
+            with value_context(claimed.workflow_id):
                 args, kwargs = decode_input(self._host.codec, definition, claimed.input)
         except Exception as misfit:  # noqa: BLE001  # whatever a codec raises
             await self._fails_to_fit(held, definition, misfit)
             return
         await self._adopt(held)
         if self._draining:
-            await context.hand_back(0.0)
+            await context.requeue(0.0)
             return
         await definition.function(context, *args, **kwargs)
 
-    async def _fails_to_fit(self, held: Held, definition: Definition, error: Exception) -> None:
+    async def _fails_to_fit(self, held: ClaimedTask, definition: Definition, error: Exception) -> None:
         """Leave a workflow that a newer process may have enqueued for a newer worker, at last with its error."""
         claimed, context = held.claimed, held.context
         if claimed.attempts >= definition.max_attempts:
@@ -216,7 +216,7 @@ class Runs:
             await context.fail(error)
             return
         # Others are to find it first.
-        wait = min(FIRST_MISFIT * MISFIT_FACTOR ** (claimed.attempts - 1), LONGEST_MISFIT)
+        wait = min(FIRST_MISFIT * MISFIT_FACTOR ** (claimed.attempts - 1), MAX_MISFIT)
         self._avoided[claimed.workflow_id] = monotonic() + AVOIDED * wait
         level = logging.INFO if claimed.name in self._misfits else logging.WARNING
         self._misfits.add(claimed.name)
@@ -226,14 +226,14 @@ class Runs:
             "%d times: %s",
             claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
         )  # fmt: skip
-        told = sealed(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
-        left = RunLeave(
+        told = seal_error(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
+        left = RunRelease(
             claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=told, claim=claimed.claim
         )
-        await self._store.write_last(left)
+        await self._store.write_end(left)
 
-    async def _adopt(self, held: Held) -> None:
-        await held.context.adopt(held.claimed, store=self._store)
+    async def _adopt(self, held: ClaimedTask) -> None:
+        await held.context.attach_run(held.claimed, store=self._store)
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 
@@ -248,8 +248,8 @@ class Runs:
         """Leave a run for another executor, however long the database is away; one that has ended stays so."""
         while True:
             try:
-                left = RunLeave(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
-                await self._store.write_last(left)
+                left = RunRelease(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
+                await self._store.write_end(left)
             except PgqrsError as error:
                 if isinstance(error, _STALE):
                     return
@@ -257,7 +257,7 @@ class Runs:
             else:
                 return
 
-    def hurry(self, grace: float) -> None:
+    def shorten_grace(self, grace: float) -> None:
         """Let the drain, which may have begun, leave steps `grace` seconds at most."""
         deadline = monotonic() + grace
         if self._deadline is None or deadline < self._deadline:
@@ -284,11 +284,11 @@ class Runs:
                 self._handing.add(task)
                 task.add_done_callback(self._handing.discard)
 
-    async def _hand_back(self, held: Held, grace: float) -> None:
+    async def _hand_back(self, held: ClaimedTask, grace: float) -> None:
         """Let another worker go on with a run, without burning an attempt."""
         try:
             async with asyncio.timeout(grace + HANDING):
-                await held.context.hand_back(grace)
+                await held.context.requeue(grace)
         except (PgqrsError, TimeoutError) as error:
             # What keeps it from being recorded may keep the end of this executor too: others will find it dead.
             _logger.warning(
@@ -303,6 +303,6 @@ class Runs:
                 for task in tasks:
                     task.cancel()
             if tasks:
-                await asyncio.wait(tasks, timeout=LAST_WAIT)
+                await asyncio.wait(tasks, timeout=REQUEUE_TIMEOUT)
         if self._held:
             _logger.warning("pgqrs: %d workflows do not end although they were cancelled", len(self._held))

@@ -16,13 +16,13 @@ NEVER = float("inf")
 FIRST_DELAY = 0.1
 """How long after a failure the next turn is, in seconds; it doubles from failure to failure."""
 
-LONGEST_DELAY = 2.0
+MAX_DELAY = 2.0
 """The longest time between two turns that fail, in seconds."""
 
 _logger = logging.getLogger("pgqrs")
 
 
-class Duty:
+class PeriodicService:
     """Something done again and again until `stop`, whatever goes wrong in between.
 
     A subclass says in `turn` what is done, and how long to rest afterwards. A failure is logged once, however
@@ -37,7 +37,7 @@ class Duty:
         self._stopping = False
         self._failures = 0
 
-    async def turn(self) -> float:
+    async def run_once(self) -> float:
         """Do the duty once, and return for how many seconds to rest unless `wake` is called."""
         raise NotImplementedError
 
@@ -66,7 +66,7 @@ class Duty:
     async def _attempt(self) -> float:
         self._woken.clear()
         try:
-            seconds = await self.turn()
+            seconds = await self.run_once()
         except Exception as error:  # noqa: BLE001  # a duty that ends in silence is worse than any error
             # Whoever wakes a duty knows nothing of its failures.
             self._woken.clear()
@@ -84,7 +84,7 @@ class Duty:
                 "pgqrs: %s failed and is tried again: %s", self.name, shown_error(error), exc_info=unexpected
             )
         self._failures += 1
-        delay = min(FIRST_DELAY * 2.0 ** min(self._failures - 1, 10), LONGEST_DELAY)
+        delay = min(FIRST_DELAY * 2.0 ** min(self._failures - 1, 10), MAX_DELAY)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not come back in step
 
     async def _rest(self, seconds: float) -> None:

@@ -10,21 +10,21 @@ from types import TracebackType
 from typing import Final, Self, TypeVar, cast
 
 from pgqrs.client.admin import Admin
-from pgqrs.client.enqueue import checked_seconds
-from pgqrs.client.loop_state import Here
+from pgqrs.client.enqueue import validate_seconds
+from pgqrs.client.loop_state import LoopState
 from pgqrs.codecs.base import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
-from pgqrs.storage.claim_connection import Tick, Watch
+from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queries.channels import mark_of
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.validation import check_name
-from pgqrs.worker.blocked_loop import Lag
-from pgqrs.worker.claimer import Claims
-from pgqrs.worker.maintenance import Ticks
+from pgqrs.worker.blocked_loop import BlockedLoopDetector
+from pgqrs.worker.claimer import Claimer
+from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
-from pgqrs.worker.runner import Runs
+from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.workflow.definition import Definition, definition_of
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Worker:
         self._definitions = _definitions_of(workflows)
         self._queues = _checked_queues(queues)
         self._concurrency = _checked_concurrency(concurrency)
-        self._grace = checked_seconds("grace", grace) or 0.0
+        self._grace = validate_seconds("grace", grace) or 0.0
         self._services: _Services | None = None
         self._draining: asyncio.Task[None] | None = None
         self._asked_to_stop = asyncio.Event()
@@ -109,7 +109,7 @@ class Worker:
         if self._asked_to_stop.is_set():
             _logger.warning("pgqrs: a second signal: the worker stops now")
             if self._services is not None:
-                self._services.runs.hurry(0.0)
+                self._services.runs.shorten_grace(0.0)
         else:
             _logger.info("pgqrs: the worker drains, and steps have %g s to end", self._grace)
             self._asked_to_stop.set()
@@ -135,7 +135,7 @@ class Worker:
         if self._started:
             raise ConfigurationError("a Worker works once: make another one.")
         self._started = True
-        here = await self._admin.here()
+        here = await self._admin.loop_state()
         services = _Services(self._admin, here, self._definitions, self._queues, self._concurrency)
         await services.start()
         self._services = services
@@ -149,17 +149,17 @@ class Worker:
         attempt is counted for it. `grace` is that of the worker where it is not given. Called again it waits for
         the same end, which a shorter grace brings nearer; a caller that is cancelled leaves no grace.
         """
-        seconds = self._grace if grace is None else checked_seconds("grace", grace) or 0.0
+        seconds = self._grace if grace is None else validate_seconds("grace", grace) or 0.0
         self._asked_to_stop.set()
         if self._services is None:
             return
-        self._services.runs.hurry(seconds)
+        self._services.runs.shorten_grace(seconds)
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="pgqrs-drain")
         try:
             await asyncio.shield(self._draining)
         except asyncio.CancelledError:
-            self._services.runs.hurry(0.0)
+            self._services.runs.shorten_grace(0.0)
             await asyncio.wait([self._draining])
             raise
 
@@ -175,7 +175,7 @@ class _Services:
     def __init__(
         self,
         admin: Admin,
-        here: Here,
+        here: LoopState,
         definitions: Mapping[str, Definition],
         queues: Sequence[str],
         concurrency: int,
@@ -185,27 +185,27 @@ class _Services:
         self._names = list(definitions)
         self._queues = queues
         self._marks = {mark_of(queue) for queue in queues}
-        self._watch: Watch | None = None
+        self._watch: ClaimConnection | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
-        self.runs = Runs(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
-        self._claims = Claims(self._claim, self.runs)
-        self._ticks = Ticks(self._tick, self._claims.nudge, here.store.clock)
-        self._lag = Lag(here.store.runs)
+        self.runs = WorkflowRunner(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
+        self._claims = Claimer(self._claim, self.runs)
+        self._ticks = Maintenance(self._tick, self._claims.nudge, here.store.clock)
+        self._lag = BlockedLoopDetector(here.store.runs)
 
     async def start(self) -> None:
         """Connect, show that this executor lives, and begin."""
-        self._watch = await self._here.store.watch(self._rung)
-        self._here.doorbell.listen(self._rung_here)
+        self._watch = await self._here.store.claim_connection(self._rung)
+        self._here.notifier.listen(self._rung_here)
         self._lag.start()
         self._ticks.start()
         self._claims.start()
 
     async def stop(self) -> None:
         """Claim no more, hand back what runs (the grace is set with `Runs.hurry`), and disconnect."""
-        self._here.doorbell.ignore(self._rung_here)
+        self._here.notifier.unlisten(self._rung_here)
         await asyncio.gather(self._claims.stop(), self._ticks.stop())
         with suppress(PgqrsError):
-            await self._claims.settle()
+            await self._claims.take_unanswered()
         await self.runs.drain()
         await self._lag.stop()
         if self._watch is not None:
@@ -215,9 +215,9 @@ class _Services:
         assert self._watch is not None  # noqa: S101  # connected before
         return await self._in_time(self._watch.claim(self._names, self._queues, limit, room, self.runs.avoided()))
 
-    async def _tick(self) -> Tick:
+    async def _tick(self) -> MaintenanceResult:
         assert self._watch is not None  # noqa: S101  # connected before
-        found = await self._in_time(self._watch.tick(self._names, self._queues))
+        found = await self._in_time(self._watch.run_maintenance(self._names, self._queues))
         for each in set(found.others) - self._codecs_told:
             self._codecs_told.add(each)
             name, codec = each
@@ -250,8 +250,8 @@ class _Services:
             self._claims.nudge()
 
     def _over(self, workflow_id: int) -> None:
-        self._claims.freed()
-        self._here.results.tell(workflow_id)
+        self._claims.slot_freed()
+        self._here.results.notify_finished(workflow_id)
 
 
 def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:

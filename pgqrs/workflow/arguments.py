@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from pgqrs.codecs.annotations import bound_to_input
-from pgqrs.codecs.base import Codec, Encoded, is_typed, placed
+from pgqrs.codecs.annotations import input_codec
+from pgqrs.codecs.base import Codec, Encoded, codec_at, is_typed
 from pgqrs.workflow.definition import Definition
 
 
-def check_fits(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise `TypeError` where a workflow's function cannot be called with a context and these arguments."""
     try:
         _signature_of(definition.function).bind(None, *args, **kwargs)
@@ -26,8 +26,8 @@ def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kw
     Raises `SerializationError`, and `ConfigurationError` where the codec cannot carry what a parameter is
     annotated with.
     """
-    typed = bound_to_input(codec, definition.function, len(args), tuple(kwargs))
-    return placed(typed, "input", definition.name).encode(
+    typed = input_codec(codec, definition.function, len(args), tuple(kwargs))
+    return codec_at(typed, "input", definition.name).encode(
         {"args": args if is_typed(codec) else list(args), "kwargs": kwargs}
     )
 
@@ -37,16 +37,16 @@ def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple
 
     Raises `TypeError` where they do not fit the function, and as `encode_input` does.
     """
-    given = placed(codec, "input", definition.name).decode(text)
-    check_fits(definition, given["args"], given["kwargs"])
+    given = codec_at(codec, "input", definition.name).decode(text)
+    check_arguments(definition, given["args"], given["kwargs"])
     if is_typed(codec):
         count, names = len(given["args"]), tuple(given["kwargs"])
-        typed = bound_to_input(codec, definition.function, count, names)
-        given = placed(typed, "input", definition.name).decode(text)
+        typed = input_codec(codec, definition.function, count, names)
+        given = codec_at(typed, "input", definition.name).decode(text)
     return tuple(given["args"]), given["kwargs"]
 
 
-def are_same(codec: Codec, definition: Definition, text: str, other: str) -> bool:
+def are_same_inputs(codec: Codec, definition: Definition, text: str, other: str) -> bool:
     """Tell whether two recorded inputs of a workflow stand for the same arguments, however they were given.
 
     One that cannot be read is taken for the same: nothing can be said of it.

@@ -9,20 +9,20 @@ from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs.clock import seconds_of
-from pgqrs.codecs.annotations import Returns
+from pgqrs.clock import parse_seconds
+from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
-from pgqrs.codecs.records import naming
+from pgqrs.codecs.records import value_context
 from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run, RunOptions, run_of
-from pgqrs.engine.scope import Execution, scope_of
-from pgqrs.engine.step_runner import Steps
+from pgqrs.engine.scope import StepExecution, scope_of
+from pgqrs.engine.step_runner import StepRunner
 from pgqrs.errors import (
     SessionError,
     WorkflowFinishedError,
     WorkflowInProgressError,
 )
-from pgqrs.storage.records import Claim, ClaimedRun, History, Outcome
+from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, WorkflowStatus
 from pgqrs.validation import check_name, escaped
@@ -33,10 +33,10 @@ R = TypeVar("R")
 
 _PLAIN = RunOptions()
 
-_BY_HAND: tuple[int | None, Returns | None] = None, None
+_NO_CALL: tuple[int | None, ReturnType | None] = None, None
 
 
-class Host(Protocol):
+class ContextHost(Protocol):
     """What a context needs of the `Admin` that made it."""
 
     @property
@@ -62,7 +62,7 @@ class PyWorkflow:
     is_typed: bool = False
     """Whether its codec goes by types: values that are not JSON are then arguments as any other."""
 
-    def __init__(self, host: Host, workflow_id: int, name: str) -> None:
+    def __init__(self, host: ContextHost, workflow_id: int, name: str) -> None:
         self._host = host
         self._id = workflow_id
         self._name = name
@@ -72,7 +72,7 @@ class PyWorkflow:
         self._run: Run | None = None
         self._starting = asyncio.Lock()
         self._is_to_run_again = False
-        self._call = _BY_HAND
+        self._call = _NO_CALL
         if is_typed(host.codec):
             self.is_typed = True
 
@@ -95,7 +95,7 @@ class PyWorkflow:
         It is on the application's engine; see `Admin`. Raises `SessionError` outside such a step.
         """
         place = scope_of(self._owner)
-        session = place.session if isinstance(place, Execution) else None
+        session = place.session if isinstance(place, StepExecution) else None
         if session is None:
             raise SessionError(
                 f"ctx.session of workflow {self._id} is there only in a step, while it is called: decorate that "
@@ -123,7 +123,7 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        with run.stopping.telling():
+        with run.stopping.raising_stops():
             await run.succeed(output)
 
     async def fail(self, error: str | BaseException) -> None:
@@ -133,7 +133,7 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        with run.stopping.telling():
+        with run.stopping.raising_stops():
             await run.fail(error)
 
     async def acquire_step(self, step_id: str) -> StepResult:
@@ -145,23 +145,23 @@ class PyWorkflow:
         error, if that is its outcome, `InvalidNameError`, `StepCycleError` for a step that would wait for
         itself, and `WorkflowFencedError` for a stale run.
         """
-        (fingerprint, returns), self._call = self._call, _BY_HAND
+        (fingerprint, returns), self._call = self._call, _NO_CALL
         check_name("step id", step_id)
         place = scope_of(self._owner)
         if place is None:
             place = await self._current()
-        steps: Steps = place.run.steps
+        steps: StepRunner = place.run.steps
         codec = steps.codec
         if not steps.is_plain:
-            codec, fingerprint = steps.terms(step_id, returns, fingerprint)
-        found = steps.take(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
-        if isinstance(found, Outcome):
+            codec, fingerprint = steps.codec_and_fingerprint(step_id, returns, fingerprint)
+        found = steps.try_acquire(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
+        if isinstance(found, StoredOutcome):
             if step_id in steps.asked:
-                steps.answered_again(step_id, returns)
+                steps.on_repeated_answer(step_id, returns)
             else:
                 steps.asked[step_id] = returns
             if found.error is not None:
-                raise steps.replayed(step_id, found.error)
+                raise steps.replay_error(step_id, found.error)
             return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
         steps.asked[step_id] = returns
         if returns is not None:
@@ -169,7 +169,7 @@ class PyWorkflow:
         found.hold_task_weakly()
         return StepResult(StepAction.EXECUTE, guard=ManualGuard(steps, found, codec))
 
-    def calls_with(self, fingerprint: int, returns: Returns) -> None:
+    def calls_with(self, fingerprint: int, returns: ReturnType) -> None:
         """Tell of the step that is acquired next, and at once, what it is called with and returns; for `@step`."""
         self._call = fingerprint, returns
 
@@ -192,7 +192,7 @@ class PyWorkflow:
         number, or more than a century.
         """
         step_id = _named("sleep", id)
-        seconds = max(0.0, seconds_of("delay", delay))
+        seconds = max(0.0, parse_seconds("delay", delay))
         run = await self._current()
         fingerprint = fingerprint_of((seconds,), {})
         await sleeping.sleep(run, step_id, fingerprint, lambda now: now + timedelta(seconds=seconds))
@@ -227,7 +227,7 @@ class PyWorkflow:
             claim = await store.claim(self._id, timeout)
             if not claim.succeeded:
                 try:
-                    await self._take(store, claim.epoch, claim.token, timeout, can_park=False)
+                    await self._new_run(store, claim.epoch, claim.token, timeout, can_park=False)
                 except BaseException:
                     store.abandon(self._id, claim.epoch, claim.token)
                     raise
@@ -235,16 +235,16 @@ class PyWorkflow:
             store.changing.discard(self._id)
         return claim
 
-    async def adopt(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:
+    async def attach_run(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:
         """Make a run that was claimed in the database the first of this context's, which nobody else has yet.
 
         `can_park` tells that a worker claimed it, and will claim it again when it parks. `store` is the event
         loop's, looked up where it is not given.
         """
         store = await self._host.store() if store is None else store
-        await self._take(store, claimed.epoch, claimed.claim, claimed.left, can_park=can_park)
+        await self._new_run(store, claimed.epoch, claimed.claim, claimed.seconds_left, can_park=can_park)
 
-    async def hand_back(self, grace: float = 0.0) -> None:
+    async def requeue(self, grace: float = 0.0) -> None:
         """Leave the run for another worker to go on with at once; the step that executes has `grace` seconds.
 
         The call of the function then raises `Parked`, unless it came to its end before. Nothing happens where no
@@ -252,14 +252,14 @@ class PyWorkflow:
         """
         run = self._run
         if run is not None and run.may_write:
-            await run.hand_back(grace)
+            await run.requeue(grace)
 
     def give_up(self) -> None:
         """Leave a run that was neither ended nor left nor lost for a later claim, as after a crash."""
         if self._run is not None:
-            self._run.give_up()
+            self._run.abandon_unfinished()
 
-    async def _take(self, store: Store, epoch: int, token: int, left: float | None, *, can_park: bool) -> None:
+    async def _new_run(self, store: Store, epoch: int, token: int, left: float | None, *, can_park: bool) -> None:
         history = History({}, {}, left)
         if epoch > 1:  # before the first run there was nobody to record anything
             history = await store.history(self._id)
@@ -275,7 +275,7 @@ class PyWorkflow:
             can_park=can_park,
         )
 
-    async def _enter(self, options: RunOptions, *, again: bool) -> Run | Claim:
+    async def _begin_body(self, options: RunOptions, *, again: bool) -> Run | Claim:
         """Return the run whose body may begin now, or the claim that tells the workflow's recorded output."""
         async with self._starting:
             if (self._run is not None and self._run.in_body) or (self._is_to_run_again and not again):
@@ -299,22 +299,22 @@ class PyWorkflow:
         """
         again = False
         while True:
-            entered = await self._enter(options, again=again)
+            entered = await self._begin_body(options, again=again)
             if isinstance(entered, Claim):
                 return cast(R, self._decoded(entered.output, options))
-            entered.enter(options)
+            entered.enter_body(options)
             try:
                 entered.check()
-                entered.expect(options)
-                return cast(R, await entered.returned(await body()))
+                entered.bind_output(options)
+                return cast(R, await entered.on_return(await body()))
             except BaseException as error:
-                delay = await entered.raised(error)
+                delay = await entered.on_error(error)
                 if delay is None:
                     raise
             finally:
-                entered.leave()
-            if entered.successor is not None:
-                self._run = entered.successor
+                entered.exit_body()
+            if entered.replay_run is not None:
+                self._run = entered.replay_run
             self._is_to_run_again = again = True
             try:
                 await entered.stopping.clock.sleep(delay)
@@ -322,7 +322,7 @@ class PyWorkflow:
                 self._is_to_run_again = False
 
     def _decoded(self, output: str | None, options: RunOptions) -> Any:
-        with naming(self._id):
+        with value_context(self._id):
             return None if output is None else options.codec(self._host.codec, self._id).decode(output)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from pgqrs.codecs.annotations import Returns
+from pgqrs.codecs.annotations import ReturnType
 from pgqrs.retry import RetryPolicy
 
 _DEFINITION = "__pgqrs_workflow__"
@@ -21,7 +21,7 @@ class Definition:
 
     name: str
     function: Callable[..., Coroutine[Any, Any, Any]]
-    returns: Returns
+    returns: ReturnType
     retry: RetryPolicy | None = None
     timeout: float | None = None
     max_attempts: int = 20

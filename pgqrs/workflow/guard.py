@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from pgqrs.codecs.base import Codec, Encoded, refusal
+from pgqrs.codecs.base import Codec, Encoded, as_serialization_error
 from pgqrs.codecs.failures import is_terminal
-from pgqrs.engine.scope import Execution
-from pgqrs.engine.step_runner import Steps
+from pgqrs.engine.scope import StepExecution
+from pgqrs.engine.step_runner import StepRunner
 from pgqrs.errors import (
     GuardUsedError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.records import Outcome
+from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepAction
 
 
@@ -26,7 +26,7 @@ class StepGuard:
 
     __slots__ = ("_codec", "_encoded", "_execution", "_state", "_steps")
 
-    def __init__(self, steps: Steps, execution: Execution, codec: Codec) -> None:
+    def __init__(self, steps: StepRunner, execution: StepExecution, codec: Codec) -> None:
         self._steps = steps
         self._execution = execution
         self._codec = codec
@@ -48,23 +48,25 @@ class StepGuard:
             encoded = self._codec.encode(value)
         except Exception as error:
             self._state = "refused"
-            refused = refusal(error).of(workflow_id=steps.workflow_id, step_id=self._execution.step_id)
+            refused = as_serialization_error(error).of(
+                workflow_id=steps.workflow_id, step_id=self._execution.step_id
+            )
             await steps.fail(self._execution, refused, terminal=True)
             raise refused from error
         except BaseException:
-            steps.give_up(self._execution)
+            steps.abandon(self._execution)
             raise
         recorded = await steps.record(self._execution, encoded.text)
         if recorded.output is encoded.text:
             return encoded.value
-        return steps.answer(self._execution.step_id, recorded, self._codec)
+        return steps.value_of(self._execution.step_id, recorded, self._codec)
 
     def _committed_value(self) -> Any:
         step_id, encoded = self._execution.step_id, self._encoded
         recorded = self._steps.outcomes[step_id]
         if encoded is not None and recorded.output is encoded.text:
             return encoded.value
-        return self._steps.answer(step_id, recorded, self._codec)
+        return self._steps.value_of(step_id, recorded, self._codec)
 
     async def transact(self, body: Callable[[], Awaitable[Any]]) -> None:
         """Carry out an attempt in a transaction that records what `body` returns; for `@step`.
@@ -81,7 +83,7 @@ class StepGuard:
         try:
             self._encoded = self._codec.encode(value)
         except Exception as error:
-            refused = refusal(error)
+            refused = as_serialization_error(error)
             raise refused.of(workflow_id=self._steps.workflow_id, step_id=self._execution.step_id) from error
         return self._encoded.text
 
@@ -104,13 +106,13 @@ class StepGuard:
             transient = isinstance(error, BaseException) and not is_terminal(error)
         await self._steps.fail(self._execution, error, terminal=not transient)
 
-    async def rest(self) -> None:
+    async def wait_for_retry(self) -> None:
         """Wait until the next attempt is due, after those that failed in an earlier run; for `@step`."""
-        await self._steps.rest(self._execution)
+        await self._steps.wait_for_retry(self._execution)
 
     async def retry(self, error: Exception, policy: RetryPolicy) -> bool:
         """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
-        return self._state != "committed" and await self._steps.try_again(self._execution, error, policy)
+        return self._state != "committed" and await self._steps.retry(self._execution, error, policy)
 
     def abandon(self, crash: BaseException) -> None:
         """Give the step up without an outcome, as a crash would: the next caller executes it; for `@step`.
@@ -120,7 +122,7 @@ class StepGuard:
         """
         if self._state == "open":
             self._state = "used"
-            self._steps.give_up(self._execution, interrupted=isinstance(crash, asyncio.CancelledError))
+            self._steps.abandon(self._execution, interrupted=isinstance(crash, asyncio.CancelledError))
         self._steps.raise_outside(self._execution, crash)
 
     def _use(self) -> None:
@@ -154,7 +156,7 @@ class StepResult:
         status: StepAction,
         *,
         guard: StepGuard | None = None,
-        recorded: tuple[Steps, str, Outcome, Codec] | None = None,
+        recorded: tuple[StepRunner, str, StoredOutcome, Codec] | None = None,
     ) -> None:
         self.status = status
         # Any, for the caller looks at `status` and not at whether there is a guard.
@@ -167,7 +169,7 @@ class StepResult:
         if self._recorded is None:
             return None
         steps, step_id, outcome, codec = self._recorded
-        return steps.answer(step_id, outcome, codec)
+        return steps.value_of(step_id, outcome, codec)
 
     def __repr__(self) -> str:
         return f"<StepResult {self.status}>"

@@ -6,38 +6,38 @@ from collections.abc import Callable
 from datetime import datetime
 
 from pgqrs.engine.run import Run
-from pgqrs.engine.scope import Execution
+from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import StepMismatchError
 
 
 async def now(run: Run, step_id: str | None) -> datetime:
     """Return the time at which the run first asked for it at this place; `step_id` names the place."""
-    return await _recorded_time(run, step_id or run.steps.number(run.place, "now"), None, lambda now: now)
+    return await _recorded_time(run, step_id or run.steps.next_id(run.place, "now"), None, lambda now: now)
 
 
 async def sleep(
     run: Run, step_id: str | None, fingerprint: int | None, wake_up: Callable[[datetime], datetime]
 ) -> None:
     """Wait until the time that `wake_up` makes of the current one, when the run first gets here."""
-    due = await _recorded_time(run, step_id or run.steps.number(run.place, "sleep"), fingerprint, wake_up)
+    due = await _recorded_time(run, step_id or run.steps.next_id(run.place, "sleep"), fingerprint, wake_up)
     left = (due - await run.clock.now()).total_seconds()
-    await run.stopping.pause(run.stopping.clock.time() + left)
+    await run.stopping.wait_until(run.stopping.clock.time() + left)
 
 
 async def _recorded_time(
     run: Run, step_id: str, fingerprint: int | None, time: Callable[[datetime], datetime]
 ) -> datetime:
     steps = run.steps
-    codec, fingerprint = steps.terms(step_id, None, fingerprint)
+    codec, fingerprint = steps.codec_and_fingerprint(step_id, None, fingerprint)
     found = await steps.acquire(run.place, step_id, fingerprint)
-    if isinstance(found, Execution):
+    if isinstance(found, StepExecution):
         try:
             encoded = codec.encode(time(await run.clock.now()).isoformat())
         except BaseException:
-            steps.give_up(found)
+            steps.abandon(found)
             raise
         found = await steps.record(found, encoded.text)
-    recorded = steps.answer(step_id, found, codec)
+    recorded = steps.value_of(step_id, found, codec)
     try:
         return datetime.fromisoformat(recorded)
     except (ValueError, TypeError) as error:

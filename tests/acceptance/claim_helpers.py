@@ -36,11 +36,11 @@ class Claims:
         """Wait until a workflow of the function is ready and claim it; return its context and its arguments."""
         claimed = await until(self._claim, definition_of(function).name)
         ctx = PyWorkflow(self._admin, claimed.workflow_id, claimed.name)
-        await ctx.adopt(claimed)
+        await ctx.attach_run(claimed)
         return ctx, json.loads(claimed.input)["args"]
 
     async def _claim(self, name):
-        await self._watch.tick([name], ["default"])
+        await self._watch.run_maintenance([name], ["default"])
         found = await self._watch.claim([name], ["default"], 1)
         return found[0] if found else None
 
@@ -48,6 +48,6 @@ class Claims:
 @asynccontextmanager
 async def claims(admin):
     store = await admin.store()
-    watch = await store.watch(lambda _queue: None)
+    watch = await store.claim_connection(lambda _queue: None)
     yield Claims(admin, store, watch)
     await watch.close()

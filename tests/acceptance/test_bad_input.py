@@ -41,8 +41,8 @@ async def greeting(ctx: PyWorkflow, name: str) -> str:
 NAN, INF = float("nan"), float("inf")
 NUMBERS = {
     "timeout": [0, -1, 0.001, NAN, INF],
-    "patience": [-1, NAN, INF],
-    "expiry": [0, -1, 0.5, NAN, INF],
+    "outage_timeout": [-1, NAN, INF],
+    "heartbeat_timeout": [0, -1, 0.5, NAN, INF],
 }
 
 
@@ -355,7 +355,7 @@ async def test_a_call_before_install_names_what_installs(dsn, schema):
 @pytest.mark.plants_rows
 @pytest.mark.plants_rows
 async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(dsn, admin, sql, schema):
-    async with no_hang(), Admin(dsn, schema, patience=0.5) as own:  # they may come back
+    async with no_hang(), Admin(dsn, schema, outage_timeout=0.5) as own:  # they may come back
         ctx = await own.create_workflow("greeting")
         await ctx.start()
         await sql.execute(f'DROP SCHEMA "{schema}" CASCADE')

@@ -166,8 +166,8 @@ async def test_calls_that_hang_leave_their_places_to_others_and_are_named(admin,
     async def all_ended():
         return len(ended) == 3 and one_thread._left == 0
 
-    monkeypatch.setattr("pgqrs.engine.thread_pool.MOST_LEFT", 2)
-    monkeypatch.setattr("pgqrs.engine.attempts.MOST_LEFT", 2)
+    monkeypatch.setattr("pgqrs.engine.thread_pool.MAX_ABANDONED", 2)
+    monkeypatch.setattr("pgqrs.engine.offload.MAX_ABANDONED", 2)
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         for n in range(2):

@@ -80,8 +80,8 @@ async def test_many_are_written_in_order_and_each_is_run(admin):
 
 
 async def test_many_are_written_in_portions_bounded_in_rows_and_in_size(admin, sql, monkeypatch):
-    monkeypatch.setattr(submitter, "PORTION", 40)
-    monkeypatch.setattr(submitter, "PORTION_SIZE", 10_000)
+    monkeypatch.setattr(submitter, "BATCH_SIZE", 40)
+    monkeypatch.setattr(submitter, "BATCH_BYTES", 10_000)
     query = "SELECT count(*) FROM pgqrs_workflows WHERE queue = $1 GROUP BY xmin::text ORDER BY min(id)"
     for queue, size, counts in (("small", 10, [40, 40, 20]), ("large", 4_000, [3] * 33 + [1])):
         handles = await admin.options(queue=queue).enqueue_many(greet, [("x" * size,)] * 100)
@@ -93,7 +93,7 @@ async def test_many_are_written_in_portions_bounded_in_rows_and_in_size(admin, s
 
 
 async def test_many_are_made_no_sooner_than_they_are_written(admin, monkeypatch):
-    monkeypatch.setattr(submitter, "PORTION", 2)
+    monkeypatch.setattr(submitter, "BATCH_SIZE", 2)
 
     def names():
         yield from [("ann",), ("bob",)]

@@ -104,7 +104,7 @@ from pgqrs import Admin
 async def main():
     async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"]) as admin:
         ctx = await admin.get_workflow(1)
-        await (await admin.store()).beat()
+        await (await admin.store()).ensure_heartbeat()
         sql = await asyncpg.connect(os.environ["PGQRS_DSN"])
         executors = '"{}".pgqrs_executors'.format(os.environ["PGQRS_SCHEMA"])
         await sql.execute(f"UPDATE {executors} SET stopped_at = now()")

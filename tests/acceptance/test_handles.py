@@ -199,7 +199,7 @@ async def test_waiting_survives_an_outage_within_the_patience(dsn, schema, admin
 
 async def test_an_outage_beyond_the_patience_is_told_to_all_who_wait(dsn, schema, admin, sql):
     async with no_hang(), Wire(dsn, sql) as wire:
-        far = Admin(wire.dsn, schema, patience=0.5, timeout=2)
+        far = Admin(wire.dsn, schema, outage_timeout=0.5, timeout=2)
         handle = await far.enqueue(buy, "lamp")
         waiting = [asyncio.create_task(handle.result()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -217,7 +217,7 @@ async def test_closing_tells_those_who_wait(dsn, schema, admin):
     own = Admin(dsn, schema)
     handle = await own.enqueue(buy, "lamp")
     waiting = asyncio.create_task(handle.result())
-    here = await own.here()
+    here = await own.loop_state()
 
     async def waits():
         return handle.id in here.results._waiting
@@ -244,7 +244,7 @@ async def test_a_workflow_that_is_deleted_while_it_is_awaited_is_not_found(admin
 
 
 async def _is_awaited(admin, workflow_id):
-    return workflow_id in (await admin.here()).results._waiting
+    return workflow_id in (await admin.loop_state()).results._waiting
 
 
 async def test_a_loop_that_stands_still_again_and_again_is_no_outage(dsn, installed):
@@ -260,6 +260,6 @@ async def test_a_loop_that_stands_still_again_and_again_is_no_outage(dsn, instal
             await blocks(ctx, n)
         return 1
 
-    async with no_hang(), Admin(dsn, installed, timeout=0.2, patience=0.7) as admin, Worker(admin, [heavy]):
+    async with no_hang(), Admin(dsn, installed, timeout=0.2, outage_timeout=0.7) as admin, Worker(admin, [heavy]):
         handles = [await admin.enqueue(heavy) for _ in range(2)]
         assert [await each.result() for each in handles] == [1, 1]

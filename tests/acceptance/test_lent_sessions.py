@@ -68,7 +68,7 @@ async def test_a_workflow_enqueued_in_a_session_is_worked_off_soon_after_the_com
 @pytest.mark.parametrize("nested", [False, True], ids=["commit", "savepoint and commit"])
 async def test_the_doorbell_is_rung_after_the_commit_and_not_before(admin, sessions, nested):
     rung = asyncio.Event()
-    watch = await (await admin.store()).watch(lambda _queue: rung.set())
+    watch = await (await admin.store()).claim_connection(lambda _queue: rung.set())
     await watch.claim(["nothing"], ["default"], 1)  # it listens from here on
     try:
         async with sessions() as session:
@@ -77,7 +77,7 @@ async def test_the_doorbell_is_rung_after_the_commit_and_not_before(admin, sessi
                     await admin.options(session=session).enqueue(ship, 1)
             else:
                 await admin.options(session=session).enqueue(ship, 1)
-            await (await admin.here()).doorbell.close()  # what was to be rung has been
+            await (await admin.loop_state()).notifier.close()  # what was to be rung has been
             assert not rung.is_set()
             await session.commit()
         async with no_hang():
@@ -225,7 +225,7 @@ async def test_a_running_workflow_hears_of_a_cancellation_that_was_committed(dsn
         began.set()
         await ctx.sleep(60)
 
-    async with Admin(dsn, schema, expiry=1.5) as admin, Worker(admin, [sleeper]), no_hang():
+    async with Admin(dsn, schema, heartbeat_timeout=1.5) as admin, Worker(admin, [sleeper]), no_hang():
         handle = await admin.enqueue(sleeper)
         await began.wait()
         async with sessions() as session, session.begin():
@@ -336,7 +336,7 @@ async def test_in_autocommit_nobody_claims_a_workflow_in_the_middle_of_its_cance
 async def test_a_cancellation_that_waits_for_a_claim_asks_the_one_who_claimed(admin, sql, in_isolation, level):
     handle = await admin.enqueue(ship, 1)
     store = await admin.store()
-    await store.beat()
+    await store.ensure_heartbeat()
     async with AsyncSession(in_isolation(level)) as session, no_hang():
         async with sql.transaction():
             await sql.execute(

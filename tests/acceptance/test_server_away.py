@@ -223,7 +223,7 @@ async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
         return found
 
     errors = []
-    async with Admin(server.dsn, schema_name, patience=0.3, timeout=2) as impatient:
+    async with Admin(server.dsn, schema_name, outage_timeout=0.3, timeout=2) as impatient:
         ctx = await impatient.create_workflow("wf")
         async with asyncio.timeout(40):
             with pytest.raises(DatabaseUnavailableError):

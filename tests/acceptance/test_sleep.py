@@ -629,12 +629,12 @@ async def test_a_run_is_handed_back_for_another_to_go_on(sql, claimer):
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
         await waiting.wait()
-        await ctx.hand_back()
+        await ctx.requeue()
         with pytest.raises(Parked):
             await task
         handed = await row(sql, workflow_id)
         assert (handed["status"], handed["executor"], handed["attempts"]) == ("PENDING", None, 0)
-        await ctx.hand_back()
+        await ctx.requeue()
         assert await claimer.run(wf) == "second"
 
 
@@ -657,7 +657,7 @@ async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, clai
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
         await started.wait()
-        handing = asyncio.create_task(ctx.hand_back(60))
+        handing = asyncio.create_task(ctx.requeue(60))
         await asyncio.sleep(0)
         release.set()
         await handing
@@ -686,7 +686,7 @@ async def test_a_workflow_that_ends_within_the_grace_has_ended(sql, claimer):
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
         await started.wait()
-        handing = asyncio.create_task(ctx.hand_back(60))
+        handing = asyncio.create_task(ctx.requeue(60))
         await asyncio.sleep(0)
         release.set()
         await handing
@@ -713,7 +713,7 @@ async def test_after_the_grace_a_step_is_interrupted(sql, claimer):
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
         await started.wait()
-        await ctx.hand_back(0.05)
+        await ctx.requeue(0.05)
         with pytest.raises(Parked):
             await task
         assert await claimer.run(wf) == "done"
@@ -722,6 +722,6 @@ async def test_after_the_grace_a_step_is_interrupted(sql, claimer):
 async def test_a_run_that_never_began_is_handed_back(sql, claimer):
     workflow_id = await claimer.submit(sleeper, 0)
     ctx, _ = await claimer.adopt(sleeper)
-    await ctx.hand_back()
+    await ctx.requeue()
     assert (await row(sql, workflow_id))["status"] == "PENDING"
     assert await claimer.run(sleeper) == ["before", "after"]

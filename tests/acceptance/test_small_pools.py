@@ -32,7 +32,7 @@ async def only(dsn, schema, sessions):
         pool_size=1,
         max_overflow=0,
     )
-    async with Admin(engine, schema, timeout=5, patience=5) as admin:
+    async with Admin(engine, schema, timeout=5, outage_timeout=5) as admin:
         yield admin
     await engine.dispose()
 
@@ -144,7 +144,7 @@ async def test_the_connection_beside_the_pool_is_kept_for_a_while_and_made_anew(
     (first,) = await backends("nextval")
     await asyncio.gather(*(store.ids.block(1) for _ in range(5)))
     assert await backends("nextval") == {first}
-    monkeypatch.setattr(aside, "LINGER", 0.01)
+    monkeypatch.setattr(aside, "IDLE_TIMEOUT", 0.01)
     await store.ids.block(1)
 
     async def is_gone():
@@ -199,6 +199,6 @@ async def test_a_server_that_stays_away_is_told_within_the_patience(dsn, schema,
         raise ConnectionRefusedError
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
-    async with Admin(engine, schema, timeout=1, patience=0.2) as away:
+    async with Admin(engine, schema, timeout=1, outage_timeout=0.2) as away:
         with pytest.raises(DatabaseUnavailableError):
             await (await away.store()).ids.block(1)

@@ -409,7 +409,7 @@ async def test_a_guard_by_hand_raises_the_stop_that_was_told_while_it_was_open(a
 
 
 async def test_a_body_that_awaits_something_foreign_hears_of_a_cancellation(admin, sql, monkeypatch):
-    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWINDING", 0.05)
+    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
@@ -433,7 +433,7 @@ async def test_a_body_that_awaits_something_foreign_hears_of_a_cancellation(admi
 
 
 async def test_a_body_that_goes_on_after_its_interruption_is_told_at_its_next_call(admin, sql, monkeypatch):
-    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWINDING", 0.05)
+    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
@@ -454,7 +454,7 @@ async def test_a_body_that_goes_on_after_its_interruption_is_told_at_its_next_ca
 
 
 async def test_the_time_of_executing_steps_is_not_the_body_s(admin, sql, monkeypatch):
-    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWINDING", 0.05)
+    monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @step
     async def slow(ctx: PyWorkflow) -> str:
@@ -538,12 +538,12 @@ async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, 
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     journal = (await admin.store()).journal
-    journal.controls.gate = gate
+    journal.controls.interceptor = gate
     async with no_hang():
         with pytest.raises(WorkflowCancelledError):
             await (wf if carried_out == "in a body" else by_hand)(ctx)
         await until(_is_cancelled, sql, ctx)
-    journal.controls.gate = None
+    journal.controls.interceptor = None
     assert await steps(sql, ctx) == {"note:a": "SUCCESS"}
     assert asyncio.current_task().cancelling() == 0
 

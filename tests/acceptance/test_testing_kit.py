@@ -41,7 +41,7 @@ from pgqrs.testing import (
     scratch_admin,
 )
 from pgqrs.testing import sql as testbed
-from pgqrs.testing.schemas import Schemas
+from pgqrs.testing.schemas import SchemaPool
 
 pytest_plugins = ("pytest_pgqrs",)
 
@@ -772,7 +772,7 @@ async def test_what_has_ended_is_not_waited_for_whatever_is_left_in_its_row(kit,
 
 
 async def test_a_scratch_admin_leaves_nothing(dsn):
-    async with scratch_admin(dsn, expiry=9.0) as admin:
+    async with scratch_admin(dsn, heartbeat_timeout=9.0) as admin:
         assert await admin.run(quick, 1) == 2
         schema = admin.schema
         await admin.verify(deep=True)
@@ -782,7 +782,7 @@ async def test_a_scratch_admin_leaves_nothing(dsn):
 
 
 async def test_a_schema_is_used_again_and_what_is_left_of_a_test_does_not_reach_it(dsn):
-    schemas = Schemas(dsn)
+    schemas = SchemaPool(dsn)
     try:
         first = await schemas.lend()
         left_over = Admin(dsn, first)
@@ -804,7 +804,7 @@ async def test_a_schema_is_used_again_and_what_is_left_of_a_test_does_not_reach_
     "left", ["CREATE TABLE {}.mine (id int)", "DROP TABLE {}.pgqrs_version", "DROP SCHEMA {} CASCADE"]
 )
 async def test_a_schema_that_a_test_has_changed_is_not_used_again(dsn, left):
-    schemas = Schemas(dsn)
+    schemas = SchemaPool(dsn)
     connection = await asyncpg.connect(dsn)
     try:
         schema = await schemas.lend()
@@ -818,7 +818,7 @@ async def test_a_schema_that_a_test_has_changed_is_not_used_again(dsn, left):
 
 
 async def test_a_schema_that_is_locked_is_left_alone(dsn):
-    schemas = Schemas(dsn)
+    schemas = SchemaPool(dsn)
     connection = await asyncpg.connect(dsn)
     try:
         schema = await schemas.lend()
@@ -837,7 +837,7 @@ async def test_the_schemas_of_a_process_that_died_are_dropped_by_the_next(dsn):
     dead = f"{testbed.PREFIX}deadbeef_1"
     await connection.execute(f"DROP SCHEMA IF EXISTS {dead} CASCADE")
     await testbed.create(connection, testbed.script(), dead)
-    living, schemas = Schemas(dsn), Schemas(dsn)
+    living, schemas = SchemaPool(dsn), SchemaPool(dsn)
     try:
         kept = await living.lend()
         await schemas.lend()
@@ -901,7 +901,7 @@ async def test_only_schemas_that_the_kit_made_for_this_role_are_dropped(intruder
 async def test_a_schema_that_another_role_made_under_a_lent_name_is_left_alone(intruder):
     role, dsn = intruder
     connection = await asyncpg.connect(dsn)
-    schemas = Schemas(dsn)
+    schemas = SchemaPool(dsn)
     try:
         schema = await schemas.lend()
         await connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema} AUTHORIZATION {role}")

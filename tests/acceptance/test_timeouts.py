@@ -350,7 +350,7 @@ async def test_a_parked_workflow_times_out_in_the_tables(sql, claimer):
     await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '2 seconds'")
 
     async def has_ended():
-        await claimer._watch.tick(["wf"], ["default"])
+        await claimer._watch.run_maintenance(["wf"], ["default"])
         return await sql.fetchval("SELECT status FROM pgqrs_workflows") == "ERROR"
 
     async with no_hang():

@@ -467,7 +467,9 @@ async def test_a_commit_of_which_nothing_is_heard_ends_the_run_within_our_patien
     async with Wire(dsn, sql) as wire, no_hang():
         engine = engine_in(wire.dsn, schema)
         event.listen(engine.sync_engine, "commit", commits, once=True)
-        async with Admin(dsn, schema, timeout=0.5, patience=0.5, sessionmaker=async_sessionmaker(engine)) as admin:
+        async with Admin(
+            dsn, schema, timeout=0.5, outage_timeout=0.5, sessionmaker=async_sessionmaker(engine)
+        ) as admin:
             ctx = await admin.create_workflow("holding")
             transaction = sql.transaction()
             await transaction.start()
@@ -696,7 +698,7 @@ async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(d
         return await late(ctx)
 
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
-        (await admin.store()).journal.controls.gate = gate
+        (await admin.store()).journal.controls.interceptor = gate
         assert await admin.run(buy_late) == {"payment": 1}
     await engine.dispose()
     assert await payments(sessions) == [1]

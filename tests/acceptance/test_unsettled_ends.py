@@ -87,7 +87,7 @@ async def test_a_run_of_a_worker_ends_with_the_error_of_the_user(admin, breaks, 
             await (await admin.enqueue(pay)).result()
 
 
-SEALED = [("pgqrs.engine.run", "sealed"), ("pgqrs.engine.step_runner", "sealed")]
+SEALED = [("pgqrs.engine.run", "seal_error"), ("pgqrs.engine.step_runner", "seal_error")]
 
 
 async def test_an_awaited_run_whose_error_cannot_be_recorded_is_given_up(admin, sql, breaks):

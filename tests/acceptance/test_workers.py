@@ -216,7 +216,7 @@ async def test_no_more_are_claimed_than_there_are_slots(admin, closed_gate):
     handles = [await admin.enqueue(waiting) for _ in range(10)]
     async with no_hang(), Worker(admin, [waiting], concurrency=3) as _worker:
         await until(_inside, 3)
-        await (await admin.here()).store.ring("default", 1)
+        await (await admin.loop_state()).store.ring("default", 1)
         assert len(await admin.list_workflows(status="RUNNING")) == 3
         assert len(await admin.list_workflows(status="PENDING")) == 7
         closed_gate.set()
@@ -336,7 +336,7 @@ async def test_tables_that_were_tampered_with_are_told(admin, sql):
 
 async def test_the_deep_check_may_take_longer_than_the_timeout_and_the_patience(admin, sql, dsn, schema):
     waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pgqrs_workflow_steps'::regclass"
-    async with no_hang(), Admin(dsn, schema, timeout=0.3, patience=0.3) as hasty:
+    async with no_hang(), Admin(dsn, schema, timeout=0.3, outage_timeout=0.3) as hasty:
         await hasty.verify()
         async with sql.transaction():
             await sql.execute("LOCK TABLE pgqrs_workflow_steps")

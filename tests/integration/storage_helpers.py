@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal import futures as answers
 from pgqrs.storage.records import NewRun, RunStart
 
@@ -31,7 +31,7 @@ async def claimed(database, *records):
     runs = {}
     if ids:
         query = select(Workflow.id, Workflow.epoch, Workflow.claim).where(Workflow.id.in_(ids))
-        rows = await database.patiently(lambda connection: connection.execute(query))
+        rows = await database.run_with_retries(lambda connection: connection.execute(query))
         runs = {(row.id, row.epoch): row.claim for row in rows}
     for record in records:
         if isinstance(record, RunStart | NewRun):
@@ -45,12 +45,12 @@ async def claimed(database, *records):
 
 async def end_run(store, record):
     """Record the end of the run of a workflow."""
-    await store.write_last(*await claimed(store.database, record))
+    await store.write_end(*await claimed(store.database, record))
 
 
 async def leave_run(store, record):
     """Record that the run of a workflow was left."""
-    await store.write_last(*await claimed(store.database, record))
+    await store.write_end(*await claimed(store.database, record))
 
 
 async def fail_attempt(store, record):
@@ -61,9 +61,9 @@ async def fail_attempt(store, record):
 async def submit(journal, record):
     """Hand a record in and return the future of what becomes of it."""
     (record,) = await claimed(journal._database, record)
-    await journal.room()
+    await journal.wait_for_capacity()
     future = asyncio.get_running_loop().create_future()
-    journal.accept(record, partial(answers.settle, future))
+    journal.submit(record, partial(answers.resolve, future))
     return future
 
 
@@ -77,7 +77,11 @@ async def offered(journal, records):
 @asynccontextmanager
 async def watching(store, executor_id=None, rung=lambda queue: None):
     """Watch the queues for an executor, or for one whose signs of life the test makes up."""
-    watch = await store.watch(rung) if executor_id is None else Watch(store.database, executor_id, rung)
+    watch = (
+        await store.claim_connection(rung)
+        if executor_id is None
+        else ClaimConnection(store.database, executor_id, rung)
+    )
     try:
         yield watch
     finally:

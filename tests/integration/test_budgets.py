@@ -188,9 +188,9 @@ async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(d
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
         own._limits = own._limits._replace(beat=3600.0)
         store = await own.store()
-        await store.ready()
+        await store.ensure_installed()
         before, connections = wire.exchanges, wire.connections
-        await store.beat()
+        await store.ensure_heartbeat()
         assert (
             wire.exchanges - before <= 25
         )  # most of them are SQLAlchemy's, for the first connection of an engine

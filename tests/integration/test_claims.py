@@ -11,9 +11,9 @@ from pgqrs import Admin, PyWorkflow, Worker, workflow
 from pgqrs.storage import claim_connection as watch_module
 from pgqrs.storage.queries import claim_floor as floor_module
 from pgqrs.storage.queries.channels import payload_of, queue_channel
-from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, Floor
+from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, ClaimFloor
 from pgqrs.worker import runner as runs_module
-from pgqrs.worker.claimer import DEAF, LONGEST_DEAF, Claims
+from pgqrs.worker.claimer import MAX_RECONNECT_DELAY, MIN_RECONNECT_DELAY, Claimer
 from tests.integration.storage_helpers import become_true, planted_executor, row_of, watching
 
 NAMES = [f"w{n}" for n in range(6)]
@@ -116,7 +116,7 @@ async def test_an_input_that_is_compressed_well_may_be_a_hundred_times_as_large(
 
 
 async def test_large_inputs_are_held_one_after_another(admin, monkeypatch):
-    monkeypatch.setattr(runs_module, "MOST_BYTES", 30_000)
+    monkeypatch.setattr(runs_module, "MAX_CLAIM_BYTES", 30_000)
     held = asyncio.Semaphore(0)
     inside, most = set(), []
 
@@ -152,7 +152,7 @@ async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, t
     await truth.execute(f"UPDATE pgqrs_workflows SET {column} WHERE id = $1", odd)
     ids = await planted(truth, 2)
     assert set(ids_of(await watch.claim(["w"], ["default"], 10))) | {odd} == {odd, *ids}
-    await watch.tick(["w"], ["default"])
+    await watch.run_maintenance(["w"], ["default"])
 
 
 @pytest.mark.plants_rows
@@ -174,7 +174,7 @@ async def test_a_run_of_the_dead_whose_epoch_is_at_its_end_stops_no_takeover(wat
     )  # fmt: skip
 
     async def is_taken_over():
-        await watch.tick(["w"], ["default"])
+        await watch.run_maintenance(["w"], ["default"])
         return (await row_of(truth, ids[1]))["executor"] is None
 
     await become_true(is_taken_over)
@@ -192,7 +192,7 @@ class _Time:
 
 def test_a_floor_lies_below_what_is_ready_and_what_was_claimed(monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 10)
-    floor = Floor(time := _Time())
+    floor = ClaimFloor(time := _Time())
     assert floor.is_due
     assert floor.of("a") == 0
     floor.claimed([40, 50])
@@ -235,7 +235,7 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, 
         )
 
     assert await claimed() == [new]
-    await watch.tick(["w"], ["default"])
+    await watch.run_maintenance(["w"], ["default"])
     assert watch._floor._floor == new
     await made_ready()
     assert await claimed() == [last]  # bounded
@@ -245,13 +245,13 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, 
     assert await claimed() == [old]
 
     watch._floor.claimed([last])
-    await watch.tick(["w"], ["default"])
+    await watch.run_maintenance(["w"], ["default"])
     await become_true(lambda: watch._floor.is_due)
-    await watch.tick(["w"], ["default"])
+    await watch.run_maintenance(["w"], ["default"])
     await made_ready()
     assert await claimed() == []
     await become_true(lambda: watch._floor.is_due)  # within a second
-    assert (await watch.tick(["w"], ["default"])).ready
+    assert (await watch.run_maintenance(["w"], ["default"])).ready
     assert await claimed() == [old]
 
 
@@ -299,7 +299,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
         found, ready[:] = list(ready), []
         return found
 
-    claims = Claims(claim, slots := _Slots())
+    claims = Claimer(claim, slots := _Slots())
     claims.start()
     await become_true(lambda: claims._rest_when_idle > 1)
     claimed_at.clear()
@@ -307,7 +307,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
     while time.monotonic() - began < 0.5:
         claims.nudge()
         await asyncio.sleep(0.001)
-    assert len(claimed_at) <= 2 + 0.5 / DEAF
+    assert len(claimed_at) <= 2 + 0.5 / MIN_RECONNECT_DELAY
     before = len(claimed_at)
     await become_true(lambda: time.monotonic() > claims._deaf_until and claims._hearing is None)
     ready.append("work")
@@ -317,7 +317,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
     claims.nudge()  # the one before was for something: this one is acted upon at once
     await become_true(lambda: len(slots.taken) == 2)
     assert len(claimed_at) >= before + 2
-    assert DEAF < LONGEST_DEAF
+    assert MIN_RECONNECT_DELAY < MAX_RECONNECT_DELAY
     await claims.stop()
 
 

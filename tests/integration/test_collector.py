@@ -9,10 +9,10 @@ import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
 from pgqrs import gc_policy as collector
-from pgqrs.gc_policy import HELD, YOUNG
+from pgqrs.gc_policy import HELD, YOUNG_THRESHOLD
 
 DEFAULT = (700, 10, 10)
-TUNED = (YOUNG, 10, HELD)
+TUNED = (YOUNG_THRESHOLD, 10, HELD)
 DEADLINE = 20
 
 
@@ -121,11 +121,11 @@ def test_threads_with_loops_of_their_own_share_it(dsn, installed):
 def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
     monkeypatch.setattr(collector, "AT_FIRST", 0.0)
     monkeypatch.setattr(collector, "NOTICEABLE", 0.0)
-    monkeypatch.setattr(collector, "LONGEST", 0.05)
-    collector.begin()
+    monkeypatch.setattr(collector, "MAX_PAUSE", 0.05)
+    collector.start()
     try:
         gc.collect(1)
-        assert gc.get_threshold() == (YOUNG, 10, 10)
+        assert gc.get_threshold() == (YOUNG_THRESHOLD, 10, 10)
         gc.collect()
         assert gc.get_threshold() == TUNED
         deadline = time.monotonic() + DEADLINE
@@ -133,14 +133,14 @@ def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
             assert time.monotonic() < deadline
             gc.collect(0)
     finally:
-        collector.end()
+        collector.stop()
     assert gc.get_threshold() == DEFAULT
 
 
 def test_short_full_collections_are_let_alone(monkeypatch):
     monkeypatch.setattr(collector, "AT_FIRST", 0.0)
     monkeypatch.setattr(collector, "NOTICEABLE", 60.0)
-    collector.begin()
+    collector.start()
     gc.collect()
-    assert gc.get_threshold() == (YOUNG, 10, 10)
-    collector.end()
+    assert gc.get_threshold() == (YOUNG_THRESHOLD, 10, 10)
+    collector.stop()

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
-from pgqrs.client.queue_notifier import LONGEST_QUIET, Doorbell
+from pgqrs.client.queue_notifier import MAX_INTERVAL, QueueNotifier
 from pgqrs.storage.queries.channels import mark_of, queue_channel, ring_of
-from pgqrs.worker.claimer import LONGEST
+from pgqrs.worker.claimer import MAX_POLL_INTERVAL
 from tests.integration.faults import Wire
 
 DEADLINE = 15
@@ -40,7 +40,7 @@ async def idle_worker(admin):
         async def idle():
             """Wait until a long rest between two claims has begun."""
             before = services._watch.statements
-            claims._rest_when_idle = LONGEST
+            claims._rest_when_idle = MAX_POLL_INTERVAL
             claims._may_be_more = False
             claims.wake()
             await until(lambda: services._watch.statements > before and not services._watch._unanswered)
@@ -51,7 +51,7 @@ async def idle_worker(admin):
 
 async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
-        latencies, bell = [], (await admin.here()).doorbell
+        latencies, bell = [], (await admin.loop_state()).notifier
         for _ in range(12):
             await idle()
             await until(lambda: not bell._ringing)  # a queue that was rung just now is rung again a moment later
@@ -63,7 +63,7 @@ async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
 
 async def test_a_worker_of_the_same_admin_needs_no_notification(admin):
     async with idle_worker(admin) as idle:
-        (await admin.here()).doorbell._ring = _unreachable
+        (await admin.loop_state()).notifier._ring = _unreachable
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5
@@ -81,7 +81,7 @@ async def test_polling_alone_finds_everything(admin, truth):
             "INSERT INTO pgqrs_workflows (name, input, queue, ready_at) "
             "VALUES ('stamped', '{\"args\": [], \"kwargs\": {}}', 'default', now()) RETURNING id"
         )
-        assert await admin.handle(workflow_id).result() - began < LONGEST + 1
+        assert await admin.handle(workflow_id).result() - began < MAX_POLL_INTERVAL + 1
 
 
 async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, truth, schema):
@@ -96,7 +96,7 @@ async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, truth, sche
     await truth.fetchval("SELECT 1")  # what was sent before is heard by now
     marks = [ring_of(each)[0] for each in heard]
     assert {mark_of("a"), mark_of("b")} == set(marks)
-    assert marks.count(mark_of("a")) <= 3 + elapsed / LONGEST_QUIET
+    assert marks.count(mark_of("a")) <= 3 + elapsed / MAX_INTERVAL
     assert not any("a:" in each for each in heard if not each.startswith(mark_of("a")))
 
 
@@ -106,19 +106,19 @@ async def test_a_bell_is_rung_at_once_then_once_for_all_that_followed():
     async def ring(queue, first):
         rung.append((queue, first))
 
-    bell = Doorbell(ring)
+    bell = QueueNotifier(ring)
     listener = lambda *told: heard.append(told)  # noqa: E731  # to be ignored later
     bell.listen(listener)
     for n in range(100):
-        bell.ring("q", 7 + n)
+        bell.notify("q", 7 + n)
     await asyncio.sleep(0)
     assert rung == [("q", 7)]
     assert heard == [("q", 7 + n) for n in range(100)]
-    bell.ring("q", 6)
-    bell.ring("q", 5)
-    bell.ring("q", 9)
+    bell.notify("q", 6)
+    bell.notify("q", 5)
+    bell.notify("q", 9)
     await until(lambda: len(rung) == 2)
-    bell.ignore(listener)
+    bell.unlisten(listener)
     await bell.close()
     assert rung == [("q", 7), ("q", 5)]
     assert len(heard) == 103
@@ -132,10 +132,10 @@ async def test_a_slow_ring_delays_the_next_one_of_its_queue_and_no_other():
         if queue == "slow":
             await gate.wait()
 
-    bell = Doorbell(ring)
+    bell = QueueNotifier(ring)
     for _ in range(3):
-        bell.ring("slow", 1)
-        bell.ring("q", 1)
+        bell.notify("slow", 1)
+        bell.notify("q", 1)
         await until(lambda: "q" not in bell._ringing)
     assert rung.count("slow") == 1
     assert rung.count("q") == 3
@@ -145,9 +145,9 @@ async def test_a_slow_ring_delays_the_next_one_of_its_queue_and_no_other():
 
 
 async def test_a_bell_that_cannot_be_rung_is_no_ones_concern():
-    bell = Doorbell(_unreachable)
-    bell.ring("q", 1)
-    bell.ring("q", 1)
+    bell = QueueNotifier(_unreachable)
+    bell.notify("q", 1)
+    bell.notify("q", 1)
     await bell.close()
 
 

@@ -84,8 +84,8 @@ async def test_workers_go_on_with_the_standby_and_nothing_acknowledged_is_lost(p
     dsn = both if target == "dsn" else url_of(pair)
     async with (
         asyncio.timeout(DEADLINE),
-        Admin(dsn, patience=DEADLINE) as one,
-        Admin(dsn, patience=DEADLINE) as two,
+        Admin(dsn, outage_timeout=DEADLINE) as one,
+        Admin(dsn, outage_timeout=DEADLINE) as two,
     ):
         await one.install()
         async with Worker(one, [lottery], concurrency=20), Worker(two, [lottery], concurrency=20):
@@ -119,7 +119,7 @@ async def test_a_primary_that_only_falls_silent_does_not_hide_the_next_host(pair
     ):
         hosts = ",".join(wire.dsn.partition("@")[2].partition("/")[0] for wire in (first, second))
         dsn = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=primary&sslmode=disable"
-        async with Admin(dsn, timeout=2, patience=DEADLINE) as admin:
+        async with Admin(dsn, timeout=2, outage_timeout=DEADLINE) as admin:
             await admin.install()
             async with Worker(admin, [lottery]):
                 handles = await admin.enqueue_many(lottery, [(STEPS,)] * WORKFLOWS)
@@ -144,7 +144,7 @@ async def test_a_standby_that_takes_no_writes_is_waited_for(pair, ending):
     async with (
         asyncio.timeout(DEADLINE),
         Wire(primary.dsn, truth) as wire,
-        Admin(wire.dsn, patience=DEADLINE) as admin,
+        Admin(wire.dsn, outage_timeout=DEADLINE) as admin,
     ):
         await admin.install()
         home, wire.address = wire.address, other._addr
@@ -185,7 +185,7 @@ async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both
         acknowledged.set()
         return result
 
-    async with asyncio.timeout(DEADLINE), Admin(both, timeout=0.5, patience=DEADLINE) as admin:
+    async with asyncio.timeout(DEADLINE), Admin(both, timeout=0.5, outage_timeout=DEADLINE) as admin:
         await admin.install()
         queued = await admin.enqueue(echo, 0)
         running = asyncio.create_task(admin.run(waiting))

@@ -7,7 +7,7 @@ import pytest
 from pgqrs import PyWorkflow, step, workflow
 from pgqrs.storage import store
 from pgqrs.storage.queries import workflows as repositories
-from pgqrs.storage.records import Outcome
+from pgqrs.storage.records import StoredOutcome
 
 
 @step(key=lambda n, size: n)
@@ -27,8 +27,8 @@ async def parts(ctx: PyWorkflow, sizes: list[int]) -> list[int]:
 )
 async def test_a_history_is_complete_however_large(admin, truth, monkeypatch, sizes):
     await truth.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
-    monkeypatch.setattr(store, "PORTION", 100_000)
-    monkeypatch.setattr(repositories, "PORTION", 100_000)
+    monkeypatch.setattr(store, "HISTORY_BYTES", 100_000)
+    monkeypatch.setattr(repositories, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(repositories, "_HISTORY", repositories._history())
     assert await admin.run(parts, sizes) == [len(str(n)) + 1 + size for n, size in enumerate(sizes)]
     own = await admin.store()
@@ -43,7 +43,7 @@ async def test_a_history_is_complete_however_large(admin, truth, monkeypatch, si
     history = await own.history(1)
     values = {f"part:{n}": f"{n}:" + "x" * size for n, size in enumerate(sizes)}
     assert {step_id: json.loads(each.output) for step_id, each in history.outcomes.items()} == values
-    assert all(isinstance(each, Outcome) and each.error is None for each in history.outcomes.values())
+    assert all(isinstance(each, StoredOutcome) and each.error is None for each in history.outcomes.values())
     assert (sum(read) > 0) == (sum(sizes) > 100_000)
     assert len(read) <= len(sizes)
 

@@ -26,7 +26,7 @@ from pgqrs import (
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import journal as journal_module
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import Claim, NewWorkflow, Outcome, RunEnd, RunStart, StepOutcome
+from pgqrs.storage.records import Claim, NewWorkflow, RunEnd, RunStart, StepOutcome, StoredOutcome
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import DEADLINE, become_true, claimed, offered, submit
 
@@ -102,9 +102,9 @@ async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, truth, bad, sq
         assert isinstance(error, DatabaseError)
         assert not isinstance(error, DatabaseUnavailableError)
         assert error.sqlstate == sqlstate
-    assert results == [Outcome("1", None)] * 57
+    assert results == [StoredOutcome("1", None)] * 57
     assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 57
-    assert (await offered(journal, [outcome(ids[0], "after")])) == [Outcome("1", None)]
+    assert (await offered(journal, [outcome(ids[0], "after")])) == [StoredOutcome("1", None)]
 
 
 async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
@@ -125,7 +125,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
     ]
     results = await offered(store.journal, records)
     assert [type(result) for result in results] == [
-        type(None), Claim, Outcome, RowRefusedError, RowRefusedError, type(None),
+        type(None), Claim, StoredOutcome, RowRefusedError, RowRefusedError, type(None),
     ]  # fmt: skip
     statuses = dict(await truth.fetch("SELECT id, status FROM pgqrs_workflows"))
     assert statuses == {
@@ -150,7 +150,7 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
             RunEnd(new, 1, "3", None),
         ],
     )
-    assert results == [None, Claim(1, token=start.claim), *[Outcome(n, None) for n in "1121"], None]
+    assert results == [None, Claim(1, token=start.claim), *[StoredOutcome(n, None) for n in "1121"], None]
     assert store.journal.statements - before == 4
     assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", new) == "SUCCESS"
     steps = await truth.fetch("SELECT step_id FROM pgqrs_workflow_steps WHERE workflow_id = $1 ORDER BY 1", new)
@@ -161,7 +161,7 @@ async def test_of_two_outcomes_of_one_step_the_first_is_kept_and_both_callers_se
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     results = await offered(journal, [outcome(workflow_id, output=text) for text in ("1", "2", "3")])
-    assert results == [Outcome("1", None)] * 3
+    assert results == [StoredOutcome("1", None)] * 3
 
 
 async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, truth):
@@ -203,10 +203,12 @@ async def test_a_locked_workflow_delays_its_own_writes_only(admin, truth):
         ]
         stuck.append(await submit(journal, RunEnd(locked, 1, "3", None)))
         for name in "abc":
-            assert await offered(journal, [outcome(each, name) for each in others]) == [Outcome("1", None)] * 9
+            assert (
+                await offered(journal, [outcome(each, name) for each in others]) == [StoredOutcome("1", None)] * 9
+            )
         assert not any(future.done() for future in stuck)
     async with asyncio.timeout(DEADLINE):
-        assert await asyncio.gather(*stuck) == [Outcome("1", None), Outcome("2", None), None]
+        assert await asyncio.gather(*stuck) == [StoredOutcome("1", None), StoredOutcome("2", None), None]
     assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", locked) == "SUCCESS"
 
 
@@ -215,13 +217,13 @@ async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(ad
     (workflow_id,) = await new_runs(admin, 1)
     async with held(truth, workflow_id):
         stuck = [await submit(journal, outcome(workflow_id, "first"))]
-        await become_true(lambda: workflow_id in journal._stalled)
+        await become_true(lambda: workflow_id in journal._blocked)
         stuck += [await submit(journal, outcome(workflow_id, f"s{n}", json.dumps("x" * 1000))) for n in range(20)]
         before = journal.statements
         await become_true(lambda: journal.statements >= before + 4)
     await asyncio.gather(*stuck)
     assert (len(journal._queue), journal._queued_size) == (0, 0)
-    assert (journal._stalled, journal._delays) == ({}, {})
+    assert (journal._blocked, journal._delays) == ({}, {})
 
 
 async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_behind(admin, truth):
@@ -229,11 +231,11 @@ async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_beh
     (workflow_id,) = await new_runs(admin, 1)
     async with held(truth, workflow_id):
         stuck = await submit(journal, outcome(workflow_id))
-        await become_true(lambda: workflow_id in journal._stalled)
+        await become_true(lambda: workflow_id in journal._blocked)
         await truth.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
     with pytest.raises(WorkflowFencedError):
         await stuck
-    assert (journal._stalled, journal._delays, journal._queued_size) == ({}, {}, 0)
+    assert (journal._blocked, journal._delays, journal._queued_size) == ({}, {}, 0)
 
 
 async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, truth):
@@ -270,7 +272,7 @@ async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_jo
     future = await submit(journal, outcome(workflow_id))
     journal._flusher.cancel()
     async with asyncio.timeout(2):
-        assert await future == Outcome("1", None)
+        assert await future == StoredOutcome("1", None)
     async with asyncio.timeout(2):
         assert await numbered(await admin.create_workflow("w"), 1) == 1
 
@@ -346,7 +348,7 @@ async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admi
         results = await asyncio.gather(
             *(write(each._replace(step_id=str(n))) for n in range(500) for each in runs)
         )
-    assert results == [Outcome("1", None)] * 100_000
+    assert results == [StoredOutcome("1", None)] * 100_000
     assert queue.longest == journal_module.BACKLOG_ROWS
     assert all(order == list(range(500)) for order in queue.order.values())
     assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 100_000
@@ -354,7 +356,7 @@ async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admi
 
 
 async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(admin, monkeypatch, truth):
-    monkeypatch.setattr(journal_module, "MAX_SIZE", 100_000)
+    monkeypatch.setattr(journal_module, "MAX_BATCH_SIZE", 100_000)
     monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 300_000)
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
@@ -381,7 +383,7 @@ async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, m
     text = json.dumps("x" * 1000)
     async with held(truth, locked):
         stuck = [await submit(journal, outcome(locked, "first"))]
-        await become_true(lambda: locked in journal._stalled)
+        await become_true(lambda: locked in journal._blocked)
         stuck += [await submit(journal, outcome(locked, f"s{n}", text)) for n in range(15)]
         async with asyncio.timeout(DEADLINE):
             for n in range(30):
@@ -418,7 +420,7 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
         second = await numbered(ctx, 2)
         return first + second
 
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=5, patience=0.5) as own:
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=5, outage_timeout=0.5) as own:
         contexts = [await own.create_workflow("gated") for _ in range(10)]
         runs = [asyncio.create_task(gated(ctx)) for ctx in contexts]
         await become_true(lambda: len(at_the_gate) == 10)
@@ -442,7 +444,7 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
 
 
 async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, patience=30) as own:
+    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, outage_timeout=30) as own:
         await own.run(five_steps)
         await wire.cut()
         running = [asyncio.create_task(own.run(five_steps)) for _ in range(10)]
@@ -478,7 +480,7 @@ async def test_a_deadlock_is_sent_again(admin, truth):
         await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
         assert not future.done()
         await transaction.rollback()
-        assert await future == Outcome("1", None)
+        assert await future == StoredOutcome("1", None)
 
 
 @pytest.mark.parametrize(
@@ -522,9 +524,9 @@ async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wa
                 future = await submit(journal, outcome(workflow_id))
                 done, _ = await asyncio.wait([future], timeout=0.8)
                 assert not done
-            assert await future == Outcome("1", None)
+            assert await future == StoredOutcome("1", None)
             await asyncio.sleep(0.5)  # longer than a session may be idle
-            assert await offered(journal, [outcome(workflow_id, "after")]) == [Outcome("1", None)]
+            assert await offered(journal, [outcome(workflow_id, "after")]) == [StoredOutcome("1", None)]
 
 
 async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, truth):
@@ -550,11 +552,11 @@ async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin,
     failed = StepOutcome(new, 1, "s", None, "{}", 0.0)
     start = RunStart(new, new_token(), store.executor_id)
     assert await offered(journal, [create, start, failed, end]) == [
-        None, Claim(1, token=start.claim), Outcome(None, "{}"), None,
+        None, Claim(1, token=start.claim), StoredOutcome(None, "{}"), None,
     ]  # fmt: skip
     everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
     before = await truth.fetch(everything)
-    assert await offered(journal, [create, failed, end]) == [None, Outcome(None, "{}"), None]
+    assert await offered(journal, [create, failed, end]) == [None, StoredOutcome(None, "{}"), None]
     assert await truth.fetch(everything) == before
     again = start._replace(claim=new_token())
     assert await offered(journal, [again]) == [Claim(2, token=again.claim)]

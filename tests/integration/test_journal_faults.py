@@ -286,7 +286,7 @@ async def _check(truth, schema, calls, expected):
 
 def _unhurried(own):
     """Keep the beats out of the round trips that are counted; the one that registers is among them."""
-    own._limits = own._limits._replace(beat=3600.0, expiry=7200.0)
+    own._limits = own._limits._replace(heartbeat_interval=3600.0, heartbeat_timeout=7200.0)
     return own
 
 
@@ -305,7 +305,7 @@ async def _lane(round_trips, scenario, fault, dsn, schema):
     async with (
         connected(dsn) as truth,
         Wire(dsn, truth) as wire,
-        _unhurried(Admin(wire.dsn, schema, timeout=TIMEOUT, patience=30)) as admin,
+        _unhurried(Admin(wire.dsn, schema, timeout=TIMEOUT, outage_timeout=30)) as admin,
     ):
         journal = (await admin.store()).journal
         wire.hook = lambda: journal._flusher and journal._flusher.cancel()
@@ -356,7 +356,7 @@ async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn
         async with (
             few,
             Wire(dsn, truth) as wire,
-            _unhurried(Admin(wire.dsn, schema, timeout=1.5 * TIMEOUT, patience=30)) as own,
+            _unhurried(Admin(wire.dsn, schema, timeout=1.5 * TIMEOUT, outage_timeout=30)) as own,
         ):
             journal = (await own.store()).journal
             wire.hook = lambda: journal._flusher and journal._flusher.cancel()

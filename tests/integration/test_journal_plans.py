@@ -119,7 +119,7 @@ async def _check_batches(driver, state, statements):
 
 
 async def _check_lone(driver, state, database):
-    for kind in writes.KINDS.values():
+    for kind in writes.OPERATIONS.values():
         lone = database.compile(kind.statement(lone=True))
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
@@ -164,7 +164,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
             reads.append((told[2], ", ".join(map(_literal, told[3]))))
 
     engine = store.database.engine.sync_engine
-    await store.ready()
+    await store.ensure_installed()
     event.listen(engine, "before_cursor_execute", note)
     await store.history(1)
     event.remove(engine, "before_cursor_execute", note)
@@ -172,7 +172,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
     try:
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._statement(names) for names in [*BATCHES, ("asked",)]}
-        for kind in writes.KINDS.values():
+        for kind in writes.OPERATIONS.values():
             lone = store.database.compile(kind.statement(lone=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
             await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
@@ -239,11 +239,11 @@ class Looks:
     async def prepare(self):
         for make in (
             claims.claim,
-            claims.claimed,
-            maintenance.tick,
+            claims.claimed_by_tokens,
+            maintenance.maintain,
             maintenance.codecs_of_others,
-            maintenance.time_out,
-            maintenance.timeouts,
+            maintenance.end_past_deadline,
+            maintenance.given_times,
             executors.beat,
             executors.suspect,
         ):
@@ -332,10 +332,10 @@ FULL = {"1,000,000 queued": {"queued": ROWS}, "1,200,000 finished": {"finished":
 
 LOOKS = {
     "claim": {},
-    "claimed": {},
-    "tick": {},
+    "claimed_by_tokens": {},
+    "maintain": {},
     "tick with a search for the unknown": {"unknown_too": True},
-    "time_out": {},
+    "end_past_deadline": {},
 }
 
 
@@ -399,5 +399,5 @@ async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_be
 
 
 def test_every_kind_of_record_is_tried():
-    assert {*KINDS, *LATE} == {kind.name for kind in writes.KINDS.values()}
+    assert {*KINDS, *LATE} == {kind.name for kind in writes.OPERATIONS.values()}
     assert Executor.__tablename__ not in TABLES

@@ -14,7 +14,7 @@ from tests.integration.storage_helpers import become_true
 @asynccontextmanager
 async def admin_of(kind, dsn, schema):
     if kind == "a DSN":
-        async with Admin(dsn, schema, timeout=0.3, patience=0.4) as admin:
+        async with Admin(dsn, schema, timeout=0.3, outage_timeout=0.4) as admin:
             yield admin
         return
 
@@ -22,7 +22,7 @@ async def admin_of(kind, dsn, schema):
         return await asyncpg.connect(dsn)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
-    async with Admin(engine, schema, timeout=0.3, patience=0.4) as admin:
+    async with Admin(engine, schema, timeout=0.3, outage_timeout=0.4) as admin:
         yield admin
     await engine.dispose()
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, step, workflow
-from pgqrs.storage.records import Outcome, StepOutcome
+from pgqrs.storage.records import StepOutcome, StoredOutcome
 from tests.integration.faults import Wire
 
 
@@ -63,8 +63,8 @@ async def endless(ctx: PyWorkflow):
 async def offer(admin, count, workflow_id=7, claim=1):
     journal, told = (await admin.store()).journal, []
     for n in range(count):
-        await journal.room()
-        journal.accept(StepOutcome(workflow_id, 1, f"s{n}", "1", None, 0.0, claim=claim), told.append)
+        await journal.wait_for_capacity()
+        journal.submit(StepOutcome(workflow_id, 1, f"s{n}", "1", None, 0.0, claim=claim), told.append)
     return told
 
 """
@@ -176,10 +176,10 @@ def test_what_was_accepted_is_written_by_close(dsn, installed):
             journal = (await admin.store()).journal
             told = []
             for n in range(3000):
-                journal.accept(
+                journal.submit(
                     StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0, claim=ctx._run.claim), told.append
                 )
-        assert told == [Outcome("1", None)] * 3000
+        assert told == [StoredOutcome("1", None)] * 3000
 
     asyncio.run(main())
     assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
@@ -229,7 +229,7 @@ async def test_a_program_that_ends_while_the_server_is_away_ends_in_time_and_in_
     program = f"""
 async def main():
     {QUIET}
-    admin = Admin(dsn, schema, timeout=0.5, patience=30)
+    admin = Admin(dsn, schema, timeout=0.5, outage_timeout=30)
     await admin.run(three_steps)
     ctx = await admin.create_workflow("w")
     await ctx.start()
@@ -348,7 +348,7 @@ async def test_every_close_at_once_returns_when_the_writes_are_written(dsn, sche
     journal = (await own.store()).journal
     told = []
     for n in range(2500):
-        journal.accept(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0, claim=ctx._run.claim), told.append)
+        journal.submit(StepOutcome(ctx.id(), 1, f"s{n}", "1", None, 0.0, claim=ctx._run.claim), told.append)
 
     async def close():
         await own.close()

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, WorkflowStatus, step, workflow
 from pgqrs.errors import RowRefusedError
-from pgqrs.storage.connections.errors import is_bad_row, is_of_tables
+from pgqrs.storage.connections.errors import is_about_tables, is_data_error
 from tests.integration.storage_helpers import become_true
 
 pytestmark = pytest.mark.unfaulted("the server refuses what it is told to, and nothing else is to be refused")
@@ -74,8 +74,8 @@ async def test_a_policy_is_told_from_a_right_that_is_missing(admin, truth):
             await truth.execute(f"""
                 CREATE ROLE writer; GRANT USAGE ON SCHEMA {schema} TO writer; GRANT INSERT ON guarded TO writer;
                 SET LOCAL ROLE writer; INSERT INTO guarded VALUES (1)""")
-    assert (is_of_tables(missing.value), is_bad_row(missing.value)) == (True, False)
-    assert (is_of_tables(policy.value), is_bad_row(policy.value)) == (False, True)
+    assert (is_about_tables(missing.value), is_data_error(missing.value)) == (True, False)
+    assert (is_about_tables(policy.value), is_data_error(policy.value)) == (False, True)
 
 
 async def test_a_statement_that_is_cancelled_is_sent_again(admin, truth):
@@ -125,7 +125,7 @@ async def test_a_large_record_has_more_time_and_holds_no_other_up(dsn, schema, a
 
 async def test_a_batch_that_stays_unanswered_takes_no_other_with_it(dsn, schema, admin, truth):
     await on_write(truth, "IF NEW.output::text LIKE '%endless%' THEN PERFORM pg_sleep(60); END IF;")
-    async with Admin(dsn, schema, timeout=0.3, patience=1.0) as own:
+    async with Admin(dsn, schema, timeout=0.3, outage_timeout=1.0) as own:
         stuck = asyncio.create_task(own.run(one_part, "endless"))
         sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE $1"
         await become_true(lambda: truth.fetchval(sleeping, f"%{schema}%"))
@@ -143,7 +143,7 @@ async def test_keys_that_a_transaction_holds_keep_no_step_waiting(dsn, schema, a
             await admin.options(key=key, session=session).enqueue(many_steps, 1)
         waiting = [asyncio.create_task(admin.options(key=key).enqueue(many_steps, 1)) for key in keys]
         beside = (await admin.store()).journal.beside
-        await become_true(lambda: len(beside._stalled) == 20)
+        await become_true(lambda: len(beside._blocked) == 20)
         async with asyncio.timeout(5):
             assert await admin.run(many_steps, 50) == 1225
             handle = await admin.options(key="free").enqueue(many_steps, 1)

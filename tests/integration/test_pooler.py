@@ -218,7 +218,10 @@ async def is_over(handle):
 
 
 async def test_a_cancellation_is_heard_with_the_next_beat(bouncer, schema, truth):
-    async with Admin(said(bouncer.dsn), schema, expiry=1.5) as here, Admin(said(bouncer.dsn), schema) as there:
+    async with (
+        Admin(said(bouncer.dsn), schema, heartbeat_timeout=1.5) as here,
+        Admin(said(bouncer.dsn), schema) as there,
+    ):
         await here.install()
         async with asyncio.timeout(DEADLINE), Worker(here, [endless]):
             handle = await there.enqueue(endless)
@@ -243,7 +246,7 @@ async def doubled(ctx: PyWorkflow, count: int) -> list[int]:
     return [await double(ctx, n) for n in range(count)]
 
 async def main():
-    async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"], expiry=2.0) as admin:
+    async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"], heartbeat_timeout=2.0) as admin:
         await admin.run(doubled, 5)
 
 asyncio.run(main())
@@ -251,7 +254,7 @@ asyncio.run(main())
 
 
 async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, truth):
-    async with Admin(said(bouncer.dsn), schema, expiry=2.0) as admin:
+    async with Admin(said(bouncer.dsn), schema, heartbeat_timeout=2.0) as admin:
         await admin.install()
         environment = os.environ | {"PGQRS_DSN": said(bouncer.dsn), "PGQRS_SCHEMA": schema}
         died = await asyncio.to_thread(

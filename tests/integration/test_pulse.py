@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
-from pgqrs.clock import MonotonicClock, Reading
+from pgqrs.clock import ClockReading, MonotonicClock
 from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.records import RunEnd, RunLeave
+from pgqrs.storage.records import RunEnd, RunRelease
 from pgqrs.storage.server_clock import ServerClock
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import become_true, end_run, leave_run, row_of, watching
@@ -79,7 +79,7 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
     async with store_of(dsn, schema) as store:
         assert await executors(truth) == []
         if way == "begin":
-            queued, _ = await store.begin("w", "{}")
+            queued, _ = await store.create_and_claim("w", "{}")
         elif way == "claim":
             await store.claim(queued)
         else:
@@ -104,7 +104,7 @@ async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
 async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, admin, truth):
     await truth.execute(STRICT.format(schema=schema))
     async with store_of(dsn, schema) as store:
-        begun = await asyncio.gather(*(store.begin("w", "{}") for _ in range(50)))
+        begun = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(50)))
         assert len(await executors(truth)) == 1
         assert len(pulses()) == 1
         for workflow_id, claim in begun:
@@ -112,15 +112,15 @@ async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, ad
 
 
 async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, patience=0.5) as store:
+    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, outage_timeout=0.5) as store:
         await store.create("w", "{}")
         await wire.cut()
-        told = await asyncio.gather(*(store.begin("w", "{}") for _ in range(3)), return_exceptions=True)
+        told = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in told] == [DatabaseUnavailableError] * 3
         await become_true(lambda: pulses() == [])
         assert await executors(truth) == []
         await wire.mend()
-        workflow_id, claim = await store.begin("w", "{}")
+        workflow_id, claim = await store.create_and_claim("w", "{}")
         assert (await one_executor(truth))["id"] == store.executor_id
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
@@ -128,9 +128,9 @@ async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(ds
 async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
     async with store_of(dsn, schema) as store:
         with pytest.raises(NotInstalledError):
-            await store.beat()
+            await store.ensure_heartbeat()
         with pytest.raises(NotInstalledError):
-            await store.begin("w", "{}")
+            await store.create_and_claim("w", "{}")
     await become_true(lambda: pulses() == [])
 
 
@@ -139,7 +139,7 @@ async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
 
 async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         await become_true(lambda: lock_holder(truth))
         key = (await one_executor(truth))["lock_key"]
         assert not await truth.fetchval("SELECT pg_try_advisory_lock($1)", key)
@@ -150,7 +150,7 @@ async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, truth):
 async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, admin, truth):
     for _ in range(10):
         async with store_of(dsn, schema) as store:
-            await store.beat()
+            await store.ensure_heartbeat()
             assert await lock_holder(truth) is not None
 
 
@@ -169,7 +169,7 @@ async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, truth, change)
         " WHERE expires_at > now() + interval '10 s' AND suspected_at IS NULL AND stopped_at IS NULL"
     )
     async with store_of(dsn, schema, OFTEN) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         assert await truth.fetchval(alive)
         await truth.execute(CHANGED[change])
         await become_true(lambda: truth.fetchval(alive))
@@ -178,7 +178,7 @@ async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, truth, change)
 
 async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         for _ in range(3):
             await become_true(lambda: lock_holder(truth))
             before = await lock_holder(truth)
@@ -189,7 +189,7 @@ async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, 
 
 async def test_it_beats_again_when_the_server_comes_back(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         await wire.cut()
         await become_true(lambda: _nobody_holds(truth))
         await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
@@ -204,7 +204,7 @@ async def _nobody_holds(truth):
 
 async def test_a_server_that_falls_silent_is_found_out_and_left(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN, timeout=0.2) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         before = await lock_holder(truth)
         wire.mute()
         await become_true(lambda: _nobody_holds(truth))
@@ -219,7 +219,7 @@ async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, trut
 
     async def blocking():
         async with store_of(dsn, schema, OFTEN) as store:
-            await store.beat()
+            await store.ensure_heartbeat()
             began.set()
             go_on.wait(20)
 
@@ -239,7 +239,7 @@ async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_loc
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
     async with store_of(engine, schema) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         await truth.execute("SELECT pg_sleep(0.3)")
         await become_true(lambda: lock_holder(truth))
         assert (await one_executor(truth))["stopped_at"] is None
@@ -251,7 +251,7 @@ async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_loc
 
 async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
-        workflow_id, claim = await store.begin("w", "{}")
+        workflow_id, claim = await store.create_and_claim("w", "{}")
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
     assert await executors(truth) == []
 
@@ -259,12 +259,12 @@ async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, trut
 @pytest.mark.parametrize("beat", [OFTEN, HOUR])
 async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, admin, truth, beat):
     async with store_of(dsn, schema, beat) as store:
-        workflow_id, _ = await store.begin("w", "{}")
+        workflow_id, _ = await store.create_and_claim("w", "{}")
     row = await one_executor(truth)
     assert row["stopped_at"] is not None
     assert await lock_holder(truth) is None
     async with watching(await admin.store()) as watch:
-        assert (await watch.tick(["w"], ["default"])).recovered == 1
+        assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert (run.workflow_id, run.epoch) == (workflow_id, 3)
 
@@ -282,7 +282,7 @@ async def test_no_thread_and_no_connection_is_left(dsn, schema, admin, truth):
 async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_thread(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire:
         own = beating(wire.dsn, schema, OFTEN, timeout=0.3)
-        await (await own.store()).beat()
+        await (await own.store()).ensure_heartbeat()
         wire.mute()
         async with asyncio.timeout(5):
             await own.close()
@@ -293,7 +293,7 @@ async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_threa
 async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema, admin, truth):
     own = beating(dsn, schema, HOUR)
     for _ in range(3):
-        await (await own.store()).beat()
+        await (await own.store()).ensure_heartbeat()
         assert (await one_executor(truth))["stopped_at"] is None
         assert await lock_holder(truth) is not None
         await own.close()
@@ -305,10 +305,10 @@ async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, ad
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
         for _ in range(20):
-            await store.beat()
+            await store.ensure_heartbeat()
             closing = asyncio.create_task(store.close())
             await asyncio.sleep(0)
-            workflow_id, claim = await store.begin("w", "{}")
+            workflow_id, claim = await store.create_and_claim("w", "{}")
             await closing
             assert await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") == 1
             await become_true(lambda: lock_holder(truth))
@@ -317,7 +317,7 @@ async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, ad
 
 async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, truth):
     async def drop():
-        await (await Admin(dsn, schema).store()).beat()
+        await (await Admin(dsn, schema).store()).ensure_heartbeat()
         gc.collect()
 
     await in_a_loop_of_its_own(drop())
@@ -333,13 +333,13 @@ async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, a
     joined, go_on = threading.Event(), threading.Event()
 
     async def other():
-        await (await own.store()).beat()
+        await (await own.store()).ensure_heartbeat()
         joined.set()
         await asyncio.to_thread(go_on.wait, 20)
         await own.close()
 
     store = await own.store()
-    await store.beat()
+    await store.ensure_heartbeat()
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
     await become_true(joined.is_set)
     assert len(pulses()) == 1
@@ -355,7 +355,7 @@ async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, a
 
 async def test_two_admins_are_two_executors(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as one, store_of(dsn, schema) as other:
-        await asyncio.gather(one.beat(), other.beat())
+        await asyncio.gather(one.ensure_heartbeat(), other.ensure_heartbeat())
         assert {row["id"] for row in await executors(truth)} == {one.executor_id, other.executor_id}
         assert len(pulses()) == 2
 
@@ -364,7 +364,7 @@ async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
     own = beating(dsn, schema, HOUR)
 
     async def one():
-        workflow_id, claim = await (await own.store()).begin("w", "{}")
+        workflow_id, claim = await (await own.store()).create_and_claim("w", "{}")
         await end_run(await own.store(), RunEnd(workflow_id, claim.epoch, "1", None))
 
     for _ in range(3):
@@ -393,7 +393,7 @@ class Live:
 
 
 async def live_run(store):
-    workflow_id, claim = await store.begin("w", "{}")
+    workflow_id, claim = await store.create_and_claim("w", "{}")
     store.runs[workflow_id] = live = Live()
     return workflow_id, claim.epoch, live
 
@@ -408,7 +408,7 @@ async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, trut
         assert set(live.asked) == {interrupt}
         assert live.threads == {threading.current_thread()}
         assert other.asked == []
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
         await end_run(store, RunEnd(max(store.runs), other_epoch, "1", None))
 
 
@@ -418,7 +418,7 @@ async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, sche
         await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
         await become_true(lambda: live.asked)
         assert set(live.asked) == {True}
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, truth):
@@ -429,7 +429,7 @@ async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, s
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
         await become_true(lambda: live.asked)
         assert set(live.asked) == {False}
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, truth):
@@ -438,7 +438,7 @@ async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, t
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(truth))
         await store.cancel(workflow_id, interrupt=True)
         await become_true(lambda: live.asked)
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
 async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, truth):
@@ -451,13 +451,13 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
         lives.append((workflow_id, live))
         begun.set()
         await become_true(lambda: live.asked)
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.CANCELLED))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
         await asyncio.to_thread(go_on.wait, 20)
         await own.close()
 
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
     await become_true(begun.is_set)
-    await (await own.store()).beat()
+    await (await own.store()).ensure_heartbeat()
     ((workflow_id, live),) = lives
     await (await admin.store()).cancel(workflow_id, interrupt=False)
     await become_true(lambda: live.asked)
@@ -499,7 +499,7 @@ async def _grow_old(truth):
 async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema, admin, truth, caplog):
     async with watchful(dsn, schema) as own:
         store = await own.store()
-        lost, _ = await store.begin("w", "{}")
+        lost, _ = await store.create_and_claim("w", "{}")
         kept, epoch, _live = await live_run(store)
         await become_true(lambda: _given_up(truth, lost))
         await _beats(truth)
@@ -515,7 +515,7 @@ async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
     async with watchful(dsn, schema) as own:
         store = await own.store()
         runs = [await live_run(store) for _ in range(5)]
-        lost, _ = await store.begin("w", "{}")
+        lost, _ = await store.create_and_claim("w", "{}")
         await become_true(lambda: _given_up(truth, lost))
         for workflow_id, epoch, _live in runs:
             assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
@@ -526,7 +526,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
     """The end waits in the journal, behind a lock, and longer than a run may go unattended."""
     async with watchful(dsn, schema) as own:
         store = await own.store()
-        workflow_id, claim = await store.begin("w", "{}")
+        workflow_id, claim = await store.create_and_claim("w", "{}")
         store.changing.add(workflow_id)
         await _grow_old(truth)
         await _beats(truth)
@@ -534,7 +534,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
         async with truth.transaction():
             await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
             ending = asyncio.create_task(
-                store.write_last(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token))
+                store.write_end(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token))
             )
             await become_true(lambda: workflow_id in store.journal.workflows)
             store.changing.discard(workflow_id)
@@ -573,7 +573,7 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
     await become_true(begun.is_set)
     store = await own.store()
-    lost, _ = await store.begin("w", "{}")
+    lost, _ = await store.create_and_claim("w", "{}")
     await _grow_old(truth)
     await _beats(truth)
     assert (await row_of(truth, runs[0][0]))["executor"] == store.executor_id
@@ -587,7 +587,7 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
 async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, truth, monkeypatch):
     async with watchful(dsn, schema) as own:
         store = await own.store()
-        workflow_id, claim = await store.begin("w", "{}")
+        workflow_id, claim = await store.create_and_claim("w", "{}")
         monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
         store.abandon(workflow_id, claim.epoch, claim.token)
         monkeypatch.undo()
@@ -620,11 +620,11 @@ async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema
     """Its beat is an hour away: the start itself cleans up."""
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
-        await store.beat()
+        await store.ensure_heartbeat()
         table = "pgqrs_workflows"
         if way == "begin":
             workflow_id = await store.ids.next() + 1
-            starting = store.begin("w", "{}")
+            starting = store.create_and_claim("w", "{}")
         else:
             workflow_id = await store.create("w", "{}")
             context = await own.get_workflow(workflow_id)
@@ -643,7 +643,7 @@ async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema
 async def test_the_beat_brings_the_time_back(dsn, schema, admin, truth):
     """A machine that was suspended, or a server whose clock was set: the reading is an hour behind."""
     async with store_of(dsn, schema, OFTEN) as store:
-        await store.beat()
+        await store.ensure_heartbeat()
         now = await store.now()
         clock = store._time_of_day
         clock._read = now - timedelta(hours=1), clock._read[1]
@@ -667,10 +667,10 @@ async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
 def test_a_reading_within_its_error_does_not_change_the_time():
     clock = ServerClock(None, MonotonicClock())
     now = datetime.now(UTC)
-    clock.told(Reading(now, 10.0, 0.001))
-    clock.told(Reading(now + timedelta(seconds=1.04), 11.0, 0.05))
+    clock.told(ClockReading(now, 10.0, 0.001))
+    clock.told(ClockReading(now + timedelta(seconds=1.04), 11.0, 0.05))
     assert clock._read == (now, 10.0)
-    clock.told(Reading(now + timedelta(seconds=1.06), 11.0, 0.05))
+    clock.told(ClockReading(now + timedelta(seconds=1.06), 11.0, 0.05))
     assert clock._read == (now + timedelta(seconds=1.06), 11.0)
 
 
@@ -683,7 +683,7 @@ async def test_a_squatter_on_the_lock_of_a_dead_executor_does_not_keep_it_alive(
     own = beating(dsn, schema, HOUR)
     try:
         store = await own.store()
-        await store.beat()
+        await store.ensure_heartbeat()
         row = await one_executor(truth)
         assert row["backend_pid"] == await lock_holder(truth)
         queued = asyncio.create_task(squatter.execute("SELECT pg_advisory_lock($1)", row["lock_key"]))
@@ -708,7 +708,7 @@ async def _holds_another(truth, key):
 
 async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
-        workflow_id, claim = await store.begin("w", "{}")
+        workflow_id, claim = await store.create_and_claim("w", "{}")
         store.abandon(workflow_id, claim.epoch, claim.token)
     assert (await row_of(truth, workflow_id))["executor"] == ABANDONED
     assert await executors(truth) == []

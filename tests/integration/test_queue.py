@@ -19,7 +19,7 @@ from pgqrs import (
 )
 from pgqrs.codecs.failures import load_error
 from pgqrs.errors import RowRefusedError, WorkflowLockedError, WorkflowNotFoundError, WorkflowTimeoutError
-from pgqrs.storage.claim_connection import Watch
+from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.queries import executors, invariants, maintenance
@@ -29,16 +29,16 @@ from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import (
     Claim,
     ClaimedRun,
-    Ended,
+    FailedAttempt,
     FailedAttempts,
     NewRun,
     NewWorkflow,
-    Outcome,
     RunEnd,
-    RunLeave,
-    StepFailure,
+    RunRelease,
     StepOutcome,
+    StoredOutcome,
     Submission,
+    WorkflowResult,
 )
 from tests.integration.faults import Fault, Wire
 from tests.integration.storage_helpers import (
@@ -147,7 +147,7 @@ async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch
     row = await row_of(truth, plain)
     assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"])
     assert runs[1][:5] == (timed, "w", 1, "{}", 1)
-    assert HOUR - 60 < runs[1].left <= HOUR
+    assert HOUR - 60 < runs[1].seconds_left <= HOUR
     row = await row_of(truth, timed)
     assert (row["status"], row["executor"], row["ready_at"]) == ("RUNNING", store.executor_id, None)
     assert (row["deadline"] - row["started_at"]).total_seconds() == HOUR
@@ -158,7 +158,7 @@ async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, w
     async with truth.transaction():
         await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", held)
         assert ids_of(await watch.claim(["w"], ["default"], 10)) == [free]
-        assert (await watch.tick(["w"], ["default"])).ready
+        assert (await watch.run_maintenance(["w"], ["default"])).ready
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [held]
 
 
@@ -190,7 +190,7 @@ async def wired_watch(dsn, schema, truth, executor_id, timeout=10.0):
     async with Wire(dsn, truth) as wire:
         limits = Limits(timeout, 60.0)
         database = Database(engine_source(wire.dsn, timeout=timeout), schema, limits)
-        watch = Watch(database, executor_id, lambda queue: None)
+        watch = ClaimConnection(database, executor_id, lambda queue: None)
         try:
             yield watch, wire
         finally:
@@ -206,7 +206,7 @@ async def wired_watch(dsn, schema, truth, executor_id, timeout=10.0):
 async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_took(
     dsn, schema, store, truth, fault
 ):
-    await store.beat()
+    await store.ensure_heartbeat()
     ids = await enqueued(store, 8)
     async with wired_watch(dsn, schema, truth, store.executor_id, 0.5) as (watch, wire):
         assert ids_of(await watch.claim(["w"], ["default"], 1)) == ids[:1]  # the statement is prepared now
@@ -223,7 +223,7 @@ async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_to
 
 
 async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, schema, store, another, truth):
-    await store.beat()
+    await store.ensure_heartbeat()
     gone, there = await enqueued(store, 2)
     async with wired_watch(dsn, schema, truth, store.executor_id) as (watch, wire), watching(another) as rival:
         await watch.claim(["w"], ["default"], 0)
@@ -232,7 +232,7 @@ async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, sc
             await watch.claim(["w"], ["default"], 2)
         wire.disarm()
         await truth.execute("UPDATE pgqrs_workflows SET executor = $1 WHERE id = $2", ABANDONED, gone)
-        assert (await rival.tick(["w"], ["default"])).recovered == 1
+        assert (await rival.run_maintenance(["w"], ["default"])).recovered == 1
         assert ids_of(await rival.claim(["w"], ["default"], 2)) == [gone]
         assert ids_of(await watch.claim(["w"], ["default"], 2)) == [there]
     assert (await row_of(truth, gone))["executor"] == another.executor_id
@@ -241,14 +241,14 @@ async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, sc
 async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, truth, another):
     heard = []
     async with watching(store, rung=heard.append) as watch:
-        await watch.tick(["w"], ["default"])
+        await watch.run_maintenance(["w"], ["default"])
         await another.ring("default", 1)
         await another.ring("a queue, 'quoted'", 1)
         await become_true(lambda: len(heard) == 2)
         assert heard == [mark_of("default"), mark_of("a queue, 'quoted'")]
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._connection.get_server_pid())
         await become_true(watch._connection.is_closed)
-        await watch.tick(["w"], ["default"])
+        await watch.run_maintenance(["w"], ["default"])
         await another.ring("again", 1)
         await become_true(lambda: heard[2:] == [mark_of("again")])
 
@@ -259,35 +259,35 @@ async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost
 async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch, truth):
     (later,) = await enqueued(store, delay=HOUR)
     (latest,) = await enqueued(store, delay=2 * HOUR)
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert tick[:5] == (False, 0, 0, 0, 0)
     assert HOUR - 60 < tick.next_due <= HOUR
     assert await watch.claim(["w"], ["default"], 10) == []
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now() WHERE id = $1", later)
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert tick.woken == 1
     assert 2 * HOUR - 60 < tick.next_due <= 2 * HOUR
-    assert (await watch.tick(["w"], ["default"]))[:2] == (True, 0)
+    assert (await watch.run_maintenance(["w"], ["default"]))[:2] == (True, 0)
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [later]
-    assert (await watch.tick(["w"], ["default"])).ready is False
+    assert (await watch.run_maintenance(["w"], ["default"])).ready is False
     assert (await row_of(truth, latest))["status"] == "PENDING"
 
 
 async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
     await enqueued(store, name="other")
     await enqueued(store, queue="elsewhere")
-    assert not (await watch.tick(["w"], ["default"])).ready
-    assert (await watch.tick(["w", "other"], ["default"])).ready
-    assert (await watch.tick(["w"], ["elsewhere", "default"])).ready
-    assert not (await watch.tick([], [])).ready
+    assert not (await watch.run_maintenance(["w"], ["default"])).ready
+    assert (await watch.run_maintenance(["w", "other"], ["default"])).ready
+    assert (await watch.run_maintenance(["w"], ["elsewhere", "default"])).ready
+    assert not (await watch.run_maintenance([], [])).ready
 
 
 async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth):
-    new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MOST_AT_ONCE + 1)
+    new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MAX_ROWS + 1)
     await store.submit_many(new)
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
-    ticks = [await watch.tick(["w"], ["default"]) for _ in range(3)]
-    assert [tick.woken for tick in ticks] == [maintenance.MOST_AT_ONCE, 1, 0]
+    ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
+    assert [tick.woken for tick in ticks] == [maintenance.MAX_ROWS, 1, 0]
 
 
 DEATHS = {
@@ -340,7 +340,7 @@ async def lock_of(dsn, life):
 async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch, truth, death):
     async with lock_of(dsn, DEATHS[death]) as life:
         workflow_id, _ = await running(store, truth, **life)
-        assert (await watch.tick(["w"], ["default"])).recovered == 1
+        assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["epoch"], row["executor"], row["attempts"]) == ("PENDING", 2, None, 1)
     (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
@@ -353,7 +353,7 @@ async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch,
 async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, truth, life):
     async with lock_of(dsn, LIVES[life]) as planted:
         workflow_id, executor_id = await running(store, truth, **planted)
-        ticks = [await watch.tick(["w"], ["default"]) for _ in range(3)]
+        ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
         assert [tick.recovered for tick in ticks] == [0, 0, 0]
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["epoch"], row["executor"]) == ("RUNNING", 1, executor_id)
@@ -361,13 +361,13 @@ async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, truth, l
 
 async def test_a_free_lock_is_only_suspicious_at_first(store, watch, truth):
     workflow_id, executor_id = await running(store, truth, lock_key=3001)
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects > 0) == (0, True)
-    assert (await watch.tick(["w"], ["default"])).suspects > 0
+    assert (await watch.run_maintenance(["w"], ["default"])).suspects > 0
     await truth.execute(
         "UPDATE pgqrs_executors SET suspected_at = suspected_at - interval '0.8 s' WHERE id = $1", executor_id
     )
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     assert (await row_of(truth, workflow_id))["status"] == "PENDING"
 
 
@@ -377,38 +377,40 @@ SUSPECTED = {"lock_key": 3002, "suspected": 60.0}
 async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment(store, watch, truth, monkeypatch):
     """What cut its own connection may have cut those of executors that live and are connecting again."""
     monkeypatch.setattr(executors, "SETTLING", 0.2)
-    await watch.tick([], [])  # connects
+    await watch.run_maintenance([], [])  # connects
     await running(store, truth, **SUSPECTED)
     await planted_executor(truth, lock_key=3003)
     watch._connection.terminate()
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
     await become_true(lambda: _recovered(watch))
 
 
 async def _recovered(watch):
-    return (await watch.tick(["w"], ["default"])).recovered
+    return (await watch.run_maintenance(["w"], ["default"])).recovered
 
 
 async def test_nobody_is_suspected_while_the_server_is_young(store, watch, truth, monkeypatch):
     monkeypatch.setattr(executors, "SETTLING", 1e9)
     _, executor_id = await running(store, truth, **SUSPECTED)
     unseen = await planted_executor(truth, lock_key=3003, expires_in=-60.0)
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
     assert await truth.fetchval("SELECT suspected_at FROM pgqrs_executors WHERE id = $1", unseen) is None
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
-    assert (await watch.tick(["w"], ["default"])).recovered == 1  # what it said itself needs no suspicion
+    assert (
+        await watch.run_maintenance(["w"], ["default"])
+    ).recovered == 1  # what it said itself needs no suspicion
 
 
 async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await claimed_by(store, NEVER)
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     await claimed_by(store, NEVER)
-    assert (await watch.tick(["w"], ["default"])).recovered == 0  # a search now and then is enough
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 0  # a search now and then is enough
     async with watching(store) as fresh:
-        assert (await fresh.tick(["w"], ["default"])).recovered == 1
+        assert (await fresh.run_maintenance(["w"], ["default"])).recovered == 1
     assert (await row_of(truth, workflow_id))["epoch"] == 4
 
 
@@ -417,7 +419,7 @@ async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch
     (run,) = await watch.claim(["w"], ["default"], 1)
     store.abandon(workflow_id, run.epoch, run.claim)
     await become_true(lambda: _is_abandoned(truth, workflow_id))
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     (again,) = await watch.claim(["w"], ["default"], 1)
     assert (again.workflow_id, again.epoch, again.attempts) == (workflow_id, 3, 2)
 
@@ -427,11 +429,11 @@ async def _is_abandoned(truth, workflow_id):
 
 
 async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, truth):
-    workflow_id, claim = await store.begin("w", "{}")
+    workflow_id, claim = await store.create_and_claim("w", "{}")
     assert claim == Claim(1, token=(await row_of(truth, workflow_id))["claim"])
     executor_id = await planted_executor(truth, stopped=True)
     await truth.execute("UPDATE pgqrs_workflows SET executor = $1", executor_id)
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     assert ids_of(await watch.claim(["w"], ["default"], 1)) == [workflow_id]
 
 
@@ -440,7 +442,7 @@ PROGRESS = {
     "a step": (StepOutcome(0, 2, "new", "1", None, 0.0), 1),
     "a failed step": (StepOutcome(0, 2, "new", None, "{}", 0.0), 1),
     "a step that runs": (StepOutcome(0, 2, "new", None, None, 0.0), 2),
-    "a failed attempt": (StepFailure(0, 2, "new", "{}", 0.0, None, 1, HOUR), 2),
+    "a failed attempt": (FailedAttempt(0, 2, "new", "{}", 0.0, None, 1, HOUR), 2),
 }
 
 
@@ -449,14 +451,14 @@ async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(stor
     record, attempts = PROGRESS[progress]
     workflow_id, executor_id = await running(store, truth)
     await offered(store.journal, [StepOutcome(workflow_id, 1, "old", "1", None, 0.0)])
-    await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.PENDING)])
+    await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.PENDING)])
     (run,) = await claimed_by(store, executor_id)
     assert (run.epoch, run.attempts) == (2, 1)
     if record is not None:
         (told,) = await offered(store.journal, [record._replace(workflow_id=workflow_id)])
         assert not isinstance(told, Exception)
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert run.attempts == attempts
 
@@ -466,7 +468,7 @@ async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, wat
     await store.cancel(workflow_id, interrupt=True)
     assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["executor"], row["ready_at"], row["cancel_interrupts"]) == (
         "CANCELLED",
@@ -482,8 +484,8 @@ async def test_ticks_at_once_take_each_run_over_once(store, another, truth):
     assert len(await claimed_by(store, executor_id, limit=400)) == 400
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     async with watching(store) as one, watching(store) as two, watching(another) as three:
-        ticks = await asyncio.gather(*(each.tick(["w"], ["default"]) for each in (one, two, three)))
-        again = await one.tick(["w"], ["default"])
+        ticks = await asyncio.gather(*(each.run_maintenance(["w"], ["default"]) for each in (one, two, three)))
+        again = await one.run_maintenance(["w"], ["default"])
     assert sum(tick.recovered for tick in ticks) + again.recovered == 400
     assert await truth.fetch("SELECT DISTINCT status, epoch FROM pgqrs_workflows") == [("PENDING", 2)]
 
@@ -500,11 +502,11 @@ async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(st
     )
     async with truth.transaction():
         await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")  # nobody can take it over
-        await watch.tick(["w"], ["default"])
+        await watch.run_maintenance(["w"], ["default"])
     left = {row["id"] for row in await truth.fetch("SELECT id FROM pgqrs_executors")}
     assert left == {named, fresh, store.executor_id}
     assert not left & {gone, silent}
-    assert (await watch.tick(["w"], ["default"])).recovered == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
 
 
 # Deadlines
@@ -526,19 +528,19 @@ async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(sto
     executor_id = await planted_executor(truth)
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await claimed_by(store, executor_id)
-    leave = RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR)
+    leave = RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR)
     if state == "ready":
-        leave = RunLeave(workflow_id, 1, WorkflowStatus.PENDING)
+        leave = RunRelease(workflow_id, 1, WorkflowStatus.PENDING)
     if state.startswith("claimed"):
         await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
         await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '2 s'")
     else:
         await offered(store.journal, [leave])
         await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 ms'")
-    tick = await watch.tick(["w"], ["default"])
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert tick.timed_out == 1
     assert await timed_out(truth, workflow_id) == HOUR
-    assert (await watch.tick(["w"], ["default"]))[:4] == (False, 0, 0, 0)
+    assert (await watch.run_maintenance(["w"], ["default"]))[:4] == (False, 0, 0, 0)
     (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
     assert isinstance(error, WorkflowFencedError)
 
@@ -546,10 +548,10 @@ async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(sto
 async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, truth):
     workflow_id, _ = await running(store, truth)
     await truth.execute("UPDATE pgqrs_workflows SET deadline = now()")
-    assert (await watch.tick(["w"], ["default"])).timed_out == 0
+    assert (await watch.run_maintenance(["w"], ["default"])).timed_out == 0
     assert (await row_of(truth, workflow_id))["status"] == "RUNNING"
     await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s'")
-    assert (await watch.tick(["w"], ["default"])).timed_out == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).timed_out == 1
     await timed_out(truth, workflow_id)
 
 
@@ -560,11 +562,11 @@ async def test_the_time_before_the_first_start_does_not_count_and_later_starts_d
     assert (await row_of(truth, workflow_id))["deadline"] is None
     await watch.claim(["w"], ["default"], 1)
     deadline = (await row_of(truth, workflow_id))["deadline"]
-    await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.PENDING)])
+    await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.PENDING)])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (await row_of(truth, workflow_id))["deadline"] == deadline
-    assert run.left <= HOUR
-    tick = await watch.tick(["w"], ["default"])
+    assert run.seconds_left <= HOUR
+    tick = await watch.run_maintenance(["w"], ["default"])
     assert HOUR - 60 < tick.next_due <= HOUR
 
 
@@ -572,7 +574,7 @@ async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, wa
     ids = await enqueued(store, 2, timeout=HOUR)
     await watch.claim(["w"], ["default"], 2)
     for workflow_id in ids:
-        await offered(store.journal, [RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR)])
+        await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR)])
     await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s' WHERE id = $1", ids[1])
     assert await watch._time_out(ids) == 1
     assert (await row_of(truth, ids[0]))["status"] == "WAITING"
@@ -642,7 +644,9 @@ async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch):
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(workflow_id, 1, "5", None))
     assert await store.submit("w", "{}", queue="default", key="k") == workflow_id
-    assert await store.ended([workflow_id, 999]) == {workflow_id: Ended(WorkflowStatus.SUCCESS, "5", None)}
+    assert await store.results([workflow_id, 999]) == {
+        workflow_id: WorkflowResult(WorkflowStatus.SUCCESS, "5", None)
+    }
 
 
 async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, truth):
@@ -663,7 +667,7 @@ async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, 
 
 async def begun(store):
     workflow_id = await store.ids.next()
-    await store.beat()
+    await store.ensure_heartbeat()
     return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR, token=new_token())
 
 
@@ -671,15 +675,15 @@ async def test_each_new_record_sent_twice_changes_nothing(store, truth):
     run = await begun(store)
     new = Submission(await store.ids.next(), "w", "{}", "default", 3, HOUR, HOUR, "key")
     taken = new._replace(workflow_id=await store.ids.next())
-    failure = StepFailure(run.workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
+    failure = FailedAttempt(run.workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
     failed = StepOutcome(run.workflow_id, 1, "failed", None, "{}", 0.0)
-    left = RunLeave(run.workflow_id, 1, WorkflowStatus.WAITING, HOUR, '{"why":1}', 2, ("failed",))
+    left = RunRelease(run.workflow_id, 1, WorkflowStatus.WAITING, HOUR, '{"why":1}', 2, ("failed",))
     expected = [
         (run, Claim(1, token=run.token)),
         (new, True),
         (taken, False),
         (failure, None),
-        (failed, Outcome(None, "{}")),
+        (failed, StoredOutcome(None, "{}")),
         (left, None),
     ]
     for record, told in expected:
@@ -697,7 +701,7 @@ async def test_each_new_record_sent_twice_changes_nothing(store, truth):
 async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, truth, status):
     run = await begun(store)
     await offered(store.journal, [run])
-    leave = RunLeave(run.workflow_id, 1, WorkflowStatus(status), HOUR if status == "WAITING" else None, "{}")
+    leave = RunRelease(run.workflow_id, 1, WorkflowStatus(status), HOUR if status == "WAITING" else None, "{}")
     assert await offered(store.journal, [leave]) == [None]
     before = await tables(truth)
     assert await offered(store.journal, [leave]) == [None]
@@ -710,14 +714,14 @@ async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, truth,
     assert row["executor"] == (ABANDONED if status == "RUNNING" else None)
     assert (row["queue"], row["error"]) == ("default", "{}")
     if status == "RUNNING":
-        assert (await watch.tick(["w"], ["default"])).recovered == 1
+        assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
 
 
 async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    leave = RunLeave(workflow_id, 1, WorkflowStatus.PENDING)
-    failure = StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
+    leave = RunRelease(workflow_id, 1, WorkflowStatus.PENDING)
+    failure = FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
     await offered(store.journal, [failure])
     await offered(store.journal, [leave])
     await watch.claim(["w"], ["default"], 1)
@@ -731,13 +735,13 @@ async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(sto
 async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_and_are_fenced(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    failure = StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
+    failure = FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
     async with truth.transaction():
         await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
         before = store.journal.statements
         futures = [
             await submit(store.journal, each)
-            for each in (failure, RunLeave(workflow_id, 1, WorkflowStatus.PENDING))
+            for each in (failure, RunRelease(workflow_id, 1, WorkflowStatus.PENDING))
         ]
         await become_true(lambda: store.journal.statements >= before + 4)
         assert not any(future.done() for future in futures)
@@ -752,7 +756,7 @@ async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_a
 async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    attempt = StepFailure(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
+    attempt = FailedAttempt(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
     await fail_attempt(store, attempt)
     await fail_attempt(store, attempt._replace(failures=2, error='{"n":2}', delay=2 * HOUR))
     before = await tables(truth)
@@ -764,26 +768,26 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
     assert history.failed["s"].failures == 2
     assert 2 * HOUR - 60 < history.failed["s"].wait <= 2 * HOUR
     assert await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "5", None, 0.0, 77)]) == [
-        Outcome("5", None, 77)
+        StoredOutcome("5", None, 77)
     ]
     before = await tables(truth)
     await fail_attempt(store, attempt._replace(failures=3))
     assert await tables(truth) == before
-    assert (await store.history(workflow_id))[:2] == ({"s": Outcome("5", None, 77)}, {})
+    assert (await store.history(workflow_id))[:2] == ({"s": StoredOutcome("5", None, 77)}, {})
 
 
 async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, truth):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    await fail_attempt(store, StepFailure(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
-    await leave_run(store, RunLeave(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
+    await fail_attempt(store, FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
+    await leave_run(store, RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now()")
     await truth.execute("UPDATE pgqrs_workflow_steps SET retry_at = now() - interval '1 s'")
-    await watch.tick(["w"], ["default"])
+    await watch.run_maintenance(["w"], ["default"])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (run.epoch, run.attempts) == (2, 1)
     assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4)
-    await fail_attempt(store, StepFailure(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
+    await fail_attempt(store, FailedAttempt(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
 
@@ -792,12 +796,12 @@ async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store,
     for epoch in (1, 2, 3):
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert (run.epoch, run.attempts) == (epoch, 1)
-        await leave_run(store, RunLeave(workflow_id, epoch, WorkflowStatus.PENDING))
+        await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.PENDING))
     await truth.execute("UPDATE pgqrs_workflows SET attempts = 7")
     await watch.claim(["w"], ["default"], 1)
-    await leave_run(store, RunLeave(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
+    await leave_run(store, RunRelease(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
     assert (await row_of(truth, workflow_id))["attempts"] == 0
-    assert (await watch.tick(["w"], ["default"])).woken == 1
+    assert (await watch.run_maintenance(["w"], ["default"])).woken == 1
 
 
 @pytest.mark.parametrize("status", ["WAITING", "PENDING", "RUNNING"])
@@ -805,7 +809,7 @@ async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await watch.claim(["w"], ["default"], 1)
     await store.cancel(workflow_id, interrupt=False)
-    await leave_run(store, RunLeave(workflow_id, 1, WorkflowStatus(status), HOUR))
+    await leave_run(store, RunRelease(workflow_id, 1, WorkflowStatus(status), HOUR))
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["due_at"], row["ready_at"], row["executor"]) == ("CANCELLED", None, None, None)
     (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
@@ -822,10 +826,10 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
         bad._replace(input="]"),
         new,
         new._replace(workflow_id=await store.ids.next(), input="]"),
-        StepFailure(ids[0], 1, "s", "{}", 0.0, None, 1, 1.0),
-        StepFailure(ids[1], 1, "s", "]", 0.0, None, 1, 1.0),
-        RunLeave(ids[2], 1, WorkflowStatus.WAITING, 1.0, "{}"),
-        RunLeave(ids[3], 1, WorkflowStatus.WAITING, 1.0, "]"),
+        FailedAttempt(ids[0], 1, "s", "{}", 0.0, None, 1, 1.0),
+        FailedAttempt(ids[1], 1, "s", "]", 0.0, None, 1, 1.0),
+        RunRelease(ids[2], 1, WorkflowStatus.WAITING, 1.0, "{}"),
+        RunRelease(ids[3], 1, WorkflowStatus.WAITING, 1.0, "]"),
     ]
     results = await offered(store.journal, records)
     assert [type(result) for result in results] == [
@@ -847,12 +851,12 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
             run,
             Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None),
             StepOutcome(ids[0], 1, "s", "1", None, 0.0, -5),
-            StepFailure(ids[1], 1, "s", "{}", 0.0, None, 1, 1.0),
-            RunLeave(ids[3], 1, WorkflowStatus.PENDING, reopen=("failed",)),
+            FailedAttempt(ids[1], 1, "s", "{}", 0.0, None, 1, 1.0),
+            RunRelease(ids[3], 1, WorkflowStatus.PENDING, reopen=("failed",)),
             RunEnd(ids[4], 1, None, "{}", ("failed",)),
         ],
     )
-    assert results == [None, Claim(1, token=run.token), True, Outcome("1", None, -5), None, None, None]
+    assert results == [None, Claim(1, token=run.token), True, StoredOutcome("1", None, -5), None, None, None]
     assert store.journal.statements == before + 1
     steps = await truth.fetch("SELECT workflow_id, step_id, reopened FROM pgqrs_workflow_steps ORDER BY 1")
     assert steps == [
@@ -883,8 +887,8 @@ async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from
 async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, truth):
     ready, waiting, delayed = [(await enqueued(store))[0] for _ in range(2)] + await enqueued(store, delay=HOUR)
     await watch.claim(["w"], ["default"], 2)
-    await leave_run(store, RunLeave(ready, 1, WorkflowStatus.PENDING))
-    await leave_run(store, RunLeave(waiting, 1, WorkflowStatus.WAITING, HOUR))
+    await leave_run(store, RunRelease(ready, 1, WorkflowStatus.PENDING))
+    await leave_run(store, RunRelease(waiting, 1, WorkflowStatus.WAITING, HOUR))
     for workflow_id in (ready, waiting, delayed):
         for _ in range(2):
             await store.cancel(workflow_id, interrupt=False)
@@ -927,7 +931,7 @@ async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(st
 async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, truth):
     (queued,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
-    plain, _ = await store.begin("w", "{}")
+    plain, _ = await store.create_and_claim("w", "{}")
     for workflow_id in (queued, plain):
         await end_run(store, RunEnd(workflow_id, 1, None, "{}"))
         await store.resume(workflow_id)

@@ -46,7 +46,7 @@ async def blocking(ctx: PyWorkflow, seconds: float) -> list[int]:
 
 
 def own_admin(expiry):
-    options = {"expiry": expiry} if expiry else {}
+    options = {"heartbeat_timeout": expiry} if expiry else {}
     return Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"], **options)
 
 

@@ -16,11 +16,11 @@ import asyncpg
 from reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
 
 from pgqrs import Admin, PyWorkflow, workflow
-from pgqrs.storage.claim_connection import Tick, Watch
+from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.channels import executor_channel
-from pgqrs.storage.records import ClaimedRun, Outcome, RunEnd, RunLeave, StepFailure, StepOutcome
+from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease, StepOutcome, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 from tests.integration.storage_helpers import claimed, end_run, fail_attempt, leave_run
@@ -36,7 +36,13 @@ MORE = 2.0
 PATIENCE = 10.0
 """How long to wait for what happens by itself, in seconds."""
 
-LIMITS = Limits(timeout=PATIENCE, patience=PATIENCE, beat=3600.0, expiry=EXPIRY * UNIT, unattended=1e9)
+LIMITS = Limits(
+    timeout=PATIENCE,
+    outage_timeout=PATIENCE,
+    heartbeat_interval=3600.0,
+    heartbeat_timeout=EXPIRY * UNIT,
+    unattended=1e9,
+)
 
 
 @workflow(name="first")
@@ -73,16 +79,16 @@ class Process:
         self.admin = Admin(dsn, schema)
         self.admin._limits = LIMITS
         self.store: Store
-        self._watch: Watch | None = None
+        self._watch: ClaimConnection | None = None
 
     async def open(self) -> None:
         self.store = await self.admin.store()
         # The runs of the model have no code that carries them out, and a beat would give up those older than 5 s.
-        self.store.not_carried_out = lambda _held: []  # type: ignore[method-assign]
+        self.store.without_task = lambda _held: []  # type: ignore[method-assign]
 
-    async def watch(self) -> Watch:
+    async def watch(self) -> ClaimConnection:
         if self._watch is None:
-            self._watch = await self.store.watch(lambda _queue: None)
+            self._watch = await self.store.claim_connection(lambda _queue: None)
         return self._watch
 
     async def close(self) -> None:
@@ -163,7 +169,7 @@ class Beside:
         )
         if process.store._is_beating:
             await self.sql.execute("SELECT pg_notify($1, '')", executor_channel(own))
-        await process.store.beat()
+        await process.store.ensure_heartbeat()
         lives = "SELECT count(*) FROM pgqrs_executors WHERE id = $1 AND expires_at > now() AND stopped_at IS NULL"
         await self.until(lambda: self.sql.fetchval(lives, own))
 
@@ -219,22 +225,24 @@ class Beside:
         watch = await self._watch(executor)
         return [self.claimed(each) for each in await watch.claim(names, queues, limit)]
 
-    async def tick(self, executor: int, names: list[str], queues: list[str], *, unknown_too: bool) -> Tick:
+    async def tick(
+        self, executor: int, names: list[str], queues: list[str], *, unknown_too: bool
+    ) -> MaintenanceResult:
         """Look at everything, and for runs of unknown executors if so."""
         watch = await self._watch(executor)
         watch._ticks = 0 if unknown_too else 1
-        return await watch.tick(names, queues)
+        return await watch.run_maintenance(names, queues)
 
-    async def _watch(self, executor: int) -> Watch:
+    async def _watch(self, executor: int) -> ClaimConnection:
         """Return an executor's watch; between its looks at everything it goes by true time, which stands still here."""
         watch = await self.processes[executor].watch()
         watch._floor.forget()
         return watch
 
     def claimed(self, run: ClaimedRun) -> Claimed:
-        return Claimed(self.ids.index(run.workflow_id), run.epoch, run.attempts, units(run.left))
+        return Claimed(self.ids.index(run.workflow_id), run.epoch, run.attempts, units(run.seconds_left))
 
-    async def record(self, run: Run, step_id: str, output: str | None, error: str | None) -> Outcome:
+    async def record(self, run: Run, step_id: str, output: str | None, error: str | None) -> StoredOutcome:
         return await self.recording(await self.outcome(run, step_id, output, error), run.executor)
 
     async def outcome(self, run: Run, step_id: str, output: str | None, error: str | None) -> StepOutcome:
@@ -243,28 +251,28 @@ class Beside:
         (known,) = await claimed(self.processes[run.executor].store.database, outcome)
         return known
 
-    def recording(self, outcome: StepOutcome, executor: int) -> Awaitable[Outcome]:
+    def recording(self, outcome: StepOutcome, executor: int) -> Awaitable[StoredOutcome]:
         """Hand an outcome in, behind those that were handed in before, and return what becomes of it."""
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[StoredOutcome] = asyncio.get_running_loop().create_future()
 
-        def tell(told: Outcome | Exception) -> None:
+        def tell(told: StoredOutcome | Exception) -> None:
             if isinstance(told, Exception):
                 answer.set_exception(told)
             else:
                 answer.set_result(told)
 
-        self.processes[executor].store.journal.accept(outcome, tell)
+        self.processes[executor].store.journal.submit(outcome, tell)
         return asyncio.wait_for(answer, PATIENCE)
 
     async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:
-        failure = StepFailure(
+        failure = FailedAttempt(
             self.ids[run.workflow], run.epoch, step_id, error, 0.001, None, failures, delay * UNIT
         )
         await asyncio.wait_for(fail_attempt(self.processes[run.executor].store, failure), PATIENCE)
 
     async def leave(self, run: Run, status: str, wait: int | None, retries: int | None, error: str | None) -> None:
         seconds = None if wait is None else wait * UNIT
-        leave = RunLeave(self.ids[run.workflow], run.epoch, WorkflowStatus(status), seconds, error, retries)
+        leave = RunRelease(self.ids[run.workflow], run.epoch, WorkflowStatus(status), seconds, error, retries)
         await leave_run(self.processes[run.executor].store, leave)
 
     async def end(self, run: Run, output: str | None, error: str | None, reopen: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from reference import OVER, Claimed, Reference, Run, Workflow
 
 from pgqrs.errors import InvariantError, PgqrsError, WorkflowCancelledError, WorkflowFencedError
-from pgqrs.storage.records import Outcome
+from pgqrs.storage.records import StoredOutcome
 
 T = TypeVar("T")
 
@@ -189,7 +189,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         await self.join(process)
         run = self.model.begin(name, process, timeout)
         seconds = None if timeout is None else timeout * UNIT
-        workflow_id, claim = await self.beside.processes[process].store.begin(name, "{}", seconds)
+        workflow_id, claim = await self.beside.processes[process].store.create_and_claim(name, "{}", seconds)
         assert claim.epoch == run.epoch
         self.came(run.workflow, workflow_id)
         self.runs.append(run)
@@ -287,7 +287,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         if isinstance(expected, type):
             assert [type(each) for each in told] == [expected, expected]
         else:
-            assert told == [Outcome(expected.output, expected.error)] * 2
+            assert told == [StoredOutcome(expected.output, expected.error)] * 2
 
     @rule(pick=anyone, stale=rarely, step_id=step_ids, delay=spans, again=rarely)
     def fail(self, pick: int, stale: bool, step_id: str, delay: int, again: bool) -> None:
@@ -337,9 +337,9 @@ class PgqrsMachine(RuleBasedStateMachine):
             self.beside.recording(outcome, process), start, return_exceptions=True
         )
         assert not isinstance(claimed, BaseException), claimed
-        if isinstance(recorded, Outcome):
+        if isinstance(recorded, StoredOutcome):
             there: Any = self.model.record(run, step_id, output, None)
-            assert recorded == Outcome(there.output, there.error)
+            assert recorded == StoredOutcome(there.output, there.error)
         else:
             assert isinstance(recorded, WorkflowFencedError)
         assert self.model.claim(run.workflow, process, None) == claimed.epoch

@@ -207,7 +207,7 @@ async def connecting(url: URL, engine: AsyncEngine) -> None:
     Admin("postgresql://localhost/db", None)
     Admin("postgresql://localhost/db", "custom_schema")
     Admin(url, schema="x")
-    Admin(engine, codec=JsonCodec(max_bytes=10), timeout=1, patience=0.5)
+    Admin(engine, codec=JsonCodec(max_bytes=10), timeout=1, outage_timeout=0.5)
     async with Admin("embedded://") as admin:
         assert_type(admin, Admin)
         assert_type(await admin.install(), None)

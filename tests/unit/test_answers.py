@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgqrs.storage.journal.futures import Answer, Waker, step_aside
+from pgqrs.storage.journal.futures import Waker, WriteFuture, resume_inline
 
 place = contextvars.ContextVar("place", default="nowhere")
 
@@ -42,7 +42,7 @@ def _collector_off():
 
 
 def _answer():
-    return Answer(loop=asyncio.get_running_loop())
+    return WriteFuture(loop=asyncio.get_running_loop())
 
 
 @pytest.mark.parametrize("verdict", [7, None, ValueError("no")])
@@ -50,9 +50,9 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     itself = asyncio.current_task()
-    waiting = answer.settle_by_hand(verdict)
+    waiting = answer.resolve_now(verdict)
     assert told == []
-    step_aside(itself, [waiting])
+    resume_inline(itself, [waiting])
     assert told == [verdict, (waiter, "waiter")]
     assert (asyncio.current_task(), place.get()) == (itself, "elsewhere")
     assert await waiter is None
@@ -61,7 +61,7 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
 async def test_it_is_a_future_as_any_other_where_nobody_wakes_by_hand():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
-    answer.settle(7)
+    answer.resolve(7)
     assert told == []
     await waiter
     assert told[0] == 7
@@ -71,7 +71,7 @@ async def test_others_who_wait_hear_of_it_in_the_next_turn():
     answer, told, heard = _answer(), [], []
     waiter = await _waiting(answer, told)
     answer.add_done_callback(lambda each: heard.append(each.result()))
-    step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
+    resume_inline(asyncio.current_task(), [answer.resolve_now(7)])
     assert (told[0], heard) == (7, [])
     assert waiter.done()
     await asyncio.sleep(0)
@@ -80,7 +80,7 @@ async def test_others_who_wait_hear_of_it_in_the_next_turn():
 
 async def test_one_that_nobody_waits_for_yet_is_settled():
     answer = _answer()
-    assert answer.settle_by_hand(7) is None
+    assert answer.resolve_now(7) is None
     assert await answer == 7
 
 
@@ -88,7 +88,7 @@ async def test_a_waiter_that_was_cancelled_is_let_alone():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     waiter.cancel()
-    assert answer.settle_by_hand(7) is None
+    assert answer.resolve_now(7) is None
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert told == []
@@ -97,9 +97,9 @@ async def test_a_waiter_that_was_cancelled_is_let_alone():
 async def test_a_task_that_is_cancelled_between_the_verdict_and_its_step_hears_of_both():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
-    waiting = answer.settle_by_hand(7)
+    waiting = answer.resolve_now(7)
     waiter.cancel()
-    step_aside(asyncio.current_task(), [waiting])
+    resume_inline(asyncio.current_task(), [waiting])
     with pytest.raises(asyncio.CancelledError):
         await waiter
     assert answer.result() == 7
@@ -116,7 +116,7 @@ async def test_an_interrupt_of_the_waiter_passes_through_and_leaves_the_caller_t
     await asyncio.sleep(0)
     itself = asyncio.current_task()
     with pytest.raises(KeyboardInterrupt):
-        step_aside(itself, [answer.settle_by_hand(7)])
+        resume_inline(itself, [answer.resolve_now(7)])
     assert asyncio.current_task() is itself
     assert isinstance(waiter.exception(), KeyboardInterrupt)
 
@@ -127,9 +127,9 @@ async def test_it_holds_its_waiter_no_longer_than_it_needs(how):
     waiter = await _waiting(answer, [])
     match how:
         case "by hand":
-            step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
+            resume_inline(asyncio.current_task(), [answer.resolve_now(7)])
         case "in the next turn":
-            answer.settle(7)
+            answer.resolve(7)
         case _:
             answer.cancel()
     await asyncio.wait([waiter])
@@ -152,7 +152,7 @@ async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_asi
 
     task = asyncio.create_task(fail())
     await asyncio.sleep(0)
-    step_aside(asyncio.current_task(), [answer.settle_by_hand(7)])
+    resume_inline(asyncio.current_task(), [answer.resolve_now(7)])
     freed = weakref.ref(task)
     with _collector_off():
         del task
@@ -172,7 +172,7 @@ async def test_those_of_a_batch_go_on_in_order_in_the_next_turn_each_as_its_own_
     waiters = [await _waiting(answer, told) for answer in answers]
     waker = _waker()
     for verdict, answer in enumerate(answers):
-        waker.answer(answer, verdict)
+        waker.resolve(answer, verdict)
     assert told == []
     await asyncio.sleep(0)
     assert told == [each for n, waiter in enumerate(waiters) for each in (n, (waiter, "waiter"))]
@@ -185,9 +185,9 @@ async def test_a_record_that_went_alone_has_its_waiter_woken_when_the_writer_ste
     for answer in (first, second):
         await _waiting(answer, told)
     waker = _waker(alone=True)
-    waker.answer(first, 1)
-    waker.answer(second, 2)  # its journal gave the one up, and with it what was still to come
-    waker.step_aside(asyncio.current_task())
+    waker.resolve(first, 1)
+    waker.resolve(second, 2)  # its journal gave the one up, and with it what was still to come
+    waker.resume_inline(asyncio.current_task())
     assert told[0] == 1
     assert 2 not in told
     assert not waker.alone
@@ -200,7 +200,7 @@ async def test_one_of_a_batch_that_is_cancelled_before_its_turn_hears_of_it_and_
     waiters = [await _waiting(answer, told) for answer in answers]
     waker = _waker()
     for answer in answers:
-        waker.answer(answer, 7)
+        waker.resolve(answer, 7)
     waiters[1].cancel()
     await asyncio.wait(waiters)
     assert [waiter.cancelled() for waiter in waiters] == [False, True, False]
@@ -220,7 +220,7 @@ def test_an_interrupt_of_one_of_a_batch_leaves_the_others_to_the_next_turn():
         await asyncio.sleep(0)
         waker = _waker()
         for answer, verdict in zip(answers, ("first", "interrupt", "last"), strict=True):
-            waker.answer(answer, verdict)
+            waker.resolve(answer, verdict)
         await asyncio.wait(waiters, timeout=5)
 
     loop = asyncio.new_event_loop()
@@ -241,8 +241,8 @@ async def test_in_debug_mode_the_loop_itself_wakes_everybody_and_can_tell_who_is
     answer, told = _answer(), []
     await _waiting(answer, told)
     waker = _waker(alone=alone)
-    waker.answer(answer, 7)
-    waker.step_aside(asyncio.current_task())
+    waker.resolve(answer, 7)
+    waker.resume_inline(asyncio.current_task())
     assert told == []
     await asyncio.sleep(0)
     assert told[0] == 7
@@ -267,7 +267,7 @@ async def test_an_exception_that_is_kept_keeps_nothing_of_those_that_were_woken_
     things = [Thing(), Thing()]
     freed = [weakref.ref(each) for each in (*things, *waiters)]
     for answer, verdict in zip(answers, (things[0], LookupError("kept"), things[1]), strict=True):
-        waker.answer(answer, verdict)
+        waker.resolve(answer, verdict)
     await asyncio.wait(waiters)
     with _collector_off():
         del waiters, answers, answer, verdict, things
@@ -282,13 +282,13 @@ async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_
 
     async def nesting():
         await first
-        waker.answer(third, 3)
+        waker.resolve(third, 3)
         told.append(len(asyncio.get_running_loop()._ready))  # what such a loop would come to
 
     waiters = [asyncio.create_task(nesting()), *(asyncio.create_task(_told(each, told)) for each in answers[1:])]
     await asyncio.sleep(0)
-    waker.answer(first, 1)
-    waker.answer(second, 2)
+    waker.resolve(first, 1)
+    waker.resolve(second, 2)
     await asyncio.wait(waiters)
     assert told[0] > 0
     assert told[1:] == [2, 3]
@@ -307,7 +307,7 @@ async def test_those_whose_callback_an_interrupt_has_lost_are_woken_with_the_nex
     with monkeypatch.context() as patch:
         patch.setattr(waker, "_loop", SimpleNamespace(call_soon=lambda _callback: None))
         for verdict, answer in enumerate(answers):
-            waker.answer(answer, verdict)
+            waker.resolve(answer, verdict)
     await asyncio.sleep(0)
     assert told == []
     waker.expect(alone=alone)

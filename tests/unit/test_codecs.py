@@ -43,8 +43,8 @@ from typing_extensions import TypedDict, Unpack
 
 from pgqrs import ConfigurationError, Encoded, SerializationError, WorkflowTimeoutError
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
-from pgqrs.codecs.annotations import Returns, annotation_of, bound_to_input
-from pgqrs.codecs.base import bound, checked_codec, is_typed, opened, placed, recorded_name, sealed
+from pgqrs.codecs.annotations import ReturnType, annotation_of, input_codec
+from pgqrs.codecs.base import codec_at, codec_for, is_typed, open_error, seal_error, stored_name, validate_codec
 from pgqrs.codecs.failures import dump_error, load_error
 from pgqrs.engine.fingerprint import fingerprint_of
 
@@ -717,9 +717,9 @@ def test_a_token_is_read_at_its_own_place_alone(codec):
         ("output", 1, "approve:alice"), ("error", 1, "approve:alice"), ("output", 1, "approve\nalice"),
     ]  # fmt: skip
     for here in places:
-        text = placed(codec, *here).encode("paid\n").text
-        assert placed(codec.of(Any), *here).decode(text) == "paid\n"
-        for elsewhere in (placed(codec, *each) for each in places if each != here):
+        text = codec_at(codec, *here).encode("paid\n").text
+        assert codec_at(codec.of(Any), *here).decode(text) == "paid\n"
+        for elsewhere in (codec_at(codec, *each) for each in places if each != here):
             with pytest.raises(SerializationError, match="another place") as caught:
                 elsewhere.decode(text)
             assert caught.value.reading
@@ -730,22 +730,22 @@ def test_a_token_is_read_at_its_own_place_alone(codec):
 def test_only_the_error_of_a_deadline_may_be_unsealed_and_nothing_else_in_it_counts():
     codec = FernetCodec([NEW])
     genuine = dump_error(WorkflowTimeoutError(7, 2.5), terminal=True)
-    assert json.loads(genuine) == json.loads(genuine) | json.loads(opened(codec, genuine, 7))
+    assert json.loads(genuine) == json.loads(genuine) | json.loads(open_error(codec, genuine, 7))
     forged = json.loads(genuine) | {
         "message": "paid",
         "mro": ["builtins:PermissionError"],
         "args": ["x"],
         "notes": ["y"],
     }
-    assert opened(codec, json.dumps(forged), 7) == opened(codec, genuine, 7)
+    assert open_error(codec, json.dumps(forged), 7) == open_error(codec, genuine, 7)
     for timeout in (math.inf, -1, "x", True, 1e300, None):
         forged["attributes"] = {"timeout": timeout}
-        replayed = load_error(opened(codec, json.dumps(forged), 7), workflow_id=7, step_id="")
+        replayed = load_error(open_error(codec, json.dumps(forged), 7), workflow_id=7, step_id="")
         assert isinstance(replayed, WorkflowTimeoutError)
     with pytest.raises(SerializationError):
-        opened(codec, genuine, 7, "step")
+        open_error(codec, genuine, 7, "step")
     with pytest.raises(SerializationError):
-        opened(codec, dump_error(PermissionError("no"), terminal=True), 7)
+        open_error(codec, dump_error(PermissionError("no"), terminal=True), 7)
 
 
 def test_it_stacks_on_any_codec():
@@ -767,7 +767,7 @@ def test_encryption_goes_by_types_if_what_it_encrypts_does():
     assert is_typed(twice.of(Order))
     assert twice.of(Order).encode(ORDER).value == ORDER
     untyped = FernetCodec([NEW])
-    assert Returns(missing).codec(untyped) is bound_to_input(untyped, missing, 2, ()) is untyped
+    assert ReturnType(missing).codec(untyped) is input_codec(untyped, missing, 2, ()) is untyped
 
 
 def test_what_the_inner_codec_refuses_is_refused():
@@ -779,13 +779,13 @@ def test_what_the_inner_codec_refuses_is_refused():
 def test_errors_are_sealed():
     codec = FernetCodec([NEW, OLD])
     error = '{"type": "ValueError", "message": "4111"}'
-    hidden = sealed(codec, error)
+    hidden = seal_error(codec, error)
     assert "4111" not in hidden
     assert isinstance(json.loads(hidden), str)
-    assert opened(codec, hidden) == error
+    assert open_error(codec, hidden) == error
     with pytest.raises(SerializationError, match="what is stored is not encrypted"):
-        opened(codec, error)
-    assert sealed(JsonCodec(), error) == opened(PydanticCodec(), error) == error
+        open_error(codec, error)
+    assert seal_error(JsonCodec(), error) == open_error(PydanticCodec(), error) == error
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], [NEW, "bad key"], [b"\xff" * 44], ["é" * 44]])
@@ -825,7 +825,7 @@ class Named(Old):
 @pytest.mark.parametrize("codec", [None, 5, object(), JsonCodec, Encoded("1", 1)])
 def test_what_is_no_codec_is_refused(codec):
     with pytest.raises(TypeError):
-        checked_codec(codec)
+        validate_codec(codec)
 
 
 @pytest.mark.parametrize("name", [None, "", "a\0b", "a\nb", 5, "x" * 101])
@@ -834,18 +834,18 @@ def test_a_codec_needs_a_name(name):
     codec.name = name
     for each in (Old(), codec):
         with pytest.raises(TypeError, match="`name`"):
-            checked_codec(each)
+            validate_codec(each)
     with pytest.raises(TypeError):
         FernetCodec([NEW], codec)
 
 
 def test_a_codec_of_ones_own_needs_no_more_than_a_name():
     codec = Named()
-    assert checked_codec(codec) is codec
-    assert bound(codec, Order) is codec
-    assert Returns(test_it_shows_no_key).codec(codec) is codec
+    assert validate_codec(codec) is codec
+    assert codec_for(codec, Order) is codec
+    assert ReturnType(test_it_shows_no_key).codec(codec) is codec
     assert FernetCodec([NEW], codec).name == "fernet+mine"
-    assert (recorded_name(codec), recorded_name(JsonCodec())) == ("mine", None)
+    assert (stored_name(codec), stored_name(JsonCodec())) == ("mine", None)
 
 
 def test_the_codec_of_the_documentation_works():
@@ -854,7 +854,7 @@ def test_the_codec_of_the_documentation_works():
     names = {"Any": Any, "Encoded": Encoded, "JsonCodec": JsonCodec, "base64": base64, "json": json, "zlib": zlib}
     exec(source, names)
     for codec in (names["ZlibCodec"](), FernetCodec([NEW], names["ZlibCodec"]())):
-        encoded = checked_codec(codec).encode({"a": (1, "x" * 1000)})
+        encoded = validate_codec(codec).encode({"a": (1, "x" * 1000)})
         assert codec.decode(encoded.text) == encoded.value == {"a": [1, "x" * 1000]}
         assert "xxx" not in encoded.text
 
@@ -917,7 +917,7 @@ def annotations(function, count, *names):
             asked.append(annotation)
             return self
 
-    bound_to_input(Asks(), function, count, names)
+    input_codec(Asks(), function, count, names)
     hints = asked[0].__annotations__
     return hints["args"].__args__, hints["kwargs"].__annotations__
 
@@ -935,11 +935,11 @@ def test_the_arguments_of_a_workflow_have_the_types_of_its_parameters():
 
 def test_the_type_of_an_input_is_made_once():
     codec = PydanticCodec()
-    assert bound_to_input(codec, annotated, 2, ("key",)) is bound_to_input(codec, annotated, 2, ("key",))
+    assert input_codec(codec, annotated, 2, ("key",)) is input_codec(codec, annotated, 2, ("key",))
 
 
 def test_an_input_comes_back_as_its_types():
-    typed = bound_to_input(PydanticCodec(), annotated, 3, ("key", "plain", "a b"))
+    typed = input_codec(PydanticCodec(), annotated, 3, ("key", "plain", "a b"))
     given = {
         "args": (ORDER, MOMENT, Cat(name="x")),
         "kwargs": {"key": uuid.UUID(int=1), "plain": 5, "a b": Dog(name="x")},
@@ -965,7 +965,7 @@ def test_what_never_returns_may_return_anything():
 def test_an_iterable_is_a_sequence():
     found = [annotation_of(many, name) for name in ("a", "b", "c", "rest", "return")]
     assert found == [Sequence[dt.date], Sequence[str] | None, Sequence, Sequence[int], Sequence[Cat]]
-    assert Returns(many).codec(PydanticCodec()).encode((Cat(name="x"),)).value == [Cat(name="x")]
+    assert ReturnType(many).codec(PydanticCodec()).encode((Cat(name="x"),)).value == [Cat(name="x")]
 
 
 def test_other_unions_are_left_as_they_are():
@@ -1017,7 +1017,7 @@ def test_every_kind_of_function_has_a_result(function, found):
 
 
 def test_a_result_is_bound_once_for_a_codec():
-    returns, codec = Returns(annotated), PydanticCodec()
+    returns, codec = ReturnType(annotated), PydanticCodec()
     assert returns.codec(codec) is returns.codec(codec)
     other = PydanticCodec()
     assert returns.codec(other) is not returns.codec(codec)
@@ -1034,7 +1034,7 @@ def test_a_result_that_cannot_be_recorded_is_told_by_its_function():
         return Unknown()
 
     with pytest.raises(ConfigurationError, match=r"result of .*step cannot be recorded: .*Unknown"):
-        Returns(step).codec(PydanticCodec())
+        ReturnType(step).codec(PydanticCodec())
 
 
 # --- fingerprints of what is not JSON ---

@@ -117,7 +117,7 @@ def all_errors(error: BaseException | None) -> list[BaseException]:
 )
 async def test_no_error_behind_another_has_the_password(dsn):
     with pytest.raises(InvalidDSNError) as caught:
-        async with Admin(dsn, timeout=2, patience=1) as admin:
+        async with Admin(dsn, timeout=2, outage_timeout=1) as admin:
             await admin.install()
     for error in all_errors(caught.value):
         assert "s3cret" not in "".join(traceback.format_exception_only(error)) + repr(vars(error)) + repr(

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from pgqrs import DatabaseUnavailableError
-from pgqrs.worker.service import NEVER, Duty
+from pgqrs.worker.service import NEVER, PeriodicService
 
 
-class Counting(Duty):
+class Counting(PeriodicService):
     """Does what it is told turn by turn, and then rests for ever."""
 
     name = "counting"
@@ -21,7 +21,7 @@ class Counting(Duty):
         self.begun = 0
         self.idle = asyncio.Event()
 
-    async def turn(self):
+    async def run_once(self):
         self.begun += 1
         if not self.turns:
             self.idle.set()

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import DatabaseError, DatabaseUnavailableError, InvalidDSNError, NotInstalledError, PgqrsError
 from pgqrs.storage.connections.errors import (
-    is_bad_row,
+    is_data_error,
     is_lock_timeout,
-    is_passing,
+    is_transient,
     sqlstate,
     translate,
     translated,
@@ -75,7 +75,7 @@ NEITHER = [
 @pytest.mark.parametrize("code", PASSING)
 def test_a_code_that_passes_by_itself_is_passing_and_unavailable_in_the_end(code):
     error = server_error(code)
-    assert (sqlstate(error), is_passing(error), is_bad_row(error)) == (code, True, False)
+    assert (sqlstate(error), is_transient(error), is_data_error(error)) == (code, True, False)
     told = translate(error, "s")
     assert type(told) is DatabaseUnavailableError
     assert told.sqlstate == code
@@ -84,7 +84,7 @@ def test_a_code_that_passes_by_itself_is_passing_and_unavailable_in_the_end(code
 @pytest.mark.parametrize("code", BAD_ROWS)
 def test_a_code_about_a_value_is_a_bad_row_and_nothing_to_wait_for(code):
     error = server_error(code)
-    assert (is_passing(error), is_bad_row(error)) == (False, True)
+    assert (is_transient(error), is_data_error(error)) == (False, True)
     told = translate(error, "s")
     assert type(told) is DatabaseError
     assert told.sqlstate == code
@@ -93,7 +93,7 @@ def test_a_code_about_a_value_is_a_bad_row_and_nothing_to_wait_for(code):
 @pytest.mark.parametrize("code", NEITHER)
 def test_any_other_code_is_neither(code):
     error = server_error(code)
-    assert (is_passing(error), is_bad_row(error)) == (False, False)
+    assert (is_transient(error), is_data_error(error)) == (False, False)
 
 
 def test_a_lock_that_did_not_come_free_is_known_as_such_and_is_nobodys_bad_row():
@@ -130,7 +130,7 @@ def test_missing_tables_are_not_installed(code):
     ids=lambda error: type(error).__name__,
 )
 def test_a_lost_connection_is_passing_and_unavailable(error):
-    assert (is_passing(error), is_bad_row(error)) == (True, False)
+    assert (is_transient(error), is_data_error(error)) == (True, False)
     told = translate(error, "s")
     assert type(told) is DatabaseUnavailableError
     assert type(error).__name__ in str(told) or str(error) in str(told)
@@ -138,13 +138,13 @@ def test_a_lost_connection_is_passing_and_unavailable(error):
 
 def test_a_value_that_the_driver_refuses_is_a_bad_row():
     error = asyncpg.DataError("invalid input for query argument $1")
-    assert (is_passing(error), is_bad_row(error)) == (False, True)
+    assert (is_transient(error), is_data_error(error)) == (False, True)
     assert type(translate(error, "s")) is DatabaseError
 
 
 def test_a_dsn_that_the_driver_cannot_read_is_an_invalid_dsn_and_not_quoted():
     error = asyncpg.ClientConfigurationError("could not read postgresql://me:hunter2@host")
-    assert not is_passing(error)
+    assert not is_transient(error)
     assert isinstance(told := translate(error, "s"), InvalidDSNError)
     assert "hunter2" not in str(told)
     with pytest.raises(InvalidDSNError) as caught, translated("s"):
@@ -154,7 +154,7 @@ def test_a_dsn_that_the_driver_cannot_read_is_an_invalid_dsn_and_not_quoted():
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x"), asyncio.CancelledError()])
 def test_what_is_not_the_databases_is_left_alone(error):
-    assert (is_passing(error), is_bad_row(error), translate(error, "s")) == (False, False, None)
+    assert (is_transient(error), is_data_error(error), translate(error, "s")) == (False, False, None)
     with pytest.raises(type(error)) as caught, translated("s"):
         raise error
     assert caught.value is error
@@ -165,9 +165,9 @@ def test_our_own_errors_go_through_and_only_unavailability_passes():
     with pytest.raises(NotInstalledError) as caught, translated("another"):
         raise ours
     assert caught.value is ours
-    assert not is_passing(ours)
-    assert not is_passing(DatabaseError("refused", sqlstate="22P02"))
-    assert is_passing(DatabaseUnavailableError("away"))
+    assert not is_transient(ours)
+    assert not is_transient(DatabaseError("refused", sqlstate="22P02"))
+    assert is_transient(DatabaseUnavailableError("away"))
 
 
 def test_a_misuse_of_sqlalchemy_is_told_as_a_database_error():
@@ -177,7 +177,7 @@ def test_a_misuse_of_sqlalchemy_is_told_as_a_database_error():
 def test_the_cause_is_the_drivers_error_and_not_sqlalchemys():
     original = server_error("22P02")
     wrapped = DBAPIError("SELECT", {}, original)
-    assert (sqlstate(wrapped), is_bad_row(wrapped)) == ("22P02", True)
+    assert (sqlstate(wrapped), is_data_error(wrapped)) == ("22P02", True)
     with pytest.raises(DatabaseError) as caught, translated("s"):
         raise wrapped
     assert caught.value.__cause__ is original
@@ -219,7 +219,7 @@ async def test_real_errors_of_the_server_are_known_as_the_driver_and_as_sqlalche
         await plain.close()
         await engine.dispose()
     for error in found:
-        assert (sqlstate(error), is_passing(error), is_bad_row(error)) == (code, *verdict), error
+        assert (sqlstate(error), is_transient(error), is_data_error(error)) == (code, *verdict), error
         assert type(translate(error, "s")) is kind
 
 
@@ -228,15 +228,15 @@ async def test_real_failures_to_connect_are_passing_or_not(dsn):
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(OSError) as caught:
             await asyncpg.connect(f"postgresql://u@127.0.0.1:{unused.getsockname()[1]}/d?sslmode=disable")
-        assert is_passing(caught.value)
+        assert is_transient(caught.value)
     plain = await asyncpg.connect(dsn)
     await plain.close()
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await plain.fetch("SELECT 1")
-    assert is_passing(caught.value)
+    assert is_transient(caught.value)
     with pytest.raises(asyncpg.InvalidCatalogNameError) as caught:
         await asyncpg.connect(dsn, database="nowhere")
-    assert not is_passing(caught.value)
+    assert not is_transient(caught.value)
     assert type(translate(caught.value, "s")) is DatabaseUnavailableError
 
 
@@ -251,7 +251,7 @@ async def test_a_closed_connection_of_a_pool_is_passing_as_sqlalchemy_tells_it(d
         with pytest.raises((DBAPIError, InterfaceError)) as caught:
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
-        assert is_passing(caught.value)
+        assert is_transient(caught.value)
         assert type(translate(caught.value, "s")) is DatabaseUnavailableError
     finally:
         await engine.dispose()
@@ -269,7 +269,7 @@ async def test_a_pool_that_has_none_to_give_is_unavailable(dsn):
         async with engine.connect():
             with pytest.raises(PoolTimeoutError) as caught:
                 await engine.connect()
-        assert not is_bad_row(caught.value)
+        assert not is_data_error(caught.value)
         assert isinstance(translate(caught.value, "s"), DatabaseUnavailableError)
         assert isinstance(translate(caught.value, "s"), PgqrsError)
     finally:

@@ -15,7 +15,7 @@ from pgqrs.models import HEAD
 from pgqrs.storage import migrate
 from pgqrs.storage.connections.pooler import OPTION
 from pgqrs.storage.journal import registry as writes
-from pgqrs.storage.journal.registry import KINDS
+from pgqrs.storage.journal.registry import OPERATIONS
 from pgqrs.storage.migrate import sql_script
 from pgqrs.storage.queries import claims, executors, invariants, maintenance, server, steps, workflows
 from pgqrs.testing import sql as testbed
@@ -44,15 +44,15 @@ def bare_calls(text: str) -> set[str]:
 
 
 def statements() -> Iterator[tuple[str, Any]]:
-    for kind in KINDS.values():
+    for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
         yield f"lone {kind.name}", kind.statement(lone=True)
-    names = sorted({kind.name for kind in KINDS.values()} | {"reopen", "retry"})
-    yield "a batch of all kinds", writes.batch(tuple(names))
-    yield "in_transaction", writes.LAST_OUTCOME.in_transaction()
-    yield "asked", writes.ASKED.statement()
-    yield "asked in a lent session", writes.ASKED_IN_LENT_SESSION.statement()
-    yield "enqueue in a lent session", writes.ENQUEUE_IN_LENT_SESSION.statement()
+    names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
+    yield "a batch of all kinds", writes.combine(tuple(names))
+    yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
+    yield "asked", writes.CURRENT_STATE.statement()
+    yield "asked in a lent session", writes.CALLER_CURRENT_STATE.statement()
+    yield "enqueue in a lent session", writes.CALLER_ENQUEUE.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
     for module in (claims, maintenance, executors, server, steps, workflows, migrate, testbed):

@@ -9,11 +9,11 @@ from weakref import ReferenceType, ref
 from tenacity import RetryCallState
 from tenacity.stop import stop_base
 
-BEAT = 0.1
+LOOP_CHECK_INTERVAL = 0.1
 """How often it is looked whether the event loop goes on, in seconds."""
 
 
-class PatienceOfLoop(stop_base):
+class StopAfterLoopTime(stop_base):
     """Stops a retry after so many seconds; after the first failure, those of a blocked loop do not count.
 
     An attempt that a blocked loop lets run into its time limit tells nothing of the server.
@@ -39,16 +39,16 @@ class PatienceOfLoop(stop_base):
         """Take in that the loop goes on, and tell whether something is left."""
         now = monotonic()
         since = now if self._counted_until is None else self._counted_until
-        self._left -= min(now - since, BEAT)
+        self._left -= min(now - since, LOOP_CHECK_INTERVAL)
         self._counted_until = now
         return self._left > 0
 
 
-def _beat_later(patience: ReferenceType[PatienceOfLoop]) -> None:
-    asyncio.get_running_loop().call_later(BEAT, _beat, patience)
+def _beat_later(patience: ReferenceType[StopAfterLoopTime]) -> None:
+    asyncio.get_running_loop().call_later(LOOP_CHECK_INTERVAL, _beat, patience)
 
 
-def _beat(patience: ReferenceType[PatienceOfLoop]) -> None:
+def _beat(patience: ReferenceType[StopAfterLoopTime]) -> None:
     alive = patience()
     if alive is not None and alive.count():
         _beat_later(patience)

@@ -16,49 +16,49 @@ from sqlalchemy.orm import Session as SyncSession
 
 from pgqrs.errors import SessionError
 from pgqrs.models import Workflow
-from pgqrs.storage.connections.caller_connection import Borrowed, usable
+from pgqrs.storage.connections.caller_connection import CallerConnection, session_errors
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.queries.connection import Connection
-from pgqrs.storage.queries.server import Server, ServerRepository
+from pgqrs.storage.queries.server import DatabaseIdentity, ServerRepository
 
-Lent: TypeAlias = AsyncSession | AsyncConnection
+SessionOrConnection: TypeAlias = AsyncSession | AsyncConnection
 """What an application can lend: its transaction decides what becomes of the writes."""
 
-Act: TypeAlias = Callable[[], object]
+Callback: TypeAlias = Callable[[], object]
 
 
-class Lending:
+class CallerSessions:
     """Takes what an application lends, once it is sure that it leads to the same database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: WeakSet[Pool] = WeakSet()
-        self._acts: WeakKeyDictionary[SyncSession | SyncConnection, dict[str, Act]] = WeakKeyDictionary()
+        self._acts: WeakKeyDictionary[SyncSession | SyncConnection, dict[str, Callback]] = WeakKeyDictionary()
 
-    async def borrow(self, lent: Lent) -> Borrowed:
+    async def bind(self, lent: SessionOrConnection) -> CallerConnection:
         """Return the connection of what is lent, to run our statements on.
 
         Raises `SessionError` for what is not asynchronous, what is closed or has failed, and what leads to another
         database. SQLAlchemy's other errors pass as they are: the transaction is the application's.
         """
-        with usable():
+        with session_errors():
             connection = await _connection_of(lent)
-        borrowed = Borrowed(connection, self._database.schema)
+        borrowed = CallerConnection(connection, self._database.schema)
         pool = _sync(connection).engine.pool
         if pool is not self._database.engine.sync_engine.pool and pool not in self._known:
             await self._check_same(borrowed)
             self._known.add(pool)
         return borrowed
 
-    async def _check_same(self, borrowed: Borrowed) -> None:
+    async def _check_same(self, borrowed: CallerConnection) -> None:
         theirs = await _server_of(borrowed)
-        if await self._database.patiently(_server_of) != theirs:
+        if await self._database.run_with_retries(_server_of) != theirs:
             raise SessionError(
                 "the session that was lent leads to another database than the Admin's: make its engine with the "
                 "same DSN, or give Admin the session's engine."
             )
 
-    def after_commit(self, lent: Lent, name: str, act: Act) -> None:
+    def after_commit(self, lent: SessionOrConnection, name: str, act: Callback) -> None:
         """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
         target = lent.sync_session if isinstance(lent, AsyncSession) else _sync(lent)
         acts = self._acts.get(target)
@@ -68,7 +68,7 @@ class Lending:
         acts.setdefault(name, act)
 
 
-def _listen(target: SyncSession | SyncConnection, acts: dict[str, Act]) -> None:
+def _listen(target: SyncSession | SyncConnection, acts: dict[str, Callback]) -> None:
     """Have the acts called at each commit of `target`; SQLAlchemy cannot forget a listener while it is called."""
 
     def committed(source: SyncSession | SyncConnection) -> None:
@@ -80,7 +80,7 @@ def _listen(target: SyncSession | SyncConnection, acts: dict[str, Act]) -> None:
     event.listen(target, "after_commit" if isinstance(target, SyncSession) else "commit", committed)
 
 
-async def _connection_of(lent: Lent) -> AsyncConnection:
+async def _connection_of(lent: SessionOrConnection) -> AsyncConnection:
     match cast(object, lent):
         case AsyncSession() as session:
             return await session.connection(bind_arguments={"mapper": Workflow.__mapper__})
@@ -99,5 +99,5 @@ def _sync(connection: AsyncConnection) -> SyncConnection:
     return cast(SyncConnection, connection.sync_connection)
 
 
-async def _server_of(connection: Connection) -> Server:
+async def _server_of(connection: Connection) -> DatabaseIdentity:
     return await ServerRepository(connection).identity()

@@ -17,7 +17,7 @@ from pgqrs.storage.connections.errors import sqlstate
 _IN_FAILED_TRANSACTION = "25P02"
 
 
-class Borrowed:
+class CallerConnection:
     """Runs statements on a lent connection, each with the names of our tables: its own options are left alone."""
 
     def __init__(self, connection: AsyncConnection, schema: str) -> None:
@@ -26,7 +26,7 @@ class Borrowed:
 
     async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
         """Execute a statement and return its result."""
-        with usable():
+        with session_errors():
             return await self.connection.execute(statement, parameters, execution_options=self._options)
 
     async def scalar(self, statement: Executable, parameters: Any = None) -> Any:
@@ -44,7 +44,7 @@ class Borrowed:
 
 
 @contextmanager
-def usable() -> Generator[None]:
+def session_errors() -> Generator[None]:
     """Raise `SessionError` where what is lent cannot be used; other errors are the application's to see."""
     try:
         yield

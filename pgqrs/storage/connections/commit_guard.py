@@ -12,7 +12,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from pgqrs.errors import SessionError
 from pgqrs.models import Workflow
-from pgqrs.storage.connections.caller_connection import usable
+from pgqrs.storage.connections.caller_connection import session_errors
 
 _Listener: TypeAlias = Callable[..., None]
 
@@ -22,7 +22,7 @@ _ITS_COMMIT = (
 )
 
 
-class SoleCommit:
+class CommitGuard:
     """Watches over what is done with a session, from its making until `release`.
 
     A commit that SQLAlchemy is asked for is refused before it is sent. SQL that ends the transaction is noticed
@@ -34,7 +34,7 @@ class SoleCommit:
         self._misuse: SessionError | None = None
         self._is_allowed = False
         self._has_committed = False
-        self._begun: dict[SyncConnection, _Begun] = {}
+        self._begun: dict[SyncConnection, _TransactionState] = {}
         self._of_session = _Listeners()
         self._of_connections = _Listeners()
         self._of_session.add(session, "before_commit", self._before_commit)
@@ -43,7 +43,7 @@ class SoleCommit:
 
     def check_bind(self) -> None:
         """Raise `SessionError` where the session's commit would leave the transaction to somebody else."""
-        with usable():
+        with session_errors():
             bind = self._session.get_bind(mapper=Workflow.__mapper__)
         if isinstance(bind, SyncConnection) and bind.in_transaction():
             controls = self._session.join_transaction_mode == "control_fully"
@@ -60,7 +60,11 @@ class SoleCommit:
 
     def misuse(self) -> SessionError | None:
         """Return what was done with the session that must not be, if something was."""
-        if self._misuse is None and self._session.is_active and any(map(_Begun.is_over, self._begun.values())):
+        if (
+            self._misuse is None
+            and self._session.is_active
+            and any(map(_TransactionState.is_over, self._begun.values()))
+        ):
             self._note_end()
         return self._misuse
 
@@ -95,7 +99,7 @@ class SoleCommit:
     ) -> None:
         if transaction.nested:
             return
-        self._begun[connection] = _Begun(connection)
+        self._begun[connection] = _TransactionState(connection)
         for name, listener in (
             ("before_cursor_execute", self._before_cursor_execute),
             ("after_cursor_execute", self._after_cursor_execute),
@@ -138,7 +142,7 @@ class SoleCommit:
 
     def _on_rollback(self, connection: SyncConnection) -> None:
         # The last moment at which the driver can tell.
-        if self._misuse is None and not self._is_allowed and self._begun[connection].has_left():
+        if self._misuse is None and not self._is_allowed and self._begun[connection].left_transaction():
             self._note_end()
 
     def _commit_refused(self) -> SessionError:
@@ -152,7 +156,7 @@ class SoleCommit:
         )
 
 
-class _Begun:
+class _TransactionState:
     """A transaction that a session has begun on a connection."""
 
     def __init__(self, connection: SyncConnection) -> None:
@@ -165,9 +169,9 @@ class _Begun:
 
     def is_over(self) -> bool:
         """Tell whether it has ended, and not through the session."""
-        return self._connection.get_transaction() is not self._transaction or self.has_left()
+        return self._connection.get_transaction() is not self._transaction or self.left_transaction()
 
-    def has_left(self) -> bool:
+    def left_transaction(self) -> bool:
         """Tell whether the server is in no transaction although it has been told to begin one."""
         return self.has_executed and not self.driver.is_closed() and not self.driver.is_in_transaction()
 

@@ -14,9 +14,9 @@ from sqlalchemy.util import greenlet_spawn
 from tenacity import AsyncRetrying, RetryCallState, retry_base, wait_random_exponential
 
 from pgqrs.models import SCHEMA
-from pgqrs.storage.connections.backoff import PatienceOfLoop
+from pgqrs.storage.connections.backoff import StopAfterLoopTime
 from pgqrs.storage.connections.engines import EngineSource
-from pgqrs.storage.connections.errors import is_cancelled, is_passing, is_read_only, translated
+from pgqrs.storage.connections.errors import is_cancelled, is_read_only, is_transient, translated
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
 from pgqrs.storage.queries.expressions import SEARCH_PATH
 
@@ -56,20 +56,20 @@ _ORDERED_SETTINGS = ("enable_sort = off",)
 class Limits(NamedTuple):
     """How long to wait for the database, in seconds.
 
-    `timeout` bounds one connection attempt and one statement of the journal; `patience` is how long a write or a
-    read goes on trying while a server that was there is away. The executor shows that it lives once in `beat`, and
-    without a sign for `expiry` it is suspected. A run that it holds for longer than `unattended`, and that nothing
-    in its process carries out, it gives up.
+    `timeout` bounds one connection attempt and one statement of the journal; `outage_timeout` is how long a write
+    or a read goes on trying while a server that was there is away. The executor shows that it lives once in
+    `heartbeat_interval`, and without a sign for `heartbeat_timeout` it is suspected. A run that it holds for
+    longer than `unattended`, and that nothing in its process carries out, it gives up.
     """
 
     timeout: float
-    patience: float
-    beat: float = 3.0
-    expiry: float = 15.0
+    outage_timeout: float
+    heartbeat_interval: float = 3.0
+    heartbeat_timeout: float = 15.0
     unattended: float = 5.0
 
 
-class _Passing(retry_base):
+class _TransientError(retry_base):
     """Has a statement sent again whose failure passes by itself."""
 
     def __init__(self, also: Callable[[BaseException], bool] | None) -> None:
@@ -82,7 +82,7 @@ class _Passing(retry_base):
             return False
         if is_cancelled(error):
             return retry_state.attempt_number < _MOST_CANCELLED
-        return is_passing(error) or (self._also is not None and self._also(error))
+        return is_transient(error) or (self._also is not None and self._also(error))
 
 
 class CompiledStatement(NamedTuple):
@@ -128,7 +128,7 @@ class Database:
         `limit` bounds the connecting, and then the transaction, in seconds: a server that falls silent says
         nothing, and the engine would wait for it for ever. The transaction may last for `lasting` instead.
         """
-        with translated(self.schema), await self.in_use():
+        with translated(self.schema), await self.using():
             async with asyncio.timeout(limit):
                 connection = await self.engine.connect()
             if lasting is not None:
@@ -164,7 +164,7 @@ class Database:
         looks = self._owned and not self.pooler.shares_sessions
         return not looks and asyncio.get_running_loop().time() < self._late_until
 
-    async def patiently(
+    async def run_with_retries(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, lasting: float | None = None
     ) -> T:
         """Do `work` in a transaction, again while the server is away; so it must be safe to do twice.
@@ -183,9 +183,9 @@ class Database:
         A statement that was cancelled is sent again a few times: a time limit of the role would cancel it always.
         """
         return AsyncRetrying(
-            retry=_Passing(also),
+            retry=_TransientError(also),
             wait=wait_random_exponential(multiplier=0.02, max=1),
-            stop=PatienceOfLoop(self.limits.patience, self.limits.timeout),
+            stop=StopAfterLoopTime(self.limits.outage_timeout, self.limits.timeout),
             reraise=True,
         )
 
@@ -233,7 +233,7 @@ class Database:
     async def _prepared(self, driver: asyncpg.Connection[Any], settings: Sequence[str]) -> Driver:
         await self.pooler.found_by(driver)
         if self.pooler.shares_sessions:
-            self.pooler.warn(self.limits.expiry, self.limits.beat)
+            self.pooler.warn(self.limits.heartbeat_timeout, self.limits.heartbeat_interval)
             return PooledConnection(driver, self._settings("SET LOCAL", (*_POOLED_SETTINGS, *settings)))
         await driver.execute(self._settings("SET", (*_SESSION_SETTINGS, *settings)))
         return driver
@@ -243,15 +243,15 @@ class Database:
         path = f"search_path = {clock}{SEARCH_PATH}"
         return "; ".join(f"{verb} {setting}" for setting in (*_STATEMENT_SETTINGS, path, *own))
 
-    async def in_use(self) -> AbstractContextManager[None]:
+    async def using(self) -> AbstractContextManager[None]:
         """Return a context in which the engine's connections are in use, once they are not being closed."""
         await self._open.wait()
-        return self._used()
+        return self._track_use()
 
     @contextmanager
-    def _used(self) -> Generator[None]:
+    def _track_use(self) -> Generator[None]:
         if self._owned and self._kept is None:
-            self._keep()
+            self._hold_reference()
         self._users += 1
         self._unused.clear()
         try:
@@ -261,13 +261,13 @@ class Database:
             if self._users == 0:
                 self._unused.set()
 
-    def _keep(self) -> None:
+    def _hold_reference(self) -> None:
         """Have the event loop hold this, until `dispose`.
 
         What nobody holds is closed when the garbage collector has found it. By then Python has cleared the weak
         references within what it collects, and without its own a connection of asyncpg's cannot be closed.
         """
-        self._kept = asyncio.get_running_loop().call_later(_KEPT, self._keep)
+        self._kept = asyncio.get_running_loop().call_later(_KEPT, self._hold_reference)
 
     async def dispose(self) -> None:
         """Close the engine's connections, if the engine is ours; it can be used again afterwards."""

@@ -12,11 +12,11 @@ from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.connections.errors import is_lock_timeout, translated
 from pgqrs.storage.connections.pooler import Driver, close_driver
 
-LINGER = 30.0
+IDLE_TIMEOUT = 30.0
 """How long the connection is kept when nobody uses it, in seconds."""
 
 
-class Aside:
+class DedicatedConnection:
     """A connection that is made when it is needed, and by which one statement at a time is run.
 
     Whoever asks may hold the pool's last connection, as a transactional step does, and would wait for itself.
@@ -33,7 +33,7 @@ class Aside:
     async def fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
         """Run the statement that `statement` returns and return its rows, again while the server is away.
 
-        So it must be safe to run twice. Raises `DatabaseUnavailableError` when the database's `patience` ends.
+        So it must be safe to run twice. Raises `DatabaseUnavailableError` when `outage_timeout` ends.
         """
         retrying = self._database.retrying()
         # Its settings are the journal's, which waits for a lock no longer than a moment.
@@ -56,7 +56,7 @@ class Aside:
                 self._connection = None
                 raise
             finally:
-                self._linger()
+                self._start_idle_timer()
 
     async def _connected(self) -> Driver:
         if self._connection is None or self._connection.is_closed():
@@ -64,18 +64,18 @@ class Aside:
             self._connection = await self._database.open_driver()
         return self._connection
 
-    def _linger(self) -> None:
+    def _start_idle_timer(self) -> None:
         """Keep the connection from now on for a while; the timer holds it, so that it is closed by somebody."""
-        self._stop_lingering()
+        self._stop_idle_timer()
         if self._connection is not None:
-            self._lingering = asyncio.get_running_loop().call_later(LINGER, self._lingered)
+            self._lingering = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._close_if_idle)
 
-    def _stop_lingering(self) -> None:
+    def _stop_idle_timer(self) -> None:
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
 
-    def _lingered(self) -> None:
+    def _close_if_idle(self) -> None:
         self._lingering = None
         if not self._one_at_a_time.locked():
             self._closing = asyncio.get_running_loop().create_task(self.close(), name="pgqrs-aside-close")
@@ -83,7 +83,7 @@ class Aside:
     async def close(self) -> None:
         """Close the connection; a later `fetch` makes another."""
         async with self._one_at_a_time:
-            self._stop_lingering()
+            self._stop_idle_timer()
             connection, self._connection = self._connection, None
             if connection is not None:
                 await close_driver(connection)

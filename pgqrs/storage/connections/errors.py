@@ -59,7 +59,7 @@ def sqlstate(error: BaseException) -> str | None:
     return code if isinstance(code, str) else None
 
 
-def is_passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Tell whether the same statement may go through when it is sent again."""
     code = sqlstate(error)
     if code is not None:
@@ -82,7 +82,7 @@ def is_cancelled(error: BaseException) -> bool:
     return sqlstate(error) == _CANCELLED
 
 
-def is_of_tables(error: BaseException) -> bool:
+def is_about_tables(error: BaseException) -> bool:
     """Tell whether the server refused the tables as such, which says nothing of the rows that were to be written.
 
     They are not there, or the role has no right to them, perhaps for a moment only. A policy that refuses a row
@@ -97,7 +97,7 @@ def _is_of_policy(error: BaseException) -> bool:
     return getattr(driver_error(error), "server_source_function", None) != "aclcheck_error"
 
 
-def is_bad_row(error: BaseException) -> bool:
+def is_data_error(error: BaseException) -> bool:
     """Tell whether one row is refused: its values, by a trigger, a policy or a quota, or by the driver."""
     code = sqlstate(error)
     if code is not None:

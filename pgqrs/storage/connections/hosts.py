@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 import asyncpg
 
 from pgqrs.errors import InvalidDSNError
-from pgqrs.storage.connections.errors import is_passing
+from pgqrs.storage.connections.errors import is_transient
 
 TARGET = "target_session_attrs"
 """The option that says which of several hosts will do."""
@@ -110,7 +110,7 @@ class Hosts:
             try:
                 connection: Any = await self._connect_to(self._hosts[index], timeout, arguments)
             except Exception as error:
-                if not is_passing(error):
+                if not is_transient(error):
                     raise
                 failure = error
             else:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from pgqrs.errors import InvalidDSNError
-from pgqrs.storage.connections.errors import is_bad_row, sqlstate
+from pgqrs.storage.connections.errors import is_data_error, sqlstate
 
 OPTION = "pgqrs_pooler"
 """The option that says what is between us and PostgreSQL, in a DSN or an engine's execution options."""
@@ -94,7 +94,7 @@ class PooledConnection:
         try:
             return await self._transact(text, arguments)
         except BaseException as error:
-            if sqlstate(error) is None and not is_bad_row(error):
+            if sqlstate(error) is None and not is_data_error(error):
                 self._driver.terminate()
             else:
                 await self._roll_back(timeout)

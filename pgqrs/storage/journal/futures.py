@@ -8,13 +8,13 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeAlias
 
-Wakeup: TypeAlias = Callable[["Answer"], object]
+Wakeup: TypeAlias = Callable[["WriteFuture"], object]
 
-Waiting: TypeAlias = tuple[Context, Wakeup, "Answer"]
+Waiting: TypeAlias = tuple[Context, Wakeup, "WriteFuture"]
 """Whoever waits for an answer that is settled: the context that the wakeup is to be called in with the answer."""
 
 
-class Answer(asyncio.Future[Any]):
+class WriteFuture(asyncio.Future[Any]):
     """A future of one waiter, a task, which can be woken by hand.
 
     Any other future has the loop wake its waiter, which takes some hundredths of a lone commit, and as much of a
@@ -36,25 +36,25 @@ class Answer(asyncio.Future[Any]):
         self._waiter = None
         return super().cancel(msg)
 
-    def settle(self, verdict: Any) -> None:
+    def resolve(self, verdict: Any) -> None:
         """Give the waiter the verdict, as `settle` does: it goes on in the loop's next turn."""
         self._waiter = None
-        settle(self, verdict)
+        resolve(self, verdict)
 
-    def settle_by_hand(self, verdict: Any) -> Waiting | None:
+    def resolve_now(self, verdict: Any) -> Waiting | None:
         """Settle it, and return who is to be woken; None where nobody waits yet, or any more."""
         waiter = getattr(self, "_waiter", None)
         if waiter is None:
-            self.settle(verdict)
+            self.resolve(verdict)
             return None
         fn, context = waiter
         self._waiter = None
         self.remove_done_callback(fn)
-        settle(self, verdict)
+        resolve(self, verdict)
         return context, fn, self
 
 
-def settle(waiter: asyncio.Future[Any], verdict: Any) -> None:
+def resolve(waiter: asyncio.Future[Any], verdict: Any) -> None:
     """Give a waiter the verdict, an exception to be raised there, unless it has stopped waiting."""
     if waiter.done():
         return
@@ -94,11 +94,11 @@ class Waker:
             self._is_to_wake = False
             self._see_to_wake()
 
-    def answer(self, answer: Answer, verdict: Any) -> None:
+    def resolve(self, answer: WriteFuture, verdict: Any) -> None:
         """Settle what somebody waits for."""
         if not self._by_hand:
-            answer.settle(verdict)
-        elif (waiting := answer.settle_by_hand(verdict)) is None:
+            answer.resolve(verdict)
+        elif (waiting := answer.resolve_now(verdict)) is None:
             return
         elif self.alone and not self._lone:
             self._lone.append(waiting)
@@ -106,11 +106,11 @@ class Waker:
             self._told.append(waiting)
             self._see_to_wake()
 
-    def step_aside(self, task: asyncio.Task[Any]) -> None:
+    def resume_inline(self, task: asyncio.Task[Any]) -> None:
         """Let whoever waits for a record that went alone take its step, within that of the running `task`."""
         self.alone = False
         if self._lone:
-            step_aside(task, self._lone)
+            resume_inline(task, self._lone)
 
     def _see_to_wake(self) -> None:
         if not self._is_to_wake:
@@ -137,7 +137,7 @@ def _wake(next_one: Callable[[], Waiting]) -> None:
         del context, fn, answer
 
 
-def step_aside(task: asyncio.Task[Any], waiting: list[Waiting]) -> None:
+def resume_inline(task: asyncio.Task[Any], waiting: list[Waiting]) -> None:
     """Let another task, the last of those `waiting`, take its step within that of the running one.
 
     The two hooks are asyncio's, for whoever implements tasks: "Extending", in Python's manual.

@@ -20,27 +20,27 @@ from weakref import ref
 from pgqrs.errors import DatabaseError, PgqrsError, RowRefusedError
 from pgqrs.storage.connections.database import LOCK_TIMEOUT, CompiledStatement, Database
 from pgqrs.storage.connections.errors import (
-    is_bad_row,
+    is_about_tables,
     is_cancelled,
+    is_data_error,
     is_lock_timeout,
-    is_of_tables,
-    is_passing,
     is_read_only,
+    is_transient,
     sqlstate,
     translate,
 )
 from pgqrs.storage.connections.pooler import Driver, close_driver, is_bounded
 from pgqrs.storage.connections.watchdog import Watchdog
 from pgqrs.storage.journal import registry as writes
-from pgqrs.storage.journal.futures import Answer, Waker
-from pgqrs.storage.journal.operation import AGAIN, EPOCH, Arrays, Heard, Kind, Standing
-from pgqrs.storage.journal.registry import KINDS, Record
-from pgqrs.storage.records import RunEnd, RunLeave, Submission
+from pgqrs.storage.journal.futures import Waker, WriteFuture
+from pgqrs.storage.journal.operation import EPOCH, RETRY, Arrays, CancelRequested, CurrentState, Operation
+from pgqrs.storage.journal.registry import OPERATIONS, Record
+from pgqrs.storage.records import RunEnd, RunRelease, Submission
 
-MAX_ROWS = 1000
+MAX_BATCH_ROWS = 1000
 """The most records of one batch."""
 
-MAX_SIZE = 4 * 1024 * 1024
+MAX_BATCH_SIZE = 4 * 1024 * 1024
 """The size of the payloads, in characters, at which a batch is full; a single larger record goes alone."""
 
 BACKLOG_ROWS = 20_000
@@ -52,26 +52,26 @@ BACKLOG_SIZE = 64 * 1024 * 1024
 LOCKED_DELAY = 0.02
 """How long a record waits, in seconds, when somebody else's transaction holds its workflow's row; it doubles."""
 
-LONGEST_LOCKED_DELAY = 1.0
+MAX_LOCKED_DELAY = 1.0
 """The longest that it waits between two attempts, in seconds."""
 
-SLOWEST = 256 * 1024
+MIN_NETWORK_RATE = 256 * 1024
 """The slowest network, in characters a second, on which a large record is waited for."""
 
 LOCK_SHARE = 5
 """The share of a journal's time, as 1 to this, in which it waits for keys that other transactions hold."""
 
-LINGER = 30.0
+IDLE_TIMEOUT = 30.0
 """How long an idle journal keeps its connection, in seconds."""
 
-Taken: TypeAlias = str | set[str | None] | None
+BatchedSteps: TypeAlias = str | set[str | None] | None
 """What a batch has of a workflow: the id of a step, None for what is none of a step, or the set of several."""
 
-Gate: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
+Interceptor: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Called with the records of a durable write and with what carries it out, whose answer it returns."""
 
 
-class LoneStatement(NamedTuple):
+class SingleStatement(NamedTuple):
     """The statement of a record that goes alone: its text, and what takes its arguments out of the record."""
 
     text: str
@@ -84,20 +84,20 @@ class Entry:
     One that had to wait for a lock goes `alone` from then on, so that no other waits with it.
     """
 
-    __slots__ = ("alone", "record", "settled", "size", "tell")
+    __slots__ = ("on_result", "record", "resolved", "single", "size")
 
     def __init__(self, record: Any, tell: Callable[[Any], None]) -> None:
         self.record = record
-        self.tell = tell
+        self.on_result = tell
         self.size: int = record.size
-        self.settled = False
-        self.alone = False
+        self.resolved = False
+        self.single = False
 
-    def settle(self, verdict: Any) -> None:
+    def resolve(self, verdict: Any) -> None:
         """Tell the verdict, once."""
-        if not self.settled:
-            self.settled = True
-            self.tell(verdict)
+        if not self.resolved:
+            self.resolved = True
+            self.on_result(verdict)
 
 
 class Controls:
@@ -107,11 +107,11 @@ class Controls:
     """
 
     def __init__(self) -> None:
-        self.gate: Gate | None = None
-        self.most = MAX_ROWS
+        self.interceptor: Interceptor | None = None
+        self.max_batch = MAX_BATCH_ROWS
 
 
-class Keeper(Protocol):
+class JournalOwner(Protocol):
     """The owner of a journal, which closes it."""
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
@@ -122,7 +122,9 @@ class Keeper(Protocol):
 class Journal:
     """The one writer of an event loop: `write` a record and await what became of it."""
 
-    def __init__(self, database: Database, keeper: Keeper | None = None, *, beside: Journal | None = None) -> None:
+    def __init__(
+        self, database: Database, keeper: JournalOwner | None = None, *, beside: Journal | None = None
+    ) -> None:
         """Write to a database; the `keeper` hears which runs are to be cancelled.
 
         The keeper lives as long as there is something to write: collected in the loop's last moments, it would
@@ -133,13 +135,13 @@ class Journal:
         self._beside_size = 0
         self.controls: Controls = Controls() if beside is None else beside.controls
         self._database = database
-        self._keeper = None if keeper is None else ref(keeper)
-        self._kept: Keeper | None = None
+        self._owner = None if keeper is None else ref(keeper)
+        self._held_owner: JournalOwner | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
         self._queued_size = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._stalled: dict[int, deque[Entry]] = {}
+        self._waiting_for_capacity: deque[asyncio.Future[None]] = deque()
+        self._blocked: dict[int, deque[Entry]] = {}
         self._delays: dict[int, float] = {}
         self._in_flight: list[Entry] = []
         self._written = asyncio.Event()
@@ -149,12 +151,12 @@ class Journal:
         self._closing: asyncio.Task[None] | None = None
         self._stopping = False
         self._closers = 0
-        self._lingering: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._last_used = 0.0
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
-        self._lone_statements: dict[Kind[Any], LoneStatement] = {}
+        self._single_statements: dict[Operation[Any], SingleStatement] = {}
         self._waker = Waker(self._loop)
-        self.answer = self._waker.answer
+        self.resolve = self._waker.resolve
         """Settles an `Answer`, in a `tell`."""
         self._watchdog = Watchdog(self._loop, database.limits.timeout)
         self.statements = 0
@@ -166,28 +168,28 @@ class Journal:
         A caller that is cancelled while the record waits to be committed only stops waiting.
         """
         if self.is_full:
-            await self.room()
+            await self.wait_for_capacity()
         return await self.send(record)
 
-    def send(self, record: Record) -> Answer:
+    def send(self, record: Record) -> WriteFuture:
         """Accept a record and return the answer that tells what became of it. Await `room` before."""
-        answer = Answer(loop=self._loop)
-        self.accept(record, partial(self.answer, answer))
+        answer = WriteFuture(loop=self._loop)
+        self.submit(record, partial(self.resolve, answer))
         return answer
 
-    def gated(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+    def intercepted(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
         """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
-        gate = self.controls.gate
+        gate = self.controls.interceptor
         return write() if gate is None else gate([record], write)
 
-    def accept(self, record: Record, tell: Callable[[Any], None]) -> None:
+    def submit(self, record: Record, on_result: Callable[[Any], None]) -> None:
         """Take a record on: it is written whether or not anybody waits for it.
 
         `tell` is called once, with the result or with the exception that says why there is none. Await `room`
         before.
         """
-        entry = Entry(record, tell)
-        if entry.size > MAX_SIZE and self.beside is not None:
+        entry = Entry(record, on_result)
+        if entry.size > MAX_BATCH_SIZE and self.beside is not None:
             self._pass_on(entry, self.beside)
             return
         self._queue.append(entry)
@@ -201,42 +203,42 @@ class Journal:
 
         def tell(verdict: Any) -> None:
             self._beside_size -= entry.size
-            self._make_room(1)
-            entry.tell(verdict)
+            self._admit_waiting(1)
+            entry.on_result(verdict)
 
-        beside.accept(entry.record, tell)
+        beside.submit(entry.record, tell)
 
-    def offer(self, record: Record) -> bool:
+    def try_submit(self, record: Record) -> bool:
         """Take on a record that nobody waits for, if there is room, and tell whether there was."""
         if self._is_crowded():
             return False
-        self.accept(record, _ignore)
+        self.submit(record, _ignore)
         return True
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait while too much is waiting to be written; those who came first go first."""
         if not self.is_full:
             return
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
+        self._waiting_for_capacity.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._make_room(1)
+                self._admit_waiting(1)
             raise
 
     @property
     def is_full(self) -> bool:
         """Whether `room` must be awaited before `accept`: too much is waiting, or others came first."""
-        return bool(self._waiting) or self._is_crowded()
+        return bool(self._waiting_for_capacity) or self._is_crowded()
 
     def _is_crowded(self) -> bool:
         return len(self._queue) >= BACKLOG_ROWS or self._queued_size + self._beside_size >= BACKLOG_SIZE
 
-    def _make_room(self, turns: int) -> None:
-        while turns > 0 and self._waiting and not self._is_crowded():
-            turn = self._waiting.popleft()
+    def _admit_waiting(self, turns: int) -> None:
+        while turns > 0 and self._waiting_for_capacity and not self._is_crowded():
+            turn = self._waiting_for_capacity.popleft()
             if not turn.done():
                 turn.set_result(None)
                 turns -= 1
@@ -253,13 +255,13 @@ class Journal:
                 await self.drain()
         except TimeoutError as error:
             await self._stop(error)
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         await self._until_unused()
         self._watchdog.stop()
         if self._flusher is None:
-            self._give_connection_up()
+            self._drop_connection()
         if self._closing is not None:
             await asyncio.wait([self._closing])
         await asyncio.sleep(0)  # a transport that was aborted is closed in the loop's next turn
@@ -290,7 +292,7 @@ class Journal:
     @property
     def is_idle(self) -> bool:
         """Whether all that was accepted is written."""
-        idle = not (self._queue or self._in_flight or self._stalled)
+        idle = not (self._queue or self._in_flight or self._blocked)
         return idle and (self.beside is None or self.beside.is_idle)
 
     @property
@@ -303,22 +305,22 @@ class Journal:
     def workflows(self) -> set[int]:
         """The ids of the workflows that have records on their way."""
         on_their_way = [*self._in_flight, *self._waiting_entries()]
-        return {entry.record.workflow_id for entry in on_their_way if not entry.settled}
+        return {entry.record.workflow_id for entry in on_their_way if not entry.resolved}
 
     async def drain(self) -> None:
         """Wait until what is accepted by now is written; runs that go on may add more."""
         if self.beside is not None:
             await self.beside.drain()
         accepted = [*self._in_flight, *self._waiting_entries()]
-        while not all(entry.settled for entry in accepted):
+        while not all(entry.resolved for entry in accepted):
             self._written.clear()
             await self._written.wait()
 
     def _waiting_entries(self) -> list[Entry]:
-        return [*self._queue, *(entry for entries in self._stalled.values() for entry in entries)]
+        return [*self._queue, *(entry for entries in self._blocked.values() for entry in entries)]
 
     def _wake(self) -> None:
-        self._kept = None if self._keeper is None else self._keeper()
+        self._held_owner = None if self._owner is None else self._owner()
         # In a context of its own: that of whoever came first would live as long as there is work.
         context = Context()
         self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
@@ -334,8 +336,8 @@ class Journal:
         if self._queue and not self._stopping:
             self._wake()
         else:
-            self._kept = None
-            self._linger()
+            self._held_owner = None
+            self._start_idle_timer()
 
     async def _flush(self) -> None:
         itself = asyncio.current_task()
@@ -349,12 +351,12 @@ class Journal:
                     # Not in this frame either: see `step_aside`.
                     self._in_flight = batch = []
                     self._written.set()
-                    self._waker.step_aside(itself)
+                    self._waker.resume_inline(itself)
         except asyncio.CancelledError:
             # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
-            unsettled = [entry for entry in self._in_flight if not entry.settled]
+            unsettled = [entry for entry in self._in_flight if not entry.resolved]
             self._in_flight = []
-            self._put_back(unsettled)
+            self._requeue(unsettled)
             raise
 
     async def _is_followed(self) -> bool:
@@ -368,54 +370,54 @@ class Journal:
     def _next_batch(self) -> list[Entry]:
         """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
         queue = self._queue
-        if len(queue) == 1 and not (self._stalled or self._waiting):
+        if len(queue) == 1 and not (self._blocked or self._waiting_for_capacity):
             self._queued_size = 0
             return [queue.popleft()]
         batch: list[Entry] = []
         size = 0
-        taken: dict[int, Taken] = {}
-        while queue and len(batch) < self.controls.most and size < MAX_SIZE:
+        taken: dict[int, BatchedSteps] = {}
+        while queue and len(batch) < self.controls.max_batch and size < MAX_BATCH_SIZE:
             entry = queue[0]
-            if self._stalled and (stalled := self._stalled.get(entry.record.workflow_id)):
+            if self._blocked and (stalled := self._blocked.get(entry.record.workflow_id)):
                 stalled.append(queue.popleft())
                 self._queued_size -= entry.size
                 continue
-            if not _joins(entry.record, taken) or (entry.alone and batch):
+            if not _fits_batch(entry.record, taken) or (entry.single and batch):
                 break
             batch.append(queue.popleft())
             size += entry.size
-            if entry.alone:
+            if entry.single:
                 break
         self._queued_size -= size
-        self._make_room(len(batch))
+        self._admit_waiting(len(batch))
         return batch
 
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is settled or put by; a bad row fails alone."""
         try:
-            gate = self.controls.gate
+            gate = self.controls.interceptor
             if gate is None:
                 rows = await self._patiently(self._send, batch)
             else:
                 send = partial(self._patiently, self._send, batch)
                 rows = await gate([each.record for each in batch], send)
             if len(rows) == len(batch):
-                self._settle_all(batch, rows)
+                self._resolve_all(batch, rows)
             else:
-                await self._settle_answered(batch, rows)
+                await self._resolve_answered(batch, rows)
         except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
-            await self._divide(batch, error)
+            await self._bisect(batch, error)
 
-    async def _divide(self, batch: Sequence[Entry], error: Exception) -> None:
+    async def _bisect(self, batch: Sequence[Entry], error: Exception) -> None:
         """Find the record that a batch failed for, by halves; reject it, or put it by while it is locked."""
         if len(batch) > 1 and not _is_of_all(error):
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
         elif is_lock_timeout(error):
-            batch[0].alone = True
-            self._stall(batch[0], LOCK_SHARE * LOCK_TIMEOUT * (len(self._stalled) + 1))
-        elif is_passing(error) and (sqlstate(error) is not None or not await self._is_answered()):
+            batch[0].single = True
+            self._block(batch[0], LOCK_SHARE * LOCK_TIMEOUT * (len(self._blocked) + 1))
+        elif is_transient(error) and (sqlstate(error) is not None or not await self._is_answered()):
             self._reject([*batch, *self._abandon()], error)
         else:
             self._reject(batch, error)
@@ -432,122 +434,124 @@ class Journal:
         try:
             return await send(batch)
         except Exception as error:
-            if not (is_passing(error) or is_cancelled(error) or is_of_tables(error)):
+            if not (is_transient(error) or is_cancelled(error) or is_about_tables(error)):
                 raise
 
         async def again() -> Any:
             return await send(batch)
 
-        return await self._database.retrying(also=is_of_tables)(again)
+        return await self._database.retrying(also=is_about_tables)(again)
 
     def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
         if len(batch) == 1 and not _reopens(lone := batch[0].record):
-            text, values_of = self._lone_statement(KINDS[type(lone)])
-            return self._fetch(text, values_of(lone), batch[0].size / SLOWEST)
-        grouped: dict[Kind[Any], list[Any]] = {}
+            text, values_of = self._single_statement(OPERATIONS[type(lone)])
+            return self._fetch(text, values_of(lone), batch[0].size / MIN_NETWORK_RATE)
+        grouped: dict[Operation[Any], list[Any]] = {}
         size = 0
         for entry in batch:
             size += entry.size
-            grouped.setdefault(KINDS[type(entry.record)], []).append(entry.record)
+            grouped.setdefault(OPERATIONS[type(entry.record)], []).append(entry.record)
         arrays: Arrays = {}
         for kind, records in grouped.items():
             arrays |= kind.arrays(records)
-        statement = self._statement(writes.batch_names(arrays))
-        return self._fetch(statement.text, statement.arguments(arrays), size / SLOWEST)
+        statement = self._statement(writes.operation_names(arrays))
+        return self._fetch(statement.text, statement.arguments(arrays), size / MIN_NETWORK_RATE)
 
     def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
         compiled = self._compiled.get(names)
         if compiled is None:
-            compiled = self._compiled[names] = self._database.compile(writes.batch(names))
+            compiled = self._compiled[names] = self._database.compile(writes.combine(names))
         return compiled
 
-    def _lone_statement(self, kind: Kind[Any]) -> LoneStatement:
-        lone = self._lone_statements.get(kind)
+    def _single_statement(self, kind: Operation[Any]) -> SingleStatement:
+        lone = self._single_statements.get(kind)
         if lone is None:
             compiled = self._database.compile(kind.statement(lone=True))
-            lone = self._lone_statements[kind] = LoneStatement(compiled.text, kind.picker(compiled.binds))
+            lone = self._single_statements[kind] = SingleStatement(compiled.text, kind.picker(compiled.binds))
         return lone
 
-    def _settle_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
+    def _resolve_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         """Settle a batch that was answered in full: a workflow has but one current epoch."""
-        tell = self._tell if self._delays else Entry.settle
+        tell = self._resolve if self._delays else Entry.resolve
         if len(batch) == 1:
             (entry,) = batch
-            tell(entry, KINDS[type(entry.record)].answered(entry.record, rows[0][EPOCH]))
+            tell(entry, OPERATIONS[type(entry.record)].result_for(entry.record, rows[0][EPOCH]))
             return
         epochs = {row[1]: row[EPOCH] for row in rows}
         for entry in batch:
             record = entry.record
-            tell(entry, KINDS[type(record)].answered(record, epochs[record.workflow_id]))
+            tell(entry, OPERATIONS[type(record)].result_for(record, epochs[record.workflow_id]))
 
-    async def _settle_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
+    async def _resolve_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         answers = {(row[0], row[1], row[2]): row[EPOCH] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record
-            kind = KINDS[type(record)]
+            kind = OPERATIONS[type(record)]
             epoch = answers.get((kind.name, record.workflow_id, _step_id(record)))
             if epoch is None:
                 unanswered.append(entry)
             else:
-                self._tell(entry, kind.answered(record, epoch))
+                self._resolve(entry, kind.result_for(record, epoch))
         if unanswered:
-            await self._judge(unanswered)
+            await self._resolve_missing(unanswered)
 
-    async def _judge(self, unanswered: Sequence[Entry]) -> None:
+    async def _resolve_missing(self, unanswered: Sequence[Entry]) -> None:
         """Find out why records were not written: stale, answered before, or only held up by a lock."""
         standings = await self._patiently(self._ask, unanswered)
         for entry in unanswered:
             record = entry.record
-            verdict = KINDS[type(record)].judge(record, standings[record.workflow_id, _step_id(record)])
-            if verdict is AGAIN:
-                self._stall(entry)
-            elif isinstance(verdict, Heard):
-                self._hear(entry, verdict)
+            verdict = OPERATIONS[type(record)].resolve_missing(
+                record, standings[record.workflow_id, _step_id(record)]
+            )
+            if verdict is RETRY:
+                self._block(entry)
+            elif isinstance(verdict, CancelRequested):
+                self._cancel_run(entry, verdict)
             else:
-                self._tell(entry, verdict)
+                self._resolve(entry, verdict)
 
-    def _hear(self, entry: Entry, heard: Heard) -> None:
+    def _cancel_run(self, entry: Entry, heard: CancelRequested) -> None:
         """Tell a run that it is to be cancelled, before its record is written and its code goes on."""
-        if self._kept is not None:
-            self._kept.cancel_asked(entry.record.workflow_id, heard.interrupts)
+        if self._held_owner is not None:
+            self._held_owner.cancel_asked(entry.record.workflow_id, heard.interrupts)
         entry.record = heard.instead
-        self._put_back([entry])
+        self._requeue([entry])
 
-    def _tell(self, entry: Entry, verdict: Any) -> None:
+    def _resolve(self, entry: Entry, verdict: Any) -> None:
         if self._delays:
             self._delays.pop(entry.record.workflow_id, None)
-        entry.settle(verdict)
+        entry.resolve(verdict)
 
-    async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], Standing]:
+    async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], CurrentState]:
         asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
-        statement = self._statement((writes.ASKED.name,))
-        rows = await self._fetch(statement.text, statement.arguments(writes.ASKED.arrays(asked)))
-        return {(row[0], row[1]): Standing(*row[2:]) for row in rows}
+        statement = self._statement((writes.CURRENT_STATE.name,))
+        rows = await self._fetch(statement.text, statement.arguments(writes.CURRENT_STATE.arrays(asked)))
+        return {(row[0], row[1]): CurrentState(*row[2:]) for row in rows}
 
-    def _stall(self, entry: Entry, at_least: float = 0.0) -> None:
+    def _block(self, entry: Entry, at_least: float = 0.0) -> None:
         """Put a record by for a moment, and behind it all that its workflow writes."""
         workflow_id = entry.record.workflow_id
-        if workflow_id in self._stalled:
-            self._stalled[workflow_id].append(entry)
+        if workflow_id in self._blocked:
+            self._blocked[workflow_id].append(entry)
             return
-        self._stalled[workflow_id] = deque([entry])
+        self._blocked[workflow_id] = deque([entry])
         delay = self._delays.get(workflow_id, LOCKED_DELAY)
-        self._delays[workflow_id] = min(2 * delay, LONGEST_LOCKED_DELAY)
-        self._loop.call_later(max(delay, at_least), self._unstall, workflow_id)
+        self._delays[workflow_id] = min(2 * delay, MAX_LOCKED_DELAY)
+        self._loop.call_later(max(delay, at_least), self._unblock, workflow_id)
 
-    def _unstall(self, workflow_id: int) -> None:
-        if entries := self._stalled.pop(workflow_id, None):
+    def _unblock(self, workflow_id: int) -> None:
+        if entries := self._blocked.pop(workflow_id, None):
             if isinstance(entries[0].record, Submission):
                 # Behind those that came since: its key may be held for long.
                 self._queue.extend(entries)
                 self._queued_size += sum(entry.size for entry in entries)
             else:
-                self._put_back(entries)
+                self._requeue(entries)
             if self._flusher is None:
                 self._wake()
 
-    def _put_back(self, entries: Iterable[Entry]) -> None:
+    def _requeue(self, entries: Iterable[Entry]) -> None:
         first = list(entries)
         self._queue.extendleft(reversed(first))
         self._queued_size += sum(entry.size for entry in first)
@@ -556,19 +560,19 @@ class Journal:
         """Empty the journal and return what was in it."""
         left = self._waiting_entries()
         self._queue.clear()
-        self._stalled.clear()
+        self._blocked.clear()
         self._queued_size = 0
-        self._make_room(BACKLOG_ROWS)
+        self._admit_waiting(BACKLOG_ROWS)
         return left
 
     def _reject(self, entries: Iterable[Entry], error: Exception) -> None:
         for entry in entries:
             told = translate(error, self._database.schema) or error
-            if isinstance(told, DatabaseError) and is_bad_row(error):
+            if isinstance(told, DatabaseError) and is_data_error(error):
                 told = RowRefusedError(str(told), sqlstate=told.sqlstate)
             if isinstance(told, PgqrsError) and told is not error:
                 told.__cause__ = error
-            self._tell(entry, told)
+            self._resolve(entry, told)
 
     async def _fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
         connection = self._connection
@@ -582,7 +586,7 @@ class Journal:
             bound = None if self._bound is None else self._bound + allowance
             return await connection.fetch(text, *arguments, timeout=bound)
         except BaseException as error:
-            unsure = sqlstate(error) is None and not is_bad_row(error)
+            unsure = sqlstate(error) is None and not is_data_error(error)
             if unsure or is_read_only(error) or connection.is_closed():
                 connection.terminate()
                 self._connection = None
@@ -592,31 +596,31 @@ class Journal:
         finally:
             self._watchdog.rest()
 
-    def _linger(self) -> None:
+    def _start_idle_timer(self) -> None:
         self._last_used = self._loop.time()
-        if self._lingering is None and not self._loop.is_closed():
-            self._lingering = self._loop.call_later(LINGER, self._lingered)
+        if self._idle_timer is None and not self._loop.is_closed():
+            self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._close_if_idle)
 
-    def _lingered(self) -> None:
-        self._lingering = None
-        if self._flusher is None and self._loop.time() - self._last_used >= LINGER:
-            self._give_connection_up()
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._flusher is None and self._loop.time() - self._last_used >= IDLE_TIMEOUT:
+            self._drop_connection()
         elif self._connection is not None:
-            self._lingering = self._loop.call_at(self._last_used + LINGER, self._lingered)
+            self._idle_timer = self._loop.call_at(self._last_used + IDLE_TIMEOUT, self._close_if_idle)
 
-    def _give_connection_up(self) -> None:
+    def _drop_connection(self) -> None:
         if self._connection is not None:
             self._closing = self._loop.create_task(close_driver(self._connection), name="pgqrs-journal-close")
             self._connection = None
 
 
 # As tuples: `isinstance` takes twice as long with a union.
-_ENDINGS = (RunEnd, RunLeave)
+_ENDINGS = (RunEnd, RunRelease)
 
 
 def _is_of_all(error: Exception) -> bool:
     """Tell whether a batch failed for what none of its records can help."""
-    return is_passing(error) or is_cancelled(error) or is_of_tables(error)
+    return is_transient(error) or is_cancelled(error) or is_about_tables(error)
 
 
 def _ignore(_verdict: Any) -> None:
@@ -631,7 +635,7 @@ def _reopens(record: Any) -> bool:
     return isinstance(record, _ENDINGS) and bool(record.reopen)
 
 
-def _joins(record: Any, taken: dict[int, Taken]) -> bool:
+def _fits_batch(record: Any, taken: dict[int, BatchedSteps]) -> bool:
     """Tell whether a record may go into the batch that `taken` describes, and note it there.
 
     One statement sees one snapshot, so a workflow may have several records in it only when they are distinct

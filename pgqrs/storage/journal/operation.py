@@ -28,11 +28,11 @@ from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.queries.expressions import array_of, constant, text_of_array, unnest
-from pgqrs.storage.records import Claim, Outcome, RunEnd, StepFailure, StepOutcome
+from pgqrs.storage.queries.expressions import array_of, text_literal, text_of_array, unnest
+from pgqrs.storage.records import Claim, FailedAttempt, RunEnd, StepOutcome, StoredOutcome
 from pgqrs.types import WorkflowStatus
 
-Result: TypeAlias = Claim | Outcome | PgqrsError | bool | None
+Result: TypeAlias = Claim | StoredOutcome | PgqrsError | bool | None
 Arrays: TypeAlias = dict[str, list[Any] | str | None]
 
 R = TypeVar("R", bound=tuple[Any, ...])
@@ -40,14 +40,14 @@ R = TypeVar("R", bound=tuple[Any, ...])
 EPOCH = -1
 """The place of the epoch in an answer. Of a lone record it is all that is answered."""
 
-AGAIN: Any = object()
+RETRY: Any = object()
 """The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
 
-TAKEN: Any = object()
+ID_TAKEN: Any = object()
 """The verdict of `Kind.judge` on a new workflow whose id another workflow has: draw another id."""
 
 
-class Heard(NamedTuple):
+class CancelRequested(NamedTuple):
     """The verdict of `Kind.judge` on a record of a run that is to be cancelled.
 
     `interrupts` tells whether the steps that execute are to be interrupted, and `instead` is the record to send.
@@ -57,7 +57,7 @@ class Heard(NamedTuple):
     instead: Any
 
 
-class Standing(NamedTuple):
+class CurrentState(NamedTuple):
     """The state of a record's workflow and step, read after the record's write went unanswered.
 
     `cancels` tells that the workflow is to be cancelled, and whether its steps are to be interrupted.
@@ -79,7 +79,7 @@ class Standing(NamedTuple):
     step_failures: int
 
 
-class Held(NamedTuple):
+class LockedRows(NamedTuple):
     """Records whose workflows are locked: `source` is what to select them from.
 
     `c` has the records' columns, or the values of a lone one. `workflow_id` and `epoch` are columns of the source,
@@ -93,7 +93,7 @@ class Held(NamedTuple):
     is_current: ColumnElement[bool]
 
 
-class Rows(Generic[R]):
+class RecordColumns(Generic[R]):
     """Records as the rows of an `unnest`, one array a column; a lone one as plain values."""
 
     name: ClassVar[str]
@@ -134,7 +134,7 @@ class Rows(Generic[R]):
         return bindparam(name, type_=ARRAY(type_))
 
 
-class InLentSession(Rows[R]):
+class CallerColumns(RecordColumns[R]):
     """Rows for a session that is not ours: arrays of anything but text are given as text; see `array_of`."""
 
     def arrays(self, records: Sequence[R]) -> Arrays:
@@ -158,7 +158,7 @@ def _array(column: tuple[Any, ...]) -> list[Any] | None:
     return None if column[0] is None and column.count(None) == len(column) else list(column)
 
 
-class Kind(Rows[R], ABC):
+class Operation(RecordColumns[R], ABC):
     """One kind of record: its statement, and the meaning of an answer or of none."""
 
     @abstractmethod
@@ -166,14 +166,14 @@ class Kind(Rows[R], ABC):
         """Return the data-modifying statement, of many records or of a `lone` one; it answers what it wrote."""
 
     @abstractmethod
-    def answered(self, record: R, epoch: int) -> Result:
+    def result_for(self, record: R, epoch: int) -> Result:
         """Return the result of a record whose row came back with `epoch`."""
 
     @abstractmethod
-    def judge(self, record: R, standing: Standing) -> Any:
+    def resolve_missing(self, record: R, standing: CurrentState) -> Any:
         """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
 
-    def held(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> Held:
+    def lock_workflows(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> LockedRows:
         """Return the records with their workflows locked, in key order.
 
         The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
@@ -185,9 +185,9 @@ class Kind(Rows[R], ABC):
             read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow
         ).subquery(f"{self.name}_held")
         if lone:
-            return Held(held, records, held.c.id, held.c.current_epoch, true())
+            return LockedRows(held, records, held.c.id, held.c.current_epoch, true())
         is_current = held.c.current_claim == held.c.claim if self._is_fenced else true()
-        return Held(held, held.c, held.c.workflow_id, held.c.current_epoch, is_current)
+        return LockedRows(held, held.c, held.c.workflow_id, held.c.current_epoch, is_current)
 
     # A start brings a claim of its own; every other write is by the claim that its run has.
     _is_fenced: ClassVar[bool] = True
@@ -195,33 +195,33 @@ class Kind(Rows[R], ABC):
     def _joined(self, rows: Any) -> Any:
         joined = select(*rows.c, Workflow.epoch.label("current_epoch"), Workflow.claim.label("current_claim"))
         found = joined.join_from(rows, Workflow, Workflow.id == rows.c.workflow_id)
-        return found.where(*self._also_of_workflow()).order_by(Workflow.id)
+        return found.where(*self._workflow_conditions()).order_by(Workflow.id)
 
     def _found(self, record: Any) -> Any:
         # The conditions are looked at again once the lock is there.
         current = [Workflow.claim == record.claim] if self._is_fenced else []
         found = select(Workflow.id, Workflow.epoch.label("current_epoch"))
-        return found.where(Workflow.id == record.workflow_id, *current, *self._also_of_workflow())
+        return found.where(Workflow.id == record.workflow_id, *current, *self._workflow_conditions())
 
-    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         """Return the further conditions on the workflow that a record is written for."""
         return []
 
-    def answer(
+    def returning(
         self, workflow_id: Any, epoch: Any, step_id: Any = None, *, lone: bool = False
     ) -> list[ColumnElement[Any]]:
         """Return the columns that every kind answers with, so that a mixed batch makes one list of them."""
         if lone:
             return [epoch.label("epoch")]
         return [
-            constant(self.name).label("kind"),
+            text_literal(self.name).label("kind"),
             workflow_id.label("workflow_id"),
             (cast(null(), Text()) if step_id is None else step_id).label("step_id"),
             epoch.label("epoch"),
         ]
 
 
-def lost(record: StepOutcome | StepFailure | RunEnd, standing: Standing) -> PgqrsError | None:
+def fencing_error(record: StepOutcome | FailedAttempt | RunEnd, standing: CurrentState) -> PgqrsError | None:
     """Tell why a run can write no more, if it cannot."""
     if standing.status is None:
         return WorkflowNotFoundError(record.workflow_id)

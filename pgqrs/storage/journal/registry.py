@@ -7,27 +7,36 @@ from typing import Any, ClassVar, TypeAlias
 from sqlalchemy import BigInteger, select, union_all
 
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.journal.operation import Arrays, InLentSession, Kind, Rows
-from pgqrs.storage.journal.steps import Fail, LastFail, LastStepWrite, StepWrite
-from pgqrs.storage.journal.workflows import Begin, Create, End, Enqueue, Leave, Start
+from pgqrs.storage.journal.operation import Arrays, CallerColumns, Operation, RecordColumns
+from pgqrs.storage.journal.steps import RecordFailedAttempt, RecordLastFailedAttempt, RecordLastStep, RecordStep
+from pgqrs.storage.journal.workflows import (
+    ClaimWorkflow,
+    CreateAndStart,
+    CreateWorkflow,
+    EnqueueWorkflow,
+    FinishWorkflow,
+    ReleaseWorkflow,
+)
 from pgqrs.storage.queries.expressions import text_of
 from pgqrs.storage.records import (
-    LastFailure,
+    FailedAttempt,
+    LastFailedAttempt,
     LastOutcome,
     NewRun,
     NewWorkflow,
     RunEnd,
-    RunLeave,
+    RunRelease,
     RunStart,
-    StepFailure,
     StepOutcome,
     Submission,
 )
 
-Record: TypeAlias = NewWorkflow | NewRun | Submission | RunStart | StepOutcome | StepFailure | RunEnd | RunLeave
+Record: TypeAlias = (
+    NewWorkflow | NewRun | Submission | RunStart | StepOutcome | FailedAttempt | RunEnd | RunRelease
+)
 
 
-class Asked(Rows[tuple[int, str | None]]):
+class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
     """Ask how the workflows and steps of unanswered records stand."""
 
     name = "asked"
@@ -61,44 +70,44 @@ class Asked(Rows[tuple[int, str | None]]):
         )
 
 
-class AskedInLentSession(InLentSession[tuple[int, str | None]], Asked):
+class CallerCurrentStateQuery(CallerColumns[tuple[int, str | None]], CurrentStateQuery):
     """Ask the same in a session that is not ours."""
 
 
-class EnqueueInLentSession(InLentSession[Submission], Enqueue):
+class CallerEnqueueWorkflow(CallerColumns[Submission], EnqueueWorkflow):
     """Insert workflows for workers to claim, in a session that is not ours."""
 
 
-ASKED = Asked()
+CURRENT_STATE = CurrentStateQuery()
 
-ASKED_IN_LENT_SESSION = AskedInLentSession()
+CALLER_CURRENT_STATE = CallerCurrentStateQuery()
 
-ENQUEUE_IN_LENT_SESSION = EnqueueInLentSession()
+CALLER_ENQUEUE = CallerEnqueueWorkflow()
 
-LAST_OUTCOME = LastStepWrite()
+RECORD_LAST_STEP = RecordLastStep()
 
-KINDS: dict[type[Any], Kind[Any]] = {
-    NewWorkflow: Create(),
-    NewRun: Begin(),
-    Submission: Enqueue(),
-    RunStart: Start(),
-    StepOutcome: StepWrite(),
-    LastOutcome: LAST_OUTCOME,
-    StepFailure: Fail(),
-    LastFailure: LastFail(),
-    RunEnd: End(),
-    RunLeave: Leave(),
+OPERATIONS: dict[type[Any], Operation[Any]] = {
+    NewWorkflow: CreateWorkflow(),
+    NewRun: CreateAndStart(),
+    Submission: EnqueueWorkflow(),
+    RunStart: ClaimWorkflow(),
+    StepOutcome: RecordStep(),
+    LastOutcome: RECORD_LAST_STEP,
+    FailedAttempt: RecordFailedAttempt(),
+    LastFailedAttempt: RecordLastFailedAttempt(),
+    RunEnd: FinishWorkflow(),
+    RunRelease: ReleaseWorkflow(),
 }
-_REOPENING = {kind.reopening.name: (kind.name, kind.reopening) for kind in (End, Leave)}
-_BY_NAME = {kind.name: kind for kind in KINDS.values()} | {ASKED.name: ASKED}
+_REOPENING = {kind.reopening.name: (kind.name, kind.reopening) for kind in (FinishWorkflow, ReleaseWorkflow)}
+_BY_NAME = {kind.name: kind for kind in OPERATIONS.values()} | {CURRENT_STATE.name: CURRENT_STATE}
 
 
-def batch_names(arrays: Arrays) -> tuple[str, ...]:
+def operation_names(arrays: Arrays) -> tuple[str, ...]:
     """Return the names of the kinds whose binds these are, as `batch` takes them."""
     return tuple(sorted({bind.partition("_")[0] for bind in arrays}))
 
 
-def batch(names: tuple[str, ...]) -> Any:
+def combine(names: tuple[str, ...]) -> Any:
     """Return the one statement that writes a batch of these kinds.
 
     Two names re-open steps and go with another: ``"reopen"`` with ``"end"``, ``"retry"`` with ``"leave"``.

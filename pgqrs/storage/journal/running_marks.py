@@ -9,9 +9,9 @@ from time import monotonic
 from typing import Protocol
 
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.records import StepOutcome, StepStarted
+from pgqrs.storage.records import StartedStep, StepOutcome
 
-LONG = 0.1
+MARK_AFTER = 0.1
 """How long a step executes, in seconds, before it is worth a mark; the sweep comes round as often."""
 
 
@@ -22,7 +22,7 @@ class Executing(Protocol):
     """When it began, by the monotonic clock."""
 
     @property
-    def started(self) -> StepStarted:
+    def started(self) -> StartedStep:
         """Which step it is."""
         ...
 
@@ -38,14 +38,14 @@ class RunningMarks:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._young: dict[Executing, None] = {}
-        self._on_their_way: dict[StepStarted, asyncio.Future[None]] = {}
+        self._on_their_way: dict[StartedStep, asyncio.Future[None]] = {}
         self._sweep_due: asyncio.TimerHandle | None = None
 
     def began(self, step: Executing) -> None:
         """Look after a step from now on, which began just now."""
         self._young[step] = None
         if self._sweep_due is None:
-            self._sweep_due = self._loop.call_later(LONG, self._sweep)
+            self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep)
 
     def ended(self, step: Executing) -> None:
         """Look after it no longer; nothing was written if it was quick."""
@@ -66,18 +66,18 @@ class RunningMarks:
 
     def _sweep(self) -> None:
         now = monotonic()
-        for step in list(takewhile(lambda step: now - step.began >= LONG, self._young)):
+        for step in list(takewhile(lambda step: now - step.began >= MARK_AFTER, self._young)):
             if not self._journal.is_full:
                 del self._young[step]
                 self._mark(step.started, now - step.began)
-        self._sweep_due = self._loop.call_later(LONG, self._sweep) if self._young else None
+        self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep) if self._young else None
 
-    def _mark(self, step: StepStarted, elapsed: float) -> None:
+    def _mark(self, step: StartedStep, elapsed: float) -> None:
         on_its_way = self._on_their_way[step] = self._loop.create_future()
         mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None, step.claim)
-        self._journal.accept(mark, partial(self._settled, step, on_its_way))
+        self._journal.submit(mark, partial(self._settled, step, on_its_way))
 
-    def _settled(self, step: StepStarted, on_its_way: asyncio.Future[None], _verdict: object) -> None:
+    def _settled(self, step: StartedStep, on_its_way: asyncio.Future[None], _verdict: object) -> None:
         on_its_way.set_result(None)
         # A step that was given up may have begun again, and have another mark by now.
         if self._on_their_way.get(step) is on_its_way:

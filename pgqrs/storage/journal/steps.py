@@ -10,50 +10,59 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.journal.operation import AGAIN, Heard, Held, Kind, R, Rows, Standing, lost
-from pgqrs.storage.queries.expressions import ZERO, constant, earlier, json_of, later
-from pgqrs.storage.records import LastFailure, LastOutcome, Outcome, StepFailure, StepOutcome
+from pgqrs.storage.journal.operation import (
+    RETRY,
+    CancelRequested,
+    CurrentState,
+    LockedRows,
+    Operation,
+    R,
+    RecordColumns,
+    fencing_error,
+)
+from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
+from pgqrs.storage.records import FailedAttempt, LastFailedAttempt, LastOutcome, StepOutcome, StoredOutcome
 from pgqrs.types import StepStatus
 
 _FALSE: ColumnElement[bool] = literal_column("false")
 
 
-class _StepKind(Kind[R]):
+class _StepOperation(Operation[R]):
     """A write of steps' rows for runs whose epoch is current; it replaces those that give way to it."""
 
-    written: ClassVar[list[str]]
+    insert_columns: ClassVar[list[str]]
 
     def statement(self, *, lone: bool = False) -> Any:
         """Return the insert, which replaces an older run's row unless that is a success."""
-        held = self.held(to_update=False, lone=lone)
+        held = self.lock_workflows(to_update=False, lone=lone)
         order = () if lone else (held.c.workflow_id, held.c.step_id)
         return self._insert(held, *order, lone=lone)
 
-    def _insert(self, held: Held, *order: ColumnElement[Any], lone: bool) -> Any:
+    def _insert(self, held: LockedRows, *order: ColumnElement[Any], lone: bool) -> Any:
         rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
-        statement = insert(Step).from_select(self.written, rows, include_defaults=False)
-        replaced = {key: statement.excluded[key] for key in self.written[2:]}
+        statement = insert(Step).from_select(self.insert_columns, rows, include_defaults=False)
+        replaced = {key: statement.excluded[key] for key in self.insert_columns[2:]}
         return statement.on_conflict_do_update(
             index_elements=[Step.workflow_id, Step.step_id],
-            set_=replaced | {"reopened": _FALSE} | self._also_replaced(),
-            where=self._gives_way(statement.excluded),
-        ).returning(*self.answer(Step.workflow_id, Step.epoch, Step.step_id, lone=lone))
+            set_=replaced | {"reopened": _FALSE} | self._reset_columns(),
+            where=self._may_replace(statement.excluded),
+        ).returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, lone=lone))
 
     @abstractmethod
-    def _values(self, held: Held) -> list[ColumnElement[Any]]:
+    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
         """Return what is `written`, of the rows that are held."""
 
-    def _also_replaced(self) -> dict[str, Any]:
+    def _reset_columns(self) -> dict[str, Any]:
         """Return what a row that is replaced loses beside what is `written`."""
         return {}
 
-    def _gives_way(self, excluded: Any) -> Any:
+    def _may_replace(self, excluded: Any) -> Any:
         """Tell whether a step's row may be replaced: one of an older run, or one that is still running."""
-        running = (Step.status == constant(StepStatus.RUNNING)) & (Step.epoch == excluded.epoch)
-        return (Step.status != constant(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
+        running = (Step.status == text_literal(StepStatus.RUNNING)) & (Step.epoch == excluded.epoch)
+        return (Step.status != text_literal(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
 
 
-class StepWrite(_StepKind[StepOutcome]):
+class RecordStep(_StepOperation[StepOutcome]):
     """Record what came of steps, or that they are running, for runs whose epoch is current."""
 
     name: ClassVar[str] = "step"
@@ -67,7 +76,7 @@ class StepWrite(_StepKind[StepOutcome]):
         "elapsed": Double(),
         "fingerprint": BigInteger(),
     }
-    written: ClassVar = [
+    insert_columns: ClassVar = [
         "workflow_id",
         "step_id",
         "status",
@@ -79,18 +88,18 @@ class StepWrite(_StepKind[StepOutcome]):
         "fingerprint",
     ]
 
-    def _values(self, held: Held) -> list[ColumnElement[Any]]:
+    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
         now = self._now()
         return [
             held.c.workflow_id,
             held.c.step_id,
             case(
-                (held.c.output.is_not(None), constant(StepStatus.SUCCESS)),
-                (held.c.error.is_not(None), constant(StepStatus.ERROR)),
-                else_=constant(StepStatus.RUNNING),
+                (held.c.output.is_not(None), text_literal(StepStatus.SUCCESS)),
+                (held.c.error.is_not(None), text_literal(StepStatus.ERROR)),
+                else_=text_literal(StepStatus.RUNNING),
             ),
             held.epoch,
-            earlier(held.c.elapsed, now),
+            seconds_ago(held.c.elapsed, now),
             case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
             json_of(held.c.output),
             json_of(held.c.error),
@@ -100,28 +109,28 @@ class StepWrite(_StepKind[StepOutcome]):
     def _now(self) -> ColumnElement[Any]:
         return func.now()
 
-    def answered(self, record: StepOutcome, epoch: int) -> Outcome:
+    def result_for(self, record: StepOutcome, epoch: int) -> StoredOutcome:
         """Return the outcome as it was sent."""
-        return Outcome(record.output, record.error, record.fingerprint)
+        return StoredOutcome(record.output, record.error, record.fingerprint)
 
-    def judge(self, record: StepOutcome, standing: Standing) -> Any:
+    def resolve_missing(self, record: StepOutcome, standing: CurrentState) -> Any:
         """Return the outcome that is stored, whichever run wrote it; a stale run is fenced."""
-        if reason := lost(record, standing):
+        if reason := fencing_error(record, standing):
             return reason
         written = standing.step_status in _of_this_run(record) and standing.step_epoch == standing.epoch
         if written or standing.step_status == StepStatus.SUCCESS:
-            return Outcome(standing.step_output, standing.step_error, standing.step_fingerprint)
-        return self._held_up(record, standing)
+            return StoredOutcome(standing.step_output, standing.step_error, standing.step_fingerprint)
+        return self._blocked(record, standing)
 
-    def _held_up(self, record: StepOutcome, standing: Standing) -> Any:
+    def _blocked(self, record: StepOutcome, standing: CurrentState) -> Any:
         """Return why an outcome that may be written was not."""
-        return AGAIN if standing.cancels is None else Heard(standing.cancels, LastOutcome(*record))
+        return RETRY if standing.cancels is None else CancelRequested(standing.cancels, LastOutcome(*record))
 
-    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.cancel_interrupts.is_(None)]
 
 
-class LastStepWrite(StepWrite):
+class RecordLastStep(RecordStep):
     """Record the outcomes of steps for runs that have heard, or will be told, that they are to be cancelled."""
 
     name = "last"
@@ -138,13 +147,13 @@ class LastStepWrite(StepWrite):
         """
         own = Workflow.id == self.plain().workflow_id
         cancels = select(Workflow.cancel_interrupts).where(own).scalar_subquery()
-        inserted = self._insert(self.held(to_update=False, lone=True, waiting=True), lone=True)
+        inserted = self._insert(self.lock_workflows(to_update=False, lone=True, waiting=True), lone=True)
         return inserted.returning(cancels.label("cancels"))
 
-    def _held_up(self, record: StepOutcome, standing: Standing) -> Any:
-        return AGAIN
+    def _blocked(self, record: StepOutcome, standing: CurrentState) -> Any:
+        return RETRY
 
-    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return []
 
 
@@ -154,11 +163,11 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
     return (StepStatus.ERROR, StepStatus.RUNNING) if is_mark else (StepStatus.ERROR,)
 
 
-class Fail(_StepKind[StepFailure]):
+class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     """Record attempts of steps that failed and are to be tried again, for runs whose epoch is current."""
 
     name: ClassVar[str] = "failure"
-    fields = StepFailure._fields
+    fields = FailedAttempt._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
         "claim": BigInteger(),
@@ -169,7 +178,7 @@ class Fail(_StepKind[StepFailure]):
         "failures": BigInteger(),
         "delay": Double(),
     }
-    written: ClassVar = [
+    insert_columns: ClassVar = [
         "workflow_id",
         "step_id",
         "status",
@@ -181,61 +190,61 @@ class Fail(_StepKind[StepFailure]):
         "retry_at",
     ]
 
-    def _values(self, held: Held) -> list[ColumnElement[Any]]:
+    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
         return [
             held.c.workflow_id,
             held.c.step_id,
-            constant(StepStatus.RUNNING),
+            text_literal(StepStatus.RUNNING),
             held.epoch,
-            earlier(held.c.elapsed),
+            seconds_ago(held.c.elapsed),
             json_of(held.c.error),
             held.c.fingerprint,
             held.c.failures,
-            later(held.c.delay),
+            seconds_from_now(held.c.delay),
         ]
 
-    def _also_replaced(self) -> dict[str, Any]:
+    def _reset_columns(self) -> dict[str, Any]:
         return {"completed_at": null(), "output": null()}
 
-    def _gives_way(self, excluded: Any) -> Any:
+    def _may_replace(self, excluded: Any) -> Any:
         again = (Step.epoch == excluded.epoch) & (Step.failures >= excluded.failures)
-        return super()._gives_way(excluded) & not_(again)
+        return super()._may_replace(excluded) & not_(again)
 
-    def answered(self, record: StepFailure, epoch: int) -> None:
+    def result_for(self, record: FailedAttempt, epoch: int) -> None:
         """Return nothing: there is nothing to tell."""
 
-    def judge(self, record: StepFailure, standing: Standing) -> Any:
+    def resolve_missing(self, record: FailedAttempt, standing: CurrentState) -> Any:
         """Return None where the first sending arrived or the step has an outcome; a stale run is fenced."""
-        if reason := lost(record, standing):
+        if reason := fencing_error(record, standing):
             return reason
         if standing.step_status is None:
-            return self._held_up(record, standing)
+            return self._blocked(record, standing)
         if standing.step_status != StepStatus.SUCCESS and standing.step_epoch < standing.epoch:
-            return self._held_up(record, standing)
+            return self._blocked(record, standing)
         written = standing.step_status != StepStatus.RUNNING or standing.step_failures >= record.failures
-        return None if written else self._held_up(record, standing)
+        return None if written else self._blocked(record, standing)
 
-    def _held_up(self, record: StepFailure, standing: Standing) -> Any:
+    def _blocked(self, record: FailedAttempt, standing: CurrentState) -> Any:
         """Return why a failed attempt that may be written was not."""
-        return AGAIN if standing.cancels is None else Heard(standing.cancels, LastFailure(*record))
+        return RETRY if standing.cancels is None else CancelRequested(standing.cancels, LastFailedAttempt(*record))
 
-    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.cancel_interrupts.is_(None)]
 
 
-class LastFail(Fail):
+class RecordLastFailedAttempt(RecordFailedAttempt):
     """Record failed attempts for runs that have heard that they are to be cancelled."""
 
     name = "lastfailure"
 
-    def _held_up(self, record: StepFailure, standing: Standing) -> Any:
-        return AGAIN
+    def _blocked(self, record: FailedAttempt, standing: CurrentState) -> Any:
+        return RETRY
 
-    def _also_of_workflow(self) -> list[ColumnElement[bool]]:
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return []
 
 
-class Reopen(Rows[tuple[int, str]]):
+class ReopenSteps(RecordColumns[tuple[int, str]]):
     """Mark steps to be executed again, in those workflows whose end the same statement records."""
 
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
@@ -250,6 +259,6 @@ class Reopen(Rows[tuple[int, str]]):
         return (
             update(Step)
             .where(Step.workflow_id == rows.c.workflow_id, Step.step_id == rows.c.step_id)
-            .where(ended.c.workflow_id == rows.c.workflow_id, Step.status == constant(StepStatus.ERROR))
+            .where(ended.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
             .values(reopened=literal_column("true"), failures=ZERO)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from pgqrs.clock import LONGEST
+from pgqrs.clock import MAX_SECONDS
 
 MARGIN = 10_000
 """How far below the highest id that was claimed new workflows are looked for.
@@ -26,7 +26,7 @@ PAST = 60.0
 """How far back, in seconds, a bounded look goes for times that have passed since the last look at everything."""
 
 
-class Floor:
+class ClaimFloor:
     """The id below which, at the last look at everything, no workflow was ready for this worker.
 
     One that becomes ready below it later, because it was resumed or left by a dead executor, is found by a hint
@@ -62,7 +62,7 @@ class Floor:
     @property
     def past(self) -> float:
         """How far back, in seconds, a look that is not at everything is to go for times that have passed."""
-        return LONGEST if self._looked_at is None else min(LONGEST, PAST + self._time() - self._looked_at)
+        return MAX_SECONDS if self._looked_at is None else min(MAX_SECONDS, PAST + self._time() - self._looked_at)
 
     def claimed(self, ids: Iterable[int]) -> None:
         """Take in the ids of what was claimed."""

@@ -33,11 +33,11 @@ from pgqrs.storage.queries.expressions import (
     COUNT,
     ONE,
     bounded,
-    constant,
-    later,
     pg,
+    seconds_from_now,
     seconds_until,
     size_of,
+    text_literal,
     text_of,
     unnest,
 )
@@ -71,14 +71,14 @@ def claim() -> Any:
         update(Workflow)
         .where(Workflow.id == locked.c.id)
         .values(
-            status=constant(WorkflowStatus.RUNNING),
+            status=text_literal(WorkflowStatus.RUNNING),
             epoch=Workflow.epoch + ONE,
             claim=bindparam("token", type_=BigInteger()),
             executor=bindparam("executor", type_=Uuid()),
             attempts=Workflow.attempts + ONE,
             ready_at=null(),
             error=null(),
-            deadline=func.coalesce(Workflow.deadline, later(bounded(Workflow.timeout))),
+            deadline=func.coalesce(Workflow.deadline, seconds_from_now(bounded(Workflow.timeout))),
             started_at=func.coalesce(Workflow.started_at, func.now()),
             completed_at=null(),
             updated_at=func.now(),
@@ -121,11 +121,11 @@ def _affordable(ready: Any) -> Any:
     return select(counted.c.id, counted.c.priority).where(affordable).subquery("first_ready")
 
 
-def claimed() -> Any:
+def claimed_by_tokens() -> Any:
     """Return the query for what claims took whose answers were lost: the tokens tell."""
     own = Workflow.executor == bindparam("executor", type_=Uuid())
     taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(BigInteger())))
-    running = Workflow.status == constant(WorkflowStatus.RUNNING)
+    running = Workflow.status == text_literal(WorkflowStatus.RUNNING)
     return select(*_claimed()).where(own, taken, running)
 
 

@@ -41,7 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from pgqrs.clock import LONGEST
+from pgqrs.clock import MAX_SECONDS
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.types import DEFAULT_QUEUE, StepStatus
 
@@ -69,12 +69,12 @@ FIRST_TIME, LAST_TIME = (
 _SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
 
 
-def constant(value: str) -> ColumnElement[str]:
+def text_literal(value: str) -> ColumnElement[str]:
     """Return a constant of the statement's text: a bind would hide it from the planner."""
     return literal_column(f"'{value}'", Text())
 
 
-def constant_number(value: int) -> ColumnElement[int]:
+def number_literal(value: int) -> ColumnElement[int]:
     """Return a whole number as a constant of the statement's text."""
     return literal_column(str(value), BigInteger())
 
@@ -84,13 +84,13 @@ def interval(seconds: float) -> ColumnElement[Any]:
     return literal_column(f"interval '{seconds} second'", Interval())
 
 
-def later(seconds: Any) -> ColumnElement[Any]:
+def seconds_from_now(seconds: Any) -> ColumnElement[Any]:
     """Return the time so many seconds from now, NULL for NULL."""
     time: ColumnElement[Any] = func.now() + seconds * _SECOND
     return time
 
 
-def earlier(seconds: Any, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+def seconds_ago(seconds: Any, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
     """Return the time so many seconds before `now`, which is that of the transaction's begin; NULL for NULL."""
     time: ColumnElement[Any] = (func.now() if now is None else now) - seconds * _SECOND
     return time
@@ -121,7 +121,7 @@ def bounded(seconds: Any) -> ColumnElement[Any]:
 
     What a row written by hand may hold is neither: a NaN, or more than there are years.
     """
-    longest = literal_column(str(LONGEST), DOUBLE)
+    longest = literal_column(str(MAX_SECONDS), DOUBLE)
     # NaN counts as larger than all numbers. LEAST and GREATEST pass over NULL.
     return case((seconds.is_not(None), func.least(func.greatest(seconds, ZERO), longest)))
 
@@ -151,15 +151,15 @@ def text_of(json: Any) -> ColumnElement[str]:
     return cast(json, Text())
 
 
-def own_queue() -> ColumnElement[str]:
+def queue_or_default() -> ColumnElement[str]:
     """Return the queue that a workflow is claimed from, one that was never enqueued too."""
-    return func.coalesce(Workflow.queue, constant(DEFAULT_QUEUE))
+    return func.coalesce(Workflow.queue, text_literal(DEFAULT_QUEUE))
 
 
 def has_progressed() -> ColumnElement[bool]:
     """Tell whether the workflow's newest run has recorded a step."""
     own = (Step.workflow_id == Workflow.id) & (Step.epoch == Workflow.epoch)
-    recorded = select(ONE).where(own, Step.status != constant(StepStatus.RUNNING))
+    recorded = select(ONE).where(own, Step.status != text_literal(StepStatus.RUNNING))
     # With a limit, or the planner would hash all steps: a plan made on empty tables is kept.
     return recorded.limit(ONE).correlate(Workflow).scalar_subquery().is_not(None)
 

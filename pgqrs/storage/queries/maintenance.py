@@ -31,34 +31,34 @@ from pgqrs.storage.queries.expressions import (
     ONE,
     ZERO,
     bounded,
-    constant,
-    constant_number,
-    earlier,
     finite,
     has_progressed,
     interval,
     json_of,
-    own_queue,
+    number_literal,
     pg,
+    queue_or_default,
+    seconds_ago,
     seconds_of,
+    text_literal,
     unnest,
 )
 from pgqrs.types import WorkflowStatus
 
-MOST_AT_ONCE = 2000
+MAX_ROWS = 2000
 """The most workflows that one look wakes, takes over or ends; what is left is dealt with at the next."""
 
-LEVELS = 16
+MAX_PRIORITIES = 16
 """How many different priorities of what is ready are looked at in search of the lowest id."""
 
-MOST_LOOKED_AT = 100
+MAX_READY = 100
 """How many ready workflows of a queue and a name are looked at in search of another codec."""
 
-LATENESS = 1.0
+DEADLINE_GRACE = 1.0
 """How long, in seconds, after its deadline a running workflow is left to its executor, which is gentler."""
 
 
-def tick() -> Any:
+def maintain() -> Any:
     """Return the statement that wakes what is due and takes over the runs of dead executors.
 
     It looks at ready workflows with ids above `floor`, and at times that passed in the last `past` seconds. It
@@ -68,8 +68,8 @@ def tick() -> Any:
     deadline, and the seconds that all this took.
     """
     suspects = executors.suspect().cte("suspects")
-    woken = _woken().cte("woken")
-    recovered = _recovered().cte("recovered")
+    woken = _fire_timers().cte("woken")
+    recovered = _recover_runs().cte("recovered")
     suspected = select(COUNT).select_from(Executor).where(executors.is_suspected())
     levels = _levels()
     return select(
@@ -78,7 +78,7 @@ def tick() -> Any:
         _count(woken).label("woken"),
         _count(recovered).label("recovered"),
         func.least(_lowest(woken), _lowest(recovered)).label("lowest_again"),
-        select(pg.array_agg(_expired().c.id)).scalar_subquery().label("expired"),
+        select(pg.array_agg(_past_deadline().c.id)).scalar_subquery().label("expired"),
         (_count(suspects) + suspected.scalar_subquery()).label("suspects"),
         func.least(_until(Workflow.due_at), _until(Workflow.deadline)).label("next_due"),
         seconds_of(pg.clock_timestamp() - pg.statement_timestamp()).label("took"),
@@ -95,14 +95,14 @@ def codecs_of_others() -> Any:
         select(Workflow.codec)
         .where(Workflow.queue == pairs.c.queue, Workflow.name == pairs.c.name, Workflow.ready_at.is_not(None))
         .order_by(Workflow.priority.desc(), Workflow.id)
-        .limit(constant_number(MOST_LOOKED_AT))
+        .limit(number_literal(MAX_READY))
         .lateral("first")
     )
     other = first.c.codec.is_distinct_from(bindparam("codec", type_=Text()))
     return select(pairs.c.name, first.c.codec).select_from(pairs.join(first, true())).where(other).distinct()
 
 
-def time_out() -> Any:
+def end_past_deadline() -> Any:
     """Return the statement that ends workflows whose deadline has passed, each with an error of its own."""
     rows = (
         unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
@@ -120,7 +120,7 @@ def time_out() -> Any:
         update(Workflow)
         .where(Workflow.id == held.c.id)
         .values(
-            status=constant(WorkflowStatus.ERROR),
+            status=text_literal(WorkflowStatus.ERROR),
             error=json_of(held.c.error),
             epoch=Workflow.epoch + ONE,
             claim=null(),
@@ -134,7 +134,7 @@ def time_out() -> Any:
     )
 
 
-def timeouts() -> Any:
+def given_times() -> Any:
     """Return the query for how long workflows were given, in seconds, as far as is known."""
     since_start = seconds_of(finite(Workflow.deadline) - finite(Workflow.started_at))
     given = func.coalesce(bounded(Workflow.timeout), since_start)
@@ -155,12 +155,12 @@ def _levels() -> Any:
     next_level = (
         select(level.c.queue, level.c.name, lower.c.priority, lower.c.id, level.c.depth + ONE)
         .select_from(level.join(lower, true()))
-        .where(level.c.depth < constant_number(LEVELS))
+        .where(level.c.depth < number_literal(MAX_PRIORITIES))
     )
     return level.union_all(next_level)
 
 
-def _woken() -> Any:
+def _fire_timers() -> Any:
     due = (
         select(Workflow.id)
         .where(Workflow.due_at <= func.now(), Workflow.due_at >= _since())
@@ -173,13 +173,16 @@ def _woken() -> Any:
         update(Workflow)
         .where(Workflow.id == due.c.id)
         .values(
-            status=constant(WorkflowStatus.PENDING), ready_at=Workflow.due_at, due_at=null(), updated_at=func.now()
+            status=text_literal(WorkflowStatus.PENDING),
+            ready_at=Workflow.due_at,
+            due_at=null(),
+            updated_at=func.now(),
         )
         .returning(Workflow.id)
     )
 
 
-def _recovered() -> Any:
+def _recover_runs() -> Any:
     unknown = (
         select(Workflow.executor)
         .where(bindparam("unknown_too", type_=Boolean()), Workflow.executor.is_not(None))
@@ -207,8 +210,10 @@ def _recovered() -> Any:
             claim=null(),
             executor=null(),
             due_at=null(),
-            queue=own_queue(),
-            status=case((cancelled, constant(WorkflowStatus.CANCELLED)), else_=constant(WorkflowStatus.PENDING)),
+            queue=queue_or_default(),
+            status=case(
+                (cancelled, text_literal(WorkflowStatus.CANCELLED)), else_=text_literal(WorkflowStatus.PENDING)
+            ),
             ready_at=case((~cancelled, func.now())),
             deadline=case((~cancelled, Workflow.deadline)),
             completed_at=case((cancelled, func.now())),
@@ -220,8 +225,8 @@ def _recovered() -> Any:
     )
 
 
-def _expired() -> Any:
-    late = func.now() - interval(LATENESS)
+def _past_deadline() -> Any:
+    late = func.now() - interval(DEADLINE_GRACE)
     passed = case((Workflow.executor.is_(None), func.now()), else_=late)
     # The first condition is for the index.
     expired = select(Workflow.id).where(
@@ -231,7 +236,7 @@ def _expired() -> Any:
 
 
 def _since() -> ColumnElement[Any]:
-    return earlier(bindparam("past", type_=DOUBLE))
+    return seconds_ago(bindparam("past", type_=DOUBLE))
 
 
 def _until(time: Any) -> ColumnElement[Any]:
@@ -253,4 +258,4 @@ def _count(cte: Any) -> Any:
 
 
 def _most() -> ColumnElement[int]:
-    return constant_number(MOST_AT_ONCE)
+    return number_literal(MAX_ROWS)

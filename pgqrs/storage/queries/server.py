@@ -20,19 +20,19 @@ from pgqrs.models import Text
 from pgqrs.storage.queries import executors, invariants
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.expressions import (
-    constant,
     pg,
+    text_literal,
 )
 
 
-class Server(NamedTuple):
+class DatabaseIdentity(NamedTuple):
     """Which database of which server: what tells two connections to one apart from those to two."""
 
     started_at: datetime
     database: int
 
 
-class Life(Enum):
+class ExecutorState(Enum):
     """What can be said of an executor's life."""
 
     ALIVE = "alive"
@@ -46,19 +46,19 @@ class ServerRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def life(self, executor_id: UUID) -> Life:
+    async def life(self, executor_id: UUID) -> ExecutorState:
         """Return whether an executor lives, by what is known of it now; an unknown executor is dead."""
         asked = {"executor": executor_id, "settled": True}
         found: Any = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
         if found is None or found[0]:
-            return Life.DEAD
-        return Life.IN_DOUBT if found[1] else Life.ALIVE
+            return ExecutorState.DEAD
+        return ExecutorState.IN_DOUBT if found[1] else ExecutorState.ALIVE
 
     async def suspect(self) -> None:
         """Begin to suspect the executors that show no life; only a later look can find them dead."""
         await self._connection.execute(executors.suspect(), {"settled": True})
 
-    async def identity(self) -> Server:
+    async def identity(self) -> DatabaseIdentity:
         """Return which database of which server this is."""
         own = (
             select(executors.DATABASES.c.oid)
@@ -67,7 +67,7 @@ class ServerRepository:
         )
         query = select(pg.pg_postmaster_start_time(), cast(own, BigInteger()))
         row: Any = (await self._connection.execute(query)).one()
-        return Server(*row)
+        return DatabaseIdentity(*row)
 
     async def violations(self, invariant: invariants.Invariant, limit: float) -> list[str]:
         """Return where the tables do not keep to an invariant, a sentence each; it takes a transaction.
@@ -80,7 +80,9 @@ class ServerRepository:
         return [sentence.format(*row) for row in await self._connection.execute(query.limit(invariants.SHOWN))]
 
 
-_ALLOW: Any = select(pg.set_config(constant("statement_timeout"), bindparam("milliseconds", type_=Text()), true()))
+_ALLOW: Any = select(
+    pg.set_config(text_literal("statement_timeout"), bindparam("milliseconds", type_=Text()), true())
+)
 
 
 def notify() -> Any:

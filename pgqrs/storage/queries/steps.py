@@ -28,10 +28,10 @@ from pgqrs.storage.queries.expressions import (
     text_of,
 )
 from pgqrs.storage.queries.workflows import Decode, decoded
-from pgqrs.storage.records import FailedAttempts, History, Outcome
+from pgqrs.storage.records import FailedAttempts, History, StoredOutcome
 from pgqrs.types import StepRecord, StepStatus
 
-PORTION = 4 * 1024 * 1024
+HISTORY_BYTES = 4 * 1024 * 1024
 """The size of the payloads, in bytes, of a history that one statement reads."""
 
 
@@ -53,12 +53,12 @@ class StepRepository:
             if status == StepStatus.RUNNING:
                 history.failed[step_id] = FailedAttempts(failures, max(0.0, wait or 0.0))
                 continue
-            history.outcomes[step_id] = Outcome(output, error, fingerprint)
-            if total > PORTION:
+            history.outcomes[step_id] = StoredOutcome(output, error, fingerprint)
+            if total > HISTORY_BYTES:
                 later.append((step_id, size))
         found = await self._connection.execute(_STANDING, {"workflow_id": workflow_id})
         row: Any = found.one_or_none()
-        return history if row is None else history._replace(left=row[0], retries=row[1])
+        return history if row is None else history._replace(seconds_left=row[0], retries=row[1])
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
         """Return the texts of the outputs and the errors of these steps."""
@@ -67,7 +67,7 @@ class StepRepository:
         )
         return {row[0]: (row[1], row[2]) for row in rows}
 
-    async def settled(self, workflow_id: int, step_id: str) -> Outcome | None:
+    async def locked_outcome(self, workflow_id: int, step_id: str) -> StoredOutcome | None:
         """Return the step's success, None without one, once no transaction that could record it goes on."""
         # Each of them holds a share of the workflow's row.
         held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
@@ -78,7 +78,7 @@ class StepRepository:
             )
         )
         row = found.one_or_none()
-        return None if row is None else Outcome(*row)
+        return None if row is None else StoredOutcome(*row)
 
     async def of_workflow(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
         """Return the workflow's steps in the order in which they were started."""
@@ -117,7 +117,7 @@ def _history() -> Any:
         )
         .subquery("steps")
     )
-    is_now = steps.c.total <= literal_column(str(PORTION), BigInteger())
+    is_now = steps.c.total <= literal_column(str(HISTORY_BYTES), BigInteger())
     return select(
         steps.c.step_id,
         steps.c.status,

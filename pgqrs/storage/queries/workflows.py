@@ -31,13 +31,13 @@ from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.expressions import (
     ONE,
     array_of,
-    constant,
     finite,
     pg,
+    text_literal,
     text_of,
     text_of_array,
 )
-from pgqrs.storage.records import Ended
+from pgqrs.storage.records import WorkflowResult
 from pgqrs.types import StepStatus, WorkflowRecord, WorkflowStatus
 
 Decode = Callable[[str], Any]
@@ -80,15 +80,15 @@ class WorkflowRepository:
             query = query.where(Workflow.id < before)
         return [_workflow(row, decode) for row in await self._connection.execute(query)]
 
-    async def ended(self, ids: Collection[int]) -> dict[int, Ended]:
+    async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return how those of these workflows ended that have."""
         texts = text_of(Workflow.output), text_of(Workflow.error)
         query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
-        return {row[0]: Ended(WorkflowStatus(row[1]), *row[2:]) for row in rows}
+        return {row[0]: WorkflowResult(WorkflowStatus(row[1]), *row[2:]) for row in rows}
 
-    async def there(self, ids: Collection[int]) -> set[int]:
+    async def existing(self, ids: Collection[int]) -> set[int]:
         """Return those of these ids of which there is a workflow."""
         query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
         return set(await self._connection.scalars(query))
@@ -222,8 +222,8 @@ def _cancel() -> Any:
     held = _locked().cte("held")
     # By the status that was locked: the row's own is looked at as the snapshot shows it first, which may be older.
     own = update(Workflow).where(Workflow.id == held.c.id)
-    running = held.c.status == constant(WorkflowStatus.RUNNING)
-    waiting = held.c.status.in_([constant(WorkflowStatus.PENDING), constant(WorkflowStatus.WAITING)])
+    running = held.c.status == text_literal(WorkflowStatus.RUNNING)
+    waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
     interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
     asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
     cancelled = own.where(waiting).values(**_CANCELLED).cte("cancelled")
