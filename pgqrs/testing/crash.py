@@ -14,6 +14,7 @@ from uuid import uuid4
 from pgqrs.client.admin import Admin
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.records import as_text, decode_workflow, value_context
+from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal.running_marks import Executing, RunningMarks
@@ -352,9 +353,8 @@ class _CrashHarness:
     def _lose(self, workflow_id: int) -> None:
         """Let what goes on of the run in this process do nothing more."""
         run = self._stores[0].runs.get(workflow_id)
-        lose = getattr(run, "lose", None)
-        if lose is not None:
-            lose(RunEndedError(workflow_id))
+        if isinstance(run, Run):
+            run.on_write_refused(RunEndedError(workflow_id))
 
     async def _kill(self, task: asyncio.Task[None]) -> None:
         task.cancel()

@@ -22,10 +22,10 @@ MAX_POLL_INTERVAL = 2.0
 MAX_CLAIM = 500
 """The most workflows claimed at once."""
 
-MIN_RECONNECT_DELAY = 0.02
+MIN_HINT_PAUSE = 0.02
 """How long, in seconds, hints are not acted upon after a claim that a hint asked for and that found nothing."""
 
-MAX_RECONNECT_DELAY = 0.05
+MAX_HINT_PAUSE = 0.05
 """How long, in seconds, hints are not acted upon at most, where one after another is for nothing."""
 
 
@@ -86,7 +86,7 @@ class Claimer(PeriodicService):
         if self._hearing is not None:
             self._hearing.cancel()
 
-    async def turn(self) -> float:
+    async def run_once(self) -> float:
         """Claim once for the slots that are free."""
         limit, room = min(self._slots.free, MAX_CLAIM), self._slots.room
         if limit <= 0 or room <= 0:
@@ -116,7 +116,7 @@ class Claimer(PeriodicService):
         if found:
             self._deaf = 0.0
         elif is_hinted:
-            self._deaf = min(max(MIN_RECONNECT_DELAY, 1.5 * self._deaf), MAX_RECONNECT_DELAY)
+            self._deaf = min(max(MIN_HINT_PAUSE, 1.5 * self._deaf), MAX_HINT_PAUSE)
             self._deaf_until = monotonic() + self._deaf
         if self._is_hinted:
             self._heed()

@@ -38,7 +38,7 @@ class Maintenance(PeriodicService):
         self._clock = clock
         self._next: Timer | None = None
 
-    async def turn(self) -> float:
+    async def run_once(self) -> float:
         """Look once."""
         self._cancel_next()
         found = await self._tick()

@@ -99,7 +99,7 @@ async def test_a_start_in_another_process_fences_this_one(admin, sql, run_progra
     # The program has the other count as dead itself: on a busy machine its start takes longer than a beat.
     source = """
 import asyncio, asyncpg, os
-from pgqrs import Admin
+from pgqrs import Admin, WorkflowLockedError
 
 async def main():
     async with Admin(os.environ["PGQRS_DSN"], os.environ["PGQRS_SCHEMA"]) as admin:
@@ -107,9 +107,14 @@ async def main():
         await (await admin.store()).ensure_heartbeat()
         sql = await asyncpg.connect(os.environ["PGQRS_DSN"])
         executors = '"{}".pgqrs_executors'.format(os.environ["PGQRS_SCHEMA"])
-        await sql.execute(f"UPDATE {executors} SET stopped_at = now()")
+        while True:  # a beat of the other in between revives it
+            await sql.execute(f"UPDATE {executors} SET stopped_at = now()")
+            try:
+                await ctx.start()
+                break
+            except WorkflowLockedError:
+                pass
         await sql.close()
-        await ctx.start()
         await (await ctx.acquire_step("theirs")).guard.success("theirs")
 
 asyncio.run(main())

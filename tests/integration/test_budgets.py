@@ -111,7 +111,7 @@ def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_ans
 
 async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
-        own._limits = own._limits._replace(beat=3600.0)  # or the beats would count
+        own._limits = own._limits._replace(heartbeat_interval=3600.0)  # or the beats would count
         await own.run(counting, 3)  # the connection knows the statements now
         await _ids_in_stock(own)
         for steps in (1, 5, 20):
@@ -186,7 +186,7 @@ async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, sche
 
 async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
-        own._limits = own._limits._replace(beat=3600.0)
+        own._limits = own._limits._replace(heartbeat_interval=3600.0)
         store = await own.store()
         await store.ensure_installed()
         before, connections = wire.exchanges, wire.connections

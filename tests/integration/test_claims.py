@@ -13,7 +13,7 @@ from pgqrs.storage.queries import claim_floor as floor_module
 from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, ClaimFloor
 from pgqrs.worker import runner as runs_module
-from pgqrs.worker.claimer import MAX_RECONNECT_DELAY, MIN_RECONNECT_DELAY, Claimer
+from pgqrs.worker.claimer import MAX_HINT_PAUSE, MIN_HINT_PAUSE, Claimer
 from tests.integration.storage_helpers import become_true, planted_executor, row_of, watching
 
 NAMES = [f"w{n}" for n in range(6)]
@@ -286,7 +286,7 @@ class _Slots:
     def __init__(self):
         self.taken = []
 
-    def take(self, claimed):
+    def run(self, claimed):
         self.taken.append(claimed)
 
 
@@ -307,7 +307,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
     while time.monotonic() - began < 0.5:
         claims.nudge()
         await asyncio.sleep(0.001)
-    assert len(claimed_at) <= 2 + 0.5 / MIN_RECONNECT_DELAY
+    assert len(claimed_at) <= 2 + 0.5 / MIN_HINT_PAUSE
     before = len(claimed_at)
     await become_true(lambda: time.monotonic() > claims._deaf_until and claims._hearing is None)
     ready.append("work")
@@ -317,7 +317,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
     claims.nudge()  # the one before was for something: this one is acted upon at once
     await become_true(lambda: len(slots.taken) == 2)
     assert len(claimed_at) >= before + 2
-    assert MIN_RECONNECT_DELAY < MAX_RECONNECT_DELAY
+    assert MIN_HINT_PAUSE < MAX_HINT_PAUSE
     await claims.stop()
 
 

@@ -25,7 +25,7 @@ OFTEN = 0.02
 def beating(target, schema, beat, **options):
     """Return an `Admin` whose beat is as often as the test wants; a beat an hour leaves the work to what wakes it."""
     own = Admin(target, schema, **options)
-    own._limits = own._limits._replace(beat=beat)
+    own._limits = own._limits._replace(heartbeat_interval=beat)
     return own
 
 
