@@ -25,7 +25,11 @@ PACKAGE = Path(__file__).parent.parent / "pgqrs"
 def prose_of(source: str) -> Iterator[str]:
     """Yield the docstrings, of constants too, and the comments of a module."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             yield node.value.value
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -120,7 +120,7 @@ async def test_retries_and_timeouts_of_threads(admin, sql):
 def one_thread(monkeypatch):
     """A pool of one thread, for which steps queue."""
     pool = StepThreads(1)
-    monkeypatch.setattr("pgqrs.engine.attempts.step_threads", lambda _pid: pool)
+    monkeypatch.setattr("pgqrs.engine.offload.step_threads", lambda _pid: pool)
     return pool
 
 

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 TESTS = """
 import pytest
 from pgqrs import PyWorkflow, step, workflow
-from pgqrs.storage.journal.journal import running_marks as marks
+from pgqrs.storage.journal import running_marks as marks
 from tests.conftest import admin, dsn, installed, schema
 
-marks.LONG = 3600.0  # a mark that a step takes long, on a busy machine, would count as well
+marks.MARK_AFTER = 3600.0  # a mark that a step takes long, on a busy machine, would count as well
 
 
 @step

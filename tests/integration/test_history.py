@@ -6,7 +6,7 @@ import pytest
 
 from pgqrs import PyWorkflow, step, workflow
 from pgqrs.storage import store
-from pgqrs.storage.queries import workflows as repositories
+from pgqrs.storage.queries import steps as step_queries
 from pgqrs.storage.records import StoredOutcome
 
 
@@ -28,18 +28,18 @@ async def parts(ctx: PyWorkflow, sizes: list[int]) -> list[int]:
 async def test_a_history_is_complete_however_large(admin, truth, monkeypatch, sizes):
     await truth.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
     monkeypatch.setattr(store, "HISTORY_BYTES", 100_000)
-    monkeypatch.setattr(repositories, "HISTORY_BYTES", 100_000)
-    monkeypatch.setattr(repositories, "_HISTORY", repositories._history())
+    monkeypatch.setattr(step_queries, "HISTORY_BYTES", 100_000)
+    monkeypatch.setattr(step_queries, "_HISTORY", step_queries._history())
     assert await admin.run(parts, sizes) == [len(str(n)) + 1 + size for n, size in enumerate(sizes)]
     own = await admin.store()
     read = []
-    texts = repositories.StepRepository.texts
+    texts = step_queries.StepRepository.texts
 
     async def counted(self, workflow_id, step_ids):
         read.append(len(step_ids))
         return await texts(self, workflow_id, step_ids)
 
-    monkeypatch.setattr(repositories.StepRepository, "texts", counted)
+    monkeypatch.setattr(step_queries.StepRepository, "texts", counted)
     history = await own.history(1)
     values = {f"part:{n}": f"{n}:" + "x" * size for n, size in enumerate(sizes)}
     assert {step_id: json.loads(each.output) for step_id, each in history.outcomes.items()} == values
@@ -54,5 +54,5 @@ async def test_a_small_history_is_read_by_one_statement(admin, monkeypatch):
     async def unwanted(self, workflow_id, step_ids):
         raise AssertionError("one statement is enough")
 
-    monkeypatch.setattr(repositories.StepRepository, "texts", unwanted)
+    monkeypatch.setattr(step_queries.StepRepository, "texts", unwanted)
     assert len((await (await admin.store()).history(1)).outcomes) == 500

@@ -334,7 +334,7 @@ LOOKS = {
     "claim": {},
     "claimed_by_tokens": {},
     "maintain": {},
-    "tick with a search for the unknown": {"unknown_too": True},
+    "maintain with a search for the unknown": {"unknown_too": True},
     "end_past_deadline": {},
 }
 
