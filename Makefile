@@ -62,6 +62,16 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	wait $$checks; checked=$$?; cat .venv/log/oldest; \
 	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
+# What a change of the code breaks first.
+CHECKED := tests/unit tests/acceptance/test_spec.py tests/acceptance/test_replay.py tests/acceptance/test_errors.py \
+  tests/acceptance/test_concurrency.py tests/acceptance/test_reopen.py tests/integration/test_journal.py \
+  tests/integration/test_budgets.py
+
+.PHONY: check
+check: .venv/.dev lint types ## the inner loop: lint, types and the fastest tests (under two minutes)
+	$(call heading,the fastest tests)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(CHECKED) $(PYTEST_OPTIONS)
+
 .PHONY: test-newest
 test-newest: .venv/.dev .venv/.pgbouncer ## the tests, on the newest SQLAlchemy
 	$(call heading,tests on $(call versions,$(BIN)))
@@ -96,12 +106,14 @@ versions = $$($(1)/python -c 'import platform as p, sqlalchemy as s, asyncpg as 
   print("Python", p.python_version() + ", SQLAlchemy", s.__version__ + ", asyncpg", a.__version__)')
 
 .PHONY: lint
-lint: .venv/.dev ## ruff and the import contracts
+lint: .venv/.dev ## ruff, the import contracts, and the count of words that hide a noun
 	$(call heading,ruff)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	$(call heading,import contracts)
 	@$(BIN)/lint-imports
+	$(call heading,prose)
+	@$(BIN)/python tools/prose.py
 
 .PHONY: types
 types: .venv/.dev ## mypy and pyright, both strict

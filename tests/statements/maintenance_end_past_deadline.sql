@@ -1,0 +1,12 @@
+WITH held AS
+(SELECT pgqrs.pgqrs_workflows.id AS id, timed_out.error AS error
+FROM unnest($1::BIGINT[], $2::TEXT[]) AS timed_out(id, error)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = timed_out.id
+WHERE pgqrs.pgqrs_workflows.deadline < now()
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED)
+ UPDATE pgqrs.pgqrs_workflows
+SET status='ERROR', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, completed_at=now(), updated_at=now(), error=CAST(held.error AS JSON), ready_at=NULL, due_at=NULL, executor=NULL, deadline=NULL, cancel_interrupts=NULL
+FROM held
+WHERE pgqrs.pgqrs_workflows.id = held.id
+RETURNING pgqrs.pgqrs_workflows.id

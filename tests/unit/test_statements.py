@@ -1,0 +1,55 @@
+"""The statements as PostgreSQL gets them, one file each in `tests/statements`: a change of a statement shows in a diff.
+
+`PGQRS_WRITE_STATEMENTS=1 .venv/bin/python -m pytest tests/unit/test_statements.py` writes the files anew.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy import ClauseElement, SelectBase
+from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.sql.dml import UpdateBase
+
+from tests.unit.test_qualified_sql import statements
+
+FOLDER = Path(__file__).parents[1] / "statements"
+
+CLAUSE = re.compile(
+    r" +(?=(?:FROM|WHERE|AND|OR|SET|VALUES|RETURNING|UNION|ORDER BY|LIMIT|ON CONFLICT|DO UPDATE|LEFT OUTER JOIN|JOIN"
+    r"|FOR (?:NO KEY )?UPDATE|FOR (?:KEY )?SHARE)\b)"
+)
+
+
+def rendered(statement: ClauseElement) -> str:
+    """Return the text of a statement, a clause a line."""
+    text = CLAUSE.sub("\n", str(statement.compile(dialect=asyncpg.dialect())))
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+RENDERED = {
+    re.sub(r"\W+", "_", name).strip("_").lower(): rendered(statement)
+    for name, statement in statements()
+    if isinstance(statement, (SelectBase, UpdateBase)) and "{" not in name
+}
+
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, sqlalchemy.__version__.split(".")[:2])) < (2, 1), reason="an older SQLAlchemy writes them in other words"
+)
+
+
+def written(name: str) -> Path:
+    return FOLDER / f"{name}.sql"
+
+
+@pytest.mark.parametrize("name", sorted(RENDERED))
+def test_statement_is_the_committed_one(name):
+    if os.environ.get("PGQRS_WRITE_STATEMENTS"):
+        written(name).write_text(RENDERED[name])
+    assert written(name).read_text() == RENDERED[name]
+
+
+def test_no_file_is_left_of_a_statement_that_is_gone():
+    assert {path.stem for path in FOLDER.glob("*.sql")} == set(RENDERED)
