@@ -1,7 +1,6 @@
 """Count the words that hide a noun, in the docstrings and comments of the package; fail above a limit.
 
-`make lint` runs it. "What a batch has of a workflow" does not say more than "the step ids in a batch", and nobody knows
-who "nobody" is.
+`make lint` runs it. "What a batch has of a workflow" says less than "the step ids in a batch".
 """
 
 from __future__ import annotations
