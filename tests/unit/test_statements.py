@@ -36,7 +36,8 @@ RENDERED = {
 }
 
 pytestmark = pytest.mark.skipif(
-    tuple(map(int, sqlalchemy.__version__.split(".")[:2])) < (2, 1), reason="an older SQLAlchemy writes them in other words"
+    tuple(map(int, sqlalchemy.__version__.split(".")[:2])) < (2, 1),
+    reason="an older SQLAlchemy writes them in other words",
 )
 
 
