@@ -1,13 +1,13 @@
-"""The filter that keeps an application's own Alembic off the tables of pgqrs.
+"""A filter that excludes the tables of pgqrs from an application's own Alembic.
 
-In the `env.py` of the application::
+Use it in the `env.py` of the application::
 
     from pgqrs.alembic import include_name
 
     context.configure(..., include_name=include_name)
 
-It is needed where autogenerate looks at the schema that the tables are in: with ``include_schemas=True``, or when
-they share the application's schema. `import pgqrs` loads neither this module nor Alembic.
+The filter is needed if autogenerate reads the schema of the tables: with ``include_schemas=True``, or if the
+tables are in the application's schema. `import pgqrs` loads neither this module nor Alembic.
 """
 
 from __future__ import annotations
@@ -16,23 +16,38 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 IncludeName: TypeAlias = Callable[[str | None, Any, Any], bool]
-"""What Alembic takes for its option `include_name`."""
+"""The type of Alembic's option `include_name`."""
 
 _PREFIX = "pgqrs_"
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:  # noqa: ARG001  # Alembic's signature
-    """Tell Alembic's autogenerate to leave out the tables of pgqrs, those of newer versions too.
+    """Exclude the tables of pgqrs, of newer versions too, from Alembic's autogenerate.
 
-    They are known by their names, which begin with ``pgqrs_`` in whichever schema: give no table of your own such
-    a name. `name`, `type_` and `parent_names` are what Alembic's `context.configure(include_name=...)` describes;
-    it returns False for one of these tables and True for all else.
+    Every table whose name begins with ``pgqrs_``, in any schema, counts as a table of pgqrs: do not give such a
+    name to a table of the application. Alembic calls this function as the option `include_name` of
+    `context.configure`.
+
+    Args:
+        name: The name of the object; None for the default schema.
+        type_: The type of the object, such as ``"table"`` or ``"schema"``.
+        parent_names: The names of the object's parents, as Alembic passes them; not used.
+
+    Returns:
+        False for a table of pgqrs, True for every other object.
     """
     return type_ != "table" or name is None or not name.startswith(_PREFIX)
 
 
 def include_name_and(own: IncludeName) -> IncludeName:
-    """Return a filter that leaves out the tables of pgqrs and what `own`, the application's filter, leaves out."""
+    """Combine this filter with the application's own filter.
+
+    Args:
+        own: The application's filter, with the signature of Alembic's option `include_name`.
+
+    Returns:
+        A filter that excludes the tables of pgqrs and all objects that `own` excludes.
+    """
 
     def include(name: str | None, type_: Any, parent_names: Any) -> bool:
         return include_name(name, type_, parent_names) and own(name, type_, parent_names)

@@ -1,50 +1,50 @@
-"""Every error that pgqrs raises.
+"""All errors that pgqrs raises.
 
 ::
 
     PgqrsError
-    ├── ConfigurationError (ValueError)      what was given to `Admin` or to a decorator cannot work
-    │   └── InvalidDSNError                  not a PostgreSQL DSN
-    ├── InvalidNameError (ValueError)        a workflow name or step id that cannot be stored
-    ├── EmbeddedServerError                  the embedded PostgreSQL is missing or did not start
+    ├── ConfigurationError (ValueError)      an argument of `Admin`, a decorator or an option is invalid
+    │   └── InvalidDSNError                  the DSN is not a valid PostgreSQL DSN
+    ├── InvalidNameError (ValueError)        a workflow name or step id cannot be stored
+    ├── EmbeddedServerError                  the embedded PostgreSQL is not installed or did not start
     ├── DatabaseError                        PostgreSQL refused a statement
-    │   ├── RowRefusedError                  PostgreSQL refused one row; the other records are not concerned
-    │   └── DatabaseUnavailableError         PostgreSQL could not be reached, or not in time
-    ├── SchemaError                          the tables are not as this version needs them
-    │   ├── NotInstalledError                there are none
-    │   └── SchemaOutOfDateError             they are older or newer
-    ├── SessionError                         a session that was lent, or `ctx.session`, used as it cannot be
-    ├── InvariantError                       the tables hold what they must never hold; has `violations`
-    ├── WorkflowError                        about one workflow; has `workflow_id`
-    │   ├── WorkflowNotFoundError            there is none of this id
-    │   ├── WorkflowFencedError              it was started again elsewhere: this run is stale
-    │   ├── WorkflowFinishedError            it has ended, and the first outcome is kept
-    │   ├── WorkflowCancelledError           it was cancelled
-    │   ├── WorkflowInProgressError          its context is running it right now
-    │   ├── WorkflowLockedError              another executor that lives is running it
-    │   ├── KeyConflictError                 it has the key of a submission with other arguments
-    │   ├── WorkflowTimeoutError             it was not finished at its deadline
-    │   ├── PoisonedWorkflowError            it was claimed again and again and never got further
-    │   ├── CodecMismatchError               it is written with another codec than this `Admin`'s
-    │   └── RunEndedError                    this run of it is over; a task of it still goes on
-    ├── StepError                            about one step; has `workflow_id` and `step_id`
+    │   ├── RowRefusedError                  PostgreSQL refused one row; other records are not affected
+    │   └── DatabaseUnavailableError         PostgreSQL was unreachable or did not answer in time
+    ├── SchemaError                          the tables do not match this version of pgqrs
+    │   ├── NotInstalledError                the schema has no pgqrs tables
+    │   └── SchemaOutOfDateError             the tables are at an older or a newer revision
+    ├── SessionError                         a caller's session or `ctx.session` was misused
+    ├── InvariantError                       the tables violate invariants of pgqrs; has `violations`
+    ├── WorkflowError                        an error about one workflow; has `workflow_id`
+    │   ├── WorkflowNotFoundError            no workflow has this id
+    │   ├── WorkflowFencedError              the workflow was claimed again elsewhere: this run is fenced
+    │   ├── WorkflowFinishedError            the workflow has ended; its first outcome is kept
+    │   ├── WorkflowCancelledError           the workflow was cancelled
+    │   ├── WorkflowInProgressError          the workflow is already running in this context
+    │   ├── WorkflowLockedError              another live executor is running the workflow
+    │   ├── KeyConflictError                 the key belongs to a submission with different arguments
+    │   ├── WorkflowTimeoutError             the workflow was not finished at its deadline
+    │   ├── PoisonedWorkflowError            the workflow was claimed repeatedly without progress
+    │   ├── CodecMismatchError               the workflow is written with a codec that this `Admin` lacks
+    │   └── RunEndedError                    a task called the context after the end of its run
+    ├── StepError                            an error about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
     │   ├── StepTimeoutError (TimeoutError)  the step took longer than its timeout
-    │   ├── StepMismatchError (TerminalError)  its outcome was recorded for other arguments
+    │   ├── StepMismatchError (TerminalError)  the step's outcome was recorded for different arguments
     │   ├── StepCycleError                   the step would wait for itself
-    │   └── GuardUsedError                   the guard has already recorded an outcome
-    ├── SerializationError (ValueError)      a value that the codec cannot carry; has `path`
-    ├── TerminalError                        raise it: trying the step again is of no use
-    └── TransientError                       raise it: the step may succeed when tried again
+    │   └── GuardUsedError                   the guard was already used
+    ├── SerializationError (ValueError)      the codec cannot write or read a value; has `path`
+    ├── TerminalError                        raised by a step: a retry is useless
+    └── TransientError                       raised by a step: a retry may succeed
 
-`TerminalError` and `TransientError` are for steps to raise; the others are raised by the library.
+Steps raise `TerminalError` and `TransientError`; the library raises all other errors.
 
-A run that can go on no further, because it was cancelled, timed out, was fenced, lost the database or has ended,
-tells its own code so by a `pgqrs.RunStopped`, a `BaseException`: every call on the context raises it within the
-workflow's function and its steps, with the error in `error`. The error itself (`WorkflowCancelledError`,
+A run stops when it was cancelled, timed out, was fenced, lost the database or has ended. Within the workflow's
+function and its steps, every call on the context of a stopped run raises a `pgqrs.RunStopped`, a `BaseException`
+whose `error` is the reason. Callers outside get that error itself (`WorkflowCancelledError`,
 `WorkflowTimeoutError`, `WorkflowFencedError`, `DatabaseUnavailableError`, `WorkflowFinishedError` or
-`RunEndedError`) is raised to callers outside: by the call of the workflow's function, by `Admin.run`, and by a
-context that is used by hand, in no workflow's function and no step of it.
+`RunEndedError`): from a call of the workflow's function, from `Admin.run`, and from a context that is used by
+hand, outside any workflow's function and its steps.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ from uuid import UUID
 
 
 class PgqrsError(Exception):
-    """The base of every error that pgqrs raises."""
+    """The base class of all errors that pgqrs raises."""
 
 
 class ConfigurationError(PgqrsError, ValueError):
-    """What was given to `Admin` or to a decorator cannot work."""
+    """An argument of `Admin`, a decorator, an option or a codec is invalid; the message names the argument."""
 
 
 class InvalidDSNError(ConfigurationError):
-    """The string or URL is not the DSN of a PostgreSQL server."""
+    """The string or URL is not a valid DSN of a PostgreSQL server."""
 
 
 class InvalidNameError(PgqrsError, ValueError):
@@ -76,8 +76,10 @@ class EmbeddedServerError(PgqrsError):
 class DatabaseError(PgqrsError):
     """PostgreSQL refused a statement.
 
-    `sqlstate` is its five-character code, or None where the failure came from outside the server. The
-    driver's error is the `__cause__`.
+    The driver's error is the `__cause__`.
+
+    Attributes:
+        sqlstate: The five-character code of the error, or None for a failure outside the server.
     """
 
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
@@ -88,17 +90,21 @@ class DatabaseError(PgqrsError):
 class RowRefusedError(DatabaseError):
     """PostgreSQL refused the row of one record: for its values, or by a trigger, a policy or a quota.
 
-    The step, or the workflow, whose record it is fails with this error. Any other `DatabaseError` of a write loses
-    the run, which can be carried on later.
+    The step or the workflow of that record fails with this error. Any other `DatabaseError` of a write ends the
+    run instead, and a later run can resume the workflow.
     """
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """PostgreSQL could not be reached, refused the login, or did not answer in time."""
+    """PostgreSQL was unreachable, refused the login, or did not answer in time."""
 
 
 class SchemaError(PgqrsError):
-    """The tables are not as this version of pgqrs needs them; `schema` is where it looked."""
+    """The tables do not match this version of pgqrs.
+
+    Attributes:
+        schema: The name of the schema that was searched.
+    """
 
     def __init__(self, message: str, *, schema: str) -> None:
         super().__init__(message)
@@ -117,16 +123,21 @@ class NotInstalledError(SchemaError):
 
 
 class SchemaOutOfDateError(SchemaError):
-    """The tables are at revision `current`, and this version of pgqrs needs `head`."""
+    """The tables are at another revision than the revision that this version of pgqrs needs.
+
+    Attributes:
+        current: The revision of the tables.
+        head: The revision that this version of pgqrs needs.
+    """
 
     def __init__(self, current: str, head: str, *, schema: str, newer: bool = False) -> None:
         remedy = (
-            "a newer pgqrs made it: upgrade this application's pgqrs."
+            "a newer version of pgqrs migrated it; upgrade this application's pgqrs."
             if newer
             else "call `await admin.install()`, or run `pgqrs install` on the command line."
         )
         super().__init__(
-            f"the schema {schema!r} is at revision {current}, and this pgqrs needs {head}: {remedy}",
+            f"the schema {schema!r} is at revision {current}, but this version of pgqrs needs {head}: {remedy}",
             schema=schema,
         )
         self.current = current
@@ -134,19 +145,27 @@ class SchemaOutOfDateError(SchemaError):
 
 
 class InvariantError(PgqrsError):
-    """The tables hold what they must never hold; `violations` says what, a sentence each."""
+    """The tables violate invariants of pgqrs.
+
+    Attributes:
+        violations: One sentence for each violation.
+    """
 
     def __init__(self, violations: Sequence[str]) -> None:
-        super().__init__("\n".join(["the tables are not as pgqrs leaves them:", *violations]))
+        super().__init__("\n".join(["the tables violate invariants of pgqrs:", *violations]))
         self.violations = tuple(violations)
 
 
 class SessionError(PgqrsError):
-    """A session that the application lent, or `ctx.session`, cannot be used like that; nothing was recorded."""
+    """A caller's session, or `ctx.session`, was used in an unsupported way; nothing was recorded."""
 
 
 class WorkflowError(PgqrsError):
-    """An error about the workflow `workflow_id`."""
+    """An error about one workflow.
+
+    Attributes:
+        workflow_id: The id of the workflow.
+    """
 
     def __init__(self, message: str, *, workflow_id: int) -> None:
         super().__init__(message)
@@ -154,40 +173,45 @@ class WorkflowError(PgqrsError):
 
 
 class WorkflowNotFoundError(WorkflowError):
-    """There is no workflow of this id."""
+    """No workflow has this id."""
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(f"there is no workflow {workflow_id} in this schema.", workflow_id=workflow_id)
 
 
 class WorkflowFencedError(WorkflowError):
-    """The workflow was started again elsewhere, so this run is stale and records nothing more.
+    """The workflow was claimed again elsewhere, so this run is fenced and records nothing more.
 
-    `epoch` is the start that this run belongs to.
+    Attributes:
+        epoch: The epoch of the fenced run.
     """
 
     def __init__(self, workflow_id: int, epoch: int) -> None:
         super().__init__(
-            f"workflow {workflow_id} was started again elsewhere: this run (epoch {epoch}) is stale, "
-            "nothing more of it is recorded; let it end.",
+            f"workflow {workflow_id} was claimed again elsewhere: this run (epoch {epoch}) is fenced and records "
+            "nothing more. Let it end.",
             workflow_id=workflow_id,
         )
         self.epoch = epoch
 
 
 class WorkflowFinishedError(WorkflowError):
-    """The workflow has ended with `status`; its first outcome is kept."""
+    """The workflow has already ended; its first outcome is kept.
+
+    Attributes:
+        status: The status with which the workflow ended.
+    """
 
     def __init__(self, workflow_id: int, status: str) -> None:
         super().__init__(
-            f"workflow {workflow_id} has already ended with {status}; that outcome is kept.",
+            f"workflow {workflow_id} has already ended with {status}; its first outcome is kept.",
             workflow_id=workflow_id,
         )
         self.status = status
 
 
 class WorkflowCancelledError(WorkflowError):
-    """The workflow was cancelled; `resume_workflow` makes it runnable again."""
+    """The workflow was cancelled; `resume_workflow` makes it ready to run again."""
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(
@@ -198,52 +222,64 @@ class WorkflowCancelledError(WorkflowError):
 
 
 class WorkflowInProgressError(WorkflowError):
-    """The context is running its workflow right now, so it cannot begin another run of it."""
+    """The workflow is already running in this context, so the context cannot begin another run of it."""
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(
-            f"workflow {workflow_id} is running in this context already: await that run. To start another "
-            "workflow from within it, enqueue that with a key in a step (`await admin.options(key=...).enqueue("
-            "...)`), and await its handle (`await admin.handle(id).result()`).",
+            f"workflow {workflow_id} is already running in this context: await that run. To start another "
+            "workflow from within this workflow, enqueue it with a key in a step "
+            "(`await admin.options(key=...).enqueue(...)`), and await its handle "
+            "(`await admin.handle(id).result()`).",
             workflow_id=workflow_id,
         )
 
 
 class WorkflowLockedError(WorkflowError):
-    """Another executor that lives holds the workflow's run; `executor_id` is which."""
+    """Another live executor is running the workflow.
+
+    Attributes:
+        executor_id: The id of that executor.
+    """
 
     def __init__(self, workflow_id: int, executor_id: UUID) -> None:
         super().__init__(
-            f"workflow {workflow_id} is being run by another executor ({executor_id}), which is alive: "
-            "wait for its result (`admin.handle(id)`), or cancel it.",
+            f"workflow {workflow_id} is being run by another live executor ({executor_id}): "
+            f"wait for its result (`await admin.handle({workflow_id}).result()`), or cancel it.",
             workflow_id=workflow_id,
         )
         self.executor_id = executor_id
 
 
 class KeyConflictError(WorkflowError):
-    """The key of a submission belongs to a workflow that was submitted with other arguments.
+    """The key of a submission belongs to a workflow that was submitted with different arguments.
 
-    `key` is the key, and `workflow_id` the workflow that has it.
+    Attributes:
+        workflow_id: The id of the workflow that has the key.
+        key: The key.
     """
 
     def __init__(self, workflow_id: int, name: str, key: str) -> None:
         super().__init__(
-            f"the key {key!r} of {name!r} belongs to workflow {workflow_id}, which was submitted with other "
-            "arguments: put into the key all that tells submissions apart, such as the tenant, or say "
-            "`options(on_conflict='warn')` to get that workflow.",
+            f"the key {key!r} of {name!r} belongs to workflow {workflow_id}, which was submitted with different "
+            "arguments. Include in the key everything that distinguishes two submissions, such as the tenant, or "
+            "use `options(on_conflict='warn')` to get the existing workflow.",
             workflow_id=workflow_id,
         )
         self.key = key
 
 
 class CodecMismatchError(WorkflowError):
-    """The workflow is written with another codec than the `Admin` has; None in `written` and `given` is JSON."""
+    """The payloads of the workflow are written with another codec than the codec of this `Admin`.
+
+    Attributes:
+        written: The name of the workflow's codec; None for strict JSON.
+        given: The name of the codec of this `Admin`; None for strict JSON.
+    """
 
     def __init__(self, workflow_id: int, written: str | None, given: str | None) -> None:
         super().__init__(
-            f"workflow {workflow_id} is written with the codec {written or 'json'!r}, and this Admin has "
-            f"{given or 'json'!r}: give `Admin(codec=...)` the one that it was created with.",
+            f"workflow {workflow_id} is written with the codec {written or 'json'!r}, but this Admin uses "
+            f"{given or 'json'!r}: pass the codec that created the workflow to `Admin(codec=...)`.",
             workflow_id=workflow_id,
         )
         self.written = written
@@ -251,7 +287,11 @@ class CodecMismatchError(WorkflowError):
 
 
 class WorkflowTimeoutError(WorkflowError):
-    """The workflow was not finished at its deadline; `timeout` is how long it was given, in seconds, if known."""
+    """The workflow was not finished at its deadline.
+
+    Attributes:
+        timeout: The timeout of the workflow in seconds; None if it is unknown.
+    """
 
     def __init__(self, workflow_id: int, timeout: float | None) -> None:
         given = "" if timeout is None else f" of {timeout:g} seconds"
@@ -262,30 +302,39 @@ class WorkflowTimeoutError(WorkflowError):
 
 
 class PoisonedWorkflowError(WorkflowError):
-    """The workflow was claimed `attempts` times in a row and no run of it recorded one more step."""
+    """The workflow was claimed too many times in a row without recording a further step.
+
+    Attributes:
+        attempts: The number of these claims.
+    """
 
     def __init__(self, workflow_id: int, attempts: int) -> None:
         super().__init__(
-            f"workflow {workflow_id} was claimed {attempts} times in a row without recording one more step, so it "
-            f"is not tried again; after a fix call `await admin.resume_workflow({workflow_id})`.",
+            f"workflow {workflow_id} was claimed {attempts} times in a row without recording a further step, so "
+            f"it is not retried. Fix the cause, then call `await admin.resume_workflow({workflow_id})`.",
             workflow_id=workflow_id,
         )
         self.attempts = attempts
 
 
 class RunEndedError(WorkflowError):
-    """The run was left by a crash or a cancellation, and a task that it left behind asked for more."""
+    """The run ended without an outcome of the workflow, and a task of the run then called the context."""
 
     def __init__(self, workflow_id: int) -> None:
         super().__init__(
-            f"this run of workflow {workflow_id} is over: a task left over from it cannot run further steps; "
-            "await the tasks that a workflow starts before it returns.",
+            f"this run of workflow {workflow_id} has ended: a task that outlives the run cannot run further "
+            "steps. Await all tasks of a workflow before its function returns.",
             workflow_id=workflow_id,
         )
 
 
 class StepError(PgqrsError):
-    """An error about the step `step_id` of the workflow `workflow_id`."""
+    """An error about one step.
+
+    Attributes:
+        workflow_id: The id of the workflow.
+        step_id: The id of the step.
+    """
 
     def __init__(self, message: str, *, workflow_id: int, step_id: str) -> None:
         super().__init__(message)
@@ -294,15 +343,19 @@ class StepError(PgqrsError):
 
 
 class StepFailedError(StepError):
-    """The recorded error of a step, raised again.
+    """The recorded error of a step, raised again by a replay.
 
-    It is raised as an instance of a class that derives from this one and from the original exception's class,
-    so ``except ValueError`` still catches a recorded `ValueError`.
+    The class of the raised error derives from both this class and the class of the original exception, so
+    ``except ValueError`` also catches a recorded `ValueError`.
     """
 
 
 class StepTimeoutError(StepError, TimeoutError):
-    """The step took longer than its `timeout`, in seconds."""
+    """The step took longer than its timeout.
+
+    Attributes:
+        timeout: The timeout of the step in seconds.
+    """
 
     def __init__(self, workflow_id: int, step_id: str, timeout: float) -> None:
         super().__init__(
@@ -318,30 +371,34 @@ class StepCycleError(StepError):
 
     def __init__(self, workflow_id: int, step_id: str) -> None:
         super().__init__(
-            f"step {step_id!r} of workflow {workflow_id} would wait for itself: it is called from within "
-            "itself, or from a step that it waits for. Give calls that differ ids that differ "
-            "(`@step(key=...)`).",
+            f"step {step_id!r} of workflow {workflow_id} would wait for itself: it was called from within itself, "
+            "or from a step that it waits for. Use `@step(key=...)` to give different calls different step ids.",
             workflow_id=workflow_id,
             step_id=step_id,
         )
 
 
 class GuardUsedError(StepError):
-    """The guard has recorded an outcome, or given the step up, and takes no second one."""
+    """The guard has already recorded an outcome or abandoned its step, and accepts no second outcome."""
 
     def __init__(self, workflow_id: int, step_id: str) -> None:
         super().__init__(
-            f"the guard of step {step_id!r} of workflow {workflow_id} is used up; the first outcome is kept.",
+            f"the guard of step {step_id!r} of workflow {workflow_id} was already used; the first outcome is "
+            "kept.",
             workflow_id=workflow_id,
             step_id=step_id,
         )
 
 
 class SerializationError(PgqrsError, ValueError):
-    """A value cannot be stored without loss, or, where `reading` is true, what is stored cannot be read back.
+    """A value cannot be stored without loss, or a stored value cannot be read back.
 
-    `path` tells where in the value, as in ``$.orders[3].at``; `step_id` and `workflow_id` tell whose value it
-    is, where there is a step or a workflow.
+    Attributes:
+        reason: The cause, without the place of the value.
+        path: The place within the value, as in ``$.orders[3].at``.
+        step_id: The id of the step whose result the value is; None for other values.
+        workflow_id: The id of the workflow that the value belongs to; None outside a workflow.
+        reading: True for a stored value that cannot be read back, False for a value that cannot be stored.
     """
 
     def __init__(
@@ -367,21 +424,31 @@ class SerializationError(PgqrsError, ValueError):
         return f"the result of step {self.step_id!r} of workflow {self.workflow_id}"
 
     def of(self, *, workflow_id: int, step_id: str | None = None) -> SerializationError:
-        """Return the same error, naming the workflow and the step that the value belongs to."""
+        """Return a copy of this error that names the workflow and the step of the value.
+
+        Args:
+            workflow_id: The id of the workflow that the value belongs to.
+            step_id: The id of the step whose result the value is; None, the default, for other values.
+
+        Returns:
+            A new error with the same reason, path and direction.
+        """
         return SerializationError(
             self.reason, path=self.path, step_id=step_id, workflow_id=workflow_id, reading=self.reading
         )
 
 
 class TerminalError(PgqrsError):
-    """Raise this in a step to say that trying it again is of no use."""
+    """An error that a step raises when a retry is useless: the step is not retried."""
 
 
 class TransientError(PgqrsError):
-    """Raise this in a step to say that it may succeed when it is tried again.
+    """An error that a step raises when a retry may succeed.
 
-    `retry_after` is when, in seconds from now: where a `RetryPolicy` tries again, it rules the delay, up to the
-    `longest` of the policy.
+    Args:
+        args: The arguments of the exception, such as its message.
+        retry_after: Seconds until the next attempt. It replaces the delay of a `RetryPolicy` that retries the
+            step, up to the policy's `longest`. None, the default, leaves the delay to the policy.
     """
 
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
@@ -390,13 +457,16 @@ class TransientError(PgqrsError):
 
 
 class StepMismatchError(StepError, TerminalError):
-    """The outcome recorded of the step is of a call with other arguments; raised in a strict workflow."""
+    """The recorded outcome of the step does not fit this call, as after a call with different arguments.
+
+    A workflow with ``@workflow(strict=True)`` raises it for different arguments.
+    """
 
     def __init__(self, workflow_id: int, step_id: str) -> None:
         super().__init__(
-            f"step {step_id!r} of workflow {workflow_id} is called with other arguments than those that its "
-            "recorded outcome is of. Give calls that differ ids that differ (`@step(key=...)`), and a workflow "
-            "that is under way the arguments that it began with.",
+            f"step {step_id!r} of workflow {workflow_id} was called with different arguments than when its "
+            "outcome was recorded. Use `@step(key=...)` to give different calls different step ids, and do not "
+            "change the arguments of steps in workflows that have already begun.",
             workflow_id=workflow_id,
             step_id=step_id,
         )

@@ -1,12 +1,12 @@
-"""Python's garbage collector, tuned while this process carries workflows.
+"""Tunes Python's garbage collector while this process runs workflows.
 
-A full collection visits every container of the process, and meanwhile the event loops stand still: a quarter of
-a second with 10,000 workflows at once. Python begins one whenever the long-lived objects have grown by a quarter,
-and a young one at every 700 more objects (2,000 since 3.13), which is often in a process that waits for much, and
-for nothing: runs are freed by their reference counts. So the young threshold is raised, and full collections are
-held back at first, and for a while after one that took long.
+A full collection visits every container of the process and blocks the event loops meanwhile: a quarter of a second
+with 10,000 workflows at once. Python begins a full collection whenever the long-lived objects have grown by a
+quarter, and a young collection at every 700 more objects (2,000 since 3.13). Both are frequent in a process with
+many waiting workflows, and useless: reference counts free the runs. So this module raises the young threshold, and
+delays full collections at first, and for a while after a long full collection.
 
-A collector that the application has set itself is left alone.
+A collector that the application has configured itself stays unchanged.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from time import monotonic
 from typing import Final
 
 SHARE = 0.002
-"""The share of the time that full collections may take."""
+"""Fraction of the time that full collections may take."""
 
 MAX_PAUSE = 120.0
-"""The longest that they are held back, in seconds, whatever they take."""
+"""Maximum seconds for which a full collection delays the next full collection, however long it took."""
 
 AT_FIRST = 120.0
-"""How long, in seconds, they are held back when a user begins, and may take on much at once."""
+"""Seconds that full collections are delayed after a user begins, which may start many workflows at once."""
 
 NOTICEABLE = 0.02
-"""How long, in seconds, a full collection takes that is too short to be held back."""
+"""Seconds of a full collection that are too short to delay the next full collection."""
 
 YOUNG_THRESHOLD = 20_000
-"""The first of the collector's thresholds while it is tuned."""
+"""Objects: the first of the collector's three thresholds while the collector is tuned."""
 
 HELD = 2**30
-"""The third of the collector's thresholds while full collections are held back."""
+"""Collections: the third of the collector's three thresholds while full collections are delayed."""
 
 _DEFAULT_YOUNG: Final = frozenset({700, 2000})
 _DEFAULT_SECOND: Final = 10
@@ -40,11 +40,11 @@ _DEFAULT_THIRD: Final = frozenset({10, 5, 0})
 _OLDEST: Final = 2
 
 _GUARD: Final = threading.Lock()
-"""The collector is the process's, so its users in all threads take turns."""
+"""Guards the collector's settings, which belong to the process: users in all threads take turns."""
 
 
 def start() -> None:
-    """Count one more user, and tune the collector unless the application has set it."""
+    """Count one more user, and tune the collector unless the application has configured it."""
     with _GUARD:
         tuning = _tuning()
         if tuning is None:
@@ -54,7 +54,7 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Count one user less; with the last one the collector is what it was."""
+    """Count one user less; the last user restores the previous thresholds of the collector."""
     with _GUARD:
         tuning = _tuning()
         if tuning is not None and tuning.end():
@@ -62,7 +62,7 @@ def stop() -> None:
 
 
 def _tuning() -> _Tuning | None:
-    """Return the process's tuning: the collector's own callbacks are where it is kept."""
+    """Return the tuning of this process, which is kept in the collector's own list of callbacks."""
     return next((each for each in gc.callbacks if isinstance(each, _Tuning)), None)
 
 
@@ -72,7 +72,7 @@ def _is_as_python_sets_it() -> bool:
 
 
 class _Tuning:
-    """The thresholds as they were, and as they are set; the collector calls it at each collection."""
+    """The previous and the tuned thresholds; the collector calls this object at each collection."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -89,7 +89,7 @@ class _Tuning:
         self._hold(AT_FIRST)
 
     def end(self) -> bool:
-        """Return whether it was the last user."""
+        """Count one user less; return True if it was the last user."""
         self._users -= 1
         if self._users == 0:
             self._change(self._relaxed, self._before)
@@ -97,11 +97,11 @@ class _Tuning:
         return self._users == 0
 
     def __call__(self, phase: str, collection: dict[str, int]) -> None:
-        """Take in that a collection begins or ends; in whatever thread, at whatever point of its code."""
+        """Handle the begin or the end of a collection, in any thread and at any point of that thread's code."""
         is_full = collection["generation"] == _OLDEST
         if phase == "start":
             self._began = monotonic() if is_full else self._began
-        # The collection may have begun in the middle of `begin` or `end`.
+        # Not blocking: the collection may have begun in the middle of `begin` or `end`, which hold the guard.
         elif _GUARD.acquire(blocking=False):
             try:
                 self._ended(is_full=is_full)
@@ -123,6 +123,6 @@ class _Tuning:
 
     @staticmethod
     def _change(before: tuple[int, int, int], after: tuple[int, int, int]) -> None:
-        """Set the thresholds, unless the application has set them meanwhile."""
+        """Set the thresholds, unless the application has set them in the meantime."""
         if gc.get_threshold() == before:
             gc.set_threshold(*after)

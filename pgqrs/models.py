@@ -1,9 +1,9 @@
-"""The declarative models of pgqrs's tables, for your own `select()`s.
+"""The declarative models of pgqrs's tables, for the application's own `select()` statements.
 
-They are read-only to applications: every write belongs to the library, which fences it. `Workflow.steps` and
-`Step.workflow` lead from one to the other; load them with the query, as in ``selectinload(Workflow.steps)``.
-The schema here is `pgqrs`; for another one run your statement with
-``schema_translate_map={"pgqrs": "your_schema"}``.
+Applications only read these tables: the library fences its own writes, and a write by the application is not
+fenced. `Workflow.steps` and `Step.workflow` relate the two models; load them with the query, as in
+``selectinload(Workflow.steps)``. The models name the schema `pgqrs`; for another schema, execute the statement
+with ``schema_translate_map={"pgqrs": "your_schema"}``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from pgqrs.types import StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
-"""The schema of the tables unless the application chooses another."""
+"""The default schema of the tables."""
 
 HEAD = "0005"
-"""The newest revision in `migrations/versions`; known here so that checking it needs no Alembic."""
+"""The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -49,37 +49,38 @@ def _one_of(statuses: type[WorkflowStatus | StepStatus]) -> str:
     return f"status IN ({listed})"
 
 
-# There is no foreign key that could tell.
+# Explicit, because there is no foreign key from which SQLAlchemy could derive the join.
 _STEP_OF_WORKFLOW = "Workflow.id == foreign(Step.workflow_id)"
 
 
 class Text(types.Text):
-    """TEXT for binds too: SQLAlchemy casts those of its own type to VARCHAR.
+    """The type TEXT, for bind parameters too: SQLAlchemy casts bind parameters of its own `Text` to VARCHAR.
 
-    PostgreSQL has ``text = varchar`` by conversion alone, so an operator of this name and these types in another
-    schema of the `search_path` would be called in its place.
+    PostgreSQL has no operator ``text = varchar`` and converts the operands. A user-defined operator of this name
+    and these types in another schema of the `search_path` would be called in place of PostgreSQL's.
     """
 
     cache_ok = True
     render_bind_cast = True
 
     def adapt(self, cls: type[Any], **_options: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's signature
-        """Return its like: the dialect's own type for strings is that VARCHAR."""
+        """Return a copy of this type: the dialect's own string type casts to VARCHAR."""
         return type(self)(self.length)
 
 
 class Base(DeclarativeBase):
-    """The declarative base of pgqrs's own tables."""
+    """The declarative base of pgqrs's tables."""
 
     metadata = MetaData(schema=SCHEMA, naming_convention=_NAMING)
     type_annotation_map = {datetime: DateTime(timezone=True), str: Text(), int: BigInteger()}  # noqa: RUF012
 
 
 class Workflow(Base):
-    """One workflow: what was asked for, how far it is, what came of it.
+    """One workflow: its input, its state and its outcome.
 
-    Of `ready_at`, `due_at` and `executor` at most one is set: a worker may claim it, it waits for a time, or
-    somebody runs it. The partial indexes on them hold these workflows alone, however many have ended.
+    At most one of `ready_at`, `due_at` and `executor` is set: a worker may claim the workflow, the workflow waits
+    for a time, or an executor runs it. The partial indexes on these columns hold only such workflows, so they stay
+    small however many workflows have ended.
     """
 
     __tablename__ = "pgqrs_workflows"
@@ -88,13 +89,13 @@ class Workflow(Base):
     name: Mapped[str]
     status: Mapped[str] = mapped_column(server_default=WorkflowStatus.PENDING.value)
     epoch: Mapped[int] = mapped_column(server_default=text("0"))
-    # Random: an epoch that was lost in a failover is given to another run, and this is not.
+    # Random: after a failover that lost a run, another run may get the same epoch, but not the same claim.
     claim: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     completed_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    # json, not jsonb: jsonb makes an integer of 1e300, drops -0.0 and reorders keys: a replay would differ.
+    # json, not jsonb: jsonb makes 1e300 an integer, drops -0.0 and reorders keys, so a replay would differ.
     input: Mapped[Any] = mapped_column(JSON())
     output: Mapped[Any | None] = mapped_column(JSON())
     error: Mapped[Any | None] = mapped_column(JSON())
@@ -108,11 +109,11 @@ class Workflow(Base):
     retries: Mapped[int] = mapped_column(server_default=text("0"))
     timeout: Mapped[float | None] = mapped_column(Double())
     deadline: Mapped[datetime | None]
-    # None: nobody asked to cancel it; false: after the steps that execute; true: interrupting them.
+    # None: no cancellation; false: cancel after the steps that execute; true: interrupt these steps.
     cancel_interrupts: Mapped[bool | None]
-    # None: strict JSON.
+    # None for strict JSON.
     codec: Mapped[str | None]
-    # Random: an id that was lost in a failover is given to another workflow, and this is not.
+    # Random: after a failover that lost a workflow, another workflow may get the same id, but not the same token.
     token: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
@@ -141,7 +142,7 @@ class Workflow(Base):
 class Step(Base):
     """One step of a workflow and its recorded outcome.
 
-    There is no foreign key to the workflow: it does not fence, and costs more than the fence that does.
+    There is no foreign key to the workflow: it would not fence a stale run, and it would cost more than the fence.
     """
 
     __tablename__ = "pgqrs_workflow_steps"
@@ -166,11 +167,12 @@ class Step(Base):
 
 
 class Executor(Base):
-    """One `Admin` in one process, and the signs of its life: a session lock, and a beat where that cannot tell.
+    """One executor: an `Admin` in one process, with a session lock and a heartbeat as the signs of its life.
 
-    `lock_key` is the advisory lock that its pulse holds in the session `backend_pid`; None behind a pooler. Once
-    `expires_at` has passed, or the lock is free, workers suspect the executor from `suspected_at` on, and the next
-    beat clears that. `pgqrs.storage.queries.executors` has the rules by which it counts as dead.
+    `lock_key` is the advisory lock that the heartbeat holds in the database session `backend_pid`; it is None
+    behind a pooler, where only the heartbeat counts. Once `expires_at` has passed or the lock is free, workers
+    suspect the executor and set `suspected_at`; the next heartbeat clears it. `pgqrs.storage.queries.executors`
+    has the rules by which an executor counts as dead.
     """
 
     __tablename__ = "pgqrs_executors"
@@ -184,5 +186,5 @@ class Executor(Base):
     suspected_at: Mapped[datetime | None]
     stopped_at: Mapped[datetime | None]
     backend_pid: Mapped[int | None]
-    # Seconds for which a beat counts; None in a row of an older version.
+    # Seconds for which a heartbeat counts; None in a row of an older version of pgqrs.
     expiry: Mapped[float | None] = mapped_column(Double())

@@ -1,4 +1,4 @@
-"""Enums, JSON aliases and the frozen records that cross layers."""
+"""Enums, the JSON type and the frozen records that cross layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uuid import UUID
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 DEFAULT_QUEUE = "default"
-"""The queue of a workflow that was not given one."""
+"""The queue of a workflow whose submission names no queue."""
 
 
 class WorkflowStatus(StrEnum):
-    """Where a workflow stands."""
+    """The status of a workflow."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
@@ -26,7 +26,7 @@ class WorkflowStatus(StrEnum):
 
 
 class StepStatus(StrEnum):
-    """What is recorded of a step."""
+    """The status of a recorded step."""
 
     RUNNING = "RUNNING"
     SUCCESS = "SUCCESS"
@@ -34,7 +34,7 @@ class StepStatus(StrEnum):
 
 
 class StepAction(StrEnum):
-    """What the caller of `PyWorkflow.acquire_step` is to do; equal to the plain strings."""
+    """The answer of `PyWorkflow.acquire_step`: skip the step, or execute it; members equal plain strings."""
 
     SKIPPED = "SKIPPED"
     EXECUTE = "EXECUTE"
@@ -42,9 +42,10 @@ class StepAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A payload in a list that the `Admin` cannot read: of another codec, say, or changed by hand.
+    """A payload that the `Admin` cannot read, as in a list: written with another codec, or edited by hand.
 
-    `error` is the class and the message of the error that reading it raises, on one line and cut.
+    Attributes:
+        error: The class and the message of the error that reading the payload raises, on one line, shortened.
     """
 
     error: str
@@ -52,13 +53,31 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """A workflow as it stands in the database.
+    """A snapshot of one workflow in the database.
 
-    `input` is ``{"args": [...], "kwargs": {...}}``, `output` what the workflow returned, `error` the recorded
-    error (see `docs/outcomes-and-replay.md` for its keys); each is None until there is one. `epoch` counts
-    the starts. Times are aware and come from the database's clock; one that Python does not have is the first or
-    the last that it has. `codec` names what the payloads are written with, None for strict JSON; a payload that
-    cannot be read is `Unreadable`.
+    All times are timezone-aware and come from the database's clock. A time outside the range of Python's
+    `datetime` is the earliest or the latest `datetime`. A payload that cannot be read is `Unreadable`.
+
+    Attributes:
+        id: The id of the workflow.
+        name: The name of the workflow.
+        status: The status of the workflow.
+        input: The arguments of the workflow, ``{"args": [...], "kwargs": {...}}``.
+        output: The return value of the workflow; None without a recorded output.
+        error: The recorded error, with the keys in `docs/outcomes-and-replay.md`; None without a recorded error.
+        epoch: The number of runs so far.
+        created_at: The time at which the workflow was created.
+        started_at: The start of the first run; None before it.
+        completed_at: The time at which the workflow ended; None for a workflow that has not ended.
+        updated_at: The time of the last change of the workflow's row.
+        queue: The queue of the workflow; None for a workflow in no queue.
+        key: The idempotency key of the workflow, if any.
+        priority: The priority of the workflow in its queue; workers claim higher numbers first.
+        due_at: The time until which the workflow waits; None for a workflow that waits for no time.
+        deadline: The time at which the workflow times out; None without a timeout.
+        executor_id: The id of the executor that runs the workflow; None for a workflow that is not running.
+        attempts: The number of claims by workers in a row without a further recorded step.
+        codec: The name of the codec that wrote the payloads; None for strict JSON.
     """
 
     id: int
@@ -84,10 +103,21 @@ class WorkflowRecord:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step's record as it stands in the database.
+    """A snapshot of one recorded step in the database.
 
-    `reopened` tells that the next run executes the step again although an error is recorded. `epoch` is the
-    start of the workflow that wrote the record. An `output` or `error` that cannot be read is `Unreadable`.
+    An `output` or `error` that cannot be read is `Unreadable`.
+
+    Attributes:
+        workflow_id: The id of the step's workflow.
+        step_id: The id of the step.
+        status: The status of the step.
+        output: The recorded output of the step; None without a recorded output.
+        error: The recorded error of the step; None without a recorded error.
+        epoch: The epoch of the run that wrote the record.
+        reopened: True if the next run executes the step again although its error is recorded.
+        started_at: The time at which the step began.
+        completed_at: The time of the recorded outcome; None without an outcome.
+        failures: The number of failed attempts so far.
     """
 
     workflow_id: int
@@ -103,8 +133,8 @@ class StepRecord:
 
     @property
     def outcome_unknown(self) -> bool:
-        """Whether the step began and no outcome is recorded: what it does outside may have happened, or not.
+        """True if the step began but has no recorded outcome, so its external effects may have happened or not.
 
-        It is executing, is to be executed again, or, in a workflow that has ended, was left in the middle.
+        The step is executing or will be executed again; in a workflow that has ended, it was interrupted.
         """
         return self.status == StepStatus.RUNNING

@@ -1,4 +1,4 @@
-"""The `pgqrs` command: install the tables, check them, print the SQL that makes them, or run a worker."""
+"""The `pgqrs` command: installs and checks the tables, prints the SQL that creates them, and runs workers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _dsn_option = partial(
     "--dsn",
     envvar="PGQRS_DSN",
     show_envvar=True,
-    help="The database: postgresql://..., or embedded:// for a server of its own.",
+    help="The DSN of the database: postgresql://..., or embedded:// for an embedded server.",
 )
 _dsn = _dsn_option(required=True)
 _schema = click.option(
@@ -52,14 +52,14 @@ _schema = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pgqrs", message="%(prog)s %(version)s", prog_name="pgqrs")
 def main() -> None:
-    """Durable workflows on PostgreSQL: look after their tables, and run them."""
+    """Durable workflows on PostgreSQL: install and check the tables, and run workers."""
 
 
 @main.command()
 @_dsn
 @_schema
 def install(dsn: str, schema: str) -> None:
-    """Create the tables, or bring them up to date."""
+    """Create the tables, or migrate them to the newest revision."""
     _run(dsn, schema, Admin.install, creates=True)
     click.echo(f"pgqrs is installed in the schema {schema!r}, at revision {HEAD}.")
 
@@ -67,29 +67,29 @@ def install(dsn: str, schema: str) -> None:
 @main.command()
 @_dsn
 @_schema
-@click.option("--deep", is_flag=True, help="Check what is in the tables as well; it reads every live workflow.")
+@click.option("--deep", is_flag=True, help="Check the contents of the tables, too; this reads all rows.")
 def verify(dsn: str, schema: str, *, deep: bool) -> None:
-    """Check that the tables are there and up to date."""
+    """Check that the tables exist and are at the newest revision."""
     _run(dsn, schema, partial(Admin.verify, deep=deep))
     click.echo(f"The schema {schema!r} is up to date, at revision {HEAD}.")
 
 
 @main.command()
 @_schema
-@click.option("--from", "start", metavar="REV", default="base", help="The revision that you have, if any.")
-@click.option("--to", "end", metavar="REV", default=HEAD, help="The one that you want, if not the newest.")
+@click.option("--from", "start", metavar="REV", default="base", help="The current revision, if there is one.")
+@click.option("--to", "end", metavar="REV", default=HEAD, help="The revision to migrate to, if not the newest.")
 @click.option(
-    "--grant-to", "workers", metavar="ROLE", multiple=True, help="Give a role the rights of a worker, too."
+    "--grant-to", "workers", metavar="ROLE", multiple=True, help="Grant a role the rights of a worker, too."
 )
 @click.option(
-    "--producer", "producers", metavar="ROLE", multiple=True, help="Give a role the rights to enqueue, too."
+    "--producer", "producers", metavar="ROLE", multiple=True, help="Grant a role the rights to enqueue, too."
 )
 def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producers: tuple[str, ...]) -> None:
-    """Print the SQL that `install` would run; it needs no database.
+    """Print the SQL that `install` runs, without a database.
 
-    Run it in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of your own. With
-    --grant-to and --producer the rights of these roles follow; where the tables are there, give --from the newest
-    revision for these alone.
+    Run the SQL in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of the application.
+    With --grant-to and --producer, the grants for these roles follow. To print only the grants, for tables that
+    exist already, pass the newest revision as --from.
     """
     with _errors_in_one_line():
         parts = [
@@ -107,8 +107,8 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     "--admin",
     "admin_target",
     metavar="MODULE:NAME",
-    help="An Admin of yours, or a function (it may be async) without arguments that returns one: for a codec, an "
-    "engine or limits of your own. It stands in place of --dsn and --schema.",
+    help="The application's Admin, or a function (sync or async) without arguments that returns it: for a custom "
+    "codec, engine or limits. It replaces --dsn and --schema.",
 )
 @click.option(
     "--queue",
@@ -116,21 +116,21 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     multiple=True,
     default=[DEFAULT_QUEUE],
     show_default=True,
-    help="A queue to serve; give it several times for several.",
+    help="A queue to serve; repeat the option for further queues.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="How many workflows run here at once.",
+    help="Maximum workflows that run in this process at once.",
 )
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
-    help="How long, in seconds, the steps that execute may go on when the worker is told to stop.",
+    help="Seconds that executing steps may take to end after the worker receives a signal to stop.",
 )
 @click.pass_context
 def worker(
@@ -146,9 +146,9 @@ def worker(
 ) -> None:
     """Run the workflows of modules, until SIGTERM or SIGINT.
 
-    Of each MODULE, as in `shop.orders`, it runs the functions that are decorated with @workflow, or only those
-    that are named, as in `shop.orders:send,bill`. The first signal lets it drain: what executes may end, the rest
-    is handed to other workers. A second one stops it at once.
+    For each MODULE, as in `shop.orders`, the worker runs all functions that are decorated with @workflow, or only
+    the named functions, as in `shop.orders:send,bill`. The first signal starts a drain: executing steps may end,
+    and other workers run the remaining work. A second signal stops the worker at once.
     """
     _check_one_database(context, dsn, admin_target)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -167,27 +167,27 @@ def worker(
 
 
 def _check_one_database(context: click.Context, dsn: str | None, admin_target: str | None) -> None:
-    """Refuse --dsn and --schema beside --admin, and leave their variables to the module of the Admin."""
+    """Refuse --dsn and --schema beside --admin, but ignore their variables, which the Admin's module may read."""
     if admin_target is None:
         if dsn is None:
             raise click.UsageError("Missing option '--dsn' (env var: 'PGQRS_DSN') or '--admin'.")
         return
     for name in ("dsn", "schema"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--admin has a database and a schema of its own: leave --{name} out.")
+            raise click.UsageError(f"--admin already defines the database and the schema: leave --{name} out.")
 
 
 def _look_here() -> None:
     here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look where it is called
+    if here not in sys.path:  # a console script does not search the working directory
         sys.path.insert(0, here)
 
 
 def _admin_maker(target: str) -> Callable[[], object]:
-    """Return what gives the Admin of `target`, to be called in the event loop of the worker."""
+    """Return a function that returns the Admin of `target`, or an awaitable; call it in the worker's loop."""
     module_name, _, name = target.partition(":")
     if not name:
-        raise click.ClickException(f"--admin takes MODULE:NAME, as in `shop.app:admin`, and not {target!r}.")
+        raise click.ClickException(f"--admin takes MODULE:NAME, as in `shop.app:admin`, got {target!r}.")
     module = _imported(module_name)
     if not hasattr(module, name):
         raise click.ClickException(f"the module {module_name!r} has no {name!r}.")
@@ -196,7 +196,7 @@ def _admin_maker(target: str) -> Callable[[], object]:
         return lambda: found
     if not callable(found) or not _takes_nothing(found):
         raise click.ClickException(
-            f"{target} is neither an Admin nor a function without arguments that returns one."
+            f"{target} is neither an Admin nor a function without arguments that returns an Admin."
         )
     return found
 
@@ -214,7 +214,7 @@ async def _with_own_admin(target: str, make: Callable[[], object], act: Act) -> 
     admin = await made if inspect.isawaitable(made) else made
     if not isinstance(admin, Admin):
         raise click.ClickException(
-            f"{target} returned no Admin, but an object of the class {type(admin).__name__!r}."
+            f"{target} must return an Admin, got an object of the class {type(admin).__name__!r}."
         )
     async with admin:
         await act(admin)
@@ -237,11 +237,11 @@ def _workflows_of(target: str) -> list[Workflow]:
 
 def _imported(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise click.ClickException(f"{name!r} is not the name of a module, as in `shop.orders`.")
+        raise click.ClickException(f"{name!r} is not the name of a module: write it as in `shop.orders`.")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # One that the module itself fails to import is told with its traceback, which leads to the place.
+        # If an import within the module fails, its traceback shows the place.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise click.ClickException(f"there is no module {name!r} here.") from None
@@ -250,7 +250,7 @@ def _imported(name: str) -> ModuleType:
 def _named(module: ModuleType, name: str) -> Workflow:
     found: Any = getattr(module, name, None)
     if not _is_workflow(found):
-        raise click.ClickException(f"{module.__name__}.{name} is no function that is decorated with @workflow.")
+        raise click.ClickException(f"{module.__name__}.{name} is not a function that is decorated with @workflow.")
     return found  # type: ignore[no-any-return]
 
 
@@ -274,11 +274,11 @@ def _run(dsn: str, schema: str, act: Act, *, creates: bool = False) -> None:
 
 
 def _check_exists(dsn: str) -> None:
-    """Refuse an embedded server that is not there: only `install` makes one."""
+    """Refuse a DSN of an embedded server that does not exist: only `install` creates a server."""
     if embedded.is_embedded(dsn) and not embedded.exists(dsn):
         raise EmbeddedServerError(
             f"there is no embedded PostgreSQL in {embedded.data_folder(dsn)}: "
-            f"check the path, or make one with `pgqrs install --dsn {shlex.quote(dsn)}`."
+            f"check the path, or create one with `pgqrs install --dsn {shlex.quote(dsn)}`."
         )
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL servers of this machine that ``embedded://`` addresses name."""
+"""Embedded PostgreSQL servers on this machine, which ``embedded://`` DSNs address."""
 
 from pgqrs.embedded.cluster import data_folder, exists, is_embedded, start, stop
 

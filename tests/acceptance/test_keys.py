@@ -48,7 +48,7 @@ async def test_a_key_of_other_arguments_is_a_conflict(admin):
         admin.options(key="req-1").run(pay, "mallory"),
         admin.enqueue_many(pay, [("bob", 1), ("mallory", 2)], key=lambda who, cents: "req-1"),
     ):
-        with pytest.raises(KeyConflictError, match="other arguments") as caught:
+        with pytest.raises(KeyConflictError, match="different arguments") as caught:
             await submit
         assert (caught.value.workflow_id, caught.value.key) == (first.id, "req-1")
     assert len(await admin.list_workflows()) == 1

@@ -53,7 +53,7 @@ def test_a_command_that_only_reads_makes_no_embedded_server(tmp_path, monkeypatc
     assert result.exit_code == 1
     folder = embedded.data_folder(dsn)
     assert result.output == (
-        f"Error: there is no embedded PostgreSQL in {folder}: check the path, or make one with "
+        f"Error: there is no embedded PostgreSQL in {folder}: check the path, or create one with "
         f"`pgqrs install --dsn {dsn}`.\n"
     )
     assert not folder.exists()

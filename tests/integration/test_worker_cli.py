@@ -212,7 +212,7 @@ async def test_an_admin_of_the_application_runs_what_is_written_with_its_codec(d
         ("shop.app:number", "shop.app:number is neither an Admin nor a function without arguments"),
         ("shop.app:with_argument", "is neither an Admin nor a function without arguments"),
         ("shop.app:Admin", "is neither an Admin nor a function without arguments"),
-        ("shop.app:nothing", "shop.app:nothing returned no Admin, but an object of the class 'NoneType'"),
+        ("shop.app:nothing", "shop.app:nothing must return an Admin, got an object of the class 'NoneType'"),
     ],
 )
 def test_what_is_no_admin_is_told_in_one_line(folder, monkeypatch, target, message):
@@ -253,8 +253,8 @@ def _invoked(folder, monkeypatch, *arguments):
         ([".jobs"], "'.jobs' is not the name of a module"),
         (["shop/jobs.py"], "is not the name of a module"),
         (["empty"], "no function that is decorated with @workflow"),
-        (["shop.jobs:not_a_workflow"], "shop.jobs.not_a_workflow is no function"),
-        (["shop.jobs:nothing"], "shop.jobs.nothing is no function"),
+        (["shop.jobs:not_a_workflow"], "shop.jobs.not_a_workflow is not a function"),
+        (["shop.jobs:nothing"], "shop.jobs.nothing is not a function"),
         (["shop.jobs", "copy_of_jobs"], "two workflows are named 'patient'"),
         (["shop.jobs", "--queue", ""], "cannot be a queue"),
     ],
