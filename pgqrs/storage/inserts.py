@@ -17,7 +17,7 @@ from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission
 async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
     """Insert a workflow that no executor runs yet, and return whether its id was free."""
     kind = OPERATIONS[NewWorkflow]
-    return (await connection.execute(kind.statement(lone=True), kind.values(new))).first() is not None
+    return (await connection.execute(kind.statement(single=True), kind.values(new))).first() is not None
 
 
 async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:

@@ -9,10 +9,10 @@ from pgqrs.types import WorkflowStatus
 
 
 class NewWorkflow(NamedTuple):
-    """To write: a workflow that is not there yet; `input` is JSON text.
+    """A record to write: a new workflow; `input` is JSON text.
 
-    `codec` is the name of the payloads' codec, None for strict JSON; so it is in the other records. `token` tells
-    the workflow from another that was given the same id; see `pgqrs.storage.queries.tokens`.
+    `codec` is the name of the codec of the payloads, None for strict JSON; it has this meaning in all records.
+    `token` distinguishes the workflow from another workflow of the same id; see `pgqrs.storage.queries.tokens`.
     """
 
     workflow_id: int
@@ -28,9 +28,10 @@ class NewWorkflow(NamedTuple):
 
 
 class NewRun(NamedTuple):
-    """To write: a workflow that is not there yet, and with it its first run; `input` is JSON text.
+    """A record to write: a new workflow together with its first run; `input` is JSON text.
 
-    `timeout` is how long the workflow may take from now, in seconds. `token` is the claim of the run, too.
+    `timeout` is the seconds that the workflow may take from now, None for no limit. `token` is also the claim of
+    the run.
     """
 
     workflow_id: int
@@ -48,11 +49,11 @@ class NewRun(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """To write: a workflow for the workers of `queue`; `input` is JSON text.
+    """A record to write: a workflow for the workers of `queue`; `input` is JSON text.
 
-    `priority` is higher for what goes first. `delay` is how long it is not to be started, and `timeout` how long
-    it may take from its first start, both in seconds. Of the workflows of one name and `key` only the first is
-    written.
+    Workflows of higher `priority` are claimed first. `delay` is the seconds until the workflow may start, and
+    `timeout` is the seconds that it may take from its first start. Of the workflows of one name and `key` only the
+    first is written.
     """
 
     workflow_id: int
@@ -73,7 +74,7 @@ class Submission(NamedTuple):
 
 
 class KeyOwner(NamedTuple):
-    """The workflow that has the key of a submission: its id, its recorded `input` (JSON text), and the codec."""
+    """The workflow that has the key of a submission: its id, its recorded `input` (JSON text), and its codec."""
 
     workflow_id: int
     input: str
@@ -81,9 +82,10 @@ class KeyOwner(NamedTuple):
 
 
 class RunStart(NamedTuple):
-    """To write: the start of a run by `executor`; `claim` is the token by which the run writes from then on.
+    """A record to write: the start of a run by `executor`; the run writes with the token `claim` from then on.
 
-    `timeout` is how long the workflow may take from its first start, in seconds, unless it has a deadline.
+    `timeout` is the seconds that the workflow may take from this start, unless it has a timeout or a deadline of
+    its own already.
     """
 
     workflow_id: int
@@ -94,7 +96,7 @@ class RunStart(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The length of the payload in characters: there is none."""
+        """Zero: a start has no payload."""
         return 0
 
 
@@ -108,11 +110,11 @@ class StartedStep(NamedTuple):
 
 
 class StepOutcome(NamedTuple):
-    """To write: what came of a step.
+    """A record to write: the outcome of a step, or the mark that the step is running.
 
-    One of `output` and `error` is JSON text; while neither is, the step is still running. `elapsed` is how long
-    it has executed, in seconds. `fingerprint` is that of its arguments. `claim` is the token of the run: the
-    record is written only while the workflow has that claim. So it is in the records below.
+    One of `output` and `error` is JSON text; both are None for a mark. `elapsed` is the seconds that the step has
+    executed. `fingerprint` is the fingerprint of its arguments. `claim` is the token of the run: the record is
+    written only while the workflow has this claim. `claim` has this meaning in the records below too.
     """
 
     workflow_id: int
@@ -131,15 +133,15 @@ class StepOutcome(NamedTuple):
 
 
 class LastOutcome(StepOutcome):
-    """To write: the outcome of a step of a run that has heard that its workflow is to be cancelled."""
+    """A record to write: the outcome of a step, in a run that knows that its workflow is to be cancelled."""
 
     __slots__ = ()
 
 
 class FailedAttempt(NamedTuple):
-    """To write: an attempt of a step that failed and is to be tried again.
+    """A record to write: a failed attempt of a step that is to be retried.
 
-    `failures` counts the failed attempts with this one, and `delay` is the time until the next one, in seconds.
+    `failures` counts the failed attempts, this attempt included. `delay` is the seconds until the next attempt.
     """
 
     workflow_id: int
@@ -159,13 +161,13 @@ class FailedAttempt(NamedTuple):
 
 
 class LastFailedAttempt(FailedAttempt):
-    """To write: a failed attempt in a run that has heard that its workflow is to be cancelled."""
+    """A record to write: a failed attempt in a run that knows that its workflow is to be cancelled."""
 
     __slots__ = ()
 
 
 class RunEnd(NamedTuple):
-    """To write: the end of a run, and the failed steps that the next run is to execute again."""
+    """A record to write: the end of a run, and the failed steps that the next run is to execute again."""
 
     workflow_id: int
     epoch: int
@@ -181,13 +183,18 @@ class RunEnd(NamedTuple):
 
 
 class RunRelease(NamedTuple):
-    """To write: a run left without an end of its workflow, or by a cancellation.
+    """A record to write: the release of a run whose workflow has not ended, or the cancellation of a workflow.
 
-    `status` is WAITING with `wait`, the seconds until the workflow is to be claimed again; PENDING, to hand it to
-    another worker at once; CANCELLED; or RUNNING, for a run that its process
-    gave up and anybody may take over. `retries` is how often the workflow was tried again so far, None to
-    leave that as it is; `error` is JSON text. WAITING with an `error` and without `retries` is for a run that was
-    never begun, and goes on counting the attempts.
+    `status` has four values:
+
+    * WAITING parks the workflow for `wait` seconds; then it can be claimed again.
+    * PENDING hands the workflow to another worker at once.
+    * CANCELLED records the cancellation.
+    * RUNNING is for a run that its process has abandoned and any executor may take over.
+
+    `retries` is the number of retries of the workflow so far, None to keep the stored number. `error` is JSON
+    text. WAITING with an `error` and without `retries` is for a misfit: its run never began, and its attempts
+    continue to count.
     """
 
     workflow_id: int
@@ -206,9 +213,9 @@ class RunRelease(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The answer to a start: the run's `epoch`, or the `output` (JSON text) of a workflow that has succeeded.
+    """The result of a start: the `epoch` of the run, or the `output` (JSON text) of a workflow that has succeeded.
 
-    `token` is the claim by which the run writes.
+    `token` is the claim with which the run writes.
     """
 
     epoch: int
@@ -220,8 +227,9 @@ class Claim(NamedTuple):
 class ClaimedRun(NamedTuple):
     """A run that a worker has claimed.
 
-    `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this one included.
-    `left` is the time until its deadline in seconds, None without one. `claim` is the token of the run.
+    `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this claim
+    included. `seconds_left` is the time until the deadline, None without a deadline. `claim` is the token of the
+    run.
     """
 
     workflow_id: int
@@ -234,9 +242,9 @@ class ClaimedRun(NamedTuple):
 
 
 class StoredOutcome(NamedTuple):
-    """What is recorded of a finished step: the JSON text of its `output`, or of its `error`.
+    """The recorded outcome of a finished step: the JSON text of its `output` or of its `error`.
 
-    `fingerprint` is that of the arguments that it was called with, None where they are not known.
+    `fingerprint` is the fingerprint of the arguments of the call, None if it is unknown.
     """
 
     output: str | None
@@ -245,17 +253,17 @@ class StoredOutcome(NamedTuple):
 
 
 class FailedAttempts(NamedTuple):
-    """What is recorded of a step that is being retried: how often it failed, and the seconds until it is due."""
+    """The recorded state of a step that is being retried: its failures, and the seconds until the next attempt."""
 
     failures: int
     wait: float
 
 
 class History(NamedTuple):
-    """What an earlier run left: the finished steps, those to execute again left out, and those being retried.
+    """The steps recorded by earlier runs: finished steps in `outcomes`, steps that are being retried in `failed`.
 
-    `left` is the time until the workflow's deadline in seconds, None without one; `retries` is how often the
-    workflow itself was tried again.
+    Steps that are to be executed again are in neither. `seconds_left` is the time until the deadline of the
+    workflow, None without a deadline. `retries` is the number of retries of the workflow itself.
     """
 
     outcomes: dict[str, StoredOutcome]
@@ -265,7 +273,7 @@ class History(NamedTuple):
 
 
 class WorkflowResult(NamedTuple):
-    """How a workflow ended: its `status`, the JSON text of its output or error, and the codec of these."""
+    """The end of a workflow: its `status`, the JSON text of its output or error, and the codec of these texts."""
 
     status: WorkflowStatus
     output: str | None

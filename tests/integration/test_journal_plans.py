@@ -120,7 +120,7 @@ async def _check_batches(driver, state, statements):
 
 async def _check_lone(driver, state, database):
     for kind in writes.OPERATIONS.values():
-        lone = database.compile(kind.statement(lone=True))
+        lone = database.compile(kind.statement(single=True))
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
         for node in scans:
@@ -173,7 +173,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._statement(names) for names in [*BATCHES, ("asked",)]}
         for kind in writes.OPERATIONS.values():
-            lone = store.database.compile(kind.statement(lone=True))
+            lone = store.database.compile(kind.statement(single=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
             await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
         for number, statement in enumerate(statements.values()):

@@ -46,7 +46,7 @@ def bare_calls(text: str) -> set[str]:
 def statements() -> Iterator[tuple[str, Any]]:
     for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
-        yield f"lone {kind.name}", kind.statement(lone=True)
+        yield f"lone {kind.name}", kind.statement(single=True)
     names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
     yield "a batch of all kinds", writes.combine(tuple(names))
     yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()

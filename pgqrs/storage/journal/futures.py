@@ -1,4 +1,4 @@
-"""What a record's writer waits for, and how it goes on without the event loop's help."""
+"""The futures of records, and the wake-up of the tasks that await them."""
 
 from __future__ import annotations
 
@@ -11,136 +11,142 @@ from typing import Any, TypeAlias
 Wakeup: TypeAlias = Callable[["WriteFuture"], object]
 
 Waiting: TypeAlias = tuple[Context, Wakeup, "WriteFuture"]
-"""Whoever waits for an answer that is settled: the context that the wakeup is to be called in with the answer."""
+"""The wake-up of a task whose future is resolved: `Wakeup` is called in `Context` with the future."""
 
 
 class WriteFuture(asyncio.Future[Any]):
-    """A future of one waiter, a task, which can be woken by hand.
+    """A future whose waiting task can be woken directly, without a callback of the event loop.
 
-    Any other future has the loop wake its waiter, which takes some hundredths of a lone commit, and as much of a
-    record's time in a large batch.
+    A plain future schedules a callback of the loop to wake its waiter. The callback takes some hundredths of the
+    time of a single record's commit, and the same share of a record's time in a large batch.
     """
 
-    # Let go of as soon as it is of no use: it holds the task, and a task that fails holds what it waited for.
+    # Cleared as soon as it is unused: it refers to the task, and a failed task refers to the future.
     __slots__ = ("_waiter",)
     _waiter: tuple[Wakeup, Context] | None
 
     def add_done_callback(self, fn: Wakeup, /, *, context: Context | None = None) -> None:
-        """Have `fn` called once there is a result; what a task adds, with its context, can be called by hand."""
+        """Call `fn` once it is done; a callback with a `context` is a task's, and can be called directly."""
         if context is not None:
             self._waiter = fn, context
         super().add_done_callback(fn, context=context)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel it, as any other future."""
+        """Cancel the future and forget its waiter."""
         self._waiter = None
         return super().cancel(msg)
 
-    def resolve(self, verdict: Any) -> None:
-        """Give the waiter the verdict, as `settle` does: it goes on in the loop's next turn."""
+    def resolve(self, result: Any) -> None:
+        """Set the result, or raise it if it is an exception; the waiter continues in the next turn of the loop."""
         self._waiter = None
-        resolve(self, verdict)
+        resolve(self, result)
 
-    def resolve_now(self, verdict: Any) -> Waiting | None:
-        """Settle it, and return who is to be woken; None where nobody waits yet, or any more."""
+    def resolve_now(self, result: Any) -> Waiting | None:
+        """Set the result and return the wake-up of the waiter; None if no task waits for it now."""
         waiter = getattr(self, "_waiter", None)
         if waiter is None:
-            self.resolve(verdict)
+            self.resolve(result)
             return None
         fn, context = waiter
         self._waiter = None
         self.remove_done_callback(fn)
-        resolve(self, verdict)
+        resolve(self, result)
         return context, fn, self
 
 
-def resolve(waiter: asyncio.Future[Any], verdict: Any) -> None:
-    """Give a waiter the verdict, an exception to be raised there, unless it has stopped waiting."""
+def resolve(waiter: asyncio.Future[Any], result: Any) -> None:
+    """Set the result of a future, or raise the result there if it is an exception; do nothing if it is done."""
     if waiter.done():
         return
-    if isinstance(verdict, BaseException):
-        waiter.set_exception(verdict)
+    if isinstance(result, BaseException):
+        waiter.set_exception(result)
     else:
-        waiter.set_result(verdict)
+        waiter.set_result(result)
 
 
 class Waker:
-    """Wakes those who wait for the answers of an event loop's journal.
+    """Wakes the tasks that wait for records of an event loop's journal.
 
-    One whose record went alone is woken within the step of the task that wrote it. Those of a batch go on in the
-    loop's next turn, as they would without it, but the loop has one thing to do instead of one for each.
+    The waiter of a single record is resumed inside the step of the flusher, which saves a turn of the loop. The
+    waiters of a batch continue in the next turn of the loop, through one callback for the batch instead of one
+    callback per waiter.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._by_hand = True
-        self._lone: list[Waiting] = []
-        self._told: deque[Waiting] = deque()
-        self._is_to_wake = False
+        self._wakes_directly = True
+        self._single: list[Waiting] = []
+        self._batched: deque[Waiting] = deque()
+        self._is_scheduled = False
         self.alone = False
-        """Whether a record is under way that goes alone: who waits for it is woken by `step_aside`."""
+        """True while a single record is in flight: `resume_inline` resumes its waiter."""
 
     def expect(self, *, alone: bool) -> None:
-        """See whether those who wait for a batch can be woken by hand; `alone` tells that it is a single record.
+        """Prepare for the waiters of the next batch; `alone` is True for a single record.
 
-        `nest_asyncio` runs the loop within a task, and what that waits for must not be beneath it on the stack. In
-        its debug mode the loop tells whose step was slow, and cannot of those that it does not see.
+        Waiters are woken through the loop in two cases. `nest_asyncio` runs the loop inside a task, and a task
+        that this inner loop waits for must not be below it on the stack. In debug mode the loop reports slow
+        steps, and it cannot report a step that it does not run.
         """
-        self._by_hand = not (hasattr(self._loop, "_nest_patched") or self._loop.get_debug())
+        self._wakes_directly = not (hasattr(self._loop, "_nest_patched") or self._loop.get_debug())
         self.alone = alone
-        if self._told:
-            # Their callback is mostly due. But an interrupt can strike where the loop has let go of it and it has
-            # not begun: then they would wait for ever.
-            self._is_to_wake = False
-            self._see_to_wake()
+        if self._batched:
+            # Usually their callback is still scheduled. But an interrupt can strike after the loop has removed the
+            # callback and before the callback runs; without a new callback these waiters would wait forever.
+            self._is_scheduled = False
+            self._schedule_wakeup()
 
-    def resolve(self, answer: WriteFuture, verdict: Any) -> None:
-        """Settle what somebody waits for."""
-        if not self._by_hand:
-            answer.resolve(verdict)
-        elif (waiting := answer.resolve_now(verdict)) is None:
+    def resolve(self, answer: WriteFuture, result: Any) -> None:
+        """Resolve a future and wake its waiter, inline or with the batch."""
+        if not self._wakes_directly:
+            answer.resolve(result)
+        elif (waiting := answer.resolve_now(result)) is None:
             return
-        elif self.alone and not self._lone:
-            self._lone.append(waiting)
+        elif self.alone and not self._single:
+            # Resumed inline: a turn of the loop would take some hundredths of the commit's time.
+            self._single.append(waiting)
         else:
-            self._told.append(waiting)
-            self._see_to_wake()
+            # One callback for the whole batch: the loop then handles one callback instead of one per waiter.
+            self._batched.append(waiting)
+            self._schedule_wakeup()
 
     def resume_inline(self, task: asyncio.Task[Any]) -> None:
-        """Let whoever waits for a record that went alone take its step, within that of the running `task`."""
+        """Resume the waiter of a single record inside the step of the running `task`."""
         self.alone = False
-        if self._lone:
-            resume_inline(task, self._lone)
+        if self._single:
+            resume_inline(task, self._single)
 
-    def _see_to_wake(self) -> None:
-        if not self._is_to_wake:
-            self._is_to_wake = True
-            self._loop.call_soon(self._wake_told)
+    def _schedule_wakeup(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._wake_batched)
 
-    def _wake_told(self) -> None:
-        # Before anybody is woken: where that runs the loop within its step, those who are told there need a turn.
-        self._is_to_wake = False
+    def _wake_batched(self) -> None:
+        # Reset before the first wake-up: a woken task may run the loop inside its step, and futures that are
+        # resolved there need a callback of their own.
+        self._is_scheduled = False
         try:
-            while self._told:
-                _wake(self._told.popleft)
+            while self._batched:
+                _wake(self._batched.popleft)
         finally:
-            if self._told:  # an interrupt, or an exit, of a task came out here
-                self._see_to_wake()
+            if self._batched:  # an interrupt or an exit of a woken task ended the loop above
+                self._schedule_wakeup()
 
 
-def _wake(next_one: Callable[[], Waiting]) -> None:
-    context, fn, answer = next_one()
+def _wake(take: Callable[[], Waiting]) -> None:
+    context, fn, answer = take()
     try:
         context.run(fn, answer)
     finally:
-        # An exception that is raised there may keep this frame for as long as somebody keeps it.
+        # An exception raised by the task keeps this frame alive, and the frame must not keep the task alive.
         del context, fn, answer
 
 
 def resume_inline(task: asyncio.Task[Any], waiting: list[Waiting]) -> None:
-    """Let another task, the last of those `waiting`, take its step within that of the running one.
+    """Run the step of another task, the last in `waiting`, inside the step of the running `task`.
 
-    The two hooks are asyncio's, for whoever implements tasks: "Extending", in Python's manual.
+    `_leave_task` and `_enter_task` are asyncio's hooks for implementers of tasks; see "Extending" in the Python
+    manual.
     """
     loop = task.get_loop()
     asyncio._leave_task(loop, task)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -1,10 +1,10 @@
-"""Group commit of the hot path's writes.
+"""Group commit of the writes of the hot path.
 
-Every durable write of an event loop goes through one journal. One batch is in flight at a time; while it is,
-the next one gathers, and an idle journal sends at once: a lone writer pays one round trip and one commit, and a
-thousand writers share them. Nothing is acknowledged before it is committed.
+Every durable write of an event loop goes through one journal. One batch is in flight at a time, and the next batch
+gathers meanwhile. An idle journal sends at once. So a single writer pays one round trip and one commit, and a
+thousand writers share them. A record is acknowledged only after its commit.
 
-The idea is group commit: DeWitt et al., "Implementation techniques for main memory database systems" (1984).
+The method is group commit: DeWitt et al., "Implementation techniques for main memory database systems" (1984).
 """
 
 from __future__ import annotations
@@ -38,72 +38,77 @@ from pgqrs.storage.journal.registry import OPERATIONS, Record
 from pgqrs.storage.records import RunEnd, RunRelease, Submission
 
 MAX_BATCH_ROWS = 1000
-"""The most records of one batch."""
+"""Maximum records of one batch."""
 
 MAX_BATCH_SIZE = 4 * 1024 * 1024
-"""The size of the payloads, in characters, at which a batch is full; a single larger record goes alone."""
+"""Characters of payload at which a batch is full; a larger record goes to the journal beside."""
 
 BACKLOG_ROWS = 20_000
-"""The most records waiting for a batch; further writers wait for room."""
+"""Maximum records that wait for a batch; further writers wait for capacity."""
 
 BACKLOG_SIZE = 64 * 1024 * 1024
-"""The size of the payloads waiting for a batch, in characters, above which further writers wait for room."""
+"""Characters of payload waiting for a batch at which further writers wait for capacity."""
 
 LOCKED_DELAY = 0.02
-"""How long a record waits, in seconds, when somebody else's transaction holds its workflow's row; it doubles."""
+"""Seconds until a record whose row is locked by another transaction is sent again; doubled at each attempt."""
 
 MAX_LOCKED_DELAY = 1.0
-"""The longest that it waits between two attempts, in seconds."""
+"""Maximum seconds between two attempts to write a record whose row is locked."""
 
 MIN_NETWORK_RATE = 256 * 1024
-"""The slowest network, in characters a second, on which a large record is waited for."""
+"""Characters per second of the slowest supported network; a large record gets extra time by this rate."""
 
 LOCK_SHARE = 5
-"""The share of a journal's time, as 1 to this, in which it waits for keys that other transactions hold."""
+"""Multiple of `LOCK_TIMEOUT` by which a record pauses after a lock timeout.
+
+It bounds the share of its time in which a journal waits for keys that other transactions hold.
+"""
 
 IDLE_TIMEOUT = 30.0
-"""How long an idle journal keeps its connection, in seconds."""
+"""Seconds that an idle journal keeps its connection."""
 
 BatchedSteps: TypeAlias = str | set[str | None] | None
-"""What a batch has of a workflow: the id of a step, None for what is none of a step, or the set of several."""
+"""The records of one workflow in a batch: a step id, None for a record of no step, or the set of several."""
 
 Interceptor: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Called with the records of a durable write and with what carries it out, whose answer it returns."""
+"""A function that gets the records of a durable write and the function that performs it; returns its answer."""
 
 
 class SingleStatement(NamedTuple):
-    """The statement of a record that goes alone: its text, and what takes its arguments out of the record."""
+    """The statement of a single record: its text, and the function that takes its arguments out of the record."""
 
     text: str
     arguments: Callable[[Any], Sequence[Any]]
 
 
 class Entry:
-    """A record on its way, and whom to tell what became of it: a result, or an exception that was not raised.
+    """A record in the journal, and the callback for its result or for the exception that explains its absence.
 
-    One that had to wait for a lock goes `alone` from then on, so that no other waits with it.
+    A record that had to wait for a lock is `single` from then on: it is sent alone, so that no other record waits
+    with it.
     """
 
     __slots__ = ("on_result", "record", "resolved", "single", "size")
 
-    def __init__(self, record: Any, tell: Callable[[Any], None]) -> None:
+    def __init__(self, record: Any, on_result: Callable[[Any], None]) -> None:
         self.record = record
-        self.on_result = tell
+        self.on_result = on_result
         self.size: int = record.size
         self.resolved = False
         self.single = False
 
-    def resolve(self, verdict: Any) -> None:
-        """Tell the verdict, once."""
+    def resolve(self, result: Any) -> None:
+        """Pass the result to the callback, once."""
         if not self.resolved:
             self.resolved = True
-            self.on_result(verdict)
+            self.on_result(result)
 
 
 class Controls:
-    """The switches of a journal and of the one beside it, for tests of crashes.
+    """The switches of a journal and of the journal beside it, for crash tests.
 
-    `gate` stands before each durable write, and lets one through or not. `most` is the most records of one batch.
+    `interceptor` is called before each durable write and decides if the write is performed. `max_batch` is the
+    maximum number of records of one batch.
     """
 
     def __init__(self) -> None:
@@ -115,21 +120,21 @@ class JournalOwner(Protocol):
     """The owner of a journal, which closes it."""
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
-        """Cancel the run of a workflow, if it is live here."""
+        """Cancel the run of a workflow if it is live in this event loop."""
         ...
 
 
 class Journal:
-    """The one writer of an event loop: `write` a record and await what became of it."""
+    """The batching writer of an event loop; `write` takes a record and returns its result after the commit."""
 
     def __init__(
         self, database: Database, keeper: JournalOwner | None = None, *, beside: Journal | None = None
     ) -> None:
-        """Write to a database; the `keeper` hears which runs are to be cancelled.
+        """Write to a database; the `keeper` is the owner, which is called when a run is to be cancelled.
 
-        The keeper lives as long as there is something to write: collected in the loop's last moments, it would
-        begin to close what no task waits for any more. The journal `beside` this one has a connection of its own:
-        it takes the records that may take long, so that no other waits for them.
+        The owner stays alive while records are pending. If it were collected in the last moments of the loop, it
+        would start to close resources that no task awaits any more. The journal `beside` has a connection of its
+        own. It takes the records that may take long, so that no other record waits for them.
         """
         self.beside = beside
         self._beside_size = 0
@@ -157,36 +162,37 @@ class Journal:
         self._single_statements: dict[Operation[Any], SingleStatement] = {}
         self._waker = Waker(self._loop)
         self.resolve = self._waker.resolve
-        """Settles an `Answer`, in a `tell`."""
+        """Resolves a `WriteFuture`; for use in an `on_result` callback."""
+        # One timer for all statements: a timer for each statement costs more.
         self._watchdog = Watchdog(self._loop, database.limits.timeout)
         self.statements = 0
-        """How many statements were sent; each is one round trip and one commit."""
+        """Number of statements sent; each is one round trip and one commit."""
 
     async def write(self, record: Record) -> Any:
-        """Accept a record, wait until it is committed, and return what became of it.
+        """Submit a record, wait until it is committed, and return its result.
 
-        A caller that is cancelled while the record waits to be committed only stops waiting.
+        A caller that is cancelled while it waits for the commit only stops waiting: the record is still written.
         """
         if self.is_full:
             await self.wait_for_capacity()
         return await self.send(record)
 
     def send(self, record: Record) -> WriteFuture:
-        """Accept a record and return the answer that tells what became of it. Await `room` before."""
+        """Submit a record and return the future of its result. Await `wait_for_capacity` first."""
         answer = WriteFuture(loop=self._loop)
         self.submit(record, partial(self.resolve, answer))
         return answer
 
     def intercepted(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-        """Carry out a durable write of somebody else's, a transaction's, as the gate lets it through."""
-        gate = self.controls.interceptor
-        return write() if gate is None else gate([record], write)
+        """Perform a durable write of another writer, such as a transaction, through the interceptor."""
+        interceptor = self.controls.interceptor
+        return write() if interceptor is None else interceptor([record], write)
 
     def submit(self, record: Record, on_result: Callable[[Any], None]) -> None:
-        """Take a record on: it is written whether or not anybody waits for it.
+        """Accept a record, which is then written even if no caller waits for it.
 
-        `tell` is called once, with the result or with the exception that says why there is none. Await `room`
-        before.
+        `on_result` is called once, with the result or with the exception that explains its absence. It is a
+        callback and not a future so that a cancelled waiter loses no outcome. Await `wait_for_capacity` first.
         """
         entry = Entry(record, on_result)
         if entry.size > MAX_BATCH_SIZE and self.beside is not None:
@@ -198,25 +204,25 @@ class Journal:
             self._wake()
 
     def _pass_on(self, entry: Entry, beside: Journal) -> None:
-        """Have a large record written beside the others, which takes up room here until it is."""
+        """Submit a large record to the journal beside; it counts towards the backlog here until it is written."""
         self._beside_size += entry.size
 
-        def tell(verdict: Any) -> None:
+        def on_result(result: Any) -> None:
             self._beside_size -= entry.size
             self._admit_waiting(1)
-            entry.on_result(verdict)
+            entry.on_result(result)
 
-        beside.submit(entry.record, tell)
+        beside.submit(entry.record, on_result)
 
     def try_submit(self, record: Record) -> bool:
-        """Take on a record that nobody waits for, if there is room, and tell whether there was."""
+        """Accept a record that no caller waits for; return False, without the record, if the backlog is full."""
         if self._is_crowded():
             return False
         self.submit(record, _ignore)
         return True
 
     async def wait_for_capacity(self) -> None:
-        """Wait while too much is waiting to be written; those who came first go first."""
+        """Wait while the backlog is full; writers are admitted in the order in which they came."""
         if not self.is_full:
             return
         turn: asyncio.Future[None] = self._loop.create_future()
@@ -230,7 +236,7 @@ class Journal:
 
     @property
     def is_full(self) -> bool:
-        """Whether `room` must be awaited before `accept`: too much is waiting, or others came first."""
+        """True if `wait_for_capacity` would wait: the backlog is full, or other writers wait already."""
         return bool(self._waiting_for_capacity) or self._is_crowded()
 
     def _is_crowded(self) -> bool:
@@ -244,7 +250,7 @@ class Journal:
                 turns -= 1
 
     async def close(self) -> None:
-        """Write what was accepted, bounded by the database's `timeout`, and give the connection up.
+        """Write the accepted records, within the `timeout` of the database, and close the connection.
 
         The journal can be used again afterwards.
         """
@@ -267,7 +273,7 @@ class Journal:
         await asyncio.sleep(0)  # a transport that was aborted is closed in the loop's next turn
 
     async def _until_unused(self) -> None:
-        """Let a flusher end that is about to see that there is nothing left."""
+        """Wait for a flusher that is about to end because the queue is empty."""
         if self._flusher is None or self._in_flight or self._queue:
             return
         self._closers += 1
@@ -278,7 +284,7 @@ class Journal:
             self._closers -= 1
 
     async def _stop(self, error: Exception) -> None:
-        """Stop writing, and tell those who still wait why."""
+        """Stop writing and reject the pending records with `error`."""
         self._stopping = True
         try:
             while self._flusher is not None:
@@ -291,24 +297,24 @@ class Journal:
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was accepted is written."""
+        """True if every accepted record is written."""
         idle = not (self._queue or self._in_flight or self._blocked)
         return idle and (self.beside is None or self.beside.is_idle)
 
     @property
     def is_closed(self) -> bool:
-        """Whether there is nothing to write, and no connection."""
+        """True if there is no record to write and no connection."""
         closed = self.is_idle and self._flusher is None and self._connection is None
         return closed and (self.beside is None or self.beside.is_closed)
 
     @property
     def workflows(self) -> set[int]:
-        """The ids of the workflows that have records on their way."""
+        """The ids of the workflows that have unwritten records."""
         on_their_way = [*self._in_flight, *self._waiting_entries()]
         return {entry.record.workflow_id for entry in on_their_way if not entry.resolved}
 
     async def drain(self) -> None:
-        """Wait until what is accepted by now is written; runs that go on may add more."""
+        """Wait until the records accepted so far are written; live runs may add more."""
         if self.beside is not None:
             await self.beside.drain()
         accepted = [*self._in_flight, *self._waiting_entries()]
@@ -321,17 +327,17 @@ class Journal:
 
     def _wake(self) -> None:
         self._held_owner = None if self._owner is None else self._owner()
-        # In a context of its own: that of whoever came first would live as long as there is work.
+        # An empty context: the flusher would keep the context of the first submitter alive as long as it has work.
         context = Context()
         self._flusher = self._loop.create_task(self._flush(), name="pgqrs-journal", context=context)
         self._flusher.add_done_callback(self._flushed, context=context)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
-        """Begin again if there is more: it came in just now, or the flusher was cancelled."""
+        """Start a new flusher if records are left: they came in just now, or the flusher was cancelled."""
         self._flusher = None
         self._waker.alone = False
         error = None if flusher.cancelled() else flusher.exception()
-        if isinstance(error, Exception):  # else an interrupt, or an exit, of the task that was let go on
+        if isinstance(error, Exception):  # otherwise an interrupt or exit of the resumed task
             self._loop.call_exception_handler({"message": "the journal failed", "exception": error})
         if self._queue and not self._stopping:
             self._wake()
@@ -340,35 +346,36 @@ class Journal:
             self._start_idle_timer()
 
     async def _flush(self) -> None:
-        itself = asyncio.current_task()
-        assert itself is not None  # noqa: S101  # `_wake` made it
+        flusher = asyncio.current_task()
+        assert flusher is not None  # noqa: S101  # `_wake` made it
         try:
-            while self._queue or await self._is_followed():
+            while self._queue or await self._has_more():
                 self._in_flight = batch = self._next_batch()
                 if batch:
                     self._waker.expect(alone=len(batch) == 1)
                     await self._write(batch)
-                    # Not in this frame either: see `step_aside`.
+                    # The resumed task may raise through this frame, and a traceback keeps the frame's variables.
                     self._in_flight = batch = []
                     self._written.set()
-                    self._waker.resume_inline(itself)
+                    self._waker.resume_inline(flusher)
         except asyncio.CancelledError:
-            # The loop is ending. Whether the batch arrived is unknown, so what is unsettled is sent again.
-            unsettled = [entry for entry in self._in_flight if not entry.resolved]
+            # The loop is ending. It is unknown if the batch arrived, so its unresolved records are sent again.
+            unresolved = [entry for entry in self._in_flight if not entry.resolved]
             self._in_flight = []
-            self._requeue(unsettled)
+            self._requeue(unresolved)
             raise
 
-    async def _is_followed(self) -> bool:
-        """Tell whether those who were told just now write more: it goes out in the turn in which they hear.
+    async def _has_more(self) -> bool:
+        """Return True if the tasks that were woken just now have submitted more records.
 
-        Not while somebody closes the journal, who would otherwise wait for a workflow that never ends.
+        The flusher then sends these records in the same turn of the loop. It stops while a caller closes the
+        journal: that caller would otherwise wait for a workflow that never ends.
         """
         await asyncio.sleep(0)
         return bool(self._queue) and not self._closers
 
     def _next_batch(self) -> list[Entry]:
-        """Take the next batch off the queue: in order, bounded, and cut where one statement could not hold it."""
+        """Take the next batch from the queue: in order, bounded, and only records that fit one statement."""
         queue = self._queue
         if len(queue) == 1 and not (self._blocked or self._waiting_for_capacity):
             self._queued_size = 0
@@ -393,24 +400,24 @@ class Journal:
         return batch
 
     async def _write(self, batch: Sequence[Entry]) -> None:
-        """Send a batch until each of its records is settled or put by; a bad row fails alone."""
+        """Send a batch until each of its records is resolved or blocked; an invalid row fails alone."""
         try:
-            gate = self.controls.interceptor
-            if gate is None:
-                rows = await self._patiently(self._send, batch)
+            interceptor = self.controls.interceptor
+            if interceptor is None:
+                rows = await self._with_retries(self._send, batch)
             else:
-                send = partial(self._patiently, self._send, batch)
-                rows = await gate([each.record for each in batch], send)
+                send = partial(self._with_retries, self._send, batch)
+                rows = await interceptor([each.record for each in batch], send)
             if len(rows) == len(batch):
                 self._resolve_all(batch, rows)
             else:
                 await self._resolve_answered(batch, rows)
-        except Exception as error:  # noqa: BLE001  # whatever it is, somebody waits for it
+        except Exception as error:  # noqa: BLE001  # any error resolves or delays its records
             await self._bisect(batch, error)
 
     async def _bisect(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Find the record that a batch failed for, by halves; reject it, or put it by while it is locked."""
-        if len(batch) > 1 and not _is_of_all(error):
+        """Find by halving the record that failed a batch; reject it, or block it while its key is locked."""
+        if len(batch) > 1 and not _concerns_all(error):
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
@@ -423,37 +430,40 @@ class Journal:
             self._reject(batch, error)
 
     async def _is_answered(self) -> bool:
-        """Tell whether the server answers: then what was too slow was the batch."""
+        """Return True if the server answers: then the batch itself was too slow."""
         try:
             await self._fetch("SELECT 1", ())
-        except Exception:  # noqa: BLE001  # it does not, whatever it is
+        except Exception:  # noqa: BLE001  # any error means that it does not answer
             return False
         return True
 
-    async def _patiently(self, send: Callable[[Sequence[Entry]], Awaitable[Any]], batch: Sequence[Entry]) -> Any:
+    async def _with_retries(
+        self, send: Callable[[Sequence[Entry]], Awaitable[Any]], batch: Sequence[Entry]
+    ) -> Any:
         try:
             return await send(batch)
         except Exception as error:
             if not (is_transient(error) or is_cancelled(error) or is_about_tables(error)):
                 raise
 
-        async def again() -> Any:
+        async def send_again() -> Any:
             return await send(batch)
 
-        return await self._database.retrying(also=is_about_tables)(again)
+        return await self._database.retrying(also=is_about_tables)(send_again)
 
     def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
-        if len(batch) == 1 and not _reopens(lone := batch[0].record):
-            text, values_of = self._single_statement(OPERATIONS[type(lone)])
-            return self._fetch(text, values_of(lone), batch[0].size / MIN_NETWORK_RATE)
+        if len(batch) == 1 and not _reopens(record := batch[0].record):
+            # Plain values: no arrays to encode, and no join and two sorts for the server.
+            text, values_of = self._single_statement(OPERATIONS[type(record)])
+            return self._fetch(text, values_of(record), batch[0].size / MIN_NETWORK_RATE)
         grouped: dict[Operation[Any], list[Any]] = {}
         size = 0
         for entry in batch:
             size += entry.size
             grouped.setdefault(OPERATIONS[type(entry.record)], []).append(entry.record)
         arrays: Arrays = {}
-        for kind, records in grouped.items():
-            arrays |= kind.arrays(records)
+        for operation, records in grouped.items():
+            arrays |= operation.arrays(records)
         statement = self._statement(writes.operation_names(arrays))
         return self._fetch(statement.text, statement.arguments(arrays), size / MIN_NETWORK_RATE)
 
@@ -463,65 +473,64 @@ class Journal:
             compiled = self._compiled[names] = self._database.compile(writes.combine(names))
         return compiled
 
-    def _single_statement(self, kind: Operation[Any]) -> SingleStatement:
-        lone = self._single_statements.get(kind)
-        if lone is None:
-            compiled = self._database.compile(kind.statement(lone=True))
-            lone = self._single_statements[kind] = SingleStatement(compiled.text, kind.picker(compiled.binds))
-        return lone
+    def _single_statement(self, operation: Operation[Any]) -> SingleStatement:
+        statement = self._single_statements.get(operation)
+        if statement is None:
+            compiled = self._database.compile(operation.statement(single=True))
+            statement = SingleStatement(compiled.text, operation.picker(compiled.binds))
+            self._single_statements[operation] = statement
+        return statement
 
     def _resolve_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        """Settle a batch that was answered in full: a workflow has but one current epoch."""
-        tell = self._resolve if self._delays else Entry.resolve
+        """Resolve a batch that was answered in full, by workflow id: a workflow has only one current epoch."""
+        resolve = self._resolve if self._delays else Entry.resolve
         if len(batch) == 1:
             (entry,) = batch
-            tell(entry, OPERATIONS[type(entry.record)].result_for(entry.record, rows[0][EPOCH]))
+            resolve(entry, OPERATIONS[type(entry.record)].result_for(entry.record, rows[0][EPOCH]))
             return
         epochs = {row[1]: row[EPOCH] for row in rows}
         for entry in batch:
             record = entry.record
-            tell(entry, OPERATIONS[type(record)].result_for(record, epochs[record.workflow_id]))
+            resolve(entry, OPERATIONS[type(record)].result_for(record, epochs[record.workflow_id]))
 
     async def _resolve_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         answers = {(row[0], row[1], row[2]): row[EPOCH] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record
-            kind = OPERATIONS[type(record)]
-            epoch = answers.get((kind.name, record.workflow_id, _step_id(record)))
+            operation = OPERATIONS[type(record)]
+            epoch = answers.get((operation.name, record.workflow_id, _step_id(record)))
             if epoch is None:
                 unanswered.append(entry)
             else:
-                self._resolve(entry, kind.result_for(record, epoch))
+                self._resolve(entry, operation.result_for(record, epoch))
         if unanswered:
             await self._resolve_missing(unanswered)
 
     async def _resolve_missing(self, unanswered: Sequence[Entry]) -> None:
-        """Find out why records were not written: stale, answered before, or only held up by a lock."""
-        standings = await self._patiently(self._ask, unanswered)
+        """Find the reason that records were not written: a fenced run, an earlier sending, or a locked row."""
+        states = await self._with_retries(self._ask, unanswered)
         for entry in unanswered:
             record = entry.record
-            verdict = OPERATIONS[type(record)].resolve_missing(
-                record, standings[record.workflow_id, _step_id(record)]
-            )
-            if verdict is RETRY:
+            result = OPERATIONS[type(record)].resolve_missing(record, states[record.workflow_id, _step_id(record)])
+            if result is RETRY:
                 self._block(entry)
-            elif isinstance(verdict, CancelRequested):
-                self._cancel_run(entry, verdict)
+            elif isinstance(result, CancelRequested):
+                self._cancel_run(entry, result)
             else:
-                self._resolve(entry, verdict)
+                self._resolve(entry, result)
 
-    def _cancel_run(self, entry: Entry, heard: CancelRequested) -> None:
-        """Tell a run that it is to be cancelled, before its record is written and its code goes on."""
+    def _cancel_run(self, entry: Entry, request: CancelRequested) -> None:
+        """Cancel a run before its record is written and its code continues."""
         if self._held_owner is not None:
-            self._held_owner.cancel_asked(entry.record.workflow_id, heard.interrupts)
-        entry.record = heard.instead
+            self._held_owner.cancel_asked(entry.record.workflow_id, request.interrupts)
+        entry.record = request.instead
         self._requeue([entry])
 
-    def _resolve(self, entry: Entry, verdict: Any) -> None:
+    def _resolve(self, entry: Entry, result: Any) -> None:
         if self._delays:
             self._delays.pop(entry.record.workflow_id, None)
-        entry.resolve(verdict)
+        entry.resolve(result)
 
     async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], CurrentState]:
         asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
@@ -530,7 +539,7 @@ class Journal:
         return {(row[0], row[1]): CurrentState(*row[2:]) for row in rows}
 
     def _block(self, entry: Entry, at_least: float = 0.0) -> None:
-        """Put a record by for a moment, and behind it all that its workflow writes."""
+        """Delay a record, and with it all later records of its workflow; `at_least` is in seconds."""
         workflow_id = entry.record.workflow_id
         if workflow_id in self._blocked:
             self._blocked[workflow_id].append(entry)
@@ -543,7 +552,7 @@ class Journal:
     def _unblock(self, workflow_id: int) -> None:
         if entries := self._blocked.pop(workflow_id, None):
             if isinstance(entries[0].record, Submission):
-                # Behind those that came since: its key may be held for long.
+                # Last in the queue: another transaction may hold its key for a long time.
                 self._queue.extend(entries)
                 self._queued_size += sum(entry.size for entry in entries)
             else:
@@ -557,28 +566,28 @@ class Journal:
         self._queued_size += sum(entry.size for entry in first)
 
     def _abandon(self) -> list[Entry]:
-        """Empty the journal and return what was in it."""
-        left = self._waiting_entries()
+        """Empty the journal and return its pending entries."""
+        abandoned = self._waiting_entries()
         self._queue.clear()
         self._blocked.clear()
         self._queued_size = 0
         self._admit_waiting(BACKLOG_ROWS)
-        return left
+        return abandoned
 
     def _reject(self, entries: Iterable[Entry], error: Exception) -> None:
         for entry in entries:
-            told = translate(error, self._database.schema) or error
-            if isinstance(told, DatabaseError) and is_data_error(error):
-                told = RowRefusedError(str(told), sqlstate=told.sqlstate)
-            if isinstance(told, PgqrsError) and told is not error:
-                told.__cause__ = error
-            self._resolve(entry, told)
+            reported = translate(error, self._database.schema) or error
+            if isinstance(reported, DatabaseError) and is_data_error(error):
+                reported = RowRefusedError(str(reported), sqlstate=reported.sqlstate)
+            if isinstance(reported, PgqrsError) and reported is not error:
+                reported.__cause__ = error
+            self._resolve(entry, reported)
 
     async def _fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
         connection = self._connection
         if connection is None or connection.is_closed():
             connection = self._connection = await self._database.open_driver()
-            # The watchdog is the first to lose patience; this keeps the application's own time-out from it.
+            # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
             self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
         self.statements += 1
         self._watchdog.watch(connection, allowance)
@@ -614,17 +623,17 @@ class Journal:
             self._connection = None
 
 
-# As tuples: `isinstance` takes twice as long with a union.
+# A tuple: `isinstance` takes twice as long with a union.
 _ENDINGS = (RunEnd, RunRelease)
 
 
-def _is_of_all(error: Exception) -> bool:
-    """Tell whether a batch failed for what none of its records can help."""
+def _concerns_all(error: Exception) -> bool:
+    """Return True if the cause of an error is none of the records of the batch."""
     return is_transient(error) or is_cancelled(error) or is_about_tables(error)
 
 
-def _ignore(_verdict: Any) -> None:
-    """Let nobody know."""
+def _ignore(_result: Any) -> None:
+    """Discard a result that no caller waits for."""
 
 
 def _step_id(record: Any) -> str | None:
@@ -636,10 +645,9 @@ def _reopens(record: Any) -> bool:
 
 
 def _fits_batch(record: Any, taken: dict[int, BatchedSteps]) -> bool:
-    """Tell whether a record may go into the batch that `taken` describes, and note it there.
+    """Return True if a record may go into the batch that `taken` describes, and add the record to `taken` then.
 
-    One statement sees one snapshot, so a workflow may have several records in it only when they are distinct
-    steps.
+    One statement sees one snapshot, so a batch holds several records of a workflow only if their steps differ.
     """
     workflow_id: int = record.workflow_id
     step_id: str | None = getattr(record, "step_id", None)

@@ -1,15 +1,17 @@
-"""What a kind of record is to the journal: a data-modifying statement, and what its answers mean.
+"""The operation of a record type: its data-modifying statement, and the meaning of the answers.
 
-The statement is over `unnest(...)` arrays, one a column. A lone record's has plain values in their place, which
-saves the arrays' encoding, and the server a join and two sorts. Every one may be sent twice.
+The statement of a batch selects from `unnest(...)` arrays, one array for each column. The statement of a single
+record has plain values instead, which saves the encoding of arrays, and the server a join and two sorts. Every
+statement may be sent twice.
 
-The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the claim
-that is current when it commits. A plain condition on the claim lets a stale row slip in beside an uncommitted
-start. The claim is a random token and not the epoch: a server that lost its last moments gives an epoch twice.
-Rows that another transaction has locked are skipped, so that one of them never holds up the batch; their records
-go unanswered and are sent again.
+The fence: a write joins its workflow rows through a sub-select that locks them, so that it sees the claim that is
+current when it commits. A plain condition on the claim would let a stale row slip in next to an uncommitted start.
+The fence compares the claim, a random token, and not the epoch: a server that lost its last transactions gives out
+an epoch twice. The statement skips rows that another transaction has locked, so that one locked row never delays
+the batch; the records of skipped rows stay unanswered and are sent again.
 
-The outcomes of a run whose workflow is to be cancelled go unanswered as well: so the run hears of it.
+The outcomes of a run whose workflow is to be cancelled stay unanswered as well. The run learns of the cancellation
+in this way.
 """
 
 from __future__ import annotations
@@ -38,19 +40,20 @@ Arrays: TypeAlias = dict[str, list[Any] | str | None]
 R = TypeVar("R", bound=tuple[Any, ...])
 
 EPOCH = -1
-"""The place of the epoch in an answer. Of a lone record it is all that is answered."""
+"""Index of the epoch in an answer; the answer of a single record has no other column."""
 
 RETRY: Any = object()
-"""The verdict of `Kind.judge` on a record that only a lock held up: send it again."""
+"""Result of `Operation.resolve_missing` for a record that only a lock delayed: send the record again."""
 
 ID_TAKEN: Any = object()
-"""The verdict of `Kind.judge` on a new workflow whose id another workflow has: draw another id."""
+"""Result of `Operation.resolve_missing` for a new workflow whose id another workflow has: draw another id."""
 
 
 class CancelRequested(NamedTuple):
-    """The verdict of `Kind.judge` on a record of a run that is to be cancelled.
+    """Result of `Operation.resolve_missing` for a record of a run that is to be cancelled.
 
-    `interrupts` tells whether the steps that execute are to be interrupted, and `instead` is the record to send.
+    `interrupts` is True if the executing steps are to be interrupted. `instead` is the record to send in place of
+    the unanswered record.
     """
 
     interrupts: bool
@@ -58,9 +61,9 @@ class CancelRequested(NamedTuple):
 
 
 class CurrentState(NamedTuple):
-    """The state of a record's workflow and step, read after the record's write went unanswered.
+    """The state of a record's workflow and step, read after the write of the record stayed unanswered.
 
-    `cancels` tells that the workflow is to be cancelled, and whether its steps are to be interrupted.
+    `cancels` is None unless the workflow is to be cancelled, and True if its steps are to be interrupted.
     """
 
     status: str | None
@@ -80,10 +83,10 @@ class CurrentState(NamedTuple):
 
 
 class LockedRows(NamedTuple):
-    """Records whose workflows are locked: `source` is what to select them from.
+    """Records whose workflows are locked; `source` is the sub-select to select them from.
 
-    `c` has the records' columns, or the values of a lone one. `workflow_id` and `epoch` are columns of the source,
-    and `is_current` is the condition that a record's claim is its workflow's.
+    `c` has the columns of the records, or the values of a single record. `workflow_id` and `epoch` are columns of
+    the source. `is_current` is the condition that the claim of a record is the claim of its workflow.
     """
 
     source: Subquery
@@ -94,38 +97,38 @@ class LockedRows(NamedTuple):
 
 
 class RecordColumns(Generic[R]):
-    """Records as the rows of an `unnest`, one array a column; a lone one as plain values."""
+    """Records as the rows of an `unnest`, with one array for each column; a single record as plain values."""
 
     name: ClassVar[str]
     columns: ClassVar[dict[str, TypeEngine[Any]]]
     fields: ClassVar[tuple[str, ...]]
-    """The names of a record's fields, in order; those that are no columns are not for the statement."""
+    """The names of the fields of a record, in order; the statement uses only the fields that are columns."""
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """The place in a record of each bind."""
+        """The index in a record of the value of each bind."""
         return {f"{self.name}_{key}": self.fields.index(key) for key in self.columns}
 
     def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array a column, in which each record has its place."""
+        """Return the binds: an array for each column, with the records in order."""
         fields = list(zip(*records, strict=True))
         return {bind: _array(fields[place]) for bind, place in self.places.items()}
 
     def values(self, record: R) -> dict[str, Any]:
-        """Return the binds of a lone record."""
+        """Return the binds of a single record."""
         return {bind: record[place] for bind, place in self.places.items()}
 
     def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
-        """Return a function that takes the values of these binds, which are several, out of a lone record."""
+        """Return a function that takes the values of these binds, two at least, out of a single record."""
         return itemgetter(*(self.places[bind] for bind in binds))
 
     def plain(self) -> Any:
-        """Return a lone record's values, each as an attribute."""
+        """Return the values of a single record, each as an attribute."""
         binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
         return SimpleNamespace(**binds)
 
     def rows(self) -> Any:
-        """Return the records as something to select from."""
+        """Return the records as a source to select from."""
         binds = [self._array_bind(f"{self.name}_{key}", type_) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
         return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
@@ -135,10 +138,10 @@ class RecordColumns(Generic[R]):
 
 
 class CallerColumns(RecordColumns[R]):
-    """Rows for a session that is not ours: arrays of anything but text are given as text; see `array_of`."""
+    """Rows for the caller's session: arrays other than text arrays are passed as text; see `array_of`."""
 
     def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array a column, or the text of one."""
+        """Return the binds: an array for each column, or the text of the array."""
         types = list(self.columns.values())
         arrays = zip(super().arrays(records).items(), types, strict=True)
         return {bind: each if isinstance(type_, Text) else _as_text(each) for (bind, each), type_ in arrays}
@@ -154,42 +157,42 @@ def _as_text(array: Any) -> Any:
 
 
 def _array(column: tuple[Any, ...]) -> list[Any] | None:
-    """Return a column as an array; `unnest` fills up what is NULL, which the driver need not look through."""
+    """Return a column as an array; None if all values are None, which saves the encoding: `unnest` fills it up."""
     return None if column[0] is None and column.count(None) == len(column) else list(column)
 
 
 class Operation(RecordColumns[R], ABC):
-    """One kind of record: its statement, and the meaning of an answer or of none."""
+    """The statement of one record type, and the meaning of its answer or of a missing answer."""
 
     @abstractmethod
-    def statement(self, *, lone: bool = False) -> Any:
-        """Return the data-modifying statement, of many records or of a `lone` one; it answers what it wrote."""
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the statement that writes many records or a `single` record; its answer has the written rows."""
 
     @abstractmethod
     def result_for(self, record: R, epoch: int) -> Result:
         """Return the result of a record whose row came back with `epoch`."""
 
     @abstractmethod
-    def resolve_missing(self, record: R, standing: CurrentState) -> Any:
-        """Return what became of a record that went unanswered: a result, an error, or `AGAIN`."""
+    def resolve_missing(self, record: R, current: CurrentState) -> Any:
+        """Return the result of an unanswered record: a value, an error, or an instruction such as `RETRY`."""
 
-    def lock_workflows(self, *, to_update: bool, lone: bool = False, waiting: bool = False) -> LockedRows:
+    def lock_workflows(self, *, to_update: bool, single: bool = False, waiting: bool = False) -> LockedRows:
         """Return the records with their workflows locked, in key order.
 
-        The lock is taken on the join itself: by the primary key, a look-up a row, whatever the batch's size.
-        `waiting` waits for rows that are locked instead of leaving them out.
+        The lock is taken on the join itself: one look-up by primary key for each row, at every size of the batch.
+        With `waiting` the statement waits for locked rows instead of skipping them.
         """
-        records = self.plain() if lone else self.rows()
-        found = self._found(records) if lone else self._joined(records)
+        records = self.plain() if single else self.rows()
+        found = self._found(records) if single else self._joined(records)
         held = found.with_for_update(
             read=not to_update, key_share=to_update, skip_locked=not waiting, of=Workflow
         ).subquery(f"{self.name}_held")
-        if lone:
+        if single:
             return LockedRows(held, records, held.c.id, held.c.current_epoch, true())
         is_current = held.c.current_claim == held.c.claim if self._is_fenced else true()
         return LockedRows(held, held.c, held.c.workflow_id, held.c.current_epoch, is_current)
 
-    # A start brings a claim of its own; every other write is by the claim that its run has.
+    # False for a start, which sets a new claim; every other write needs the claim of its run.
     _is_fenced: ClassVar[bool] = True
 
     def _joined(self, rows: Any) -> Any:
@@ -198,20 +201,20 @@ class Operation(RecordColumns[R], ABC):
         return found.where(*self._workflow_conditions()).order_by(Workflow.id)
 
     def _found(self, record: Any) -> Any:
-        # The conditions are looked at again once the lock is there.
+        # The server evaluates the conditions again once it has the lock.
         current = [Workflow.claim == record.claim] if self._is_fenced else []
         found = select(Workflow.id, Workflow.epoch.label("current_epoch"))
         return found.where(Workflow.id == record.workflow_id, *current, *self._workflow_conditions())
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        """Return the further conditions on the workflow that a record is written for."""
+        """Return the further conditions on the workflow of a record."""
         return []
 
     def returning(
-        self, workflow_id: Any, epoch: Any, step_id: Any = None, *, lone: bool = False
+        self, workflow_id: Any, epoch: Any, step_id: Any = None, *, single: bool = False
     ) -> list[ColumnElement[Any]]:
-        """Return the columns that every kind answers with, so that a mixed batch makes one list of them."""
-        if lone:
+        """Return the columns that every operation answers with, so that a mixed batch can unite the answers."""
+        if single:
             return [epoch.label("epoch")]
         return [
             text_literal(self.name).label("kind"),
@@ -221,12 +224,12 @@ class Operation(RecordColumns[R], ABC):
         ]
 
 
-def fencing_error(record: StepOutcome | FailedAttempt | RunEnd, standing: CurrentState) -> PgqrsError | None:
-    """Tell why a run can write no more, if it cannot."""
-    if standing.status is None:
+def fencing_error(record: StepOutcome | FailedAttempt | RunEnd, current: CurrentState) -> PgqrsError | None:
+    """Return the error of a run that may write no more, None for the current run."""
+    if current.status is None:
         return WorkflowNotFoundError(record.workflow_id)
-    if standing.claim != record.claim:
-        if standing.status == WorkflowStatus.CANCELLED:
+    if current.claim != record.claim:
+        if current.status == WorkflowStatus.CANCELLED:
             return WorkflowCancelledError(record.workflow_id)
         return WorkflowFencedError(record.workflow_id, record.epoch)
     return None

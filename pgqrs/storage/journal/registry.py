@@ -1,4 +1,4 @@
-"""The statements of the hot path: one a kind of record, and one for a batch of several kinds."""
+"""The operation of each record type, and the statement of a batch of several record types."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ Record: TypeAlias = (
 
 
 class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
-    """Ask how the workflows and steps of unanswered records stand."""
+    """Query the state of the workflows and steps of unanswered records."""
 
     name = "asked"
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
     fields = ("workflow_id", "step_id")
 
     def statement(self) -> Any:
-        """Return the query; each row is the ids of a record and then its `Standing`."""
+        """Return the query; each row has the ids of a record, followed by the fields of its `CurrentState`."""
         rows = self.rows()
-        standing = (
+        current = (
             Workflow.status,
             Workflow.epoch,
             Workflow.claim,
@@ -63,7 +63,7 @@ class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
             Step.failures,
         )
         return (
-            select(rows.c.workflow_id, rows.c.step_id, *standing)
+            select(rows.c.workflow_id, rows.c.step_id, *current)
             .select_from(rows)
             .outerjoin(Workflow, Workflow.id == rows.c.workflow_id)
             .outerjoin(Step, (Step.workflow_id == rows.c.workflow_id) & (Step.step_id == rows.c.step_id))
@@ -71,11 +71,11 @@ class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
 
 
 class CallerCurrentStateQuery(CallerColumns[tuple[int, str | None]], CurrentStateQuery):
-    """Ask the same in a session that is not ours."""
+    """The query of `CurrentStateQuery` for the caller's session."""
 
 
 class CallerEnqueueWorkflow(CallerColumns[Submission], EnqueueWorkflow):
-    """Insert workflows for workers to claim, in a session that is not ours."""
+    """Insert workflows for workers to claim, in the caller's session."""
 
 
 CURRENT_STATE = CurrentStateQuery()
@@ -98,19 +98,22 @@ OPERATIONS: dict[type[Any], Operation[Any]] = {
     RunEnd: FinishWorkflow(),
     RunRelease: ReleaseWorkflow(),
 }
-_REOPENING = {kind.reopening.name: (kind.name, kind.reopening) for kind in (FinishWorkflow, ReleaseWorkflow)}
-_BY_NAME = {kind.name: kind for kind in OPERATIONS.values()} | {CURRENT_STATE.name: CURRENT_STATE}
+_REOPENING = {
+    operation.reopening.name: (operation.name, operation.reopening)
+    for operation in (FinishWorkflow, ReleaseWorkflow)
+}
+_BY_NAME = {operation.name: operation for operation in OPERATIONS.values()} | {CURRENT_STATE.name: CURRENT_STATE}
 
 
 def operation_names(arrays: Arrays) -> tuple[str, ...]:
-    """Return the names of the kinds whose binds these are, as `batch` takes them."""
+    """Return the names of the operations that have these binds, as `combine` takes them."""
     return tuple(sorted({bind.partition("_")[0] for bind in arrays}))
 
 
 def combine(names: tuple[str, ...]) -> Any:
-    """Return the one statement that writes a batch of these kinds.
+    """Return the statement that writes a batch of these operations.
 
-    Two names re-open steps and go with another: ``"reopen"`` with ``"end"``, ``"retry"`` with ``"leave"``.
+    Two names reopen steps and need another name: ``"reopen"`` needs ``"end"``, ``"retry"`` needs ``"leave"``.
     """
     if len(names) == 1:
         return _BY_NAME[names[0]].statement()

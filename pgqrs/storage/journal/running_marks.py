@@ -1,4 +1,4 @@
-"""RUNNING marks: long steps show in the tables while they run, and short ones never cost that write."""
+"""RUNNING marks: long steps appear in the tables while they execute, and short steps never cost that write."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.records import StartedStep, StepOutcome
 
 MARK_AFTER = 0.1
-"""How long a step executes, in seconds, before it is worth a mark; the sweep comes round as often."""
+"""Seconds that a step executes before it is marked; also the seconds between two sweeps."""
 
 
 class Executing(Protocol):
     """A step that is being executed."""
 
     began: float
-    """When it began, by the monotonic clock."""
+    """Start of the execution, in seconds of the monotonic clock."""
 
     @property
     def started(self) -> StartedStep:
-        """Which step it is."""
+        """The identity of the step and the claim of its run."""
         ...
 
 
 class RunningMarks:
     """The steps that an event loop executes and has not marked yet.
 
-    One sweep looks after all of them, however many there are: they stand in the order in which they began, so
-    it stops at the first that is young.
+    One sweep serves all steps. They are kept in the order in which they began, so the sweep stops at the first
+    step that is too young.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -42,24 +42,24 @@ class RunningMarks:
         self._sweep_due: asyncio.TimerHandle | None = None
 
     def began(self, step: Executing) -> None:
-        """Look after a step from now on, which began just now."""
+        """Start to track a step that began just now."""
         self._young[step] = None
         if self._sweep_due is None:
             self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep)
 
     def ended(self, step: Executing) -> None:
-        """Look after it no longer; nothing was written if it was quick."""
+        """Stop tracking a step; a short step has caused no write."""
         self._young.pop(step, None)
 
     def left(self, step: Executing) -> None:
-        """Mark a step at once, unless it is marked: it ends without an outcome, and nothing executes it again."""
+        """Mark a step that ends without an outcome and is not executed again, unless it is marked already."""
         if step in self._young:
             del self._young[step]
             if not self._journal.is_full:
                 self._mark(step.started, monotonic() - step.began)
 
     async def stopped(self, step: Executing) -> None:
-        """Look after it no longer, and wait for the end of a write that is on its way."""
+        """Stop tracking a step, and wait until a mark that is in flight is written."""
         self.ended(step)
         if (on_its_way := self._on_their_way.get(step.started)) is not None:
             await asyncio.wait([on_its_way])
@@ -75,10 +75,10 @@ class RunningMarks:
     def _mark(self, step: StartedStep, elapsed: float) -> None:
         on_its_way = self._on_their_way[step] = self._loop.create_future()
         mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None, step.claim)
-        self._journal.submit(mark, partial(self._settled, step, on_its_way))
+        self._journal.submit(mark, partial(self._on_written, step, on_its_way))
 
-    def _settled(self, step: StartedStep, on_its_way: asyncio.Future[None], _verdict: object) -> None:
+    def _on_written(self, step: StartedStep, on_its_way: asyncio.Future[None], _result: object) -> None:
         on_its_way.set_result(None)
-        # A step that was given up may have begun again, and have another mark by now.
+        # An abandoned step may have begun again and may have a newer mark.
         if self._on_their_way.get(step) is on_its_way:
             del self._on_their_way[step]

@@ -1,4 +1,4 @@
-"""The writes of steps: what came of them, their failed attempts, and which are to be executed again."""
+"""The operations on steps: outcomes, RUNNING marks, failed attempts, and reopened steps."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _FALSE: ColumnElement[bool] = literal_column("false")
 
 
 class _StepOperation(Operation[R]):
-    """A write of steps' rows for runs whose epoch is current; it replaces those that give way to it."""
+    """A write of step rows for current runs; it replaces older rows of the steps unless they are successes."""
 
     insert_columns: ClassVar[list[str]]
 
-    def statement(self, *, lone: bool = False) -> Any:
-        """Return the insert, which replaces an older run's row unless that is a success."""
-        held = self.lock_workflows(to_update=False, lone=lone)
-        order = () if lone else (held.c.workflow_id, held.c.step_id)
-        return self._insert(held, *order, lone=lone)
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the insert, which replaces the row of an older run unless that row is a success."""
+        held = self.lock_workflows(to_update=False, single=single)
+        order = () if single else (held.c.workflow_id, held.c.step_id)
+        return self._insert(held, *order, single=single)
 
-    def _insert(self, held: LockedRows, *order: ColumnElement[Any], lone: bool) -> Any:
+    def _insert(self, held: LockedRows, *order: ColumnElement[Any], single: bool) -> Any:
         rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
         statement = insert(Step).from_select(self.insert_columns, rows, include_defaults=False)
         replaced = {key: statement.excluded[key] for key in self.insert_columns[2:]}
@@ -46,24 +46,24 @@ class _StepOperation(Operation[R]):
             index_elements=[Step.workflow_id, Step.step_id],
             set_=replaced | {"reopened": _FALSE} | self._reset_columns(),
             where=self._may_replace(statement.excluded),
-        ).returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, lone=lone))
+        ).returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, single=single))
 
     @abstractmethod
     def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
-        """Return what is `written`, of the rows that are held."""
+        """Return the values of `insert_columns`, taken from the locked rows."""
 
     def _reset_columns(self) -> dict[str, Any]:
-        """Return what a row that is replaced loses beside what is `written`."""
+        """Return the columns outside `insert_columns` that a replaced row loses, with their new values."""
         return {}
 
     def _may_replace(self, excluded: Any) -> Any:
-        """Tell whether a step's row may be replaced: one of an older run, or one that is still running."""
+        """Return the condition to replace a row: no success, and of an older run or RUNNING in this run."""
         running = (Step.status == text_literal(StepStatus.RUNNING)) & (Step.epoch == excluded.epoch)
         return (Step.status != text_literal(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
 
 
 class RecordStep(_StepOperation[StepOutcome]):
-    """Record what came of steps, or that they are running, for runs whose epoch is current."""
+    """Record the outcomes or the RUNNING marks of steps, for current runs."""
 
     name: ClassVar[str] = "step"
     fields = StepOutcome._fields
@@ -113,44 +113,45 @@ class RecordStep(_StepOperation[StepOutcome]):
         """Return the outcome as it was sent."""
         return StoredOutcome(record.output, record.error, record.fingerprint)
 
-    def resolve_missing(self, record: StepOutcome, standing: CurrentState) -> Any:
-        """Return the outcome that is stored, whichever run wrote it; a stale run is fenced."""
-        if reason := fencing_error(record, standing):
+    def resolve_missing(self, record: StepOutcome, current: CurrentState) -> Any:
+        """Return the stored outcome, of any run; a stale run gets its error."""
+        if reason := fencing_error(record, current):
             return reason
-        written = standing.step_status in _of_this_run(record) and standing.step_epoch == standing.epoch
-        if written or standing.step_status == StepStatus.SUCCESS:
-            return StoredOutcome(standing.step_output, standing.step_error, standing.step_fingerprint)
-        return self._blocked(record, standing)
+        written = current.step_status in _of_this_run(record) and current.step_epoch == current.epoch
+        if written or current.step_status == StepStatus.SUCCESS:
+            return StoredOutcome(current.step_output, current.step_error, current.step_fingerprint)
+        return self._blocked(record, current)
 
-    def _blocked(self, record: StepOutcome, standing: CurrentState) -> Any:
-        """Return why an outcome that may be written was not."""
-        return RETRY if standing.cancels is None else CancelRequested(standing.cancels, LastOutcome(*record))
+    def _blocked(self, record: StepOutcome, current: CurrentState) -> Any:
+        """Return the reason that a permitted outcome was not written: a lock, or a requested cancellation."""
+        return RETRY if current.cancels is None else CancelRequested(current.cancels, LastOutcome(*record))
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.cancel_interrupts.is_(None)]
 
 
 class RecordLastStep(RecordStep):
-    """Record the outcomes of steps for runs that have heard, or will be told, that they are to be cancelled."""
+    """Record the outcomes of steps for runs that know, or learn by the answer, that they are to be cancelled."""
 
     name = "last"
 
     def _now(self) -> ColumnElement[Any]:
-        # It may be the last statement of a transaction that began when the step did.
+        # `now()` is the start of the transaction: a transactional step's transaction begins with the step, and
+        # this is its last statement.
         return func.clock_timestamp()
 
     def in_transaction(self) -> Any:
-        """Return the insert of a lone outcome as the last statement of a longer transaction.
+        """Return the insert of a single outcome as the last statement of a transactional step.
 
-        No other record waits for that, so it waits for a lock on the workflow's row instead of going unanswered.
-        It answers with the epoch, and with whether the workflow is to be cancelled.
+        No other record waits for this statement. So it waits for a lock on the workflow's row instead of staying
+        unanswered. It answers with the epoch and with `cancels`, as in `CurrentState`.
         """
         own = Workflow.id == self.plain().workflow_id
         cancels = select(Workflow.cancel_interrupts).where(own).scalar_subquery()
-        inserted = self._insert(self.lock_workflows(to_update=False, lone=True, waiting=True), lone=True)
+        inserted = self._insert(self.lock_workflows(to_update=False, single=True, waiting=True), single=True)
         return inserted.returning(cancels.label("cancels"))
 
-    def _blocked(self, record: StepOutcome, standing: CurrentState) -> Any:
+    def _blocked(self, record: StepOutcome, current: CurrentState) -> Any:
         return RETRY
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
@@ -158,13 +159,13 @@ class RecordLastStep(RecordStep):
 
 
 def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
-    """Return the statuses that, written by the run itself, leave a record nothing to write."""
+    """Return the statuses, written by the run itself, that make a record superfluous."""
     is_mark = record.output is None and record.error is None
     return (StepStatus.ERROR, StepStatus.RUNNING) if is_mark else (StepStatus.ERROR,)
 
 
 class RecordFailedAttempt(_StepOperation[FailedAttempt]):
-    """Record attempts of steps that failed and are to be tried again, for runs whose epoch is current."""
+    """Record failed attempts of steps that are to be retried, for current runs."""
 
     name: ClassVar[str] = "failure"
     fields = FailedAttempt._fields
@@ -211,33 +212,33 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
         return super()._may_replace(excluded) & not_(again)
 
     def result_for(self, record: FailedAttempt, epoch: int) -> None:
-        """Return nothing: there is nothing to tell."""
+        """Return None: a failed attempt has no result."""
 
-    def resolve_missing(self, record: FailedAttempt, standing: CurrentState) -> Any:
-        """Return None where the first sending arrived or the step has an outcome; a stale run is fenced."""
-        if reason := fencing_error(record, standing):
+    def resolve_missing(self, record: FailedAttempt, current: CurrentState) -> Any:
+        """Return None if the first sending arrived or the step has an outcome; a stale run gets its error."""
+        if reason := fencing_error(record, current):
             return reason
-        if standing.step_status is None:
-            return self._blocked(record, standing)
-        if standing.step_status != StepStatus.SUCCESS and standing.step_epoch < standing.epoch:
-            return self._blocked(record, standing)
-        written = standing.step_status != StepStatus.RUNNING or standing.step_failures >= record.failures
-        return None if written else self._blocked(record, standing)
+        if current.step_status is None:
+            return self._blocked(record, current)
+        if current.step_status != StepStatus.SUCCESS and current.step_epoch < current.epoch:
+            return self._blocked(record, current)
+        written = current.step_status != StepStatus.RUNNING or current.step_failures >= record.failures
+        return None if written else self._blocked(record, current)
 
-    def _blocked(self, record: FailedAttempt, standing: CurrentState) -> Any:
-        """Return why a failed attempt that may be written was not."""
-        return RETRY if standing.cancels is None else CancelRequested(standing.cancels, LastFailedAttempt(*record))
+    def _blocked(self, record: FailedAttempt, current: CurrentState) -> Any:
+        """Return the reason that a permitted attempt was not written: a lock, or a requested cancellation."""
+        return RETRY if current.cancels is None else CancelRequested(current.cancels, LastFailedAttempt(*record))
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.cancel_interrupts.is_(None)]
 
 
 class RecordLastFailedAttempt(RecordFailedAttempt):
-    """Record failed attempts for runs that have heard that they are to be cancelled."""
+    """Record failed attempts for runs that know that they are to be cancelled."""
 
     name = "lastfailure"
 
-    def _blocked(self, record: FailedAttempt, standing: CurrentState) -> Any:
+    def _blocked(self, record: FailedAttempt, current: CurrentState) -> Any:
         return RETRY
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
@@ -245,16 +246,16 @@ class RecordLastFailedAttempt(RecordFailedAttempt):
 
 
 class ReopenSteps(RecordColumns[tuple[int, str]]):
-    """Mark steps to be executed again, in those workflows whose end the same statement records."""
+    """Mark failed steps to be executed again, in the workflows whose runs the same statement ends or releases."""
 
     columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
     fields = ("workflow_id", "step_id")
 
     def __init__(self, name: str) -> None:
-        self.name = name  # type: ignore[misc]  # one for each kind that re-opens steps
+        self.name = name  # type: ignore[misc]  # one name for each operation that reopens steps
 
     def statement_after(self, ended: Any) -> Any:
-        """Return the update; `ended` is the CTE of the recorded ends."""
+        """Return the update; `ended` is the CTE of the ended or released runs."""
         rows = self.rows()
         return (
             update(Step)

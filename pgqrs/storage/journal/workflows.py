@@ -1,4 +1,4 @@
-"""The writes of workflows: created, begun, enqueued; started, ended and left."""
+"""The operations on workflows: create, begin, enqueue, start, end and release."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ from pgqrs.types import WorkflowStatus
 
 
 class _InsertOperation(Operation[R]):
-    """Insert workflows under ids that are reserved already; one that is there is left as it is.
+    """Insert workflows under ids that are already reserved; an existing row stays unchanged.
 
-    One that is there came with the record's first sending if it has the record's token. A server that lost its
-    last moments gives an id twice: then it is another workflow.
+    An existing row with the token of the record came with the first sending of the record. A row with another
+    token is another workflow: a server that lost its last transactions gives out an id twice.
     """
 
     insert_columns: ClassVar[list[str]]
 
-    def statement(self, *, lone: bool = False) -> Any:
+    def statement(self, *, single: bool = False) -> Any:
         """Return the insert."""
-        given = self.plain() if lone else self.rows().c
-        order = () if lone else (given.workflow_id,)
+        given = self.plain() if single else self.rows().c
+        order = () if single else (given.workflow_id,)
         columns = given.workflow_id, given.name, json_of(given.input), given.token
         new = select(*columns, *self._values(given)).order_by(*order)
         return (
             insert(Workflow)
             .from_select(["id", "name", "input", "token", *self.insert_columns], new, include_defaults=False)
             .on_conflict_do_nothing()
-            .returning(*self.returning(Workflow.id, Workflow.epoch, lone=lone))
+            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
         )
 
     @abstractmethod
     def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        """Return what is `written` of a record, whose columns these are, after its id, its name and its input."""
+        """Return the values of `insert_columns` for the record whose columns are `given`."""
 
 
 class CreateWorkflow(_InsertOperation[NewWorkflow]):
-    """Insert workflows that nobody runs yet."""
+    """Insert workflows that no executor runs yet."""
 
     name = "create"
     fields = NewWorkflow._fields
@@ -90,15 +90,15 @@ class CreateWorkflow(_InsertOperation[NewWorkflow]):
         return [given.codec]
 
     def result_for(self, record: NewWorkflow, epoch: int) -> None:
-        """Return nothing: there is nothing to tell."""
+        """Return None: a new workflow has no result."""
 
-    def resolve_missing(self, record: NewWorkflow, standing: CurrentState) -> Any:
-        """Return None where the first sending is there."""
-        return _unless_id_taken(None, record, standing)
+    def resolve_missing(self, record: NewWorkflow, current: CurrentState) -> Any:
+        """Return None if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
+        return _unless_id_taken(None, record, current)
 
 
 class CreateAndStart(_InsertOperation[NewRun]):
-    """Insert workflows that run already."""
+    """Insert workflows together with their first run."""
 
     name = "begin"
     fields = NewRun._fields
@@ -138,13 +138,13 @@ class CreateAndStart(_InsertOperation[NewRun]):
         """Return the claim."""
         return Claim(epoch, token=record.token)
 
-    def resolve_missing(self, record: NewRun, standing: CurrentState) -> Any:
-        """Return the claim where the first sending is there."""
-        return _unless_id_taken(Claim(1, token=record.token), record, standing)
+    def resolve_missing(self, record: NewRun, current: CurrentState) -> Any:
+        """Return the claim if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
+        return _unless_id_taken(Claim(1, token=record.token), record, current)
 
 
 class EnqueueWorkflow(_InsertOperation[Submission]):
-    """Insert workflows for workers to claim, now or after a delay; of one key there is one."""
+    """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
 
     name = "enqueue"
     fields = Submission._fields
@@ -174,26 +174,26 @@ class EnqueueWorkflow(_InsertOperation[Submission]):
         ]
 
     def result_for(self, record: Submission, epoch: int) -> bool:
-        """Return True: this is the workflow of the key."""
+        """Return True: the inserted workflow has the key."""
         return True
 
-    def resolve_missing(self, record: Submission, standing: CurrentState) -> Any:
-        """Tell whether the record's own first sending is there; if not, its key belongs to another workflow."""
-        return False if standing.status is None else _unless_id_taken(True, record, standing)  # noqa: FBT003  # the result
+    def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
+        """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
+        return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
 
 
-def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, standing: CurrentState) -> Any:
-    """Return the result where the workflow of a record's id is the record's own, else `TAKEN`.
+def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:
+    """Return the result if the id of a record has the record's own workflow, `ID_TAKEN` if it has another.
 
-    One that is not there at all has gone since its id kept the record from being written.
+    Return `RETRY` if the id has no workflow: the workflow that prevented the insert was deleted since.
     """
-    if standing.status is None:
+    if current.status is None:
         return RETRY
-    return result if standing.token == record.token else ID_TAKEN
+    return result if current.token == record.token else ID_TAKEN
 
 
 class ClaimWorkflow(Operation[RunStart]):
-    """Take workflows over: the next epoch, and every older run is fenced."""
+    """Start the next epoch of workflows, which fences every older run."""
 
     name = "start"
     fields = RunStart._fields
@@ -206,9 +206,9 @@ class ClaimWorkflow(Operation[RunStart]):
         "codec": Text(),
     }
 
-    def statement(self, *, lone: bool = False) -> Any:
-        """Return the update; a workflow that had failed may be retried as often as a new one."""
-        held = self.lock_workflows(to_update=True, lone=lone)
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the update; a workflow that had failed begins with a fresh count of retries."""
+        held = self.lock_workflows(to_update=True, single=single)
         timeout = func.coalesce(bounded(Workflow.timeout), held.c.timeout)
         startable = (
             WorkflowStatus.PENDING,
@@ -218,7 +218,7 @@ class ClaimWorkflow(Operation[RunStart]):
         )
         return (
             update(Workflow)
-            # A claim that is there already came with the first sending: a late copy must not undo what followed.
+            # A row with this claim was written by the first sending: a late copy must not undo later writes.
             .where(Workflow.id == held.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
             .where(Workflow.status.in_([text_literal(status) for status in startable]))
             .where(
@@ -243,68 +243,68 @@ class ClaimWorkflow(Operation[RunStart]):
                 completed_at=null(),
                 updated_at=func.now(),
             )
-            .returning(*self.returning(Workflow.id, Workflow.epoch, lone=lone))
+            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
         )
 
     def result_for(self, record: RunStart, epoch: int) -> Claim:
         """Return the claim."""
         return Claim(epoch, token=record.claim)
 
-    def resolve_missing(self, record: RunStart, standing: CurrentState) -> Any:
-        """Return the output of a success, an error where there is nothing to run, else `AGAIN`."""
-        if refusal := _claim_error(record, standing):
+    def resolve_missing(self, record: RunStart, current: CurrentState) -> Any:
+        """Return the claim or the output of a success, an error if the run cannot start, else `RETRY`."""
+        if refusal := _claim_error(record, current):
             return refusal
-        if standing.status == WorkflowStatus.SUCCESS:
-            return Claim(standing.epoch, standing.output, succeeded=True)
-        if standing.claim == record.claim:
-            return Claim(standing.epoch, token=record.claim)
-        if standing.executor is not None and standing.executor not in {record.executor, ABANDONED}:
-            return WorkflowLockedError(record.workflow_id, standing.executor)
+        if current.status == WorkflowStatus.SUCCESS:
+            return Claim(current.epoch, current.output, succeeded=True)
+        if current.claim == record.claim:
+            return Claim(current.epoch, token=record.claim)
+        if current.executor is not None and current.executor not in {record.executor, ABANDONED}:
+            return WorkflowLockedError(record.workflow_id, current.executor)
         return RETRY
 
 
-def _claim_error(record: RunStart, standing: CurrentState) -> PgqrsError | None:
-    """Tell why a workflow cannot be started by anybody, or not with this codec, if so."""
-    if standing.status is None:
+def _claim_error(record: RunStart, current: CurrentState) -> PgqrsError | None:
+    """Return the error of a workflow that no executor can start, or not with this codec, else None."""
+    if current.status is None:
         return WorkflowNotFoundError(record.workflow_id)
-    if standing.status == WorkflowStatus.CANCELLED:
+    if current.status == WorkflowStatus.CANCELLED:
         return WorkflowCancelledError(record.workflow_id)
-    if standing.codec != record.codec:
-        return CodecMismatchError(record.workflow_id, standing.codec, record.codec)
+    if current.codec != record.codec:
+        return CodecMismatchError(record.workflow_id, current.codec, record.codec)
     return None
 
 
 class _ReleaseOperation(Operation[R]):
-    """A write that ends runs, and marks the failed steps that the next run is to execute again."""
+    """A write that ends or releases runs, and marks the failed steps that the next run is to execute again."""
 
     reopening: ClassVar[ReopenSteps]
 
     def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds, those of the re-opened steps only where there are any."""
+        """Return the binds, with the binds of the reopened steps if there are such steps."""
         steps = [(record.workflow_id, step_id) for record in _ends(records) for step_id in record.reopen]
         return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
 
-    def statement(self, *, lone: bool = False) -> Any:
-        """Return the update of the workflows whose run is the current one, and goes on."""
-        held = self.lock_workflows(to_update=True, lone=lone)
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the update of the workflows whose run is current and not yet ended or released."""
+        held = self.lock_workflows(to_update=True, single=single)
         return (
             update(Workflow)
             .where(Workflow.id == held.workflow_id, held.is_current)
             .where(Workflow.status == text_literal(WorkflowStatus.RUNNING), *self._conditions())
             .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
-            .returning(*self.returning(Workflow.id, self._epoch(), lone=lone))
+            .returning(*self.returning(Workflow.id, self._epoch(), single=single))
         )
 
     @abstractmethod
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
-        """Return what the workflows become."""
+        """Return the new values of the workflows' columns."""
 
     def _conditions(self) -> list[ColumnElement[bool]]:
-        """Return what else must hold of them."""
+        """Return further conditions on the workflows."""
         return []
 
     def _epoch(self) -> ColumnElement[int]:
-        """Return the epoch that is answered."""
+        """Return the epoch of the answer."""
         return Workflow.epoch.expression
 
 
@@ -313,7 +313,7 @@ def _ends(records: Sequence[Any]) -> Sequence[RunEnd | RunRelease]:
 
 
 class FinishWorkflow(_ReleaseOperation[RunEnd]):
-    """Record how runs ended."""
+    """Record the ends of runs."""
 
     name = "end"
     fields = RunEnd._fields
@@ -321,15 +321,15 @@ class FinishWorkflow(_ReleaseOperation[RunEnd]):
     reopening = ReopenSteps("reopen")
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
-        goes_on = Workflow.cancel_interrupts.is_(None)
+        is_kept = Workflow.cancel_interrupts.is_(None)
         return {
             "status": case(
-                (~goes_on, text_literal(WorkflowStatus.CANCELLED)),
+                (~is_kept, text_literal(WorkflowStatus.CANCELLED)),
                 (held.c.error.is_(None), text_literal(WorkflowStatus.SUCCESS)),
                 else_=text_literal(WorkflowStatus.ERROR),
             ),
-            "output": case((goes_on, json_of(held.c.output))),
-            "error": case((goes_on, json_of(held.c.error))),
+            "output": case((is_kept, json_of(held.c.output))),
+            "error": case((is_kept, json_of(held.c.error))),
             "executor": null(),
             "deadline": null(),
             "completed_at": func.now(),
@@ -340,23 +340,23 @@ class FinishWorkflow(_ReleaseOperation[RunEnd]):
         return case((cancelled, -Workflow.epoch), else_=Workflow.epoch)
 
     def result_for(self, record: RunEnd, epoch: int) -> WorkflowCancelledError | None:
-        """Return None, or an error where the workflow was to be cancelled, and is: the epoch is negative then."""
+        """Return None, or an error if the end became a cancellation, for which the epoch is negative."""
         return WorkflowCancelledError(record.workflow_id) if epoch < 0 else None
 
-    def resolve_missing(self, record: RunEnd, standing: CurrentState) -> Any:
-        """Return None where the first sending arrived, an error where another end is recorded."""
-        if reason := fencing_error(record, standing):
+    def resolve_missing(self, record: RunEnd, current: CurrentState) -> Any:
+        """Return None if the first sending arrived, an error if another end is recorded, else `RETRY`."""
+        if reason := fencing_error(record, current):
             return reason
-        if standing.status == WorkflowStatus.RUNNING:
+        if current.status == WorkflowStatus.RUNNING:
             return RETRY
-        if standing.status == WorkflowStatus.CANCELLED:
+        if current.status == WorkflowStatus.CANCELLED:
             return WorkflowCancelledError(record.workflow_id)
-        sent_before = standing.status == (WorkflowStatus.SUCCESS if record.error is None else WorkflowStatus.ERROR)
-        return None if sent_before else WorkflowFinishedError(record.workflow_id, str(standing.status))
+        sent_before = current.status == (WorkflowStatus.SUCCESS if record.error is None else WorkflowStatus.ERROR)
+        return None if sent_before else WorkflowFinishedError(record.workflow_id, str(current.status))
 
 
 class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
-    """Record that runs left their workflows for a later claim, or ended because they were cancelled."""
+    """Release workflows for a later claim, or record that their runs were cancelled."""
 
     name = "leave"
     fields = RunRelease._fields
@@ -371,14 +371,14 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
     reopening = ReopenSteps("retry")
 
     def result_for(self, record: RunRelease, epoch: int) -> None:
-        """Return nothing: there is nothing to tell."""
+        """Return None: a release has no result."""
 
     def _conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.executor.is_distinct_from(abandoned())]
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         cancelled = text_literal(WorkflowStatus.CANCELLED)
-        # A workflow that somebody wants cancelled is not left for another claim.
+        # A workflow that is to be cancelled is not released for another claim.
         status = case((Workflow.cancel_interrupts.is_not(None), cancelled), else_=held.c.status)
         waiting = status == text_literal(WorkflowStatus.WAITING)
         pending = status == text_literal(WorkflowStatus.PENDING)
@@ -389,7 +389,7 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
             "ready_at": case((pending, func.now())),
             "due_at": case((waiting, seconds_from_now(held.c.wait))),
             "attempts": case(
-                # Of a run that was never begun: what was claimed fits no function there.
+                # A misfit: the body of its run never began, so its attempts continue to count.
                 (waiting & held.c.error.is_not(None) & held.c.retries.is_(None), Workflow.attempts),
                 (waiting | (pending & has_progressed()), ZERO),
                 (pending, func.greatest(Workflow.attempts - ONE, ZERO)),
@@ -401,10 +401,10 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
             "completed_at": case((status == cancelled, func.now())),
         }
 
-    def resolve_missing(self, record: RunRelease, standing: CurrentState) -> Any:
-        """Return None where the run is left, by this record's first sending or because another took it over."""
-        if standing.status is None:
+    def resolve_missing(self, record: RunRelease, current: CurrentState) -> Any:
+        """Return None if the first sending arrived or a later run has the workflow, else `RETRY`."""
+        if current.status is None:
             return WorkflowNotFoundError(record.workflow_id)
-        running = standing.status == WorkflowStatus.RUNNING and standing.executor != ABANDONED
-        left = standing.claim != record.claim or not running
-        return None if left else RETRY
+        running = current.status == WorkflowStatus.RUNNING and current.executor != ABANDONED
+        is_released = current.claim != record.claim or not running
+        return None if is_released else RETRY
