@@ -53,7 +53,7 @@ class RunOptions(NamedTuple):
 
 
 class Run:
-    """One start of a workflow: its epoch, its `steps`, and, in `stopping`, whether it may still go on.
+    """One start of a workflow: its epoch, its `steps`, and, in `lifecycle`, whether it may still go on.
 
     It is itself the outermost `Scope` in it. `owner` stands for the context whose run it is. `can_park` tells that
     a worker claimed it, which will claim it again when its time has come. When the body has left a run that
@@ -86,12 +86,12 @@ class Run:
         """The same run with its body to begin anew; see `pgqrs.engine.step_runner.ALWAYS_REPLAY`."""
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
-        self.stopping = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
+        self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
         self.steps = StepRunner(
             owner,
             store,
             codec,
-            self.stopping,
+            self.lifecycle,
             executions,
             workflow_id=workflow_id,
             name=name,
@@ -117,17 +117,17 @@ class Run:
     @property
     def may_write(self) -> bool:
         """Whether the run has neither ended nor been lost."""
-        return self.stopping.may_write
+        return self.lifecycle.may_write
 
     @property
     def live(self) -> bool:
         """Whether the run has neither ended nor been lost nor stopped."""
-        return self.stopping.may_write and self.stopping.stop_reason is None
+        return self.lifecycle.may_write and self.lifecycle.stop_reason is None
 
     @property
     def has_ended(self) -> bool:
         """Whether the run has ended, or was left."""
-        return self.stopping.ended is not None
+        return self.lifecycle.ended is not None
 
     @property
     def is_carried_out(self) -> bool:
@@ -141,7 +141,7 @@ class Run:
 
     def check(self) -> None:
         """Raise why the run may not go on, if it may not."""
-        self.stopping.raise_if_stopped()
+        self.lifecycle.raise_if_stopped()
 
     # --- the body ---
 
@@ -152,7 +152,7 @@ class Run:
         self.in_body = True
         self._policy = options.retry
         self.steps.strict = options.strict
-        self.stopping.enter_body(options.timeout)
+        self.lifecycle.enter_body(options.timeout)
 
     def exit_body(self) -> None:
         """Take the calling task out again, whatever has become of the body.
@@ -160,10 +160,10 @@ class Run:
         A run that is neither over nor lost by now was kept from it by an error of pgqrs's own: it is given up.
         """
         self.abandon_unfinished()
-        self.stopping.leave_body()
+        self.lifecycle.leave_body()
         self.in_body = False
         current_scope.set(self.previous)
-        self.stopping.body_is_left()
+        self.lifecycle.body_is_left()
 
     def bind_output(self, options: RunOptions) -> None:
         """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
@@ -174,10 +174,10 @@ class Run:
 
         Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` where the run was stopped.
         """
-        self.stopping.leave_body()
-        if self.stopping.stop_decides():
+        self.lifecycle.leave_body()
+        if self.lifecycle.stop_decides():
             await self._finish_stopped()
-            raise self.stopping.stop_error()
+            raise self.lifecycle.stop_error()
         return await self.succeed(value)
 
     async def on_error(self, error: BaseException) -> float | None:
@@ -186,15 +186,15 @@ class Run:
         Returns the delay, in seconds, after which the body is to be run again, None where the error is to be
         raised. Raises what a stop makes of the run instead.
         """
-        cancelled_from_outside = self.stopping.leave_body()
+        cancelled_from_outside = self.lifecycle.leave_body()
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
-        if self.stopping.stop_decides() and not crashed:
+        if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
             if self.replay_run is not None:
                 return 0.0
-            raise self.stopping.stop_error()
+            raise self.lifecycle.stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
         self.crash()
@@ -205,16 +205,16 @@ class Run:
     def _raise_outside(self, error: BaseException) -> None:
         """Raise the run's own error in place of one that leaves the body of a run that is lost, or over."""
         of_the_run = is_stop(error)
-        if self.stopping.fatal_error is not None:
+        if self.lifecycle.fatal_error is not None:
             if of_the_run or isinstance(error, (Exception, asyncio.CancelledError)):
-                raise_instead(self.stopping.fatal_error, error)
-        elif of_the_run and (reason := self.stopping.reason()) is not None:
+                raise_instead(self.lifecycle.fatal_error, error)
+        elif of_the_run and (reason := self.lifecycle.reason()) is not None:
             raise reason
 
     async def _failed_with(self, error: Exception) -> float | None:
         """End the run with the error, or leave it to be tried again."""
-        stopping = self.stopping
-        stopping.raise_if_closed()
+        lifecycle = self.lifecycle
+        lifecycle.raise_if_closed()
         try:
             retry = self._retry_after(error)
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
@@ -225,7 +225,7 @@ class Run:
             return None
         delay, text, reopen = retry
         # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
-        wait = delay if stopping.can_park else delay + REPLAY_HEAD_START
+        wait = delay if lifecycle.can_park else delay + REPLAY_HEAD_START
         _logger.warning(
             "workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
             self.workflow_id,
@@ -235,10 +235,10 @@ class Run:
             shown_error(error, is_sealed=is_sealing(self.codec)),
         )
         await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
-        if stopping.can_park:
-            stopping.stop_reason = StopReason.PARKED
+        if lifecycle.can_park:
+            lifecycle.stop_reason = StopReason.PARKED
             raise Parked
-        return stopping.until_deadline(delay)
+        return lifecycle.until_deadline(delay)
 
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
         """Return the delay before the body runs again, the record of its error, and the steps to re-open."""
@@ -255,7 +255,7 @@ class Run:
 
         May be called again, and by the journal while it settles what the run has written: no step begins after it.
         """
-        self.stopping.cancel(interrupt=interrupt)
+        self.lifecycle.cancel(interrupt=interrupt)
         if not self.in_body and self.may_write and self._leaving is None:
             # Nobody carries a body out who would leave the run.
             loop = asyncio.get_running_loop()
@@ -272,9 +272,9 @@ class Run:
 
         A body that ends within that time ends as ever.
         """
-        self.stopping.stop_for(StopReason.HANDED_BACK)
+        self.lifecycle.stop_for(StopReason.HANDED_BACK)
         if self.in_body:
-            await self.stopping.wait_for_body(grace)
+            await self.lifecycle.wait_for_body(grace)
         if self.may_write:
             await self._release(WorkflowStatus.PENDING)
 
@@ -282,14 +282,14 @@ class Run:
         """Leave the run as its stop says, unless that is done."""
         if self.has_ended:
             return
-        match self.stopping.stop_reason:
+        match self.lifecycle.stop_reason:
             case StopReason.TIMED_OUT:
-                timed_out = dump_error(self.stopping.stop_error(), terminal=True)
+                timed_out = dump_error(self.lifecycle.stop_error(), terminal=True)
                 await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
             case StopReason.CANCELLED:
                 await self._release(WorkflowStatus.CANCELLED)
             case StopReason.PARKED:
-                await self._release(WorkflowStatus.WAITING, self.stopping.until_due())
+                await self._release(WorkflowStatus.WAITING, self.lifecycle.until_due())
             case StopReason.REPLAY:
                 self.replay_run = self._restart()
             case _:
@@ -307,17 +307,17 @@ class Run:
             epoch=self.epoch,
             claim=self.claim,
             history=History(self.steps.outcomes, {}, None, self._retries),
-            can_park=self.stopping.can_park,
+            can_park=self.lifecycle.can_park,
         )
         anew.steps.continue_from(self.steps)
-        anew.stopping.deadline = self.stopping.deadline
+        anew.lifecycle.deadline = self.lifecycle.deadline
         return anew
 
     # --- the end ---
 
     async def succeed(self, value: object) -> object:
         """End the run with a value and return it as it is stored; a value that cannot be stored is its error."""
-        self.stopping.raise_if_closed()
+        self.lifecycle.raise_if_closed()
         self.steps.warn_of_interrupted()
         try:
             encoded = self._output_codec.encode(value)
@@ -330,7 +330,7 @@ class Run:
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run with an error."""
-        self.stopping.raise_if_closed()
+        self.lifecycle.raise_if_closed()
         exception = error if isinstance(error, BaseException) else None
         terminal, reopen = True, tuple[str, ...]()
         try:
@@ -354,7 +354,7 @@ class Run:
         """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""
         if not self.has_ended:
             self._close(self._ended)
-            if self.stopping.fatal_error is None:
+            if self.lifecycle.fatal_error is None:
                 self._store.abandon(self.workflow_id, self.epoch, self.claim)
 
     def on_write_refused(self, error: BaseException) -> None:
@@ -363,9 +363,9 @@ class Run:
         if (
             isinstance(error, PgqrsError)
             and not isinstance(error, RowRefusedError)
-            and self.stopping.fatal_error is None
+            and self.lifecycle.fatal_error is None
         ):
-            self.stopping.lose(error)
+            self.lifecycle.lose(error)
             self._unregister()
 
     async def _end(
@@ -406,7 +406,7 @@ class Run:
             raise
 
     def _close(self, over: Callable[[], PgqrsError]) -> None:
-        self.stopping.ended = over
+        self.lifecycle.ended = over
         self._unregister()
 
     def _ended(self) -> PgqrsError:

@@ -69,6 +69,7 @@ class StepRunner:
         "_failed",
         "_interrupted",
         "_journal",
+        "_lifecycle",
         "_loaded",
         "_mismatched",
         "_name",
@@ -76,7 +77,6 @@ class StepRunner:
         "_outcomes",
         "_owner",
         "_repeats",
-        "_stopping",
         "_store",
         "_submitted",
         "_trace",
@@ -92,7 +92,7 @@ class StepRunner:
         owner: object,
         store: Store,
         codec: Codec,
-        stopping: RunLifecycle,
+        lifecycle: RunLifecycle,
         executions: dict[str, StepExecution],
         *,
         workflow_id: int,
@@ -108,12 +108,12 @@ class StepRunner:
         self._name = name
         self._store = store
         self._journal = store.journal
-        self._stopping = stopping
+        self._lifecycle = lifecycle
         self._executions = executions
         self._outcomes = history.outcomes
         self._failed: dict[str, tuple[int, float]] = {}
         if history.failed:
-            now = stopping.clock.time()
+            now = lifecycle.clock.time()
             self._failed = {step: (each.failures, now + each.wait) for step, each in history.failed.items()}
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
@@ -157,12 +157,12 @@ class StepRunner:
         self, scope: Scope, step_id: str, fingerprint: int | None
     ) -> StepExecution | StoredOutcome | None:
         """Return what `acquire` returns, at once, or None where another task executes the step."""
-        self._stopping.raise_if_stopped()
+        self._lifecycle.raise_if_stopped()
         outcome = self._outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
-        if self._stopping.is_watched:
-            self._stopping.restart_idle_timer()
+        if self._lifecycle.is_watched:
+            self._lifecycle.restart_idle_timer()
         if outcome.fingerprint != fingerprint:
             self._check_fingerprint(step_id, outcome.fingerprint, fingerprint)
         return outcome
@@ -324,7 +324,7 @@ class StepRunner:
         """
         if interrupted:
             self._interrupted[execution.step_id] = execution.parent
-        if self._stopping.is_final:
+        if self._lifecycle.is_final:
             self._store.marks.left(execution)
         else:
             self._store.marks.ended(execution)
@@ -334,10 +334,10 @@ class StepRunner:
     def drop(self, execution: StepExecution) -> None:
         """Give a step up whose guard was collected unused: in any thread, and perhaps when the loop has ended."""
         with suppress(RuntimeError):  # the loop has ended
-            self._stopping.loop.call_soon_threadsafe(self._dropped, execution)
+            self._lifecycle.loop.call_soon_threadsafe(self._dropped, execution)
 
     def _dropped(self, execution: StepExecution) -> None:
-        if self._stopping.may_write and self._stopping.stop_reason is None:
+        if self._lifecycle.may_write and self._lifecycle.stop_reason is None:
             _logger.warning(
                 "the guard of step %r of workflow %s was let go unused: the step has no outcome, and its next "
                 "caller executes it. Call `success` or `fail` of what `acquire_step` returns as EXECUTE.",
@@ -354,10 +354,10 @@ class StepRunner:
         if not execution.interrupted or calling_scope(execution) is not None:
             return
         if isinstance(stop, asyncio.CancelledError):
-            stopped = self._stopping.take_back(asyncio.current_task(self._stopping.loop))
+            stopped = self._lifecycle.take_back(asyncio.current_task(self._lifecycle.loop))
         else:
             stopped = is_stop(stop)
-        reason = self._stopping.reason()
+        reason = self._lifecycle.reason()
         if stopped and reason is not None:
             raise_instead(reason, stop)
 
@@ -380,7 +380,7 @@ class StepRunner:
         execution = self._executions[step_id] = StepExecution(
             scope.run, current_scope.get(), scope, step_id, fingerprint
         )
-        execution.task = asyncio.current_task(self._stopping.loop)
+        execution.task = asyncio.current_task(self._lifecycle.loop)
         if self._failed and step_id in self._failed:
             execution.failures, execution.due = self._failed[step_id]
         self._store.marks.began(execution)
@@ -407,8 +407,8 @@ class StepRunner:
         if isinstance(execution.parent, StepExecution):
             execution.parent.wait_no_longer(execution)
         execution.settle()
-        if self._stopping.is_watched:
-            self._stopping.restart_idle_timer()
+        if self._lifecycle.is_watched:
+            self._lifecycle.restart_idle_timer()
 
     def _forget_interrupted(self, execution: StepExecution) -> None:
         """Forget the cancelled steps within one that has an outcome: a replay does not come to them."""
@@ -435,7 +435,7 @@ class StepRunner:
             return False
         self._check_counts(execution, execution)
         execution.failures += 1
-        execution.due = self._stopping.clock.time() + delay
+        execution.due = self._lifecycle.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution)
         _logger.warning(
@@ -465,7 +465,7 @@ class StepRunner:
         """Wait until the next attempt of a step is due."""
         execution.numbers = None
         if execution.failures:
-            await self._stopping.wait_until(execution.due, resting=True)
+            await self._lifecycle.wait_until(execution.due, resting=True)
 
     async def fail(self, execution: StepExecution, error: str | BaseException, *, terminal: bool) -> None:
         """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it.
@@ -512,7 +512,7 @@ class StepRunner:
         self, execution: StepExecution, output: str | None, error: str | None = None
     ) -> Awaitable[StoredOutcome]:
         """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
-        if execution.interrupted or self._stopping.fatal_error is not None:
+        if execution.interrupted or self._lifecycle.fatal_error is not None:
             return self._refused(execution)
         self._store.marks.ended(execution)
         record = execution.outcome(output, error)
@@ -525,7 +525,7 @@ class StepRunner:
     async def _refused(self, execution: StepExecution) -> StoredOutcome:
         """Give up a step within which the run stopped; raises the stop."""
         self.abandon(execution)
-        self._stopping.stop_at(calling_scope(execution))
+        self._lifecycle.stop_at(calling_scope(execution))
 
     async def _send_patiently(self, execution: StepExecution, record: StepOutcome) -> StoredOutcome:
         try:
@@ -536,28 +536,28 @@ class StepRunner:
             raise
         outcome = await self._send(execution, record)
         if _ALWAYS_REPLAYS:
-            self._stopping.replay_after(execution)
+            self._lifecycle.replay_after(execution)
         return outcome
 
     def _check_counts(self, execution: StepExecution, place: Scope | None) -> None:
         """Raise the stop that was told within a step, or that the run was lost; `place` is where it is raised."""
-        if execution.interrupted or self._stopping.fatal_error is not None:
-            self._stopping.stop_at(place)
+        if execution.interrupted or self._lifecycle.fatal_error is not None:
+            self._lifecycle.stop_at(place)
 
     def _send(self, execution: StepExecution, record: StepOutcome) -> asyncio.Future[StoredOutcome]:
-        recorded = WriteFuture(loop=self._stopping.loop)
+        recorded = WriteFuture(loop=self._lifecycle.loop)
         self._journal.submit(record, partial(self._on_recorded, execution, recorded))
         exit_scope(execution)
         return recorded
 
     def _is_run_error(self, execution: StepExecution, error: BaseException | None) -> bool:
         """Tell whether an error is no outcome of the step: the run made it, or a session was misused."""
-        stopping = self._stopping
+        lifecycle = self._lifecycle
         return (
-            stopping.ended is not None
+            lifecycle.ended is not None
             or execution.interrupted
             or isinstance(error, SessionError)
-            or stopping.is_stop_error(error)
+            or lifecycle.is_stop_error(error)
         )
 
     async def transact(
@@ -591,7 +591,7 @@ class StepRunner:
                 if own.cancels is not None:
                     execution.run.cancel(interrupt=own.cancels)
         if _ALWAYS_REPLAYS:
-            self._stopping.replay_after(execution)
+            self._lifecycle.replay_after(execution)
 
     def _committed(self, execution: StepExecution, outcome: StoredOutcome) -> None:
         if self._interrupted:
@@ -607,8 +607,8 @@ class StepRunner:
         told: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
-            if self._stopping.fatal_error is not None:
-                told = self._stopping.stop_error_in(calling_scope(execution))
+            if self._lifecycle.fatal_error is not None:
+                told = self._lifecycle.stop_error_in(calling_scope(execution))
         else:
             self._outcomes[execution.step_id] = verdict
         self._settle(execution)
