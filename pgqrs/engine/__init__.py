@@ -1,1 +1,1 @@
-"""."""
+"""The engine: executes, replays, stops and ends the runs of workflows."""

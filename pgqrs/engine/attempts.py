@@ -1,4 +1,4 @@
-"""The attempts of a step: its calls, their retries and their time limits."""
+"""Calls the function of a step, with its retries and its timeout."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ _logger = logging.getLogger("pgqrs")
 
 
 class Guard(Protocol):
-    """The guard of the step, as far as its attempts need it."""
+    """The part of a step's guard that the attempts use."""
 
     async def wait_for_retry(self) -> None:
         """Wait until the next attempt is due."""
         ...
 
     async def retry(self, error: Exception, policy: RetryPolicy, /) -> bool:
-        """Record a failed attempt, wait for the next, and return whether there is one."""
+        """Record a failed attempt and wait until the next is due; return False if the step is not retried."""
         ...
 
 
 class AttemptRunner:
-    """How often, and how long, a step's function is called; `timeout` bounds each call, in seconds.
+    """The retry policy and the timeout of a step, applied to the calls of its function.
 
-    With `queued` a call has to wait for a thread first: it takes a function, `begun`, that tells when it begins.
+    Args:
+        policy: The retry policy; None for a single attempt.
+        timeout: Maximum seconds of each call; None for no limit.
+        is_terminal: Returns whether an error must not be retried.
+        queued: True if a call first waits for a thread. The call then takes an argument `begun`, a function that
+            it calls when the thread begins, and the timeout counts from there.
     """
 
     __slots__ = ("_is_terminal", "_policy", "_queued", "_timeout")
@@ -55,9 +60,9 @@ class AttemptRunner:
         self._is_terminal = is_terminal
 
     async def run(self, call: Call[R], around: Around[R] | None, ctx: Any, step_id: str, guard: Guard) -> Any:
-        """Return what the first call returns that succeeds; raise the error of the last one.
+        """Return the value of the first successful call, or raise the error of the last call.
 
-        `around` carries a call out, in a transaction.
+        `around` executes a call within a transaction; None calls directly.
         """
         if self._policy is None:
             return await self._called(call, around, ctx, step_id)
@@ -69,7 +74,8 @@ class AttemptRunner:
                 if self._is_terminal(error):
                     raise
                 failed = error
-            # A guard that a test has mocked answers with a mock, and that is true: it would go on for ever.
+            # Compare with True: the mocked guard of a test returns a mock, which is truthy, and the loop would
+            # never end.
             if (await guard.retry(failed, self._policy)) is not True:
                 raise failed
 
@@ -81,7 +87,7 @@ class AttemptRunner:
 
         async def in_time() -> R:
             value = await timed()
-            if bound.expired():  # the function has caught the cancellation, and returned late
+            if bound.expired():  # the function caught the cancellation and returned late
                 raise TimeoutError
             return value
 
@@ -95,6 +101,6 @@ class AttemptRunner:
 
 
 def _begin(bound: asyncio.Timeout, seconds: float) -> None:
-    """Begin to count the time of a call that has waited for a thread; it may be over already."""
+    """Start the timeout of a call whose thread has begun; ignore a call that is already over."""
     with suppress(RuntimeError):
         bound.reschedule(asyncio.get_running_loop().time() + seconds)

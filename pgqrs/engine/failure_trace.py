@@ -1,4 +1,4 @@
-"""Which steps brought a run down: from the exception that left its body to the steps that are to run again."""
+"""Traces the exception that ended a run back to the steps that the next run must execute again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 _MARK = "__pgqrs_mark__"
-"""The entry of an exception's `__dict__` that holds its `_Mark`; with its underscores it is not recorded."""
+"""Key of the `_Mark` in an exception's `__dict__`; its leading underscores keep it out of the recorded error."""
 
 
 class RaisedBy(NamedTuple):
-    """A step whose error an exception is; `within` are the steps that it was called from, outermost last."""
+    """The step that raised an exception; `within` holds the ids of the steps around the step, outermost last."""
 
     step_id: str
     transient: bool
@@ -19,9 +19,10 @@ class RaisedBy(NamedTuple):
 
 
 class _Mark:
-    """Lives as long as the exception that has it, which most classes of exceptions give no weak reference to.
+    """A weakly referable stand-in for an exception: it lives as long as the exception that holds it.
 
-    A copy of the exception in another process has a plain object in its place.
+    Most exception classes do not support weak references themselves. Pickling replaces the mark by a plain object,
+    so a copy of the exception in another process has no mark.
     """
 
     __slots__ = ("__weakref__",)
@@ -31,49 +32,49 @@ class _Mark:
 
 
 class FailureTrace:
-    """The errors that a run's steps raised, and what is to be re-opened when one of them ends the run.
+    """The errors that the steps of a run raised, and the steps to re-open when such an error ends the run.
 
-    It keeps no exception: each holds its traceback, and that the locals of its frames.
+    The trace holds no exception: an exception would keep its traceback, and with it the locals of all frames.
     """
 
     __slots__ = ("_raised", "_unfollowed")
 
     def __init__(self) -> None:
-        self._raised: WeakKeyDictionary[_Mark, list[RaisedBy]] | None = None  # made at the first error
+        self._raised: WeakKeyDictionary[_Mark, list[RaisedBy]] | None = None  # created at the first error
         self._unfollowed: list[str] = []
 
     def note(self, error: BaseException, raised_by: RaisedBy) -> None:
-        """Remember that `error` is the error of a step; one exception may be that of several nested ones."""
+        """Note that a step raised `error`; several nested steps may raise the same exception."""
         if self._raised is None:
             self._raised = WeakKeyDictionary()
         self._raised.setdefault(_mark_of(error), []).append(raised_by)
 
     def recorded(self, step_id: str) -> None:
-        """Remember that a transient error of the step was sent to be recorded."""
+        """Note that a transient error of the step was submitted to the journal."""
         self._unfollowed.append(step_id)
 
     def continue_from(self, earlier: FailureTrace) -> None:
-        """Take over which recorded errors nothing has followed yet."""
+        """Adopt from an earlier trace the recorded errors after which no further step began."""
         self._unfollowed = earlier._unfollowed
 
     def step_began(self) -> None:
-        """Forget the recorded errors: the body saw them, and went on to another step."""
+        """Forget the recorded errors: the body handled them and began another step."""
         self._unfollowed.clear()
 
     def stems_from_step(self, error: BaseException) -> bool:
-        """Tell whether `error` is the recorded transient error of a step, or stems from one."""
+        """Return whether `error` is, or stems from, the transient error of a step."""
         return next(self._culprits(error), None) is not None
 
     def steps_behind(self, error: BaseException | None, step_id: str) -> tuple[str, ...]:
-        """Return the steps nested in `step_id` whose transient errors `error` is or stems from."""
+        """Return the ids of the steps nested in `step_id` whose transient errors `error` is or stems from."""
         return () if error is None else tuple(dict.fromkeys(self._culprits(error, frozenset([step_id]))))
 
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
-        """Return the steps that the next run is to execute again after `error` ended this one.
+        """Return the ids of the steps that the next run must execute again after `error` ended this run.
 
-        They are the steps whose transient errors `error` is or stems from, and with them those whose transient
-        errors nothing followed, as the second failure of a `gather`. Without an exception to follow, as after
-        ``ctx.fail("text")``, they are the latter alone.
+        These are the steps whose transient errors `error` is or stems from. With them come the steps whose
+        recorded transient errors no further step followed, such as the second failure of a `gather`. Without an
+        exception, as after ``ctx.fail("text")``, only the second group counts.
         """
         culprits = [] if error is None else list(self._culprits(error))
         if culprits or error is None:
@@ -81,7 +82,10 @@ class FailureTrace:
         return tuple(dict.fromkeys(culprits))
 
     def _culprits(self, error: BaseException, inside: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Walk group leaves, causes and contexts; below a step's own error only the steps nested in it count."""
+        """Yield the steps that caused `error`, from group members, causes and contexts.
+
+        Below the error of a step, only steps nested in that step count.
+        """
         if self._raised is None:
             return
         seen = set[int]()
@@ -104,7 +108,7 @@ class FailureTrace:
 
 
 def stems_from(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and whatever it stems from."""
+    """Yield an error and all errors that it stems from: group members, causes and contexts."""
     pending, seen = [error], set[int]()
     while pending:
         each = pending.pop()
@@ -132,5 +136,5 @@ def _mark_of(error: BaseException) -> _Mark:
 
 
 def _state_of(error: BaseException) -> dict[str, Any]:
-    """Return the `__dict__` of an exception, whatever its class makes of that name."""
+    """Return the `__dict__` of an exception, even if its class overrides that attribute."""
     return cast("dict[str, Any]", vars(BaseException)["__dict__"].__get__(error))

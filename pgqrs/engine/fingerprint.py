@@ -1,4 +1,4 @@
-"""A short fingerprint of a step's arguments, to notice a recorded outcome that answers another call."""
+"""Computes a short fingerprint of a step's arguments, to detect a recorded outcome of a different call."""
 
 from __future__ import annotations
 
@@ -17,18 +17,27 @@ from zlib import crc32
 def fingerprint_of(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], names: Sequence[str] = (), *, by_content: bool = False
 ) -> int:
-    """Return the fingerprint of arguments: equal ones have the same one, in every process and on replay.
+    """Return the fingerprint of arguments; equal arguments have equal fingerprints in every process and replay.
 
-    `names` are those of the parameters, in order: an argument given by its name counts as one given by position.
-    What JSON cannot say counts as its type alone, unless `by_content`: models, dataclasses, times, decimals and
-    the like then count with what they hold. It never raises.
+    This function never raises.
+
+    Args:
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        names: The names of the parameters, in order. With them, a keyword argument and a positional argument for
+            the same parameter count as equal.
+        by_content: False to represent a value outside JSON by its type alone. True to include the content of
+            models, dataclasses, times, decimals and similar values.
+
+    Returns:
+        A CRC-32 checksum.
     """
     if kwargs and names:
         args, kwargs = _in_position(args, kwargs, names)
     given: object = [args, kwargs] if kwargs else args
     try:
         text = _text_by_content(given) if by_content else _text(given)
-    except Exception:  # noqa: BLE001  # a value that contains itself, keys that cannot be sorted, ...
+    except Exception:  # noqa: BLE001  # cyclic values, unsortable keys, ...
         text = "".join(map(_named, (*args, *kwargs.values())))
     return crc32(text.encode("ascii", "backslashreplace"))
 
@@ -46,13 +55,13 @@ def _in_position(
 
 
 def _named(value: object) -> str:
-    """Return the name of the type of a value that JSON cannot say."""
+    """Return the name of the type of a value outside JSON."""
     kind = type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _told(value: Any) -> object:
-    """Return the name of the type of a value that JSON cannot say, with JSON of what it holds."""
+    """Return the name of the type of a value outside JSON, with its content."""
     return [_named(value), _content(value)]
 
 
@@ -65,12 +74,12 @@ def _content(value: Any) -> object:
 
 
 def _moment(time: dt.datetime) -> str:
-    # A replay may have it in another zone.
+    # A replay may see the same moment in another time zone.
     return str(time if time.tzinfo is None else time.astimezone(dt.UTC))
 
 
 def _elements(values: Iterable[object]) -> list[int]:
-    # Digests: texts would be quoted anew in each set around them, which doubles their length.
+    # Checksums instead of texts: each enclosing set would quote a text again, which doubles its length.
     return sorted(crc32(_text_by_content(each).encode("ascii", "backslashreplace")) for each in values)
 
 
@@ -85,7 +94,7 @@ _CONTENTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], object]], ...] =
 
 
 def _fields(value: object) -> Iterable[str] | None:
-    """Return the names of the fields of a model or a dataclass."""
+    """Return the field names of a model or a dataclass, or None for any other value."""
     names: Iterable[str] | None = getattr(type(value), "__pydantic_fields__", None)
     if names is None and dataclasses.is_dataclass(value):
         return [each.name for each in dataclasses.fields(value)]
@@ -93,7 +102,10 @@ def _fields(value: object) -> Iterable[str] | None:
 
 
 def _encoder(default: Callable[[Any], object]) -> Callable[[object], str]:
-    """Return `JSONEncoder.encode` with the C encoder that it makes anew at each call, which takes as long."""
+    """Return a function like `JSONEncoder.encode` that keeps one C encoder.
+
+    `JSONEncoder.encode` creates a C encoder at each call, which takes as long as the encoding itself.
+    """
     slow = json.JSONEncoder(sort_keys=True, default=default, separators=(",", ":"))
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     if make is None:

@@ -1,4 +1,4 @@
-"""Whether a run goes on, and how it stops: interrupted, or parked while all that it does is wait."""
+"""Stops runs: by a cancellation, a timeout or a requeue, and by parking runs that only wait."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutErro
 from pgqrs.storage.journal.futures import resolve
 
 MIN_PARK = 1.0
-"""The longest time, in seconds, that is waited for in place where the run could park."""
+"""Minimum seconds of a wait for which a run parks; shorter waits stay in memory."""
 
 IDLE_BEFORE_PARK = 0.2
-"""How long, in seconds, nothing executes before a run parks whose body is not itself what waits."""
+"""Seconds without an executing step before a run parks whose body is not the waiting task itself."""
 
 UNWIND_GRACE = 1.0
-"""How long, in seconds, a body has to leave after its run stopped, before its task is interrupted.
+"""Seconds for a body to end after its run stopped, before its task is interrupted.
 
-Of a cancelled run only the time counts in which no step executes.
+In a cancelled run, time during which a step executes does not count.
 """
 
 INTERRUPT_GRACE = 5.0
-"""How long, in seconds, a run that is handed back waits for its interrupted body."""
+"""Maximum seconds that a requeue waits for the body after it has interrupted the body."""
 
 
 class RunStopped(BaseException):
-    """The run goes on no further: its calls raise this within the workflow's function and its steps.
+    """The run has stopped: calls on the context raise this within the workflow's function and its steps.
 
-    It is no `Exception`: an ``except Exception`` around a step, or within one, does not take a stop for a failure.
-    Every later call on the context raises it again, and nothing that is computed after it is recorded. The call of
-    the workflow's function raises `error` in its place.
+    It is a `BaseException`, not an `Exception`, so an ``except Exception`` in a workflow or a step does not treat
+    a stop as a failure. Every later call on the context raises it again, and nothing that the code computes
+    afterwards is recorded. The caller of the workflow's function gets `error` instead.
 
     Attributes:
-        error: The error that the caller of the workflow gets, also the `__cause__`; None for a run that is left
-            for a later claim.
+        error: The error for the caller of the workflow, also the `__cause__`. None if the run was released for a
+            later claim.
 
     """
 
@@ -50,11 +50,11 @@ class RunStopped(BaseException):
 
 
 class Parked(RunStopped):
-    """The run was left for a later claim: its workflow sleeps, or another worker is to carry it on."""
+    """The run was released for a later claim: its workflow waits, or another worker will resume it."""
 
 
 class StopReason(IntEnum):
-    """Why a run begins no further step, the weightier reasons last."""
+    """The reason why a run begins no further step; a greater reason overrides a lesser reason."""
 
     REPLAY = 1
     PARKED = 2
@@ -64,13 +64,18 @@ class StopReason(IntEnum):
 
 
 class RunLifecycle:
-    """Whether a run may go on, the task of its body, and all in it that only waits.
+    """The state of a run, the task of its body, and the waits in it.
 
-    `owner` stands for the context whose run it is, and `executions` are the steps that the run executes.
-    `can_park` tells that a worker claimed it, which will claim it again when its time has come. `deadline` is by
-    `clock`. `over` is why no further step may begin: the run has ended. `lost` is why nothing more can be written:
-    it was fenced, or the database stayed away. `stop` is why it is to stop. Every later call raises each of the
-    three: a `RunStopped` in the run, the error itself where the caller is in no body and no step of it.
+    A run can begin steps until it ends (`ended`), is lost (`fatal_error`) or is stopped (`stop_reason`). In each
+    of these states every call on the context raises: a `RunStopped` within the run, the error itself elsewhere.
+
+    Args:
+        owner: The object that identifies the context of the run.
+        workflow_id: The id of the workflow.
+        executions: The executing steps of the run by their ids, kept by its `StepRunner`.
+        deadline: The deadline of the workflow by `clock`; None for no deadline.
+        clock: The clock of the deadline and the waits.
+        can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
     """
 
     __slots__ = (
@@ -113,18 +118,19 @@ class RunLifecycle:
         self._workflow_id = workflow_id
         self._executions = executions
         self.loop = asyncio.get_running_loop()
-        """The event loop of the run, kept because asking for it costs Python 3.11 a system call."""
+        """The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11."""
         self.clock = clock
         self.can_park = can_park
         self.deadline = deadline
         self.ended: Callable[[], PgqrsError] | None = None
-        """What the calls of a run that has ended raise, made when there is one; None while it goes on."""
+        """Creates the error for calls after the end of the run; None until the run ends."""
         self.fatal_error: PgqrsError | None = None
+        """The reason why nothing more can be written: the run was fenced, or a write failed for good."""
         self.stop_reason: StopReason | None = None
         self.waiting: dict[asyncio.Future[None], float] = {}
-        """What only waits, and until when."""
+        """The futures of the waits in the run, with the time at which each wait ends."""
         self.is_watched = False
-        """Whether `watch` is to hear when a step ends: something waits, or the body is to leave."""
+        """True if steps must call `restart_idle_timer` when they end: a task waits, or the run was cancelled."""
         self._limit: float | None = None
         self._told = False
         self._due = 0.0
@@ -133,18 +139,18 @@ class RunLifecycle:
         self._interrupts = 0
         self._cancel_interrupts = False
         self._cancelled: frozenset[asyncio.Task[Any]] = frozenset()
-        """The tasks of steps that were interrupted."""
+        """The step tasks that this object has cancelled."""
         self._timers: dict[str, Timer] = {}
         self._resting = 0
         self._left: asyncio.Future[None] | None = None
 
     @property
     def may_write(self) -> bool:
-        """Whether the run has neither ended nor been lost."""
+        """True while the run has neither ended nor been lost."""
         return self.ended is None and self.fatal_error is None
 
     def raise_if_stopped(self) -> None:
-        """Raise why the run may not go on, if it may not."""
+        """Raise the stop of the run if it has ended, was lost or was stopped."""
         if self.ended is None and self.fatal_error is None and self.stop_reason is None:
             return
         if self.stop_reason is not None and self.fatal_error is None:
@@ -152,20 +158,20 @@ class RunLifecycle:
         self.stop_at(scope_of(self._owner))
 
     def stop_at(self, place: Scope | None) -> NoReturn:
-        """Tell the calling task, which is at this place, that the run goes on no further; see `told_in`."""
+        """Raise the stop of the run in the calling task, which is at this place; see `stop_error_in`."""
         if place is not None and (self.ended is None or self.stop_reason is not None):
             _keep_quiet(asyncio.current_task(), self._body)
         raise self.stop_error_in(place)
 
     def raise_if_closed(self) -> None:
-        """Raise why the run was lost, or how it ended, if either is so."""
+        """Raise the error of the run if it was lost or has ended."""
         if self.fatal_error is not None:
             raise self.fatal_error
         if self.ended is not None:
             raise self.ended()
 
     def reason(self) -> PgqrsError | None:
-        """Return why the run goes on no further; None where it does, or is left for a later claim."""
+        """Return the error that stopped the run; None for a live run and for a run released for a later claim."""
         if self.fatal_error is not None:
             return self.fatal_error
         match self.stop_reason:
@@ -179,13 +185,16 @@ class RunLifecycle:
                 return None
 
     def stop_error(self) -> BaseException:
-        """Return what a stopped run raises outside; an exception of its own each, for tracebacks add up."""
+        """Return the error of a stopped run for callers outside it.
+
+        Each call returns a new exception if possible, because tracebacks accumulate in an exception.
+        """
         return self.reason() or Parked()
 
     def stop_error_in(self, place: Scope | None) -> BaseException:
-        """Return what tells a place in the run that it goes on no further; of no step around it is more recorded.
+        """Return the error of a stopped run for a place in it, and mark the steps around the place as interrupted.
 
-        None stands for a caller that is in no body and no step of the run.
+        Nothing more is recorded for an interrupted step. None as the place means a caller outside the run.
         """
         reason = self.reason()
         for each in ancestors(place):
@@ -196,7 +205,7 @@ class RunLifecycle:
 
     @contextmanager
     def raising_stops(self) -> Generator[None]:
-        """Have what loses the run told as a stop, where the calling task is in it."""
+        """Convert the error that lost the run to a stop if the calling task is within the run."""
         try:
             yield
         except PgqrsError as error:
@@ -206,18 +215,18 @@ class RunLifecycle:
             raise self.stop_error_in(place) from error
 
     def lose(self, error: PgqrsError) -> None:
-        """Let nothing more be written, and end the waits."""
+        """Forbid further writes because of `error`, and end all waits."""
         self.fatal_error = error
         self._wake()
 
     # --- the body ---
 
     def enter_body(self, timeout: float | None) -> None:
-        """Take the calling task for the one that carries out the body, which may take `timeout` seconds."""
+        """Register the calling task as the task of the body; `timeout` is the workflow's timeout in seconds."""
         self._limit = timeout
         self._body = asyncio.current_task(self.loop)
         self._cancelling = 0 if self._body is None else self._body.cancelling()
-        if self.deadline is None and timeout is not None:  # a run that was started by hand
+        if self.deadline is None and timeout is not None:  # `ctx.start()` began the run, without a timeout
             self.deadline = self.clock.time() + timeout
         if self.deadline is None:
             return
@@ -227,9 +236,10 @@ class RunLifecycle:
             self._timers["deadline"] = self.clock.call_at(self.deadline, self._time_out)
 
     def leave_body(self) -> bool:
-        """Take what interrupts the body away; what the task does from here on is ours.
+        """Detach the task from the run, which now executes only pgqrs's code, and withdraw the run's interrupts.
 
-        Returns whether something else than the run has cancelled the task; only the first time.
+        Returns:
+            True if the task was also cancelled by code outside the run. Later calls return False.
         """
         task, self._body = self._body, None
         for timer in self._timers.values():
@@ -243,12 +253,15 @@ class RunLifecycle:
         return task.cancelling() > self._cancelling
 
     def body_is_left(self) -> None:
-        """Tell whoever waits for it that the body is left."""
+        """Wake the waiters of `wait_for_body`."""
         if self._left is not None:
             resolve(self._left, None)
 
     async def wait_for_body(self, grace: float) -> None:
-        """Wait until the body is left; one that executes steps has `grace` seconds until it is interrupted."""
+        """Wait until the body ends, and interrupt it if that takes too long.
+
+        A body with executing steps has `grace` seconds; any other body has at most `IDLE_BEFORE_PARK` seconds.
+        """
         if asyncio.current_task() is self._body:
             return
         if self._left is None:
@@ -262,13 +275,16 @@ class RunLifecycle:
     # --- stopping ---
 
     def stop_for(self, stop: StopReason) -> None:
-        """Let no further step begin, and end the waits at once."""
+        """Forbid further steps and end all waits, unless the run has ended, was lost or has a greater reason."""
         if self.may_write and (self.stop_reason is None or self.stop_reason < stop):
             self.stop_reason = stop
             self._wake()
 
     def stop_decides(self) -> bool:
-        """Tell whether a stop decides how the run ends: handed back, a body may not have heard of it."""
+        """Return whether the stop determines the end of the run.
+
+        A requeue or a parking does not if no call has raised it in the run: the outcome of the body then counts.
+        """
         return (
             self.stop_reason is not None
             and self.fatal_error is None
@@ -277,21 +293,22 @@ class RunLifecycle:
 
     @property
     def is_final(self) -> bool:
-        """Whether the run stops, and the workflow ends with it."""
+        """True if the stop ends the workflow too: by a cancellation or a timeout."""
         return (
             self.stop_reason is not None and self.stop_reason > StopReason.HANDED_BACK and self.fatal_error is None
         )
 
     def is_stop_error(self, error: BaseException | None) -> bool:
-        """Tell whether an error of a step is only what told it that the run stops."""
+        """Return whether the error of a step is, or stems from, the stop of the run."""
         if self.stop_reason is None or error is None:
             return False
         return any(isinstance(each, RunStopped) for each in stems_from(error))
 
     def cancel(self, *, interrupt: bool) -> None:
-        """Let no further step begin, and have the body leave; may be called again, to interrupt it too.
+        """Stop the run as cancelled; a second call with `interrupt` also interrupts it.
 
-        Without `interrupt` the body has a moment to leave of itself, once no step executes any more.
+        Without `interrupt`, the executing steps complete first. A body that does not end by itself is interrupted
+        `UNWIND_GRACE` seconds after the last step.
         """
         if not self.may_write:
             return
@@ -305,7 +322,10 @@ class RunLifecycle:
             self.restart_idle_timer()
 
     def interrupt(self) -> None:
-        """Cancel the tasks that execute steps, and the body's; a step whose outcome is on its way keeps it."""
+        """Cancel the tasks of the executing steps and of the body.
+
+        A step whose outcome is already in the journal keeps that outcome.
+        """
         self._told = True
         executing = [each for each in self._executions.values() if not each.over]
         for execution in executing:
@@ -319,14 +339,14 @@ class RunLifecycle:
             self._body.cancel()
 
     def take_back(self, task: asyncio.Task[Any] | None) -> bool:
-        """Take back what interrupted the task of a step; tells whether nothing else has cancelled it."""
+        """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""
         if task is None or task not in self._cancelled:
             return False
         self._cancelled -= {task}
         return task.uncancel() == 0
 
     def replay_after(self, execution: StepExecution) -> None:
-        """Have the body begin anew, where it goes on, the step is one of its own and nothing else executes."""
+        """Stop the run to replay its body, if the body called the step directly and no other step executes."""
         if (
             self.stop_reason is None
             and self._body is not None
@@ -341,31 +361,31 @@ class RunLifecycle:
         self.interrupt()
 
     def _unwind_for(self, stop: StopReason) -> None:
-        """Have the body leave; one that waits for something else than its tasks would otherwise never do so."""
+        """Stop the run, and interrupt a body that does not end: it may wait for an event outside the run."""
         self.stop_for(stop)
         self._timers["unwinding"] = self.loop.call_later(UNWIND_GRACE, self.interrupt)
 
     # --- waiting and parking ---
 
     def until_due(self) -> float:
-        """Return how long a parked run is to be left alone, in seconds."""
+        """Return the seconds until a parked run must be claimed again."""
         return max(0.0, self._due - self.clock.time())
 
     def until_deadline(self, delay: float) -> float:
-        """Return `delay`, in seconds, or how long it is until the deadline, where that is less."""
+        """Return the lesser of `delay` and the time until the deadline, in seconds."""
         return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self.clock.time()))
 
     @property
     def idle_until(self) -> float | None:
-        """Until when, by the clock, all in the run that can be seen only waits; None where something executes."""
+        """The time, by the clock, until which the run only waits; None if a step executes or nothing waits."""
         return (
             min(self.waiting.values()) if self.waiting and self.stop_reason is None and self._is_quiet() else None
         )
 
     async def wait_until(self, due: float, *, resting: bool = False) -> None:
-        """Wait until `due` by the clock, in place or parked; `resting` tells that a step does.
+        """Wait until `due` by the clock, or park the run; raise the stop of the run as soon as it stops.
 
-        Raises what stops the run, as soon as it stops.
+        `resting` is True for a step that waits for its next attempt.
         """
         self.raise_if_stopped()
         if due <= self.clock.time():
@@ -388,7 +408,7 @@ class RunLifecycle:
         self.raise_if_stopped()
 
     def restart_idle_timer(self) -> None:
-        """Begin to count anew how long nothing executes, if something waits or the body is to leave."""
+        """Restart the timer that parks a waiting run, or interrupts a cancelled run, when no step executes."""
         if timer := self._timers.pop("quiet", None):
             timer.cancel()
         if self.stop_reason is StopReason.CANCELLED:
@@ -402,7 +422,7 @@ class RunLifecycle:
             resolve(waiter, None)
 
     def _is_quiet(self) -> bool:
-        """Tell whether no step executes: those that rest until their next attempt do not."""
+        """Return whether no step executes; a step that waits for its next attempt does not count as executing."""
         return len(self._executions) == self._resting
 
     def _may_park(self) -> bool:
@@ -410,7 +430,7 @@ class RunLifecycle:
 
     async def _park_at_once(self) -> None:
         if self._may_park() and asyncio.current_task() is self._body:
-            await asyncio.sleep(0)  # tasks that the body has just made begin their steps
+            await asyncio.sleep(0)  # lets tasks that the body just created begin their steps
             if self._may_park():
                 self._park()
 
@@ -425,16 +445,16 @@ class RunLifecycle:
 
 
 def is_stop(error: BaseException) -> bool:
-    """Tell whether an exception tells that a run stops, or is a group that does."""
+    """Return whether an exception is a `RunStopped` or a group that contains a `RunStopped`."""
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).subgroup(RunStopped) is not None
     return isinstance(error, RunStopped)
 
 
 def raise_instead(error: BaseException, stop: BaseException) -> NoReturn:
-    """Raise an error in place of the stop that is being handled: from its place, and not in its context.
+    """Raise an error instead of the stop that is being handled, with the traceback of the stop.
 
-    The stop holds the error, so that the two would be a cycle.
+    The context of the error is cleared: the stop refers to the error, so the two would form a cycle.
     """
     try:
         raise error.with_traceback(stop.__traceback__)
@@ -443,7 +463,7 @@ def raise_instead(error: BaseException, stop: BaseException) -> NoReturn:
 
 
 def _keep_quiet(task: asyncio.Task[Any] | None, body: asyncio.Task[Any] | None) -> None:
-    """Keep asyncio from complaining of a task that a stop ends and that nothing awaits any more."""
+    """Prevent asyncio's "exception was never retrieved" message for a task that a stop ends and no task awaits."""
     if task is not None and task is not body:
         task.add_done_callback(_look_at)
 

@@ -1,4 +1,4 @@
-"""Steps whose functions run in threads, processes or other executors."""
+"""Calls the functions of steps in threads, processes or `concurrent.futures` executors of the application."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _logger = logging.getLogger("pgqrs")
 
 
 class ThreadOffload:
-    """Calls a step's plain function in a thread of the library's, with the caller's context variables.
+    """Calls a step's plain function in a thread of pgqrs, with the caller's context variables.
 
-    Nothing can stop the thread: where the waiting ends before it does, what the function returns is dropped.
+    A thread cannot be stopped. If the caller stops waiting first, the result of the function is discarded.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
     def __call__(self, ctx: Any, /, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        """Call the function, and return what it returns."""
+        """Return an awaitable that calls the function and returns its value."""
         return self.timed(ctx, args, kwargs)
 
     async def timed(
@@ -44,8 +44,8 @@ class ThreadOffload:
         *,
         begun: Callable[[], object] | None = None,
     ) -> Any:
-        """Call the function, and return what it returns; `begun` is called when a thread begins with it."""
-        threads = step_threads(os.getpid())  # a forked child has none of its parent's
+        """Call the function and return its value; `begun` is called in the event loop when a thread begins."""
+        threads = step_threads(os.getpid())  # by process: a forked child has no threads of its parent
         run = copy_context().run
         function = self._function
         call = threads.submit(
@@ -61,12 +61,12 @@ class ThreadOffload:
 
     def _warn(self, ctx: Any, left: int) -> None:
         _logger.warning(
-            "%s of workflow %s still executes in its thread after its timeout or cancellation, as %d calls do "
-            "now. Nothing can stop a thread: give the function a time limit of its own.%s",
+            "%s of workflow %s still executes in its thread after its timeout or cancellation (%d such calls in "
+            "this process). A thread cannot be stopped: give the function a time limit of its own.%s",
             getattr(self._function, "__qualname__", self._function),
             ctx.id(),
             left,
-            " With so many, each keeps a thread from other steps." if left > MAX_ABANDONED else "",
+            " Each further such call blocks a thread that other steps need." if left > MAX_ABANDONED else "",
         )
 
 
@@ -76,9 +76,10 @@ def _notify(loop: asyncio.AbstractEventLoop, begun: Callable[[], object]) -> Non
 
 
 class ExecutorOffload:
-    """Calls a step's plain function in an executor of the application's.
+    """Calls a step's plain function in a `concurrent.futures` executor of the application.
 
-    One that is made by a callable is made at the first call, and again when it broke.
+    A callable as the source creates the executor at the first call, and creates another one after a
+    `BrokenExecutor` error.
     """
 
     def __init__(self, source: ExecutorSource) -> None:
@@ -86,11 +87,11 @@ class ExecutorOffload:
         self._made: Executor | None = source if isinstance(source, Executor) else None
 
     async def run(self, function: Callable[..., R], _ctx: Any, /, *args: Any, **kwargs: Any) -> R:
-        """Call the function there, without the context, and return what it returns."""
+        """Call the function in the executor, without the context, and return its value."""
         executor = self._executor()
         shipped = function if isinstance(executor, ThreadPoolExecutor) else FunctionReference(function, executor)
         try:
-            # As a tuple and a dict, so that no executor takes an argument of the function's for one of its own.
+            # A tuple and a dict: an executor could take a keyword argument of the function for its own option.
             return await _result_of(executor.submit(call_function, shipped, args, kwargs))
         except BrokenExecutor:
             if self._made is not self._source:
@@ -99,42 +100,46 @@ class ExecutorOffload:
 
     def _executor(self) -> Executor:
         if self._made is None:
-            assert not isinstance(self._source, Executor)  # noqa: S101  # that was made from the start
+            assert not isinstance(self._source, Executor)  # noqa: S101  # `_made` holds it from the start
             made = self._source()
             if not isinstance(cast(object, made), Executor):
-                raise TypeError(f"the executor of a step must be an Executor, not {type(made).__name__}.")
+                raise TypeError(
+                    f"`executor` must be a concurrent.futures.Executor or return one, got {type(made).__name__}. "
+                    "Return an executor from the function that `@step(executor=...)` names."
+                )
             self._made = made
         return self._made
 
 
 class FunctionReference:
-    """A step's plain function on its way to another process.
+    """A picklable reference to a step's plain function, for another process.
 
-    It goes by its name, under which the other process finds what `@step` made of it; pickle would refuse it,
-    because that is not the function itself. What a process of its own kind only could find goes as it is, for
-    those executors that can pickle any function.
+    Where possible the reference is pickled as a name. The other process looks up the name, finds the decorated
+    step and unwraps it. Pickling the plain function directly fails, because its name refers to the decorated step.
+    A function that the other process cannot look up is pickled itself, because some executors can pickle any
+    function: a local function, or a function of `__main__` outside a `ProcessPoolExecutor`.
     """
 
     def __init__(self, function: Callable[..., Any], executor: Executor) -> None:
         self._function = function
-        self.__name__ = str(getattr(function, "__name__", "step"))  # executors show it
-        self.__dask_tokenize__ = os.urandom(16).hex  # Dask takes calls of one token for one, a retry too
+        self.__name__ = str(getattr(function, "__name__", "step"))  # executors display it
+        self.__dask_tokenize__ = os.urandom(16).hex  # Dask merges calls with equal tokens, even a retry
         main_is_there = isinstance(executor, ProcessPoolExecutor)
         self._by_name = _is_found(function) and (main_is_there or function.__module__ != "__main__")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
+        """Call the function and return its value."""
         return self._function(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Return the function's name, or the function."""
+        """Return the pickled form: the name of the function, or the function itself."""
         if self._by_name:
             return find_function, (self._function.__module__, self._function.__qualname__)
         return _identity, (self._function,)
 
 
 def find_function(module: str, qualname: str) -> Callable[..., Any]:
-    """Return the plain function behind the step of this name; imports the module."""
+    """Import the module and return the plain function of the step with this name."""
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
@@ -153,11 +158,13 @@ def _identity(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def call_function(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    """Call a function; a future cannot hold a `StopIteration`, which becomes what a coroutine makes of it."""
+    """Call a function; raise `RuntimeError` for a `StopIteration`, which a future cannot hold."""
     try:
         return function(*args, **kwargs)
     except StopIteration as error:
-        raise RuntimeError("the step raised StopIteration") from error
+        raise RuntimeError(
+            "the step raised StopIteration, which cannot be recorded; raise another exception"
+        ) from error
 
 
 async def _result_of(future: Future[R]) -> R:
@@ -167,5 +174,5 @@ async def _result_of(future: Future[R]) -> R:
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         if future.cancelled() and task is not None and task.cancelling() == before:
-            raise TransientError("the executor of the step has given it up.") from None
+            raise TransientError("the executor of the step cancelled its call; a retry calls it again.") from None
         raise

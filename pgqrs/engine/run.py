@@ -1,4 +1,4 @@
-"""One run of a workflow, from its start to its end: its body, and as what it is left."""
+"""Manages one run of a workflow from its claim to its end: its body, its outcome and its release."""
 
 from __future__ import annotations
 
@@ -28,18 +28,22 @@ from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 
 REPLAY_HEAD_START = 10.0
-"""How long, in seconds, a workflow that is retried in place is left alone by workers after it is due."""
+"""Seconds after its due time during which no worker claims a workflow that its own process retries."""
 
 UNASKED_TIMEOUT = 5.0
-"""Seconds that the look at the steps of a workflow that has ended may take, which is for a warning only."""
+"""Maximum seconds of the query for unused recorded steps at the end of a run, which only serves a warning."""
 
 _logger = logging.getLogger("pgqrs")
 
 
 class RunOptions(NamedTuple):
-    """How a workflow is run: see `pgqrs.workflow`. `timeout` is in seconds.
+    """The options of a workflow, as `pgqrs.workflow` documents them.
 
-    `returns` is what its function is annotated to return, if that is known.
+    Attributes:
+        retry: The retry policy of the workflow; None for no retries.
+        timeout: The timeout of the workflow in seconds; None for no timeout.
+        strict: True to raise an error when a recorded outcome answers a call with different arguments.
+        returns: The annotated return type of the workflow's function; None if it is unknown.
     """
 
     retry: RetryPolicy | None = None
@@ -48,16 +52,26 @@ class RunOptions(NamedTuple):
     returns: ReturnType | None = None
 
     def codec(self, codec: Codec, workflow_id: int) -> Codec:
-        """Return the codec for what the workflow returns."""
+        """Return the codec for the return value of the workflow."""
         return codec_at(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
 
 
 class Run:
-    """One start of a workflow: its epoch, its `steps`, and, in `stopping`, whether it may still go on.
+    """One claim of a workflow by an executor: the `steps` of the run, its `lifecycle` and its end.
 
-    It is itself the outermost `Scope` in it. `owner` stands for the context whose run it is. `can_park` tells that
-    a worker claimed it, which will claim it again when its time has come. When the body has left a run that
-    stopped, the run is left as its `Stop` says.
+    A run is also the outermost `Scope` within itself. When the body of a stopped run ends, the run ends or is
+    released according to its `StopReason`.
+
+    Args:
+        owner: The object that identifies the context of the run.
+        store: The store of the event loop.
+        codec: The codec of the workflow's payloads.
+        workflow_id: The id of the workflow.
+        name: The name of the workflow.
+        epoch: The epoch of the run.
+        claim: The token of the claim.
+        history: The recorded outcomes and failed attempts of earlier runs.
+        can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
     """
 
     def __init__(
@@ -83,15 +97,15 @@ class Run:
         self.previous: Scope | None = None
         self.in_body = False
         self.replay_run: Run | None = None
-        """The same run with its body to begin anew; see `pgqrs.engine.step_runner.ALWAYS_REPLAY`."""
+        """The successor that replays the body; see `pgqrs.engine.step_runner.ALWAYS_REPLAY`."""
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
-        self.stopping = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
+        self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
         self.steps = StepRunner(
             owner,
             store,
             codec,
-            self.stopping,
+            self.lifecycle,
             executions,
             workflow_id=workflow_id,
             name=name,
@@ -106,95 +120,98 @@ class Run:
 
     @property
     def run(self) -> Run:
-        """The run itself: its body is the outermost place in it."""
+        """The run itself, as a `Scope` requires."""
         return self
 
     @property
     def place(self) -> Scope:
-        """Where in the run the calling task is."""
+        """The scope of the calling task in the run."""
         return scope_of(self.context_key) or self
 
     @property
     def may_write(self) -> bool:
-        """Whether the run has neither ended nor been lost."""
-        return self.stopping.may_write
+        """True while the run has neither ended nor been lost."""
+        return self.lifecycle.may_write
 
     @property
     def live(self) -> bool:
-        """Whether the run has neither ended nor been lost nor stopped."""
-        return self.stopping.may_write and self.stopping.stop_reason is None
+        """True while the run has neither ended nor been lost nor been stopped."""
+        return self.lifecycle.may_write and self.lifecycle.stop_reason is None
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has ended, or was left."""
-        return self.stopping.ended is not None
+        """True once the run has ended or was released."""
+        return self.lifecycle.ended is not None
 
     @property
     def is_carried_out(self) -> bool:
-        """Whether a task carries the body out, which will end the run."""
+        """True while a task executes the body and will end the run."""
         return self.in_body and not self.has_ended
 
     @property
     def busy_with(self) -> str | None:
-        """The id of the step that began last, of those that execute; None between steps."""
+        """The id of the most recently begun step that still executes; None between steps."""
         return self.steps.busy_with
 
     def check(self) -> None:
-        """Raise why the run may not go on, if it may not."""
-        self.stopping.raise_if_stopped()
+        """Raise the stop of the run if it has ended, was lost or was stopped."""
+        self.lifecycle.raise_if_stopped()
 
     # --- the body ---
 
     def enter_body(self, options: RunOptions) -> None:
-        """Make the calling task one of this run's, and so the tasks that it starts; it carries out the body."""
+        """Enter the run's scope with the calling task, which executes the body; child tasks inherit the scope."""
         self.previous = current_scope.get()
         current_scope.set(self)
         self.in_body = True
         self._policy = options.retry
         self.steps.strict = options.strict
-        self.stopping.enter_body(options.timeout)
+        self.lifecycle.enter_body(options.timeout)
 
     def exit_body(self) -> None:
-        """Take the calling task out again, whatever has become of the body.
+        """Return the calling task to its previous scope after the body.
 
-        A run that is neither over nor lost by now was kept from it by an error of pgqrs's own: it is given up.
+        A run that has neither ended nor been lost at this point met an error in pgqrs itself, and is abandoned.
         """
         self.abandon_unfinished()
-        self.stopping.leave_body()
+        self.lifecycle.leave_body()
         self.in_body = False
         current_scope.set(self.previous)
-        self.stopping.body_is_left()
+        self.lifecycle.body_is_left()
 
     def bind_output(self, options: RunOptions) -> None:
-        """Look up what the body is annotated to return; raises `ConfigurationError` if that cannot be recorded."""
+        """Select the codec for the annotated return type; raise `ConfigurationError` for an unsupported type."""
         self._output_codec = options.codec(self.codec, self.workflow_id)
 
     async def on_return(self, value: object) -> object:
-        """Settle the run whose body returned `value`, and return that as it is stored.
+        """End the run after its body returned `value`, and return the value as it is stored.
 
-        Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` where the run was stopped.
+        Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` if the run was stopped.
         """
-        self.stopping.leave_body()
-        if self.stopping.stop_decides():
+        self.lifecycle.leave_body()
+        if self.lifecycle.stop_decides():
             await self._finish_stopped()
-            raise self.stopping.stop_error()
+            raise self.lifecycle.stop_error()
         return await self.succeed(value)
 
     async def on_error(self, error: BaseException) -> float | None:
-        """Settle the run whose body raised `error`.
+        """End or release the run after its body raised `error`.
 
-        Returns the delay, in seconds, after which the body is to be run again, None where the error is to be
-        raised. Raises what a stop makes of the run instead.
+        Raises the error of the stop if the run was stopped.
+
+        Returns:
+            The delay in seconds before the caller runs the body again; None if the caller must raise `error`.
         """
-        cancelled_from_outside = self.stopping.leave_body()
+        cancelled_from_outside = self.lifecycle.leave_body()
+        # Tuples, here and below: `A | B` would build a union object at each call, which is slower.
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
-        if self.stopping.stop_decides() and not crashed:
+        if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
             if self.replay_run is not None:
                 return 0.0
-            raise self.stopping.stop_error()
+            raise self.lifecycle.stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
         self.crash()
@@ -203,31 +220,31 @@ class Run:
         return None
 
     def _raise_outside(self, error: BaseException) -> None:
-        """Raise the run's own error in place of one that leaves the body of a run that is lost, or over."""
+        """Raise the run's own error instead of an error that left the body of a lost or ended run."""
         of_the_run = is_stop(error)
-        if self.stopping.fatal_error is not None:
+        if self.lifecycle.fatal_error is not None:
             if of_the_run or isinstance(error, (Exception, asyncio.CancelledError)):
-                raise_instead(self.stopping.fatal_error, error)
-        elif of_the_run and (reason := self.stopping.reason()) is not None:
+                raise_instead(self.lifecycle.fatal_error, error)
+        elif of_the_run and (reason := self.lifecycle.reason()) is not None:
             raise reason
 
     async def _failed_with(self, error: Exception) -> float | None:
-        """End the run with the error, or leave it to be tried again."""
-        stopping = self.stopping
-        stopping.raise_if_closed()
+        """End the run with the error, or release it for a retry."""
+        lifecycle = self.lifecycle
+        lifecycle.raise_if_closed()
         try:
             retry = self._retry_after(error)
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            log_unexpected(f"whether workflow {self.workflow_id} is tried again", unexpected, self.codec)
+            log_unexpected(f"a retry of workflow {self.workflow_id}", unexpected, self.codec)
             retry = None
         if retry is None:
             await self.fail(error)
             return None
         delay, text, reopen = retry
-        # One that waits in place has the first right to go on; a worker does if its process dies meanwhile.
-        wait = delay if stopping.can_park else delay + REPLAY_HEAD_START
+        # A process that waits in place resumes the run first; a worker claims it if that process dies meanwhile.
+        wait = delay if lifecycle.can_park else delay + REPLAY_HEAD_START
         _logger.warning(
-            "workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
+            "workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             self.workflow_id,
             self.name,
             self._retries + 1,
@@ -235,13 +252,13 @@ class Run:
             shown_error(error, is_sealed=is_sealing(self.codec)),
         )
         await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
-        if stopping.can_park:
-            stopping.stop_reason = StopReason.PARKED
+        if lifecycle.can_park:
+            lifecycle.stop_reason = StopReason.PARKED
             raise Parked
-        return stopping.until_deadline(delay)
+        return lifecycle.until_deadline(delay)
 
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
-        """Return the delay before the body runs again, the record of its error, and the steps to re-open."""
+        """Return the delay in seconds, the record of the error and the steps to re-open; None for no retry."""
         policy = self._policy
         delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
         if delay is None:
@@ -251,13 +268,14 @@ class Run:
     # --- stopping ---
 
     def cancel(self, *, interrupt: bool) -> None:
-        """End the run as cancelled, after the steps that execute, or interrupting them and the body.
+        """End the run as cancelled, after its executing steps, or with `interrupt` by interrupting steps and body.
 
-        May be called again, and by the journal while it settles what the run has written: no step begins after it.
+        No step begins afterwards. Further calls are allowed; the journal calls this while it resolves records of
+        the run.
         """
-        self.stopping.cancel(interrupt=interrupt)
+        self.lifecycle.cancel(interrupt=interrupt)
         if not self.in_body and self.may_write and self._leaving is None:
-            # Nobody carries a body out who would leave the run.
+            # No task executes a body, so no task would end the run.
             loop = asyncio.get_running_loop()
             self._leaving = loop.create_task(self._leave_cancelled(), name="pgqrs-cancel")
 
@@ -265,38 +283,40 @@ class Run:
         try:
             await self._release(WorkflowStatus.CANCELLED)
         except PgqrsError as error:
-            _logger.warning("workflow %s could not be left as cancelled: %s", self.workflow_id, shown_error(error))
+            _logger.warning(
+                "workflow %s could not be recorded as cancelled: %s", self.workflow_id, shown_error(error)
+            )
 
     async def requeue(self, grace: float) -> None:
-        """Leave the run for another worker, after `grace` seconds at most for the steps that execute.
+        """Release the run for another worker, after at most `grace` seconds for the executing steps.
 
-        A body that ends within that time ends as ever.
+        A body that ends within that time ends the run as usual.
         """
-        self.stopping.stop_for(StopReason.HANDED_BACK)
+        self.lifecycle.stop_for(StopReason.HANDED_BACK)
         if self.in_body:
-            await self.stopping.wait_for_body(grace)
+            await self.lifecycle.wait_for_body(grace)
         if self.may_write:
             await self._release(WorkflowStatus.PENDING)
 
     async def _finish_stopped(self) -> None:
-        """Leave the run as its stop says, unless that is done."""
+        """End or release the run according to its stop reason, unless that has already happened."""
         if self.has_ended:
             return
-        match self.stopping.stop_reason:
+        match self.lifecycle.stop_reason:
             case StopReason.TIMED_OUT:
-                timed_out = dump_error(self.stopping.stop_error(), terminal=True)
+                timed_out = dump_error(self.lifecycle.stop_error(), terminal=True)
                 await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
             case StopReason.CANCELLED:
                 await self._release(WorkflowStatus.CANCELLED)
             case StopReason.PARKED:
-                await self._release(WorkflowStatus.WAITING, self.stopping.until_due())
+                await self._release(WorkflowStatus.WAITING, self.lifecycle.until_due())
             case StopReason.REPLAY:
                 self.replay_run = self._restart()
             case _:
                 await self._release(WorkflowStatus.PENDING)
 
     def _restart(self) -> Run:
-        """Return the same run with what it has recorded; tasks left over from this one stay out of it."""
+        """Close this run to its remaining tasks, and return a run with the same claim and the outcomes so far."""
         self._close(self._ended)
         anew = Run(
             self.context_key,
@@ -307,17 +327,17 @@ class Run:
             epoch=self.epoch,
             claim=self.claim,
             history=History(self.steps.outcomes, {}, None, self._retries),
-            can_park=self.stopping.can_park,
+            can_park=self.lifecycle.can_park,
         )
         anew.steps.continue_from(self.steps)
-        anew.stopping.deadline = self.stopping.deadline
+        anew.lifecycle.deadline = self.lifecycle.deadline
         return anew
 
     # --- the end ---
 
     async def succeed(self, value: object) -> object:
-        """End the run with a value and return it as it is stored; a value that cannot be stored is its error."""
-        self.stopping.raise_if_closed()
+        """End the run with a value and return the stored value; an invalid value ends the run with an error."""
+        self.lifecycle.raise_if_closed()
         self.steps.warn_of_interrupted()
         try:
             encoded = self._output_codec.encode(value)
@@ -330,7 +350,7 @@ class Run:
 
     async def fail(self, error: str | BaseException) -> None:
         """End the run with an error."""
-        self.stopping.raise_if_closed()
+        self.lifecycle.raise_if_closed()
         exception = error if isinstance(error, BaseException) else None
         terminal, reopen = True, tuple[str, ...]()
         try:
@@ -346,26 +366,26 @@ class Run:
         return seal_error(self.codec, text, self.workflow_id)
 
     def abandon_unfinished(self) -> None:
-        """Leave a run that was neither ended nor left nor lost, as after a crash."""
+        """Abandon the run as after a crash, unless it has ended, was released or was lost."""
         if self.may_write:
             self.crash()
 
     def crash(self) -> None:
-        """Leave the run without an end: nothing is recorded of it, and the next start goes on from its steps."""
+        """Abandon the run without recording an end; the next run replays its steps."""
         if not self.has_ended:
             self._close(self._ended)
-            if self.stopping.fatal_error is None:
+            if self.lifecycle.fatal_error is None:
                 self._store.abandon(self.workflow_id, self.epoch, self.claim)
 
     def on_write_refused(self, error: BaseException) -> None:
-        """Take in that a write was refused, which may mean that nothing more can be written."""
-        # A refused row concerns its own step alone; any other error of a write stops the run.
+        """Handle a refused write, after which the run may be unable to write anything more."""
+        # A refused row affects only its own step; any other error of a write ends the run.
         if (
             isinstance(error, PgqrsError)
             and not isinstance(error, RowRefusedError)
-            and self.stopping.fatal_error is None
+            and self.lifecycle.fatal_error is None
         ):
-            self.stopping.lose(error)
+            self.lifecycle.lose(error)
             self._unregister()
 
     async def _end(
@@ -382,7 +402,7 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
-        if self.epoch > 1:  # earlier runs may have recorded what this one did not come to
+        if self.epoch > 1:  # earlier runs may have recorded steps that this run did not use
             with suppress(PgqrsError, TimeoutError):
                 async with asyncio.timeout(UNASKED_TIMEOUT):
                     await self.steps.warn_of_unasked()
@@ -406,7 +426,7 @@ class Run:
             raise
 
     def _close(self, over: Callable[[], PgqrsError]) -> None:
-        self.stopping.ended = over
+        self.lifecycle.ended = over
         self._unregister()
 
     def _ended(self) -> PgqrsError:
@@ -418,7 +438,7 @@ class Run:
 
 
 def run_of(owner: object) -> Run | None:
-    """Return the run of `owner`, which stands for a context, that the calling task is in, if it is in one."""
+    """Return the run of the calling task in the context that `owner` identifies, or None."""
     scope = scope_of(owner)
     run = None if scope is None else scope.run
     return run if isinstance(run, Run) else None

@@ -1,4 +1,4 @@
-"""Where in a run a task is: in its body, or in the execution of one of its steps, which may nest."""
+"""The place of a task in a run: the body of the run, or the execution of a step; executions may nest."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pgqrs.storage.records import StartedStep, StepOutcome
 
 
+# No class inherits from this protocol: `isinstance(scope, StepExecution)` would then run the slow check of the
+# protocol's metaclass instead of a comparison of classes.
 class Scope(Protocol):
-    """A place where a task can be: in a run's body, which is the run, or in an `Execution`.
-
-    It is not inherited from, so that telling an `Execution` is one look at a class.
-    """
+    """A place of a task: the body of a run, which the `Run` represents, or a `StepExecution`."""
 
     @property
     def previous(self) -> Scope | None:
-        """The scope that the task was in before, of whatever workflow."""
+        """The scope that the task was in before, of the same or another workflow."""
         ...
 
     @property
     def context_key(self) -> object:
-        """What stands for the context whose run the place is in."""
+        """The object that identifies the workflow's context."""
+        # Not the context: context, run and scope would form a cycle, which only the garbage collector frees.
         ...
 
     @property
     def run(self) -> RunScope:
-        """The run that the place is in."""
+        """The run of the scope."""
         ...
 
 
 class RunScope(Scope, Protocol):
-    """A run, as its steps see it, and as the context does, which takes its `steps` for what they are."""
+    """The part of a `Run` that scopes, steps and contexts use; `steps` is its `StepRunner`."""
 
     workflow_id: int
     epoch: int
@@ -45,22 +45,30 @@ class RunScope(Scope, Protocol):
     steps: Any
 
     def cancel(self, *, interrupt: bool) -> None:
-        """End the run as cancelled, after the steps that execute, or interrupting them."""
+        """End the run as cancelled, after its executing steps, or with `interrupt` by interrupting them."""
         ...
 
     def on_write_refused(self, error: BaseException) -> None:
-        """Take in that a write was refused, which may mean that the run can write nothing more."""
+        """Handle a refused write, after which the run may be unable to write anything more."""
         ...
 
 
 class StepExecution:
-    """A step that is being executed; `parent` is the place in the same run that it was called from.
+    """A step that a task of the run is executing.
 
-    `failures` counts its failed attempts, those of earlier runs too, and `due` is when the next one is, by
-    the run's clock. `numbers` counts the times that its attempt has asked for, by kind. `interrupted` tells that
-    the run stopped within it: its task was interrupted, or a call in it was told of the stop. Nothing that it
-    makes afterwards is its outcome. `session` is that of a transactional step, while its function is being called.
-    `task` carries it out.
+    Attributes:
+        run: The run.
+        parent: The scope in the same run from which the step was called.
+        previous: The scope of the calling task, of the same or another workflow.
+        failures: The number of failed attempts, including attempts of earlier runs.
+        due: The time of the next attempt, by the run's clock.
+        numbers: The number of recorded times that the attempt has requested, by kind.
+        interrupted: True once the run stopped within the step: its task was interrupted, or a call within the step
+            raised the stop. A value or an error after that is not the outcome of the step.
+        session: The session of a transactional step while its function executes.
+        task: The task that executes the step.
+        began: The start of the step, by the monotonic clock, in seconds.
+        over: True once the function of the step has ended.
     """
 
     __slots__ = (
@@ -98,60 +106,64 @@ class StepExecution:
         self.parent = parent
         self.step_id = step_id
         self.over = False
-        self._waits_for: set[StepExecution] | None = None  # made when there is one: few steps wait for another
+        self._waits_for: set[StepExecution] | None = None  # created on demand: few steps wait for another step
         self.began = monotonic()
         self._settled: asyncio.Future[None] | None = None
 
     @property
     def waits_for(self) -> Collection[StepExecution]:
-        """The executions that must settle before this one can."""
+        """The executions that must complete before this execution can."""
         return self._waits_for or ()
 
     def wait_for(self, other: StepExecution) -> None:
-        """Note that this execution cannot settle before the other."""
+        """Note that this execution cannot complete before the other."""
         if self._waits_for is None:
             self._waits_for = set()
         self._waits_for.add(other)
 
     def wait_no_longer(self, other: StepExecution) -> None:
-        """Note that it does not depend on the other any more."""
+        """Note that this execution no longer depends on the other."""
         if self._waits_for:
             self._waits_for.discard(other)
 
     @property
     def carrier(self) -> asyncio.Task[Any] | None:
-        """The task that carries it out, while that lives."""
+        """The task that executes the step, or None if the task is gone."""
         return self.task() if isinstance(self.task, ref) else self.task
 
     def hold_task_weakly(self) -> None:
-        """Let the task go when nothing else needs it: its result may be the guard, which would never be let go."""
+        """Keep only a weak reference to the task.
+
+        The result of the task may be the step's guard. A strong reference would then keep the guard from being
+        collected.
+        """
         if self.task is not None and not isinstance(self.task, ref):
             self.task = ref(self.task)
 
     @property
     def started(self) -> StartedStep:
-        """Which step it is, of which run."""
+        """The identity of the step and its run, for the journal."""
         return StartedStep(self.run.workflow_id, self.run.epoch, self.step_id, self.run.claim)
 
     def outcome(self, output: str | None, error: str | None = None) -> StepOutcome:
-        """Return the record of its end: the JSON text of its value, or of its error."""
+        """Return the record of the outcome: the JSON text of the value or of the error."""
         run = self.run
         return StepOutcome(
             run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint, run.claim
         )
 
     def elapsed(self) -> float:
-        """Return how long the step has been executing, in seconds."""
+        """Return the seconds since the step began."""
         return monotonic() - self.began
 
     async def wait_settled(self) -> None:
-        """Wait until the step has an outcome or was given up: then look again."""
+        """Wait until the step has an outcome or was abandoned; the caller then checks again."""
         if self._settled is None:
             self._settled = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._settled)
 
     def settle(self) -> None:
-        """Tell those who wait to look again."""
+        """Complete the execution and wake its waiters."""
         self.over = True
         self.task = None
         if self._settled is not None and not self._settled.done():
@@ -159,11 +171,11 @@ class StepExecution:
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
-"""The scope of the current task."""
+"""The innermost scope of the current task."""
 
 
 def scope_of(owner: object) -> Scope | None:
-    """Return where in a run of `owner`, which stands for a context, the calling task is, if it is in one."""
+    """Return the scope of the calling task in a run of the context that `owner` identifies, or None."""
     scope = current_scope.get()
     while scope is not None and scope.context_key is not owner:
         scope = scope.previous
@@ -173,7 +185,7 @@ def scope_of(owner: object) -> Scope | None:
 
 
 def calling_scope(execution: StepExecution) -> Scope | None:
-    """Return the place in its run that a step was called from, None for a call in no body and no step of it."""
+    """Return the scope in the run from which a step was called; None for a call from outside the run."""
     scope = execution.previous
     while scope is not None and scope.context_key is not execution.context_key:
         scope = scope.previous
@@ -181,7 +193,7 @@ def calling_scope(execution: StepExecution) -> Scope | None:
 
 
 def calling_runs(live: Mapping[int, object]) -> set[int]:
-    """Return the ids of those workflows in whose code the calling task is that are `live`: runs by their ids."""
+    """Return the ids of the workflows in `live`, runs by workflow id, whose code the calling task executes."""
     found: set[int] = set()
     scope = current_scope.get()
     while scope is not None:
@@ -193,7 +205,7 @@ def calling_runs(live: Mapping[int, object]) -> set[int]:
 
 
 def is_within(run: object) -> bool:
-    """Tell whether the calling task is in the code of a run, or of a run that this one's code called."""
+    """Return whether the calling task executes the code of a run, directly or through a nested workflow."""
     scope = current_scope.get()
     while scope is not None and scope.run is not run:
         scope = scope.previous
@@ -201,7 +213,7 @@ def is_within(run: object) -> bool:
 
 
 def calling_body() -> RunScope | None:
-    """Return the run whose body the calling task is in, and not in one of its steps; None elsewhere."""
+    """Return the run whose body the calling task executes; None within a step and outside any run."""
     scope = current_scope.get()
     while isinstance(scope, StepExecution) and scope.over:
         scope = scope.previous
@@ -209,14 +221,14 @@ def calling_body() -> RunScope | None:
 
 
 def ancestors(scope: Scope | None) -> Iterator[StepExecution]:
-    """Yield the executions that a scope is in, innermost first."""
+    """Yield the executions that contain a scope, innermost first, including the scope itself."""
     while isinstance(scope, StepExecution):
         yield scope
         scope = scope.parent
 
 
 def would_deadlock(execution: StepExecution, blocked: set[StepExecution]) -> bool:
-    """Tell whether an execution is one of `blocked`, or cannot settle before one of them."""
+    """Return whether an execution is in `blocked`, or cannot complete before an execution in `blocked`."""
     seen: set[StepExecution] = set()
     pending = [execution]
     while pending:
@@ -230,7 +242,7 @@ def would_deadlock(execution: StepExecution, blocked: set[StepExecution]) -> boo
 
 
 def exit_scope(execution: StepExecution) -> None:
-    """Take the calling task out of the execution's scope."""
+    """Return the calling task from the execution's scope to the scope around it."""
     scope = current_scope.get()
     if scope is execution:
         execution.over = True

@@ -1,4 +1,4 @@
-"""The steps of a run: those that are recorded, those that execute, and what becomes of an attempt."""
+"""Replays, executes and retries the steps of one run, and records their outcomes."""
 
 from __future__ import annotations
 
@@ -44,24 +44,35 @@ from pgqrs.storage.store import Store
 from pgqrs.validation import is_time
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
-"""The environment variable that, as ``1``, has a body begin anew after each step it records: a test of replays."""
+"""Name of the environment variable that, set to ``1``, replays the body after each recorded step, as a test."""
 
 REPEATS_BEFORE_WARNING = 100
-"""Number of times in one run that a step is answered from its record before a warning says so."""
+"""Number of replays of one step in one run that causes a warning."""
 
 MAX_NAMED_STEPS = 10
-"""Maximum number of steps that a warning names."""
+"""Maximum number of steps that one warning names."""
 
 _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 
 _logger = logging.getLogger("pgqrs")
 
 
+# No reference to the run, which refers to this object: a cycle would leave ended runs to the garbage collector.
 class StepRunner:
-    """The outcomes of a run, and the steps that it executes, in `executions`.
+    """The outcomes of a run and its executing steps.
 
-    `owner` stands for the context whose run it is. `strict` makes an error of an outcome that answers a call with
-    other arguments. It does not hold the run, which holds it: each would end as a cycle.
+    Args:
+        owner: The object that identifies the context of the run.
+        store: The store of the event loop.
+        codec: The codec of the workflow's payloads.
+        lifecycle: The lifecycle of the run.
+        executions: The executing steps by their ids, shared with `lifecycle`.
+        workflow_id: The id of the workflow.
+        name: The name of the workflow.
+        history: The recorded outcomes and failed attempts of earlier runs.
+
+    Attributes:
+        strict: True to raise an error when a recorded outcome answers a call with different arguments.
     """
 
     __slots__ = (
@@ -69,6 +80,7 @@ class StepRunner:
         "_failed",
         "_interrupted",
         "_journal",
+        "_lifecycle",
         "_loaded",
         "_mismatched",
         "_name",
@@ -76,7 +88,6 @@ class StepRunner:
         "_outcomes",
         "_owner",
         "_repeats",
-        "_stopping",
         "_store",
         "_submitted",
         "_trace",
@@ -92,7 +103,7 @@ class StepRunner:
         owner: object,
         store: Store,
         codec: Codec,
-        stopping: RunLifecycle,
+        lifecycle: RunLifecycle,
         executions: dict[str, StepExecution],
         *,
         workflow_id: int,
@@ -102,18 +113,18 @@ class StepRunner:
         self.workflow_id = workflow_id
         self.codec = codec
         self.is_plain = not (is_typed(codec) or is_sealing(codec))
-        """Whether the codec goes by no types and hides nothing."""
+        """True if the codec ignores types and does not seal values."""
         self.strict = False
         self._owner = owner
         self._name = name
         self._store = store
         self._journal = store.journal
-        self._stopping = stopping
+        self._lifecycle = lifecycle
         self._executions = executions
         self._outcomes = history.outcomes
         self._failed: dict[str, tuple[int, float]] = {}
         if history.failed:
-            now = stopping.clock.time()
+            now = lifecycle.clock.time()
             self._failed = {step: (each.failures, now + each.wait) for step, each in history.failed.items()}
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
@@ -123,29 +134,36 @@ class StepRunner:
         self._submitted: set[str] = set()
         self._loaded = tuple(history.outcomes)
         self.asked: dict[str, ReturnType | None] = {}
-        """The steps that the run has come to, each with its function; None for one that is acquired by hand."""
+        """The steps that this run has acquired, each with its function; None for a step without `@step`."""
 
     @property
     def outcomes(self) -> dict[str, StoredOutcome]:
-        """What is recorded."""
+        """The recorded outcomes by step id."""
         return self._outcomes
 
     def continue_from(self, earlier: StepRunner) -> None:
-        """Take over what the same run knew of its steps beside their outcomes."""
+        """Adopt the state that an earlier runner of the same run kept beside the outcomes."""
         self._failed, self._mismatched = earlier._failed, earlier._mismatched
         self._trace.continue_from(earlier._trace)
         self._submitted = earlier._submitted
 
-    # --- what is recorded ---
+    # --- recorded outcomes ---
 
     async def acquire(
         self, scope: Scope, step_id: str, fingerprint: int | None = None
     ) -> StepExecution | StoredOutcome:
-        """Return the step's recorded outcome, or the execution that is now the caller's to carry out.
+        """Return the step's recorded outcome, or a new execution for the caller to execute.
 
-        A step that another task is executing is waited for. `scope` is the place of the call in the run, and
-        `fingerprint` that of its arguments. Raises `StepCycleError` where that could not end, and
-        `StepMismatchError` in a strict workflow.
+        If another task executes the step, this waits for its outcome.
+
+        Args:
+            scope: The scope of the call in the run.
+            step_id: The id of the step.
+            fingerprint: The fingerprint of the arguments; None for a step without `@step`.
+
+        Raises:
+            StepCycleError: The step would wait for itself.
+            StepMismatchError: In a strict workflow, the recorded outcome belongs to different arguments.
         """
         while True:
             found = self.try_acquire(scope, step_id, fingerprint)
@@ -156,13 +174,14 @@ class StepRunner:
     def try_acquire(
         self, scope: Scope, step_id: str, fingerprint: int | None
     ) -> StepExecution | StoredOutcome | None:
-        """Return what `acquire` returns, at once, or None where another task executes the step."""
-        self._stopping.raise_if_stopped()
+        """Return the result of `acquire` without waiting; None if another task executes the step."""
+        # A plain function, which callers try first: it saves a coroutine for each step.
+        self._lifecycle.raise_if_stopped()
         outcome = self._outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
-        if self._stopping.is_watched:
-            self._stopping.restart_idle_timer()
+        if self._lifecycle.is_watched:
+            self._lifecycle.restart_idle_timer()
         if outcome.fingerprint != fingerprint:
             self._check_fingerprint(step_id, outcome.fingerprint, fingerprint)
         return outcome
@@ -170,16 +189,16 @@ class StepRunner:
     def codec_and_fingerprint(
         self, step_id: str, returns: ReturnType | None, fingerprint: int | None
     ) -> tuple[Codec, int | None]:
-        """Return the codec for what a step returns, and the fingerprint of its call as it may be recorded.
+        """Return the codec for a step's value, and the fingerprint to record for its call.
 
-        Of arguments that are few a fingerprint tells which they were: nothing that a sealing codec would show.
+        With a sealing codec the fingerprint is None: a fingerprint reveals arguments with few possible values.
         """
         codec = self.codec if returns is None else returns.codec(self.codec)
         codec = codec_at(codec, "output", self.workflow_id, step_id)
         return codec, None if is_sealing(codec) else fingerprint
 
     def value_of(self, step_id: str, outcome: StoredOutcome, codec: Codec) -> Any:
-        """Return the recorded value of a step, or raise its recorded error; `codec` is the one for the value."""
+        """Return the recorded value of a step, decoded by `codec`, or raise its recorded error."""
         if outcome.error is not None:
             raise self.replay_error(step_id, outcome.error)
         if outcome.output is None:
@@ -190,7 +209,7 @@ class StepRunner:
             raise error.of(workflow_id=self.workflow_id, step_id=step_id) from error
 
     def replay_error(self, step_id: str, error: str) -> Exception:
-        """Return the recorded error as the exception to raise."""
+        """Return the exception to raise for a recorded error."""
         text = error
         if not self.is_plain:
             with value_context(self.workflow_id, step_id):
@@ -203,11 +222,11 @@ class StepRunner:
         return replay
 
     def to_reopen(self, error: BaseException | None) -> tuple[str, ...]:
-        """Return the steps that the next run is to execute again after `error` ended this one."""
+        """Return the ids of the steps that the next run must execute again after `error` ended this run."""
         return self._trace.to_reopen(error)
 
     def _check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
-        """Warn of a recorded outcome that answers a call with other arguments."""
+        """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""
         if recorded is None or called is None:
             return
         if self.strict:
@@ -215,22 +234,22 @@ class StepRunner:
         if step_id not in self._mismatched:
             self._mismatched.add(step_id)
             _logger.warning(
-                "workflow %s (%r): the recorded outcome of step %r answers a call with other arguments than those "
-                "that it is of. Give calls that differ ids that differ (`@step(key=...)`); "
-                "`@workflow(strict=True)` makes this an error.",
+                "workflow %s (%r): the recorded outcome of step %r answers a call with different arguments. "
+                "Give different calls different ids (`@step(key=...)`). `@workflow(strict=True)` makes this an "
+                "error.",
                 self.workflow_id,
                 self._name,
                 step_id,
             )
 
     def on_repeated_answer(self, step_id: str, returns: ReturnType | None) -> None:
-        """Take note of a step that was come to before in this run: it warns of another function, and of a poll."""
+        """Warn if an already acquired step now has another function, or is replayed very often in this run."""
         first = self.asked[step_id]
         if first is not None and returns is not None and not first.is_of(returns):
-            self.asked[step_id] = None  # one warning
+            self.asked[step_id] = None  # warn once
             _logger.warning(
-                "workflow %s (%r): step %r of the function %s is answered by the outcome of %s. Give one of the "
-                "two functions an id of its own: `@step(id=...)`.",
+                "workflow %s (%r): step %r of the function %s is answered by the outcome of %s. Give one of "
+                "these functions an id of its own: `@step(id=...)`.",
                 self.workflow_id,
                 self._name,
                 step_id,
@@ -240,8 +259,8 @@ class StepRunner:
         self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
         if repeats == REPEATS_BEFORE_WARNING:
             _logger.warning(
-                "workflow %s (%r): step %r was answered from its record %d times in one run. A recorded outcome "
-                "does not change: give calls that are to be executed keys that differ (`@step(key=...)`).",
+                "workflow %s (%r): step %r was replayed from its recorded outcome %d times in one run. A recorded "
+                "outcome does not change: to execute each call, give the calls different keys (`@step(key=...)`).",
                 self.workflow_id,
                 self._name,
                 step_id,
@@ -249,22 +268,22 @@ class StepRunner:
             )
 
     def warn_of_submission(self, name: str) -> None:
-        """Warn of a workflow that the run's body, and not a step, submits without a key; once for each name."""
+        """Warn about a workflow that the body submits outside a step and without a key; once for each name."""
         if name not in self._submitted:
             self._submitted.add(name)
             _logger.warning(
-                "workflow %s (%r) submits %r in its body, without a key: each replay submits one more. Do it in a "
-                "step, with a key: `admin.options(key=...)`.",
+                "workflow %s (%r) submits %r in its body without a key: each replay submits another workflow. "
+                "Submit it in a step, with a key: `admin.options(key=...)`.",
                 self.workflow_id,
                 self._name,
                 name,
             )
 
     async def warn_of_unasked(self) -> None:
-        """Warn, at the run's end, of steps recorded by earlier runs that the code did not come to in this one.
+        """Warn, at the end of the run, about steps that earlier runs recorded and this run did not use.
 
-        A step that is answered from its record does not come to those within it: they completed while it executed,
-        and are left out. So are times.
+        Recorded times do not count. Nor do steps nested in a replayed step, because a replayed step does not call
+        its nested steps; a step counts as nested if it completed while the other step executed.
         """
         unasked = {each for each in self._loaded if each not in self.asked and not is_time(each)}
         if not unasked:
@@ -280,8 +299,8 @@ class StepRunner:
         ]
         if missed:
             _logger.warning(
-                "workflow %s (%r) has ended, and did not come to %d steps that its earlier runs have recorded: "
-                "%s%s. Steps that were renamed are executed again: see docs/changing-code.md.",
+                "workflow %s (%r) has ended and did not use %d steps that its earlier runs recorded: %s%s. "
+                "Renamed steps are executed again: see docs/changing-code.md.",
                 self.workflow_id,
                 self._name,
                 len(missed),
@@ -301,30 +320,30 @@ class StepRunner:
         around = tuple(each.step_id for each in ancestors(scope))
         self._trace.note(error, RaisedBy(step_id, transient, within + around))
 
-    # --- what executes ---
+    # --- executing steps ---
 
     @property
     def busy_with(self) -> str | None:
-        """The id of the step that began last, of those that execute; None between steps."""
+        """The id of the most recently begun step that still executes; None between steps."""
         return next(reversed(self._executions), None)
 
     def next_id(self, scope: Scope, kind: str) -> str:
-        """Return the id of the next call of a kind in a scope: numbered in the body, and in each step."""
+        """Return the id of the next call of this kind; the body and each step number their calls separately."""
         if not isinstance(scope, StepExecution):
             return f"{kind}:{_next(self._numbers, kind)}"
-        # Those of a step are its own: a replay may skip it.
+        # A step numbers its calls itself: a replay may skip the step, which must not shift other numbers.
         if scope.numbers is None:
             scope.numbers = {}
         return f"{scope.step_id}/{kind}:{_next(scope.numbers, kind)}"
 
     def abandon(self, execution: StepExecution, *, interrupted: bool = False) -> None:
-        """End an execution without an outcome, as a crash would; another caller may take it on.
+        """End an execution without an outcome, as after a crash; another caller may execute the step.
 
-        In a run that is cancelled or timed out nothing executes it again: the tables show that it began.
+        In a cancelled or timed out run no caller executes the step again. A RUNNING mark then shows that it began.
         """
         if interrupted:
             self._interrupted[execution.step_id] = execution.parent
-        if self._stopping.is_final:
+        if self._lifecycle.is_final:
             self._store.marks.left(execution)
         else:
             self._store.marks.ended(execution)
@@ -332,41 +351,41 @@ class StepRunner:
         self._settle(execution)
 
     def drop(self, execution: StepExecution) -> None:
-        """Give a step up whose guard was collected unused: in any thread, and perhaps when the loop has ended."""
+        """Abandon a step whose guard was collected unused; may be called from any thread, after the loop too."""
         with suppress(RuntimeError):  # the loop has ended
-            self._stopping.loop.call_soon_threadsafe(self._dropped, execution)
+            self._lifecycle.loop.call_soon_threadsafe(self._dropped, execution)
 
     def _dropped(self, execution: StepExecution) -> None:
-        if self._stopping.may_write and self._stopping.stop_reason is None:
+        if self._lifecycle.may_write and self._lifecycle.stop_reason is None:
             _logger.warning(
-                "the guard of step %r of workflow %s was let go unused: the step has no outcome, and its next "
-                "caller executes it. Call `success` or `fail` of what `acquire_step` returns as EXECUTE.",
+                "the guard of step %r of workflow %s was discarded unused: the step has no outcome, and its next "
+                "caller executes it. Call `guard.success` or `guard.fail` when `acquire_step` returns EXECUTE.",
                 execution.step_id,
                 self.workflow_id,
             )
         self.abandon(execution)
 
     def raise_outside(self, execution: StepExecution, stop: BaseException) -> None:
-        """Raise the run's error in place of a `stop` that leaves a step which was called in no body and no step.
+        """Raise the run's error instead of `stop` if the step was called from outside the run's body and steps.
 
-        A cancellation is a stop where the run made it, and nothing else cancelled the task.
+        A `CancelledError` counts as a stop only if the run alone cancelled the task.
         """
         if not execution.interrupted or calling_scope(execution) is not None:
             return
         if isinstance(stop, asyncio.CancelledError):
-            stopped = self._stopping.take_back(asyncio.current_task(self._stopping.loop))
+            stopped = self._lifecycle.take_back(asyncio.current_task(self._lifecycle.loop))
         else:
             stopped = is_stop(stop)
-        reason = self._stopping.reason()
+        reason = self._lifecycle.reason()
         if stopped and reason is not None:
             raise_instead(reason, stop)
 
     def warn_of_interrupted(self) -> None:
-        """Warn of the cancelled steps that have no outcome although the run goes on."""
+        """Warn about cancelled steps without an outcome in a run that continues."""
         for step_id in self._interrupted:
             _logger.warning(
-                "workflow %s goes on although its step %r was cancelled and has no outcome: a replay may go "
-                "another way. Put the deadline inside the step, or let the cancellation end the run.",
+                "workflow %s continues although its step %r was cancelled and has no outcome: a replay may take a "
+                "different path. Put the deadline inside the step, or let the cancellation end the run.",
                 self.workflow_id,
                 step_id,
             )
@@ -380,9 +399,10 @@ class StepRunner:
         execution = self._executions[step_id] = StepExecution(
             scope.run, current_scope.get(), scope, step_id, fingerprint
         )
-        execution.task = asyncio.current_task(self._stopping.loop)
+        execution.task = asyncio.current_task(self._lifecycle.loop)
         if self._failed and step_id in self._failed:
             execution.failures, execution.due = self._failed[step_id]
+        # The execution itself is the entry of the running marks: a tuple for each step would cost more.
         self._store.marks.began(execution)
         if isinstance(scope, StepExecution):
             scope.wait_for(execution)
@@ -407,39 +427,37 @@ class StepRunner:
         if isinstance(execution.parent, StepExecution):
             execution.parent.wait_no_longer(execution)
         execution.settle()
-        if self._stopping.is_watched:
-            self._stopping.restart_idle_timer()
+        if self._lifecycle.is_watched:
+            self._lifecycle.restart_idle_timer()
 
     def _forget_interrupted(self, execution: StepExecution) -> None:
-        """Forget the cancelled steps within one that has an outcome: a replay does not come to them."""
+        """Forget the cancelled steps nested in a step with an outcome: a replay does not call them."""
         for step_id, parent in list(self._interrupted.items()):
             if execution in ancestors(parent):
                 del self._interrupted[step_id]
 
-    # --- what becomes of an attempt ---
+    # --- attempts and outcomes ---
 
     async def retry(self, execution: StepExecution, error: Exception, policy: RetryPolicy) -> bool:
-        """Record a failed attempt of a step and wait until the next one, or tell that there is none."""
-        # The recorded error of a step within would only be raised again.
+        """Record a failed attempt and wait until the next is due; return False if the step is not retried."""
+        # The error of a nested step is recorded, so a retry would only raise it again.
         if self._is_run_error(execution, error) or self._trace.stems_from_step(error):
             return False
         try:
             delay = policy.delay(execution.failures + 1, error)
             text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            log_unexpected(
-                f"whether {self._description(execution.step_id)} is tried again", unexpected, self.codec
-            )
+            log_unexpected(f"a retry of {self._description(execution.step_id)}", unexpected, self.codec)
             return False
         if delay is None:
             return False
         self._check_counts(execution, execution)
         execution.failures += 1
-        execution.due = self._stopping.clock.time() + delay
+        execution.due = self._lifecycle.clock.time() + delay
         self._failed[execution.step_id] = execution.failures, execution.due
         self._store.marks.ended(execution)
         _logger.warning(
-            "step %r of workflow %s (%r) failed in attempt %d and is tried again in %.3g s: %s",
+            "step %r of workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             execution.step_id,
             self.workflow_id,
             self._name,
@@ -465,14 +483,15 @@ class StepRunner:
         """Wait until the next attempt of a step is due."""
         execution.numbers = None
         if execution.failures:
-            await self._stopping.wait_until(execution.due, resting=True)
+            await self._lifecycle.wait_until(execution.due, resting=True)
 
     async def fail(self, execution: StepExecution, error: str | BaseException, *, terminal: bool) -> None:
-        """Record the step's error, unless it is nobody's: the body has left, or the run was stopped in it.
+        """Record the step's error, or abandon the step if the error belongs to the run.
 
-        A stop that was told within the step is raised again, whatever error the step made of it.
+        If a call within the step has raised the stop of the run, the stop is raised again, even if the step has
+        replaced it by another error.
         """
-        # A text mostly stands for the exception that is being handled, and that is what may leave the body.
+        # A text mostly describes the exception that is being handled, which may later leave the body.
         raised = error if isinstance(error, BaseException) else sys.exception()
         if execution.interrupted:
             await self._refused(execution)
@@ -495,7 +514,7 @@ class StepRunner:
     def _plainly(
         self, execution: StepExecution, error: str | BaseException, *, terminal: bool, steps: tuple[str, ...]
     ) -> str:
-        """Return the plain record of a step's error; where there is none, the step has no outcome."""
+        """Return a record of the class and message of a step's error; abandon the step if that fails too."""
         try:
             return self._sealed(execution, plain_error(error, terminal=terminal, steps=steps))
         except BaseException:
@@ -511,8 +530,8 @@ class StepRunner:
     def record(
         self, execution: StepExecution, output: str | None, error: str | None = None
     ) -> Awaitable[StoredOutcome]:
-        """Record the JSON text of the step's value, or of its error; awaited, it returns what is recorded."""
-        if execution.interrupted or self._stopping.fatal_error is not None:
+        """Record the JSON text of the step's value or error; return an awaitable of the recorded outcome."""
+        if execution.interrupted or self._lifecycle.fatal_error is not None:
             return self._refused(execution)
         self._store.marks.ended(execution)
         record = execution.outcome(output, error)
@@ -523,9 +542,9 @@ class StepRunner:
         return self._send_patiently(execution, record)
 
     async def _refused(self, execution: StepExecution) -> StoredOutcome:
-        """Give up a step within which the run stopped; raises the stop."""
+        """Abandon a step in which the run stopped, and raise the stop."""
         self.abandon(execution)
-        self._stopping.stop_at(calling_scope(execution))
+        self._lifecycle.stop_at(calling_scope(execution))
 
     async def _send_patiently(self, execution: StepExecution, record: StepOutcome) -> StoredOutcome:
         try:
@@ -536,37 +555,42 @@ class StepRunner:
             raise
         outcome = await self._send(execution, record)
         if _ALWAYS_REPLAYS:
-            self._stopping.replay_after(execution)
+            self._lifecycle.replay_after(execution)
         return outcome
 
     def _check_counts(self, execution: StepExecution, place: Scope | None) -> None:
-        """Raise the stop that was told within a step, or that the run was lost; `place` is where it is raised."""
-        if execution.interrupted or self._stopping.fatal_error is not None:
-            self._stopping.stop_at(place)
+        """Raise the stop at `place` if the run stopped within the step or was lost."""
+        if execution.interrupted or self._lifecycle.fatal_error is not None:
+            self._lifecycle.stop_at(place)
 
+    # A plain function that returns a future: it saves a coroutine for each outcome.
     def _send(self, execution: StepExecution, record: StepOutcome) -> asyncio.Future[StoredOutcome]:
-        recorded = WriteFuture(loop=self._stopping.loop)
+        recorded = WriteFuture(loop=self._lifecycle.loop)
         self._journal.submit(record, partial(self._on_recorded, execution, recorded))
         exit_scope(execution)
         return recorded
 
     def _is_run_error(self, execution: StepExecution, error: BaseException | None) -> bool:
-        """Tell whether an error is no outcome of the step: the run made it, or a session was misused."""
-        stopping = self._stopping
+        """Return whether an error is not the step's own: the run caused it, or a session was misused."""
+        lifecycle = self._lifecycle
         return (
-            stopping.ended is not None
+            lifecycle.ended is not None
             or execution.interrupted
             or isinstance(error, SessionError)
-            or stopping.is_stop_error(error)
+            or lifecycle.is_stop_error(error)
         )
 
     async def transact(
         self, execution: StepExecution, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str]
     ) -> None:
-        """Carry out an attempt of a step in a transaction that its outcome is the last statement of.
+        """Execute an attempt of a step in a transaction whose last statement records the outcome.
 
-        What `encode` makes of the value that `body` returns is recorded. Raises what `body` raises, and why
-        nothing could be recorded; the writes are rolled back then.
+        Raises the error of `body`, or the error that prevented the record; the transaction is then rolled back.
+
+        Args:
+            execution: The execution of the step.
+            body: Calls the function of the step.
+            encode: Encodes the value of `body` as JSON text, which is recorded.
         """
         nested = any(each.session is not None for each in ancestors(execution.parent))
         async with self._store.step_transaction(nested=nested) as own:
@@ -591,7 +615,7 @@ class StepRunner:
                 if own.cancels is not None:
                     execution.run.cancel(interrupt=own.cancels)
         if _ALWAYS_REPLAYS:
-            self._stopping.replay_after(execution)
+            self._lifecycle.replay_after(execution)
 
     def _committed(self, execution: StepExecution, outcome: StoredOutcome) -> None:
         if self._interrupted:
@@ -603,12 +627,12 @@ class StepRunner:
     def _on_recorded(
         self, execution: StepExecution, waiter: WriteFuture, verdict: StoredOutcome | Exception
     ) -> None:
-        """Take in what was recorded; also when the waiter was cancelled in the meantime."""
+        """Handle the journal's answer to an outcome, even if the waiter was cancelled meanwhile."""
         told: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
-            if self._stopping.fatal_error is not None:
-                told = self._stopping.stop_error_in(calling_scope(execution))
+            if self._lifecycle.fatal_error is not None:
+                told = self._lifecycle.stop_error_in(calling_scope(execution))
         else:
             self._outcomes[execution.step_id] = verdict
         self._settle(execution)
@@ -621,7 +645,7 @@ def _next(numbers: dict[str, int], kind: str) -> int:
 
 
 def log_unexpected(settled: str, error: Exception, codec: Codec) -> None:
-    """Log an exception that kept `settled` from being recorded in full, with its place."""
+    """Log an exception that kept `settled` from being recorded in full, with the end of its traceback."""
     place = "".join(traceback.format_tb(error.__traceback__, -3))
     shown = shown_error(error, is_sealed=is_sealing(codec))
     _logger.error("%s could not be recorded in full: %s\n%s", settled, shown, place)

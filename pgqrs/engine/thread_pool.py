@@ -1,4 +1,4 @@
-"""The threads in which the functions of ``@step(thread=True)`` are called."""
+"""The threads that call the functions of ``@step(thread=True)``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, Final
 
 MAX_ABANDONED: Final = 128
-"""Maximum number of calls that hang whose places are given to other calls."""
+"""Maximum number of abandoned, still running calls whose places other calls may take."""
 
 
 class Call:
-    """A function on its way to a thread; `begun` is called there first, and `future` gets what it returns."""
+    """A queued call of a function: the thread calls `begun`, then the function, and resolves `future`."""
 
     __slots__ = ("_begun", "_function", "future", "left")
 
@@ -26,24 +26,24 @@ class Call:
         self.left = False
 
     def run(self) -> None:
-        """Call the function, unless its caller has given it up."""
+        """Call the function, unless its caller has cancelled `future`."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
             if self._begun is not None:
                 self._begun()
             result = self._function()
-        except BaseException as error:  # noqa: BLE001  # it is the caller's
+        except BaseException as error:  # noqa: BLE001  # the caller raises it
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
 class StepThreads:
-    """At most `most` threads that call functions, and further ones in place of those whose calls hang.
+    """A pool of at most `most` threads, plus one replacement for each thread with an abandoned call.
 
-    An executor of the standard library's has its threads joined when the process ends, and one that hangs would
-    keep it from ending: these are daemon threads.
+    The threads are daemons. The standard library joins the threads of its executors when the process ends, so a
+    call that hangs would keep the process from ending.
     """
 
     def __init__(self, most: int) -> None:
@@ -56,7 +56,7 @@ class StepThreads:
         self._started = 0
 
     def submit(self, function: Callable[[], object], begun: Callable[[], object] | None = None) -> Call:
-        """Have a thread call a function, as soon as there is one; `begun` is called in it right before."""
+        """Queue a function for the next free thread; the thread calls `begun` right before the function."""
         call = Call(function, begun)
         with self._changed:
             if len(self._calls) >= self._idle and self._threads < self._most:
@@ -66,10 +66,12 @@ class StepThreads:
         return call
 
     def leave(self, call: Call) -> int | None:
-        """Give the place of a call that nothing waits for any more to another one, if it still executes.
+        """Abandon a call: if it still executes, release its place in the pool to other calls.
 
-        Returns how many such calls there are, None where it has ended or not begun. Of more than `MOST_LEFT` a
-        call keeps its place.
+        Beyond `MAX_ABANDONED` such calls, a call keeps its place.
+
+        Returns:
+            The number of abandoned calls that still execute; None if the call has ended or has not begun.
         """
         with self._changed:
             if call.left or not call.future.running():
@@ -97,7 +99,7 @@ class StepThreads:
                 call = self._calls.popleft()
             call.run()
             with self._changed:
-                if call.left:  # another thread has the place
+                if call.left:  # a replacement thread has its place
                     self._left -= 1
                     return
             del call
@@ -105,5 +107,5 @@ class StepThreads:
 
 @cache
 def step_threads(_pid: int) -> StepThreads:
-    """Return a process's threads for steps: the event loop's own belong to the application."""
+    """Return the thread pool of a process; the default executor of the event loop belongs to the application."""
     return StepThreads(min(32, (os.cpu_count() or 1) + 4))

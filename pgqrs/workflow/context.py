@@ -123,7 +123,7 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        with run.stopping.raising_stops():
+        with run.lifecycle.raising_stops():
             await run.succeed(output)
 
     async def fail(self, error: str | BaseException) -> None:
@@ -133,7 +133,7 @@ class PyWorkflow:
         """
         run = await self._current()
         run.check()
-        with run.stopping.raising_stops():
+        with run.lifecycle.raising_stops():
             await run.fail(error)
 
     async def acquire_step(self, step_id: str) -> StepResult:
@@ -317,7 +317,7 @@ class PyWorkflow:
                 self._run = entered.replay_run
             self._is_to_run_again = again = True
             try:
-                await entered.stopping.clock.sleep(delay)
+                await entered.lifecycle.clock.sleep(delay)
             finally:
                 self._is_to_run_again = False
 

@@ -21,7 +21,7 @@ async def sleep(
     """Wait until the time that `wake_up` makes of the current one, when the run first gets here."""
     due = await _recorded_time(run, step_id or run.steps.next_id(run.place, "sleep"), fingerprint, wake_up)
     left = (due - await run.clock.now()).total_seconds()
-    await run.stopping.wait_until(run.stopping.clock.time() + left)
+    await run.lifecycle.wait_until(run.lifecycle.clock.time() + left)
 
 
 async def _recorded_time(

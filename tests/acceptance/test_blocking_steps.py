@@ -179,10 +179,10 @@ async def test_calls_that_hang_leave_their_places_to_others_and_are_named(admin,
         release.set()
         await until(all_ended)
     said = [record.getMessage() for record in caplog.records if "in its thread" in record.getMessage()]
-    assert [f"as {n} calls" in text and "hangs of workflow" in text for n, text in enumerate(said, 1)] == [
+    assert [f"({n} such calls" in text and "hangs of workflow" in text for n, text in enumerate(said, 1)] == [
         True
     ] * 3
-    assert ["keeps a thread" in text for text in said] == [False, False, True]
+    assert ["blocks a thread" in text for text in said] == [False, False, True]
 
 
 HANGING = """
@@ -359,7 +359,7 @@ async def test_an_executor_that_gives_a_step_up_is_a_transient_error(admin):
     def lost(number: int) -> int:
         return number
 
-    with pytest.raises(TransientError, match="given it up"):
+    with pytest.raises(TransientError, match="cancelled its call"):
         await lost(await admin.create_workflow("wf"), 1)
 
 

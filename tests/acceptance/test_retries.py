@@ -471,7 +471,7 @@ async def test_both_steps_and_workflows_are_tried_again(admin, caplog):
     assert await admin.run(wf) == "done"
     assert flaky.calls == 6
     warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert [each for each in warnings if "is tried again in" not in each] == []
+    assert [each for each in warnings if "is retried in" not in each] == []
     assert len(warnings) == 5
 
 

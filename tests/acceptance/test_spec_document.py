@@ -159,7 +159,7 @@ def test_the_fragments_run_and_one_warns_of_the_step_it_calls_twice(run_program,
     # The specification's own example of a step that is called twice without a key says that the second call is skipped.
     [warning] = err.splitlines()
     assert code == 0, out + err
-    assert "'transform' answers a call with other arguments" in warning, err
+    assert "'transform' answers a call with different arguments" in warning, err
     assert [int(line.split()[1]) for line in out.splitlines() if line.startswith("done")] == [
         line for line, _ in FRAGMENTS
     ]

@@ -47,7 +47,7 @@ async def stop(admin, ctx, why):
         with contextlib.suppress(BaseException):
             await note(ctx, "fenced here")
     else:
-        asyncio.get_running_loop().call_soon((await run_of(admin, ctx)).stopping._time_out)
+        asyncio.get_running_loop().call_soon((await run_of(admin, ctx)).lifecycle._time_out)
         with contextlib.suppress(asyncio.CancelledError):  # the interrupt
             await asyncio.sleep(60)
 

@@ -572,7 +572,7 @@ async def test_a_call_with_another_model_is_noticed(typed, secret, caplog):
 
     with caplog.at_level(logging.WARNING, "pgqrs"):
         await typed.run(wf)
-    assert "'charge' answers a call with other arguments" in caplog.text
+    assert "'charge' answers a call with different arguments" in caplog.text
     with pytest.raises(StepMismatchError):
         await typed.run(strict)
 

@@ -68,9 +68,9 @@ async def test_a_renamed_step_is_named_at_the_end(admin, caplog):
         ctx = await admin.create_workflow("order")
         await killed(workflow_(name="order")(old), ctx)
         assert await workflow_(name="order")(code)(await admin.get_workflow(ctx.id())) == "receipt"
-        found = said(caplog, "did not come to")
+        found = said(caplog, "did not use")
         assert len(found) == expected
-    assert "1 steps that its earlier runs have recorded: 'charge'." in found[0]
+    assert "1 steps that its earlier runs recorded: 'charge'." in found[0]
 
 
 async def test_of_many_steps_that_are_not_come_to_ten_are_named(admin, caplog):
@@ -89,7 +89,7 @@ async def test_of_many_steps_that_are_not_come_to_ten_are_named(admin, caplog):
     await killed(workflow_(old), ctx)
     with pytest.raises(ValueError, match="at once"):
         await workflow_(new)(await admin.get_workflow(ctx.id()))
-    [warning] = said(caplog, "did not come to")
+    [warning] = said(caplog, "did not use")
     assert "12 steps" in warning
     assert warning.count("'count:") == 10
 
@@ -132,10 +132,10 @@ async def test_a_step_that_is_polled_without_a_key_is_named_once(admin, caplog, 
             await check(ctx)
 
     await admin.run(polls, 4)
-    assert not said(caplog, "from its record")
+    assert not said(caplog, "from its recorded outcome")
     await admin.run(polls, 12)
-    [warning] = said(caplog, "from its record")
-    assert "'check' was answered from its record 5 times" in warning
+    [warning] = said(caplog, "from its recorded outcome")
+    assert "'check' was replayed from its recorded outcome 5 times" in warning
 
 
 @workflow_
@@ -196,14 +196,10 @@ async def test_attempts_that_are_tried_again_are_warnings_on_one_line(admin, cap
         return fetched
 
     assert await admin.run(wf) == "fetched"
-    of_step, of_workflow = said(caplog, "is tried again in")
-    assert of_step.startswith(
-        "step 'fetch' of workflow 1 ('wf') failed in attempt 1 and is tried again in 0.001 s: "
-    )
+    of_step, of_workflow = said(caplog, "is retried in")
+    assert of_step.startswith("step 'fetch' of workflow 1 ('wf') failed in attempt 1 and is retried in 0.001 s: ")
     assert of_step.endswith(r"TransientError: bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J")
-    assert of_workflow.startswith(
-        "workflow 1 ('wf') failed in attempt 1 and is tried again in 0.001 s: OSError: xxx"
-    )
+    assert of_workflow.startswith("workflow 1 ('wf') failed in attempt 1 and is retried in 0.001 s: OSError: xxx")
     assert len(of_workflow) < 1000
 
 
