@@ -1,8 +1,8 @@
 """The pytest plugin of pgqrs: an `Admin` for each test, on a schema of its own.
 
-It is a module beside the package and imports nothing of it before a test asks for a fixture: whoever has pgqrs
-installed pays nothing for it in their other tests. The fixtures are plain functions, so they serve pytest-asyncio
-in its modes, anyio, and tests that are not asynchronous alike.
+It is a module beside the package, and imports the package when a test asks for a fixture: an installed pgqrs costs
+other tests no time. The fixtures are plain functions, so they work with pytest-asyncio in its modes, with anyio,
+and with synchronous tests.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def pgqrs_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
-    """Give the server of the tests: PGQRS_TEST_DSN, or an embedded one in `.pgqrs/testing` below the root.
+    """Yield the DSN of the test server: PGQRS_TEST_DSN, or an embedded server of the project.
 
-    All test processes share the embedded one. Define a fixture of this name to choose another server.
+    The embedded server has its files in `.pgqrs/testing` below the root directory. All test
+    processes share it. Define a fixture of this name to choose another server.
+
+    Yields:
+        The DSN.
     """
-    from pgqrs import embedded  # noqa: PLC0415  # as above
-    from pgqrs.testing.plugin import embedded_dsn  # noqa: PLC0415  # as above
+    from pgqrs import embedded  # noqa: PLC0415  # see the module docstring
+    from pgqrs.testing.plugin import embedded_dsn  # noqa: PLC0415  # see the module docstring
 
     given = os.environ.get("PGQRS_TEST_DSN")
     if given and not embedded.is_embedded(given):
@@ -39,8 +43,8 @@ def pgqrs_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pgqrs_schemas(pgqrs_dsn: str) -> Iterator[BlockingSchemaPool]:
-    """Give the schemas that the tests of this process use, one after another."""
-    from pgqrs.testing.schemas import BlockingSchemaPool  # noqa: PLC0415  # as above
+    """Yield the schemas that the tests of this process use in turn."""
+    from pgqrs.testing.schemas import BlockingSchemaPool  # noqa: PLC0415  # see the module docstring
 
     schemas = BlockingSchemaPool(pgqrs_dsn)
     yield schemas
@@ -49,7 +53,11 @@ def pgqrs_schemas(pgqrs_dsn: str) -> Iterator[BlockingSchemaPool]:
 
 @pytest.fixture
 def pgqrs_admin_options() -> dict[str, Any]:
-    """Return what `pgqrs_admin` is made with beside server and schema: define one to give it a codec, say."""
+    """Return the options of `pgqrs_admin`; define a fixture of this name to set a codec, for example.
+
+    Returns:
+        Keyword arguments of `Admin`; empty by default.
+    """
     return {}
 
 
@@ -57,8 +65,12 @@ def pgqrs_admin_options() -> dict[str, Any]:
 def pgqrs_admin(
     pgqrs_dsn: str, pgqrs_schemas: BlockingSchemaPool, pgqrs_admin_options: dict[str, Any]
 ) -> Iterator[Admin]:
-    """Give an `Admin` on a schema that is the test's own, with empty tables and a clock that the test may move."""
-    from pgqrs.testing.plugin import lent_admin  # noqa: PLC0415  # as above
+    """Yield an `Admin` on a schema of the test's own, with empty tables and a clock that the test can move.
+
+    Yields:
+        The `Admin`, which is closed after the test.
+    """
+    from pgqrs.testing.plugin import lent_admin  # noqa: PLC0415  # see the module docstring
 
     with lent_admin(pgqrs_dsn, pgqrs_schemas, pgqrs_admin_options) as admin:
         yield admin
@@ -66,7 +78,11 @@ def pgqrs_admin(
 
 @pytest.fixture
 def pgqrs_clock(pgqrs_admin: Admin) -> TestClock:
-    """Return the clock of `pgqrs_admin`, and of its schema."""
-    from pgqrs.testing import clock_of  # noqa: PLC0415  # as above
+    """Return the clock of `pgqrs_admin` and of its schema.
+
+    Returns:
+        The `TestClock`.
+    """
+    from pgqrs.testing import clock_of  # noqa: PLC0415  # see the module docstring
 
     return clock_of(pgqrs_admin)

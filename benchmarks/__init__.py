@@ -1,1 +1,1 @@
-"""`make bench`: pgqrs, its peers and the floor, on one PostgreSQL, in turn, on the same work."""
+"""`make bench`: pgqrs, its peers and the floor on one PostgreSQL server, in turn, with the same workloads."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: install the peers, run the rounds, print and keep the figures."""
+"""``python -m benchmarks``: install the peers, run the rounds, print and store the figures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _tell(line: str) -> None:
 
 
 def _keep(result: dict[str, Any], *, whole: bool) -> None:
-    """Write the JSON and the plot; only a whole run becomes the latest one, which the README shows."""
+    """Write the JSON and the plot; only a full run becomes the latest result, which the README shows."""
     target = LATEST if whole else FOLDER.parent / "bench-partial.json"
     RESULTS.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")

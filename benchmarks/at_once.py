@@ -1,8 +1,8 @@
-"""``python -m benchmarks.at_once``: how free the event loop stays while one process runs 10,000 workflows at once.
+"""``python -m benchmarks.at_once``: the lag of the event loop while one process runs 10,000 workflows at once.
 
-All are enqueued, claimed by one worker and begun; each executes steps that wait for a while, each for another one,
-long enough that all have begun before the first ends. The lag of the loop is how late a timer is that fires every
-five milliseconds; one that is late stands for those that it kept from firing too.
+All workflows are enqueued, claimed by one worker and started. Each executes steps of different lengths, long
+enough that all workflows have started before the first ends. The lag of the loop is the lateness of a timer that
+is due every five milliseconds. A late timer also counts for the timers that it delayed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from benchmarks.server import running
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 
 BEAT = 0.005
-"""The time between two looks at the loop, in seconds."""
+"""Seconds between two measurements of the loop."""
 
 DATABASE = "at_once"
 
 
 class Lags:
-    """The lags of the running loop, in seconds, in one stretch of time.
+    """The lags of the running loop, in seconds, during one period.
 
-    `own` are those that this process alone would have: what other processes take of the processors is left out.
+    `own` has the lags that this process alone would have, without the processor time that other processes take.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class Lags:
         self._timer = self._loop.call_at(self._due, self._beat)
 
     def stop(self) -> Lags:
-        """Look no longer."""
+        """Stop the measurement."""
         self._timer.cancel()
         return self
 
 
 class Crowd:
-    """`total` workflows of `steps` steps; each takes between half and one and a half of `pause` seconds."""
+    """`total` workflows of `steps` steps; each step takes between half and one and a half of `pause` seconds."""
 
     def __init__(self, total: int, steps: int, pause: float) -> None:
         self.inside = self.most = 0
@@ -94,7 +94,7 @@ class Crowd:
 
 
 class Part(NamedTuple):
-    """What was seen in a part of the run; times in seconds."""
+    """The measurements of a part of the run; times in seconds."""
 
     name: str
     seconds: float
@@ -115,7 +115,7 @@ def _percentiles(lags: list[float]) -> str:
 
 
 async def measure(dsn: str, *, total: int, steps: int, pause: float) -> list[str]:
-    """Run the crowd; return the lines to print."""
+    """Run the crowd, and return the lines to print."""
     crowd = Crowd(total, steps, pause)
     async with Admin(dsn) as admin:
         await admin.install()
@@ -160,7 +160,7 @@ async def _warm_up(admin: Admin) -> None:
 
 
 def _resident() -> int:
-    """Return the resident memory of this process in bytes, or the most that it ever was."""
+    """Return the resident memory of this process in bytes, or its maximum so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

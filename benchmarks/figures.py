@@ -1,4 +1,4 @@
-"""From measurements to figures: medians with least and most, ratios within a round, and what was to be reached."""
+"""Computes figures from measurements: medians with minimum and maximum, ratios within a round, and targets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SETTINGS = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the median, the least and the most."""
+    """Return the median, the minimum and the maximum."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def machine(server: Server) -> dict[str, Any]:
-    """Tell what this ran on."""
+    """Return the facts of this machine."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
@@ -46,7 +46,7 @@ def _processor() -> str:
 
 
 def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
-    """Return everything that the report prints."""
+    """Return all figures that the report prints."""
     return {
         "rounds": plan.rounds,
         "quick": plan.quick,
@@ -60,17 +60,16 @@ def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
 
 
 def rate(measured: Measurement) -> float:
-    """Return steps (for pgbench: commits) in a second."""
+    """Return the steps per second (for pgbench: the commits)."""
     return float(measured["steps"]) / float(measured["seconds"])
 
 
 def _workflows_rate(measured: Measurement) -> float:
-    """Return workflows in a second."""
     return float(measured["workflows"]) / float(measured["seconds"])
 
 
 def _claim(measured: Measurement) -> float:
-    """Return the median latency of a claim in seconds."""
+    """Return the median latency of a claim, in seconds."""
     return float(measured["claim"])
 
 
@@ -79,7 +78,7 @@ def _milliseconds(measured: Measurement) -> float:
 
 
 def _rates(measurements: list[Measurement], works: Sequence[str], value: Value) -> list[dict[str, Any]]:
-    """Return for each work and system its rate, and how many times as fast as it we are."""
+    """Return the rate of each work and system, and the ratio of pgqrs's rate to it."""
     found = []
     for work in works:
         for system in SYSTEMS:
@@ -101,7 +100,7 @@ def _rates(measurements: list[Measurement], works: Sequence[str], value: Value) 
 def _ratio(
     measurements: list[Measurement], over: tuple[str, str, Value], under: tuple[str, str, Value]
 ) -> Spread | None:
-    """Return the spread, over the rounds, of one value divided by another of the same round."""
+    """Return the spread, over the rounds, of one value divided by another value of the same round."""
     values: dict[int, dict[str, float]] = defaultdict(dict)
     for side, (work, system, value) in (("over", over), ("under", under)):
         for each in measurements:
@@ -112,12 +111,12 @@ def _ratio(
 
 
 def _commits(measured: Measurement) -> float:
-    """Return commits in a second: a statement of the journal is one."""
+    """Return the commits per second: each statement of the journal is a commit."""
     return float(measured["statements"]) / float(measured["seconds"])
 
 
 def _flatness(measured: Measurement) -> float:
-    """Return the rate of the last hundred steps, that of the first being 1."""
+    """Return the rate of the last hundred steps as a multiple of the rate of the first hundred."""
     return float(measured["first_hundred"]) / float(measured["last_hundred"])
 
 
@@ -126,7 +125,7 @@ def _seconds(measured: Measurement) -> float:
 
 
 def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any] | None]:
-    """Return what was to be reached, and what was."""
+    """Return each target and the measured value."""
 
     def against(work: str, system: str, least: float) -> dict[str, Any] | None:
         ratio = _ratio(measurements, (work, "pgqrs", rate), (work, system, rate))
@@ -185,7 +184,7 @@ def _reach(
 
 
 def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
-    """Return further figures of ours."""
+    """Return further figures of pgqrs."""
 
     def other(work: str, what: str, value: Value) -> dict[str, Any] | None:
         found = _own(measurements, work, value)
@@ -213,5 +212,5 @@ def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
 
 
 def titles() -> dict[str, str]:
-    """Return what the works are called."""
+    """Return the titles of the works."""
     return {name: work.title for name, work in WORKS.items()}

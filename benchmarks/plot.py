@@ -1,4 +1,4 @@
-"""Draw latest.svg of latest.json; runs in an environment of its own, with Matplotlib and nothing of ours."""
+"""Draws latest.svg from latest.json, in an environment with Matplotlib and without pgqrs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 0.16
 
 
 def draw(result: dict[str, Any], labels: dict[str, str], titles: dict[str, str]) -> Figure:
-    """Draw the rates of all systems in all works, on logarithmic scales, with least and most as whiskers."""
+    """Draw the rates of all systems in all works on logarithmic scales, with minimum and maximum as whiskers."""
     measured = {
         "steps/s (pgbench: commits/s), log scale": result["throughput"],
         "workflows/s from a queue, log scale": result.get("queue", []),
@@ -35,7 +35,7 @@ def draw(result: dict[str, Any], labels: dict[str, str], titles: dict[str, str])
 
 
 def draw_panel(axes: Any, measured: list[dict[str, Any]], labels: dict[str, str], titles: dict[str, str]) -> None:
-    """Draw rates of one unit: a group of bars for each work, a bar for each system."""
+    """Draw the rates of one unit: a group of bars for each work, a bar for each system."""
     works = [work for work in titles if any(each["work"] == work for each in measured)]
     systems = [name for name in COLOURS if any(each["system"] == name for each in measured)]
     for place, system in enumerate(systems):
@@ -67,7 +67,7 @@ def draw_panel(axes: Any, measured: list[dict[str, Any]], labels: dict[str, str]
 
 
 def main(source: str, target: str, words: str) -> None:
-    """Read the result and draw it; `words` is JSON with the systems' labels and the works' titles."""
+    """Read the result and draw it; `words` is JSON with the labels of the systems and the titles of the works."""
     mpl.rcParams |= {"svg.hashsalt": "pgqrs", "svg.fonttype": "none", "font.family": "sans-serif"}
     told = json.loads(words)
     figure = draw(json.loads(Path(source).read_text()), told["labels"], told["titles"])

@@ -1,4 +1,4 @@
-"""The figures in words: in the terminal, and as Markdown for the README (``python -m benchmarks.report``)."""
+"""Prints the figures in the terminal, and as Markdown for the README (``python -m benchmarks.report``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
     return [
         each
         for each in (_throughput_table(result), _queue_table(result), _reach_table(result), _other_table(result))
-        if each[2]  # it has rows
+        if each[2]  # skip a table without rows
     ]
 
 
@@ -84,7 +84,7 @@ def _other_table(result: dict[str, Any]) -> Table:
 
 
 def _shown(value: dict[str, float]) -> str:
-    """Show a median, and behind it the least and the most."""
+    """Return a median, followed by the minimum and the maximum."""
     digits = _digits(value["median"])
     middle, least, most = (f"{value[each]:,.{digits}f}" for each in ("median", "min", "max"))
     return middle if least == most else f"{middle} ({least} to {most})"
@@ -96,7 +96,7 @@ def _digits(value: float) -> int:
 
 
 def facts(result: dict[str, Any]) -> str:
-    """Return what it ran on."""
+    """Return the facts of the machine and the server."""
     machine, postgresql = result["machine"], result["machine"]["postgresql"]
     return (
         f"{result['when'][:10]}, {machine['cores']} cores ({machine['processor']}), {machine['system']}, "
@@ -109,7 +109,7 @@ def facts(result: dict[str, Any]) -> str:
 
 
 def honesty(result: dict[str, Any]) -> list[str]:
-    """Return what each system does for its figure, and how many workflows it ran."""
+    """Return each system's operations behind its figure, and the number of its workflows."""
     lines = []
     measured = [*result["throughput"], *result.get("queue", [])]
     for name, system in SYSTEMS.items():
@@ -140,7 +140,7 @@ def _line(cells: Row) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the result in the terminal, with rich if it is there."""
+    """Print the result in the terminal, with rich if it is installed."""
     try:
         _show_richly(result)
     except ImportError:
@@ -148,7 +148,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _show_richly(result: dict[str, Any]) -> None:
-    from rich.console import Console  # noqa: PLC0415  # it may be missing
+    from rich.console import Console  # noqa: PLC0415  # rich may be missing
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table as RichTable  # noqa: PLC0415
 

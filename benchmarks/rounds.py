@@ -1,4 +1,4 @@
-"""The rounds: every system in turn on the same work, on an empty database of its own."""
+"""The rounds: each system in turn with the same work, on an empty database of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE = 300
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for."""
+    """The parameters of a benchmark."""
 
     rounds: int
     works: tuple[str, ...]
@@ -29,12 +29,12 @@ class Plan:
 
     @property
     def fillings(self) -> dict[str, Filling]:
-        """What the works find in the tables, by their names."""
+        """The content of the tables before each work, by the work's name."""
         found = ((name, WORKS[name].filled) for name in self.works)
         return {name: filled.size(quick=self.quick) for name, filled in found if filled is not None}
 
     def turns(self, number: int) -> Iterator[tuple[Work, System]]:
-        """Yield whose turn it is in a round; who begins changes from round to round."""
+        """Yield the works and systems of a round; the first system changes from round to round."""
         for name in self.works:
             work = WORKS[name]
             taking_part = [SYSTEMS[each] for each in work.systems if each in self.systems]
@@ -44,7 +44,7 @@ class Plan:
 
 
 def run_rounds(server: Server, plan: Plan, tell: Callable[[str], None]) -> list[Measurement]:
-    """Run everything; return what was measured. A system that fails is told and left out of that round."""
+    """Run all rounds, and return the measurements; a system that fails is reported and missing in its round."""
     for filling in plan.fillings.values():
         began = perf_counter()
         _fill(server, filling)
@@ -95,7 +95,7 @@ def _measure(server: Server, work: Work, system: System, *, quick: bool) -> Meas
 
 
 def _run(server: Server, system: System, database: str, work: str, size: tuple[int, ...]) -> Measurement:
-    """Run a system's program; it prints one line of JSON."""
+    """Run the program of a system, which prints a line of JSON."""
     options = ("--dsn", server.dsn(database), "--work", work)
     sizes = zip(("--workflows", "--concurrency", "--steps", "--workers"), map(str, size), strict=False)
     command = [system.python(), str(PEERS / system.program), *options, *(part for pair in sizes for part in pair)]

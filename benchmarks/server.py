@@ -1,4 +1,4 @@
-"""The one PostgreSQL that all systems run on: embedded, with its default settings, made anew and removed after."""
+"""The PostgreSQL server of all systems: embedded, with default settings, created anew and removed at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STEPS = """
 
 
 class Server:
-    """The server, spoken to with psql."""
+    """The server, accessed with psql."""
 
     def __init__(self, dsn: str) -> None:
         self._before, self._after = dsn.split("/postgres?", 1)
@@ -50,7 +50,7 @@ class Server:
         return f"{self._before}/{database}?{self._after}"
 
     def execute(self, *statements: str, database: str = "postgres") -> list[list[str]]:
-        """Execute statements, each in a transaction of its own; return the rows that they yield, as texts."""
+        """Execute statements, each in a transaction of its own, and return their rows as texts."""
         commands = [part for each in statements for part in ("-c", each)]
         options = ("-X", "-q", "-A", "-t", "-F", "\t", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(database))
         variables = environment() | {"PGOPTIONS": "-c client_min_messages=warning"}
@@ -64,7 +64,7 @@ class Server:
         return self.execute(f"SHOW {name}")[0][0]
 
     def create(self, database: str) -> None:
-        """Make an empty database, in place of one that may be there."""
+        """Create an empty database in place of a previous one."""
         self.drop(database)
         self.execute(f"CREATE DATABASE {database}")
 
@@ -73,14 +73,15 @@ class Server:
         self.execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
     def checkpoint(self) -> None:
-        """Write out what runs before have left, so that it does not count against the next one."""
+        """Write the changes of previous runs to disk, so that they do not slow down the next run."""
         self.execute("CHECKPOINT")
 
     def fill(self, database: str, *, finished: int, steps: int, queued: int) -> None:
-        """Fill pgqrs's tables with workflows, finished ones as workers leave them, and queued ones.
+        """Fill the tables of pgqrs with finished workflows, as workers write them, and with queued workflows.
 
-        What is finished was queued before, and has been tidied up after: inserted as finished it would leave room
-        for just one more row in each page, and what is enqueued then would be scattered as in no table that lived.
+        Finished workflows are inserted as queued workflows, updated, and vacuumed. Rows that were inserted as
+        finished would have room for one more row in each page, and new workflows would be scattered as in no
+        table in use.
         """
         for first in range(1, finished + 1, _AT_ONCE):
             these = {"first": first, "last": min(first + _AT_ONCE - 1, finished)}
@@ -96,7 +97,7 @@ class Server:
         self.vacuum(database)
 
     def vacuum(self, database: str) -> None:
-        """Tidy pgqrs's tables up, so that it does not happen while something is measured."""
+        """Vacuum the tables of pgqrs, so that no vacuum runs during a measurement."""
         self.execute(
             "VACUUM (ANALYZE) pgqrs.pgqrs_workflows",
             "VACUUM (ANALYZE) pgqrs.pgqrs_workflow_steps",
@@ -104,7 +105,7 @@ class Server:
         )
 
     def hot_updates(self, database: str) -> tuple[int, int]:
-        """Return how many updates of the workflows there were, and how many of them were HOT."""
+        """Return the number of updates of workflows, and the number of HOT updates among them."""
         ((updates, hot),) = self.execute(
             "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'pgqrs_workflows'",
             database=database,

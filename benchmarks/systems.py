@@ -1,4 +1,4 @@
-"""The systems that are measured, their versions, and the environment of each."""
+"""The measured systems, their versions, and their environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENVIRONMENTS = ROOT / ".venv-bench"
 
 @dataclass(frozen=True)
 class System:
-    """A system: its program in `benchmarks/peers`, what to install, and what it does, in honest words."""
+    """A system: its program in `benchmarks/peers`, its requirements, and a fair description of its operations."""
 
     name: str
     label: str
@@ -25,17 +25,17 @@ class System:
     does: str
 
     def python(self) -> str:
-        """Return the interpreter of its environment; this checkout and pgbench use the project's own."""
+        """Return the interpreter of the system's environment; pgqrs and pgbench use the project's environment."""
         return str(ENVIRONMENTS / self.name / "bin" / "python") if self.requirements else sys.executable
 
     def install(self) -> None:
-        """Make its environment, unless it is there with these very requirements."""
+        """Create the environment, unless it exists with exactly these requirements."""
         if self.requirements:
             make_environment(self.name, self.requirements)
 
 
 def make_environment(name: str, requirements: tuple[str, ...]) -> Path:
-    """Make an environment below `.venv-bench` and return its interpreter."""
+    """Create an environment below `.venv-bench`, and return its interpreter."""
     folder = ENVIRONMENTS / name
     stamp, wanted = folder / "installed.txt", "\n".join((sys.version, *requirements))
     python = folder / "bin" / "python"
@@ -48,7 +48,7 @@ def make_environment(name: str, requirements: tuple[str, ...]) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment variables without those that change a program's imports or its connections."""
+    """Return the environment variables without variables that change the imports or connections of a program."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""The works, and how many workflows each system is given of them."""
+"""The works, and the number of workflows of each system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Filling:
-    """What is in the tables before: finished workflows, each with `steps`, and queued ones."""
+    """The content of the tables before a work: finished workflows, each with `steps`, and queued workflows."""
 
     database: str
     finished: int = 0
@@ -16,7 +16,7 @@ class Filling:
     quick: int = 5_000
 
     def size(self, *, quick: bool) -> Filling:
-        """Return it as large as it is to be."""
+        """Return the filling, reduced for a quick run."""
         if not quick:
             return self
         finished, queued = (min(each, self.quick) for each in (self.finished, self.queued))
@@ -25,9 +25,9 @@ class Filling:
 
 @dataclass(frozen=True)
 class Work:
-    """A work. `fewer` is for systems that would take more than some ten seconds for all of it.
+    """A work; `fewer` is for systems that need more than about ten seconds for all workflows.
 
-    `workers` is how many worker processes work a queue off. `filled` is what it finds in the tables.
+    `workers` is the number of worker processes of a queue. `filled` is the content of the tables before the work.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Work:
     filled: Filling | None = None
 
     def size(self, system: str, *, quick: bool) -> tuple[int, int]:
-        """Return how many workflows the system runs, and of how many steps."""
+        """Return the number of workflows of the system, and the number of steps of each workflow."""
         if quick:
             return self.quick_workflows, self.quick_steps
         return self.fewer.get(system, self.workflows), self.steps

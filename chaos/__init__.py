@@ -1,5 +1,5 @@
-"""pgqrs under faults: worker processes that are killed and stopped, connections cut, PostgreSQL brought down.
+"""pgqrs under faults: killed and stopped worker processes, cut connections, and crashes of PostgreSQL.
 
-``python -m chaos`` runs a workload that keeps a ledger beside pgqrs's own tables, injects the faults meanwhile,
-and compares the two at the end.
+``python -m chaos`` runs a workload that keeps a ledger beside the tables of pgqrs, injects faults meanwhile, and
+compares the two at the end.
 """

@@ -1,4 +1,4 @@
-"""``python -m chaos``: run it, show what happened, and fail if anything is not as it must be."""
+"""``python -m chaos``: run a workload under faults, print the results, and fail on any violation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from chaos.run import Chaos, Plan, Tell
 from chaos.server import FOLDER, Server
 
 LINES_EVERY = 5.0
-"""How often, in seconds, a line is written where no bar can be drawn."""
+"""Seconds between two lines of output where no progress bar can be drawn."""
 
 
 def main() -> None:
-    """Run it."""
+    """Run chaos."""
     console = Console()
     options = _options()
     plan, server = _plan(options), Server(options.folder.resolve())
@@ -38,16 +38,16 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the short form: 150 workflows and 20 faults in 14 s")
-    parser.add_argument("--workflows", type=int, help="how many (10,000; 150 if quick)")
-    parser.add_argument("--faults", type=int, help="how many (500; 20 if quick)")
-    parser.add_argument("--seconds", type=float, help="in which they are enqueued and injected (600; 14 if quick)")
-    parser.add_argument("--workers", type=int, help="worker processes at a time (4; 3 if quick)")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="of the faults' choice")
+    parser.add_argument("--quick", action="store_true", help="run 150 workflows and 20 faults in 14 s")
+    parser.add_argument("--workflows", type=int, help="number of workflows (10,000; 150 if quick)")
+    parser.add_argument("--faults", type=int, help="number of faults (500; 20 if quick)")
+    parser.add_argument("--seconds", type=float, help="seconds for enqueuing and faults (600; 14 if quick)")
+    parser.add_argument("--workers", type=int, help="number of worker processes (4; 3 if quick)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="seed of the random faults")
+    parser.add_argument("--patience", type=float, default=180, help="seconds to wait for the last workflows (180)")
     parser.add_argument(
-        "--patience", type=float, default=180, help="seconds for the rest to end, afterwards (180)"
+        "--folder", type=Path, default=FOLDER, help="folder of the server and the logs; emptied first"
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the server and the logs; emptied at first")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The comparison of the ledger with what pgqrs has recorded."""
+"""The comparison of the ledger with the records of pgqrs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from chaos.tables import Entered, Recorded, Written
 from chaos.work import STEPS
 
 TOLERANCE = 0.05
-"""How much later, in seconds, a step may seem to begin than it did: the clocks are read one after the other."""
+"""Seconds by which a step may seem to begin late, because its clock and the server's are read in turn."""
 
 CALM = 3.0
-"""How long, in seconds, after a kill the server must have been there for its recovery to be an undisturbed one."""
+"""Seconds before and after a kill without an outage of the server, for an undisturbed recovery."""
 
 Place = tuple[int, str]
 
@@ -29,7 +29,7 @@ class Ledger:
 
     @classmethod
     def of(cls, workflows: list[Written], steps: Sequence[Recorded], entries: Sequence[Entered]) -> Ledger:
-        """Put the rows in order."""
+        """Return a ledger of the rows."""
         by_place: dict[Place, list[Entered]] = defaultdict(list)
         for entry in entries:
             by_place[entry.workflow_id, entry.step_id].append(entry)
@@ -37,18 +37,18 @@ class Ledger:
 
     @property
     def executions(self) -> int:
-        """How often a step was executed to the end."""
+        """The number of executions of steps that were completed."""
         return sum(map(len, self.entries.values()))
 
     @property
     def stale(self) -> int:
-        """How many executions were of a run that had been taken over: their outcomes were refused."""
+        """The number of executions by runs that were recovered elsewhere; their outcomes were refused."""
         return sum(
             entry.epoch < step.epoch for place, step in self.steps.items() for entry in self.entries.get(place, ())
         )
 
     def violations(self, expected: int) -> Iterator[str]:
-        """Yield what is not as it must be, a sentence each."""
+        """Yield each violation, as a sentence."""
         keys = {each.key for each in self.workflows}
         if len(self.workflows) != expected or len(keys) != expected:
             yield f"{expected} keys were enqueued; there are {len(self.workflows)} workflows of {len(keys)} keys."
@@ -71,17 +71,17 @@ class Ledger:
     def _violations_in(self, step: Recorded) -> Iterator[str]:
         """Compare a step's outcome with the rows of its executions.
 
-        A row of an older epoch than the outcome's is of a run that was taken over, and did not know it yet: that
-        is allowed at any time, since a process may be stopped in the middle of anything. A run of the outcome's
-        own epoch may have written rows before (attempts that failed), but must not begin the step again then. A
-        newer run must not execute it at all: it was claimed after the outcome was recorded, for an older run can
-        record nothing later.
+        A row with an older epoch than the outcome belongs to a run that was recovered elsewhere and did not know
+        it yet. Such a row is allowed at any time, because a process may be stopped at any point. A run of the
+        outcome's own epoch may have written rows before (failed attempts), but must not begin the step again after
+        the outcome. A newer run must not execute the step at all: it was claimed after the outcome was recorded,
+        because an older run can record nothing later.
         """
         about = f"step {step.step_id!r} of workflow {step.workflow_id}"
         entries = self.entries.get((step.workflow_id, step.step_id), [])
         own = [entry for entry in entries if str(entry.id) == step.output]
         if step.status != "SUCCESS" or step.completed_at is None or not own:
-            yield f"{about} is recorded as {step.status} {step.output}, which the ledger does not have."
+            yield f"{about} is recorded as {step.status} {step.output}, which is not in the ledger."
             return
         if own[0].epoch != step.epoch:
             yield f"{about} has epoch {step.epoch}, and its outcome was made by the run of epoch {own[0].epoch}."
@@ -95,7 +95,7 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How long, in seconds, after a kill a step of a workflow that was held ran elsewhere, and was recorded."""
+    """Seconds from a kill until a step of a workflow of the victim ran elsewhere, and until it was recorded."""
 
     running: float
     recorded: float
@@ -105,10 +105,10 @@ class Recovery:
 def recoveries(
     kills: Sequence[Kill], steps: Sequence[Recorded], outages: Sequence[tuple[float, float]]
 ) -> list[Recovery]:
-    """Return the recovery from each kill of a worker that held runs of which a step was left to take."""
+    """Return the recovery from each kill of a worker whose runs had steps left to execute."""
     by_workflow: dict[int, list[Recorded]] = defaultdict(list)
     for step in steps:
-        if step.completed_at is not None and ":" in step.step_id:  # no sleep
+        if step.completed_at is not None and ":" in step.step_id:  # the id of a sleep has no colon
             by_workflow[step.workflow_id].append(step)
     found: list[Recovery] = []
     for kill in kills:
@@ -127,6 +127,6 @@ def recoveries(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that so large a share of the values does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]

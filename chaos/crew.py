@@ -1,4 +1,4 @@
-"""The worker processes: there are so many of them, whatever becomes of each."""
+"""The worker processes, kept at a constant number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRACE = 3
 
 @dataclass
 class Member:
-    """One worker process; `doomed` tells that it is meant to end."""
+    """A worker process; `doomed` is true if it is meant to end."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -28,22 +28,22 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The id of the process."""
         return self.process.pid
 
     @property
     def started(self) -> bool:
-        """Whether it works already."""
+        """Whether the worker has started."""
         self._started = self._started or b" has started" in self.log.read_bytes()
         return self._started
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
 
 class Crew:
-    """The processes; ones that end are replaced by the caller."""
+    """The worker processes; the caller replaces processes that end."""
 
     def __init__(self, dsn: str, folder: Path) -> None:
         self._folder = folder
@@ -54,12 +54,12 @@ class Crew:
         self.started = 0
 
     def hire(self) -> Member:
-        """Start one more."""
+        """Start another worker process."""
         self.started += 1
         log = self._folder / f"worker-{self.started}.log"
         options = ("--admin", "chaos.work:admin", "--concurrency", str(CONCURRENCY), "--grace", str(GRACE))
         with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603  # a program of ours
+            process = subprocess.Popen(  # noqa: S603  # a program of this repository
                 [sys.executable, "-m", "pgqrs.cli", "worker", "chaos.work", *options],
                 cwd=ROOT,
                 env=self._environment,
@@ -73,21 +73,21 @@ class Crew:
 
     @property
     def awake(self) -> list[Member]:
-        """Those that work."""
+        """The processes that work."""
         return [each for each in self.members if not each.stopped and not each.doomed and each.started]
 
     def fallen(self) -> list[Member]:
-        """Return those that ended and were not meant to, and count them no more."""
+        """Remove and return the processes that ended although they were not meant to."""
         found = [each for each in self.members if not each.doomed and each.process.poll() is not None]
         self.members = [each for each in self.members if each not in found]
         return found
 
     def dismiss(self, member: Member) -> None:
-        """Count one no more."""
+        """Remove a process."""
         self.members = [each for each in self.members if each is not member]
 
     def close(self) -> None:
-        """Kill whoever is left."""
+        """Kill the remaining processes."""
         for each in self.members:
             if each.process.poll() is None:
                 each.process.kill()

@@ -1,4 +1,4 @@
-"""The faults, one after another at random moments, and what each did."""
+"""The faults, injected one after another at random times, and a record of their effects."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from chaos.tables import Tables, is_away
 from chaos.work import EXPIRY
 
 WEIGHTS = {"kill": 40, "stop briefly": 12, "stop for long": 4, "terminate": 24, "restart": 6, "drain": 14}
-"""The kinds, and how many of a hundred faults are of each."""
+"""The kinds of faults, and the percentage of each kind."""
 
 DRAINED = GRACE + 45.0
-"""How long, in seconds, a worker may take to end after SIGTERM; the server may be away meanwhile."""
+"""Maximum seconds from SIGTERM to the end of a worker; the server may be away meanwhile."""
 
 UNSTARTED = re.compile("Error: PostgreSQL (could not be reached|is not to be had): ")
-"""All that a worker has written which found no server when it started; somebody has to start it again."""
+"""The output of a worker that found no server at its start; the caller must start another worker."""
 
 TURN = 3.0
-"""How long, in seconds, a fault waits for a second worker to be there before another kind takes its turn."""
+"""Seconds to wait for a second worker before another kind of fault is injected."""
 
 BRIEFLY = (0.3, 8.0)
-FOR_LONG = (4 * EXPIRY + 2, 4 * EXPIRY + 6)  # a process that is stopped is taken over after four times its expiry
+FOR_LONG = (4 * EXPIRY + 2, 4 * EXPIRY + 6)  # runs of a stopped process are recovered after four times its expiry
 MOST_TERMINATED = 6
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A worker that was killed: when, by the clock, and the ids and epochs of the runs that it held."""
+    """A killed worker: the time of the kill, and the ids and epochs of the runs that the worker held."""
 
     at: float
     held: list[tuple[int, int]]
@@ -48,7 +48,7 @@ class Kill:
 
 @dataclass
 class Damage:
-    """What was done."""
+    """The injected faults and their effects."""
 
     counts: Counter[str] = field(default_factory=Counter[str])
     terminated: Counter[str] = field(default_factory=Counter[str])
@@ -60,7 +60,7 @@ class Damage:
 
 @contextmanager
 def server_may_be_away() -> Iterator[None]:
-    """Do without what cannot be asked because the server is away."""
+    """Ignore errors of a server that is away."""
     try:
         yield
     except (DBAPIError, OSError) as error:
@@ -88,7 +88,10 @@ class Faults:
         }
 
     def plan(self, count: int) -> list[str]:
-        """Return the kinds of so many faults: each in its share and at least once, the slowest one first."""
+        """Return the kinds of `count` faults: each kind in its share and at least once, in a random order.
+
+        In a short run, the slowest kind comes first.
+        """
         planned = list(WEIGHTS)[:count]
         kinds, weights = zip(*WEIGHTS.items(), strict=True)
         planned += self._chance.choices(kinds, weights, k=count - len(planned))
@@ -96,19 +99,19 @@ class Faults:
         return sorted(planned, key=lambda kind: kind != "stop for long") if count < len(WEIGHTS) * 10 else planned
 
     async def inject(self, kind: str) -> None:
-        """Inject a fault of this kind, or another where it has no victim."""
+        """Inject a fault of this kind, or of another kind if it has no victim."""
         for each in (kind, "terminate", "kill"):
             if await self._kinds[each]():
                 self.damage.counts[each] += 1
                 return
 
     async def settle(self) -> None:
-        """Wait for what goes on in the background: processes that wake again, or drain."""
+        """Wait for background work: stopped processes that continue, and workers that drain."""
         while self._pending:
             await asyncio.wait(self._pending)
 
     async def replace_fallen(self) -> None:
-        """Start a worker for each that ended by itself, which none should but one that found no server."""
+        """Replace each worker that ended by itself; only a worker that found no server may do so."""
         for member in self._crew.fallen():
             end = member.log.read_text(errors="replace")[-2000:]
             if UNSTARTED.match(end):
@@ -119,7 +122,7 @@ class Faults:
             self._crew.hire()
 
     async def wait_for_workers(self, count: int, patience: float) -> bool:
-        """Wait until so many workers have started and are neither stopped nor about to end."""
+        """Wait until `count` workers work and are not meant to end; return False after `patience` seconds."""
         deadline = time.monotonic() + patience
         while len(self._crew.awake) < count:
             if time.monotonic() > deadline:
@@ -129,7 +132,7 @@ class Faults:
         return True
 
     async def _victim(self) -> Member | None:
-        """Choose a worker to strike; one other must be left to work."""
+        """Choose a worker as the victim; another worker must remain."""
         return self._chance.choice(self._crew.awake) if await self.wait_for_workers(2, TURN) else None
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""What happened, as tables."""
+"""Prints the results as tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from chaos.checks import percentile
 from chaos.run import Result
 
 SHOWN = 30
-"""How many violations are shown."""
+"""Maximum violations that are printed."""
 
 
 def show(console: Console, result: Result) -> None:
-    """Print the tables, and the violations."""
+    """Print the tables and the violations."""
     console.print(_summary(result))
     console.print(_recoveries(result))
     for each in result.violations[:SHOWN]:
@@ -26,21 +26,21 @@ def show(console: Console, result: Result) -> None:
 
 def _summary(result: Result) -> Table:
     ledger, damage = result.ledger, result.damage
-    table = Table("what", "how many", title=f"chaos, seed {result.plan.seed}, {result.took:.0f} s")
+    table = Table("item", "count", title=f"chaos, seed {result.plan.seed}, {result.took:.0f} s")
     table.columns[1].justify = "right"
     rows = {
         "workflows": len(ledger.workflows),
-        "of these SUCCESS": sum(each.status == "SUCCESS" for each in ledger.workflows),
-        "runs of them": sum(each.epoch for each in ledger.workflows),
+        "  of them SUCCESS": sum(each.status == "SUCCESS" for each in ledger.workflows),
+        "runs": sum(each.epoch for each in ledger.workflows),
         "steps recorded": len(ledger.steps),
         "steps executed": ledger.executions,
-        "of these by stale runs, refused": ledger.stale,
+        "  of them by fenced runs, refused": ledger.stale,
         "worker processes": result.started,
         "faults": damage.counts.total(),
         **{f"  {kind}": count for kind, count in sorted(damage.counts.items())},
         "backends terminated": damage.terminated.total(),
-        "  of pulses": damage.terminated["pulses"],
-        "workers that found no server to start with": damage.unstarted,
+        "  of heartbeats": damage.terminated["pulses"],
+        "workers that found no server at the start": damage.unstarted,
         "violations": len(result.violations),
     }
     for name, count in rows.items():
@@ -53,9 +53,9 @@ def _recoveries(result: Result) -> Table:
     table = Table("SIGKILL to the first step elsewhere, s", "kills", "p50", "p99", "max")
     for column in table.columns[1:]:
         column.justify = "right"
-    _add(table, "running, the server up all the time", [each.running for each in calm])
-    _add(table, "recorded, the server up all the time", [each.recorded for each in calm])
-    _add(table, "recorded, whatever else happened", [each.recorded for each in result.recoveries])
+    _add(table, "running, without an outage", [each.running for each in calm])
+    _add(table, "recorded, without an outage", [each.recorded for each in calm])
+    _add(table, "recorded, all kills", [each.recorded for each in result.recoveries])
     return table
 
 

@@ -1,4 +1,4 @@
-"""One run: workflows in waves, faults meanwhile, and the comparison when everything has ended."""
+"""A chaos run: workflows in waves, faults meanwhile, and the comparison at the end."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pgqrs import Admin
 from pgqrs.errors import InvariantError
 
 WAVE = 0.5
-"""The time between two waves, in seconds."""
+"""Seconds between two waves."""
 
 START = 60.0
-"""How long, in seconds, to wait for the first workers."""
+"""Maximum seconds to wait for the first workers."""
 
 AGAIN = 5
-"""How many workflows of the wave before are enqueued again in each wave, which must make no difference."""
+"""Number of workflows of the previous wave that each wave enqueues again; the repetition must have no effect."""
 
 Tell = Callable[[str, int, int], None]
-"""Called with what is being done, the workflows that have ended, and the faults so far."""
+"""A callback for progress, with the current activity, the number of ended workflows and the number of faults."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked for; `seconds` is how long workflows are enqueued and faults injected."""
+    """The parameters of a chaos run; workflows are enqueued and faults injected for `seconds`."""
 
     workflows: int
     faults: int
@@ -44,7 +44,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What happened."""
+    """The results of a chaos run."""
 
     plan: Plan
     took: float
@@ -56,7 +56,7 @@ class Result:
 
 
 class Chaos:
-    """The parts of a run."""
+    """The parts of a chaos run."""
 
     def __init__(self, plan: Plan, server: Server, tell: Tell) -> None:
         self._plan = plan
@@ -71,7 +71,7 @@ class Chaos:
         self._done = 0
 
     async def run(self) -> Result:
-        """Do it all, and return what happened."""
+        """Run the workload and the faults, and return the results."""
         began = time.monotonic()
         try:
             await self._admin.install()
@@ -91,7 +91,7 @@ class Chaos:
             await self._admin.close()
 
     async def _enqueue(self) -> None:
-        """Enqueue everything, in waves over the whole time, some of it twice."""
+        """Enqueue all workflows in waves over the whole time, some of them twice."""
         plan, began = self._plan, time.monotonic()
         while self._enqueued < plan.workflows:
             share = min(1.0, (time.monotonic() - began + WAVE) / plan.seconds)
@@ -105,7 +105,7 @@ class Chaos:
         for place, function in enumerate(FUNCTIONS):
             own = [(number,) for number in numbers if number % len(FUNCTIONS) == place]
             if own:
-                # All of one priority: what is taken over goes first, so that its recovery is no queueing.
+                # All of one priority: recovered workflows are claimed first, so a recovery does not queue.
                 await self._admin.enqueue_many(function, own, key=str)
 
     async def _strike(self) -> None:
@@ -129,7 +129,7 @@ class Chaos:
         self._tell(what, await self._tables.ended(), self._done)
 
     async def _come_to_rest(self) -> None:
-        """Wait until all workflows have ended, as long as there is patience."""
+        """Wait until all workflows have ended, or the patience is over."""
         deadline = time.monotonic() + self._plan.patience
         while await self._tables.ended() < self._plan.workflows and time.monotonic() < deadline:
             await self._progress("waiting for the rest")

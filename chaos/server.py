@@ -1,4 +1,4 @@
-"""The PostgreSQL that is under fire: embedded, made anew for each run."""
+"""The PostgreSQL server under test: embedded, and created anew for each run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GONE = 30.0
 
 
 class Server:
-    """The server in `folder`, which also holds what the workers say."""
+    """The server in `folder`, which also has the logs of the workers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,8 +27,8 @@ class Server:
         self.dsn = ""
 
     def start(self) -> None:
-        """Start it with an empty database."""
-        if self._notice.exists():  # one that an earlier run did not live to stop
+        """Start the server with an empty database."""
+        if self._notice.exists():  # a server that an earlier run did not stop
             embedded.start(self._written)
             embedded.stop(self._written)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -36,7 +36,7 @@ class Server:
         self.dsn = embedded.start(self._written)
 
     def restart(self) -> None:
-        """Bring it down as `pg_ctl -m immediate` does, without a checkpoint, and start it again."""
+        """Stop the server as `pg_ctl -m immediate` does, without a checkpoint, and start it again."""
         pid = int(self._notice.read_text().split("\n", 1)[0])
         try:
             postmaster = psutil.Process(pid)
@@ -47,5 +47,5 @@ class Server:
         self.dsn = embedded.start(self._written)
 
     def stop(self) -> None:
-        """Stop it; its folder stays, for whoever looks into what happened."""
+        """Stop the server; its folder remains for an analysis."""
         embedded.stop(self._written)

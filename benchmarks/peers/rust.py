@@ -1,4 +1,4 @@
-"""The Rust original, pgqrs 0.12.0 from PyPI, as its documentation uses it; its pool of connections is its own."""
+"""The Rust original, pgqrs 0.12.0 from PyPI, used as its documentation says, with its own pool of connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pgqrs.decorators import step, workflow
 
 
 def spelled(dsn: str) -> str:
-    """Spell a DSN with the socket's folder as its driver wants it: as the host."""
+    """Return a DSN in the form of its driver, with the socket's folder as the host."""
     parts = urlsplit(dsn)
     return f"postgresql://postgres@{quote(parse_qs(parts.query)['host'][0], safe='')}{parts.path}"
 

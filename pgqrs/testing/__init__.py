@@ -1,4 +1,4 @@
-"""A test kit for workflows: crashes everywhere, a clock that tests move, and the queues without a worker.
+"""A test kit for workflows: crashes at every write, a clock that tests move, and queues without a worker.
 
 The pytest plugin, `pytest_pgqrs`, gives each test an `Admin` of its own: the fixture `pgqrs_admin`.
 """

@@ -1,4 +1,4 @@
-"""`TestClock`: time that tests move, in this process and in the database."""
+"""`TestClock`: the time of a test, in this process and in the database."""
 
 from __future__ import annotations
 
@@ -18,34 +18,38 @@ from pgqrs.storage.store import Store
 from pgqrs.testing import sql as testbed
 
 PAUSE = 0.003
-"""How long after time was skipped, in seconds, it is looked for the next timer; then ever less often."""
+"""Seconds between a skip of time and the next search for a timer; the pause doubles up to `LONGEST_PAUSE`."""
 
 LONGEST_PAUSE = 0.012
-"""The longest time between two such looks, in seconds."""
+"""Maximum seconds between two searches for a timer."""
 
 MARGIN = 0.001
-"""How much farther than to the next timer time is skipped, in seconds: the database rounds to microseconds."""
+"""Seconds that a skip of time goes beyond the next timer, because the database rounds to microseconds."""
 
 UNCLAIMED = 1.0
-"""How long, in seconds, time stands still for a workflow that a worker could take; then nobody will, it seems."""
+"""Seconds for which a ready workflow keeps time from being skipped; later, no worker is expected to claim it."""
 
 _NOTHING = timedelta()
 
 
 class TestClock:
-    """A clock that goes as time does, and that a test moves: a workflow of thirty days takes it milliseconds.
+    """A clock that runs like the machine's clock, and that a test can move forward.
 
-    It moves the time of the runs in this process and that of the database, in the schemas of the test kit: what
-    `PyWorkflow.now` returns, when sleeps end and retries are due, when deadlines pass, the times in the tables.
-    Heartbeats and time limits of statements go by the machine's time, so nobody dies of a jump. `asyncio.sleep`
-    and `asyncio.timeout` are not moved either.
+    A workflow of thirty days takes a test milliseconds. The clock moves the time of the runs in this process and
+    the time of the database, in the schemas of the test kit: the result of `PyWorkflow.now`, the ends of sleeps,
+    the times of retries, the deadlines, and the times in the tables. Heartbeats and time limits of statements
+    follow the machine's clock, so no executor dies of a move. `asyncio.sleep` and `asyncio.timeout` are not moved
+    either.
 
-    Made by `scratch_admin` and the fixture `pgqrs_admin`; `clock_of` returns an `Admin`'s. Connections see the
-    time that have its `search_path`: an engine of your own is to be given it, as in
+    `scratch_admin` and the fixture `pgqrs_admin` create the clock, and `clock_of` returns the clock of an `Admin`.
+    A connection sees this time if it has the `search_path` of the clock. Pass it to an engine of your own:
     ``connect_args={"server_settings": {"search_path": clock.search_path}}``.
+
+    Args:
+        schema: The schema whose time the clock moves. The test kit must have created it.
     """
 
-    __test__: ClassVar[bool] = False  # for pytest, which takes classes of such a name for tests
+    __test__: ClassVar[bool] = False  # pytest would collect a class of this name as tests
 
     def __init__(self, schema: str) -> None:
         self._schema = schema
@@ -60,49 +64,74 @@ class TestClock:
 
     @property
     def ahead(self) -> timedelta:
-        """How far the clock is ahead of the machine's time."""
+        """The length of time by which the clock is ahead of the machine's clock."""
         return timedelta(seconds=self._ahead)
 
     @property
     def schema(self) -> str:
-        """The schema of the tables in which the time is moved."""
+        """The schema of the tables whose time the clock moves."""
         return self._schema
 
     @property
     def search_path(self) -> str:
-        """The `search_path` of connections that see the time of this clock where a statement asks for `now()`."""
+        """The `search_path` of connections that see the time of this clock where a statement calls `now()`."""
         return testbed.search_path(self._schema)
 
     def follow(self, admin: Admin) -> None:
-        """Take an `Admin` for one whose writes and runs are looked at where time is moved; it has this clock.
+        """Monitor the writes and runs of an `Admin` when time is moved or skipped.
 
-        Raises `ConfigurationError` for one that goes by another clock, or has its tables elsewhere.
+        Args:
+            admin: An `Admin` with this clock and its schema.
+
+        Raises:
+            ConfigurationError: The `Admin` has another clock or another schema.
         """
         if admin.clock is not self or admin.schema != self._schema:
             raise ConfigurationError(
-                f"this clock moves the time of the schema {self._schema!r}: "
-                "give it to the Admin, as in Admin(..., clock.schema, clock=clock)."
+                f"`admin` must have this clock and its schema {self._schema!r}; "
+                "create it with Admin(..., clock.schema, clock=clock)."
             )
         self._admins.add(admin)
 
     def leave(self, admin: Admin) -> None:
-        """Look at an `Admin` no longer, which is about to be closed."""
+        """Stop to monitor an `Admin`, before it is closed.
+
+        Args:
+            admin: An `Admin` that was passed to `follow`.
+        """
         self._admins.discard(admin)
 
     # --- a `Clock` ---
 
     def time(self) -> float:
-        """Return the time in seconds from some moment on."""
+        """Return the time of this clock in seconds, from an arbitrary start.
+
+        Returns:
+            Seconds, as comparable values; only their differences have a meaning.
+        """
         return monotonic() + self._ahead
 
     def call_at(self, time: float, callback: Callable[..., object], *args: object) -> _Timer:
-        """Have the running event loop call `callback` with `args` when it is `time`, or has been."""
+        """Call `callback` in the running event loop at a time of this clock.
+
+        Args:
+            time: The time of the call, as `time` returns it; a time in the past means at once.
+            callback: The function to call.
+            *args: The arguments of the call.
+
+        Returns:
+            The timer, which can be cancelled.
+        """
         timer = _Timer(self._timers, time, lambda: callback(*args))
         timer.arm(self.time())
         return timer
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so many seconds by this clock."""
+        """Wait for a length of time by this clock.
+
+        Args:
+            seconds: The length, in seconds.
+        """
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         due = self.time() + seconds
         timer = self.call_at(due, resolve, waiter, None)
@@ -113,10 +142,17 @@ class TestClock:
             timer.cancel()
             del self._sleepers[waiter]
 
-    # --- moving it ---
+    # --- moves ---
 
     async def now(self) -> datetime:
-        """Return the time by the database's clock, as workflows see it; aware."""
+        """Return the time of the database's clock, as workflows see it.
+
+        Returns:
+            An aware datetime.
+
+        Raises:
+            ConfigurationError: The clock follows no `Admin`.
+        """
         return await (await self._stores())[0].now()
 
     async def advance(
@@ -128,33 +164,52 @@ class TestClock:
         minutes: float = 0.0,
         seconds: float = 0.0,
     ) -> None:
-        """Move the time on, by a `timedelta` or as in ``days=30``: what is due then goes on at once.
+        """Move the time forward by a length; everything that is due then happens at once.
 
-        Raises `ConfigurationError` for a length below zero: time does not go back.
+        Args:
+            length: The length as a `timedelta`; zero by default. The other arguments are added to it.
+            days: Days to add, as in ``days=30``.
+            hours: Hours to add.
+            minutes: Minutes to add.
+            seconds: Seconds to add.
+
+        Raises:
+            ConfigurationError: The length is negative, or the clock follows no `Admin`.
         """
         length += timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         if length < _NOTHING:
-            raise ConfigurationError(f"time does not go back, so it cannot be advanced by {length}.")
+            raise ConfigurationError(f"the length must be at least 0, got {length}: time does not go back.")
         async with self._moving:
             await self._move(length.total_seconds())
 
     async def advance_to(self, time: datetime) -> None:
-        """Move the time on to `time`, an aware datetime; raises `ConfigurationError` where that has passed."""
+        """Move the time forward to a time of day.
+
+        Args:
+            time: An aware datetime.
+
+        Raises:
+            ConfigurationError: The time has passed, or the clock follows no `Admin`.
+            TypeError: The datetime is naive.
+        """
         await self.advance(time - await self.now())
 
     @asynccontextmanager
     async def skipping(self) -> AsyncGenerator[None]:
-        """Skip time while the block runs: whenever all that goes on only waits, it is the next one's time at once.
+        """Skip time while the block runs: when all work only waits, move to the time of the next timer.
 
-        What goes on are the runs in this process, the writes of the `Admin`s, and the workflows in the tables.
-        Time stands still while a step executes, or a workflow waits for something else than time.
+        The clock monitors the runs in this process, the writes of the `Admin` objects, and the workflows in the
+        tables. It skips no time while a step executes, or while a workflow waits for an event other than a time.
+
+        Raises:
+            ConfigurationError: The clock follows no `Admin`; raised at the end of the block.
         """
         enough = asyncio.Event()
         skipping = asyncio.get_running_loop().create_task(self._skip(enough), name="pgqrs-test-clock")
         try:
             yield
         finally:
-            enough.set()  # it is not cancelled: that would cost a connection each time
+            enough.set()  # a cancellation would cost a connection each time
             await asyncio.wait([skipping])
             if not skipping.cancelled() and (error := skipping.exception()) is not None:
                 raise error
@@ -162,13 +217,13 @@ class TestClock:
     async def _move(self, seconds: float) -> None:
         stores = await self._stores()
         for store in stores:
-            await store.now()  # it compares the database's time with this clock's, once: not while they move
-        # First here: a wait that is measured from now on is right in the database, before and after it moves.
-        # Those measured before must be written before.
+            await store.now()  # the store measures the database's clock once; not during the move
+        # This process moves first: a wait that is measured from now on is right in the database, before and after
+        # the move there. A wait that was measured earlier must be written before that move.
         self._ahead += seconds
         for store in stores:
             await store.journal.drain()
-        # Not patiently: twice would be too far.
+        # Without retries: a second move would go too far.
         async with stores[0].database.transaction() as connection:
             await testbed.move(connection, self._schema, seconds)
         for timer in list(self._timers):
@@ -178,7 +233,7 @@ class TestClock:
         stores = [await admin.store() for admin in list(self._admins)]
         if not stores:
             raise ConfigurationError(
-                "this TestClock has no Admin to move the time of: use that of `pgqrs_admin` or `scratch_admin`."
+                "this TestClock has no Admin; use the clock of `pgqrs_admin` or `scratch_admin`, or call `follow`."
             )
         return stores
 
@@ -195,7 +250,7 @@ class TestClock:
             pause = min(2 * pause, LONGEST_PAUSE) if due is None else PAUSE
 
     async def _next_due(self, since: dict[int, float]) -> float | None:
-        """Return when, by this clock, the first of all that wait goes on, None while something else goes on."""
+        """Return the earliest time, by this clock, at which a wait ends; None while other work is in progress."""
         stores = await self._stores()
         if _rests(stores) is None:
             return None
@@ -210,7 +265,7 @@ class TestClock:
 
 
 class _Timer:
-    """A callback in an event loop at a time by a clock; `pending` are all of them that are to come."""
+    """A callback in an event loop at a time of a clock; `pending` has all timers that have not fired."""
 
     __slots__ = ("_callback", "_handle", "_loop", "_pending", "_time")
 
@@ -223,7 +278,7 @@ class _Timer:
         pending.add(self)
 
     def arm(self, now: float) -> None:
-        """Set the timer anew: the clock shows `now`."""
+        """Set the timer again; the clock shows `now`."""
         if self._handle is not None:
             self._handle.cancel()
         if self._loop.is_closed():
@@ -234,7 +289,7 @@ class _Timer:
             self._handle = self._loop.call_soon_threadsafe(self._rearm, self._time - now)
 
     def cancel(self) -> None:
-        """Let it not happen."""
+        """Cancel the callback."""
         self._pending.discard(self)
         if self._handle is not None:
             self._handle.cancel()
@@ -250,10 +305,20 @@ class _Timer:
 
 
 def clock_of(admin: Admin) -> TestClock:
-    """Return the `TestClock` of an `Admin`; raises `ConfigurationError` for one that goes by the machine's."""
+    """Return the `TestClock` of an `Admin`.
+
+    Args:
+        admin: An `Admin` of the fixture `pgqrs_admin` or of `scratch_admin`.
+
+    Returns:
+        The clock of the `Admin`.
+
+    Raises:
+        ConfigurationError: The `Admin` has the machine's clock.
+    """
     if not isinstance(admin.clock, TestClock):
         raise ConfigurationError(
-            "this Admin goes by the machine's clock: take the fixture `pgqrs_admin`, or `scratch_admin`."
+            "`admin` must have a TestClock, got the machine's clock; use `pgqrs_admin` or `scratch_admin`."
         )
     return admin.clock
 
@@ -266,7 +331,7 @@ async def _comes_within(seconds: float, event: asyncio.Event) -> bool:
 
 
 def _rests(stores: list[Store]) -> list[float] | None:
-    """Return until when each run of this process waits; None where one does not, or something is being written."""
+    """Return the end of each wait of this process's runs; None while a run works or a record is written."""
     if not all(store.journal.is_idle for store in stores):
         return None
     rests: list[float] = []
@@ -287,7 +352,7 @@ def _runs(stores: list[Store]) -> Iterator[Run]:
 
 
 def _may_be_claimed(ids: frozenset[int], since: dict[int, float]) -> bool:
-    """Tell whether a worker may be about to take one of these workflows; `since` is when each was first seen."""
+    """Return whether a worker may soon claim a workflow; `since` has the time when each was first seen."""
     now = monotonic()
     for gone in since.keys() - ids:
         del since[gone]

@@ -1,4 +1,4 @@
-"""What is recorded, to be compared: results of a workflow, and the arguments that it is called with."""
+"""Recorded values for comparisons: the results of a workflow and the arguments of its calls."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pgqrs.workflow.definition import Definition
 
 
 class Recorded(NamedTuple):
-    """A recorded value: by its type, and `plain` as the codec reads it where it knows of none."""
+    """A recorded value, decoded by its type as `value`, and without types as `plain`."""
 
     value: Any
     plain: Any
 
     def equals(self, other: Recorded) -> bool:
-        """Tell whether it is the same value.
+        """Return whether two recorded values are equal.
 
-        By its type a set is, in whatever order its JSON is; by its JSON an object is that equals only itself.
+        Sets are equal by type, whatever the order in their JSON. Objects that equal only themselves are equal by
+        JSON.
         """
         return bool(self.plain == other.plain or self.value == other.value)
 
 
 class Arguments:
-    """The arguments that `text`, a workflow's input, records; `plain` is that as the codec reads it without types.
+    """The arguments in the recorded input `text`; `plain` is the input as the codec decodes it without types.
 
-    Raises `TypeError` where they do not fit the workflow's function, and `SerializationError` where they do not
-    fit its annotations.
+    Raises `TypeError` for arguments that do not fit the workflow's function, and `SerializationError` for
+    arguments that do not fit its annotations.
     """
 
     def __init__(self, codec: Codec, definition: Definition, text: str) -> None:
@@ -47,13 +48,13 @@ class Arguments:
     def of(cls, codec: Codec, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Self:
         """Return the arguments of a call, as they would be recorded.
 
-        Raises as `Arguments` does, and `SerializationError` for what the codec cannot carry.
+        Raises the errors of `Arguments`, and `SerializationError` for arguments that the codec cannot encode.
         """
         check_arguments(definition, args, kwargs)
         return cls(codec, definition, encode_input(codec, definition, args, kwargs).text)
 
     def equals(self, others: Arguments) -> bool:
-        """Tell whether these are the same, given by position, by name, or by default."""
+        """Return whether the arguments are equal, whether passed by position, by name, or by default."""
         return all(self._is_like(others, name) for name in self._given.keys() | others._given.keys())
 
     def _is_like(self, others: Arguments, name: str) -> bool:
@@ -64,7 +65,7 @@ class Arguments:
         return dict(self._signature.bind(None, *args, **kwargs).arguments)
 
     def _argument(self, name: str) -> Recorded | None:
-        """Return an argument, or its default as it would be recorded; None for one that cannot be."""
+        """Return an argument, or its default as it would be recorded; None if the default cannot be recorded."""
         return self._given.get(name) or self._default(self._signature.parameters[name])
 
     def _default(self, parameter: inspect.Parameter) -> Recorded | None:
@@ -82,5 +83,5 @@ class Arguments:
             typed = codec_for(codec, annotation_of(self._function, parameter.name)) if is_typed(codec) else codec
             text = typed.encode(parameter.default).text
             return Recorded(typed.decode(text), codec.decode(text))
-        except Exception:  # noqa: BLE001  whatever a codec raises; then nobody can have given it either
+        except Exception:  # noqa: BLE001  # a codec may raise any error; no call can have recorded the value either
             return None

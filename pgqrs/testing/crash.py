@@ -1,4 +1,4 @@
-"""`crash_everywhere`: a workflow killed before and after each durable write, and what came of it compared."""
+"""`crash_everywhere`: kills a workflow before and after each durable write, and compares the outcomes."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 DYING = 5.0
-"""How long, in seconds, what a killed run has begun may take to end."""
+"""Seconds that the task of a killed run may take to end."""
 
 _ENDED = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 _NUMBERS = re.compile(r"(\d+(?:[.,]\d+)*)")
 
 _RESULTS_MAY_DIFFER = (
-    "\nTwo runs without a crash differ as well. If they may (an id, a random number, the time), tell what "
-    "must be the same: crash_everywhere(..., compare=lambda result: ...)."
+    "\nTwo runs without a crash differ as well. If results may differ (an id, a random number, the time), select "
+    "the part that must be the same: crash_everywhere(..., compare=lambda result: ...)."
 )
 
 _RUNS_DIFFER = (
-    "\nTwo runs without a crash differ as well: which steps there are and how it fails must not depend on a "
-    "random number, the time, or what a process remembers."
+    "\nTwo runs without a crash differ as well: the steps and the error of a workflow must not depend on a "
+    "random number, the time, or the memory of a process."
 )
 
 Compare: TypeAlias = Callable[[Any], object]
@@ -82,46 +82,48 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
     compare: Compare | None = None,
     timeout: float = 30.0,
 ) -> R:
-    """Assert that a workflow survives a crash at any moment, and return what it returns.
+    """Assert that a workflow survives a crash at any moment, and return its result.
 
-    It is run once undisturbed, as a `Worker` runs it. Then, for each durable write that it made, it is run twice
-    more, as a workflow of its own each time: killed right before the write, and right after it, when nobody has
-    heard that it is on disk; another executor carries it on to its end. (A write is the outcome of a step, or
-    the commit of a transactional one, a failed attempt, a time to wake up at, a sleep or a retry of the whole, the
-    end.)
+    The workflow runs once undisturbed, as a `Worker` runs it. Then it runs twice more for each durable write of
+    that run, each time as a new workflow. The first run is killed right before the write. The second run is killed
+    right after the write, before the process receives the server's answer. Another executor resumes each workflow
+    and runs it to its end. A durable write is the outcome of a step, the commit of a transactional step, a failed
+    attempt, the time of a sleep, the release of a run that sleeps or is retried, or the end.
 
-    Asserted of each of these runs:
+    Each run must meet these conditions:
 
-    * the same result, or the same error: of the same class and with the same message, but for the workflow's id;
-    * the same steps are recorded, and what was recorded before the crash stays as it was;
-    * no step's function was begun more often than one crash explains, and none that was recorded begins again;
-    * the tables hold nothing that they must never hold.
+    * The result is the same; or the error has the same class and message, except for the workflow's id.
+    * The same steps are recorded, and outcomes that were recorded before the crash are unchanged.
+    * No step's function begins more often than one crash explains, and no recorded step begins again.
+    * The tables violate no invariant.
+
+    The kill is simulated, because the process lives on: the tasks of the run are cancelled. So ``finally:`` blocks
+    run, but nothing that they do is recorded. A thread of ``@step(thread=True)`` runs to its end.
 
     Args:
         workflow: A function decorated with `@workflow`.
         *args: The arguments of each run.
-        arrange: Called before each run in their place, where a run needs rows of its own: an order that is not
-            paid yet, say. It makes them, commits them, and returns the arguments, in a tuple.
-        admin: That of the fixture `pgqrs_admin` or of `scratch_admin`, whose time is skipped, or any other;
-            without one an embedded server is used.
-        compare: Called with a result, as the workflow's handle returns it; it returns what of it must be the same.
-            Give it where results hold the id of a workflow or of a row, a random number or the time.
-        timeout: Bounds each run, in seconds; `arrange` is not counted.
-
-    It is a kill as far as one can be in a process that lives on: the run's tasks are cancelled, so ``finally:``
-    blocks run, but nothing that they do is recorded; a thread of ``@step(thread=True)`` goes on to its end.
+        arrange: An async function that is called before each run and returns the arguments in a tuple. Pass it
+            instead of `args` if each run needs rows of its own, as an unpaid order; it creates the rows and
+            commits them.
+        admin: The `Admin` of the fixture `pgqrs_admin` or of `scratch_admin`, whose time is skipped, or any other
+            `Admin`; an embedded server by default.
+        compare: A function that receives a result, as the workflow's handle returns it, and returns the part that
+            must be the same. Pass it if results contain the id of a workflow or of a row, a random number or the
+            time.
+        timeout: Maximum seconds of each run, without `arrange`; 30 by default.
 
     Returns:
-        What the undisturbed run returned.
+        The result of the undisturbed run.
 
     Raises:
-        AssertionError: A run went another way; it names the crash and the difference.
-        Exception: What the workflow raises each time, or `arrange`.
-        TypeError: Arguments are given and `arrange` as well, or `arrange` returns something else than a tuple.
+        AssertionError: A run differs from the undisturbed run; the message names the crash and the difference.
+        Exception: The workflow fails with this error in each run, or `arrange` fails.
+        TypeError: Both `args` and `arrange` are passed, or `arrange` does not return a tuple.
     """
     definition = definition_of(workflow)
     if args and arrange is not None:
-        raise TypeError("the arguments are given, or `arrange` returns them: not both.")
+        raise TypeError("`args` or `arrange` must be passed, not both; let `arrange` return the arguments.")
     arguments = _Arguments(args, arrange)
     async with AsyncExitStack() as stack:
         base = await stack.enter_async_context(scratch_admin()) if admin is None else admin
@@ -137,28 +139,28 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
 
 
 class _Arguments:
-    """The arguments of the runs: the same for all, or those that `arrange` returns for one."""
+    """The arguments of the runs: the same for all runs, or the result of `arrange` for each run."""
 
     def __init__(self, same: tuple[Any, ...], arrange: Callable[[], Awaitable[tuple[Any, ...]]] | None) -> None:
         self._same = same
         self._arrange = arrange
 
     async def of_a_run(self) -> tuple[Any, ...]:
-        """Return the arguments of the run that comes next."""
+        """Return the arguments of the next run."""
         if self._arrange is None:
             return self._same
         given: Any = await self._arrange()
         if not isinstance(cast(object, given), tuple):
             raise TypeError(
-                f"`arrange` returns the workflow's arguments in a tuple, as in `return (order_id,)`, and not "
-                f"{type(given).__name__}."
+                f"`arrange` must return the workflow's arguments in a tuple, got {type(given).__name__}; "
+                "write `return (order_id,)`."
             )
         return cast("tuple[Any, ...]", given)
 
 
 @asynccontextmanager
 async def _twin(admin: Admin) -> AsyncGenerator[Admin]:
-    """Give another executor on the same tables."""
+    """Yield another executor on the same tables."""
     clock = admin.clock
     async with admin.twin() as twin:
         if isinstance(clock, TestClock):
@@ -169,7 +171,7 @@ async def _twin(admin: Admin) -> AsyncGenerator[Admin]:
 
 
 class _Crash:
-    """A gate before the durable writes, where the process dies: at write `number`, counted from 1, or never."""
+    """An interceptor of durable writes that simulates a crash at write `number`, counted from 1, or none."""
 
     def __init__(self, number: int | None = None, *, after: bool = False) -> None:
         self._number = number
@@ -183,11 +185,11 @@ class _Crash:
             return "Without a crash"
         place = f"{'after' if self._after else 'before'} write {self._number}"
         if not self.happened.is_set():
-            return f"Where a crash {place} was to be, and only {len(self.writes)} writes were made,"
+            return f"With a crash planned {place}, and only {len(self.writes)} writes made,"
         return f"After a crash {place} ({self.writes[-1]})"
 
     async def pass_through(self, records: Sequence[Any], write: Callable[[], Awaitable[Any]]) -> Any:
-        """Let a write through, unless the process is dead, or dies now."""
+        """Pass a write through, unless the process is dead or dies at this write."""
         if self.happened.is_set():
             return await asyncio.shield(self._dead)
         if all(_is_mark(record) for record in records):
@@ -203,7 +205,7 @@ class _Crash:
         return await asyncio.shield(self._dead)
 
     async def wait(self, task: asyncio.Task[None]) -> bool:
-        """Wait for the end of a task or for the crash, and tell whether that was it."""
+        """Wait for the end of a task or for the crash, and return whether the crash happened."""
         happens = asyncio.get_running_loop().create_task(self.happened.wait())
         try:
             await asyncio.wait([task, happens], return_when=asyncio.FIRST_COMPLETED)
@@ -212,31 +214,31 @@ class _Crash:
         return self.happened.is_set()
 
     def release_waiters(self) -> None:
-        """Let go of what waits for its write: it is not written."""
+        """Fail the writes that wait in the dead process: they were not written."""
         if not self._dead.done():
             self._dead.set_exception(ConnectionResetError("this process was killed"))
-            self._dead.exception()  # nobody need wait for it
+            self._dead.exception()  # retrieved, because no task may wait for it
 
 
 class _Begun(RunningMarks):
-    """Counts how often steps are begun; what they are otherwise looked after for goes on."""
+    """Counts how often each step begins; the RUNNING marks work as usual."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.journal)
         self.counts: Counter[str] = Counter()
 
     def began(self, step: Executing) -> None:
-        """Count a step, and look after it."""
+        """Count a step, and monitor it for its mark."""
         self.counts[step.started.step_id] += 1
         super().began(step)
 
 
 @dataclass(frozen=True, slots=True)
 class _RunReport:
-    """How a workflow was run to its end: its writes until the crash, its record and its result, and its steps.
+    """The report of a run to its end: its writes until the crash, its record, its result and its steps.
 
-    `begun` counts how often each step was, in all and after the crash (`begun_after`); `kept` is what was recorded
-    of the steps at the crash.
+    `begun` counts how often each step began, `begun_after` counts the beginnings after the crash. `kept` has the
+    steps that were recorded at the crash.
     """
 
     writes: list[str]
@@ -249,7 +251,7 @@ class _RunReport:
 
 
 class _CrashHarness:
-    """Two executors: one that is killed, and one that carries on what it has left."""
+    """Two executors: the first is killed, and the second resumes its workflows."""
 
     def __init__(
         self, victim: Admin, survivor: Admin, definition: Definition, arguments: _Arguments, timeout: float
@@ -258,7 +260,7 @@ class _CrashHarness:
         self._definition = definition
         self._arguments = arguments
         self._timeout = timeout
-        self._queue = f"crash_everywhere {uuid4()}"  # no other worker's
+        self._queue = f"crash_everywhere {uuid4()}"  # a queue that no other worker serves
         self._stores: list[Store] = []
         self._watches: list[ClaimConnection] = []
         self._held: asyncio.Task[None] | None = None
@@ -268,9 +270,7 @@ class _CrashHarness:
             store = await admin.store()
             self._stores.append(store)
             self._watches.append(await store.claim_connection(_ignore))
-        self._stores[
-            0
-        ].journal.controls.max_batch = 1  # so that there is a crash between any two of what goes together
+        self._stores[0].journal.controls.max_batch = 1  # a crash between any two records of a batch
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -280,7 +280,7 @@ class _CrashHarness:
             await watch.close()
 
     async def run(self, crash: _Crash) -> _RunReport:
-        """Run a workflow of its own to its end, with a crash on the way."""
+        """Run a new workflow to its end, with a crash on the way."""
         args = await self._arguments.of_a_run()
         try:
             async with asyncio.timeout(self._timeout):
@@ -321,7 +321,7 @@ class _CrashHarness:
         )
 
     async def _carry_on(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
-        """Claim the workflow and carry it out, again and again, until it has ended or the executor is killed."""
+        """Claim and run the workflow repeatedly, until it has ended or the executor is killed."""
         while crash is None or not crash.happened.is_set():
             claimed = await self._claim(which)
             if claimed is not None:
@@ -329,7 +329,7 @@ class _CrashHarness:
             elif (await self._record(workflow_id)).status in _ENDED:
                 return
             else:
-                await asyncio.sleep(PAUSE)  # until the workflow's time has come
+                await asyncio.sleep(PAUSE)  # until the workflow is due
 
     async def _claim(self, which: int) -> ClaimedRun | None:
         names, queues = [self._definition.name], [self._queue]
@@ -341,7 +341,7 @@ class _CrashHarness:
         admin = self._admins[which]
         runs = WorkflowRunner(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
         held = ClaimedTask(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
-        self._stores[which].changing.add(claimed.workflow_id)  # as `Runs.take` does; the run takes it off
+        self._stores[which].changing.add(claimed.workflow_id)  # as `WorkflowRunner.run` does; the run removes it
         self._held = asyncio.get_running_loop().create_task(runs.carry_out(held), name="pgqrs-crash-everywhere")
         if crash is None:
             await asyncio.wait([self._held])
@@ -351,7 +351,7 @@ class _CrashHarness:
         self._held = None
 
     def _lose(self, workflow_id: int) -> None:
-        """Let what goes on of the run in this process do nothing more."""
+        """Refuse all further writes of the run in this process."""
         run = self._stores[0].runs.get(workflow_id)
         if isinstance(run, Run):
             run.on_write_refused(RunEndedError(workflow_id))
@@ -360,21 +360,23 @@ class _CrashHarness:
         task.cancel()
         await asyncio.wait([task], timeout=DYING)
         if not task.done():
-            raise AssertionError(f"the workflow {self._definition.name!r} does not end although it was cancelled.")
+            raise AssertionError(
+                f"the workflow {self._definition.name!r} did not end within {DYING:g} s of its cancellation."
+            )
 
     async def _find_dead(self, workflow_id: int) -> None:
-        """Find the killed executor dead, as its lock would tell any worker of a process that is."""
+        """Release the workflow as maintenance does after it finds the lock of a dead executor free."""
         dead = self._stores[0].executor_id
         await self._stores[1].database.run_with_retries(
             lambda connection: WorkflowRepository(connection).release(workflow_id, dead)
         )
 
     async def _record(self, workflow_id: int) -> WorkflowRecord:
-        """Return the workflow's record; its payloads are texts."""
+        """Return the workflow's record, with payloads as text."""
         return await self._stores[1].workflow(workflow_id, as_text)
 
     def _result(self, ended: WorkflowRecord) -> Any:
-        """Return what the workflow returned, as its function is annotated, None if it failed."""
+        """Return the result of the workflow as its function is annotated; None if the workflow failed."""
         if ended.output is None:
             return None
         with value_context(ended.id):
@@ -385,7 +387,7 @@ class _CrashHarness:
         return {each.step_id: each for each in await self._admins[1].list_steps(workflow_id)}
 
     async def verify(self) -> None:
-        """Check what the tables hold."""
+        """Check the invariants of the tables."""
         await self._admins[1].verify(deep=True)
 
 
@@ -401,11 +403,13 @@ async def _check(
         return
     hint = _hint(undisturbed, await lab.run(_Crash()), compare)
     listed = "\n".join(f"    {each}" for each in differences)
-    raise AssertionError(f"{crash} the workflow {undisturbed.record.name!r} went another way:\n{listed}{hint}")
+    raise AssertionError(
+        f"{crash} the workflow {undisturbed.record.name!r} differs from the run without a crash:\n{listed}{hint}"
+    )
 
 
 def _hint(undisturbed: _RunReport, again: _RunReport, compare: Compare | None) -> str:
-    """Return what to say of two runs without a crash, if they differ."""
+    """Return a hint for two runs without a crash that differ, or an empty text."""
     differences = [*_differences(undisturbed, again, compare)]
     if not differences:
         return ""
@@ -415,7 +419,7 @@ def _hint(undisturbed: _RunReport, again: _RunReport, compare: Compare | None) -
 
 
 def _differences(undisturbed: _RunReport, trial: _RunReport, compare: Compare | None) -> Iterator[str]:
-    """Yield what speaks against the trial, a sentence each."""
+    """Yield each difference between the trial and the undisturbed run, as a sentence."""
     if not _is_same_outcome(undisturbed, trial, compare):
         wanted, got = _outcome_told(undisturbed, compare), _outcome_told(trial, compare)
         yield f"it {got}, and without a crash it {wanted}."
@@ -428,11 +432,14 @@ def _differences(undisturbed: _RunReport, trial: _RunReport, compare: Compare | 
     for step_id, count in trial.begun.items():
         most = _begun_at_most(undisturbed, step_id) + 1
         if count > most and step_id in undisturbed.begun:
-            yield f"the step {step_id!r} began {count} times, where one crash explains {most}."
+            yield f"the step {step_id!r} began {count} times, and one crash explains at most {most}."
 
 
 def _begun_at_most(undisturbed: _RunReport, step_id: str) -> int:
-    """Return how often a step may begin without a crash: once an attempt, though one may wait in place."""
+    """Return the maximum number of beginnings of a step without a crash.
+
+    A step begins once for each attempt, except for a retry that waits in place.
+    """
     recorded = undisturbed.steps.get(step_id)
     attempts = 0 if recorded is None else recorded.failures + 1
     return max(undisturbed.begun.get(step_id, 0), attempts)
@@ -442,7 +449,7 @@ def _other_steps(undisturbed: _RunReport, trial: _RunReport) -> Iterator[str]:
     for step_id in undisturbed.steps.keys() - trial.steps.keys():
         yield f"it has no step {step_id!r}, which it has without a crash."
     for step_id in trial.steps.keys() - undisturbed.steps.keys():
-        yield f"it has a step {step_id!r}, which it has not without a crash."
+        yield f"it has a step {step_id!r}, which it does not have without a crash."
 
 
 def _is_same_outcome(one: _RunReport, other: _RunReport, compare: Compare | None) -> bool:
@@ -456,7 +463,7 @@ def _is_same_outcome(one: _RunReport, other: _RunReport, compare: Compare | None
 
 
 def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
-    """Tell whether two errors are the same; where one tells its workflow's id the other tells that of its own."""
+    """Return whether two errors are the same, where each may contain the id of its own workflow."""
     (kind, message), (other_kind, other_message) = _error(one), _error(other)
     words, other_words = _NUMBERS.split(message), _NUMBERS.split(other_message)
     own = str(one.id), str(other.id)
@@ -468,7 +475,7 @@ def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
 
 
 def _error(record: WorkflowRecord) -> tuple[str, str]:
-    """Return the class's name and the message of a workflow's error; of one that was cancelled they are empty."""
+    """Return the class name and the message of a workflow's error; both are empty for a cancelled workflow."""
     error = record.error if isinstance(record.error, dict) else {}
     return str(error.get("type", "")), str(error.get("message", ""))
 
@@ -490,7 +497,7 @@ def _step_told(trial: _RunReport, step_id: str) -> str:
 
 
 def _is_mark(record: object) -> bool:
-    """Tell of the note that a long step is running, which nobody waits for and nothing depends on."""
+    """Return whether a record is the RUNNING mark of a long step, on which no task and no record depends."""
     return isinstance(record, StepOutcome) and record.output is None and record.error is None
 
 
@@ -503,10 +510,10 @@ def _told(record: object) -> str:
         case RunEnd():
             return "the workflow's end"
         case RunRelease():
-            return f"the workflow is left {record.status}"
+            return f"the release of the workflow as {record.status}"
         case _:
             return type(record).__name__
 
 
 def _ignore(_told: object) -> None:
-    """Let nobody know."""
+    """Ignore a notification."""

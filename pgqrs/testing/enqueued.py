@@ -1,4 +1,4 @@
-"""The queues without a worker: what is in them, and running it here."""
+"""The queues without a worker: assertions on enqueued workflows, and their execution in the test."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.workflow.definition import Definition, definition_of
 
 PAGE = 500
-"""How many workflows are read at a time."""
+"""Maximum workflows that one statement reads."""
 
 SHOWN = 20
-"""How many workflows a message lists."""
+"""Maximum workflows that a message lists."""
 
 _QUEUED = (WorkflowStatus.PENDING, WorkflowStatus.WAITING)
 
@@ -38,14 +38,26 @@ async def assert_enqueued(
     queue: str | None = None,
     **kwargs: Any,
 ) -> WorkflowRecord:
-    """Assert that a workflow waits in a queue to be run, and return the newest that does.
+    """Assert that a workflow is enqueued and has not ended, and return the newest match.
 
-    Of `workflow`, a function decorated with `@workflow`; with these arguments, if any are given; of this `key` and
-    in this `queue`, if they are. Arguments are compared as they are recorded, whether they were given by position,
-    by name, or left to their defaults. One that a worker has begun counts while it sleeps or waits for a retry.
+    Arguments are compared as they are recorded, whether they were passed by position, by name, or by default. A
+    workflow that a worker has started counts while it sleeps or waits for a retry.
 
-    Raises `AssertionError`, which lists what is enqueued; `TypeError` for arguments that the workflow cannot be
-    called with, and `SerializationError` for some that cannot be recorded, as `Admin.enqueue` does.
+    Args:
+        admin: The client of the database.
+        workflow: A function decorated with `@workflow`.
+        *args: Arguments of the workflow. If no arguments are passed, workflows with any arguments match.
+        key: The idempotency key of the workflow; any key, or none, by default.
+        queue: The name of the queue; any queue by default.
+        **kwargs: Arguments of the workflow by name.
+
+    Returns:
+        The record of the newest matching workflow.
+
+    Raises:
+        AssertionError: No enqueued workflow matches; the message lists the enqueued workflows.
+        SerializationError: The codec cannot encode the arguments.
+        TypeError: The function is not a workflow, or cannot be called with the arguments.
     """
     wanted = _Wanted(admin, definition_of(workflow), args, kwargs, key=key, queue=queue)
     queued = await _queued(admin)
@@ -63,7 +75,21 @@ async def assert_not_enqueued(
     queue: str | None = None,
     **kwargs: Any,
 ) -> None:
-    """Assert that no such workflow waits in a queue; in everything else as `assert_enqueued`."""
+    """Assert that no enqueued workflow matches.
+
+    Args:
+        admin: The client of the database.
+        workflow: A function decorated with `@workflow`.
+        *args: Arguments of the workflow. If no arguments are passed, workflows with any arguments match.
+        key: The idempotency key of the workflow; any key, or none, by default.
+        queue: The name of the queue; any queue by default.
+        **kwargs: Arguments of the workflow by name.
+
+    Raises:
+        AssertionError: An enqueued workflow matches; the message lists the matching workflows.
+        SerializationError: The codec cannot encode the arguments.
+        TypeError: The function is not a workflow, or cannot be called with the arguments.
+    """
     wanted = _Wanted(admin, definition_of(workflow), args, kwargs, key=key, queue=queue)
     found = [each for each in await _queued(admin) if wanted.is_met_by(each)]
     if found:
@@ -76,12 +102,22 @@ async def run_enqueued(
     *,
     queues: Iterable[str] | None = None,
 ) -> int:
-    """Run here, one after another, all that is enqueued of these workflows, and what they enqueue, to its end.
+    """Run the enqueued workflows, and the workflows that they enqueue, here to their end, one after another.
 
-    They run as in a `Worker`: by priority, then by age; an error of a workflow is recorded, and its handle raises
-    it. `queues` are all of them by default. What sleeps or is to be tried again has its time skipped where the
-    `admin` has a `TestClock`; where it has not, what is due later is left. What was written with another codec is
-    left too, as a `Worker` leaves it. Returns how many workflows were run.
+    Workflows run as in a `Worker`: by priority, then by age. An error of a workflow is recorded, and its handle
+    raises it. If the `admin` has a `TestClock`, the time of sleeps and retries is skipped; otherwise workflows
+    that are due later are not run. Workflows that are stored with another codec are not run either.
+
+    Args:
+        admin: The client of the database.
+        workflows: Functions decorated with `@workflow`. Workflows of other names are not run.
+        queues: The names of the queues; all queues by default.
+
+    Returns:
+        The number of workflows that were run.
+
+    Raises:
+        TypeError: A function is not a workflow.
     """
     definitions = {each.name: each for each in map(definition_of, workflows)}
     chosen = None if queues is None else list(queues)
@@ -95,14 +131,14 @@ async def run_enqueued(
 
 
 class _Queued(NamedTuple):
-    """What waits in a queue, and the text of its input."""
+    """An enqueued workflow and the text of its input."""
 
     record: WorkflowRecord
     input: str
 
 
 class _Wanted:
-    """What `assert_enqueued` looks for."""
+    """The workflow that an assertion looks for."""
 
     def __init__(
         self,
@@ -127,7 +163,7 @@ class _Wanted:
         return f"{self._definition.name}({shown}){key}{queue}"
 
     def is_met_by(self, queued: _Queued) -> bool:
-        """Tell whether a workflow is it."""
+        """Return whether an enqueued workflow matches."""
         record = queued.record
         return (
             record.name == self._definition.name
@@ -139,12 +175,12 @@ class _Wanted:
     def _is_called_with(self, arguments: Arguments, text: str) -> bool:
         try:
             return arguments.equals(Arguments(self._codec, self._definition, text))
-        except (TypeError, SerializationError):  # written when the function was another
+        except (TypeError, SerializationError):  # enqueued for another version of the function
             return False
 
 
 class _Inline:
-    """Claims as a worker does, one workflow at a time, until there is none."""
+    """Claims and runs one workflow at a time, as a worker does, until no workflow is left."""
 
     def __init__(
         self,
@@ -161,11 +197,11 @@ class _Inline:
         self._queues = queues
         self._skips = isinstance(admin.clock, TestClock)
         self._left = asyncio.Event()
-        self._runs = WorkflowRunner(admin, here.store, definitions, 1, self._tell)
+        self._runner = WorkflowRunner(admin, here.store, definitions, 1, self._tell)
         self._ids: set[int] = set()
 
     async def run(self) -> int:
-        """Run until nothing is left, and return how many workflows that were."""
+        """Run until no workflow is left, and return the number of workflows."""
         while queues := await self._busy_queues():
             await self._watch.run_maintenance(self._names, queues)
             if await self._run_next(queues):
@@ -186,7 +222,7 @@ class _Inline:
         for each in claimed:
             self._ids.add(each.workflow_id)
             self._left.clear()
-            self._runs.run(each)
+            self._runner.run(each)
             await self._left.wait()
         return bool(claimed)
 
@@ -196,12 +232,12 @@ class _Inline:
 
 
 def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
-    """Return a context in which the time of an `Admin` is skipped, if it has a `TestClock`."""
+    """Return a context in which time is skipped if the `Admin` has a `TestClock`."""
     return admin.clock.skipping() if isinstance(admin.clock, TestClock) else nullcontext()
 
 
 async def _queued(admin: Admin) -> list[_Queued]:
-    """Return all that waits in a queue, newest first."""
+    """Return all enqueued workflows that have not ended, newest first."""
     store = await admin.store()
     found: list[_Queued] = []
     before: int | None = None
@@ -214,7 +250,7 @@ async def _queued(admin: Admin) -> list[_Queued]:
 
 def _listed(queued: list[_Queued]) -> str:
     if not queued:
-        return "nothing is."
+        return "no workflow is enqueued."
     lines = [f"    {_told(each.record)}" for each in queued[:SHOWN]]
     more = len(queued) - SHOWN
     if more > 0:

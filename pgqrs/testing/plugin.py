@@ -1,4 +1,4 @@
-"""What the fixtures of the pytest plugin (`pytest_pgqrs`, a module beside this package) are made of."""
+"""The parts of the fixtures of the pytest plugin (`pytest_pgqrs`, a module beside this package)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pgqrs.testing.schemas import BlockingSchemaPool
 from pgqrs.testing.scratch import make_admin
 
 CLOSING = 30.0
-"""How long, in seconds, the closing of an `Admin` may take whose event loop runs in another thread."""
+"""Maximum seconds to close an `Admin` whose event loop runs in another thread."""
 
 
 def embedded_dsn(root: Path) -> str:
-    """Return the DSN of the embedded server of a project's tests."""
+    """Return the DSN of the embedded server for the tests of a project."""
     return f"embedded://{quote(str(root / '.pgqrs' / 'testing'))}"
 
 
 @contextmanager
 def lent_admin(dsn: str, schemas: BlockingSchemaPool, options: Mapping[str, Any]) -> Generator[Admin]:
-    """Give an `Admin` with these options on a schema of `schemas` while the block runs."""
+    """Yield an `Admin` with these options on a schema of `schemas`, and return the schema at the end."""
     schema = schemas.lend()
     admin = make_admin(dsn, schema, **options)
     try:
@@ -35,7 +35,7 @@ def lent_admin(dsn: str, schemas: BlockingSchemaPool, options: Mapping[str, Any]
 
 
 def _close(admin: Admin) -> None:
-    """Close an `Admin` in each event loop that it was used in; one that has ended has done so."""
+    """Close an `Admin` in each event loop that used it; a closed event loop has closed it already."""
     for loop in admin.loops:
         if loop.is_closed():
             continue

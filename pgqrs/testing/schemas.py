@@ -1,4 +1,4 @@
-"""Schemas for tests: each has its own while it runs, and the next test gets it emptied, under another name."""
+"""Schemas for tests: each test has a schema, which is emptied and renamed for the next test."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pgqrs.testing import sql as testbed
 T = TypeVar("T")
 
 TIMEOUT = 30.0
-"""How long the making of a connection may take, in seconds."""
+"""Maximum seconds to open a connection."""
 
 
 class SchemaPool:
-    """The schemas of one process on one server, made when there is none to be used again.
+    """The schemas of one process on one server, created when no free schema is left.
 
-    Those of processes that died are dropped by the next one that comes.
+    The schemas of processes that died are dropped by the next process that connects.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -36,7 +36,7 @@ class SchemaPool:
         self._one_at_a_time = asyncio.Lock()
 
     async def lend(self) -> str:
-        """Return a schema with empty tables, in which the time is the machine's."""
+        """Return a schema with empty tables, whose time is the machine's."""
         async with self._one_at_a_time:
             driver = await self._connected()
             while self._free:
@@ -45,7 +45,7 @@ class SchemaPool:
             return await self._made(driver)
 
     async def give_back(self, schema: str) -> None:
-        """Take a schema for others to use."""
+        """Take a schema back, for the next test."""
         self._free.append(schema)
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class SchemaPool:
             self._things[name] = things
             return name
         if not await testbed.drop(driver, schema):
-            self._things[schema] = things  # for another try in the end
+            self._things[schema] = things  # dropped again in `close`
         return None
 
     async def _made(self, driver: Any) -> str:
@@ -88,7 +88,7 @@ class SchemaPool:
 
 
 class BlockingSchemaPool:
-    """`Schemas` for code that is not asynchronous: they live in the event loop of a thread of their own."""
+    """A `SchemaPool` for synchronous code, which lives in the event loop of a thread of its own."""
 
     def __init__(self, dsn: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -97,11 +97,11 @@ class BlockingSchemaPool:
         self._schemas = self._wait(_made(dsn))
 
     def lend(self) -> str:
-        """Return a schema with empty tables; see `Schemas.lend`."""
+        """Return a schema with empty tables; see `SchemaPool.lend`."""
         return self._wait(self._schemas.lend())
 
     def give_back(self, schema: str) -> None:
-        """Take a schema for others to use."""
+        """Take a schema back, for the next test."""
         self._wait(self._schemas.give_back(schema))
 
     def close(self) -> None:

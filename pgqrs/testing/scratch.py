@@ -1,4 +1,4 @@
-"""`scratch_admin`: an `Admin` on a schema that is there for a test alone."""
+"""`scratch_admin`: an `Admin` on a schema that exists for one test."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from pgqrs.testing.schemas import SchemaPool
 
 @asynccontextmanager
 async def scratch_admin(dsn: str = "embedded://", **options: Any) -> AsyncGenerator[Admin]:
-    """Give an `Admin` on a schema of its own while the block runs, with a `TestClock` (`clock_of`).
+    """Yield an `Admin` with a `TestClock` (`clock_of`) on a new schema while the block runs.
 
-    `dsn` is the server's, an embedded one by default; `options` are those of `Admin`. The schema is made with its
-    tables, and dropped in the end. The fixture `pgqrs_admin` does the same, and faster from the second time on.
+    The schema is created with its tables, and dropped at the end. The fixture `pgqrs_admin` does the same, and is
+    faster from the second test on.
+
+    Args:
+        dsn: The DSN of the server; an embedded server by default.
+        **options: Options of `Admin`, as `codec`.
+
+    Yields:
+        The `Admin`.
+
+    Raises:
+        PgqrsError: The server could not be reached or started, or an option of `Admin` is invalid.
     """
     server = await asyncio.to_thread(embedded.start, dsn) if embedded.is_embedded(dsn) else dsn
     schemas = SchemaPool(server)
@@ -31,7 +41,7 @@ async def scratch_admin(dsn: str = "embedded://", **options: Any) -> AsyncGenera
 
 
 def make_admin(dsn: str, schema: str, **options: Any) -> Admin:
-    """Return an `Admin` on a schema of `Schemas`, with a `TestClock`."""
+    """Return an `Admin` with a `TestClock` on a schema of a `SchemaPool`."""
     clock = TestClock(schema)
     admin = Admin(_clocked(dsn, clock), schema, clock=clock, **options)
     clock.follow(admin)

@@ -1,11 +1,12 @@
-"""The SQL of `pgqrs.testing`: schemas that tests use in turn, and a time in them that tests can move.
+"""The SQL of `pgqrs.testing`: schemas that tests use in turn, with a time that tests can move.
 
-Making the tables takes a hundred milliseconds, and TRUNCATE almost as long; locking and emptying them takes two.
-So a schema is used again, under another name: whoever still writes to the one before finds no tables there, for a
-rename has every prepared statement looked up anew.
+Creating the tables takes a hundred milliseconds, and TRUNCATE almost as long; locking and emptying them takes two.
+So a schema is used again, under another name. A process that still writes to the previous name finds no tables,
+because a rename makes every prepared statement look up its tables again.
 
-In such a schema are functions ``now()`` and the like beside the tables. A connection whose `search_path` has it
-before `pg_catalog` sees their time wherever a statement names no schema: in ours, and in the application's.
+Such a schema has functions ``now()`` and the like beside the tables. A connection with the schema before
+`pg_catalog` in its `search_path` sees their time in each statement that names no schema, of pgqrs and of the
+application.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from pgqrs.storage.queries.expressions import seconds_of
 from pgqrs.types import WorkflowStatus
 
 PREFIX = "pgqrs_test_"
-"""What the names of all such schemas begin with; then the process's own, and a number."""
+"""The prefix of the names of all such schemas; the name of the process and a number follow."""
 
 MAX_SCHEMA_BYTES = 4 * 1024 * 1024
-"""The size of a schema, in bytes, above which it is not used again: to empty it would take longer."""
+"""Maximum bytes of a schema that is used again: emptying a larger schema takes longer than creating one."""
 
 PATIENCE = "500ms"
-"""How long the locks of a schema are waited for, before it is left to whoever holds them."""
+"""Maximum wait for the locks of a schema; the schema is abandoned after it."""
 
 _NAME = re.compile(rf"{PREFIX}[0-9a-f]{{8}}_[0-9]{{1,18}}")
 """The form of the names that the kit gives; they need no quotes."""
 
 _MARK = "made by pgqrs.testing"
-"""The comment of the kit's schemas: only a schema that carries it, and belongs to the own role, is dropped."""
+"""The comment of the kit's schemas: only a schema with this comment, owned by the current role, is dropped."""
 
 _PLACEHOLDER = "pgqrs_test_placeholder"
 
@@ -64,16 +65,16 @@ END;'''
 ALTER TABLE {_PLACEHOLDER}.pgqrs_workflows
     ALTER COLUMN created_at SET DEFAULT {_PLACEHOLDER}.now(),
     ALTER COLUMN updated_at SET DEFAULT {_PLACEHOLDER}.now();
-"""  # noqa: S608  # names of our own
+"""  # noqa: S608  # constant names
 
 _LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
 
 
 class PendingWork(NamedTuple):
-    """What the live workflows wait for.
+    """The work that the live workflows wait for.
 
-    `held` are those that some executor runs, `open` those that a worker could take now. `next_due` is the time
-    until the next one's, in seconds, None without one.
+    `held` has the ids of workflows that an executor runs, `open` the ids of workflows that a worker could claim
+    now. `next_due` is the number of seconds until the next timer, None without a timer.
     """
 
     held: frozenset[int]
@@ -82,28 +83,29 @@ class PendingWork(NamedTuple):
 
 
 def script() -> str:
-    """Return the SQL of a schema of tests; see `create`. Rendering it takes a while."""
+    """Return the SQL that creates a schema of tests; see `create`. The rendering is slow."""
     return migrate.sql_script(_PLACEHOLDER) + _CLOCK
 
 
 def search_path(schema: str) -> str:
-    """Return the `search_path` by which connections see the time of a schema of tests."""
-    # New tables go to the first one, so ours is not that.
+    """Return the `search_path` of connections that see the time of a schema of tests."""
+    # New tables go to the first schema of the path, so this schema is not the first.
     return f'"$user", public, {_quoted(schema)}, pg_catalog'
 
 
 async def create(driver: asyncpg.Connection[Any], script: str, schema: str) -> int:
-    """Make a schema of tests and return how many things are in it."""
+    """Create a schema of tests, and return the number of its relations."""
     if not _NAME.fullmatch(schema):
-        raise ValueError(f"{schema!r} is not the name of a schema of the test kit.")
+        raise ValueError(f"`schema` must be a name of the test kit, got {schema!r}; take one from a SchemaPool.")
     await driver.execute(script.replace(_PLACEHOLDER, schema))
     return (await _measure(driver, schema))[0]
 
 
 async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, things: int) -> bool:
-    """Empty a schema and give it another name; tell whether that went.
+    """Empty a schema and rename it; return whether both succeeded.
 
-    It does not where somebody has locked a table in it, where it has grown, or holds more or fewer than `things`.
+    They fail if another session has locked a table of the schema, if the schema has grown, or if the number of its
+    relations is not `things`.
     """
     count, size = await _measure(driver, schema)
     if count != things or size > MAX_SCHEMA_BYTES:
@@ -130,9 +132,9 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
 
 
 async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
-    """Drop a schema of the kit; return False where another session has locked something in it.
+    """Drop a schema of the kit; return False if another session has locked a part of it.
 
-    A schema of that name that the kit has not made, or that belongs to another role, is left alone.
+    A schema of this name that the kit has not created, or that belongs to another role, is not dropped.
     """
     if not await driver.fetchval(f"{_OWN_SCHEMAS} AND nspname = $2", _MARK, schema):
         return True
@@ -144,7 +146,7 @@ async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
 
 
 async def own(driver: asyncpg.Connection[Any], owner: str) -> None:
-    """Keep the schemas of `owner`, a process, from being dropped by others while this connection is open."""
+    """Protect the schemas of `owner`, a process, from other processes while this connection is open."""
     await driver.execute("SELECT pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended($1, 0))", owner)
 
 
@@ -166,7 +168,7 @@ async def move(connection: AsyncConnection, schema: str, seconds: float) -> None
 
 
 async def pending_work(connection: AsyncConnection) -> PendingWork:
-    """Return what the live workflows wait for."""
+    """Return the work that the live workflows wait for."""
     rows: Any = await connection.execute(_OUTLOOK)
     held: set[int] = set()
     open_: set[int] = set()
@@ -182,9 +184,9 @@ async def pending_work(connection: AsyncConnection) -> PendingWork:
 
 
 async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:
-    """Return the queues in which live workflows of these names are, those that wait for a time too.
+    """Return the queues that have live workflows of these names, including workflows that wait for a time.
 
-    `codec` names what they are written with, None for strict JSON: no claim takes others.
+    `codec` names the codec of the workflows, None for strict JSON; a claim takes no workflow of another codec.
     """
     is_ours = Workflow.name.in_(names), Workflow.codec.is_not_distinct_from(codec)
     found = await connection.execute(_QUEUES.where(*is_ours))

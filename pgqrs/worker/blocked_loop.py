@@ -1,4 +1,4 @@
-"""The watch over the event loop: what blocks it is named while it does."""
+"""Detects a blocked event loop, and names the step that blocks it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pgqrs.storage.store import RunControl
 from pgqrs.workflow.context import PyWorkflow
 
 CHECK_INTERVAL = 0.25
-"""The time between two signs of life of the event loop, in seconds."""
+"""Seconds between two checks of the event loop."""
 
 BLOCKED_AFTER = 1.0
-"""How long the loop must be late, in seconds, to count as blocked."""
+"""Minimum seconds by which a late event loop counts as blocked."""
 
 _MAX_NAMED = 3
 _OURS = __name__.partition(".")[0]
@@ -26,9 +26,9 @@ _logger = logging.getLogger("pgqrs")
 
 
 class BlockedLoopDetector:
-    """Warns once each time that something blocks the event loop for more than a second, and names the step.
+    """Logs one warning each time that code blocks the event loop for more than a second, and names the step.
 
-    A thread does it, which looks at what the loop's thread executes: afterwards it could only be guessed.
+    A thread checks the loop: the blocking code is on the stack of the loop's thread only while it blocks.
     """
 
     def __init__(self, runs: Mapping[int, RunControl]) -> None:
@@ -41,13 +41,13 @@ class BlockedLoopDetector:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to watch the running event loop."""
+        """Start to check the running event loop."""
         self._beat()
         self._thread = threading.Thread(target=self._watch, name="pgqrs-lag", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
-        """Watch no longer."""
+        """Stop the checks."""
         self._stopped.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -61,7 +61,7 @@ class BlockedLoopDetector:
         looked_at = monotonic()
         while not self._stopped.wait(CHECK_INTERVAL):
             beaten_at, before, looked_at = self._beaten_at, looked_at, monotonic()
-            # A process that was stopped as a whole has stopped this thread too.
+            # A process that was stopped as a whole stopped this thread too: its loop was not blocked.
             was_stopped = looked_at - before > CHECK_INTERVAL + BLOCKED_AFTER
             if (
                 looked_at - beaten_at > CHECK_INTERVAL + BLOCKED_AFTER
@@ -72,13 +72,13 @@ class BlockedLoopDetector:
                 self._warn()
 
     def _warn(self) -> None:
-        # There is no other way to ask; pyright takes the underscore for ours.
+        # Python has no public function for another thread's frame; pyright reports the underscore as private.
         frame = sys._current_frames().get(self._loops_thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if frame is None or self._stopped.is_set():
             return
         _logger.warning(
-            "the event loop has been blocked for more than %g s by %s, at %s: every workflow of this process "
-            "waits. Make the step a plain function and say @step(thread=True), or give it an executor.",
+            "the event loop has been blocked for more than %g s by %s, at %s: all workflows of this process wait. "
+            "Make the step a plain function with @step(thread=True), or give it @step(executor=...).",
             BLOCKED_AFTER,
             self._culprit(frame),
             _place(frame),
@@ -90,8 +90,8 @@ class BlockedLoopDetector:
             return self._named(context.id(), context.name)
         busy = [self._named(workflow_id, None) for workflow_id, run in [*self._runs.items()] if run.busy_with]
         if not busy:
-            return "something that is no step"
-        return "something, perhaps " + " or ".join(busy[:_MAX_NAMED])
+            return "code outside of a step"
+        return "code that may belong to " + " or ".join(busy[:_MAX_NAMED])
 
     def _named(self, workflow_id: int, name: str | None) -> str:
         run = self._runs.get(workflow_id)
@@ -101,7 +101,7 @@ class BlockedLoopDetector:
 
 
 def _contexts(frame: FrameType | None) -> Iterator[PyWorkflow]:
-    """Yield the contexts that the functions on the stack have, innermost first."""
+    """Yield the workflow contexts among the local variables on the stack, innermost first."""
     while frame is not None:
         for value in [*frame.f_locals.values()]:
             if isinstance(value, PyWorkflow):
@@ -110,6 +110,5 @@ def _contexts(frame: FrameType | None) -> Iterator[PyWorkflow]:
 
 
 def _place(frame: FrameType) -> str:
-    """Tell where a frame is, as a person looks for it."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"

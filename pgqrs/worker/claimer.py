@@ -1,4 +1,4 @@
-"""Claiming: as many workflows as can be run now, as soon as there are any."""
+"""Claims workflows for the free slots of a worker, as soon as workflows are ready."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from pgqrs.storage.records import ClaimedRun
 from pgqrs.worker.service import NEVER, PeriodicService
 
 MIN_POLL_INTERVAL = 0.02
-"""The rest after a claim that found something, in seconds."""
+"""Seconds between a claim that found workflows and the next claim."""
 
 BACKOFF = 1.5
-"""By how much a rest is longer than the one before while nothing is found."""
+"""Factor between two successive pauses while claims find no workflow."""
 
 MAX_POLL_INTERVAL = 2.0
-"""The longest rest between two claims, in seconds."""
+"""Maximum seconds between two claims."""
 
 MAX_CLAIM = 500
-"""The most workflows claimed at once."""
+"""Maximum workflows of one claim."""
 
 MIN_HINT_PAUSE = 0.02
-"""How long, in seconds, hints are not acted upon after a claim that a hint asked for and that found nothing."""
+"""Seconds for which hints are deferred after a claim that was caused by a hint and found no workflow."""
 
 MAX_HINT_PAUSE = 0.05
-"""How long, in seconds, hints are not acted upon at most, where one after another is for nothing."""
+"""Maximum seconds for which hints are deferred while one hint after another leads to no workflow."""
 
 
 class Slots(Protocol):
-    """Where claimed runs go."""
+    """The receiver of claimed runs."""
 
     @property
     def free(self) -> int:
-        """How many more may run now."""
+        """Number of runs that can start now."""
         ...
 
     @property
     def room(self) -> int:
-        """How many bytes of input more may be held now; the last workflow may exceed it."""
+        """Bytes of input that can be held in addition; the last workflow may exceed them."""
         ...
 
     def run(self, claimed: ClaimedRun) -> None:
-        """Carry a claimed run out."""
+        """Start a claimed run."""
         ...
 
 
 class Claimer(PeriodicService):
-    """Fills the free slots, and never claims more than there are.
+    """Claims workflows for the free slots, and never more workflows than there are free slots.
 
-    It polls ever less often while there is nothing; a hint (`nudge`) makes it look at once, unless those before it
-    were for nothing: every role of a database can send some. While there may be more than the slots can take, each
-    slot that becomes `free` is filled again.
+    It polls in growing intervals while no workflow is ready. A hint (`nudge`) causes a claim at once, unless the
+    hints before it led to no workflow: every role of a database can send hints. While more workflows may be ready
+    than the slots can take, each slot that becomes free is filled at once.
     """
 
     name: ClassVar[str] = "claiming"
@@ -70,24 +70,24 @@ class Claimer(PeriodicService):
         self._hearing: asyncio.TimerHandle | None = None
 
     def nudge(self) -> None:
-        """Look soon: there may be something to claim."""
+        """Request a claim soon, because a workflow may be ready."""
         self._is_hinted = True
         if not self._is_unanswered:
             self._heed()
 
     def slot_freed(self) -> None:
-        """Note that a slot has become free."""
+        """Claim again if more workflows may be ready: a slot has become free."""
         if self._may_be_more:
             self.wake()
 
     async def stop(self) -> None:
-        """Let the turn in progress end, and begin no other."""
+        """Wait for the claim in progress, and start no other claim."""
         await super().stop()
         if self._hearing is not None:
             self._hearing.cancel()
 
     async def run_once(self) -> float:
-        """Claim once for the slots that are free."""
+        """Claim once for the free slots."""
         limit, room = min(self._slots.free, MAX_CLAIM), self._slots.room
         if limit <= 0 or room <= 0:
             return NEVER
@@ -105,14 +105,14 @@ class Claimer(PeriodicService):
         return self._rest_after(len(claimed), limit)
 
     async def take_unanswered(self) -> None:
-        """Take what the last claim took, if its answer was lost; to be called when the claiming has stopped."""
+        """Run the workflows of the last claim if its answer was lost; call it after the claimer has stopped."""
         if self._is_unanswered:
             for each in await self._claim(0, 1):
                 self._slots.run(each)
             self._is_unanswered = False
 
     def _listen(self, *, is_hinted: bool, found: int) -> None:
-        """Be deaf for a while where a hint was for nothing, and take up the hint that came meanwhile."""
+        """Defer hints after a hint that led to no workflow, and act on a hint that arrived during the claim."""
         if found:
             self._deaf = 0.0
         elif is_hinted:
@@ -122,7 +122,7 @@ class Claimer(PeriodicService):
             self._heed()
 
     def _heed(self) -> None:
-        """Act upon a hint, at once or when this is not deaf any more."""
+        """Act on a hint, at once or when hints are no longer deferred."""
         wait = self._deaf_until - monotonic() if self._deaf else 0.0
         if wait <= 0:
             self._may_be_more = True

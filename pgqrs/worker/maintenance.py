@@ -1,4 +1,4 @@
-"""The look after what no claim finds: timers that are due, deadlines that have passed, what the dead left."""
+"""Runs the periodic maintenance of a worker: due timers, passed deadlines and the runs of dead executors."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pgqrs.storage.queries.maintenance import MAX_ROWS
 from pgqrs.worker.service import NEVER, PeriodicService
 
 REGULAR_INTERVAL = 1.0
-"""The time between two looks, in seconds, where nothing calls for an earlier one."""
+"""Seconds between two rounds of maintenance, unless a timer is due earlier."""
 
 SUSPICION_INTERVAL = 0.4
-"""The time until the next look, in seconds, while an executor may be dead."""
+"""Seconds until the next round while an executor may be dead."""
 
 MIN_INTERVAL = 0.05
-"""The shortest time between two looks, in seconds, however soon the next timer is due."""
+"""Minimum seconds between two rounds, however soon the next timer is due."""
 
 
 class Maintenance(PeriodicService):
-    """Looks about once a second, sooner where something is due, and tells when there is something to claim.
+    """Runs maintenance about once a second, earlier for due timers, and calls `ready` when workflows are ready.
 
-    It rests by `clock`, so that it looks at once where that is moved.
+    The pause between two rounds follows `clock`: a test that moves the clock starts the next round at once.
     """
 
-    name: ClassVar[str] = "looking after timers and dead executors"
+    name: ClassVar[str] = "maintenance"
 
     def __init__(
         self, tick: Callable[[], Awaitable[MaintenanceResult]], ready: Callable[[], object], clock: Clock
@@ -39,18 +39,18 @@ class Maintenance(PeriodicService):
         self._next: Timer | None = None
 
     async def run_once(self) -> float:
-        """Look once."""
+        """Run one round of maintenance."""
         self._cancel_next()
         found = await self._tick()
         if found.ready or found.woken or found.recovered:
             self._ready()
         if max(found.woken, found.recovered, found.timed_out) >= MAX_ROWS:
-            return 0  # there are more
+            return 0  # the statement reached its limit, so more rows may be left
         self._next = self._clock.call_at(self._clock.time() + _rest_after(found), self.wake)
         return NEVER
 
     async def stop(self) -> None:
-        """Let the look in progress end, and take no other."""
+        """Wait for the round in progress, and start no other round."""
         await super().stop()
         self._cancel_next()
 
@@ -61,5 +61,5 @@ class Maintenance(PeriodicService):
 
 
 def _rest_after(found: MaintenanceResult) -> float:
-    rest = SUSPICION_INTERVAL if found.suspects else REGULAR_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311  # out of step
+    rest = SUSPICION_INTERVAL if found.suspects else REGULAR_INTERVAL * random.uniform(0.9, 1.1)  # noqa: S311  # workers stay out of step
     return rest if found.next_due is None else max(MIN_INTERVAL, min(rest, found.next_due))

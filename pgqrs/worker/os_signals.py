@@ -1,4 +1,4 @@
-"""The signals that end a worker, caught for as long as it runs."""
+"""Handles SIGTERM and SIGINT while a worker runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Signals:
-    """The handlers of one event loop, which has one for each signal: it passes the signal to all reactions."""
+    """The signal handlers of one event loop: one handler for each signal, which calls all reactions."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.reactions: list[Callable[[], object]] = []
@@ -32,7 +32,7 @@ class _Signals:
     def restore(self) -> None:
         for each, handler in self._before.items():
             self._loop.remove_signal_handler(each)
-            if handler is not None:  # None: it was not set by Python, and cannot be
+            if handler is not None:  # None: the handler was not set by Python, which cannot restore it
                 signal.signal(each, handler)
         self._before.clear()
 
@@ -41,16 +41,17 @@ class _Signals:
             react()
 
 
-# Handlers are the process's, and asyncio does not tell which one an event loop has.
+# Handlers belong to the process, and asyncio does not report the handlers of an event loop.
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Signals] = WeakKeyDictionary()
 
 
 @contextmanager
 def caught_signals(react: Callable[[], object]) -> Generator[None]:
-    """Call `react` in the event loop at each SIGTERM and SIGINT; afterwards the handlers are as they were.
+    """Call `react` in the event loop at each SIGTERM and SIGINT; restore the previous handlers at the end.
 
-    Where several catch signals in one event loop, each reacts, and the last to end restores the handlers. Where an
-    event loop cannot handle signals, outside the main thread or on Windows, none is caught.
+    Where several callers catch signals in one event loop, each caller reacts, and the last to end restores the
+    handlers. Where an event loop cannot handle signals, outside the main thread or on Windows, no signal is
+    caught.
     """
     loop = asyncio.get_running_loop()
     signals = _of_loops.get(loop)

@@ -1,4 +1,4 @@
-"""The runs that a worker carries out: begun from a claim, left in one of the ways in which a run can end."""
+"""Runs claimed workflows, and ends, parks, requeues or releases each run."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ from pgqrs.workflow.context import ContextHost, PyWorkflow
 from pgqrs.workflow.definition import Definition
 
 REQUEUE_TIMEOUT = 5.0
-"""How long tasks may take to end, in seconds, once their runs have been left; then once they are cancelled."""
+"""Seconds that tasks may take to end after their runs were released, and again after their cancellation."""
 
 FIRST_MISFIT = 0.5
-"""How long, in seconds, a workflow is left alone whose input does not fit its function here."""
+"""Seconds for which a misfit is released after its first claim."""
 
 MISFIT_FACTOR = 1.5
-"""By how much longer than before it is left alone each time."""
+"""Factor between two successive waits of a misfit."""
 
 MAX_MISFIT = 60.0
-"""The longest that it is left alone, in seconds."""
+"""Maximum seconds for which a misfit is released."""
 
 AVOIDED = 2
-"""How many times as long as others the worker that it did not fit leaves it alone."""
+"""Multiple of a misfit's wait for which this worker does not claim it, so that other workers claim it first."""
 
 MAX_AVOIDED = 1000
-"""How many workflows that did not fit a claim passes over at most."""
+"""Maximum misfits that one claim excludes."""
 
 HANDING = 15.0
-"""How long, in seconds, the handing back of a run may take beside the grace."""
+"""Seconds that the requeue of a run may take in addition to the grace."""
 
 MAX_HELD = 10
-"""Most runs that a worker holds, as a multiple of its concurrency, those that wait for others included."""
+"""Maximum runs that a worker holds, as a multiple of its concurrency, runs that wait for workflows included."""
 
 _STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
 _UNRECORDED = (DatabaseError, SchemaError)
@@ -62,7 +62,7 @@ _logger = logging.getLogger("pgqrs")
 
 
 class ClaimedTask:
-    """A claimed run, and the task that carries it out; `adopted` once its context has the run."""
+    """A claimed run and its task; `adopted` is true once the workflow's context has the run."""
 
     __slots__ = ("adopted", "claimed", "context", "task")
 
@@ -74,9 +74,9 @@ class ClaimedTask:
 
 
 class WorkflowRunner:
-    """Carries claimed runs out, a task each, `concurrency` at once; no error of a workflow leaves it.
+    """Runs claimed workflows, a task each, `concurrency` at once; it raises no error of a workflow.
 
-    `over` is called with a workflow's id whenever a run of it has been left, and a slot is free again.
+    `over` is called with a workflow's id when its task has ended and the slot is free again.
     """
 
     def __init__(
@@ -106,9 +106,9 @@ class WorkflowRunner:
 
     @property
     def free(self) -> int:
-        """How many more runs can be carried out now.
+        """Number of additional runs that can start now.
 
-        A run that waits for the result of another workflow gives its place up, or that one might never get it.
+        A run that waits for the result of another workflow frees its slot: that workflow may need the slot to run.
         """
         held = len(self._held)
         if not self._waits:
@@ -118,25 +118,25 @@ class WorkflowRunner:
         if held >= most and waiting == held and not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                "pgqrs: all %d workflows that this worker holds wait for the results of others, and it takes no "
-                "more: give it a larger concurrency, or have another worker run the workflows they wait for.",
+                "pgqrs: all %d workflows of this worker wait for the results of other workflows, and it claims no "
+                "more: give it a larger concurrency, or run the awaited workflows on another worker.",
                 held,
             )
         return min(self._concurrency - held + waiting, most - held)
 
     @property
     def room(self) -> int:
-        """How many bytes of input more can be held now."""
+        """Bytes of input that can be held in addition."""
         return MAX_CLAIM_BYTES - self._bytes
 
     def avoided(self) -> list[int]:
-        """Return the ids of workflows that did not fit a moment ago, and that others are to claim first."""
+        """Return the ids of recent misfits, which other workers should claim first."""
         now = monotonic()
         self._avoided = {each: until for each, until in self._avoided.items() if until > now}
         return list(self._avoided)[-MAX_AVOIDED:]
 
     def run(self, claimed: ClaimedRun) -> None:
-        """Carry a claimed run out."""
+        """Start a claimed run in a task of its own."""
         self._bytes += len(claimed.input)
         held = ClaimedTask(claimed, PyWorkflow(self._host, claimed.workflow_id, claimed.name))
         self._held.add(held)
@@ -155,7 +155,7 @@ class WorkflowRunner:
             self._over(held.claimed.workflow_id)
 
     async def carry_out(self, held: ClaimedTask) -> None:
-        """Carry a run out to one of its ends; whatever is not recorded of it then is left for a later claim."""
+        """Run a claimed workflow to one of its ends, or release its run for a later claim."""
         claimed = held.claimed
         try:
             await self._begin(held)
@@ -168,25 +168,25 @@ class WorkflowRunner:
             _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, shown)
         except _UNRECORDED as error:
             self._tell_of(claimed, error)
-            await self._leave(claimed)  # this may be what kept its end from being recorded
-        except Exception as error:  # noqa: BLE001  # mostly it is recorded, and no concern of the other runs'
+            await self._leave(claimed)  # the error may have kept the end of the run from being recorded
+        except Exception as error:  # noqa: BLE001  # it is mostly recorded, and other runs continue
             self._tell_of(claimed, error)
             self._give_up(held)
-        # A stop is here that of another workflow, a step of which this one's function called by hand.
+        # A `RunStopped` here belongs to another workflow: this workflow's function called a step of it.
         except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
             shown = self._shown(crash)
             _logger.warning("a run of workflow %s (%r) crashed: %s", claimed.workflow_id, claimed.name, shown)
             self._give_up(held)
 
     def _give_up(self, held: ClaimedTask) -> None:
-        """Leave a run that is not settled for a later claim, as after a crash."""
+        """Release an unresolved run for a later claim, as after a crash."""
         if held.adopted:
             held.context.give_up()
         else:
             self._store.abandon(held.claimed.workflow_id, held.claimed.epoch, held.claimed.claim)
 
     async def _begin(self, held: ClaimedTask) -> None:
-        """Call the workflow's function, unless something speaks against it; then that is recorded as its error."""
+        """Call the workflow's function, unless the workflow is poisoned, is a misfit, or the worker drains."""
         claimed, context = held.claimed, held.context
         definition = self._definitions[claimed.name]
         if claimed.attempts > definition.max_attempts:
@@ -198,7 +198,7 @@ class WorkflowRunner:
         try:
             with value_context(claimed.workflow_id):
                 args, kwargs = decode_input(self._host.codec, definition, claimed.input)
-        except Exception as misfit:  # noqa: BLE001  # whatever a codec raises
+        except Exception as misfit:  # noqa: BLE001  # a codec may raise any error
             await self._fails_to_fit(held, definition, misfit)
             return
         await self._adopt(held)
@@ -208,22 +208,25 @@ class WorkflowRunner:
         await definition.function(context, *args, **kwargs)
 
     async def _fails_to_fit(self, held: ClaimedTask, definition: Definition, error: Exception) -> None:
-        """Leave a workflow that a newer process may have enqueued for a newer worker, at last with its error."""
+        """Release a misfit for a newer worker; at the last claim, record its error.
+
+        A newer process may have enqueued the workflow.
+        """
         claimed, context = held.claimed, held.context
         if claimed.attempts >= definition.max_attempts:
             self._tell_of(claimed, error)
             await self._adopt(held)
             await context.fail(error)
             return
-        # Others are to find it first.
+        # Other workers should claim it first.
         wait = min(FIRST_MISFIT * MISFIT_FACTOR ** (claimed.attempts - 1), MAX_MISFIT)
         self._avoided[claimed.workflow_id] = monotonic() + AVOIDED * wait
         level = logging.INFO if claimed.name in self._misfits else logging.WARNING
         self._misfits.add(claimed.name)
         _logger.log(
             level,
-            "workflow %s (%r) does not fit here and is left for %g s, to a newer worker, until it was claimed "
-            "%d times: %s",
+            "workflow %s (%r) does not fit this worker and is released for %g s, for a newer worker; it fails at "
+            "claim %d: %s",
             claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
         )  # fmt: skip
         told = seal_error(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
@@ -245,7 +248,7 @@ class WorkflowRunner:
         return shown_error(error, is_sealed=is_sealing(self._host.codec))
 
     async def _leave(self, claimed: ClaimedRun) -> None:
-        """Leave a run for another executor, however long the database is away; one that has ended stays so."""
+        """Release a run for another executor, and retry while the database is away; skip a run that has ended."""
         while True:
             try:
                 left = RunRelease(claimed.workflow_id, claimed.epoch, WorkflowStatus.RUNNING, claim=claimed.claim)
@@ -258,7 +261,7 @@ class WorkflowRunner:
                 return
 
     def shorten_grace(self, grace: float) -> None:
-        """Let the drain, which may have begun, leave steps `grace` seconds at most."""
+        """Limit the grace of executing steps to `grace` seconds from now; the drain may be in progress."""
         deadline = monotonic() + grace
         if self._deadline is None or deadline < self._deadline:
             self._deadline = deadline
@@ -266,9 +269,10 @@ class WorkflowRunner:
                 self._hand_back_all()
 
     async def drain(self) -> None:
-        """Hand every run back: at once where no step executes, otherwise when it has ended or the grace is over.
+        """Requeue every run: at once between two steps, otherwise when its steps have ended or the grace is over.
 
-        `hurry` sets the grace. Returns when the tasks of all runs have ended, or do not end although cancelled.
+        `shorten_grace` sets the grace. The call returns when all tasks have ended, or do not end after their
+        cancellation.
         """
         self._draining = True
         self._hand_back_all()
@@ -285,18 +289,16 @@ class WorkflowRunner:
                 task.add_done_callback(self._handing.discard)
 
     async def _hand_back(self, held: ClaimedTask, grace: float) -> None:
-        """Let another worker go on with a run, without burning an attempt."""
+        """Requeue a run for another worker, without counting an attempt."""
         try:
             async with asyncio.timeout(grace + HANDING):
                 await held.context.requeue(grace)
         except (PgqrsError, TimeoutError) as error:
-            # What keeps it from being recorded may keep the end of this executor too: others will find it dead.
-            _logger.warning(
-                "workflow %s could not be handed back: %s", held.claimed.workflow_id, self._shown(error)
-            )
+            # The same error may keep the end of this executor from being recorded: workers will find it dead.
+            _logger.warning("workflow %s could not be requeued: %s", held.claimed.workflow_id, self._shown(error))
 
     async def _end_tasks(self) -> None:
-        """Wait for the tasks of all runs, which have been left: a moment, then they are cancelled."""
+        """Wait for the tasks of all released runs; cancel the tasks that remain, and wait again."""
         for cancelled in (False, True):
             tasks = [held.task for held in self._held if held.task is not None]
             if tasks and cancelled:
@@ -305,4 +307,6 @@ class WorkflowRunner:
             if tasks:
                 await asyncio.wait(tasks, timeout=REQUEUE_TIMEOUT)
         if self._held:
-            _logger.warning("pgqrs: %d workflows do not end although they were cancelled", len(self._held))
+            _logger.warning(
+                "pgqrs: the tasks of %d workflows did not end after their cancellation", len(self._held)
+            )

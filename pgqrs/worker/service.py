@@ -1,4 +1,4 @@
-"""The loop that every background duty is: a turn, a rest, the next turn, and no error that ends it."""
+"""Repeats a background service: a round, a pause, the next round, and a retry after each error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import PgqrsError
 
 NEVER = float("inf")
-"""What a turn answers when only `Duty.wake` brings the next one."""
+"""Seconds that `run_once` returns where only `PeriodicService.wake` starts the next round."""
 
 FIRST_DELAY = 0.1
-"""How long after a failure the next turn is, in seconds; it doubles from failure to failure."""
+"""Seconds between a failure and the retry; the delay doubles with each failure."""
 
 MAX_DELAY = 2.0
-"""The longest time between two turns that fail, in seconds."""
+"""Maximum seconds between two failing rounds."""
 
 _logger = logging.getLogger("pgqrs")
 
 
 class PeriodicService:
-    """Something done again and again until `stop`, whatever goes wrong in between.
+    """Repeats `run_once` until `stop`, whatever errors it raises.
 
-    A subclass says in `turn` what is done, and how long to rest afterwards. A failure is logged once, however
-    often it repeats, and the first turn after it that succeeds is logged too.
+    A subclass implements `run_once`. A failure is logged once, however often it repeats, and the first success
+    after it is logged too.
     """
 
     name: ClassVar[str]
@@ -38,17 +38,17 @@ class PeriodicService:
         self._failures = 0
 
     async def run_once(self) -> float:
-        """Do the duty once, and return for how many seconds to rest unless `wake` is called."""
+        """Run one round, and return the seconds to pause, unless `wake` is called."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin; a duty that has begun goes on."""
+        """Start the service, unless it runs already."""
         if self._task is None:
             self._stopping = False
             self._task = asyncio.get_running_loop().create_task(self._loop(), name=f"pgqrs-{self.name}")
 
     async def stop(self) -> None:
-        """Let the turn in progress end, and begin no other."""
+        """Wait for the round in progress, and start no other round."""
         self._stopping = True
         self.wake()
         if self._task is not None:
@@ -56,7 +56,7 @@ class PeriodicService:
             self._task = None
 
     def wake(self) -> None:
-        """Cut the rest short; in a turn, go without the next rest."""
+        """End the pause now; during a round, skip the next pause."""
         self._woken.set()
 
     async def _loop(self) -> None:
@@ -67,25 +67,25 @@ class PeriodicService:
         self._woken.clear()
         try:
             seconds = await self.run_once()
-        except Exception as error:  # noqa: BLE001  # a duty that ends in silence is worse than any error
-            # Whoever wakes a duty knows nothing of its failures.
+        except Exception as error:  # noqa: BLE001  # a service that ends silently is worse than any error
+            # The caller of `wake` does not know of the failure: it must not cut the delay short.
             self._woken.clear()
             return self._failed(error)
         if self._failures:
-            _logger.info("pgqrs: %s goes on after %d failures", self.name, self._failures)
+            _logger.info("pgqrs: %s works again after %d failures", self.name, self._failures)
             self._failures = 0
         return seconds
 
     def _failed(self, error: Exception) -> float:
         if self._failures == 0:
-            # Of the database's errors the text tells all; of any other nobody knows where it comes from.
+            # The text of a pgqrs error explains it; the origin of any other error needs a traceback.
             unexpected = None if isinstance(error, PgqrsError) else error
             _logger.warning(
-                "pgqrs: %s failed and is tried again: %s", self.name, shown_error(error), exc_info=unexpected
+                "pgqrs: %s failed and will be retried: %s", self.name, shown_error(error), exc_info=unexpected
             )
         self._failures += 1
         delay = min(FIRST_DELAY * 2.0 ** min(self._failures - 1, 10), MAX_DELAY)
-        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not come back in step
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not retry in step
 
     async def _rest(self, seconds: float) -> None:
         if self._stopping or self._woken.is_set() or seconds <= 0:

@@ -1,4 +1,4 @@
-"""`Worker`: finds workflows that were enqueued, runs them, and takes over what died elsewhere."""
+"""`Worker`: claims enqueued workflows, runs them, and recovers the workflows of dead executors."""
 
 from __future__ import annotations
 
@@ -30,24 +30,31 @@ from pgqrs.workflow.definition import Definition, definition_of
 T = TypeVar("T")
 
 _PATIENCE: Final = 4
-"""How many times the `timeout` of the `Admin` a claim may take, the making of a connection included."""
+"""Multiple of the `Admin`'s `timeout` that one claim may take, including a new connection."""
 
 _logger = logging.getLogger("pgqrs")
 
 
 class Worker:
-    """Runs the workflows of `admin` that are enqueued, in this process and event loop, until it is told to stop.
+    """Runs the enqueued workflows of an `Admin` in this process and event loop, until it is stopped.
 
-    `workflows` are functions decorated with `@workflow`; workflows of other names are left to other workers.
-    `queues` are those that it serves. `concurrency` is how many workflows run here at once; it claims no more.
-    `grace` is how long, in seconds, steps that execute may go on when it stops.
+    ``await worker.run()`` works until SIGTERM or SIGINT. ``async with worker:`` works while the block runs, and
+    handles no signals. Both requeue unfinished runs at the end, and another worker resumes them. The `admin` must
+    stay open. The application can use it for other calls, and several workers can share it.
 
-    ``await worker.run()`` works until SIGTERM or SIGINT. ``async with worker:`` works while the block runs and
-    leaves signals alone. Either way what has not ended is handed back, for another worker to go on with. The
-    `admin` must stay open, and can be used for other things; several workers may share it.
+    Args:
+        admin: The client of the database whose workflows the worker runs.
+        workflows: Functions decorated with `@workflow`. The worker claims no workflows of other names.
+        queues: The names of the queues that the worker serves; the default queue if omitted.
+        concurrency: Maximum number of workflows that run here at once, 100 by default. A run that waits for the
+            result of another workflow is not counted.
+        grace: Seconds that executing steps have to end when the worker stops, 30 by default.
 
-    Raises `ConfigurationError` for two functions of one name, for none, and for a number out of range; `TypeError`
-    for what is no workflow.
+    Raises:
+        ConfigurationError: Two functions have the same name, `workflows` or `queues` is empty, or a number is out
+            of range.
+        InvalidNameError: A queue's name is invalid.
+        TypeError: A function is not a workflow, or an argument has a wrong type.
     """
 
     def __init__(
@@ -75,9 +82,14 @@ class Worker:
     async def run(self) -> None:
         """Work until SIGTERM, SIGINT or `drain`, then stop as `drain` does; a second signal stops at once.
 
-        Signals are caught where the event loop can do that, in the main thread; afterwards the handlers are as
-        they were. Raises what keeps the worker from starting, `NotInstalledError` say; afterwards no error ends
-        it.
+        Signals are handled where the event loop supports it, in the main thread. The previous handlers are
+        restored at the end. After the start, no error ends the worker.
+
+        Raises:
+            ConfigurationError: The worker was started before.
+            DatabaseUnavailableError: The server could not be reached at the start.
+            NotInstalledError: The schema has no tables of pgqrs.
+            SchemaOutOfDateError: The tables belong to another version of pgqrs.
         """
         with caught_signals(self._signalled):
             if not await self._start_unless_stopped():
@@ -90,7 +102,7 @@ class Worker:
             await self.drain()
 
     async def _start_unless_stopped(self) -> bool:
-        """Start, and tell whether that came before a signal: a server that is away can keep it for long."""
+        """Start, and return False if a signal came first: a server that is away can delay the start for long."""
         starting = asyncio.ensure_future(self.start())
         stopped = asyncio.ensure_future(self._asked_to_stop.wait())
         try:
@@ -107,11 +119,11 @@ class Worker:
 
     def _signalled(self) -> None:
         if self._asked_to_stop.is_set():
-            _logger.warning("pgqrs: a second signal: the worker stops now")
+            _logger.warning("pgqrs: received a second signal, so the worker stops now")
             if self._services is not None:
                 self._services.runs.shorten_grace(0.0)
         else:
-            _logger.info("pgqrs: the worker drains, and steps have %g s to end", self._grace)
+            _logger.info("pgqrs: the worker drains, and executing steps have %g s to end", self._grace)
             self._asked_to_stop.set()
 
     async def __aenter__(self) -> Self:
@@ -127,13 +139,16 @@ class Worker:
         await self.drain(self._grace if exc_type is None else 0.0)
 
     async def start(self) -> None:
-        """Begin to work; for those who want neither `run` nor ``async with``: call `drain` in the end.
+        """Start to work, without `run` and without ``async with``; call `drain` at the end.
 
-        Raises `NotInstalledError`, `SchemaOutOfDateError`, `DatabaseUnavailableError`, and `ConfigurationError`
-        for a worker that was started before.
+        Raises:
+            ConfigurationError: The worker was started before.
+            DatabaseUnavailableError: The server could not be reached.
+            NotInstalledError: The schema has no tables of pgqrs.
+            SchemaOutOfDateError: The tables belong to another version of pgqrs.
         """
         if self._started:
-            raise ConfigurationError("a Worker works once: make another one.")
+            raise ConfigurationError("a Worker runs once; create another Worker to start again.")
         self._started = True
         here = await self._admin.loop_state()
         services = _Services(self._admin, here, self._definitions, self._queues, self._concurrency)
@@ -142,12 +157,19 @@ class Worker:
         _logger.info("pgqrs: %r has started, executor %s", self, here.store.executor_id)
 
     async def drain(self, grace: float | None = None) -> None:
-        """Stop: claim no more, give the steps that execute `grace` seconds to end, and hand every run back.
+        """Stop: claim no more, give executing steps `grace` seconds to end, and requeue every run.
 
-        A run between two steps is handed back at once, one that executes steps when these have ended and their
-        outcomes are recorded; what still executes after the grace is interrupted, and executed again elsewhere. No
-        attempt is counted for it. `grace` is that of the worker where it is not given. Called again it waits for
-        the same end, which a shorter grace brings nearer; a caller that is cancelled leaves no grace.
+        A run between two steps is requeued at once. A run that executes steps is requeued when they have ended and
+        their outcomes are recorded. Steps that still execute after the grace are interrupted, and another worker
+        executes them again. A requeued run counts no attempt. A second call waits for the same end, and a shorter
+        grace brings the end nearer. A cancelled call ends the grace.
+
+        Args:
+            grace: Seconds that executing steps have to end; the `grace` of the worker if omitted.
+
+        Raises:
+            ConfigurationError: `grace` is negative, not finite, or too large.
+            TypeError: `grace` is not a number of seconds.
         """
         seconds = self._grace if grace is None else validate_seconds("grace", grace) or 0.0
         self._asked_to_stop.set()
@@ -170,7 +192,7 @@ class Worker:
 
 
 class _Services:
-    """What goes on in the background of a worker, put together: started and stopped in order."""
+    """The background services of a worker, which start and stop in order."""
 
     def __init__(
         self,
@@ -185,46 +207,48 @@ class _Services:
         self._names = list(definitions)
         self._queues = queues
         self._marks = {mark_of(queue) for queue in queues}
-        self._watch: ClaimConnection | None = None
+        self._claim_connection: ClaimConnection | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
         self.runs = WorkflowRunner(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
-        self._claims = Claimer(self._claim, self.runs)
-        self._ticks = Maintenance(self._tick, self._claims.nudge, here.store.clock)
-        self._lag = BlockedLoopDetector(here.store.runs)
+        self._claimer = Claimer(self._claim, self.runs)
+        self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
+        self._loop_detector = BlockedLoopDetector(here.store.runs)
 
     async def start(self) -> None:
-        """Connect, show that this executor lives, and begin."""
-        self._watch = await self._here.store.claim_connection(self._rung)
-        self._here.notifier.listen(self._rung_here)
-        self._lag.start()
-        self._ticks.start()
-        self._claims.start()
+        """Connect, start the heartbeat of this executor, and start the services."""
+        self._claim_connection = await self._here.store.claim_connection(self._on_notify)
+        self._here.notifier.listen(self._on_local_notify)
+        self._loop_detector.start()
+        self._maintenance.start()
+        self._claimer.start()
 
     async def stop(self) -> None:
-        """Claim no more, hand back what runs (the grace is set with `Runs.hurry`), and disconnect."""
-        self._here.notifier.unlisten(self._rung_here)
-        await asyncio.gather(self._claims.stop(), self._ticks.stop())
+        """Stop claiming, requeue the runs (`WorkflowRunner.shorten_grace` sets the grace), and disconnect."""
+        self._here.notifier.unlisten(self._on_local_notify)
+        await asyncio.gather(self._claimer.stop(), self._maintenance.stop())
         with suppress(PgqrsError):
-            await self._claims.take_unanswered()
+            await self._claimer.take_unanswered()
         await self.runs.drain()
-        await self._lag.stop()
-        if self._watch is not None:
-            await self._watch.close()
+        await self._loop_detector.stop()
+        if self._claim_connection is not None:
+            await self._claim_connection.close()
 
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
-        assert self._watch is not None  # noqa: S101  # connected before
-        return await self._in_time(self._watch.claim(self._names, self._queues, limit, room, self.runs.avoided()))
+        assert self._claim_connection is not None  # noqa: S101  # connected in `start`
+        return await self._in_time(
+            self._claim_connection.claim(self._names, self._queues, limit, room, self.runs.avoided())
+        )
 
     async def _tick(self) -> MaintenanceResult:
-        assert self._watch is not None  # noqa: S101  # connected before
-        found = await self._in_time(self._watch.run_maintenance(self._names, self._queues))
+        assert self._claim_connection is not None  # noqa: S101  # connected in `start`
+        found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues))
         for each in set(found.others) - self._codecs_told:
             self._codecs_told.add(each)
             name, codec = each
             _logger.warning(
-                "pgqrs: workflows %r are ready and left alone: they are written with the codec %r, and the Admin "
-                "of this worker has %r. Give it that codec; the command takes an Admin of yours: "
-                "pgqrs worker ... --admin MODULE:NAME.",
+                "pgqrs: workflows %r are ready, but this worker cannot read them: they are stored with the codec "
+                "%r, and the Admin of this worker has %r. Create the Admin with their codec, and name it on the "
+                "command line: pgqrs worker ... --admin MODULE:NAME.",
                 name,
                 codec or JsonCodec.name,
                 self._codec.name,
@@ -232,7 +256,7 @@ class _Services:
         return found
 
     async def _in_time(self, asked: Awaitable[T]) -> T:
-        # Each statement has a time limit of its own, and one may wait for the other; this is for what has none.
+        # Each statement has its own time limit, and one may wait for another; this limit bounds the rest.
         limit = _PATIENCE * self._here.store.database.limits.timeout
         try:
             async with asyncio.timeout(limit):
@@ -240,17 +264,17 @@ class _Services:
         except TimeoutError as error:
             raise DatabaseUnavailableError(f"the server did not answer within {limit:g} s.") from error
 
-    def _rung(self, mark: str) -> None:
+    def _on_notify(self, mark: str) -> None:
         if mark in self._marks:
-            self._claims.nudge()
+            self._claimer.nudge()
 
-    def _rung_here(self, queue: str, workflow_id: int) -> None:
-        if queue in self._queues and self._watch is not None:
-            self._watch.lower(workflow_id)
-            self._claims.nudge()
+    def _on_local_notify(self, queue: str, workflow_id: int) -> None:
+        if queue in self._queues and self._claim_connection is not None:
+            self._claim_connection.lower(workflow_id)
+            self._claimer.nudge()
 
     def _over(self, workflow_id: int) -> None:
-        self._claims.slot_freed()
+        self._claimer.slot_freed()
         self._here.results.notify_finished(workflow_id)
 
 
@@ -262,10 +286,12 @@ def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:
         if other.function is not definition.function:
             raise ConfigurationError(
                 f"two workflows are named {definition.name!r}: {_shown(other.function)} and "
-                f"{_shown(definition.function)}. Give one another name: @workflow(name=...)."
+                f"{_shown(definition.function)}. Rename one of them: @workflow(name=...)."
             )
     if not found:
-        raise ConfigurationError("a Worker needs at least one workflow to run.")
+        raise ConfigurationError(
+            "`workflows` must have at least one workflow, got none; pass functions decorated with @workflow."
+        )
     return found
 
 
@@ -275,18 +301,24 @@ def _shown(function: Callable[..., object]) -> str:
 
 def _checked_queues(queues: object) -> list[str]:
     if isinstance(queues, str) or not isinstance(queues, Iterable):
-        raise TypeError(f"queues are several names, as in queues=({str(queues)!r},).")
+        raise TypeError(f"`queues` must be an iterable of names, got {queues!r}; pass queues=({str(queues)!r},).")
     names = list(dict.fromkeys(cast("Iterable[str]", queues)))
     for name in names:
         check_name("queue", name)
     if not names:
-        raise ConfigurationError("a Worker needs at least one queue to serve.")
+        raise ConfigurationError(
+            "`queues` must have at least one queue, got none; omit it to serve the default queue."
+        )
     return names
 
 
 def _checked_concurrency(concurrency: object) -> int:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int):
-        raise TypeError(f"concurrency is an int, not {type(concurrency).__name__}.")
+        raise TypeError(
+            f"`concurrency` must be an int, got {type(concurrency).__name__}; pass a number of workflows."
+        )
     if concurrency < 1:
-        raise ConfigurationError(f"concurrency must be at least 1, and is {concurrency}.")
+        raise ConfigurationError(
+            f"`concurrency` must be at least 1, got {concurrency}; pass a number of workflows."
+        )
     return concurrency

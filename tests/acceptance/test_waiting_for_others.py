@@ -47,7 +47,7 @@ async def test_a_worker_whose_workflows_all_wait_says_so_and_takes_no_more(admin
         await never.result()
 
     async def has_warned():
-        return [each for each in caplog.messages if "wait for the results of others" in each]
+        return [each for each in caplog.messages if "wait for the results of other workflows" in each]
 
     caplog.set_level(logging.WARNING, "pgqrs")
     await admin.enqueue_many(endless, [()] * 12)

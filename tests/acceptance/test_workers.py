@@ -271,7 +271,7 @@ async def test_two_workers_share_ten_thousand_jobs_and_run_each_once(admin, dsn,
     [
         ({"workflows": []}, ConfigurationError, "at least one workflow"),
         ({"workflows": [print]}, TypeError, "not a workflow"),
-        ({"queues": "default"}, TypeError, "several names"),
+        ({"queues": "default"}, TypeError, "iterable of names"),
         ({"queues": []}, ConfigurationError, "at least one queue"),
         ({"queues": [""]}, InvalidNameError, "empty"),
         ({"concurrency": 0}, ConfigurationError, "at least 1"),
@@ -299,7 +299,7 @@ async def test_a_worker_works_once(admin):
     worker = Worker(admin, [double])
     async with worker:
         pass
-    with pytest.raises(ConfigurationError, match="works once"):
+    with pytest.raises(ConfigurationError, match="runs once"):
         await worker.start()
     await worker.drain()
 

@@ -265,7 +265,7 @@ async def test_a_worker_finds_what_is_resumed_below_its_floor_within_seconds(adm
     async with asyncio.timeout(30), Worker(admin, [flow]) as worker:
         first = await admin.enqueue(flow)
         await first.result()
-        watch = worker._services._watch
+        watch = worker._services._claim_connection
         for _ in range(3):
             await (await admin.enqueue(flow)).result()
         await become_true(lambda: watch._floor._floor > first.id)
@@ -326,8 +326,8 @@ async def test_a_stranger_who_rings_has_workers_claim_a_few_times_a_second(admin
     async def idle(ctx: PyWorkflow) -> None: ...
 
     async with asyncio.timeout(30), Worker(admin, [idle]) as worker:
-        watch = worker._services._watch
-        await become_true(lambda: worker._services._claims._rest_when_idle > 0.1)
+        watch = worker._services._claim_connection
+        await become_true(lambda: worker._services._claimer._rest_when_idle > 0.1)
         before, began = watch.statements, time.monotonic()
         while time.monotonic() - began < 1:
             await truth.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1))

@@ -35,15 +35,19 @@ async def idle_worker(admin):
     async with asyncio.timeout(60), Worker(admin, [stamped]) as worker:
         await (await admin.enqueue(stamped)).result()
         services = worker._services
-        claims = services._claims
+        claims = services._claimer
 
         async def idle():
             """Wait until a long rest between two claims has begun."""
-            before = services._watch.statements
+            before = services._claim_connection.statements
             claims._rest_when_idle = MAX_POLL_INTERVAL
             claims._may_be_more = False
             claims.wake()
-            await until(lambda: services._watch.statements > before and not services._watch._unanswered)
+            await until(
+                lambda: (
+                    services._claim_connection.statements > before and not services._claim_connection._unanswered
+                )
+            )
             return services
 
         yield idle
@@ -156,9 +160,9 @@ async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn,
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         for _ in range(times):
             services = await idle()
-            connection = services._watch._connection
+            connection = services._claim_connection._connection
             await truth.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
-            await until(lambda: services._watch._connection not in {None, connection})  # noqa: B023
+            await until(lambda: services._claim_connection._connection not in {None, connection})  # noqa: B023
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5
@@ -171,10 +175,10 @@ async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admi
             services = worker._services
             await wire.cut()
             handle = await admin.enqueue(stamped)
-            await until(lambda: min(services._claims._failures, services._ticks._failures) >= 4)
+            await until(lambda: min(services._claimer._failures, services._maintenance._failures) >= 4)
             await wire.mend()
             await handle.result()
-        failures = [each for each in caplog.records if "failed and is tried again" in each.getMessage()]
+        failures = [each for each in caplog.records if "failed and will be retried" in each.getMessage()]
         assert len(failures) == 2  # the claims and the ticks, each once
 
 
@@ -197,7 +201,7 @@ async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schem
         wire.mute()
         handle = await admin.enqueue(stamped)
         services = worker._services
-        await until(lambda: min(services._claims._failures, services._ticks._failures) >= 1)
+        await until(lambda: min(services._claimer._failures, services._maintenance._failures) >= 1)
         await wire.cut()
         wire._muted = False
         await wire.mend()

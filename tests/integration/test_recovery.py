@@ -197,7 +197,7 @@ async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, truth, 
     async with Worker(admin, [blocking, job]) as other:
         assert await handle.result(timeout=seconds + DEADLINE) == [blocked.pid] * 3
         assert await beside.result(timeout=DEADLINE) == [blocked.pid] * 200
-        assert other._services._watch._ticks > seconds / 2
+        assert other._services._claim_connection._ticks > seconds / 2
     crunch = await truth.fetchrow("SELECT * FROM pgqrs_workflow_steps WHERE step_id = 'crunch'")
     assert (crunch["completed_at"] - crunch["started_at"]).total_seconds() > seconds
     for each in (handle, beside):
@@ -215,7 +215,7 @@ async def test_killed_connections_are_no_death(admin, dsn, schema, truth):
                 for _ in range(3):
                     await _kill_pulses(truth)
                     await _until(_locks, truth, 2)
-                    seen = other._services._watch._ticks
+                    seen = other._services._claim_connection._ticks
                     await _until(lambda seen=seen: _ticked(other, seen + 1))
                 assert await handle.result() == [os.getpid()] * 150
         row = await _workflow(truth, handle.id)
@@ -241,7 +241,7 @@ async def _locks(truth, count):
 
 
 async def _ticked(worker, count):
-    return worker._services._watch._ticks >= count
+    return worker._services._claim_connection._ticks >= count
 
 
 async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, truth):

@@ -53,8 +53,8 @@ async def test_no_error_ends_it_and_an_outage_is_logged_once(caplog, error):
     caplog.set_level(logging.INFO, "pgqrs")
     await _run(Counting(0, error, error, 0, error))
     messages = [each.getMessage() for each in caplog.records]
-    assert len([each for each in messages if "counting failed and is tried again" in each]) == 2
-    assert len([each for each in messages if "counting goes on after" in each]) == 2
+    assert len([each for each in messages if "counting failed and will be retried" in each]) == 2
+    assert len([each for each in messages if "counting works again after" in each]) == 2
     assert all(bool(each.exc_info) != isinstance(error, DatabaseUnavailableError) for each in caplog.records[:1])
 
 
