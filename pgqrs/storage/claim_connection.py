@@ -1,4 +1,4 @@
-"""The connection of a worker: it hears the doorbell, claims, and looks after what is due or left by the dead."""
+"""The connection of a worker: receives notifications, claims workflows, and maintains the queues."""
 
 from __future__ import annotations
 
@@ -21,31 +21,30 @@ from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ClaimedRun
 
 MAX_CLAIM_BYTES = 64 * 2**20
-"""The size of the inputs, in bytes, up to which a worker holds workflows; the last one may exceed it."""
+"""Maximum bytes of the inputs of claimed workflows that a worker holds; the last workflow may exceed it."""
 
 _UNKNOWN_EVERY = 60
-"""How many ticks go by between two searches for runs of executors that are not in the tables, and for old rows."""
-
+"""Maintenance passes between two searches for runs of unregistered executors and for executors long dead."""
 
 _OTHERS_EVERY = 10
-"""How many ticks go by between two looks for work that is written with another codec."""
+"""Maintenance passes between two searches for workflows that are written with another codec."""
 
 _SLACK = 16
-"""How many more workflows a claim looks at than it takes; more while others claim the same ones."""
+"""Workflows that a claim considers beyond its limit; more while other workers claim the same workflows."""
 
 _MOST_SLACK = 4096
 
 _ATTEMPTS = 4
-"""How many statements a claim takes at most, where others took first what it had chosen."""
+"""Maximum statements of one claim, while other workers lock the workflows that it considers."""
 
 
 class MaintenanceResult(NamedTuple):
-    """What a look at the queues found and did.
+    """The result of a maintenance pass.
 
-    `ready`: one of the queues has a workflow to claim. `woken`, `recovered` and `timed_out` count workflows whose
-    time had come, that a dead executor held, and that were ended at their deadline. `suspects` counts executors
-    that may be dead. `next_due` is the time until the next timer or deadline in seconds, None without one.
-    `others` are names of ready workflows that are written with another codec, each with that codec.
+    `ready` says that one of the queues has a workflow to claim. `woken` counts the workflows whose timer was due,
+    `recovered` the runs of dead executors, and `timed_out` the workflows that were ended at their deadline.
+    `suspects` counts executors that may be dead. `next_due` is the time in seconds until the next timer or
+    deadline, None without one. `others` has the name and codec of ready workflows with another codec.
     """
 
     ready: bool
@@ -58,28 +57,28 @@ class MaintenanceResult(NamedTuple):
 
 
 class ClaimConnection:
-    """One worker's connection outside the pool, made anew when it is lost; it claims what `codec` can read.
+    """One worker's connection outside of the pool, replaced when it is lost; it claims workflows of one `codec`.
 
-    `rung` is called in the event loop with the mark of a queue (`channels.mark_of`) whose doorbell was rung, and
-    `told` with the server's time where a claim brings it. The methods raise `DatabaseUnavailableError` while the
-    server is away; call them again later.
+    `on_notify` is called in the event loop with the mark of a queue (`channels.mark_of`) for each notification.
+    `on_time` is called with the server's time for each claim that returns it. The methods raise
+    `DatabaseUnavailableError` while the server is away; call them again later.
     """
 
     def __init__(
         self,
         database: Database,
         executor_id: UUID,
-        rung: Callable[[str], object],
+        on_notify: Callable[[str], object],
         codec: str | None = None,
         *,
-        told: Callable[[ClockReading], None] | None = None,
+        on_time: Callable[[ClockReading], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._database = database
         self._executor_id = executor_id
         self._codec = codec
-        self._rung = rung
-        self._told = told
+        self._on_notify = on_notify
+        self._on_time = on_time
         self._connection: Driver | None = None
         self._one_at_a_time = asyncio.Lock()
         self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
@@ -89,7 +88,7 @@ class ClaimConnection:
         self._slack = _SLACK
         self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
         self.statements = 0
-        """How many statements were sent."""
+        """The number of statements that were sent."""
 
     async def claim(
         self,
@@ -101,8 +100,8 @@ class ClaimConnection:
     ) -> list[ClaimedRun]:
         """Claim up to `limit` workflows of these names and queues, by priority, then by age.
 
-        Their inputs take about `budget` bytes at most, but for the last; those of `avoid` are left out. What an
-        earlier call claimed without hearing the answer comes first.
+        The inputs take about `budget` bytes; the last one may exceed it. Workflows of `avoid` are excluded. If the
+        answer to an earlier call was lost, the workflows of that call are returned instead.
         """
         names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
         values = {
@@ -124,7 +123,7 @@ class ClaimConnection:
         return _in_order(rows)
 
     async def _claim(self, values: dict[str, Any], limit: int) -> list[Any]:
-        """Claim, again where others have taken of what was looked at, and there may be more."""
+        """Claim, and repeat while other workers hold considered workflows and there may be more."""
         rows: list[Any] = []
         budget: int = values["budget"]
         for _ in range(_ATTEMPTS):
@@ -146,21 +145,21 @@ class ClaimConnection:
     async def _claimed(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
         asked = monotonic()
         rows = await self._fetch(statement, values)
-        if rows and rows[0]["told"] is not None and self._told is not None:
-            self._told(ClockReading.between(rows[0]["told"], asked))
+        if rows and rows[0]["told"] is not None and self._on_time is not None:
+            self._on_time(ClockReading.between(rows[0]["told"], asked))
         return rows
 
     @property
     def unanswered(self) -> tuple[int, ...]:
-        """The tokens of claims whose answers are not there yet, or were lost."""
+        """The tokens of claims whose answers are outstanding or were lost."""
         return tuple(self._unanswered)
 
     def lower(self, first: int) -> None:
-        """Look again at ids from `first` on: a workflow of that id is ready, and perhaps others above it."""
+        """Consider ids from `first` on again: the workflow `first` is ready, and perhaps workflows above it."""
         self._floor.lower(first)
 
     async def run_maintenance(self, names: Sequence[str], queues: Sequence[str]) -> MaintenanceResult:
-        """Wake what is due, take over what the dead left, end what is too late, and tell what is to be done."""
+        """Wake due workflows, recover the runs of dead executors, end overdue workflows, and return a summary."""
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
             pairs = {"names": list(dict.fromkeys(names)), "queues": list(dict.fromkeys(queues))}
@@ -185,7 +184,7 @@ class ClaimConnection:
         )
 
     async def _look(self, values: dict[str, Any]) -> Any:
-        """Look at everything, now and then, or else at what the floor leaves."""
+        """Run a full search if it is due, otherwise a search within the bounds of the floor."""
         floor = self._floor.of((values["names"], values["queues"]))
         is_full = self._floor.is_due
         bounds = {"floor": 0, "past": MAX_SECONDS} if is_full else {"floor": floor, "past": self._floor.past}
@@ -228,7 +227,7 @@ class ClaimConnection:
             try:
                 return await connection.fetch(compiled.text, *arguments, timeout=self._database.limits.timeout)
             except BaseException:
-                # Whatever it was, a connection that may have fallen silent hears no doorbell.
+                # After any error the connection may be dead, and a dead connection receives no notifications.
                 connection.terminate()
                 self._connection = None
                 self._unsettle()
@@ -243,7 +242,7 @@ class ClaimConnection:
                 connection = await self._database.open_driver(sorting=False)
                 try:
                     async with asyncio.timeout(self._database.limits.timeout):
-                        await connection.add_listener(queue_channel(self._database.schema), self._heard)
+                        await connection.add_listener(queue_channel(self._database.schema), self._on_notification)
                 except BaseException:
                     connection.terminate()
                     raise
@@ -256,14 +255,14 @@ class ClaimConnection:
         return self._connection
 
     def _unsettle(self) -> None:
-        """Believe in no death for a while: what cut this connection may have cut those of living executors."""
+        """Trust no sign of death for a while: living executors may have lost their connections as well."""
         self._settled_at = asyncio.get_running_loop().time() + executors.SETTLING
 
-    def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+    def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         mark, first = ring_of(str(payload))
         if first is not None:
             self._floor.lower(first)
-        self._rung(mark)
+        self._on_notify(mark)
 
 
 def _in_order(rows: list[Any]) -> list[ClaimedRun]:

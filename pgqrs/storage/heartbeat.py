@@ -1,6 +1,6 @@
-"""The pulse: the sign of life of an executor, from a thread and a connection of its own.
+"""The heartbeat of an executor, which a thread of its own sends through a connection of its own.
 
-A thread, for the event loop may be blocked by somebody's computation for a minute and is alive all the same.
+It needs a thread, because a computation may block the event loop for a minute while the executor is alive.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from pgqrs.storage.queries.channels import executor_channel
 
 _MIN_PAUSE = 0.05
 _MAX_PAUSE = 0.2
-"""Seconds between two attempts to connect: well below `executors.SUSPICION`, the connecting included."""
+"""Maximum seconds between two attempts to connect; with the connecting, well below `executors.SUSPICION`."""
 
 _MIN_TIMEOUT = 1.0
-"""Seconds that a beat may take at least, however short the expiry is."""
+"""Minimum seconds that a heartbeat may take before it times out, however short the expiry is."""
 
-# So that the server gives the lock of a host that vanished up by itself, although nobody looks at the beat.
+# So that the server itself releases the lock of a host that vanished, although no process checks the heartbeat.
 _KEEPALIVES = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 2"
 
 
 class HeldRun(NamedTuple):
-    """A run that the tables say this executor holds."""
+    """A run that this executor holds according to the tables."""
 
     workflow_id: int
     epoch: int
@@ -47,22 +47,22 @@ class HeldRun(NamedTuple):
 
 
 class RunOwner(Protocol):
-    """What the pulse asks of an event loop's store. All but `told` is called in that loop."""
+    """The store of an event loop, as the heartbeat calls it; all methods but `on_time` are called in that loop."""
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
-        """Cancel a run, if it is this loop's."""
+        """Cancel a run, if this loop has it."""
         ...
 
     def on_time(self, reading: ClockReading) -> None:
-        """Take in the server's time; called in the pulse's thread."""
+        """Receive the server's time; called in the heartbeat's thread."""
         ...
 
     def without_task(self, held: Sequence[HeldRun]) -> list[HeldRun]:
-        """Return those of the runs that nothing in this loop starts, carries out or leaves."""
+        """Return the runs that no task in this loop starts, executes or releases."""
         ...
 
     def give_up(self, held: Sequence[HeldRun]) -> None:
-        """Give runs up that no event loop carries out."""
+        """Abandon runs that no event loop executes."""
         ...
 
 
@@ -70,10 +70,10 @@ Users: TypeAlias = "list[tuple[asyncio.AbstractEventLoop, ref[RunOwner]]]"
 
 
 class HeldRunCheck:
-    """Asks one event loop after another for the runs that it carries out; what is left in the end is given up.
+    """Asks one event loop after another for the runs that it executes; the remaining runs are abandoned.
 
-    The runs were read from the tables before, so none of them can be claimed, under the same epoch, after its loop
-    was asked. A loop that is blocked keeps the inquiry from ending, and a loop that has ended carries nothing out.
+    The runs were read from the tables before, so after its check no loop can claim one of them under the same
+    epoch. A blocked loop keeps the check from ending, and a loop that has ended executes no runs.
     """
 
     def __init__(self, held: Sequence[HeldRun], users: Users) -> None:
@@ -83,14 +83,14 @@ class HeldRunCheck:
 
     @property
     def is_over(self) -> bool:
-        """Whether no loop is yet to answer."""
+        """True if no loop has an answer outstanding."""
         return self._asked is None or self._asked.is_closed()
 
     def _ask_next(self, left: list[HeldRun], last: RunOwner | None = None) -> None:
         while left and self._users:
-            self._asked, keeper = self._users.pop()
+            self._asked, owner = self._users.pop()
             try:
-                self._asked.call_soon_threadsafe(self._ask, keeper, left)
+                self._asked.call_soon_threadsafe(self._ask, owner, left)
             except RuntimeError:  # the loop has ended
                 continue
             return
@@ -100,12 +100,12 @@ class HeldRunCheck:
 
     def _ask(self, reference: ref[RunOwner], held: list[HeldRun]) -> None:
         self._asked = None
-        keeper = reference()
-        self._ask_next(held if keeper is None else keeper.without_task(held), keeper)
+        owner = reference()
+        self._ask_next(held if owner is None else owner.without_task(held), owner)
 
 
 class Heartbeat:
-    """The life of one `Admin` in one process, shared by its event loops; it beats while one of them uses it."""
+    """The heartbeat of one `Admin` in one process; it beats while one of the event loops uses it."""
 
     def __init__(self, source: EngineSource, schema: str, limits: Limits) -> None:
         self.executor_id = uuid4()
@@ -116,16 +116,16 @@ class Heartbeat:
         self._guard = threading.Lock()
         self._users: dict[asyncio.AbstractEventLoop, ref[RunOwner]] = {}
         self._beating: _HeartbeatThread | None = None
-        self._inquiry: HeldRunCheck | None = None
+        self._check: HeldRunCheck | None = None
 
-    async def join(self, keeper: RunOwner) -> None:
+    async def join(self, owner: RunOwner) -> None:
         """Beat for the running event loop from now on, and wait until the executor is registered.
 
-        Raises what kept it from being registered.
+        Raises the error that prevented the registration.
         """
         with self._guard:
-            # Weakly, or the thread would keep a store alive that everybody else has dropped.
-            self._users[asyncio.get_running_loop()] = ref(keeper)
+            # A weak reference, or the thread would keep a store alive that the application has dropped.
+            self._users[asyncio.get_running_loop()] = ref(owner)
             if self._beating is None or self._beating.is_over:
                 self._beating = _HeartbeatThread(self, after=self._beating)
                 self._beating.start()
@@ -133,8 +133,8 @@ class Heartbeat:
         await asyncio.shield(asyncio.wrap_future(registered))
 
     async def leave(self) -> None:
-        """Beat no longer for the running event loop; with the last one the executor stops."""
-        if self.pid != os.getpid():  # a forked child's loop ends: the thread is its parent's
+        """Stop beating for the running event loop; when the last loop leaves, the executor stops."""
+        if self.pid != os.getpid():  # the loop of a forked child: the thread belongs to the parent
             return
         with self._guard:
             self._users.pop(asyncio.get_running_loop(), None)
@@ -145,26 +145,26 @@ class Heartbeat:
             await asyncio.shield(asyncio.wrap_future(beating.ended))
 
     def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Tell the event loops that somebody wants the workflow cancelled; one of them may be running it."""
+        """Pass the cancellation of a workflow on to the event loops; one of them may be running it."""
         for loop, reference in self._living():
-            keeper = reference()
+            owner = reference()
             with suppress(RuntimeError):  # the loop has ended
-                if keeper is not None:
-                    loop.call_soon_threadsafe(keeper.cancel_asked, workflow_id, interrupt)
+                if owner is not None:
+                    loop.call_soon_threadsafe(owner.cancel_asked, workflow_id, interrupt)
 
     def on_time(self, reading: ClockReading) -> None:
-        """Tell the event loops the server's time."""
+        """Pass the server's time on to the stores of the event loops."""
         for _, reference in self._living():
-            if (keeper := reference()) is not None:
-                keeper.on_time(reading)
+            if (owner := reference()) is not None:
+                owner.on_time(reading)
 
     def check_held_runs(self, held: Sequence[HeldRun]) -> None:
-        """Have the runs given up that this executor holds and none of its event loops carries out.
+        """Have the runs abandoned that this executor holds and that none of its event loops executes.
 
-        Whatever kept a run from being left, it is not stranded for as long as the process lives.
+        So a run whose release failed for any reason is not stranded until the process ends.
         """
-        if held and (self._inquiry is None or self._inquiry.is_over):
-            self._inquiry = HeldRunCheck(held, self._living())
+        if held and (self._check is None or self._check.is_over):
+            self._check = HeldRunCheck(held, self._living())
 
     def _living(self) -> Users:
         with self._guard:
@@ -182,51 +182,51 @@ class Heartbeat:
         }
 
     def database(self) -> Database:
-        """Return the database as the thread's event loop sees it."""
+        """Return a `Database` for the thread's event loop."""
         return Database(self._source, self._schema, self._limits)
 
 
 class _HeartbeatThread:
     """The thread that beats, from its start to its end."""
 
-    def __init__(self, pulse: Heartbeat, *, after: _HeartbeatThread | None) -> None:
-        self._pulse = pulse
+    def __init__(self, heartbeat: Heartbeat, *, after: _HeartbeatThread | None) -> None:
+        self._heartbeat = heartbeat
         self._after = after
         self.registered: Future[None] = Future()
         self.ended: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awake: asyncio.Event | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pgqrs-pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pgqrs-heartbeat", daemon=True)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended or is about to."""
+        """True if the thread has ended or is about to end."""
         return self._stopping.is_set() or self.ended.done()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; `ended` tells when it has."""
+        """Request the end of the thread; `ended` completes when it has ended."""
         self._stopping.set()
         loop = self._loop
         if loop is not None:
-            with suppress(RuntimeError):  # it has ended meanwhile
+            with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(self._wake)
 
-    def _wake(self, *_told: object) -> None:
+    def _wake(self, *_args: object) -> None:
         if self._awake is not None:
             self._awake.set()
 
     def _run(self) -> None:
         try:
             if self._after is not None:
-                # The one before says that the executor has stopped: that must not come after our first beat.
+                # The previous thread reports the executor as stopped; the first heartbeat must come after that.
                 self._after.ended.result()
                 self._after = None
             asyncio.run(self._main())
-        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+        except Exception as error:  # noqa: BLE001  # passed on by `registered`: a thread has no caller
             if not self.registered.done():
                 self.registered.set_exception(error)
         finally:
@@ -237,8 +237,8 @@ class _HeartbeatThread:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
-        database = self._pulse.database()
-        session = _HeartbeatConnection(self._pulse, database)
+        database = self._heartbeat.database()
+        session = _HeartbeatConnection(self._heartbeat, database)
         pause = _MIN_PAUSE
         give_up_at = self._loop.time() + database.limits.outage_timeout
         try:
@@ -249,7 +249,7 @@ class _HeartbeatThread:
                     session.abort()
                     if not self.registered.done() and (not is_transient(error) or self._loop.time() > give_up_at):
                         raise (translate(error, database.schema) or error) from error
-                    # At random, or all executors come back to a server in one moment.
+                    # A random pause, or all executors would reconnect to a server at the same moment.
                     await self._wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
                     pause = min(2 * pause, _MAX_PAUSE)
                     continue
@@ -273,40 +273,41 @@ class _HeartbeatThread:
 
 
 class _HeartbeatConnection:
-    """The connection that holds the lock, hears of cancellations and carries the beats; made anew when lost.
+    """The connection that holds the lock, listens for cancellations and sends heartbeats; replaced when lost.
 
-    Each has a lock of its own, so that none waits for a lock of a session that the server has not yet given up.
+    Each connection takes a lock of its own, so it does not wait for the lock of a lost session that the server has
+    not yet ended.
     """
 
-    def __init__(self, pulse: Heartbeat, database: Database) -> None:
-        self._pulse = pulse
+    def __init__(self, heartbeat: Heartbeat, database: Database) -> None:
+        self._heartbeat = heartbeat
         self._database = database
         self._connection: Driver | None = None
         self._lock_key: int | None = None
         self._after = 0
         self._compiled: dict[str, CompiledStatement] = {}
         limits = database.limits
-        # One beat that gets no answer must not be the executor's last in time.
+        # After a heartbeat without an answer there must be time for another one before the expiry.
         self._timeout = min(limits.timeout, max(_MIN_TIMEOUT, limits.heartbeat_timeout / 2))
 
     async def beat(self, wake: Callable[..., None]) -> None:
-        """Say that the executor lives, pass cancellations on, and account for the runs that it holds."""
+        """Send a heartbeat, pass cancellations on, and check the runs that the executor holds."""
         connection = await self._connected(wake)
         asked = monotonic()
         rows = await self._fetch("beat", executors.beat, after=self._after)
         if connection.is_closed():
-            raise ConnectionResetError("the connection of the pulse was lost")
-        self._pulse.on_time(ClockReading.between(rows[0]["now"], asked))
+            raise ConnectionResetError("the connection of the heartbeat was lost")
+        self._heartbeat.on_time(ClockReading.between(rows[0]["now"], asked))
         held = [row for row in rows if row["id"] is not None]
         for row in held:
             if row["cancel_interrupts"] is not None:
-                self._pulse.cancel(row["id"], interrupt=row["cancel_interrupts"])
-        # The next beat goes on where this one ends, so that many runs that live do not hide one that does not.
+                self._heartbeat.cancel(row["id"], interrupt=row["cancel_interrupts"])
+        # The next heartbeat continues with the next id, so that many live runs do not hide a run without a task.
         self._after = held[-1]["id"] if len(held) >= executors.HELD_AT_ONCE else 0
-        self._pulse.check_held_runs([HeldRun(row["id"], row["epoch"], row["claim"]) for row in held])
+        self._heartbeat.check_held_runs([HeldRun(row["id"], row["epoch"], row["claim"]) for row in held])
 
     async def stop(self) -> None:
-        """Say that the executor has stopped, and close the connection, which gives its lock up."""
+        """Report the executor as stopped, and close the connection, which releases its lock."""
         if self._connection is None:
             return
         with suppress(Exception):
@@ -315,7 +316,7 @@ class _HeartbeatConnection:
             await self._connection.close(timeout=1)
 
     def abort(self) -> None:
-        """Give the connection up as it is."""
+        """Terminate the connection at once."""
         if self._connection is not None:
             self._connection.terminate()
         self._connection = None
@@ -327,7 +328,7 @@ class _HeartbeatConnection:
             connection.add_termination_listener(wake)
             async with asyncio.timeout(self._database.limits.timeout):
                 await self._take_lock(connection)
-                await connection.add_listener(executor_channel(self._pulse.executor_id), wake)
+                await connection.add_listener(executor_channel(self._heartbeat.executor_id), wake)
         return connection
 
     async def _take_lock(self, connection: Driver) -> None:
@@ -345,5 +346,5 @@ class _HeartbeatConnection:
         compiled = self._compiled.get(name)
         if compiled is None:
             compiled = self._compiled[name] = self._database.compile(statement())
-        arguments = compiled.arguments(self._pulse.values | {"lock_key": self._lock_key} | values)
+        arguments = compiled.arguments(self._heartbeat.values | {"lock_key": self._lock_key} | values)
         return await self._connection.fetch(compiled.text, *arguments, timeout=self._timeout)

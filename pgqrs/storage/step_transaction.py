@@ -1,4 +1,4 @@
-"""The session of a transactional step: what the step writes through it and its outcome commit together."""
+"""The session of a transactional step, in which the writes and the outcome of the step commit together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pgqrs.storage.records import StepOutcome, StoredOutcome
 T = TypeVar("T")
 
 SessionMaker: TypeAlias = Callable[[], AsyncSession]
-"""What makes sessions on the application's engine: an `async_sessionmaker`, mostly."""
+"""A factory of sessions on the application's engine, usually an `async_sessionmaker`."""
 
 _logger = logging.getLogger("pgqrs")
 
@@ -37,24 +37,27 @@ _ASK = CALLER_CURRENT_STATE.statement()
 
 
 class StepTransactions:
-    """Makes the sessions of transactional steps, with `make` or on the library's own engine."""
+    """Opens the sessions of transactional steps, from `make` or on the engine of `database`."""
 
-    def __init__(self, database: Database, lending: CallerSessions, make: SessionMaker | None) -> None:
+    def __init__(self, database: Database, caller_sessions: CallerSessions, make: SessionMaker | None) -> None:
         self._database = database
-        self._lending = lending
+        self._caller_sessions = caller_sessions
         self._make: SessionMaker = make or async_sessionmaker(database.engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def open(self, *, nested: bool) -> AsyncGenerator[StepTransaction]:
-        """Open a session, and roll back in the end what is not committed.
+        """Open a session, and roll back at the end any write that is not committed.
 
-        `nested` tells that a step around it has one already.
+        `nested` says that an enclosing step has a session already.
         """
         with await self._database.using():
             session = self._make()
             if not isinstance(cast(object, session), AsyncSession):
-                raise SessionError(f"Admin's sessionmaker makes a {type(session).__name__}, not an AsyncSession.")
-            own = StepTransaction(session, self._database, self._lending, nested=nested)
+                raise SessionError(
+                    f"`sessionmaker` must make an AsyncSession, got {type(session).__name__}: "
+                    "give Admin an `async_sessionmaker`."
+                )
+            own = StepTransaction(session, self._database, self._caller_sessions, nested=nested)
             try:
                 yield own
             finally:
@@ -63,96 +66,96 @@ class StepTransactions:
 
 
 class StepTransaction:
-    """A session whose only commit is that of the step's outcome, its last statement."""
+    """A session that commits only with the step's outcome, which is its last statement."""
 
     def __init__(
-        self, session: AsyncSession, database: Database, lending: CallerSessions, *, nested: bool
+        self, session: AsyncSession, database: Database, caller_sessions: CallerSessions, *, nested: bool
     ) -> None:
         self.session = session
         self.outcome: StoredOutcome | None = None
-        """What is recorded of the step, once that is committed."""
+        """The recorded outcome of the step, once it is committed."""
         self.cancels: bool | None = None
-        """Whether the workflow is to be cancelled, interrupting its steps; None where it is not."""
+        """None unless the workflow is to be cancelled; then True if the cancellation interrupts its steps."""
         self._database = database
-        self._lending = lending
+        self._caller_sessions = caller_sessions
         self._nested = nested
         self._unmark: Callable[[], Coroutine[Any, Any, None]] | None = None
-        self._sole = CommitGuard(session.sync_session)
+        self._commit_guard = CommitGuard(session.sync_session)
         event.listen(session.sync_session, "after_begin", self._before_snapshot)
 
     async def prepare(self, unmark: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Get ready for the step, or raise `SessionError` where the session cannot serve it.
+        """Prepare the session for the step, or raise `SessionError` if the session is unusable.
 
-        `unmark` returns when nobody writes any more that the step is running. Where a step around it has a
-        session, a connection must be free within the database's `timeout`, for nobody else would ever give one
-        back.
+        `unmark` returns when no write of the step's running mark is under way. If an enclosing step has a session,
+        a connection must become free within the database's `timeout`: the enclosing step keeps its own connection
+        until this step ends.
         """
         self._unmark = unmark
-        self._sole.check_bind()
+        self._commit_guard.check_bind()
         if self._nested:
             await self._connect(self._database.limits.timeout)
 
     def _before_snapshot(self, _session: object, _transaction: object, connection: SyncConnection) -> None:
-        # The outcome replaces a mark, and cannot replace one that the snapshot of its transaction does not show.
+        # The outcome replaces a running mark, but not a mark that the snapshot of its transaction does not show.
         if self._unmark is not None and isolation_of(connection) not in {"read committed", "read uncommitted"}:
             await_only(self._unmark())
 
     def release(self) -> None:
-        """Leave the session alone from now on."""
+        """Detach from the session."""
         event.remove(self.session.sync_session, "after_begin", self._before_snapshot)
-        self._sole.release()
+        self._commit_guard.release()
 
     async def run(self, body: Callable[[], Awaitable[T]]) -> T:
-        """Return what the step's function returns, and raise what it raises.
+        """Return the result of the step's function, or raise its error.
 
-        Raises `SessionError` instead where it did what it must not do with the session, even if it caught that.
+        Raises `SessionError` instead if the function misused the session, even if it caught its error.
         """
         try:
             value = await body()
         except Exception as error:
-            misuse = self._sole.misuse()
+            misuse = self._commit_guard.misuse()
             if misuse is None or misuse is error:
                 raise
             raise misuse from error
-        self._sole.check()
+        self._commit_guard.check()
         return value
 
     async def _connect(self, timeout: float) -> None:
-        """Take a connection, within `timeout` seconds."""
+        """Take a connection within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
-                await self._lending.bind(self.session)
+                await self._caller_sessions.bind(self.session)
         except TimeoutError as error:
             raise SessionError(
-                f"no connection came free within {timeout:g} s for a transactional step inside another, which "
-                "keeps its own meanwhile: give the engine a larger pool, or do not nest them."
+                f"no connection came free within {timeout:g} s for a transactional step inside another one, which "
+                "keeps its connection: give the engine a larger pool, or do not nest transactional steps."
             ) from error
 
     async def commit_with(self, record: StepOutcome) -> None:
-        """Commit what was written with the outcome as the last statement; `outcome` is what is recorded then.
+        """Commit the step's writes with its outcome as the last statement, and set `outcome` to the recorded one.
 
-        Where the step has an outcome already, that is it, and the writes are rolled back. Raises why the run
-        may write no more, `SessionError`, and SQLAlchemy's errors. A cancellation does not end a commit on its
-        way: it is raised when that is over, which a server that falls silent puts off by the database's `timeout`
-        and its `outage_timeout`.
+        If the step has an outcome already, `outcome` is that outcome, and the writes are rolled back. Raises the
+        error for which the run may write no more, `SessionError`, and SQLAlchemy's errors. A cancellation does not
+        interrupt a running commit: it is raised when the commit has ended. A silent server delays that by the
+        database's `timeout` and its `outage_timeout`.
         """
         with session_errors():
             await self.session.flush()
-        borrowed = await self._lending.bind(self.session)
-        row = (await borrowed.execute(_RECORD_STEP, RECORD_LAST_STEP.values(record))).first()
+        connection = await self._caller_sessions.bind(self.session)
+        row = (await connection.execute(_RECORD_STEP, RECORD_LAST_STEP.values(record))).first()
         if row is not None:
             self.cancels = row.cancels
             await _to_the_end(self._commit(record))
         else:
-            self.outcome = await _recorded_before(borrowed, record)
+            self.outcome = await _recorded_before(connection, record)
 
     async def _commit(self, record: StepOutcome) -> None:
         try:
             await self._commit_in_time()
         except Exception as error:
             if not _is_refusal(error):
-                await self.session.invalidate()  # or the transaction might go on, and be waited for
-                self.outcome = await self._settled(record)
+                await self.session.invalidate()  # or the transaction might stay open, and be waited for
+                self.outcome = await self._resolve(record)
             if self.outcome is None:
                 raise
             _logger.warning(
@@ -163,35 +166,35 @@ class StepTransaction:
                 sqlstate(error),
             )
         else:
-            self._sole.check_committed()
+            self._commit_guard.check_committed()
             self.outcome = RECORD_LAST_STEP.result_for(record, record.epoch)
 
     async def _commit_in_time(self) -> None:
-        """Commit, and end the connection if that takes longer than the database's `timeout`."""
-        self._sole.allow()
-        late = asyncio.get_running_loop().call_later(self._database.limits.timeout, self._sole.terminate)
+        """Commit, and terminate the connection if the commit takes longer than the database's `timeout`."""
+        self._commit_guard.allow()
+        late = asyncio.get_running_loop().call_later(self._database.limits.timeout, self._commit_guard.terminate)
         try:
             await self.session.commit()
         finally:
             late.cancel()
 
-    async def _settled(self, record: StepOutcome) -> StoredOutcome | None:
-        """Return what is recorded once the transaction has certainly ended, though it was not heard how."""
+    async def _resolve(self, record: StepOutcome) -> StoredOutcome | None:
+        """Return the recorded outcome after a commit of unknown result, once the transaction has surely ended."""
         return await self._database.run_with_retries(
             lambda connection: StepRepository(connection).locked_outcome(record.workflow_id, record.step_id)
         )
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the server has answered that it did not commit; otherwise it may have."""
+    """Return True if the server reported that it did not commit; otherwise it may have committed."""
     code = sqlstate(error)
     return code is not None and not code.startswith(("08", "57"))
 
 
-async def _recorded_before(borrowed: CallerConnection, record: StepOutcome) -> StoredOutcome:
-    """Return the outcome that the step has already; raise why the run may write no more."""
+async def _recorded_before(connection: CallerConnection, record: StepOutcome) -> StoredOutcome:
+    """Return the outcome that the step has already, or raise the error for which the run may write no more."""
     asked = CALLER_CURRENT_STATE.arrays([(record.workflow_id, record.step_id)])
-    row: Any = (await borrowed.execute(_ASK, asked)).one()
+    row: Any = (await connection.execute(_ASK, asked)).one()
     verdict = RECORD_LAST_STEP.resolve_missing(record, CurrentState(*row[2:]))
     if verdict is RETRY:
         raise DatabaseError(
@@ -204,7 +207,7 @@ async def _recorded_before(borrowed: CallerConnection, record: StepOutcome) -> S
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do work that no cancellation ends: one that came meanwhile is raised afterwards, with its error as cause."""
+    """Run work to its end and raise a cancellation only then, with the error of the work as its cause."""
     task = asyncio.ensure_future(work)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():

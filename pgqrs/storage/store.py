@@ -1,4 +1,4 @@
-"""The one door of an event loop to the database: what a run, and an administrator, can ask of it."""
+"""The store of an event loop: all reads and writes of the database for runs, workers and admins."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ from pgqrs.storage.within import CallerTransaction
 from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 
 DOUBT_INTERVAL = 0.2
-"""Seconds between two looks at an executor that may be dead."""
+"""Seconds between two checks of an executor that may be dead."""
 
 _LAST_CLOSES = 3
 
 _logger = logging.getLogger("pgqrs")
 
 LONGEST_SEARCH = 3600.0
-"""How long the search for one kind of what the tables must never hold may take, in seconds."""
+"""Maximum seconds of the search for violations of one invariant."""
 
 
 def _portions(steps: Sequence[tuple[str, int]]) -> Generator[list[tuple[str, int]]]:
-    """Yield steps, with the sizes of their payloads in bytes, in portions that one statement reads."""
+    """Yield steps, each with the size of its payload in bytes, in portions that one statement reads."""
     portion: list[tuple[str, int]] = []
     for each in steps:
         if portion and sum(size for _, size in portion) + each[1] > HISTORY_BYTES:
@@ -88,25 +88,25 @@ async def _texts(
 
 
 class RunControl(Protocol):
-    """What can be asked of a run that is live in this event loop."""
+    """The controls of a run that is live in this event loop."""
 
     @property
     def busy_with(self) -> str | None:
-        """The id of a step that it executes, None between steps."""
+        """The id of a step that the run is executing, None between steps."""
         ...
 
     @property
     def is_carried_out(self) -> bool:
-        """Whether a task carries the body out, which will end the run."""
+        """True if a task executes the body and will end the run."""
         ...
 
     def cancel(self, *, interrupt: bool) -> None:
-        """End the run as cancelled, after the steps that execute, or interrupting them."""
+        """End the run as cancelled, after the executing steps, or by interrupting them."""
         ...
 
 
 class _Starts:
-    """Counts the runs that are being started: they keep the pulse, though the store be closed meanwhile."""
+    """Counts the runs that are being started; they keep the heartbeat even if the store is closed meanwhile."""
 
     def __init__(self) -> None:
         self.ever = 0
@@ -121,7 +121,7 @@ class _Starts:
 
 
 class _ChangingRuns:
-    """Counts the workflows whose runs are being started or left: `Store.runs` does not have them meanwhile."""
+    """Counts the workflows whose runs are being started or released, and so are not in `Store.runs`."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -138,14 +138,17 @@ class _ChangingRuns:
 
 
 class Store:
-    """A database, its journal, and the ids reserved for new workflows; `codec` is what those are written with."""
+    """All storage of one event loop: a database, its journal, and reserved ids.
+
+    `codec` is the name of the codec with which new workflows are written.
+    """
 
     def __init__(
         self,
         source: EngineSource,
         schema: str,
         limits: Limits,
-        pulse: Heartbeat,
+        heartbeat: Heartbeat,
         *,
         codec: str | None = None,
         clock: Clock | None = None,
@@ -153,54 +156,55 @@ class Store:
         tunes_gc: bool = True,
     ) -> None:
         self.clock: Clock = MonotonicClock() if clock is None else clock
-        """What the runs wait by."""
+        """The clock by which the runs wait."""
         self.database = Database(source, schema, limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
-        """The runs that are live in this event loop, by their workflows' ids."""
+        """The live runs of this event loop, by workflow id."""
         self.changing = _ChangingRuns()
-        """The workflows whose runs are live although they are not among `runs`, or not yet."""
-        self._watches: WeakSet[ClaimConnection] = WeakSet()
-        self._pulse = pulse
+        """The workflows that have a live run that is not in `runs`, or not yet."""
+        self._claim_connections: WeakSet[ClaimConnection] = WeakSet()
+        self._heartbeat = heartbeat
         self._is_beating = False
         self._tunes_gc = tunes_gc
         self._starts = _Starts()
         self._codec = codec
-        self._aside = DedicatedConnection(self.database)
-        self._time_of_day = ServerClock(self._aside.fetch, self.clock)
+        self._dedicated = DedicatedConnection(self.database)
+        self._time_of_day = ServerClock(self._dedicated.fetch, self.clock)
         self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
         self.marks = RunningMarks(self.journal)
-        self.ids = IdAllocator(self._aside, self.database.workflow_ids)
-        self._lending = CallerSessions(self.database)
-        self._step_sessions = StepTransactions(self.database, self._lending, sessionmaker)
+        self.ids = IdAllocator(self._dedicated, self.database.workflow_ids)
+        self._caller_sessions = CallerSessions(self.database)
+        self._step_sessions = StepTransactions(self.database, self._caller_sessions, sessionmaker)
         self._closing = asyncio.Lock()
         self._verified = False
         self._until_loop_ends: AsyncGenerator[None, None] | None = None
 
     async def open(self) -> None:
-        """Arrange to be closed when the event loop ends, whether or not somebody calls `close` before."""
+        """Arrange for the store to be closed when the event loop ends, even without a call of `close`."""
         self._until_loop_ends = self._closed_with_the_loop()
         await anext(self._until_loop_ends)
 
     async def _closed_with_the_loop(self) -> AsyncGenerator[None, None]:
-        # asyncio closes the generators that it has seen start, `asyncio.run` as well as a hand-made loop that
-        # calls shutdown_asyncgens; there is no other hook at a loop's end.
+        # asyncio closes the generators that it has seen start, in `asyncio.run` and in a custom loop that calls
+        # shutdown_asyncgens; there is no other hook at a loop's end.
         try:
             yield
         finally:
             try:
                 await self.close(for_good=True)
             except (asyncio.CancelledError, GeneratorExit):
-                # The end of the loop cancels every task, once; where `aclose` had not begun, Python 3.11 throws a
-                # GeneratorExit in here as well. What is not closed now never will be.
+                # The end of the loop cancels every task once. Where `aclose` had not begun, Python 3.11 throws a
+                # GeneratorExit in here as well. This is the last chance to close the store.
                 await self.close(for_good=True)
                 raise
 
     async def close(self, *, for_good: bool = False) -> None:
-        """Write what the journal has accepted and close what is ours; it can be used, and closed, again.
+        """Write the records that the journal has accepted and close the store's connections.
 
-        The pulse goes on for a run that was started meanwhile, unless the loop ends and it is `for_good`.
+        The store can be used, and closed, again. The heartbeat continues for a run that was started meanwhile,
+        unless the loop ends, which `for_good` says.
         """
-        if self._pulse.pid != os.getpid():  # the connections are those of the process that forked this one
+        if self._heartbeat.pid != os.getpid():  # the connections belong to the process that forked this one
             return
         async with self._closing:
             before = self._starts.ever
@@ -210,15 +214,15 @@ class Store:
                 self._is_beating = False
                 if self._tunes_gc:
                     collector.stop()
-                await self._pulse.leave()
+                await self._heartbeat.leave()
             if for_good:
                 await self._close_journal_for_good()
-            await self._aside.close()
+            await self._dedicated.close()
             await self.database.dispose()
 
     async def _close_journal_for_good(self) -> None:
-        # A run that was being started when its task was cancelled is given up once its start is written, and so is
-        # one that the last beat found: these records come after the journal was closed.
+        # A run whose task was cancelled during its start is abandoned once the start is written, and so is a run
+        # that the last heartbeat found: these records come after the journal was closed.
         for _ in range(_LAST_CLOSES):
             if self.journal.is_closed:
                 return
@@ -226,20 +230,20 @@ class Store:
 
     @property
     def executor_id(self) -> UUID:
-        """The executor that the runs of this process belong to."""
-        return self._pulse.executor_id
+        """The executor of the runs of this process."""
+        return self._heartbeat.executor_id
 
     async def ensure_heartbeat(self) -> None:
-        """Show signs of life from now on: no run is started before its executor is registered."""
+        """Start the heartbeat if it does not beat: no run may start before its executor is registered."""
         if not self._is_beating:
             with translated(self.database.schema):
-                await self._pulse.join(self)
+                await self._heartbeat.join(self)
             if not self._is_beating:  # another start may have come first
                 self._is_beating = True
                 if self._tunes_gc:
                     collector.start()
 
-    # --- a `Keeper`, of the pulse and of the journal ---
+    # --- the methods of `RunOwner`, for the heartbeat, and of `JournalOwner`, for the journal ---
 
     def cancel_asked(self, workflow_id: int, interrupt: bool) -> None:
         """Cancel a run that is live in this event loop."""
@@ -247,16 +251,16 @@ class Store:
             run.cancel(interrupt=interrupt)
 
     def on_time(self, reading: ClockReading) -> None:
-        """Take in the time by the database's clock."""
+        """Correct the store's time by a reading of the database's clock."""
         self._time_of_day.told(reading)
 
     def without_task(self, held: Sequence[HeldRun]) -> list[HeldRun]:
-        """Return those of the runs that nothing in this event loop starts, carries out or leaves."""
+        """Return the runs that no task in this event loop starts, executes or releases."""
         left = [each for each in held if each.workflow_id not in self.runs]
         if not left:
             return left
         written = self.journal.workflows
-        claimed = {token for watch in self._watches for token in watch.unanswered}
+        claimed = {token for connection in self._claim_connections for token in connection.unanswered}
         return [
             each
             for each in left
@@ -266,34 +270,34 @@ class Store:
         ]
 
     def give_up(self, held: Sequence[HeldRun]) -> None:
-        """Give runs up that nothing in this process carries out."""
+        """Abandon runs that no task in this process executes."""
         for each in held:
             _logger.warning(
-                "workflow %s is given up: this process holds run %s of it and does not carry it out",
+                "workflow %s is abandoned: this process holds its run %s, but no task executes the run",
                 each.workflow_id, each.epoch,
             )  # fmt: skip
             self.abandon(each.workflow_id, each.epoch, each.claim or 0)
 
     # ---
 
-    async def claim_connection(self, rung: Callable[[str], object]) -> ClaimConnection:
-        """Return a worker's connection; `rung` is called with the mark of a queue whose doorbell was rung."""
+    async def claim_connection(self, on_notify: Callable[[str], object]) -> ClaimConnection:
+        """Return a worker's connection; `on_notify` is called with the mark of the queue of each notification."""
         await self.ensure_installed()
         await self.ensure_heartbeat()
-        watch = ClaimConnection(
-            self.database, self.executor_id, rung, self._codec, told=self.on_time, clock=self.clock
+        connection = ClaimConnection(
+            self.database, self.executor_id, on_notify, self._codec, on_time=self.on_time, clock=self.clock
         )
-        self._watches.add(watch)
-        return watch
+        self._claim_connections.add(connection)
+        return connection
 
     async def install(self) -> None:
-        """Bring the tables to this version; see `pgqrs.storage.migrate`."""
+        """Create the tables or migrate them to this version; see `pgqrs.storage.migrate`."""
         with translated(self.database.schema), await self.database.using():
             await migrate.install(self.database.engine, self.database.schema, self.database.limits.outage_timeout)
         self._verified = True
 
     async def verify(self) -> None:
-        """Check that the tables are there, at this version; patiently where they have been seen before."""
+        """Check that the tables exist at this version; retry if an earlier check has found them."""
         if self._verified:
             await self.database.run_with_retries(self._check_tables)
         else:
@@ -304,7 +308,7 @@ class Store:
         await migrate.verify(connection, self.database.schema)
 
     async def ensure_installed(self) -> None:
-        """Check the tables before the first use, once."""
+        """Check the tables once, before their first use."""
         if not self._verified:
             await self.verify()
             self._verified = True
@@ -319,7 +323,7 @@ class Store:
                 return workflow_id
 
     async def _is_own(self, new: NewWorkflow | NewRun | Submission) -> bool:
-        """Write a new workflow and tell whether it has its id, which a server may have given twice."""
+        """Write a new workflow and return True, or False if another workflow has its id, which was given twice."""
         if await self.journal.write(new) is not ID_TAKEN:
             return True
         self.ids.forget()
@@ -328,9 +332,9 @@ class Store:
     async def create_and_claim(
         self, name: str, input_text: str, timeout: float | None = None
     ) -> tuple[int, Claim]:
-        """Write a new workflow that this executor runs already, and return its id and the claim.
+        """Write a new workflow together with its first run by this executor, and return its id and the claim.
 
-        Where the caller is cancelled meanwhile, the run is given up once it is written.
+        If the caller is cancelled meanwhile, the run is abandoned once it is written.
         """
         await self.ensure_installed()
         with self._starts:
@@ -350,10 +354,10 @@ class Store:
                 self.ids.forget()
 
     async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
-        """Start a run of the workflow, fencing every earlier one, or return the output of its success.
+        """Start a run of the workflow and fence every earlier run, or return the output of its success.
 
-        Raises `WorkflowLockedError` where another executor that lives holds a run of it; what a dead one held is
-        taken over. Where the caller is cancelled meanwhile, the run is given up once it is started.
+        A run of a dead executor is recovered. Raises `WorkflowLockedError` if another executor, which is alive,
+        holds a run of the workflow. If the caller is cancelled meanwhile, the run is abandoned once it is started.
         """
         await self.ensure_installed()
         with self._starts:
@@ -378,25 +382,25 @@ class Store:
                 return claim
 
     def _starting(self, record: NewRun | RunStart) -> WriteFuture:
-        """Write the start of a run; the answer is its claim, or `TAKEN` where another workflow has the id.
+        """Write the start of a run; the result is its claim, or `ID_TAKEN` if another workflow has the id.
 
-        Where the caller does not wait for the claim any more, the run is given up.
+        If the caller no longer waits for the claim, the run is abandoned.
         """
         answer = WriteFuture(loop=asyncio.get_running_loop())
 
-        def tell(verdict: Any) -> None:
+        def resolve(verdict: Any) -> None:
             if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
                 self.abandon(record.workflow_id, verdict.epoch, verdict.token)
             else:
                 self.journal.resolve(answer, verdict)
 
-        self.journal.submit(record, tell)
+        self.journal.submit(record, resolve)
         return answer
 
     async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if that is dead, and tell whether it is.
+        """Take the run from its executor if the executor is dead, and return whether it is.
 
-        Where that is in doubt, as when its connection was lost a moment ago, this waits until it is not.
+        While that is in doubt, as after a recent loss of the executor's connection, the method waits.
         """
 
         async def release(connection: AsyncConnection) -> ExecutorState:
@@ -414,10 +418,10 @@ class Store:
             await asyncio.sleep(DOUBT_INTERVAL)
 
     async def history(self, workflow_id: int) -> History:
-        """Return the record of the workflow's steps, without those that are to be executed again.
+        """Return the record of the workflow's steps, without the steps that are to be executed again.
 
-        It is read in portions, each of which has the database's `timeout`: a large one takes as long as it takes.
-        No other run changes it meanwhile, for this one has the claim.
+        The record is read in portions. Each portion has the database's `timeout`, and more time by its size, so a
+        large record may take long. No other run changes the record meanwhile, because this run has the claim.
         """
         later: list[tuple[str, int]] = []
 
@@ -449,9 +453,9 @@ class Store:
         key: str | None = None,
         taken: OnTaken = ignore_taken,
     ) -> int:
-        """Write a workflow for workers to claim and return its id; where the key is taken, that workflow's.
+        """Write a workflow for workers to claim and return its id, or the id of the workflow that has the key.
 
-        `taken` is called with the workflow that has the key.
+        In the second case `taken` is called with the submission and with that workflow.
         """
         await self.ensure_installed()
         while True:
@@ -469,15 +473,16 @@ class Store:
                 return there.workflow_id
 
     async def _write_new(self, new: Submission) -> Any:
-        # A key may wait for another transaction, which must not keep the steps of this process waiting.
+        # A key may wait for another transaction, and the steps of this process must not wait with it.
         beside = self.journal.beside
         return await (self.journal if new.key is None or beside is None else beside).write(new)
 
     async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
         """Write workflows of one name in one transaction, and return their ids in order.
 
-        Their `workflow_id` is not looked at. Of the submissions that share a key the first is written; the others,
-        and those whose key was taken before, get that workflow's id, and `taken` is called with them.
+        The `workflow_id` of a submission is ignored. Of several submissions with one key the first is written. The
+        other ones, and every submission whose key was taken before, get the id of the workflow that has the key,
+        and `taken` is called with them.
         """
         await self.ensure_installed()
 
@@ -487,39 +492,39 @@ class Store:
         new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
         return await enqueue_with_ids(new, submit, self.ids.block, taken)
 
-    async def in_transaction(self, lent: SessionOrConnection) -> CallerTransaction:
-        """Return what can be done in a transaction of the application's; raises `SessionError` where it cannot be.
+    async def in_transaction(self, session: SessionOrConnection) -> CallerTransaction:
+        """Return the operations on the transaction of a caller's session; raises `SessionError` if it is unusable.
 
-        The tables are checked through what is lent: it may hold the only connection that the pool has.
+        The tables are checked through the session, because it may hold the only connection of the pool.
         """
-        borrowed = await self._lending.bind(lent)
+        connection = await self._caller_sessions.bind(session)
         if not self._verified:
             with session_errors():
-                await self._check_tables(borrowed.connection)
+                await self._check_tables(connection.connection)
             self._verified = True
-        return CallerTransaction(borrowed, self.ids, self.database.workflow_ids, self._codec)
+        return CallerTransaction(connection, self.ids, self.database.workflow_ids, self._codec)
 
     def step_transaction(self, *, nested: bool) -> AbstractAsyncContextManager[StepTransaction]:
-        """Open the session of a transactional step; `nested` tells that a step around it has one."""
+        """Open the session of a transactional step; `nested` says that an enclosing step has one."""
         return self._step_sessions.open(nested=nested)
 
-    def after_commit(self, lent: SessionOrConnection, name: str, act: Callable[[], object]) -> None:
-        """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
-        self._lending.after_commit(lent, name, act)
+    def after_commit(self, session: SessionOrConnection, name: str, act: Callable[[], object]) -> None:
+        """Call `act` at about the commit of a caller's session; of several with one `name`, only the first."""
+        self._caller_sessions.after_commit(session, name, act)
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
-        """Return how those of these workflows ended that have."""
+        """Return the results of the workflows that have ended, by id."""
         await self.ensure_installed()
         return await self.database.run_with_retries(lambda connection: WorkflowRepository(connection).results(ids))
 
     async def existing(self, ids: Collection[int]) -> set[int]:
-        """Return those of these ids of which there is a workflow."""
+        """Return the ids for which there is a workflow."""
         return await self.database.run_with_retries(
             lambda connection: WorkflowRepository(connection).existing(ids)
         )
 
     async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
-        """Return a workflow as it stands."""
+        """Return the current record of a workflow."""
         check_id(workflow_id)
         await self.ensure_installed()
         return await self.database.run_with_retries(
@@ -540,23 +545,23 @@ class Store:
                 lambda connection: WorkflowRepository(connection).cancel_released(workflow_id)
             )
         elif executor_id == self.executor_id:
-            self._pulse.cancel(workflow_id, interrupt=interrupt)
+            self._heartbeat.cancel(workflow_id, interrupt=interrupt)
         else:
             await self._notify(executor_channel(executor_id), "cancel")
 
     async def ring(self, queue: str, first: int) -> None:
-        """Ring a queue's doorbell: a hint to the workers that listen; `first` is the lowest id that is new."""
+        """Notify the workers of a queue, as a hint; `first` is the lowest id of the workflows that are ready."""
         await self._notify(queue_channel(self.database.schema), payload_of(queue, first))
 
     async def _notify(self, channel: str, payload: str) -> None:
-        await self._aside.fetch(notify, {"channel": channel, "payload": payload})
+        await self._dedicated.fetch(notify, {"channel": channel, "payload": payload})
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""
         return await self._time_of_day.now()
 
     async def violations(self) -> list[str]:
-        """Return what the tables hold that they must never hold, a sentence each."""
+        """Return a sentence for each violation of the tables' invariants."""
         await self.ensure_installed()
         found: list[str] = []
         for each in INVARIANTS:
@@ -568,13 +573,13 @@ class Store:
         return found
 
     async def record_failure(self, failure: FailedAttempt) -> None:
-        """Record an attempt of a step that failed and is to be tried again."""
+        """Record a failed attempt of a step that is to be retried."""
         await self.journal.write(failure)
 
     async def write_end(self, record: RunEnd | RunRelease) -> None:
-        """Record how a run ended, or that it was left for a later claim or cancelled."""
+        """Record the end of a run, its release for a later claim, or its cancellation."""
         if self.journal.is_full:
-            # Neither the run nor the journal has the workflow meanwhile.
+            # Meanwhile neither `runs` nor the journal has the workflow.
             self.changing.add(record.workflow_id)
             try:
                 await self.journal.wait_for_capacity()
@@ -583,9 +588,10 @@ class Store:
         await self.journal.send(record)
 
     def abandon(self, workflow_id: int, epoch: int, claim: int) -> None:
-        """Give a run up without waiting: it stays RUNNING, for a worker to take over as after a crash.
+        """Abandon a run without waiting: it stays RUNNING until a worker recovers it, as after a crash.
 
-        A run that a crowded journal does not take on, or cannot write in time, a later beat gives up again.
+        If the journal is too full for the record, or cannot write it in time, a later heartbeat abandons the run
+        again.
         """
         self.journal.try_submit(RunRelease(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
 
@@ -598,7 +604,7 @@ class Store:
         )
 
     async def resume(self, workflow_id: int) -> str:
-        """Make a workflow runnable again, its failed steps too, and return its name."""
+        """Make a workflow runnable again, have its failed steps executed again, and return its name."""
         check_id(workflow_id)
         await self.ensure_installed()
         return await self.database.run_with_retries(

@@ -845,7 +845,7 @@ async def test_sessions_of_another_database_are_refused(dsn, schema, admin, own_
 
 async def test_a_sessionmaker_of_something_else_is_refused(dsn, schema, admin):
     async with Admin(dsn, schema, sessionmaker=partial(dict)) as wrong:
-        with pytest.raises(SessionError, match="not an AsyncSession"):
+        with pytest.raises(SessionError, match="must make an AsyncSession, got dict"):
             await wrong.run(buy, 1)
 
 

@@ -75,12 +75,12 @@ async def offered(journal, records):
 
 
 @asynccontextmanager
-async def watching(store, executor_id=None, rung=lambda queue: None):
+async def watching(store, executor_id=None, on_notify=lambda queue: None):
     """Watch the queues for an executor, or for one whose signs of life the test makes up."""
     watch = (
-        await store.claim_connection(rung)
+        await store.claim_connection(on_notify)
         if executor_id is None
-        else ClaimConnection(store.database, executor_id, rung)
+        else ClaimConnection(store.database, executor_id, on_notify)
     )
     try:
         yield watch

@@ -54,7 +54,7 @@ async def lock_holder(truth):
 
 
 def pulses():
-    return [thread for thread in threading.enumerate() if thread.name == "pgqrs-pulse" and thread.is_alive()]
+    return [thread for thread in threading.enumerate() if thread.name == "pgqrs-heartbeat" and thread.is_alive()]
 
 
 async def in_a_loop_of_its_own(coroutine):
@@ -505,7 +505,7 @@ async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema,
         await _beats(truth)
         assert (await row_of(truth, kept))["executor"] == store.executor_id
         await end_run(store, RunEnd(kept, epoch, "1", None))
-    assert f"workflow {lost} is given up" in caplog.text
+    assert f"workflow {lost} is abandoned" in caplog.text
 
 
 async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(

@@ -240,7 +240,7 @@ async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, sc
 
 async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, truth, another):
     heard = []
-    async with watching(store, rung=heard.append) as watch:
+    async with watching(store, on_notify=heard.append) as watch:
         await watch.run_maintenance(["w"], ["default"])
         await another.ring("default", 1)
         await another.ring("a queue, 'quoted'", 1)
@@ -954,12 +954,12 @@ WORKFLOW = "UPDATE pgqrs_workflows SET "
 STEP = "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, reopened) VALUES "
 BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)"
 PLANTED = {
-    "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "is still held"),
-    "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "is still held"),
+    "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
+    "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
     "in two places": (f"{WORKFLOW} due_at = now(), ready_at = now()", "more than one"),
     "RUNNING by nobody": (f"{WORKFLOW} status = 'RUNNING'", "no executor holds it"),
     "PENDING with an executor": (f"{WORKFLOW} executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)", "is PENDING and"),
-    "WAITING for nothing": (f"{WORKFLOW} status = 'WAITING'", "for nothing"),
+    "WAITING for nothing": (f"{WORKFLOW} status = 'WAITING'", "WAITING without a due time"),
     "RUNNING by a dead one": (
         f"UPDATE pgqrs_executors SET expires_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
     ),
@@ -969,8 +969,8 @@ PLANTED = {
     "RUNNING by an unknown one": (f"{WORKFLOW} status = 'RUNNING', executor = '{NEVER}'", "is not registered"),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
     "a step of no workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
-    "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without what belongs"),
-    "an error without one": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without what belongs"),
+    "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),
+    "an error without one": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without its output or error"),
     "SUCCESS without an output": (f"{WORKFLOW} status = 'SUCCESS'", "without an output"),
     "a success to be repeated": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The names of the NOTIFY channels."""
+"""The names of the NOTIFY channels, and the payloads that are sent on them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from uuid import UUID
 
 
 def queue_channel(schema: str) -> str:
-    """Return the channel on which the queues of a schema are rung; see `payload_of`."""
-    # A channel's name has 63 bytes at most, and a schema's may have as many.
+    """Return the channel of the notifications about all queues of a schema; see `payload_of`."""
+    # The name of a channel has at most 63 bytes, and the name of a schema may be as long.
     return f"pgqrs_{_digest(schema)}"
 
 
 def mark_of(queue: str) -> str:
-    """Return what stands for a queue on the channel, on which every role of the database can listen."""
+    """Return the mark of a queue: a digest of its name, because every role of the database can listen."""
     return _digest(queue)
 
 
 def payload_of(queue: str, first: int) -> str:
-    """Return the payload that rings a queue's doorbell, for workflows with ids from `first` on."""
+    """Return the payload that announces ready workflows of a queue, with ids from `first` on."""
     return f"{mark_of(queue)}:{first}"
 
 
 def ring_of(payload: str) -> tuple[str, int | None]:
-    """Return a queue's mark and the first id out of a payload; every role can send some, so there may be none."""
+    """Return the queue's mark and the first id of a payload, None for an invalid id.
+
+    Every role of the database can send payloads, so the id may be missing or invalid.
+    """
     mark, _, first = payload.partition(":")
     return mark, int(first) if _is_id(first) else None
 
@@ -37,5 +40,5 @@ def _digest(text: str) -> str:
 
 
 def executor_channel(executor_id: UUID) -> str:
-    """Return the channel on which an executor hears that it should look for what is asked of it."""
+    """Return the channel on which an executor is notified to look for requests to cancel its workflows."""
     return f"pgqrs_{executor_id.hex}"

@@ -1,4 +1,7 @@
-"""Where a worker's looks at its queues begin, so that they do not walk through all that has ended."""
+"""The lowest id at which a worker's searches begin, so that they pass over the entries of finished workflows.
+
+A full search considers all ids and all times. A bounded search considers ids above the floor and recent times.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +10,31 @@ from collections.abc import Callable, Iterable
 from pgqrs.clock import MAX_SECONDS
 
 MARGIN = 10_000
-"""How far below the highest id that was claimed new workflows are looked for.
+"""Ids below the highest claimed id at which a search for new workflows begins.
 
-Each process takes its ids from blocks of its own, so what is enqueued now may have a lower id than what was
-before.
+Each process takes its ids from blocks of its own, so a workflow that is enqueued now may have a lower id than a
+workflow that was enqueued before.
 """
 
 EVERY = 1.0
-"""The time between two looks at everything, in seconds."""
+"""Minimum seconds between two full searches."""
 
 SHARE = 50
-"""The time between two looks at everything is at least so many times as long as one takes."""
+"""Minimum ratio of the time between two full searches to the time that a full search takes."""
 
 LONGEST_WITHOUT = 5.0
-"""The longest time between two looks at everything, in seconds, however long one takes."""
+"""Maximum seconds between two full searches, however long a full search takes."""
 
 PAST = 60.0
-"""How far back, in seconds, a bounded look goes for times that have passed since the last look at everything."""
+"""Seconds before the last full search from which a bounded search considers times that have passed."""
 
 
 class ClaimFloor:
-    """The id below which, at the last look at everything, no workflow was ready for this worker.
+    """The id below which the last full search found no workflow that was ready for this worker.
 
-    One that becomes ready below it later, because it was resumed or left by a dead executor, is found by a hint
-    (`lower`) at once, and by the next look at everything without one. `time` is what is measured by.
+    A workflow below the floor may become ready later, because it was resumed or because its executor died. A hint
+    (`lower`) makes searches find it at once; without a hint the next full search finds it. `time` returns the
+    current time in seconds.
     """
 
     def __init__(self, time: Callable[[], float]) -> None:
@@ -43,44 +47,44 @@ class ClaimFloor:
         self._hinted: int | None = None
 
     def of(self, asked: object) -> int:
-        """Return the floor of a look for what is `asked`, 0 if the looks before were for something else."""
+        """Return the floor of a search for `asked`, 0 if the searches before had another target."""
         if asked != self._of:
             self.forget()
             self._of = asked
         return self._floor
 
     def forget(self) -> None:
-        """Begin anew, as after the loss of the connection: hints may have been missed, and ids drawn anew."""
+        """Drop the floor, as after a lost connection: hints may have been lost, and ids may be given again."""
         self._floor = self._top = 0
         self._looked_at = None
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a look at everything."""
+        """True if a full search is due."""
         return self._looked_at is None or self._time() >= self._next
 
     @property
     def past(self) -> float:
-        """How far back, in seconds, a look that is not at everything is to go for times that have passed."""
+        """Seconds back from now from which a bounded search considers times that have passed."""
         return MAX_SECONDS if self._looked_at is None else min(MAX_SECONDS, PAST + self._time() - self._looked_at)
 
     def claimed(self, ids: Iterable[int]) -> None:
-        """Take in the ids of what was claimed."""
+        """Note the ids of claimed workflows."""
         self._top = max(self._top, *ids, 0)
 
     def lower(self, first: int) -> None:
-        """Take in that a workflow is ready whose id is `first`, or that no ready one is lower."""
+        """Lower the floor below `first`, the lowest id of workflows that have become ready."""
         self._hinted = first if self._hinted is None else min(self._hinted, first)
         self._floor = max(0, min(self._floor, first - 1))
 
     def look(self) -> None:
-        """Take in that a look at everything begins: what is hinted at from now on may be too late for it."""
+        """Note that a full search begins: it may miss a workflow that a hint names from now on."""
         self._hinted = None
 
     def looked(self, lowest: int | None, took: float, *, again: bool) -> None:
-        """Take in that a look at everything took so many seconds, and saw nothing ready below `lowest`.
+        """Note that a full search took `took` seconds and found no ready workflow below `lowest`.
 
-        `again` tells that there was more to do than one look does: the next one is at everything too.
+        `again` says that one search could not handle all rows, so that the next search is full as well.
         """
         now = self._time()
         self._looked_at = now

@@ -1,11 +1,12 @@
-"""The statements of workers: claim what is ready, wake what is due, take over what the dead left.
+"""The statements that claim ready workflows for a worker.
 
-Every look-up goes by a partial index that holds live workflows alone, so it costs the same however many have
-ended. Rows that somebody else has locked are skipped: they are looked at again a moment later.
+These and the statements of `maintenance` look rows up by partial indexes that hold only live workflows, so their
+cost does not grow with the number of finished workflows. They skip rows that another transaction has locked; the
+next search considers the skipped rows again.
 
-While an old transaction keeps what has ended from being cleaned up, the entries of it stay in the indexes, and a
-look-up walks through them. So looks are bounded, by a `floor` of the ids and by how long ago a time has passed;
-`tick` without bounds finds what these have hidden.
+An old transaction keeps the entries of finished workflows in the indexes, and a look-up walks through them. So
+most searches are bounded, by a `floor` of the ids and by how long ago a time has passed. `maintenance.maintain`
+without bounds finds the workflows that the bounds have hidden.
 """
 
 from __future__ import annotations
@@ -49,14 +50,15 @@ _LAST_COUNT = literal_column(str(2**63 - 1), BigInteger())
 def claim() -> Any:
     """Return the statement that claims up to `limit` ready workflows for an executor, by priority, then by age.
 
-    It looks at the first `window` of them with ids above `floor` and not in `avoid`, and takes the first of these
-    that no other claim has locked: as many as have inputs of `budget` bytes, and one more. Each row answers with
-    the columns of `ClaimedRun`, its priority, and `seen`, how many there were in the window; there is a row of
-    nulls where none was claimed.
+    The statement considers the first `window` workflows with ids above `floor` and not in `avoid`, and claims the
+    first of them that no other claim has locked. The inputs before the last claimed workflow have less than
+    `budget` bytes together. Each row has the columns of `ClaimedRun`, the priority, the server's time, and `seen`,
+    the number of workflows in the window. A statement that claims no workflow returns one row, with nulls beside
+    `seen`.
     """
     ready = _window().cte("ready").prefix_with("MATERIALIZED")
     first = _affordable(ready)
-    # By the row's own columns, which are looked at again once it is locked.
+    # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
     locked: Any = (
         select(Workflow.id)
         .select_from(first.join(Workflow, Workflow.id == first.c.id))
@@ -65,7 +67,7 @@ def claim() -> Any:
         .limit(bindparam("limit", type_=BigInteger()))
         .with_for_update(key_share=True, skip_locked=True, of=Workflow)
         .cte("locked")
-        .prefix_with("MATERIALIZED")  # run once, or it would lock more than it returns
+        .prefix_with("MATERIALIZED")  # evaluated once, or it would lock more rows than it returns
     )
     taken = (
         update(Workflow)
@@ -91,9 +93,9 @@ def claim() -> Any:
 
 
 def _window() -> Any:
-    """Return the query for the first ready workflows of all pairs: nothing is locked by it.
+    """Return the query for the first ready workflows of all pairs; it locks no rows.
 
-    A look-up for each pair of a queue and a name, so workflows of other names in between cost nothing.
+    Each pair of a queue and a name has a look-up of its own, so workflows of other names in between cost nothing.
     """
     window = bindparam("window", type_=BigInteger())
     pairs = queue_name_pairs()
@@ -113,7 +115,7 @@ def _window() -> Any:
 
 
 def _affordable(ready: Any) -> Any:
-    """Return those of the ready workflows whose predecessors leave something of the `budget`."""
+    """Return the ready workflows whose predecessors have inputs of less than `budget` bytes together."""
     order = (ready.c.priority.desc(), ready.c.id)
     before = pg.sum(ready.c.size).over(order_by=order, rows=(None, 0)) - ready.c.size
     counted = select(ready.c.id, ready.c.priority, before.label("before")).subquery("counted")
@@ -122,7 +124,7 @@ def _affordable(ready: Any) -> Any:
 
 
 def claimed_by_tokens() -> Any:
-    """Return the query for what claims took whose answers were lost: the tokens tell."""
+    """Return the query for the runs that were claimed with `tokens`, for claims whose answers were lost."""
     own = Workflow.executor == bindparam("executor", type_=Uuid())
     taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(BigInteger())))
     running = Workflow.status == text_literal(WorkflowStatus.RUNNING)
@@ -130,7 +132,7 @@ def claimed_by_tokens() -> Any:
 
 
 def _claimed() -> list[ColumnElement[Any]]:
-    """Return the columns of `ClaimedRun`, and after them the priority and the server's time."""
+    """Return the columns of `ClaimedRun`, followed by the priority and the server's time."""
     columns: Any = (
         Workflow.id,
         Workflow.name,
@@ -146,7 +148,7 @@ def _claimed() -> list[ColumnElement[Any]]:
 
 
 def queue_name_pairs() -> Any:
-    """Return the pairs of a queue and a name that a worker works for."""
+    """Return the pairs of a queue and a workflow name that a worker serves."""
     queues = unnest(bindparam("queues", type_=ARRAY(Text()))).table_valued(column("queue", Text()))
     names = unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
     queue, name = queues.render_derived(name="queues"), names.render_derived(name="names")
@@ -156,8 +158,8 @@ def queue_name_pairs() -> Any:
 def _is_for(pairs: Any) -> list[ColumnElement[bool]]:
     """Return the conditions on a workflow that is ready for a worker: its queue, its name, and its codec.
 
-    One whose counters are at their end, which only a row written by hand can be, is left out: counting on would
-    fail, and with it the claim of everything else.
+    A workflow whose counters are at their maximum is excluded: an increment would fail, and the claim of all other
+    workflows with it. Only a row that was written by hand has such counters.
     """
     return [
         Workflow.queue == pairs.c.queue,
@@ -171,11 +173,11 @@ def _is_for(pairs: Any) -> list[ColumnElement[bool]]:
 
 
 def can_count() -> ColumnElement[bool]:
-    """Return the condition that a workflow's epoch can be counted on."""
+    """Return the condition that a workflow's epoch can be incremented."""
     return Workflow.epoch < _LAST_COUNT
 
 
 def first_ready(pairs: Any) -> Any:
-    """Return the query for the ready workflow of a pair that is claimed next."""
+    """Return the query for the ready workflow of a pair that the next claim takes."""
     first = select(Workflow.priority, Workflow.id).where(*_is_for(pairs))
     return first.order_by(Workflow.priority.desc(), Workflow.id).limit(ONE)

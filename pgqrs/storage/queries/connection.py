@@ -1,4 +1,4 @@
-"""The connection that queries are executed on."""
+"""The protocol of a connection that executes queries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import CursorResult, Executable, ScalarResult
 
 
 class Connection(Protocol):
-    """A connection in a transaction: SQLAlchemy's own, or the caller's with pgqrs's schema."""
+    """A connection in a transaction: an `AsyncConnection`, or the caller's connection with pgqrs's schema."""
 
     async def execute(self, statement: Executable, parameters: Any = None, /) -> CursorResult[Any]:
         """Execute a statement and return its result."""

@@ -1,13 +1,13 @@
-"""The statements about executors: how one shows that it lives, and how others see that it does not.
+"""The statements about executors: their heartbeats, and the conditions under which an executor counts as dead.
 
-An executor is one `Admin` in one process. It holds a session-level advisory lock, which PostgreSQL releases the
-moment the process ends and its connection is closed; where the lock cannot tell (a stopped process, a pooler in
-between), its beat runs out. Neither sign is believed at once, for the connection, the network or the server may be
-at fault: the first look begins a suspicion, each beat ends it, and an executor is dead when
+An executor is one `Admin` in one process. It holds a session-level advisory lock, which PostgreSQL releases as
+soon as the process ends and its connection is closed. Where the lock shows no death (a stopped process, a pooler
+in between), the heartbeat expires. A single sign is not enough, because the connection, the network or the server
+may be at fault. The first sign starts a suspicion, each heartbeat ends it, and an executor is dead when
 
-* it said that it stopped, or
-* it is under suspicion for `SUSPICION` and its lock is free, or it has no lock and its beat has run out, or
-* it is under suspicion for `HUNG` times its expiry and its beat has run out, although its lock is held.
+* it has reported that it stopped, or
+* it has been suspected for `SUSPICION`, and its lock is free or it has no lock and its heartbeat has expired, or
+* it has been suspected for `HUNG` times its expiry and its heartbeat has expired, although its lock is held.
 """
 
 from __future__ import annotations
@@ -44,35 +44,35 @@ from pgqrs.storage.queries.expressions import DOUBLE, interval, pg
 SUSPICION = 0.8
 """Seconds between the first sight of a free lock and the death of its executor.
 
-An executor whose connection alone was lost takes its lock again within that time.
+An executor that has lost only its connection takes its lock again within that time.
 """
 
 SETTLING = 3.0
-"""Seconds after the start of the server, or after an observer has lost its connection, without any suspicion.
+"""Seconds without any suspicion after the server has started, or after an observer has lost its connection.
 
-All executors connect again then, and connecting takes long on a server that many clients reach at once.
+All executors reconnect then, and connecting takes long on a server that many clients reach at once.
 """
 
 HUNG = 3.0
-"""Expiries that an executor stays under suspicion, its lock held, before it is dead.
+"""Expiries for which an executor is suspected, while its lock is held, before it is dead.
 
-C code that keeps Python's global lock stops the pulse as well, and the process works all the same.
+C code that keeps Python's global interpreter lock stops the heartbeat too, although the process works.
 """
 
 DEFAULT_EXPIRY = 15.0
-"""Seconds for which a beat counts, where an executor did not write its own."""
+"""Seconds until a heartbeat expires, for an executor whose row has no expiry."""
 
 HELD_AT_ONCE = 2000
-"""Maximum runs that one beat answers with."""
+"""Maximum runs in the answer to one heartbeat."""
 
 ABANDONED = UUID(int=0)
-"""What stands for the executor of a run that its own process gave up: one that is always dead."""
+"""The executor of a run that its own process has abandoned; it always counts as dead."""
 
 _NOW: ColumnElement[Any] = pg.now(type_=DateTime(timezone=True))
-"""The server's own time: a clock that a test moves (`pgqrs.testing.TestClock`) lets nobody die."""
+"""The server's own time: a clock that a test moves (`pgqrs.testing.TestClock`) makes no executor die."""
 
 _FORGOTTEN = 60.0
-"""How long, in seconds, after its beat ran out an executor stays in the tables."""
+"""Seconds for which an executor stays in the tables after its heartbeat has expired."""
 
 _LOCKS = table(
     "pg_locks",
@@ -94,11 +94,11 @@ def abandoned() -> ColumnElement[UUID]:
 
 
 def beat() -> Any:
-    """Return the statement by which an executor says that it lives; it registers an executor that is not there.
+    """Return the statement of a heartbeat; it registers an executor that has no row.
 
-    It answers with one row or more, the server's time first in each: with a row for each of the executor's
-    workflows to be cancelled, and for those that it has held for `unattended` seconds, by id from `after` on,
-    `HELD_AT_ONCE` at most. The columns of a row without a workflow are null.
+    The answer has at most `HELD_AT_ONCE` rows: first the executor's workflows that are to be cancelled, then the
+    workflows with ids above `after` that it has held for `unattended` seconds, by id. Without such workflows there
+    is one row with nulls for the workflow's columns. Each row begins with the server's time.
     """
     own = bindparam("executor", type_=Uuid())
     held = (
@@ -115,7 +115,7 @@ def beat() -> Any:
         .limit(literal_column(str(HELD_AT_ONCE), BigInteger()))
         .subquery("held_runs")
     )
-    # The server's own: a clock that a test moves is not compared with this process's.
+    # The server's own time: a clock that a test moves must not be compared with this process's clock.
     told = select(pg.clock_timestamp(type_=DateTime(timezone=True)).label("now")).subquery("told")
     return select(told.c.now, *held.c).select_from(told.outerjoin(held, true())).add_cte(_sign().cte("sign"))
 
@@ -140,38 +140,38 @@ def _sign() -> Any:
 
 
 def stop() -> Any:
-    """Return the statement by which an executor says that it has stopped."""
+    """Return the statement with which an executor reports that it has stopped."""
     own = bindparam("executor", type_=Uuid())
     return update(Executor).where(Executor.id == own).values(stopped_at=_NOW)
 
 
 def forget() -> Any:
-    """Return the statement that removes an executor that has stopped, unless a workflow names it still."""
+    """Return the statement that removes a stopped executor, unless a workflow still names it."""
     own = bindparam("executor", type_=Uuid())
     return delete(Executor).where(Executor.id == own, ~_is_named())
 
 
 def forget_the_dead() -> Any:
-    """Return the statement that removes executors long dead that no workflow names."""
+    """Return the statement that removes executors that have long been dead and that no workflow names."""
     return delete(Executor).where(Executor.expires_at < _NOW - interval(_FORGOTTEN), ~_is_named())
 
 
 def take_lock() -> Any:
-    """Return the statement that takes an executor's lock for the session, if it is free."""
+    """Return the statement that takes an executor's lock for the session, if the lock is free."""
     return select(pg.pg_try_advisory_lock(bindparam("lock_key", type_=BigInteger())))
 
 
 def verdict() -> Any:
-    """Return the query for whether an executor is dead, and whether it may soon be; no row for an unknown one."""
+    """Return the query for two conditions: an executor is dead, or it may soon be; no row for an unknown id."""
     asked = bindparam("executor", type_=Uuid())
     doubtful = Executor.stopped_at.is_(None) & (~_is_locked() | _is_silent_without_lock())
     return select(is_dead(), doubtful).where(Executor.id == asked)
 
 
 def suspect() -> Any:
-    """Return the statement that begins to suspect executors that show no life; it answers with their ids.
+    """Return the statement that starts to suspect executors without a sign of life, and returns their ids.
 
-    `settled` tells, as in all of these, that the observer's connection has been there for `SETTLING`.
+    `settled` says, as in the other statements here, that the observer has been connected for `SETTLING`.
     """
     unsuspected = (
         select(Executor.id)
@@ -185,12 +185,12 @@ def suspect() -> Any:
 
 
 def is_suspected() -> ColumnElement[bool]:
-    """Return the condition on `Executor` that it may soon count as dead."""
+    """Return the condition that an `Executor` may soon count as dead."""
     return Executor.suspected_at > _NOW - interval(2 * SUSPICION)
 
 
 def is_long_dead(seconds: float) -> ColumnElement[bool]:
-    """Return the condition on `Executor` that it has been dead for so many seconds, suspected or not."""
+    """Return the condition that an `Executor` has been dead for `seconds`, suspected or not."""
     since = _NOW - interval(seconds)
     hung = Executor.expires_at < since - _expiries(HUNG)
     unlocked = Executor.lock_key.is_(None) | ~_is_locked()
@@ -198,7 +198,7 @@ def is_long_dead(seconds: float) -> ColumnElement[bool]:
 
 
 def is_dead() -> ColumnElement[bool]:
-    """Return the condition on `Executor` that its runs are to be taken over."""
+    """Return the condition that an `Executor` is dead, so that its runs are to be recovered."""
     long_suspected = Executor.suspected_at < _NOW - interval(SUSPICION)
     hung = (Executor.suspected_at < _NOW - _expiries(HUNG)) & (Executor.expires_at < _NOW)
     seen_dead: ColumnElement[bool] = (long_suspected & (~_is_locked() | _is_silent_without_lock())) | hung
@@ -206,7 +206,7 @@ def is_dead() -> ColumnElement[bool]:
 
 
 def _is_settled() -> ColumnElement[bool]:
-    """Tell whether the observer and the server have been there for long enough to believe what they show."""
+    """Return the condition that the observer and the server have been up long enough to trust signs of death."""
     started: Any = pg.pg_postmaster_start_time(type_=DateTime(timezone=True))
     settled: ColumnElement[bool] = bindparam("settled", type_=Boolean()) & (started < _NOW - interval(SETTLING))
     return settled
@@ -217,7 +217,7 @@ def _is_silent_without_lock() -> ColumnElement[bool]:
 
 
 def _expiries(times: float) -> ColumnElement[Any]:
-    """Return so many times the time for which a beat of the `Executor` of the query around counts."""
+    """Return `times` the expiry of the enclosing query's `Executor`, as an interval."""
     expiry: ColumnElement[Any] = func.coalesce(Executor.expiry, literal_column(str(DEFAULT_EXPIRY), DOUBLE))
     return expiry * interval(times)
 
@@ -227,21 +227,21 @@ def _is_named() -> ColumnElement[bool]:
 
 
 def _is_locked() -> ColumnElement[bool]:
-    """Tell whether the session of the `Executor` of the query around holds its lock; one without a lock counts.
+    """Return the condition that the enclosing query's `Executor` holds its lock in its session, or has no lock.
 
-    The keys are no secret, so a session of any role can hold a lock that a dead executor has left.
+    The keys are not secret, so a session of any role can take the lock that a dead executor has released.
     """
     own = Executor.backend_pid.is_(None) | (_LOCKS.c.pid == Executor.backend_pid)
     return Executor.lock_key.is_(None) | exists().where(_is_of(Executor.lock_key), own)
 
 
 def lock_holder(key: ColumnElement[int]) -> Any:
-    """Return the query for the pid of the session that holds the advisory lock of a key."""
+    """Return the query for the pid of the session that holds the advisory lock `key`."""
     return select(_LOCKS.c.pid).where(_is_of(key))
 
 
 def _is_of(lock_key: Any) -> ColumnElement[bool]:
-    """Return the condition on `_LOCKS` that it is an advisory lock of this key, and held."""
+    """Return the condition that a row of `_LOCKS` is an advisory lock of this key, and granted."""
     # pg_locks shows a bigint key as its two halves.
     high, low = cast(_LOCKS.c.classid, BigInteger()), cast(_LOCKS.c.objid, BigInteger())
     key: ColumnElement[int] = high.op("<<")(literal_column("32")).op("|")(low)

@@ -1,22 +1,21 @@
-"""The words that the statements share: functions, types, constants of their text, times from now.
+"""The expressions that the statements share: functions, types, literals, and times relative to now.
 
-A statement runs in sessions whose `search_path` is not ours, and some role may have CREATE in a schema of it.
-PostgreSQL prefers a function or an operator that takes exactly the types given, in whichever of those schemas, to
-its own that takes them by conversion, and would run it with the rights of our role. So in every statement, and in
-the SQL of `migrations/`:
+A statement also runs in a caller's session, whose `search_path` may name a schema in which some role may CREATE.
+PostgreSQL prefers a function or an operator of exactly the given types, in any schema of the path, to its own one
+that needs a conversion, and would run it with the rights of pgqrs's role. So these rules hold for every statement,
+and for the SQL of `migrations/`:
 
 * A function is called as `pg.name(...)`, which is ``pg_catalog.name(...)``. The exceptions are words of the
-  grammar (`coalesce`, `least`, `greatest`, `any`, `all`), and `now()` and `clock_timestamp()`, which take
-  nothing, so that no other match is better; `pgqrs.testing.TestClock` shadows them.
-* The types on both sides of an operator are ones that PostgreSQL has an operator for. A string is the `Text` of
-  `pgqrs.models`, never SQLAlchemy's `String` or `Text`, whose binds are cast to VARCHAR; the result of a function
-  has its `type_`; a literal stands beside a column, never beside a literal.
+  grammar (`coalesce`, `least`, `greatest`, `any`, `all`), and `now()` and `clock_timestamp()`. The two functions
+  take no arguments, so that no other match is better; `pgqrs.testing.TestClock` shadows them.
+* PostgreSQL has an operator of its own for the exact types on both sides of an operator. A string is the `Text` of
+  `pgqrs.models`, never SQLAlchemy's `String` or `Text`, whose binds are cast to VARCHAR. The result of a function
+  has its `type_`. A literal is combined with a column, never with a literal.
+* An array of anything but text is bound only in pgqrs's own sessions. In a caller's session it is passed as text,
+  through `array_of`.
 
-* An array of anything but text is a bind in the sessions of our own alone; elsewhere it is given as text, by
-  `array_of`.
-
-`tests/unit/test_qualified_sql.py` looks at the text of the statements, and
-`tests/integration/test_hostile_schema.py` runs them where such functions and operators lie in wait.
+`tests/unit/test_qualified_sql.py` checks the text of the statements, and
+`tests/integration/test_hostile_schema.py` runs them beside hostile functions and operators.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ from pgqrs.models import Step, Text, Workflow
 from pgqrs.types import DEFAULT_QUEUE, StepStatus
 
 pg = func.pg_catalog
-"""PostgreSQL's own functions, by their whole names."""
+"""PostgreSQL's own functions, by qualified names."""
 
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""The `search_path` of our own sessions; the second, which would be the first otherwise, may hold types."""
+"""The `search_path` of pgqrs's own sessions. Unless it is named, `pg_temp`, which may hold types, comes first."""
 
 DOUBLE: TypeEngine[Any] = Double()
 
@@ -58,76 +57,76 @@ ZERO: ColumnElement[int] = literal_column("0", BigInteger())
 ONE: ColumnElement[int] = literal_column("1", BigInteger())
 
 COUNT: ColumnElement[int] = pg.count(literal_column("*"), type_=BigInteger())
-"""How many rows there are."""
+"""The number of rows."""
 
 FIRST_TIME, LAST_TIME = (
     literal_column(f"timestamptz '{each}'", DateTime(timezone=True))
     for each in ("0001-01-02 00:00:00+00", "9999-12-30 23:59:59+00")
 )
-"""The first and the last time that Python has in every time zone; PostgreSQL has earlier and later ones."""
+"""The first and the last time that Python has in every time zone; PostgreSQL has earlier and later times."""
 
 _SECOND: ColumnElement[Any] = literal_column("interval '1 second'", Interval())
 
 
 def text_literal(value: str) -> ColumnElement[str]:
-    """Return a constant of the statement's text: a bind would hide it from the planner."""
+    """Return a string as a literal in the statement's text: a bind would hide it from the planner."""
     return literal_column(f"'{value}'", Text())
 
 
 def number_literal(value: int) -> ColumnElement[int]:
-    """Return a whole number as a constant of the statement's text."""
+    """Return a whole number as a literal in the statement's text."""
     return literal_column(str(value), BigInteger())
 
 
 def interval(seconds: float) -> ColumnElement[Any]:
-    """Return a constant length of time."""
+    """Return `seconds` as an interval literal."""
     return literal_column(f"interval '{seconds} second'", Interval())
 
 
 def seconds_from_now(seconds: Any) -> ColumnElement[Any]:
-    """Return the time so many seconds from now, NULL for NULL."""
+    """Return the time `seconds` after the start of the transaction, NULL for NULL."""
     time: ColumnElement[Any] = func.now() + seconds * _SECOND
     return time
 
 
 def seconds_ago(seconds: Any, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
-    """Return the time so many seconds before `now`, which is that of the transaction's begin; NULL for NULL."""
+    """Return the time `seconds` before `now`, by default the start of the transaction; NULL for NULL."""
     time: ColumnElement[Any] = (func.now() if now is None else now) - seconds * _SECOND
     return time
 
 
 def unnest(*arrays: ColumnElement[Any]) -> Any:
-    """Return the function that makes rows of arrays, one a column."""
-    # Of several, PostgreSQL's grammar makes one call for each, of its own function, if the name is not qualified.
+    """Return the function that turns arrays into rows, one array a column."""
+    # If the name is unqualified, PostgreSQL's grammar turns several arrays into one call each of its own function.
     return pg.unnest(*arrays) if len(arrays) == 1 else func.unnest(*arrays)
 
 
 def array_of(text: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[Any]:
-    """Return an array that is given as `text`, as `text_of_array` writes it.
+    """Return the array that is written in `text`, as `text_of_array` writes it.
 
-    asyncpg looks up the type of an array of anything but text when a session first has one, by statements that
-    call functions by half their names. So only a session of our own is given such an array.
+    When a session first binds an array of anything but text, asyncpg looks up its type with statements that call
+    functions by unqualified names. So only pgqrs's own sessions bind such an array.
     """
     return cast(text, ARRAY(type_))
 
 
 def text_of_array(values: Iterable[Any]) -> str:
-    """Return numbers or UUIDs, some of them None, as the text of an array."""
+    """Return numbers or UUIDs, with None for NULL, as the text of an array."""
     return f"{{{','.join('NULL' if each is None else str(each) for each in values)}}}"
 
 
 def bounded(seconds: Any) -> ColumnElement[Any]:
-    """Return a length of time out of a column as one that can be added to a time, NULL for NULL.
+    """Return a column's seconds, limited to a length that can be added to a time; NULL for NULL.
 
-    What a row written by hand may hold is neither: a NaN, or more than there are years.
+    A row that was written by hand may hold a NaN, or a length beyond the last year.
     """
     longest = literal_column(str(MAX_SECONDS), DOUBLE)
-    # NaN counts as larger than all numbers. LEAST and GREATEST pass over NULL.
+    # NaN counts as larger than all numbers. LEAST and GREATEST ignore NULL, so that CASE has to keep it.
     return case((seconds.is_not(None), func.least(func.greatest(seconds, ZERO), longest)))
 
 
 def finite(time: Any) -> ColumnElement[Any]:
-    """Return a time out of a column as one that Python has too and that can be subtracted, NULL for NULL."""
+    """Return a column's time, limited to times that Python has and that can be subtracted; NULL for NULL."""
     return case((time.is_not(None), func.least(func.greatest(time, FIRST_TIME), LAST_TIME)))
 
 
@@ -142,7 +141,7 @@ def seconds_of(length: Any) -> ColumnElement[Any]:
 
 
 def json_of(text: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return a JSON text as a value of its column."""
+    """Return a JSON text as a value for a JSON column."""
     return cast(text, JSON())
 
 
@@ -152,15 +151,15 @@ def text_of(json: Any) -> ColumnElement[str]:
 
 
 def queue_or_default() -> ColumnElement[str]:
-    """Return the queue that a workflow is claimed from, one that was never enqueued too."""
+    """Return a workflow's queue, or the default queue for a workflow that was never enqueued."""
     return func.coalesce(Workflow.queue, text_literal(DEFAULT_QUEUE))
 
 
 def has_progressed() -> ColumnElement[bool]:
-    """Tell whether the workflow's newest run has recorded a step."""
+    """Return the condition that the workflow's newest run has recorded a step."""
     own = (Step.workflow_id == Workflow.id) & (Step.epoch == Workflow.epoch)
     recorded = select(ONE).where(own, Step.status != text_literal(StepStatus.RUNNING))
-    # With a limit, or the planner would hash all steps: a plan made on empty tables is kept.
+    # Without the limit the planner would hash all steps, because a plan that was made on empty tables is kept.
     return recorded.limit(ONE).correlate(Workflow).scalar_subquery().is_not(None)
 
 
@@ -170,9 +169,9 @@ _MOST_COMPRESSION = literal_column("90", BigInteger())
 
 
 def size_of(payload: Any) -> ColumnElement[int]:
-    """Return the estimated size of a payload, in bytes, NULL for NULL.
+    """Return the estimated size of a payload in bytes, NULL for NULL.
 
-    A compressed one is taken for several times its stored size: only expanding it would tell its own size.
+    A compressed payload counts as several times its stored size, because only its expansion would show the size.
     """
     size = pg.pg_column_size(payload, type_=BigInteger())
     return case(

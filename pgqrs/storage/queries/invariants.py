@@ -1,4 +1,4 @@
-"""What the tables must never hold, as queries that find it; each comes with the sentence that tells of a row."""
+"""The invariants of the tables: queries for rows that violate them, each with a sentence that reports a row."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from pgqrs.storage.queries.expressions import pg
 from pgqrs.types import StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
+"""A sentence with a place for each column, and the query for the rows that violate the invariant."""
 
 SHOWN = 20
-"""How many rows of each kind are told."""
+"""Maximum rows that are reported for one invariant."""
 
 NOTICED = 30.0
-"""How long, in seconds, after the death of an executor a worker has noticed it."""
+"""Seconds after the death of an executor by which a running worker has noticed it."""
 
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
 def _held() -> Any:
-    """Count where a workflow is: with an executor, ready to be claimed, or waiting for a time."""
+    """Return the number of states that a workflow is in: held by an executor, ready, due at a time."""
     return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
 
 
 INVARIANTS: tuple[Invariant, ...] = (
     (
-        "workflow {0} has ended with {1} and is still held by an executor, ready, due or has a deadline.",
+        "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
         select(Workflow.id, Workflow.status).where(
             Workflow.status.in_(_OVER), (_held() > 0) | Workflow.deadline.is_not(None)
         ),
     ),
     (
-        "workflow {0} ({1}) is in more than one of these places: with an executor, ready, due.",
+        "workflow {0} ({1}) has more than one of an executor, a ready time and a due time.",
         select(Workflow.id, Workflow.status).where(_held() > 1),
     ),
     (
@@ -49,7 +50,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     (
-        "workflow {0} is WAITING, and for nothing.",
+        "workflow {0} is WAITING without a due time.",
         select(Workflow.id).where(Workflow.status == WorkflowStatus.WAITING, Workflow.due_at.is_(None)),
     ),
     (
@@ -65,7 +66,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     (
-        "step {1!r} of workflow {0} has the epoch {2}, and the workflow {3}.",
+        "step {1!r} of workflow {0} has the epoch {2}, but the workflow has the epoch {3}.",
         select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.epoch)
         .join(Workflow, Workflow.id == Step.workflow_id)
         .where(Step.epoch > Workflow.epoch),
@@ -75,7 +76,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         select(Step.workflow_id, Step.step_id).where(~exists().where(Workflow.id == Step.workflow_id)),
     ),
     (
-        "step {1!r} of workflow {0} is {2} without what belongs to it.",
+        "step {1!r} of workflow {0} is {2} without its output or error.",
         select(Step.workflow_id, Step.step_id, Step.status).where(
             ((Step.status == StepStatus.SUCCESS) & Step.output.is_(None))
             | ((Step.status == StepStatus.ERROR) & Step.error.is_(None))

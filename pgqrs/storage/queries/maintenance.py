@@ -46,26 +46,30 @@ from pgqrs.storage.queries.expressions import (
 from pgqrs.types import WorkflowStatus
 
 MAX_ROWS = 2000
-"""The most workflows that one look wakes, takes over or ends; what is left is dealt with at the next."""
+"""Maximum workflows that one statement wakes, recovers or ends; the next statement handles the rest."""
 
 MAX_PRIORITIES = 16
-"""How many different priorities of what is ready are looked at in search of the lowest id."""
+"""Maximum priorities of ready workflows that are examined for the lowest id."""
 
 MAX_READY = 100
-"""How many ready workflows of a queue and a name are looked at in search of another codec."""
+"""Maximum ready workflows of a queue and a name that are examined for another codec."""
 
 DEADLINE_GRACE = 1.0
-"""How long, in seconds, after its deadline a running workflow is left to its executor, which is gentler."""
+"""Seconds after its deadline in which only the executor ends a running workflow, which is gentler."""
 
 
 def maintain() -> Any:
-    """Return the statement that wakes what is due and takes over the runs of dead executors.
+    """Return the statement that wakes workflows whose timer is due and recovers the runs of dead executors.
 
-    It looks at ready workflows with ids above `floor`, and at times that passed in the last `past` seconds. It
-    answers with one row: the lowest id of what is ready, if the priorities are few enough to tell, and how many
-    priorities were looked at; how many workflows were woken and taken over, and the lowest id of these; the ids of
-    those whose deadline has passed, how many executors are suspected, the seconds until the next timer or
-    deadline, and the seconds that all this took.
+    The statement considers ready workflows with ids above `floor`, and times that passed in the last `past`
+    seconds. It returns one row:
+
+    * `lowest`: the lowest ready id, unless `levels`, the examined priorities, has reached `MAX_PRIORITIES`;
+    * `woken` and `recovered`: the number of workflows, and `lowest_again`, the lowest id among them;
+    * `expired`: the ids of workflows whose deadline has passed;
+    * `suspects`: the number of suspected executors;
+    * `next_due`: the seconds until the next timer or deadline;
+    * `took`: the seconds that the statement took.
     """
     suspects = executors.suspect().cte("suspects")
     woken = _fire_timers().cte("woken")
@@ -86,9 +90,9 @@ def maintain() -> Any:
 
 
 def codecs_of_others() -> Any:
-    """Return the query for names of ready workflows that are written with another codec, and for that codec.
+    """Return the query for the names and codecs of ready workflows that are written with another codec.
 
-    Of each pair of a queue and a name only the first are looked at.
+    It examines the first `MAX_READY` workflows of each pair of a queue and a name.
     """
     pairs = queue_name_pairs()
     first = (
@@ -103,7 +107,7 @@ def codecs_of_others() -> Any:
 
 
 def end_past_deadline() -> Any:
-    """Return the statement that ends workflows whose deadline has passed, each with an error of its own."""
+    """Return the statement that ends workflows whose deadline has passed, each with its own error."""
     rows = (
         unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
         .table_valued(column("id", BigInteger()), column("error", Text()))
@@ -135,7 +139,7 @@ def end_past_deadline() -> Any:
 
 
 def given_times() -> Any:
-    """Return the query for how long workflows were given, in seconds, as far as is known."""
+    """Return the query for the timeouts of workflows in seconds, as far as they are known."""
     since_start = seconds_of(finite(Workflow.deadline) - finite(Workflow.started_at))
     given = func.coalesce(bounded(Workflow.timeout), since_start)
     asked = bindparam("ids", type_=ARRAY(BigInteger()))
@@ -143,7 +147,7 @@ def given_times() -> Any:
 
 
 def _levels() -> Any:
-    """Return the lowest ready id of each priority of each pair, up to `LEVELS` priorities."""
+    """Return the lowest ready id of each priority of each pair, up to `MAX_PRIORITIES` priorities."""
     pairs = queue_name_pairs()
     top = first_ready(pairs).lateral("top")
     level = (
@@ -228,7 +232,7 @@ def _recover_runs() -> Any:
 def _past_deadline() -> Any:
     late = func.now() - interval(DEADLINE_GRACE)
     passed = case((Workflow.executor.is_(None), func.now()), else_=late)
-    # The first condition is for the index.
+    # The first condition makes the index usable.
     expired = select(Workflow.id).where(
         Workflow.deadline < func.now(), Workflow.deadline >= _since(), Workflow.deadline < passed, can_count()
     )
@@ -240,7 +244,7 @@ def _since() -> ColumnElement[Any]:
 
 
 def _until(time: Any) -> ColumnElement[Any]:
-    """Return the seconds until the earliest of the times that have not passed, and that will."""
+    """Return the seconds until the earliest time after now and before `LAST_TIME`."""
     earliest = select(pg.min(time)).where(time > func.now(), time < LAST_TIME).scalar_subquery()
     return seconds_of(earliest - func.now())
 

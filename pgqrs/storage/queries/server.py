@@ -1,4 +1,4 @@
-"""The queries that concern no single workflow: the server, its executors, its clock and its channels."""
+"""The queries about the server as a whole: its executors, its clock, its channels and the tables."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from pgqrs.storage.queries.expressions import (
 
 
 class DatabaseIdentity(NamedTuple):
-    """Which database of which server: what tells two connections to one apart from those to two."""
+    """The identity of a database and its server, equal for two connections to the same database."""
 
     started_at: datetime
     database: int
 
 
 class ExecutorState(Enum):
-    """What can be said of an executor's life."""
+    """The state of an executor, as far as it is known."""
 
     ALIVE = "alive"
     IN_DOUBT = "in doubt"
@@ -41,13 +41,13 @@ class ExecutorState(Enum):
 
 
 class ServerRepository:
-    """What concerns no one workflow: the server's clock and channels, executors, and the tables as a whole."""
+    """Queries about executors, the database and the tables as a whole, in a transaction of the caller."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def life(self, executor_id: UUID) -> ExecutorState:
-        """Return whether an executor lives, by what is known of it now; an unknown executor is dead."""
+        """Return the state of an executor, as it is known now; an unknown executor is dead."""
         asked = {"executor": executor_id, "settled": True}
         found: Any = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
         if found is None or found[0]:
@@ -55,11 +55,11 @@ class ServerRepository:
         return ExecutorState.IN_DOUBT if found[1] else ExecutorState.ALIVE
 
     async def suspect(self) -> None:
-        """Begin to suspect the executors that show no life; only a later look can find them dead."""
+        """Start to suspect the executors without a sign of life; only a later query can find them dead."""
         await self._connection.execute(executors.suspect(), {"settled": True})
 
     async def identity(self) -> DatabaseIdentity:
-        """Return which database of which server this is."""
+        """Return the identity of the connection's database."""
         own = (
             select(executors.DATABASES.c.oid)
             .where(executors.DATABASES.c.datname == pg.current_database())
@@ -70,9 +70,9 @@ class ServerRepository:
         return DatabaseIdentity(*row)
 
     async def violations(self, invariant: invariants.Invariant, limit: float) -> list[str]:
-        """Return where the tables do not keep to an invariant, a sentence each; it takes a transaction.
+        """Return a sentence for each violation of an invariant; requires a transaction.
 
-        The server ends the search by itself after `limit` seconds, though its client be gone.
+        The server ends the search after `limit` seconds, even if the client has disconnected.
         """
         sentence, query = invariant
         allowed = {"milliseconds": str(round(1000 * limit))}
@@ -86,7 +86,7 @@ _ALLOW: Any = select(
 
 
 def notify() -> Any:
-    """Return the statement that notifies those who listen on a `channel`."""
+    """Return the statement that notifies the listeners of a `channel`."""
     return select(pg.pg_notify(bindparam("channel", type_=Text()), bindparam("payload", type_=Text())))
 
 

@@ -32,11 +32,11 @@ from pgqrs.storage.records import FailedAttempts, History, StoredOutcome
 from pgqrs.types import StepRecord, StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024
-"""The size of the payloads, in bytes, of a history that one statement reads."""
+"""Maximum bytes of a history's payloads that one statement reads."""
 
 
 class StepRepository:
-    """The steps, in a transaction of the caller's."""
+    """Queries for steps, in a transaction of the caller."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -44,7 +44,7 @@ class StepRepository:
     async def history(self, workflow_id: int, later: list[tuple[str, int]]) -> History:
         """Return the record of earlier runs, without the steps that are to be executed again.
 
-        Outcomes beyond the size of a portion come without their texts: their ids and sizes, in bytes, are added to
+        Outcomes beyond `HISTORY_BYTES` come without their texts; their ids and sizes in bytes are appended to
         `later`.
         """
         rows: Any = await self._connection.execute(_HISTORY, {"workflow_id": workflow_id})
@@ -56,20 +56,20 @@ class StepRepository:
             history.outcomes[step_id] = StoredOutcome(output, error, fingerprint)
             if total > HISTORY_BYTES:
                 later.append((step_id, size))
-        found = await self._connection.execute(_STANDING, {"workflow_id": workflow_id})
+        found = await self._connection.execute(_DEADLINE_AND_RETRIES, {"workflow_id": workflow_id})
         row: Any = found.one_or_none()
         return history if row is None else history._replace(seconds_left=row[0], retries=row[1])
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
-        """Return the texts of the outputs and the errors of these steps."""
+        """Return the texts of the outputs and errors of the steps, by step id."""
         rows: Any = await self._connection.execute(
             _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
         )
         return {row[0]: (row[1], row[2]) for row in rows}
 
     async def locked_outcome(self, workflow_id: int, step_id: str) -> StoredOutcome | None:
-        """Return the step's success, None without one, once no transaction that could record it goes on."""
-        # Each of them holds a share of the workflow's row.
+        """Return the step's success or None, once every transaction that could record it has ended."""
+        # Each such transaction holds a share lock of the workflow's row.
         held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
         await self._connection.execute(held)
         found: Any = await self._connection.execute(
@@ -105,7 +105,7 @@ _STEP_COLUMNS: Sequence[Any] = (
 
 
 def _history() -> Any:
-    """Return the query for a workflow's steps, each with its size, and with that of all up to it."""
+    """Return the query for a workflow's steps, each with its size and the total size up to it."""
     size = cast(func.coalesce(size_of(Step.output), size_of(Step.error), ZERO), BigInteger())
     total = cast(pg.sum(size, type_=Numeric()).over(order_by=Step.step_id), BigInteger())
     steps = (
@@ -138,7 +138,7 @@ _TEXTS: Any = select(Step.step_id, text_of(Step.output), text_of(Step.error)).wh
     Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
 )
 
-_STANDING: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
+_DEADLINE_AND_RETRIES: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
     Workflow.id == bindparam("workflow_id")
 )
 

@@ -1,7 +1,7 @@
-"""Random numbers that tell apart two things of one number: two claims of one epoch, two workflows of one id.
+"""Random tokens, which distinguish two claims of one epoch and two workflows of one id.
 
-A server that lost its last moments (an asynchronous standby that was promoted, a restored backup) gives an id, or
-an epoch, a second time. A token of 63 random bits is never given twice.
+A server that has lost its last transactions (a promoted asynchronous standby, a restored backup) gives an id or an
+epoch a second time. A token of 63 random bits is never given twice.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ from random import getrandbits
 
 
 def new_token() -> int:
-    """Return a token, which fits a bigint."""
+    """Return a new token, which fits a bigint."""
     return getrandbits(63)

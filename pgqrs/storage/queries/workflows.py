@@ -1,4 +1,4 @@
-"""The statements off the hot path, over the models; they take and give records, never ORM instances."""
+"""The queries for workflows outside of the hot path; they take and return records, never ORM instances."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ Decode = Callable[[str], Any]
 
 
 class WorkflowRepository:
-    """The workflows, in a transaction of the caller's."""
+    """Queries for workflows, in a transaction of the caller."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def reserve_ids(self, sequence: str, count: int) -> list[int]:
-        """Take `count` ids from the `sequence`, whose name is qualified and quoted."""
+        """Take `count` ids from the `sequence`, a qualified and quoted name."""
         drawn = await self._connection.scalars(drawn_ids(), {"sequence": sequence, "count": count})
         return list(drawn)
 
@@ -70,7 +70,7 @@ class WorkflowRepository:
         limit: int,
         before: int | None,
     ) -> list[WorkflowRecord]:
-        """Return up to `limit` workflows, newest first, those with ids below `before` where it is given."""
+        """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
         query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
         if status is not None:
             query = query.where(Workflow.status == status)
@@ -81,7 +81,7 @@ class WorkflowRepository:
         return [_workflow(row, decode) for row in await self._connection.execute(query)]
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
-        """Return how those of these workflows ended that have."""
+        """Return the results of the workflows that have ended, by id."""
         texts = text_of(Workflow.output), text_of(Workflow.error)
         query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
@@ -89,7 +89,7 @@ class WorkflowRepository:
         return {row[0]: WorkflowResult(WorkflowStatus(row[1]), *row[2:]) for row in rows}
 
     async def existing(self, ids: Collection[int]) -> set[int]:
-        """Return those of these ids of which there is a workflow."""
+        """Return the ids for which there is a workflow."""
         query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
         return set(await self._connection.scalars(query))
 
@@ -102,7 +102,7 @@ class WorkflowRepository:
         return _workflow(row, decode)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
-        """Cancel a workflow at once, or ask the executor that runs it, which is returned, to do so.
+        """Cancel a workflow at once, or request the cancellation of its run and return the executor of the run.
 
         Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
         """
@@ -112,7 +112,7 @@ class WorkflowRepository:
         return executor
 
     async def release(self, workflow_id: int, executor_id: UUID) -> None:
-        """Take a run from an executor that is dead, for another to start."""
+        """Mark a run of a dead executor as abandoned, so that another executor can start a run."""
         await self._connection.execute(
             update(Workflow)
             .where(Workflow.id == workflow_id, Workflow.executor == executor_id)
@@ -120,7 +120,7 @@ class WorkflowRepository:
         )
 
     async def cancel_released(self, workflow_id: int) -> None:
-        """Cancel a workflow whose run was released, unless somebody has started it again."""
+        """Cancel a workflow whose run was released, unless an executor has started another run."""
         await self._connection.execute(
             update(Workflow)
             .where(Workflow.id == workflow_id, Workflow.executor == executors.ABANDONED)
@@ -128,14 +128,14 @@ class WorkflowRepository:
         )
 
     async def resume(self, workflow_id: int) -> str:
-        """Make a workflow that has not succeeded runnable again, its failed steps too; return its name.
+        """Make a workflow runnable again, have its failed steps executed again, and return its name.
 
-        Whatever run of it still goes on is fenced. Raises `WorkflowNotFoundError` and, for one that has
-        succeeded, `WorkflowFinishedError`. It takes a transaction.
+        A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, and
+        `WorkflowFinishedError` for a workflow that has succeeded. Requires a transaction.
         """
         own = {"workflow": workflow_id}
-        # Two statements: an error that is being recorded while the first waits for the lock is in the snapshot of
-        # the second.
+        # Two statements, because the snapshot of the second has the errors that are recorded while the first waits
+        # for the lock.
         found = await self._connection.execute(_LOCK, own)
         name: str = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS).name
         await self._connection.execute(_RESUME, own)
@@ -189,17 +189,17 @@ def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
 
 
 def decoded(text: str | None, decode: Decode) -> Any:
-    """Return a payload as it is decoded, None for none."""
+    """Return the decoded payload, None for None."""
     return None if text is None else decode(text)
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:
-    """Return numbers as an array."""
+    """Return numbers as an array of bigints."""
     return array_of(literal(text_of_array(values), Text()), BigInteger())
 
 
 def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
-    """Return the row of a workflow; raise if it is not there, or is `over`."""
+    """Return the row of a workflow; raise if there is no row, or if its status is one of `over`."""
     if row is None:
         raise WorkflowNotFoundError(workflow_id)
     if row.status in over:
@@ -208,19 +208,20 @@ def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
 
 
 def _locked() -> Any:
-    """Return the query that locks a workflow and tells how it stands."""
+    """Return the query that locks a workflow and returns its status and executor."""
     columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor)
     return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
 
 
 def _cancel() -> Any:
-    """Return the statement that cancels a workflow or asks its executor to; it tells how the workflow stood.
+    """Return the statement that cancels a workflow, or requests it from its executor, and returns the old status.
 
-    It is one, so that nobody claims the workflow between the look at its status and the write, also where each
+    It is a single statement, so that no claim comes between the check of the status and the write, even where each
     statement is a transaction.
     """
     held = _locked().cte("held")
-    # By the status that was locked: the row's own is looked at as the snapshot shows it first, which may be older.
+    # The condition is on the locked status. PostgreSQL would check the row's own status in the snapshot, which may
+    # be older.
     own = update(Workflow).where(Workflow.id == held.c.id)
     running = held.c.status == text_literal(WorkflowStatus.RUNNING)
     waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
@@ -231,7 +232,7 @@ def _cancel() -> Any:
 
 
 def _resume() -> Any:
-    """Return the statement that makes a workflow pending, and has its failed steps executed again."""
+    """Return the statement that makes a workflow pending and reopens its failed steps."""
     made_pending = (
         update(Workflow)
         .where(Workflow.id == bindparam("workflow"))
@@ -268,14 +269,14 @@ _RESUME = _resume()
 
 
 def drawn_ids() -> Any:
-    """Return the query that takes `count` ids from a `sequence`, whose name is qualified and quoted."""
+    """Return the query that takes `count` ids from a `sequence`, a qualified and quoted name."""
     sequence = cast(bindparam("sequence", type_=Text()), REGCLASS())
     count = bindparam("count", type_=BigInteger())
     return select(pg.nextval(sequence, type_=BigInteger())).select_from(pg.generate_series(ONE, count))
 
 
 def of_keys() -> Any:
-    """Return the query for the workflows of a `name` that have one of the `keys`: a key, and then a `Taken`."""
+    """Return the query for the keys and `KeyOwner`s of the workflows of a `name` that have one of the `keys`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
     columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
     return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)
