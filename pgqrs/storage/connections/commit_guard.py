@@ -12,7 +12,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from pgqrs.errors import SessionError
 from pgqrs.models import Workflow
-from pgqrs.storage.connections.caller_connection import session_errors
+from pgqrs.storage.connections.caller import session_errors
 
 _Listener: TypeAlias = Callable[..., None]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pgqrs.errors import SessionError
-from pgqrs.storage.connections.caller_connection import CallerConnection
+from pgqrs.storage.connections.caller import CallerConnection
 from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
 from pgqrs.storage.queries.channels import executor_channel
