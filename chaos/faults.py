@@ -27,7 +27,7 @@ WEIGHTS = {"kill": 40, "stop briefly": 12, "stop for long": 4, "terminate": 24, 
 DRAINED = GRACE + 45.0
 """How long, in seconds, a worker may take to end after SIGTERM; the server may be away meanwhile."""
 
-UNSTARTED = re.compile("Error: PostgreSQL (could not be reached|is not to be had): ")
+UNSTARTED = re.compile("Error: PostgreSQL (could not be reached|is unavailable): ")
 """All that a worker has written which found no server when it started; somebody has to start it again."""
 
 TURN = 3.0
