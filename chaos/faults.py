@@ -27,7 +27,7 @@ WEIGHTS = {"kill": 40, "stop briefly": 12, "stop for long": 4, "terminate": 24, 
 DRAINED = GRACE + 45.0
 """Maximum seconds from SIGTERM to the end of a worker; the server may be away meanwhile."""
 
-UNSTARTED = re.compile("Error: PostgreSQL (could not be reached|is not to be had): ")
+UNSTARTED = re.compile("Error: PostgreSQL (could not be reached|is unavailable): ")
 """The output of a worker that found no server at its start; the caller must start another worker."""
 
 TURN = 3.0

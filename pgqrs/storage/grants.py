@@ -1,4 +1,4 @@
-"""The rights that roles need on the tables: a worker's, and the fewer of a producer."""
+"""SQL for the rights of roles on the tables: all rights of a worker, and fewer for a producer."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ _OF_WORKER: Mapping[str, str] = {
 
 _OF_PRODUCER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT",
-    Step.__tablename__: "SELECT",  # read where a key is taken already
+    Step.__tablename__: "SELECT",  # read if a key is taken already
     VERSION_TABLE: "SELECT",
 }
 
 
 def grants(schema: str, *, workers: Iterable[str] = (), producers: Iterable[str] = ()) -> str:
-    """Return the SQL that gives roles their rights on the tables in `schema`, which must be there.
+    """Return the SQL that grants roles their rights on the tables in `schema`.
 
     Args:
-        schema: The schema of the tables.
-        workers: Roles that enqueue, run, cancel, resume and look at workflows.
-        producers: Roles that enqueue workflows, and look at them.
+        schema: Schema of the tables, which must be installed before the SQL runs.
+        workers: Roles that enqueue, run, cancel, resume and read workflows.
+        producers: Roles that enqueue and read workflows.
+
+    Returns:
+        GRANT statements, one per line.
 
     Raises:
-        ConfigurationError: A name cannot be that of a schema or of a role.
+        ConfigurationError: If the schema name or a role name is invalid.
     """
     check_schema(schema)
     statements = [each for role in workers for each in _granted(schema, role, _OF_WORKER)]

@@ -1,4 +1,4 @@
-"""Ids for new workflows, reserved in blocks: a write that names its rows can be sent twice."""
+"""Reserves ids for new workflows, in blocks: a write that names its rows can be sent twice."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from pgqrs.storage.queries.workflows import drawn_ids, of_keys
 from pgqrs.storage.records import KeyOwner, Submission
 
 MAX_BLOCK = 1024
-"""The most ids reserved at a time; the blocks grow up to it from one, so that the first id is 1."""
+"""Maximum ids of one block; the blocks double from one id, so that the first id is 1."""
 
 MAX_ID = 2**63 - 1
+"""Maximum id of a workflow, the largest bigint of PostgreSQL."""
 
 OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
-"""Called with a submission, and with the workflow that has its key."""
+"""A function that is called with a submission and the workflow that has its key."""
 
 
 class IdAllocator:
-    """The ids that an event loop has reserved and not used yet, and those that keys stand for."""
+    """Reserves the workflow ids of one event loop, and finds workflows by key."""
 
     def __init__(self, aside: DedicatedConnection, sequence: str) -> None:
         """Reserve ids of the `sequence`, whose name is qualified and quoted."""
@@ -33,11 +34,11 @@ class IdAllocator:
         self._reserving = asyncio.Lock()
 
     def __len__(self) -> int:
-        """Return how many are in stock."""
+        """Return the number of ids in stock, which are reserved and not used yet."""
         return len(self._ids)
 
     async def next(self) -> int:
-        """Return an id that nobody else gets."""
+        """Return an id that no other caller receives."""
         while not self._ids:
             async with self._reserving:
                 if not self._ids:
@@ -46,26 +47,26 @@ class IdAllocator:
         return self._ids.popleft()
 
     def forget(self) -> None:
-        """Drop what is in stock: a server that lost its last moments may have given it to others."""
+        """Drop the ids in stock: a server that lost its last writes may reserve them for other processes again."""
         self._ids.clear()
 
     def in_stock(self) -> int | None:
-        """Return an id that is reserved already, None if there is none."""
+        """Return an id from the stock, or None if the stock is empty."""
         return self._ids.popleft() if self._ids else None
 
     async def block(self, count: int) -> list[int]:
-        """Return `count` ids that nobody else gets, in order."""
+        """Reserve `count` ids, which no other caller receives, and return them in order."""
         drawn = await self._aside.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
         return [row[0] for row in drawn]
 
     async def of_key(self, name: str, key: str) -> KeyOwner | None:
-        """Return the workflow of this name that has the key."""
+        """Return the workflow of this name that has the key, or None."""
         rows = await self._aside.fetch(of_keys, {"name": name, "keys": [key]})
         return KeyOwner(*rows[0][1:]) if rows else None
 
 
 def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
-    """Let a submission stand for the workflow that has its key, whatever its arguments are."""
+    """Accept the workflow that has the key of a submission, without a check of the arguments."""
 
 
 async def enqueue_with_ids(
@@ -74,11 +75,11 @@ async def enqueue_with_ids(
     draw: Callable[[int], Awaitable[Sequence[int]]],
     taken: OnTaken,
 ) -> list[int]:
-    """Submit workflows under ids of their own, and return the ids of the workflows that they are, in order.
+    """Submit workflows under new ids, and return the ids of the resulting workflows, in order.
 
-    `taken` is called in the end with each whose key another workflow has. `submit` returns ids by tokens, and
-    leaves out the tokens whose id another workflow has: a server that lost its last moments gave it twice. `draw`
-    reserves others then.
+    `submit` returns ids by token, and omits a token whose id another workflow has: a server that lost its last
+    writes has reserved the id twice. `draw` then reserves another id. At the end, `taken` is called for each
+    submission whose key another workflow has.
     """
     found: dict[int, int | KeyOwner] = {}
     left = list(new)
@@ -97,15 +98,15 @@ async def enqueue_with_ids(
 
 
 def check_is_int(name: str, value: object) -> None:
-    """Refuse a value that is no int, or a bool; `name` names it in the message. Raises `TypeError`."""
+    """Raise `TypeError` for a bool or a value other than an int; `name` names the value in the message."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is an int, not {type(value).__name__}.")
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
 
 
 def check_id(workflow_id: int) -> None:
-    """Refuse an id that no row can have; raises `TypeError`, and `WorkflowNotFoundError` for an int.
+    """Raise `TypeError` for an id other than an int, and `WorkflowNotFoundError` for an int out of range.
 
-    The driver's own error would not say which argument is wrong.
+    The driver's own error would not name the invalid argument.
     """
     check_is_int("a workflow id", workflow_id)
     if not 0 < workflow_id <= MAX_ID:

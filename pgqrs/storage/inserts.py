@@ -1,4 +1,4 @@
-"""Inserts of new workflows on any connection, in its transaction."""
+"""Inserts new workflows on any connection, in its transaction."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
 
 
 async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
-    """Insert workflows of one name for workers to claim; return the ids of the workflows by their tokens.
+    """Insert workflows of one name for workers to claim, and return their ids by token.
 
-    Of the workflows that share a key the first is inserted, unless the key was taken before; for the others the
-    workflow that has the key is returned. A token is left out where its id is another workflow's.
+    Of the workflows that share a key, the first is inserted unless the key was already taken; for each other token
+    the result is the workflow that has the key. The result omits a token whose id another workflow has.
     """
     kind = CALLER_ENQUEUE
     rows: Any = await connection.execute(kind.statement(), kind.arrays(new))
@@ -34,7 +34,7 @@ async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -
     }
     left = {each.workflow_id: each for each in new if each.workflow_id not in written}
     if left:
-        # What an earlier sending has written, and what has the keys.
+        # Workflows that an earlier attempt has written, and then the workflows that have the keys.
         query = select(Workflow.id, Workflow.token).where(Workflow.id == func.any(bigints(left)))
         there: Any = await connection.execute(query)
         found |= {token: own for own, token in there if token == left[own].token}

@@ -1,10 +1,10 @@
-"""The tables' way into the database: install, verify, and the SQL for those who want to run it themselves.
+"""Installs and verifies the tables, and renders the SQL of the migrations.
 
-The revisions are those of `migrations/`, which the `alembic` command runs too. Here they are rendered to SQL,
-as ``alembic upgrade --sql`` does, and the statements are run on a connection of the caller's engine.
-Rendering is done in a thread, needs no connection and sets none of Alembic's process-wide proxies
-(`alembic.op`, `alembic.context`). So any number of tasks, event loops and threads can install at once, beside
-a host's own Alembic, without a lock in this process; the lock that orders them is PostgreSQL's.
+The revisions are the files of `migrations/`, which the `alembic` command runs too. This module renders them to
+SQL, as ``alembic upgrade --sql`` does, and runs the statements on a connection of the caller's engine. Rendering
+runs in a thread, needs no connection and sets none of Alembic's process-wide proxies (`alembic.op`,
+`alembic.context`). So any number of tasks, event loops and threads can install at once, beside the application's
+own Alembic, without a lock in this process; a lock of PostgreSQL orders them.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("pgqrs")
 
 VERSION_TABLE = "pgqrs_version"
-"""The table that holds the revision, in the schema of the tables that it is about."""
+"""Name of the table that holds the revision, in the same schema as the other tables."""
 
 BASE = "base"
-"""Alembic's word for the revision before the first."""
+"""Alembic's name for the revision before the first revision."""
 
-# SQLAlchemy's inspector asks by `name = varchar`; see `pgqrs.storage.queries.expressions`.
+# SQLAlchemy's inspector compares by `name = varchar`; see `pgqrs.storage.queries.expressions`.
 _SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
 _RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
 _FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
@@ -68,25 +68,25 @@ _FIND_TABLE = select(
     .label("is_there"),
 )
 
-# The second stores the bytes that it is given, which are those of UTF-8.
+# SQL_ASCII stores bytes unchanged, and the driver sends UTF-8.
 _ENCODINGS = {"UTF8", "SQL_ASCII"}
 
 PATIENCE = 60.0
-"""Seconds for which another migration of the schema is waited for, unless the caller says otherwise."""
+"""Seconds to wait for another migration of the schema, by default."""
 
 _LOOK = 0.05
-"""Seconds between two looks at whether another migration has ended."""
+"""Seconds between two attempts to take the lock of the migrations."""
 
 
 async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) -> None:
-    """Bring the tables in `schema` to the newest revision, creating the schema where it is missing.
+    """Bring the tables in `schema` to the newest revision, and create the schema if it is missing.
 
-    It may be called any number of times, from many tasks and processes at once; where there is nothing to do
-    it reads one row. Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, `ConfigurationError` for a
-    database that is not encoded in UTF-8, and `DatabaseUnavailableError` when another migration takes longer than
-    `patience`, in seconds; the driver's errors pass as they are.
+    Many tasks and processes may call it at once, any number of times; if the tables are up to date, it reads one
+    row. Raises `SchemaOutOfDateError` if a newer pgqrs made the tables, `ConfigurationError` for a database that
+    is not encoded in UTF-8, and `DatabaseUnavailableError` if another migration takes longer than `patience`
+    seconds. The driver's errors pass unchanged.
     """
-    # A snapshot older than the lock would hide what the one before us has installed.
+    # A snapshot older than the lock would hide the changes of the migration that had the lock before.
     async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
         if await _start(connection, schema) is None:
             return
@@ -96,10 +96,10 @@ async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) 
 
 
 async def verify(connection: AsyncConnection, schema: str) -> None:
-    """Check that the tables in `schema` are at the revision that this code needs.
+    """Check that the tables in `schema` are at the revision that this version of pgqrs needs.
 
     Raises `NotInstalledError`, `SchemaOutOfDateError` or, for a database that is not encoded in UTF-8,
-    `ConfigurationError`; the transaction stays usable in each case.
+    `ConfigurationError`; the transaction stays usable after each of these errors.
     """
     current = await _current(connection, schema)
     if current is None:
@@ -111,22 +111,22 @@ async def verify(connection: AsyncConnection, schema: str) -> None:
 def sql_script(schema: str, *, start: str = BASE, end: str = HEAD) -> str:
     """Return the SQL that brings the tables in `schema` from the revision `start` to `end`, up or down.
 
-    It writes the revision's row too, so after the newest `install` finds nothing left to do, and neither BEGIN
-    nor COMMIT: run it in one transaction (``psql -1``), or in a revision of your own. It is empty when `start`
-    is `end`; down to "base" it drops the tables and leaves the schema.
-    Raises `ConfigurationError` for a schema name or a revision that cannot be.
+    The SQL also writes the revision's row, so that `install` finds nothing to do at the newest revision. It has
+    neither BEGIN nor COMMIT: run it in one transaction (``psql -1``), or in a revision of the application. It is
+    empty if `start` equals `end`; down to "base", it drops the tables and keeps the schema. Raises
+    `ConfigurationError` for an invalid schema name or an unknown revision.
     """
     check_schema(schema)
     first = [CreateSchema(schema, if_not_exists=True)] if start == BASE else []
-    # Newer versions of Alembic leave it, empty.
+    # Newer versions of Alembic leave the version table, empty.
     last = [DropTable(_version_table(schema), if_exists=True)] if end == BASE else []
     return "\n\n".join(_render(schema, start, end, first, last))
 
 
 async def take_lock(connection: AsyncConnection, schema: str, patience: float = PATIENCE) -> None:
-    """Wait until no other session migrates `schema`, and keep others out until the transaction ends.
+    """Wait until no other session migrates `schema`, and lock out other sessions until the transaction ends.
 
-    Raises `DatabaseUnavailableError` after `patience` seconds: every role of the database can take the lock.
+    Raises `DatabaseUnavailableError` after `patience` seconds: every role of the database can hold the lock.
     """
     key = pg.hashtextextended(f"pgqrs migrates {schema}", 0, type_=BigInteger())
     give_up_at = monotonic() + patience
@@ -141,25 +141,25 @@ async def take_lock(connection: AsyncConnection, schema: str, patience: float = 
 
 
 def create_schema(connection: Connection, schema: str) -> None:
-    """Create `schema` where it is missing; where it is there, no right to create one is needed."""
+    """Create `schema` if it is missing; an existing schema requires no right to create schemas."""
     if connection.scalar(_FIND_SCHEMA, {"schema": schema}) is None:
         connection.execute(CreateSchema(schema))
 
 
 def whole_name(schema: str) -> quoted_name:
-    """Return `schema` in the form that Alembic takes for one name: it splits a plain string at its dots."""
+    """Return `schema` as a single name for Alembic, which splits a plain string at its dots."""
     return quoted_name(schema, quote=None)
 
 
 async def _current(connection: AsyncConnection, schema: str) -> str | None:
-    # Naming a table that is not there would abort the transaction. (The catalog is asked, and not to_regclass,
-    # which takes no lock and so may not see what another transaction has just created.)
+    # A query of a missing table would abort the transaction. The catalog is queried instead of to_regclass, which
+    # takes no lock and so may miss a table that another transaction has just created.
     found = await connection.execute(_FIND_TABLE, {"schema": schema, "table": VERSION_TABLE})
     encoding, is_there = found.one()
     _check_encoding(encoding)
     if not is_there:
         return None
-    # As text for the driver: SQLAlchemy 2.0 trips over a % in a name.
+    # As text for the driver: SQLAlchemy 2.0 fails on a % in a name.
     name = connection.dialect.identifier_preparer.format_table(_version_table(schema))
     version = await connection.exec_driver_sql(f"SELECT version_num FROM {name}")  # noqa: S608  # quoted above
     return cast("str | None", version.scalar())
@@ -168,13 +168,13 @@ async def _current(connection: AsyncConnection, schema: str) -> str | None:
 def _check_encoding(encoding: str) -> None:
     if encoding not in _ENCODINGS:
         raise ConfigurationError(
-            f"the database is encoded in {encoding}, which cannot hold every character of a value or of an error: "
-            "make one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
+            f"the database's encoding must be UTF8, got {encoding}, which lacks characters that a value or an "
+            "error may have. Create a database by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0."
         )
 
 
 async def _start(connection: AsyncConnection, schema: str) -> str | None:
-    """Return the revision to upgrade from, or None when there is nothing to do."""
+    """Return the revision to upgrade from, or None if the tables are up to date."""
     try:
         await verify(connection, schema)
     except NotInstalledError:
@@ -187,14 +187,14 @@ async def _start(connection: AsyncConnection, schema: str) -> str | None:
 
 
 async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None:
-    # In a thread, for importing Alembic takes 100 ms.
+    # In a thread, because importing Alembic takes 100 ms.
     statements = await asyncio.to_thread(_render, schema, start, HEAD)
     await connection.exec_driver_sql(f"SET LOCAL search_path = {SEARCH_PATH}")
     await connection.run_sync(create_schema, schema)
     for statement in statements:
         if not statement.startswith("--"):
             await connection.exec_driver_sql(statement)
-    _logger.info("pgqrs: the tables in the schema %r are brought from revision %s to %s", schema, start, HEAD)
+    _logger.info("pgqrs: upgraded the tables in the schema %r from revision %s to %s", schema, start, HEAD)
 
 
 def _version_table(schema: str) -> Table:
@@ -202,10 +202,10 @@ def _version_table(schema: str) -> Table:
 
 
 class _Statements(list[str]):
-    """What Alembic takes for a file; it writes one statement at a time."""
+    """A file-like object for Alembic, which writes one statement at a time."""
 
     def write(self, statement: str) -> None:
-        # The column is a VARCHAR, which has no operator of its own; see `pgqrs.storage.queries.expressions`.
+        # The column is a VARCHAR, a type without operators of its own; see `pgqrs.storage.queries.expressions`.
         self.append(statement.strip().replace(".version_num = '", ".version_num::text = '"))
 
     def flush(self) -> None:
@@ -215,9 +215,9 @@ class _Statements(list[str]):
 def _render(
     schema: str, start: str, end: str, first: Sequence[Executable] = (), last: Sequence[Executable] = ()
 ) -> list[str]:
-    """Return the statements `first`, those that lead from the revision `start` to `end`, and `last`.
+    """Return the statements `first`, the statements from the revision `start` to `end`, and `last`.
 
-    Where they are the same revision it returns none at all.
+    The list is empty if `start` equals `end`.
     """
     with _alembic_silent():
         return _rendered(schema, start, end, first, last)
@@ -225,7 +225,7 @@ def _render(
 
 @contextmanager
 def _alembic_silent() -> Generator[None]:
-    """Keep Alembic from logging what it does for us, in this thread: another may run the application's own."""
+    """Suppress Alembic's log in this thread only: another thread may run migrations of the application."""
     here = threading.get_ident()
 
     def is_not_ours(record: logging.LogRecord) -> bool:
@@ -244,7 +244,7 @@ def _alembic_silent() -> Generator[None]:
 def _rendered(
     schema: str, start: str, end: str, first: Sequence[Executable], last: Sequence[Executable]
 ) -> list[str]:
-    from alembic.operations import Operations  # noqa: PLC0415 - importing it takes 100 ms, and few need it
+    from alembic.operations import Operations  # noqa: PLC0415 - the import takes 100 ms, and few processes need it
 
     statements = _Statements()
     if not (steps := _steps(start, end)):
@@ -262,7 +262,7 @@ def _rendered(
 
 
 def _where_missing(create_version_table: str) -> str:
-    # `alembic downgrade base` leaves the table, empty.
+    # `alembic downgrade base` leaves the version table, empty.
     return create_version_table.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)
 
 
@@ -281,7 +281,7 @@ def _rendering(schema: str, start: str, steps: list[MigrationStep], output: _Sta
         "version_table": VERSION_TABLE,
         "version_table_schema": whole_name(schema),
     }
-    # Under another style of parameters than "named" the compiler doubles each % in a name.
+    # With a paramstyle other than "named", the compiler doubles each % in a name.
     return MigrationContext.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, opts=opts)
 
 
@@ -313,7 +313,7 @@ def _steps_down(directory: ScriptDirectory, start: str, end: str) -> list[Migrat
 def _check_revisions(known: list[str], *revisions: str) -> None:
     for revision in revisions:
         if revision not in known:
-            raise ConfigurationError(f"{revision!r} is not a revision of pgqrs; there are {', '.join(known)}.")
+            raise ConfigurationError(f"the revision must be one of {', '.join(known)}, got {revision!r}.")
 
 
 def _migrations_folder() -> Path:

@@ -1,4 +1,4 @@
-"""The database's clock, which is one for all machines, without asking for it each time."""
+"""Follows the database's clock, the common clock of all machines, without a query each time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pgqrs.clock import Clock, ClockReading, MonotonicClock
 from pgqrs.storage.queries.server import time_of_day
 
 Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[Any]]]
-"""Runs the statement that a function returns, with the values of its binds, and returns its rows."""
+"""A function that runs the statement of its first argument, with the values of its binds, and returns the rows."""
 
 
 class ServerClock:
-    """The time by the database's clock: asked once, through `fetch`, and carried on by `clock`.
+    """The time of the database's clock: queried once, through `fetch`, and continued by `clock`.
 
-    The machine's clock drifts, and stands still while the machine is suspended; the server's may be set. So
-    `told` corrects the time with what other statements bring along.
+    The machine's clock drifts, and stops while the machine is suspended; the server's clock may be set. So `told`
+    corrects the time by readings that other statements return.
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
@@ -29,7 +29,7 @@ class ServerClock:
         self._read: tuple[datetime, float] | None = None
 
     async def now(self) -> datetime:
-        """Return the time, aware."""
+        """Return the time as an aware datetime."""
         if self._read is None:
             async with self._asking:
                 if self._read is None:
@@ -38,7 +38,7 @@ class ServerClock:
         return then + timedelta(seconds=self._clock.time() - at)
 
     def told(self, reading: ClockReading) -> None:
-        """Correct the time by a reading, if it differs by more than the error; any thread may call this.
+        """Correct the time by a reading if it differs by more than the reading's error; any thread may call this.
 
         A clock that a test moves needs no correction.
         """
@@ -52,8 +52,8 @@ class ServerClock:
         self._read = reading.now, reading.at
 
     async def _ask(self) -> tuple[datetime, float]:
-        """Return the time by the database's clock, and what it was then by the other."""
-        await self._fetch(time_of_day, {})  # the connecting is not part of the way there and back
+        """Return the time of the database's clock, and the time of the other clock at that moment."""
+        await self._fetch(time_of_day, {})  # connects, so that the round trip below does not include it
         asked = self._clock.time()
         ((now,),) = await self._fetch(time_of_day, {})
         return now, (asked + self._clock.time()) / 2

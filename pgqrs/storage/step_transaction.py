@@ -15,8 +15,7 @@ from sqlalchemy.util import await_only
 
 from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import DatabaseError, SessionError
-from pgqrs.storage.connections.caller import CallerSessions
-from pgqrs.storage.connections.caller_connection import CallerConnection, session_errors
+from pgqrs.storage.connections.caller import CallerConnection, CallerSessions, session_errors
 from pgqrs.storage.connections.commit_guard import CommitGuard, isolation_of
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate

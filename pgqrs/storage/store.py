@@ -19,9 +19,9 @@ from pgqrs import gc_policy as collector
 from pgqrs.clock import Clock, ClockReading, MonotonicClock
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
+from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
-from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
-from pgqrs.storage.connections.caller_connection import session_errors
+from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection, session_errors
 from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.engines import EngineSource
@@ -55,7 +55,6 @@ from pgqrs.storage.records import (
 )
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_transaction import SessionMaker, StepTransaction, StepTransactions
-from pgqrs.storage.within import CallerTransaction
 from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 
 DOUBT_INTERVAL = 0.2

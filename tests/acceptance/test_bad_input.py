@@ -263,7 +263,7 @@ async def test_an_id_that_is_none_is_a_type_error(admin, given):
     await admin.create_workflow("greeting", "ann")
     calls = [admin.get_workflow, admin.resume_workflow, admin.cancel_workflow, admin.list_steps]
     for call in calls:
-        with pytest.raises(TypeError, match=f"a workflow id is an int, not {type(given).__name__}"):
+        with pytest.raises(TypeError, match=f"a workflow id must be an int, got {type(given).__name__}"):
             await call(given)
 
 
@@ -271,7 +271,7 @@ async def test_an_id_that_is_none_is_a_type_error(admin, given):
     "page", [{"before": 1.5}, {"before": "x"}, {"before": True}, {"limit": 1.5}, {"limit": "x"}]
 )
 async def test_a_page_of_other_than_ints_is_a_type_error(admin, page):
-    with pytest.raises(TypeError, match="is an int, not"):
+    with pytest.raises(TypeError, match="must be an int, got"):
         await admin.list_workflows(**page)
 
 

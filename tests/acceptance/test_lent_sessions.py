@@ -435,9 +435,9 @@ async def _refuses(admin, lent, match):
 async def test_what_is_not_asynchronous_is_refused(admin, app, sessions):
     synchronous = create_engine("postgresql+asyncpg://")
     with Session(synchronous) as session:
-        await _refuses(admin, session, "not Session")
-    await _refuses(admin, sessions, "not async_sessionmaker")
-    await _refuses(admin, app, "not AsyncEngine")
+        await _refuses(admin, session, "got Session")
+    await _refuses(admin, sessions, "got async_sessionmaker")
+    await _refuses(admin, app, "got AsyncEngine")
     await _refuses(admin, app.connect(), "not open")
 
 
@@ -445,22 +445,22 @@ async def test_a_failed_transaction_is_refused_and_can_be_rolled_back(admin, app
     async with sessions() as session:
         with pytest.raises(Exception, match="nowhere"):
             await session.execute(text("SELECT * FROM nowhere"))
-        await _refuses(admin, session, "failed before: roll it back")
+        await _refuses(admin, session, "failed already: roll it back")
         await session.rollback()
         await admin.options(session=session).enqueue(ship, 1)
     async with app.connect() as connection:
         with pytest.raises(Exception, match="nowhere"):
             await connection.execute(text("SELECT * FROM nowhere"))
-        await _refuses(admin, connection, "failed before")
+        await _refuses(admin, connection, "failed already")
 
 
 async def test_a_closed_transaction_is_refused(admin, app, sessions):
     async with app.connect() as connection:
         pass
-    await _refuses(admin, connection, "cannot be used as it stands")
+    await _refuses(admin, connection, "cannot be used in its present state")
     async with sessions() as session, session.begin():
         await session.commit()
-        await _refuses(admin, session, "cannot be used as it stands")
+        await _refuses(admin, session, "cannot be used in its present state")
 
 
 async def test_a_session_of_another_database_is_refused(admin, own_database):

@@ -200,7 +200,7 @@ async def test_a_transaction_that_failed_unnoticed_is_an_error(shop, sql, how, t
             ctx.session.add(Payment(order=3, amount=1))  # which is flushed with the outcome
 
     tried = Tried(body)
-    await tried.refused(shop, sql, "failed before|cannot be used")
+    await tried.refused(shop, sql, "failed already|cannot be used")
     assert tried.calls == 1
     assert await on_disk(sql) == []
 

@@ -66,7 +66,7 @@ def test_a_command_that_only_reads_makes_no_embedded_server(tmp_path, monkeypatc
         (["install", "--dsn", "mysql://somebody:hunter2@host/name"], "PostgreSQL"),
         (["verify", "--dsn", "postgresql://somebody:hunter2@host/name", "--schema", "n" * 64], "63"),
         (["sql", "--schema", "n" * 64], "63"),
-        (["sql", "--from", "0000"], "'0000' is not a revision of pgqrs"),
+        (["sql", "--from", "0000"], "the revision must be one of base, 0001, 0002, 0003, 0004, 0005, got '0000'"),
     ],
 )
 def test_bad_input_is_told_in_one_line(arguments, message):

@@ -125,7 +125,7 @@ class TestInstall:
             migrate.sql_script(schema)
             await migrate.install(engine, schema)
         told = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
-        assert told == [f"pgqrs: the tables in the schema {schema!r} are brought from revision base to {HEAD}"]
+        assert told == [f"pgqrs: upgraded the tables in the schema {schema!r} from revision base to {HEAD}"]
 
     @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
     async def test_a_database_that_cannot_hold_every_character_is_refused(self, dsn, encoding):
@@ -287,7 +287,7 @@ class TestScript:
     @pytest.mark.parametrize("revision", ["0000", "head", "", "nonsense"])
     def test_of_what_is_no_revision(self, revision):
         for ends in ({"start": revision}, {"end": revision}, {"start": revision, "end": revision}):
-            with pytest.raises(ConfigurationError, match="not a revision of pgqrs; there are base, 0001"):
+            with pytest.raises(ConfigurationError, match="the revision must be one of base, 0001"):
                 migrate.sql_script("pgqrs", **ends)
 
     @pytest.mark.parametrize("name", ["", "n" * 64, "nul\x00"])

@@ -1,1 +1,1 @@
-"""."""
+"""Engines, transactions and driver connections, and the translation of their errors."""

@@ -1,4 +1,4 @@
-"""How long an operation goes on trying: time in which our own event loop stood still is not the server's."""
+"""Stop condition of retries, which does not count the time in which this event loop was blocked."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from tenacity import RetryCallState
 from tenacity.stop import stop_base
 
 LOOP_CHECK_INTERVAL = 0.1
-"""How often it is looked whether the event loop goes on, in seconds."""
+"""Seconds between two checks that the event loop runs."""
 
 
 class StopAfterLoopTime(stop_base):
-    """Stops a retry after so many seconds; after the first failure, those of a blocked loop do not count.
+    """Stops a retry after a number of seconds; after the first failure, a blocked loop's time does not count.
 
-    An attempt that a blocked loop lets run into its time limit tells nothing of the server.
+    An attempt that exceeds its time limit because the loop is blocked says nothing about the server.
     """
 
     def __init__(self, seconds: float, attempt: float) -> None:
-        """Stop after `seconds`; the first attempt counts for `attempt` seconds at most, its time limit."""
+        """Stop after `seconds`; the first attempt counts for at most `attempt` seconds, its time limit."""
         self._left = seconds
         self._attempt = attempt
         self._counted_until: float | None = None
 
     def __call__(self, retry_state: RetryCallState) -> bool:
-        """Tell whether to stop, after an attempt that failed."""
+        """Return whether to stop after a failed attempt."""
         if self._counted_until is None:
             self._left -= min(retry_state.seconds_since_start or 0.0, self._attempt)
             self._counted_until = monotonic()
@@ -36,7 +36,7 @@ class StopAfterLoopTime(stop_base):
         return self._left <= 0
 
     def count(self) -> bool:
-        """Take in that the loop goes on, and tell whether something is left."""
+        """Count the time since the last call, up to one interval, and return whether time is left."""
         now = monotonic()
         since = now if self._counted_until is None else self._counted_until
         self._left -= min(now - since, LOOP_CHECK_INTERVAL)

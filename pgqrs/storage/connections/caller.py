@@ -1,34 +1,77 @@
-"""Sessions and connections that the application lends us: our statements in its transaction.
+"""Runs statements of pgqrs on the caller's session or connection, in the caller's transaction.
 
-Nothing here commits or rolls back what was lent, nor changes a setting of it.
+This module neither commits nor rolls back the caller's transaction, and changes none of its settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias, cast
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection as SyncConnection
-from sqlalchemy import Pool, event
+from sqlalchemy import CursorResult, Executable, Pool, ScalarResult, event
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 
 from pgqrs.errors import SessionError
-from pgqrs.models import Workflow
-from pgqrs.storage.connections.caller_connection import CallerConnection, session_errors
+from pgqrs.models import SCHEMA, Workflow
 from pgqrs.storage.connections.database import Database
+from pgqrs.storage.connections.errors import sqlstate
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import DatabaseIdentity, ServerRepository
 
 SessionOrConnection: TypeAlias = AsyncSession | AsyncConnection
-"""What an application can lend: its transaction decides what becomes of the writes."""
+"""A session or connection of the caller; its transaction decides whether the writes are committed."""
 
 Callback: TypeAlias = Callable[[], object]
 
+_IN_FAILED_TRANSACTION = "25P02"
+
+
+class CallerConnection:
+    """Runs statements on the caller's connection, with the tables of `schema`; its own options stay unchanged."""
+
+    def __init__(self, connection: AsyncConnection, schema: str) -> None:
+        self.connection = connection
+        self._options = {"schema_translate_map": {SCHEMA: schema}}
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        """Execute a statement and return its result."""
+        with session_errors():
+            return await self.connection.execute(statement, parameters, execution_options=self._options)
+
+    async def scalar(self, statement: Executable, parameters: Any = None) -> Any:
+        """Execute a statement and return the first value of its first row, or None without a row."""
+        return (await self.execute(statement, parameters)).scalar()
+
+    async def scalars(self, statement: Executable, parameters: Any = None) -> ScalarResult[Any]:
+        """Execute a statement and return the first value of each row."""
+        return (await self.execute(statement, parameters)).scalars()
+
+    async def is_autocommit(self) -> bool:
+        """Return whether the connection is in AUTOCOMMIT, where each statement is its own transaction."""
+        raw = await self.connection.get_raw_connection()
+        return self.connection.dialect.detect_autocommit_setting(cast(Any, raw.dbapi_connection))
+
+
+@contextmanager
+def session_errors() -> Generator[None]:
+    """Raise `SessionError` if the session cannot be used; other errors pass unchanged to the application."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        raise SessionError(f"the session cannot be used in its present state: {error}") from error
+    except DBAPIError as error:
+        if sqlstate(error) != _IN_FAILED_TRANSACTION:
+            raise
+        raise SessionError("the session's transaction has failed already: roll it back first.") from error
+
 
 class CallerSessions:
-    """Takes what an application lends, once it is sure that it leads to the same database."""
+    """Gives access to the caller's sessions, after a check that they lead to the `Admin`'s database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -36,10 +79,10 @@ class CallerSessions:
         self._acts: WeakKeyDictionary[SyncSession | SyncConnection, dict[str, Callback]] = WeakKeyDictionary()
 
     async def bind(self, lent: SessionOrConnection) -> CallerConnection:
-        """Return the connection of what is lent, to run our statements on.
+        """Return the connection of the caller's session, to run statements of pgqrs on.
 
-        Raises `SessionError` for what is not asynchronous, what is closed or has failed, and what leads to another
-        database. SQLAlchemy's other errors pass as they are: the transaction is the application's.
+        Raises `SessionError` for a session that is not asynchronous, is closed, has failed, or leads to another
+        database. SQLAlchemy's other errors pass unchanged: the transaction is the caller's.
         """
         with session_errors():
             connection = await _connection_of(lent)
@@ -54,12 +97,12 @@ class CallerSessions:
         theirs = await _server_of(borrowed)
         if await self._database.run_with_retries(_server_of) != theirs:
             raise SessionError(
-                "the session that was lent leads to another database than the Admin's: make its engine with the "
-                "same DSN, or give Admin the session's engine."
+                "the session leads to another database than the Admin. Make its engine with the same DSN, or give "
+                "Admin the session's engine."
             )
 
     def after_commit(self, lent: SessionOrConnection, name: str, act: Callback) -> None:
-        """Call `act` about when what is lent is committed, if it is; of one `name` only the first."""
+        """Call `act` about when the caller's transaction commits; of several with one `name`, only the first."""
         target = lent.sync_session if isinstance(lent, AsyncSession) else _sync(lent)
         acts = self._acts.get(target)
         if acts is None:
@@ -69,14 +112,14 @@ class CallerSessions:
 
 
 def _listen(target: SyncSession | SyncConnection, acts: dict[str, Callback]) -> None:
-    """Have the acts called at each commit of `target`; SQLAlchemy cannot forget a listener while it is called."""
+    """Call the acts at each commit of `target`; SQLAlchemy cannot remove a listener while it runs."""
 
     def committed(source: SyncSession | SyncConnection) -> None:
         if not source.in_nested_transaction():
             for name in list(acts):
                 acts.pop(name)()
 
-    # A connection tells only the moment before; the act is a hint, and takes its own time.
+    # A connection has an event before its commit, and none after it. The act is only a hint, and takes some time.
     event.listen(target, "after_commit" if isinstance(target, SyncSession) else "commit", committed)
 
 
@@ -85,12 +128,12 @@ async def _connection_of(lent: SessionOrConnection) -> AsyncConnection:
         case AsyncSession() as session:
             return await session.connection(bind_arguments={"mapper": Workflow.__mapper__})
         case AsyncConnection() as connection if connection.sync_connection is None:
-            raise SessionError("the connection that was lent is not open: `async with engine.connect() as ...`.")
+            raise SessionError("the connection is not open: open it by `async with engine.connect() as ...`.")
         case AsyncConnection() as connection:
             return connection
         case other:
             raise SessionError(
-                f"pgqrs can be lent an AsyncSession or an AsyncConnection, not {type(other).__name__}: make the "
+                f"`session` must be an AsyncSession or an AsyncConnection, got {type(other).__name__}. Make the "
                 "session with `async_sessionmaker`, on an engine of `create_async_engine`."
             )
 

@@ -1,4 +1,4 @@
-"""A session whose only commit is ours: whatever else would end its transaction is refused."""
+"""Guard of a transactional step's session: only the commit of the step may end its transaction."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from sqlalchemy.orm import SessionTransaction
 
 from pgqrs.errors import SessionError
 from pgqrs.models import Workflow
-from pgqrs.storage.connections.caller_connection import session_errors
+from pgqrs.storage.connections.caller import session_errors
 
 _Listener: TypeAlias = Callable[..., None]
 
 _ITS_COMMIT = (
-    "its writes are committed with its outcome when it returns. Use `ctx.session.begin_nested()` for a savepoint, "
-    "or a session of your own."
+    "pgqrs commits the writes of the step with its outcome. Use `ctx.session.begin_nested()` for a savepoint, "
+    "or a separate session."
 )
 
 
 class CommitGuard:
-    """Watches over what is done with a session, from its making until `release`.
+    """Refuses every end of a session's transaction but the step's own commit, until `release`.
 
-    A commit that SQLAlchemy is asked for is refused before it is sent. SQL that ends the transaction is noticed
-    when it has been executed, and from then on no other statement is.
+    A commit through SQLAlchemy is refused before it is sent. SQL that ends the transaction is detected after its
+    execution, and every later statement is refused.
     """
 
     def __init__(self, session: SyncSession) -> None:
@@ -42,24 +42,24 @@ class CommitGuard:
         self._of_session.add(session, "after_transaction_end", self._after_transaction_end)
 
     def check_bind(self) -> None:
-        """Raise `SessionError` where the session's commit would leave the transaction to somebody else."""
+        """Raise `SessionError` if the session's commit would not commit the transaction of its connection."""
         with session_errors():
             bind = self._session.get_bind(mapper=Workflow.__mapper__)
         if isinstance(bind, SyncConnection) and bind.in_transaction():
             controls = self._session.join_transaction_mode == "control_fully"
             if bind.in_nested_transaction() or not controls:
                 raise SessionError(
-                    "Admin's sessionmaker is bound to a connection that is in a transaction already, which a "
-                    "commit of the session would not commit: bind it to an engine."
+                    "Admin's sessionmaker is bound to a connection whose open transaction a commit of the session "
+                    "would not commit. Bind the sessionmaker to an engine."
                 )
 
     def check(self) -> None:
-        """Raise `SessionError` where the session was misused, whether or not the step has caught that."""
+        """Raise `SessionError` if the session was misused, even if the step has caught that error."""
         if (misuse := self.misuse()) is not None:
             raise misuse
 
     def misuse(self) -> SessionError | None:
-        """Return what was done with the session that must not be, if something was."""
+        """Return the error for a misuse of the session, or None."""
         if (
             self._misuse is None
             and self._session.is_active
@@ -69,24 +69,24 @@ class CommitGuard:
         return self._misuse
 
     def allow(self) -> None:
-        """Let the session commit from now on."""
+        """Allow the session to commit from now on."""
         self._is_allowed = True
 
     def check_committed(self) -> None:
-        """Raise `SessionError` where the session has said that it commits and has not."""
+        """Raise `SessionError` if the session's `commit` has returned without a COMMIT."""
         if not self._has_committed:
             raise SessionError(
                 "the session's `commit` has returned without a COMMIT, so nothing of the transactional step is "
-                "committed: give Admin a sessionmaker whose sessions commit."
+                "committed. Give Admin a sessionmaker whose sessions commit."
             )
 
     def terminate(self) -> None:
-        """End the connections, without a word to the server, on which the transaction goes on."""
+        """Terminate the connections of the open transaction, without a message to the server."""
         for begun in self._begun.values():
             begun.driver.terminate()
 
     def release(self) -> None:
-        """Leave the session alone from now on."""
+        """Remove all listeners, so that the guard has no further effect."""
         self._of_connections.clear()
         self._of_session.clear()
 
@@ -110,8 +110,8 @@ class CommitGuard:
             self._of_connections.add(connection, name, listener)
         if isolation_of(connection) == "autocommit":
             self._misuse = SessionError(
-                "a transactional step needs a transaction, and its engine or its connection is in AUTOCOMMIT: "
-                "give Admin a sessionmaker on an engine that is not."
+                "a transactional step needs a transaction, but its engine or connection is in AUTOCOMMIT. "
+                "Give Admin a sessionmaker on an engine without AUTOCOMMIT."
             )
             raise self._misuse
 
@@ -119,10 +119,10 @@ class CommitGuard:
         if transaction.parent is None:
             self._has_committed = all(each.is_committed for each in self._begun.values())
             self._of_connections.clear()
-            self._begun.clear()  # the connections are in the pool, and may be somebody else's in a moment
+            self._begun.clear()  # the pool has the connections, and may give them to another session
 
     def _before_cursor_execute(self, *_: object) -> None:
-        # A step that has caught what it was told goes on outside of any transaction.
+        # A step that has caught the error would continue outside of any transaction.
         if self._misuse is not None:
             raise self._misuse
 
@@ -134,14 +134,14 @@ class CommitGuard:
     def _on_commit(self, connection: SyncConnection, *_: object) -> None:
         if not self._is_allowed:
             refused = self._commit_refused()
-            # SQLAlchemy takes its transaction for ended now, and would put the connection back into the pool with
-            # the writes in it, for whoever commits next.
+            # SQLAlchemy now regards its transaction as ended. It would return the connection to the pool with the
+            # writes still open, and the next session would commit them.
             connection.connection.rollback()
             raise refused
         self._begun[connection].is_committed = True
 
     def _on_rollback(self, connection: SyncConnection) -> None:
-        # The last moment at which the driver can tell.
+        # After the rollback, the driver no longer knows whether the transaction was still open.
         if self._misuse is None and not self._is_allowed and self._begun[connection].left_transaction():
             self._note_end()
 
@@ -151,50 +151,48 @@ class CommitGuard:
 
     def _note_end(self) -> None:
         self._misuse = SessionError(
-            "a transactional step must not end the transaction of ctx.session, by SQL or through its connection; "
-            f"what it wrote before may be committed, and nothing is recorded: {_ITS_COMMIT}"
+            "a transactional step must not end the transaction of ctx.session, by SQL or through its connection "
+            f"(its earlier writes may be committed, and its outcome is not recorded): {_ITS_COMMIT}"
         )
 
 
 class _TransactionState:
-    """A transaction that a session has begun on a connection."""
+    """A transaction that a session began on a connection."""
 
     def __init__(self, connection: SyncConnection) -> None:
         self.driver: Any = connection.connection.driver_connection
         self.has_executed = False
-        """Whether the server has heard of it."""
+        """True if the server has executed a statement of the transaction."""
         self.is_committed = False
         self._connection = connection
         self._transaction = connection.get_transaction()
 
     def is_over(self) -> bool:
-        """Tell whether it has ended, and not through the session."""
+        """Return whether the transaction has ended, other than through the session."""
         return self._connection.get_transaction() is not self._transaction or self.left_transaction()
 
     def left_transaction(self) -> bool:
-        """Tell whether the server is in no transaction although it has been told to begin one."""
+        """Return whether the server is outside of a transaction after a statement of the transaction."""
         return self.has_executed and not self.driver.is_closed() and not self.driver.is_in_transaction()
 
 
 class _Listeners:
-    """Listeners that can be taken away together."""
+    """Event listeners that are removed together."""
 
     def __init__(self) -> None:
         self._added: list[tuple[object, str, _Listener]] = []
 
     def add(self, target: object, name: str, listener: _Listener) -> None:
-        """Have the listener called."""
         event.listen(target, name, listener)
         self._added.append((target, name, listener))
 
     def clear(self) -> None:
-        """Have none of them called any more."""
         while self._added:
             event.remove(*self._added.pop())
 
 
 def isolation_of(connection: SyncConnection) -> str:
-    """Return a connection's isolation level, in small letters, as far as SQLAlchemy knows it without asking."""
+    """Return a connection's isolation level in lower case, as SQLAlchemy knows it without a query."""
     own: object = getattr(connection.connection.dbapi_connection, "isolation_level", None)
     level = own or connection.default_isolation_level or "read committed"
     return str(level).lower().replace("_", " ")

@@ -1,4 +1,4 @@
-"""One database as one event loop sees it: its engine, its transactions, its driver connections."""
+"""The database of one event loop: its engine, transactions and driver connections."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ T = TypeVar("T")
 _PLACEHOLDER = "pgqrs_schema_placeholder"
 
 _KEPT = 3600.0
+"""Seconds between two renewals of the event loop's reference to a database; see `_hold_reference`."""
 
 _LATENESS = 600.0
-"""Seconds for which waits for locks are bounded after a transaction has run out of time."""
+"""Seconds for which waits for locks are limited after a transaction has run out of time."""
 
 _MOST_CANCELLED = 5
+"""Maximum attempts of a statement that is cancelled each time."""
 
 LOCK_TIMEOUT = 0.1
-"""How long a statement of the journal waits for a lock, in seconds."""
+"""Seconds for which a statement of the journal waits for a lock."""
 
-# Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty: with
-# these a plan is made once, by the primary keys. How long a row may wait is ours to bound, and not the role's.
+# Batches over `unnest` would be planned anew each time, or keep a plan made while the tables were empty. With
+# these settings a plan is made once, by the primary keys. pgqrs, and not the role, limits the wait for a row.
 _STATEMENT_SETTINGS = (
     "plan_cache_mode = force_generic_plan",
     "enable_seqscan = off",
@@ -46,20 +48,20 @@ _STATEMENT_SETTINGS = (
     f"lock_timeout = '{round(LOCK_TIMEOUT * 1000)}ms'",
 )
 _SESSION_SETTINGS = ("jit = off", "default_transaction_isolation = 'read committed'")
-# Not `jit`: asyncpg puts it back as it found it, for the session, when it has looked up a type.
+# Not `jit`: asyncpg restores its old value, for the session, after it has looked up a type.
 _POOLED_SETTINGS = ("jit_above_cost = -1",)
 
-# A claim that may sort walks through the primary key, which holds all that has ended too.
+# A claim that may sort scans the primary key, which holds all finished workflows, too.
 _ORDERED_SETTINGS = ("enable_sort = off",)
 
 
 class Limits(NamedTuple):
-    """How long to wait for the database, in seconds.
+    """Time limits of the database, in seconds.
 
-    `timeout` bounds one connection attempt and one statement of the journal; `outage_timeout` is how long a write
-    or a read goes on trying while a server that was there is away. The executor shows that it lives once in
-    `heartbeat_interval`, and without a sign for `heartbeat_timeout` it is suspected. A run that it holds for
-    longer than `unattended`, and that nothing in its process carries out, it gives up.
+    `timeout` limits one connection attempt and one statement of the journal. `outage_timeout` limits the retries
+    of a write or a read while a server that was reachable before is away. The executor sends a heartbeat every
+    `heartbeat_interval`; it is suspected dead after `heartbeat_timeout` without a heartbeat. It releases a run
+    that it holds for longer than `unattended` and that no task of its process executes.
     """
 
     timeout: float
@@ -70,7 +72,7 @@ class Limits(NamedTuple):
 
 
 class _TransientError(retry_base):
-    """Has a statement sent again whose failure passes by itself."""
+    """Retries a statement whose failure is transient."""
 
     def __init__(self, also: Callable[[BaseException], bool] | None) -> None:
         self._also = also
@@ -86,7 +88,7 @@ class _TransientError(retry_base):
 
 
 class CompiledStatement(NamedTuple):
-    """A statement as the driver takes it: its text, and the names of its binds in their order."""
+    """A statement in the driver's form: its text, and the names of its binds in order."""
 
     text: str
     binds: Sequence[str]
@@ -97,9 +99,10 @@ class CompiledStatement(NamedTuple):
 
 
 class Database:
-    """The engine, the schema, and how transactions begin and failures are told.
+    """The engine and schema of one event loop; opens transactions and translates errors.
 
-    `clock_schema` is where the functions are that tell the time, None for the server's own; see `Clock.schema`.
+    `clock_schema` is the schema of the functions that return the time, or None for the server's own functions; see
+    `Clock.schema`.
     """
 
     def __init__(self, source: EngineSource, schema: str, limits: Limits, clock_schema: str | None = None) -> None:
@@ -123,25 +126,25 @@ class Database:
     async def transaction(
         self, limit: float | None = None, *, lasting: float | None = None
     ) -> AsyncGenerator[AsyncConnection]:
-        """Open a transaction of our own: committed at a clean exit, rolled back at any other.
+        """Open a transaction of pgqrs: committed at a normal exit, rolled back at any other exit.
 
-        `limit` bounds the connecting, and then the transaction, in seconds: a server that falls silent says
-        nothing, and the engine would wait for it for ever. The transaction may last for `lasting` instead.
+        `limit`, in seconds, applies to the connecting and then to the transaction, because the engine would wait
+        forever for a server that does not answer. `lasting`, in seconds, replaces it for the transaction.
         """
         with translated(self.schema), await self.using():
             async with asyncio.timeout(limit):
                 connection = await self.engine.connect()
             if lasting is not None:
                 limit = lasting
-            # Closed in this task: SQLAlchemy's own context manager does it in a new one, which the end of the
-            # loop cancels before it begins.
+            # Closed in this task: SQLAlchemy's own context manager closes it in a new task, which the end of the
+            # loop cancels before the task begins.
             try:
                 await connection.execution_options(
                     isolation_level="READ COMMITTED", schema_translate_map=self._translation
                 )
                 async with _terminated_after(limit, connection, self._ran_late), connection.begin():
                     if limit is not None and self._is_to_bound_locks():
-                        # No `statement_timeout`, which would end a commit's wait for a standby as well.
+                        # No `statement_timeout`: it would end a commit's wait for a standby, too.
                         await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{1000 * limit + 1000:.0f}ms'")
                     yield connection
             except Exception as error:
@@ -155,11 +158,12 @@ class Database:
         self._late_until = asyncio.get_running_loop().time() + _LATENESS
 
     def _is_to_bound_locks(self) -> bool:
-        """Tell whether the server is to end a wait for a lock by itself, a second after this process has given up.
+        """Return whether the server must end a wait for a lock itself, one second after this process abandons it.
 
-        It does not notice meanwhile that the connection was ended, and each attempt would leave a session behind.
-        Connections of our own engine have it look (see `pgqrs.storage.connections.engines`). On others the setting
-        takes a round trip, which is spent once a transaction has run out of time.
+        During the wait, the server does not notice that the connection was closed, so each attempt would leave a
+        session behind. On connections of pgqrs's own engine the server checks for a closed connection (see
+        `pgqrs.storage.connections.engines`). On other connections the setting takes a round trip, so it is set
+        only after a transaction has run out of time.
         """
         looks = self._owned and not self.pooler.shares_sessions
         return not looks and asyncio.get_running_loop().time() < self._late_until
@@ -167,9 +171,9 @@ class Database:
     async def run_with_retries(
         self, work: Callable[[AsyncConnection], Awaitable[T]], *, lasting: float | None = None
     ) -> T:
-        """Do `work` in a transaction, again while the server is away; so it must be safe to do twice.
+        """Do `work` in a transaction, and retry it while the server is away; `work` must be safe to do twice.
 
-        The transaction may last for `lasting` seconds, for the `timeout` of our limits where that is not given.
+        The transaction may last for `lasting` seconds, by default for the `timeout` of the limits.
         """
         return await self.retrying()(self._transact, work, lasting)
 
@@ -178,9 +182,9 @@ class Database:
             return await work(connection)
 
     def retrying(self, also: Callable[[BaseException], bool] | None = None) -> AsyncRetrying:
-        """Return a retry of what passes by itself, within our patience; of what is `also` said to pass, too.
+        """Return a retry of transient failures, and of failures that `also` accepts, within `outage_timeout`.
 
-        A statement that was cancelled is sent again a few times: a time limit of the role would cancel it always.
+        A cancelled statement is retried only a few times: a time limit of the role would cancel it each time.
         """
         return AsyncRetrying(
             retry=_TransientError(also),
@@ -190,33 +194,33 @@ class Database:
         )
 
     def compile(self, statement: ClauseElement) -> CompiledStatement:
-        """Compile a statement for the driver, with the names of this schema."""
+        """Compile a statement for the driver, with the table names of this schema."""
         compiled: Any = statement.compile(
             dialect=self.engine.dialect,
             schema_translate_map={SCHEMA: _PLACEHOLDER},
             render_schema_translate=True,
         )
-        # Put in afterwards: SQLAlchemy 2.0 takes a % in a schema's name for a bind.
+        # Replaced after compilation: SQLAlchemy 2.0 takes a % in a schema's name for a bind.
         text = compiled.string.replace(_PLACEHOLDER, self._quoted(self.schema))
         return CompiledStatement(text, tuple(compiled.positiontup or ()))
 
     def qualified(self, name: str) -> str:
-        """Return the name of something in our schema, quoted as SQL text needs it."""
+        """Return a name qualified with the schema, quoted for SQL text."""
         return f"{self._quoted(self.schema)}.{self._quoted(name)}"
 
     @property
     def workflow_ids(self) -> str:
-        """The name of the sequence of the workflows' ids, as SQL text needs it."""
+        """Name of the sequence of the workflow ids, qualified and quoted for SQL text."""
         return self.qualified("pgqrs_workflows_id_seq")
 
     def _quoted(self, name: str) -> str:
         return self.engine.dialect.identifier_preparer.quote(name)
 
     async def open_driver(self, *, sorting: bool = True) -> Driver:
-        """Open a driver connection outside the engine's pool, made as the engine makes its own.
+        """Open a driver connection outside the engine's pool, in the same way as the engine opens its connections.
 
-        Without `sorting` rows are read in the order of an index wherever one has the order that is asked for.
-        Behind a pooler that shares sessions it sets nothing for the session, and hears nothing.
+        Without `sorting`, rows are read in the order of an index wherever an index has the requested order. Behind
+        a pooler that shares sessions, the connection sets nothing for the session and receives no notifications.
         """
         if self._driver_pool is None:
             self._driver_pool = self.engine.sync_engine.pool.recreate()
@@ -244,7 +248,7 @@ class Database:
         return "; ".join(f"{verb} {setting}" for setting in (*_STATEMENT_SETTINGS, path, *own))
 
     async def using(self) -> AbstractContextManager[None]:
-        """Return a context in which the engine's connections are in use, once they are not being closed."""
+        """Return a context that marks the engine's connections as used; wait first while they are being closed."""
         await self._open.wait()
         return self._track_use()
 
@@ -262,18 +266,18 @@ class Database:
                 self._unused.set()
 
     def _hold_reference(self) -> None:
-        """Have the event loop hold this, until `dispose`.
+        """Keep a reference to this database in the event loop, until `dispose`.
 
-        What nobody holds is closed when the garbage collector has found it. By then Python has cleared the weak
-        references within what it collects, and without its own a connection of asyncpg's cannot be closed.
+        The garbage collector would otherwise close the connections of an unreferenced database. By then Python has
+        cleared the weak references within the garbage, and asyncpg needs them to close a connection.
         """
         self._kept = asyncio.get_running_loop().call_later(_KEPT, self._hold_reference)
 
     async def dispose(self) -> None:
-        """Close the engine's connections, if the engine is ours; it can be used again afterwards."""
+        """Close the engine's connections, if pgqrs made the engine; it can be used again afterwards."""
         if not self._owned:
             return
-        # A connection that comes back to a pool after its end would be closed by nobody.
+        # A connection that returns to the pool after its end would never be closed.
         self._open.clear()
         try:
             with suppress(TimeoutError):
@@ -291,12 +295,12 @@ class Database:
 async def _terminated_after(
     seconds: float | None, connection: AsyncConnection, late: Callable[[], object]
 ) -> AsyncGenerator[None]:
-    """End the connection if it is still in use after a time, None for never, and call `late` then."""
+    """Terminate the connection and call `late` if the block takes longer than `seconds`; None sets no limit."""
     if seconds is None:
         yield
         return
-    # A task that is cancelled asks the server to cancel the statement. A commit that waits for a standby ends its
-    # wait then, and what the standby does not have is there when it is sent again: it would be acknowledged.
+    # A cancelled task would make the server cancel the statement. A commit would then stop waiting for a standby,
+    # and the repeated statement would find, and acknowledge, rows that the standby does not have.
     driver: Any = (await connection.get_raw_connection()).driver_connection
 
     def end() -> None:

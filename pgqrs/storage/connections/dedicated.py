@@ -1,4 +1,4 @@
-"""A connection beside the engine's pool, for what must not wait for the pool."""
+"""Connection outside the engine's pool, for statements that must not wait for the pool."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pgqrs.storage.connections.errors import is_lock_timeout, translated
 from pgqrs.storage.connections.pooler import Driver, close_driver
 
 IDLE_TIMEOUT = 30.0
-"""How long the connection is kept when nobody uses it, in seconds."""
+"""Seconds for which an unused connection is kept."""
 
 
 class DedicatedConnection:
-    """A connection that is made when it is needed, and by which one statement at a time is run.
+    """A connection that is opened on demand and runs one statement at a time.
 
-    Whoever asks may hold the pool's last connection, as a transactional step does, and would wait for itself.
+    A caller may hold the pool's last connection, as a transactional step does, and would then wait for itself.
     """
 
     def __init__(self, database: Database) -> None:
@@ -31,12 +31,12 @@ class DedicatedConnection:
         self._closing: asyncio.Task[None] | None = None
 
     async def fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
-        """Run the statement that `statement` returns and return its rows, again while the server is away.
+        """Run the statement that `statement` returns, retry it while the server is away, and return its rows.
 
-        So it must be safe to run twice. Raises `DatabaseUnavailableError` when `outage_timeout` ends.
+        The statement must be safe to run twice. Raises `DatabaseUnavailableError` when `outage_timeout` ends.
         """
         retrying = self._database.retrying()
-        # Its settings are the journal's, which waits for a lock no longer than a moment.
+        # The connection has the journal's settings, with a short lock timeout.
         retrying = retrying.copy(retry=retry_any(retrying.retry, retry_if_exception(is_lock_timeout)))
         with translated(self._database.schema):
             return await retrying(self._fetch, statement, values)
@@ -65,7 +65,7 @@ class DedicatedConnection:
         return self._connection
 
     def _start_idle_timer(self) -> None:
-        """Keep the connection from now on for a while; the timer holds it, so that it is closed by somebody."""
+        """Close the connection after `IDLE_TIMEOUT`; the timer keeps it referenced until then."""
         self._stop_idle_timer()
         if self._connection is not None:
             self._lingering = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._close_if_idle)
@@ -81,7 +81,7 @@ class DedicatedConnection:
             self._closing = asyncio.get_running_loop().create_task(self.close(), name="pgqrs-aside-close")
 
     async def close(self) -> None:
-        """Close the connection; a later `fetch` makes another."""
+        """Close the connection; a later `fetch` opens a new connection."""
         async with self._one_at_a_time:
             self._stop_idle_timer()
             connection, self._connection = self._connection, None

@@ -1,7 +1,7 @@
-"""The parameters of a DSN: libpq's, of which the driver takes some, and those of the server's settings.
+"""Parameters of a DSN: parameters of libpq, some of which the driver accepts, and settings of the server.
 
-libpq's are those of https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS. asyncpg takes
-what it does not know for a setting of the server, which refuses it in words that do not speak of the DSN.
+libpq's parameters are listed at https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS.
+asyncpg sends an unknown parameter to the server as a setting, and the server's refusal does not mention the DSN.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pgqrs.storage.connections.pooler import OPTION
 
 _logger = logging.getLogger("pgqrs")
 
-# How libpq looks after its socket: nothing that decides what is reached, or how safely.
+# Details of libpq's own connections, which change neither the server nor the safety of the connection.
 _IGNORED = {
     "gssdelegation", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval",
     "load_balance_hosts", "max_protocol_version", "min_protocol_version", "sslcompression", "sslkeylogfile",
     "sslsni", "tcp_user_timeout",
 }  # fmt: skip
 
-# What makes a connection safer, or another one, and what asyncpg cannot do: with the values that ask for nothing.
+# Parameters for a safer or a different connection that asyncpg does not support, with their harmless values.
 _REFUSED: dict[str, set[str]] = {
     "gssencmode": {"disable", "prefer"},
     "hostaddr": set(),
@@ -39,17 +39,17 @@ _REFUSED: dict[str, set[str]] = {
     "sslcrldir": set(),
 }
 
-# An unknown setting, a value that it cannot have, and PgBouncer's word for the former.
+# The SQLSTATE codes of an unknown setting, of an invalid value, and PgBouncer's code of an unknown setting.
 _REFUSALS = {"42704", "22023", "08P01"}
 
 _UNICODE = {"auto", "utf8", "utf-8", "unicode"}
 
 
 class Parameters(NamedTuple):
-    """What a DSN says behind its `?`.
+    """Parameters of a DSN, which follow its `?`.
 
-    `passed` are those for the driver, as they are written. `pooler` is our own option, and `connect_timeout`
-    bounds a connection attempt, in seconds; None where it does not say.
+    `passed` holds the parameters for the driver, as written. `pooler` is the value of the option `pgqrs_pooler`,
+    and `connect_timeout` limits a connection attempt, in seconds; each is None if the DSN does not set it.
     """
 
     passed: list[str]
@@ -58,9 +58,9 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(written: Iterable[str]) -> Parameters:
-    """Read parameters that are written ``name=value``, percent-encoded.
+    """Read percent-encoded parameters of the form ``name=value``.
 
-    Raises `InvalidDSNError`, which names the parameter, for one of libpq's that cannot be honoured.
+    Raises `InvalidDSNError`, which names the parameter, for a parameter of libpq that asyncpg cannot honour.
     """
     reading = _Reading()
     for each in written:
@@ -70,7 +70,10 @@ def parameters_of(written: Iterable[str]) -> Parameters:
 
 
 def refused_parameter(error: asyncpg.PostgresError) -> str | None:
-    """Return the parameter that the server, or a pooler, has refused a connection for, None for another reason."""
+    """Return the parameter for which the server or a pooler refused a connection, or None for another reason.
+
+    It is "?" if the error does not name the parameter.
+    """
     if error.sqlstate not in _REFUSALS:
         return None
     found = re.search(r"parameter:? \"?([\w.]+)", str(error))
@@ -78,7 +81,7 @@ def refused_parameter(error: asyncpg.PostgresError) -> str | None:
 
 
 class _Reading:
-    """Parameters as far as they are read."""
+    """The parameters that are read so far."""
 
     def __init__(self) -> None:
         self._passed: dict[str, list[str]] = {}
@@ -113,32 +116,32 @@ class _Reading:
         self._pooler = value
 
     def _take_pgbouncer(self, value: str) -> None:
-        # The word of other libraries for a PgBouncer in transaction mode.
+        # Other libraries use this parameter for a PgBouncer in transaction mode.
         if value == "true" and self._pooler is None:
             self._pooler = "transaction"
 
     def _take_channel_binding(self, value: str) -> None:
-        # Hosted servers have it in the DSN that they hand out, so it is not refused.
+        # The DSNs of hosted servers contain it, so it is not refused.
         if value == "require":
             _logger.warning(
-                "pgqrs: the DSN has channel_binding=require, and asyncpg, which connects, has no channel binding: "
-                "sslmode=verify-full is what proves to it that the server is the right one."
+                "pgqrs: the DSN has channel_binding=require, but the driver asyncpg has no channel binding. Use "
+                "sslmode=verify-full to verify the identity of the server."
             )
 
     def _take_client_encoding(self, value: str) -> None:
         if value.lower() not in _UNICODE:
-            raise InvalidDSNError("the DSN's client_encoding must be utf8, which pgqrs speaks: leave it out.")
+            raise InvalidDSNError("the DSN's client_encoding must be utf8: correct or remove it.")
 
     def _take_connect_timeout(self, value: str) -> None:
         if not value.removeprefix("-").isdecimal():
-            raise InvalidDSNError("the DSN's connect_timeout must be a whole number of seconds.")
-        if int(value) > 0:  # libpq's word for no bound, which Admin's `timeout` is all the same
+            raise InvalidDSNError("the DSN's connect_timeout must be a whole number of seconds: correct it.")
+        if int(value) > 0:  # libpq sets no limit for 0 or less; Admin's `timeout` still applies
             self._connect_timeout = float(value)
 
 
 def _check_asks_for_nothing(name: str, value: str) -> None:
     if value not in _REFUSED.get(name, set()):
         raise InvalidDSNError(
-            f"the DSN's {name} asks for something that asyncpg, the driver, cannot do: leave it out, or give "
-            "Admin an engine that connects as you need it."
+            f"the DSN's {name} requests a feature that the driver asyncpg does not support. Remove it, or give "
+            "Admin an engine that connects as required."
         )

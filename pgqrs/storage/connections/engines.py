@@ -1,4 +1,4 @@
-"""Engines made of what the caller gave: a DSN, a URL, or an engine of their own."""
+"""Makes engines from a DSN or a URL, or takes the application's own engine."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from pgqrs.storage.connections.hosts import TARGET, Host, Hosts, hosts_of, is_ta
 from pgqrs.storage.connections.pooler import OPTION, Pooler
 
 Target: TypeAlias = str | URL | AsyncEngine
-"""Where the tables are: a DSN string, an SQLAlchemy URL, or an engine of the caller's."""
+"""Location of the tables: a DSN string, an SQLAlchemy URL, or an engine of the application."""
 
 Connect: TypeAlias = Callable[..., Awaitable[Any]]
-"""How to open a driver connection, from the arguments of `asyncpg.connect`."""
+"""A function that opens a driver connection, with the arguments of `asyncpg.connect`."""
 
 _SCHEME = re.compile(r"(postgres(?:ql)?)(?:\+\w+)?://", re.IGNORECASE)
-_EXAMPLE = "it looks like postgresql://user:password@host:5432/name, or embedded:// for a server of its own."
+_EXAMPLE = "write it as postgresql://user:password@host:5432/name, or as embedded:// for the embedded server."
 
 
 class EngineSource(NamedTuple):
-    """How to come by an engine; `owned` tells whether it is ours to dispose, `pooler` what lies on the way."""
+    """A function that makes an engine; `owned` is true if pgqrs disposes the engine, `pooler` is its pooler."""
 
     make: Callable[[], AsyncEngine]
     owned: bool
@@ -40,10 +40,10 @@ class EngineSource(NamedTuple):
 
 
 def engine_source(target: object, *, timeout: float) -> EngineSource:
-    """Check what the caller gave and tell how to make an engine of it, without connecting.
+    """Check the target and return the source of its engine, without connecting.
 
-    `timeout` bounds the making of a connection, in seconds. Raises `InvalidDSNError` for what is no
-    PostgreSQL DSN, `ConfigurationError` for an engine that is not asyncpg's, `TypeError` for anything else.
+    `timeout` limits a connection attempt, in seconds. Raises `InvalidDSNError` for an invalid DSN or URL,
+    `ConfigurationError` for an engine without the asyncpg driver, and `TypeError` for any other object.
     """
     if isinstance(target, AsyncEngine):
         _check_driver(target)
@@ -54,8 +54,8 @@ def engine_source(target: object, *, timeout: float) -> EngineSource:
     if isinstance(target, str):
         return _source_of_dsn(target, timeout)
     raise TypeError(
-        f"pgqrs needs a DSN string, an SQLAlchemy URL or an AsyncEngine, not {type(target).__name__}; "
-        "make an engine with sqlalchemy.ext.asyncio.create_async_engine."
+        f"`dsn` must be a DSN string, an SQLAlchemy URL or an AsyncEngine, got {type(target).__name__}. "
+        "Make an engine with sqlalchemy.ext.asyncio.create_async_engine."
     )
 
 
@@ -65,11 +65,12 @@ _ANY = URL.create("postgresql+asyncpg")
 def _check_driver(engine: AsyncEngine) -> None:
     if engine.dialect.name != "postgresql" or engine.dialect.driver != "asyncpg":
         raise ConfigurationError(
-            f"the engine speaks {engine.dialect.name}+{engine.dialect.driver}, and pgqrs needs postgresql+asyncpg."
+            f"the engine must be of postgresql+asyncpg, got {engine.dialect.name}+{engine.dialect.driver}. "
+            "Make it with create_async_engine and a URL of postgresql+asyncpg."
         )
 
 
-# What `create_connect_args` of SQLAlchemy and `asyncpg.connect` take by these names; the rest goes into a DSN.
+# Arguments of SQLAlchemy's `create_connect_args` and of `asyncpg.connect`; other parameters go into a DSN.
 _ARGUMENTS = frozenset(inspect.signature(asyncpg.connect).parameters) | {
     "async_fallback",
     "prepared_statement_cache_size",
@@ -79,7 +80,7 @@ _ARGUMENTS = frozenset(inspect.signature(asyncpg.connect).parameters) | {
 
 def _source_of_url(target: URL, timeout: float) -> EngineSource:
     if target.get_backend_name() not in {"postgresql", "postgres"}:
-        raise InvalidDSNError(f"a URL of {target.get_backend_name()!r} is not one of PostgreSQL; {_EXAMPLE}")
+        raise InvalidDSNError(f"the URL must be of postgresql, got {target.get_backend_name()!r}: {_EXAMPLE}")
     others = target.normalized_query.keys() - _ARGUMENTS
     said = parameters_of(
         f"{quote(name, safe='')}={quote(value, safe='')}"
@@ -97,7 +98,7 @@ def _source_of_url(target: URL, timeout: float) -> EngineSource:
 def _connect_args(url: URL) -> dict[str, Any]:
     with suppress(ArgumentError):
         return dict(url.get_dialect()().create_connect_args(url)[1])
-    raise InvalidDSNError(f"the URL cannot be read; {_EXAMPLE}")
+    raise InvalidDSNError(f"the URL cannot be parsed: {_EXAMPLE}")
 
 
 def _bound(timeout: float, said: Parameters) -> float:
@@ -105,13 +106,13 @@ def _bound(timeout: float, said: Parameters) -> float:
 
 
 def _several(names: list[str] | str | None, ports: Any) -> list[Host]:
-    """Return the hosts that SQLAlchemy lists, none where there is one."""
+    """Return the hosts of SQLAlchemy's list, or an empty list for a single host."""
     return [Host(*each) for each in zip(names, ports, strict=True)] if isinstance(names, list) else []
 
 
 def _source_of_dsn(dsn: str, timeout: float) -> EngineSource:
     if embedded.is_embedded(dsn):
-        embedded.data_folder(dsn)  # a malformed one is told here and not at the first statement
+        embedded.data_folder(dsn)  # a malformed DSN fails here, and not at the first statement
 
         async def connect_embedded(**arguments: Any) -> Any:
             return await asyncpg.connect(await asyncio.to_thread(embedded.start, dsn), **arguments)
@@ -125,7 +126,7 @@ def _source_of_dsn(dsn: str, timeout: float) -> EngineSource:
 
 
 def _own_source(url: URL, connect: Connect, pooler: Pooler, **arguments: Any) -> EngineSource:
-    """Tell how to make an engine of ours, which looks for a pooler when it first connects."""
+    """Return the source of an engine of pgqrs, which looks for a pooler at its first connection."""
 
     async def connect_and_look(*positional: Any, **named: Any) -> Any:
         driver = await _told(connect(*positional, **named))
@@ -150,7 +151,7 @@ def _own_source(url: URL, connect: Connect, pooler: Pooler, **arguments: Any) ->
 
 
 async def _is_useless(driver: asyncpg.Connection[Any], pooler: Pooler) -> bool:
-    """Tell whether a connection must be made anew for a pooler found just now; this one is closed then."""
+    """Return whether the connection has found a pooler, and must be replaced; it is terminated then."""
     useless = True
     try:
         useless = await pooler.found_by(driver)
@@ -161,9 +162,9 @@ async def _is_useless(driver: asyncpg.Connection[Any], pooler: Pooler) -> bool:
 
 
 async def _have_lost_clients_noticed(driver: asyncpg.Connection[Any]) -> None:
-    """Have the server end a statement whose client has ended the connection, one that waits for a lock too.
+    """Make the server end a statement, even one that waits for a lock, when its client has closed the connection.
 
-    Some operating systems cannot tell, and the server refuses the setting there.
+    The server refuses the setting on operating systems that cannot detect a closed connection.
     """
     try:
         with suppress(asyncpg.InvalidParameterValueError):
@@ -174,32 +175,32 @@ async def _have_lost_clients_noticed(driver: asyncpg.Connection[Any]) -> None:
 
 
 class _PoolerFoundError(Exception):
-    """A connection was made as if there were no pooler, and there is one."""
+    """A connection was opened without the arguments for a pooler, and a pooler was found."""
 
 
 async def _told(connecting: Awaitable[Any]) -> Any:
     try:
         return await connecting
     except (OverflowError, TypeError, ValueError):
-        reason = f"the DSN cannot be read; {_EXAMPLE}"
+        reason = f"the DSN cannot be parsed: {_EXAMPLE}"
     except asyncpg.PostgresError as error:
         parameter = refused_parameter(error)
         if parameter is None:
             raise
         reason = (
-            f"the DSN has a parameter {parameter!r} that the server refuses, or whose value it refuses: libpq has "
-            "none of this name, so it was taken for a setting of the server."
+            f"the DSN has a parameter {parameter!r} whose name or value the server refuses. libpq has no "
+            "parameter of this name, so it was sent as a setting of the server: correct or remove it."
         )
-    # Not within `except`: what is wrong with a DSN can quote the password in it, so the cause is not kept.
+    # Not within `except`, so that the error has no cause: an error about a DSN can quote its password.
     raise InvalidDSNError(reason)
 
 
 def _plain_dsn(dsn: str) -> str:
-    """Return the DSN as asyncpg reads it, without the driver that SQLAlchemy and others put in its scheme."""
+    """Return the DSN in asyncpg's form, without the driver that SQLAlchemy's form has in the scheme."""
     found = _SCHEME.match(dsn)
     if found is None:
-        raise InvalidDSNError(f"this is not the DSN of a PostgreSQL server; {_EXAMPLE}")
+        raise InvalidDSNError(f"the DSN must be of a PostgreSQL server: {_EXAMPLE}")
     rest = dsn[found.end() :]
     if re.split("[/?#]", rest, maxsplit=1)[0].count("@") > 1:
-        raise InvalidDSNError("the DSN has more than one @ before its host: write one in a password as %40.")
+        raise InvalidDSNError("the DSN has more than one @ before its host: write an @ in a password as %40.")
     return f"postgresql://{rest}"

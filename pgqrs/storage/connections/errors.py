@@ -1,7 +1,7 @@
-"""What a failure of the driver means, and which of our errors says so.
+"""Classifies the errors of the driver, and translates them into errors of pgqrs.
 
-asyncpg raises its own errors, SQLAlchemy wraps some of them, and the network raises `OSError`. They meet here
-and nowhere else. The codes are those of PostgreSQL's manual, appendix A.
+asyncpg raises its own errors, SQLAlchemy wraps some of them, and the network raises `OSError`. Only this module
+handles all three kinds. The codes are SQLSTATE codes (appendix A of PostgreSQL's manual).
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ _NO_PREPARED_STATEMENT = frozenset({"26000", "42P05"})
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """Return the driver's own error, out of SQLAlchemy's wrapping."""
+    """Return the driver's own error, unwrapped from SQLAlchemy's error."""
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
-    # A connection opened outside the engine gives SQLAlchemy's adapter's error as it is.
+    # A connection that was opened outside the engine raises the error of SQLAlchemy's adapter directly.
     if isinstance(error, AsyncAdapt_asyncpg_dbapi.Error) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """Return the five-character code that the server gave, if it was the server that failed."""
+    """Return the five-character code of an error of the server, or None for any other error."""
     code: object = getattr(driver_error(error), "sqlstate", None)
     return code if isinstance(code, str) else None
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether the same statement may go through when it is sent again."""
+    """Return whether the same statement may succeed when it is sent again."""
     code = sqlstate(error)
     if code is not None:
         return code in _PASSING_CODES or (code.startswith(_PASSING_CLASSES) and code != _QUOTA)
@@ -68,37 +68,37 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Tell whether the server takes no writes, as a standby does: another connection may find the primary."""
+    """Return whether the server accepts no writes, as a standby does: a new connection may reach the primary."""
     return sqlstate(error) == "25006"
 
 
 def is_lock_timeout(error: BaseException) -> bool:
-    """Tell whether a lock that somebody else holds is what the statement waited for too long."""
+    """Return whether the statement waited too long for a lock of another session."""
     return sqlstate(error) == "55P03"
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Tell whether a statement was cancelled: by an administrator, or by a time limit of the role."""
+    """Return whether a statement was cancelled, by an administrator or by a time limit of the role."""
     return sqlstate(error) == _CANCELLED
 
 
 def is_about_tables(error: BaseException) -> bool:
-    """Tell whether the server refused the tables as such, which says nothing of the rows that were to be written.
+    """Return whether the server refused access to the tables, which says nothing about the rows of the statement.
 
-    They are not there, or the role has no right to them, perhaps for a moment only. A policy that refuses a row
-    gives the code of a missing right, too.
+    The tables are missing, or the role has no right to them, possibly for a moment only. A policy that refuses
+    a row raises the code of a missing right, too; such an error is about the row.
     """
     code = sqlstate(error)
     return code in _NO_TABLES or (code == _NO_RIGHT and not _is_of_policy(error))
 
 
 def _is_of_policy(error: BaseException) -> bool:
-    # The text of the message is in the server's language.
+    # The server function is compared, because the text of the message is in the server's language.
     return getattr(driver_error(error), "server_source_function", None) != "aclcheck_error"
 
 
 def is_data_error(error: BaseException) -> bool:
-    """Tell whether one row is refused: its values, by a trigger, a policy or a quota, or by the driver."""
+    """Return whether one row is refused: for its values, by a trigger, a policy or a quota, or by the driver."""
     code = sqlstate(error)
     if code is not None:
         return code.startswith(_BAD_ROW_CLASSES) or code == _QUOTA or (code == _NO_RIGHT and _is_of_policy(error))
@@ -112,15 +112,15 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def translate(error: BaseException, schema: str) -> PgqrsError | None:
-    """Return the error of ours that says what `error` means, or None when it is not the database's."""
+    """Return the error of pgqrs for `error`, or None if `error` does not come from the database."""
     driver = driver_error(error)
     code = sqlstate(driver)
     if code is not None:
         return _of_server(driver, code, schema)
     if isinstance(driver, asyncpg.ClientConfigurationError):
-        return InvalidDSNError("the DSN cannot be read; it looks like postgresql://user:password@host:5432/name.")
+        return InvalidDSNError("the DSN cannot be parsed: write it as postgresql://user:password@host:5432/name.")
     if isinstance(driver, PoolTimeoutError):
-        return DatabaseUnavailableError(f"no connection of the engine's pool came free: {driver}")
+        return DatabaseUnavailableError(f"the engine's pool had no free connection: {driver}")
     if _is_lost(driver):
         return DatabaseUnavailableError(f"PostgreSQL could not be reached: {_told(driver)}")
     if isinstance(driver, (asyncpg.InterfaceError, SQLAlchemyError)):
@@ -132,12 +132,12 @@ def _of_server(error: BaseException, code: str, schema: str) -> PgqrsError:
     if code in _NO_TABLES:
         return NotInstalledError(schema)
     if (code.startswith(_UNREACHABLE_CLASSES) and code != _QUOTA) or code in _PASSING_CODES:
-        return DatabaseUnavailableError(f"PostgreSQL is not to be had: {_told(error)}", sqlstate=code)
+        return DatabaseUnavailableError(f"PostgreSQL is unavailable: {_told(error)}", sqlstate=code)
     if code in _NO_PREPARED_STATEMENT:
         return DatabaseError(
-            f"a prepared statement was lost on the way ({code}: {_told(error)}), as behind a pooler in "
-            "transaction mode: give the engine's connect_args statement_cache_size=0, "
-            "prepared_statement_cache_size=0 and prepared_statement_name_func=lambda: '', or give Admin the DSN.",
+            f"a prepared statement is missing or exists twice ({code}: {_told(error)}), as behind a pooler in "
+            "transaction mode. Set statement_cache_size=0, prepared_statement_cache_size=0 and "
+            "prepared_statement_name_func=lambda: '' in the engine's connect_args, or give Admin the DSN.",
             sqlstate=code,
         )
     return DatabaseError(f"PostgreSQL refused a statement ({code}): {_told(error)}", sqlstate=code)
@@ -149,7 +149,7 @@ def _told(error: BaseException) -> str:
 
 @contextmanager
 def translated(schema: str) -> Generator[None]:
-    """Raise the driver's errors as ours within, the driver's kept as the cause."""
+    """Raise the driver's errors within the block as errors of pgqrs, with the driver's error as the cause."""
     try:
         yield
     except PgqrsError:
@@ -160,7 +160,7 @@ def translated(schema: str) -> Generator[None]:
             raise
         if not isinstance(told, InvalidDSNError):
             raise told from driver_error(error)
-        # What was wrong with a DSN can quote the password in it.
+        # Without cause and context: the driver's error about an invalid DSN can quote the password.
         try:
             raise told from None
         finally:

@@ -1,6 +1,7 @@
-"""A connection to whichever of several hosts has the primary.
+"""Connects to the primary among several hosts.
 
-asyncpg tries them in turn, but gives all of its time to the first: a host that fell silent would hide the others.
+asyncpg tries the hosts in turn, but gives all of its time to the first host. So a host that does not answer would
+keep it from the other hosts.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pgqrs.errors import InvalidDSNError
 from pgqrs.storage.connections.errors import is_transient
 
 TARGET = "target_session_attrs"
-"""The option that says which of several hosts will do."""
+"""Option of a DSN that says which kind of server to accept among several hosts."""
 
 
 class Host(NamedTuple):
-    """A host's name, address or socket folder, and its port if that is said; as `asyncpg.connect` calls them."""
+    """A host's name, address or socket folder, and its port if known, as arguments of `asyncpg.connect`."""
 
     host: str
     port: int | None
@@ -31,21 +32,21 @@ _Query: TypeAlias = dict[str, list[str]]
 
 
 def hosts_of(dsn: str) -> list[Host]:
-    """Return the hosts that a DSN names, none where it cannot be read: asyncpg tells what is wrong with it.
+    """Return the hosts that a DSN names, or an empty list for a malformed DSN, which asyncpg will report.
 
-    Several are written as ``one,two`` or, as SQLAlchemy has it, in a query with a `host` for each. Raises
-    `InvalidDSNError` where such a query cannot be read: asyncpg would take the last of them.
+    Several hosts are written as ``one,two`` or, in SQLAlchemy's form, as a query with one `host` for each. Raises
+    `InvalidDSNError` for a malformed query of SQLAlchemy's form, because asyncpg would take its last host.
     """
     query: _Query = {}
-    # The error can quote the password, so that no other is to have it as its context.
+    # The suppressed error can quote the password, so it must not become the context of the error below.
     with suppress(ValueError):
         parts = urlsplit(dsn)
         query = parse_qs(parts.query, keep_blank_values=True)
         return _read(parts, query)
     if _repeats(query, "host") or _repeats(query, "port"):
         raise InvalidDSNError(
-            "the hosts of the DSN cannot be read: where `host` or `port` is repeated in the query, none is "
-            "empty, there are as many ports as hosts, or one, and no host is before the query; it looks like "
+            "the DSN's hosts cannot be parsed: a query that repeats `host` or `port` must have no empty value, "
+            "one port or as many ports as hosts, and no host before the query. Write it as "
             "postgresql://user:password@/name?host=db1:5432&host=db2:5432."
         )
     return []
@@ -58,7 +59,7 @@ def _repeats(query: _Query, key: str) -> bool:
 def _read(parts: SplitResult, query: _Query) -> list[Host]:
     written = _written_hosts(parts, query)
     ports = _for_each(_listed(query, "port"), len(written))
-    # asyncpg reads no port behind the folder of a socket; SQLAlchemy, whose form the repeated one is, does.
+    # asyncpg reads no port after a socket folder. SQLAlchemy does, and a repeated `host` is SQLAlchemy's form.
     folders = () if _repeats(query, "host") else ("/",)
     return [_host(each, port, folders) for each, port in zip(written, ports, strict=True)]
 
@@ -68,14 +69,14 @@ def _written_hosts(parts: SplitResult, query: _Query) -> list[str]:
     if not authority:
         return _listed(query, "host")
     if _repeats(query, "host"):
-        raise ValueError("SQLAlchemy would take these hosts, and asyncpg those before the query")
+        raise ValueError("SQLAlchemy would take the hosts in the query, and asyncpg the hosts before it")
     return [unquote(each) for each in authority.split(",")]
 
 
 def _listed(query: _Query, key: str) -> list[str]:
     listed = [part for each in query.get(key, [""]) for part in each.split(",")]
     if _repeats(query, key) and "" in listed:
-        raise ValueError("asyncpg leaves out what is empty")
+        raise ValueError("asyncpg ignores empty values")
     return listed
 
 
@@ -91,17 +92,20 @@ def _host(written: str, port: str, portless: tuple[str, ...]) -> Host:
 
 
 class Hosts:
-    """The hosts of one target, tried in turn; the one that was right the last time comes first."""
+    """The hosts of one DSN or URL, tried in turn; the host of the last successful attempt comes first."""
 
     def __init__(self, hosts: Sequence[Host], *, is_targeted: bool) -> None:
-        """Try `hosts`; `is_targeted` tells whether the target says itself which of them will do."""
+        """Try `hosts`; `is_targeted` is true if the DSN or URL sets `target_session_attrs` itself."""
         self._hosts = hosts
         self._first = 0
         self._is_targeted = is_targeted or "PGTARGETSESSIONATTRS" in os.environ
 
     async def connect(self, *, timeout: float, **arguments: Any) -> Any:
-        """Connect to a host that can be written to, within `timeout` seconds; each host has its share of them."""
-        if len(self._hosts) < 2:  # noqa: PLR2004  # one
+        """Connect to a host that accepts writes, or that the `target_session_attrs` of the DSN or URL accepts.
+
+        The hosts share the `timeout` equally, which is in seconds.
+        """
+        if len(self._hosts) < 2:  # noqa: PLR2004  # at most one host
             return await asyncpg.connect(timeout=timeout, **arguments)
         if not self._is_targeted:
             arguments[TARGET] = "read-write"
@@ -116,7 +120,7 @@ class Hosts:
             else:
                 self._first = index
                 return connection
-        assert failure is not None  # noqa: S101  # each of them failed
+        assert failure is not None  # noqa: S101  # each host failed
         raise failure
 
     async def _connect_to(self, host: Host, timeout: float, arguments: dict[str, Any]) -> Any:
@@ -129,5 +133,5 @@ class Hosts:
 
 
 def is_targeted(dsn: str) -> bool:
-    """Tell whether a DSN says which of its hosts will do."""
+    """Return whether a DSN sets `target_session_attrs`."""
     return f"{TARGET}=" in dsn.partition("?")[2]

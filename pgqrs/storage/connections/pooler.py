@@ -1,7 +1,8 @@
-"""What is left of a session behind a pooler in transaction mode, and how to make do with it.
+"""Detects a pooler in transaction mode, and runs statements behind such a pooler.
 
-Such a pooler (PgBouncer's `pool_mode = transaction`, and its like) gives a client some server's session for one
-transaction at a time. So a lock, a LISTEN, a prepared statement or a SET of ours would be left with a stranger.
+A pooler in transaction mode (PgBouncer's `pool_mode = transaction`, for example) gives a client a session of the
+server for one transaction at a time. So a lock, a LISTEN, a prepared statement or a SET of pgqrs would remain in a
+session that the pooler then gives to another client.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pgqrs.errors import InvalidDSNError
 from pgqrs.storage.connections.errors import is_data_error, sqlstate
 
 OPTION = "pgqrs_pooler"
-"""The option that says what is between us and PostgreSQL, in a DSN or an engine's execution options."""
+"""Option, in a DSN or an engine's execution options, that names the mode of a pooler."""
 
 _SHARES = {"transaction": True, "session": False}
 _ENGINE_ARGUMENTS = {
@@ -33,62 +34,62 @@ _logger = logging.getLogger("pgqrs")
 
 
 class Pooler:
-    """What is known of a pooler on the way to PostgreSQL, for all connections of an `Admin` in all its threads."""
+    """The mode of the pooler between an `Admin` and PostgreSQL, for all its connections in all threads."""
 
     def __init__(self, mode: object = None) -> None:
-        """Take what the option says, None where it says nothing.
+        """Take the value of the option, or None to detect the mode.
 
-        Raises `InvalidDSNError` for a mode that there is not.
+        Raises `InvalidDSNError` for an unknown mode.
         """
         if mode is not None and mode not in _SHARES:
-            raise InvalidDSNError(f"{OPTION} is {' or '.join(_SHARES)}, and not {mode!r}.")
+            raise InvalidDSNError(f"{OPTION} must be {' or '.join(_SHARES)}, got {mode!r}: correct or remove it.")
         self._shares = None if mode is None else _SHARES[str(mode)]
         self._guard = threading.Lock()
         self._has_warned = False
 
     @property
     def shares_sessions(self) -> bool:
-        """Whether a session may be somebody else's after each transaction, as far as is known."""
+        """True if the session may be another client's after each transaction; False until a pooler is found."""
         return self._shares is True
 
     @property
     def engine_arguments(self) -> dict[str, Any]:
-        """What SQLAlchemy and asyncpg are to be told of it when they connect: to name no prepared statement."""
+        """Arguments that keep SQLAlchemy and asyncpg from naming prepared statements behind a pooler."""
         return _ENGINE_ARGUMENTS if self.shares_sessions else {}
 
     async def found_by(self, driver: asyncpg.Connection[Any]) -> bool:
-        """Look for a pooler where nobody has said or seen what there is; tell whether one was found just now."""
+        """Look for a pooler unless the mode is known, and return whether this call has found a pooler."""
         if self._shares is not None:
             return False
         self._shares = not await _is_direct(driver)
         return self._shares
 
     def warn(self, expiry: float, beat: float) -> None:
-        """Log what does not work behind the pooler, once."""
+        """Log once how pgqrs is limited behind the pooler; `expiry` and `beat` are in seconds."""
         with self._guard:
             has_warned, self._has_warned = self._has_warned, True
         if not has_warned:
             _logger.warning(
-                "pgqrs: there is a pooler between this process and PostgreSQL, so this does without session "
-                "locks and LISTEN: a process that died is noticed after %g s and not at once, a cancellation "
-                "after %g s, and workers find new work by polling. If the pooler keeps a session for each client, "
-                "say %s=session in the DSN; %s=transaction says that it does not.",
+                "pgqrs: there is a pooler between this process and PostgreSQL, so pgqrs uses no session locks and "
+                "no LISTEN: a dead process is noticed after %g s instead of at once, a cancellation after %g s, "
+                "and workers find new workflows by polling. Set %s=session in the DSN if the pooler keeps a "
+                "session for each client, or %s=transaction if it does not.",
                 expiry, beat, OPTION, OPTION,
             )  # fmt: skip
 
 
 class PooledConnection:
-    """A connection to the pooler: each statement is a transaction of its own, settings included."""
+    """A connection to the pooler; each statement runs in its own transaction, with the settings of pgqrs."""
 
     def __init__(self, driver: asyncpg.Connection[Any], settings: str) -> None:
-        """Run statements with `settings`, a list of SET LOCAL."""
+        """Run statements with `settings`, SET LOCAL statements separated by semicolons."""
         self._driver = driver
-        # Our isolation level is said here: a role's or a database's own default may be another.
+        # The isolation level is explicit, because the default of a role or a database may differ.
         self._begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {settings}"
 
     async def fetch(self, text: str, *arguments: Any, timeout: float | None = None) -> list[Any]:
-        """Run a statement and commit it, within `timeout` seconds if given, and return its rows."""
-        # Not cancelled, which would end a commit's wait for a standby.
+        """Run a statement, commit it and return its rows, within `timeout` seconds if given."""
+        # Terminated and not cancelled: a cancellation would end a commit's wait for a standby.
         loop = asyncio.get_running_loop()
         late = None if timeout is None else loop.call_later(timeout, self._driver.terminate)
         try:
@@ -105,7 +106,7 @@ class PooledConnection:
 
     async def _transact(self, text: str, arguments: tuple[Any, ...]) -> list[Any]:
         await self._driver.execute(self._begin)
-        # The unnamed statement: a name may be taken, in a session that is not ours, for another's statement.
+        # The unnamed statement: in a shared session, another client's statement may have the name.
         statement = await self._driver.prepare(text, name="")
         rows = await statement.fetch(*arguments)
         await self._driver.execute("COMMIT")
@@ -121,14 +122,14 @@ class PooledConnection:
                 raise
 
     async def add_listener(self, _channel: str, _heard: Callable[..., Any]) -> None:
-        """Hear nothing: a LISTEN would be left with a stranger, and whoever listens polls as well."""
+        """Do nothing: a LISTEN would remain in another client's session, and every listener polls as well."""
 
     def add_termination_listener(self, lost: Callable[..., Any]) -> None:
         """Call `lost` when the connection to the pooler ends."""
         self._driver.add_termination_listener(lost)
 
     def is_closed(self) -> bool:
-        """Tell whether the connection has ended."""
+        """Return whether the connection has ended."""
         return self._driver.is_closed()
 
     def terminate(self) -> None:
@@ -141,18 +142,18 @@ class PooledConnection:
 
 
 Driver: TypeAlias = "asyncpg.Connection[Any] | PooledConnection"
-"""A connection that statements are run on through the driver."""
+"""A connection that runs statements through the driver."""
 
 
 def is_bounded(connection: Driver) -> bool:
-    """Tell whether the application bounds each statement of a connection; asyncpg knows and does not tell."""
+    """Return whether the application limits the time of each statement; asyncpg has no public attribute for it."""
     config = getattr(connection, "_config", None)
     return getattr(config, "command_timeout", None) is not None
 
 
 async def _is_direct(driver: asyncpg.Connection[Any]) -> bool:
-    """Tell whether the session is the one that the connection was opened to: a pooler makes up its own pid."""
-    # In the simple protocol, which leaves no prepared statement behind; it returns no rows, so an error tells.
+    """Return whether the connection leads directly to its session: a pooler reports an invented pid."""
+    # The simple protocol leaves no prepared statement behind. It returns no rows, so an error is the answer.
     question = f"SELECT 1 / (CASE WHEN pg_catalog.pg_backend_pid() = {driver.get_server_pid()} THEN 1 ELSE 0 END)"
     try:
         await driver.execute(question)
@@ -164,7 +165,7 @@ async def _is_direct(driver: asyncpg.Connection[Any]) -> bool:
 
 
 async def close_driver(connection: Driver) -> None:
-    """Close a connection that may have fallen silent, within a second."""
+    """Close a connection within one second, even if the server does not answer."""
     with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         try:
             await connection.close(timeout=1)

@@ -1,4 +1,4 @@
-"""What ends a connection on which a statement has taken too long."""
+"""Watchdog that terminates a connection whose statement takes too long."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pgqrs.storage.connections.pooler import Driver
 
 
 class Watchdog:
-    """Watches one statement at a time, with one timer for all that follow each other: a timer each costs more.
+    """Watches one statement at a time, with one timer for consecutive statements: a timer for each costs more.
 
-    It ends the connection and asks the server to cancel nothing: a commit that waits for a standby would end its
-    wait then, and what the standby does not have would be there when it is sent again.
+    It terminates the connection and sends the server no cancellation. A cancelled commit would stop waiting for a
+    standby, and the repeated statement would then find rows that the standby does not have.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
-        """Allow a statement `limit` seconds."""
+        """Allow each statement `limit` seconds."""
         self._loop = loop
         self._limit = limit
         self._began = 0.0
@@ -25,7 +25,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, connection: Driver, allowance: float = 0.0) -> None:
-        """Begin to watch: a statement is sent, which has `allowance` seconds more than others."""
+        """Start to watch a statement, which may take `allowance` seconds longer than the limit."""
         self._began = monotonic() + allowance
         self._watched = connection
         if self._timer is None:
@@ -33,17 +33,17 @@ class Watchdog:
             self._timer = self._loop.call_later(self._limit, self._look)
 
     def rest(self) -> None:
-        """Watch no longer: the statement is answered, or has failed."""
+        """Stop watching: the statement is answered or has failed."""
         self._watched = None
 
     def check(self, error: Exception) -> None:
-        """Raise `TimeoutError` where the statement failed because it took too long."""
+        """Raise `TimeoutError` from `error` if the statement failed because it took too long."""
         if self._has_ended_it:
             self._has_ended_it = False
             raise TimeoutError(f"no answer within {self._limit:g} s") from error
 
     def stop(self) -> None:
-        """Give the timer up until the next statement, unless there is one under way."""
+        """Cancel the timer until the next statement, unless a statement is being watched."""
         if self._timer is not None and self._watched is None:
             self._timer.cancel()
             self._timer = None
@@ -56,7 +56,7 @@ class Watchdog:
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:
-            # An answer that came while somebody blocked the loop is there by the next turn.
+            # If the loop was blocked, an answer that has arrived meanwhile is processed by the next turn.
             self._timer = self._loop.call_later(0, self._end, self._began)
 
     def _end(self, began: float) -> None:

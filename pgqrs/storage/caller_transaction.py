@@ -1,4 +1,4 @@
-"""What can be asked of a store within a transaction that the application has lent."""
+"""The operations of a store in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from pgqrs.errors import SessionError
-from pgqrs.storage.connections.caller_connection import CallerConnection
+from pgqrs.storage.connections.caller import CallerConnection
 from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
 from pgqrs.storage.queries.channels import executor_channel
@@ -18,10 +18,10 @@ from pgqrs.storage.records import NewWorkflow, Submission
 
 
 class CallerTransaction:
-    """Writes that are there once the application commits, and gone when it rolls back.
+    """Writes workflows in the caller's transaction, to be committed or rolled back by the caller.
 
-    `ids` are those that are reserved already; the `sequence` gives another one where none is in stock. `codec` is
-    the name of the codec of the payloads.
+    `ids` supplies reserved ids; the `sequence` supplies an id if no id is in stock. `codec` is the name of the
+    payloads' codec.
     """
 
     def __init__(self, borrowed: CallerConnection, ids: IdAllocator, sequence: str, codec: str | None) -> None:
@@ -42,7 +42,7 @@ class CallerTransaction:
             self._ids.forget()
 
     async def _next_id(self) -> int:
-        # Not from a block of our own: that takes a connection, and the one that we were lent may be the only one.
+        # Not from a new block: that takes another connection, and the caller's connection may be the only one.
         in_stock = self._ids.in_stock()
         if in_stock is not None:
             return in_stock
@@ -60,13 +60,13 @@ class CallerTransaction:
         return await self._workflows.reserve_ids(self._sequence, count)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Cancel a workflow, or ask its executor to, which hears of it when this is committed."""
+        """Cancel a workflow, or request it from its executor, which is notified when the transaction commits."""
         check_id(workflow_id)
         executor_id = await self._workflows.cancel(workflow_id, interrupt=interrupt)
         if executor_id is None:
             return
         if executor_id != ABANDONED:
-            # In doubt it is left as asked: the executor hears of it, or the worker that takes the run over does.
+            # In doubt, the request stays: the executor is notified, or the worker that recovers the run reads it.
             if await self._server.life(executor_id) is not ExecutorState.DEAD:
                 told = {"channel": executor_channel(executor_id), "payload": "cancel"}
                 await self._borrowed.execute(notify(), told)
@@ -75,11 +75,11 @@ class CallerTransaction:
         await self._workflows.cancel_released(workflow_id)
 
     async def resume(self, workflow_id: int) -> str:
-        """Make a workflow runnable again, its failed steps too, and return its name."""
+        """Make a workflow and its failed steps runnable again, and return the workflow's name."""
         check_id(workflow_id)
         if await self._borrowed.is_autocommit():
             raise SessionError(
-                "resuming a workflow takes two statements in one transaction, and what was lent is in AUTOCOMMIT: "
-                "leave the session out, which has it resumed at once as well."
+                "`session` must not be in AUTOCOMMIT, because resuming a workflow takes two statements in one "
+                "transaction. Omit `session`: the workflow is then resumed at once, too."
             )
         return await self._workflows.resume(workflow_id)
