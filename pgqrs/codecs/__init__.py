@@ -1,6 +1,6 @@
-"""Codecs to give to `Admin`: strict JSON, values by their types, encryption at rest.
+"""Codecs for `Admin`: strict JSON, typed values and encryption at rest.
 
-`PydanticCodec` and `FernetCodec` are imported when they are first asked for: what they need comes with the extras
+`PydanticCodec` and `FernetCodec` are imported at their first use, because their dependencies come with the extras
 `pydantic` and `cryptography`.
 """
 

@@ -1,4 +1,4 @@
-"""How values become the JSON text that is stored, and come back: the `Codec` protocol and `JsonCodec`."""
+"""The codec protocols, the functions that apply a codec, and the strict JSON codec."""
 
 from __future__ import annotations
 
@@ -36,161 +36,214 @@ __all__ = [
 ]
 
 _MAX_DEPTH: Final = 200
-"""Python and PostgreSQL read deeper text too, but how much deeper depends on the stack of the moment."""
+"""Maximum levels of one value. The limits of Python and PostgreSQL are higher, but depend on the free stack."""
 
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""The longest UTF-8 text of one value, unless a codec is told otherwise."""
+"""Maximum bytes of the UTF-8 text of one value; the default of the codecs' `max_bytes`."""
 
 _LONGEST_NAME: Final = 100
 
 _LONGEST_TIMEOUT: Final = 1e12
-"""Seconds; only a row that was written by hand has a longer one."""
+"""Seconds of the longest timeout; only a row that was written by hand has a longer timeout."""
 
 
 class Encoded(NamedTuple):
-    """A value as it is stored: `text` is JSON, and `value` is what `text` decodes to."""
+    """A value in its stored form.
+
+    Attributes:
+        text: The JSON text that is stored.
+        value: The value that `text` decodes to; the first run returns it, as a replay does.
+    """
 
     text: str
     value: Any
 
 
 class Codec(Protocol):
-    """Makes JSON text of values, and values of that text.
+    """Encodes values as JSON text and decodes them from it.
 
-    An implementation is shared by all workflows of an `Admin`, so it keeps no state between calls but caches.
-    What it can beyond this, it says by having the methods of `TypedCodec` or `SealingCodec`.
+    All workflows of an `Admin` share one codec, so a codec keeps no state between calls except caches. A codec
+    gains further abilities by the methods of `TypedCodec`, `SealingCodec` and `PlacedCodec`.
     """
 
     @property
     def name(self) -> str:
-        """What it is recorded as with each workflow: those written under another name are refused.
+        """The name that is recorded with each workflow; a workflow recorded under another name is refused.
 
-        At most 100 printable characters. ``"json"`` is strict JSON, and what was written before codecs had names.
+        It has 1 to 100 printable characters. ``"json"`` names strict JSON, and the codec of every workflow that
+        was recorded before codecs had names.
         """
         ...
 
     def encode(self, value: Any) -> Encoded:
-        """Return `value` as JSON text, with what a replay will see.
+        """Return `value` as JSON text, with the value that a replay returns.
 
-        The text is JSON that PostgreSQL can store: without NUL characters and lone surrogates. Raise
-        `SerializationError` for a value that it cannot carry.
+        Args:
+            value: The value to store.
+
+        Returns:
+            The text and the value that it decodes to. PostgreSQL must be able to store the text: it contains no
+            NUL characters and no lone surrogates.
+
+        Raises:
+            SerializationError: The codec cannot carry `value`.
         """
         ...
 
     def decode(self, text: str) -> Any:
-        """Return the value that `text` stands for; raise `SerializationError` when it stands for none."""
+        """Return the value that `text` encodes.
+
+        Args:
+            text: JSON text that `encode` returned.
+
+        Returns:
+            The value.
+
+        Raises:
+            SerializationError: `text` does not encode a value.
+        """
         ...
 
 
 class TypedCodec(Codec, Protocol):
-    """A codec that goes by what functions are annotated with."""
+    """A codec that encodes and decodes values by the annotations of functions."""
 
     def of(self, annotation: Any) -> Codec:
-        """Return the codec, of the same name, for values of a type.
+        """Return the codec for values of a type.
 
-        `annotation` is the resolved one of a function's result, `Any` where there is none, or a `TypedDict` of the
-        arguments that a workflow is called with. The codec itself is for values of which nothing is known: it
-        decodes every text that one of these has encoded. Raise `ConfigurationError` for a type that it cannot
-        carry. Asked once a function, so it may take its time.
+        The codec itself handles values of unknown type: it decodes every text that a codec returned by `of`
+        encoded. pgqrs calls `of` once for the result of a function, and again for every input of a workflow, with
+        the same `annotation` object for the same parameters. If building a codec is slow, cache it by
+        `annotation`.
+
+        Args:
+            annotation: The resolved annotation of a function's result, `Any` if the function has none, or a
+                `TypedDict` of the arguments of a workflow.
+
+        Returns:
+            A codec of the same name.
+
+        Raises:
+            ConfigurationError: The codec cannot carry values of the type.
         """
         ...
 
 
 class SealingCodec(Codec, Protocol):
-    """A codec that hides what it writes: recorded errors, which no codec encodes, pass through it too."""
+    """A codec that hides its texts; recorded errors, which no codec encodes, pass through it too."""
 
     def seal(self, text: str) -> str:
-        """Return JSON text that hides the JSON `text` of an error."""
+        """Return JSON text that hides the text of an error.
+
+        Args:
+            text: The JSON text of an error.
+
+        Returns:
+            JSON text that `open` accepts.
+        """
         ...
 
     def open(self, text: str) -> str:
-        """Return the text that was sealed; raise `SerializationError` for a text that was not."""
+        """Return the text of an error that was sealed.
+
+        Args:
+            text: JSON text that `seal` returned.
+
+        Returns:
+            The JSON text of the error.
+
+        Raises:
+            SerializationError: `text` was not sealed.
+        """
         ...
 
 
 class PlacedCodec(Codec, Protocol):
-    """A codec whose text cannot be moved from one place of the tables to another."""
+    """A codec that refuses text that was moved from one place of the tables to another."""
 
     def at(self, place: str) -> Codec:
-        """Return the codec, of the same name, for the values of one place.
-
-        It raises `SerializationError` for text that was written at another place. It is sealing if this one is.
+        """Return the codec for the values of one place.
 
         Args:
             place: A text that names the place: the workflow and the step of an outcome or an error, the name of
-                the workflow for an input. It is the same whenever the value is read.
+                the workflow for an input. Every read of the value passes the same text.
+
+        Returns:
+            A codec of the same name, which raises `SerializationError` for text that was written at another place.
+            It is a `SealingCodec` if this codec is a `SealingCodec`.
         """
         ...
 
 
 def validate_codec(codec: object) -> Codec:
-    """Return what was given as a codec, if it is one; raises `TypeError`."""
+    """Return `codec` if it is a valid codec; raise `TypeError` otherwise."""
     if isinstance(codec, type):
-        raise TypeError(f"a codec is an object, and {codec.__name__} is a class: write {codec.__name__}().")
+        raise TypeError(f"`codec` must be an object, got the class {codec.__name__}: write {codec.__name__}().")
     for method in ("encode", "decode"):
         if not callable(getattr(codec, method, None)):
             raise TypeError(
-                f"a codec has the method {method!r}, which {_type_name(codec)} lacks: see pgqrs.Codec."
+                f"`codec` must have the method {method!r}, got {_type_name(codec)} without it: see pgqrs.Codec."
             )
     name: object = getattr(codec, "name", None)
     if not (isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable()):
         raise TypeError(
-            "a codec has a `name`, a short text that is recorded with each workflow, and that of "
-            f"{_type_name(codec)} is {_shortened(name)}: give the class one, or 'json' where it is to go on with "
-            "workflows that it wrote before codecs had names."
+            f"the `name` of a codec must be 1 to {_LONGEST_NAME} printable characters, got {_shortened(name)} "
+            f"from {_type_name(codec)}: give the class a `name`, or 'json' if it must read workflows that it "
+            "wrote before codecs had names."
         )
     return cast(Codec, codec)
 
 
 def as_serialization_error(error: Exception) -> SerializationError:
-    """Return why a value could not be encoded, whatever a codec of somebody's raised."""
+    """Return an exception that a codec raised while encoding as a `SerializationError`."""
     if isinstance(error, SerializationError):
         return error
     return SerializationError(f"the codec failed with {type(error).__name__}: {error}")
 
 
 def stored_name(codec: Codec) -> str | None:
-    """Return what a codec is recorded as: None for strict JSON."""
+    """Return the name that is recorded for a codec: None for strict JSON."""
     return None if codec.name == JsonCodec.name else codec.name
 
 
 def is_typed(codec: Codec) -> bool:
-    """Tell whether a codec is a `TypedCodec`, or what its `is_typed` says where it stands for another one."""
+    """Return True if a codec is a `TypedCodec`; the `is_typed` of a codec that wraps another codec decides."""
     return bool(getattr(codec, "is_typed", hasattr(codec, "of")))
 
 
 def is_sealing(codec: Codec) -> bool:
-    """Tell whether a codec is a `SealingCodec`."""
+    """Return True if a codec is a `SealingCodec`."""
     return hasattr(codec, "seal")
 
 
 def codec_for(codec: Codec, annotation: Any) -> Codec:
-    """Return the codec for values of a type, which is the codec itself where it does not go by types."""
+    """Return the codec for values of a type: the codec itself unless it is a `TypedCodec`."""
     return cast(TypedCodec, codec).of(annotation) if is_typed(codec) else codec
 
 
 def codec_at(codec: Codec, kind: str, *where: str | int) -> Codec:
-    """Return the codec for the values of a place, which is the codec itself where it does not go by places.
+    """Return the codec for the values of a place: the codec itself unless it is a `PlacedCodec`.
 
     Args:
-        codec: The codec, already bound to a type where it goes by types.
+        codec: The codec, already bound to a type if it is a `TypedCodec`.
         kind: ``"input"``, ``"output"`` or ``"error"``.
-        where: The workflow's name for its input, else its id, and the id of a step for that of a step.
+        where: The workflow's name for an input, otherwise the workflow's id, followed by the step's id for an
+            outcome or an error of a step.
     """
     at: Callable[[str], Codec] | None = getattr(codec, "at", None)
     return codec if at is None else at(json.dumps([kind, *where]))
 
 
 def seal_error(codec: Codec, text: str, *where: str | int) -> str:
-    """Return the JSON text of an error as it is stored; `where` is that of `placed`."""
+    """Return the JSON text of an error in its stored form; `where` is as for `codec_at`."""
     return cast(SealingCodec, codec_at(codec, "error", *where)).seal(text) if is_sealing(codec) else text
 
 
 def open_error(codec: Codec, text: str, *where: str | int) -> str:
-    """Return the JSON text of an error that `sealed` returned as `text`.
+    """Return the JSON text of an error that `seal_error` returned as `text`.
 
-    Any worker ends a workflow whose deadline has passed, also without knowing its codec: that error alone may be
-    unsealed.
+    Any worker ends a workflow whose deadline has passed, even a worker that does not know the workflow's codec.
+    Only the error of that timeout may be unsealed.
     """
     if not is_sealing(codec):
         return text
@@ -198,7 +251,7 @@ def open_error(codec: Codec, text: str, *where: str | int) -> str:
 
 
 def _time_out(text: str, workflow_id: str | int = 0, *step: str | int) -> str | None:
-    """Return the error of a workflow that timed out, made anew of its timeout; None for other errors."""
+    """Return the error of a workflow that timed out, built again from its timeout; None for any other error."""
     if step or text.startswith('"'):
         return None
     try:
@@ -226,10 +279,13 @@ def _time_out(text: str, workflow_id: str | int = 0, *step: str | int) -> str | 
 
 
 class JsonCodec:
-    """The strict JSON codec: it stores what JSON can say and refuses everything else.
+    """The strict JSON codec: it stores the values that JSON has and refuses all other values.
 
-    Tuples become lists, and subclasses of `str`, `int`, `float`, `list` and `dict` the plain value, in the
-    first run as in a replay. `max_bytes` limits the UTF-8 text of one value.
+    Tuples become lists, and instances of subclasses of `str`, `int`, `float`, `list` and `dict` become plain
+    values, in the first run and in a replay alike.
+
+    Args:
+        max_bytes: Maximum bytes of the UTF-8 text of one value; 64 MiB by default.
     """
 
     name = "json"
@@ -240,9 +296,16 @@ class JsonCodec:
     def encode(self, value: Any) -> Encoded:
         """Return `value` as compact JSON text, with the decoded form of that text.
 
-        Raise `SerializationError`, whose `path` tells where in the value, for: a type that JSON lacks, NaN,
-        an infinity, a key that is no string, a NUL character, a lone surrogate, a value that contains itself,
-        more than 200 levels, more than `max_bytes`.
+        Args:
+            value: The value to store.
+
+        Returns:
+            The text and the value that it decodes to.
+
+        Raises:
+            SerializationError: `value` contains a type that JSON lacks, NaN, an infinity, a key that is not a
+                string, a NUL character or a lone surrogate; it contains itself; it has more than 200 levels; or
+                its text has more than `max_bytes`. The error's `path` names the place in the value.
         """
         try:
             text = "".join(_chunks(value, 0))
@@ -251,22 +314,32 @@ class JsonCodec:
                 self._refuse(size)
             if "\\u0000" not in text:
                 decoded = _scan(text, 0)[0]
-                # Only keys can change silently, and then they compare unequal. A subclass that lies about
-                # equality can at worst pass off its key 1 as "1": what is stored and returned is strict JSON.
+                # Only keys can change silently, and a changed key compares unequal. A subclass that lies about
+                # equality can at worst pass off its key 1 as "1": the stored and returned value is strict JSON.
                 if (decoded == value and (len(text) <= _SHORT or _is_shallow(text))) or _is_plain(value):
                     return Encoded(text, decoded)
         except SerializationError:
             raise
-        except Exception:  # noqa: BLE001  whatever it was, the walk finds where and says what to do
+        except Exception:  # noqa: BLE001  for any cause, the walk finds the place and names a remedy
             _open_in_c.clear()
         return self._encode_slowly(value)
 
     def decode(self, text: str) -> Any:
-        """Return the value of the JSON `text`; raise `SerializationError` when it is not strict JSON."""
+        """Return the value of a JSON text.
+
+        Args:
+            text: The stored text.
+
+        Returns:
+            The value.
+
+        Raises:
+            SerializationError: `text` is not strict JSON, or Python's stack is too small for its levels.
+        """
         try:
             return _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
-            reason = f"the stored text is not JSON that can be read back: {error}"
+            reason = f"the stored text cannot be parsed as strict JSON: {error}"
             raise SerializationError(reason, reading=True) from error
 
     def _encode_slowly(self, value: Any) -> Encoded:
@@ -277,7 +350,8 @@ class JsonCodec:
                 self._refuse(size)
             return Encoded(text, _DECODER.decode(text))
         except RecursionError as error:
-            raise SerializationError("it is nested deeper than what is left of Python's stack.") from error
+            reason = "it is nested too deep for the rest of Python's stack: return a flat list."
+            raise SerializationError(reason) from error
 
     def _refuse(self, size: int) -> NoReturn:
         raise SerializationError(
@@ -295,14 +369,15 @@ _DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 _scan: Final[Callable[[str, int], tuple[Any, int]]] = cast(Any, _DECODER).scan_once
 
 _open_in_c: Final[dict[int, Any]] = {}
-"""The containers that the C encoder is inside of. What a failed call leaves here would look like a circle to
-a later one, so a failure clears it; a call that this disturbs fails and takes the slow way."""
+"""The containers that the C encoder is inside of. An entry from a failed call would look like a circle to a later
+call, so a failure clears the dict. A call that the clearing disturbs fails and takes the slow path."""
 
 
 def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
-    """Return `_ENCODER.iterencode`, in half the time for a small value: it builds a C encoder for every call.
+    """Return a function that works as `_ENCODER.iterencode` and takes half the time for a small value.
 
-    The second argument, an indentation, is 0.
+    `iterencode` builds a C encoder for every call, and the function reuses one. The second argument of the
+    function, an indentation, is 0.
     """
     make: Callable[..., Any] | None = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
@@ -316,7 +391,7 @@ def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
 _chunks: Final = _make_chunks()
 
 _SHORT: Final = 2 * _MAX_DEPTH
-"""The longest text, in characters, that has no room for too many levels."""
+"""Maximum characters of a text that is too short for more than `_MAX_DEPTH` levels."""
 
 
 def _is_shallow(text: str) -> bool:
@@ -328,7 +403,7 @@ _CONTAINERS: Final = frozenset({dict, list, tuple})
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether `value` has no subclasses, string keys alone and not too many levels: a walk at speed."""
+    """Return True if `value` has no subclasses, only string keys and at most `_MAX_DEPTH` levels; a fast walk."""
     level: list[Any] = [] if type(value) in _SCALARS else [value]
     for _ in range(_MAX_DEPTH):
         if not level:
@@ -346,7 +421,7 @@ def _children(container: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterab
 
 
 class _Open:
-    """A container that the walk is inside of: its plain copy so far, and the entries that are left."""
+    """A container that the walk is inside of: its plain copy so far, and its remaining entries."""
 
     __slots__ = ("entries", "key", "plain", "source")
 
@@ -358,10 +433,10 @@ class _Open:
 
 
 class _Walk:
-    """Copies a value into plain JSON values, or refuses it, naming the place.
+    """Copies a value into plain JSON values, or refuses it and names the place.
 
-    It keeps its own stack, so no depth of a value overflows Python's. Types are asked for with `type`, since
-    an instance can lie about its `__class__`.
+    The walk keeps its own stack, so a deep value never overflows Python's stack. The walk reads types with `type`,
+    because an instance can lie about its `__class__`.
     """
 
     def __init__(self) -> None:
@@ -374,7 +449,7 @@ class _Walk:
         return whole
 
     def _fill(self, container: _Open) -> None:
-        """Copy entries until one is a container, to be filled first, or until there are no more."""
+        """Copy entries up to the end, or up to a container, which is filled first."""
         for key, child in container.entries:
             container.key = key
             if isinstance(container.plain, dict):
@@ -387,7 +462,7 @@ class _Walk:
         self._inside.pop()
 
     def _plain(self, value: Any) -> Any:
-        """Return the plain form of `value`; that of a container is empty yet, and open."""
+        """Return the plain form of `value`; a container's plain form is still empty, and open."""
         if value is None or value is True or value is False:
             return value
         copiers = (copy for base, copy in _COPIERS if _is(value, base))
@@ -400,13 +475,13 @@ class _Walk:
         plain = str.__str__(value)
         if "\0" in plain:
             self._refuse(
-                "the string holds \\u0000, which PostgreSQL cannot store: return it without, or as base64."
+                "the string holds \\u0000, which PostgreSQL cannot store: return it without \\u0000, or as base64."
             )
         try:
             plain.encode()
         except UnicodeEncodeError as error:
             self._refuse(
-                f"the string holds {plain[error.start]!r}, half of a surrogate pair, which UTF-8 cannot say: "
+                f"the string holds {plain[error.start]!r}, half of a surrogate pair, which UTF-8 cannot encode: "
                 'decode it with errors="replace", or return bytes as base64.'
             )
         return plain
@@ -429,12 +504,12 @@ class _Walk:
         if not _is(key, str):
             self._inside.pop()  # the path of the dict: a path that ends in [1] would point into a list
             self._refuse(
-                f"the dict has the key {_shortened(key)}, of type {_type_name(key)}, and keys of JSON are "
-                "strings: return str(key) in its place, or a list of pairs."
+                f"the dict has the key {_shortened(key)}, of type {_type_name(key)}, and JSON keys are "
+                "strings: return str(key) instead, or a list of pairs."
             )
         plain = self.copy_string(key)
         if plain in siblings:
-            self._refuse("two keys of the dict have the same text: return it under one of them.")
+            self._refuse("two keys of the dict have the same text: return one of the two entries.")
         return plain
 
     def copy_list(self, value: list[Any]) -> Any:
@@ -445,7 +520,7 @@ class _Walk:
 
     def copy_dict(self, value: dict[Any, Any]) -> Any:
         try:
-            # As `json` does: a subclass that answers `items()` with something else means it.
+            # `json` calls `items()` too: a subclass that overrides `items()` chooses its entries.
             entries = [(key, child) for key, child in value.items()]  # noqa: C416  each is a pair, or this raises
         except Exception as error:  # noqa: BLE001
             self._refuse(f"items() of this {_type_name(value)} failed ({_shortened(error)}): return a plain dict.")
@@ -453,7 +528,7 @@ class _Walk:
 
     def _open(self, source: Any, plain: Any, entries: Iterator[tuple[Any, Any]]) -> Any:
         if any(container.source is source for container in self._inside):
-            self._refuse(f"the {_type_name(source)} contains itself: return ids in place of the inner one.")
+            self._refuse(f"the {_type_name(source)} contains itself: return an id instead of the inner value.")
         if len(self._inside) == _MAX_DEPTH:
             self._refuse(f"it is nested more than {_MAX_DEPTH} levels deep: return a flat list.")
         self._inside.append(_Open(source, plain, entries))
@@ -474,7 +549,7 @@ _COPIERS: Final[tuple[tuple[type, Callable[[_Walk, Any], Any]], ...]] = (
 
 
 def _stored(base: Any, value: Any) -> Iterator[tuple[int, Any]]:
-    """Iterate over what `json` writes, which is not what a subclass may iterate over."""
+    """Iterate over the entries that `json` writes; the `__iter__` of a subclass may yield other entries."""
     stored: Iterator[Any] = base.__iter__(value)
     return enumerate(stored)
 
@@ -484,7 +559,7 @@ def _is(value: object, base: type) -> bool:
 
 
 def path_of(keys: Iterable[object]) -> str:
-    """Return the path of a place in a value, as in ``$.orders[3].at``, of the keys and indexes that lead there."""
+    """Return the path of a place in a value, such as ``$.orders[3].at``, from its keys and indexes."""
     return "$" + "".join(map(_part, keys))
 
 
@@ -499,7 +574,7 @@ def _part(key: Any) -> str:
 def _shortened(value: Any) -> str:
     try:
         return _cut(repr(value))
-    except Exception:  # noqa: BLE001  a repr may do anything
+    except Exception:  # noqa: BLE001  a repr may raise any exception
         return f"<{_type_name(value)}>"
 
 
@@ -532,7 +607,7 @@ _REMEDIES_BY_METHOD: Final = (
 
 
 def _remedy(value: object) -> str:
-    """Say what to return in the place of `value`."""
+    """Return the advice on a JSON value to return instead of `value`."""
     kind = type(value)
     if inspect.iscoroutine(value):
         return "await it, and return its result"

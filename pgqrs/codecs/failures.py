@@ -1,16 +1,16 @@
-"""How an error is judged terminal or transient, recorded as JSON, and raised again by a replay.
+"""Classify errors as terminal or transient, record them as JSON, and raise them again in a replay.
 
-The JSON of an error has these keys; those from `mro` on are left out when they are empty::
+The JSON of an error has these keys; the keys from `mro` on are optional::
 
     type         the name of its class
     message      its str()
-    terminal     whether trying again is of no use
-    mro          "module:qualname" of its class and of the bases that are exceptions
-    args         its `args`; what is not JSON is there as its repr()
-    attributes   those of its attributes that are JSON
-    notes        what `add_note` gave it
-    errors       of a group, its errors, in the same form
-    steps        of a step's error, the steps within that step whose transient errors brought it about
+    terminal     true if a retry cannot succeed
+    mro          "module:qualname" of its class and of its exception base classes
+    args         its `args`; an argument that is not JSON is recorded as its repr()
+    attributes   its attributes that are JSON
+    notes        its notes, as `add_note` added them
+    errors       for a group, its errors in the same form
+    steps        for a step's error, the nested steps whose transient errors caused it
     traceback    for people, shortened
 """
 
@@ -56,19 +56,19 @@ _TERMINAL_BY_DEFAULT: Final[ErrorClasses] = (
 
 _SQLSTATE_LENGTH: Final = 5
 _TERMINAL_SQLSTATES: Final = ("22", "42")
-"""Classes of SQLSTATE: data exceptions, and syntax errors or access rule violations."""
+"""Classes of SQLSTATE: data exceptions (22), and syntax errors or access rule violations (42)."""
 
 
 # --- terminal or transient ---
 
 
 def is_terminal(error: BaseException, *, terminal: ErrorClasses = (), transient: ErrorClasses = ()) -> bool:
-    """Tell whether trying again after `error` is of no use.
+    """Return True if a retry after `error` cannot succeed.
 
-    `terminal` and `transient` are the step's options; where both hold a class of the error, the most specific one
-    decides, and `terminal` in a tie. Then comes what was recorded, for a replayed error; then `TerminalError`
-    and `TransientError`; then the defaults. A group is terminal if a leaf is, unless one of these names the class
-    of the group.
+    The first rule that applies decides: the options `terminal` and `transient` of the step; the recorded verdict
+    of a replayed error; `TerminalError` and `TransientError`; the defaults. If both options name a class of the
+    error, the most specific class decides, and `terminal` wins a tie. A group is terminal if one of its leaves is
+    terminal, unless a rule names the class of the group.
     """
     pending = [error]
     while pending:
@@ -94,7 +94,7 @@ def _leaves_of(group: Any) -> tuple[BaseException, ...]:
 
 
 def _verdict(error: BaseException, terminal: ErrorClasses, transient: ErrorClasses) -> bool | None:
-    """Return what decides on `error` itself, or None: transient for a leaf, up to its leaves for a group."""
+    """Return the verdict on `error` itself; None makes a leaf transient, and leaves a group to its leaves."""
     lineage = _lineage(error)
     if _is_group(error):
         lineage = list(filter(_decides_on_groups, lineage))
@@ -109,14 +109,14 @@ def _verdict(error: BaseException, terminal: ErrorClasses, transient: ErrorClass
 
 
 def _is_refused_by_sql(error: BaseException) -> bool:
-    """Tell whether the error is a database's that the same statement with the same data gets again.
+    """Return True for a database error that the same statement with the same data raises again.
 
-    SQLAlchemy's errors have the driver's as `orig`; drivers have the code as `sqlstate` or `pgcode`. pgqrs's own
-    errors are about its statements, which are not the step's input.
+    SQLAlchemy's errors hold the driver's error as `orig`, and drivers hold the code as `sqlstate` or `pgcode`.
+    Errors of pgqrs are excluded: they concern statements of pgqrs, which are not the step's input.
     """
     if isinstance(error, PgqrsError):
         return False
-    with suppress(Exception):  # an exception's class may do anything
+    with suppress(Exception):  # an exception's class may raise any exception
         for each in (error, getattr(error, "orig", None)):
             for name in ("sqlstate", "pgcode"):
                 code = getattr(each, name, None)
@@ -126,7 +126,7 @@ def _is_refused_by_sql(error: BaseException) -> bool:
 
 
 def _lineage(error: BaseException) -> list[type]:
-    """Return the classes of `error`, those of the original first: as it was when it was not yet a replay."""
+    """Return the classes of `error`; the classes of a replayed error begin with the classes of its original."""
     original = type(error).pgqrs_original.__mro__ if isinstance(error, _ReplayedError) else ()
     return [*original, *type(error).__mro__]
 
@@ -145,7 +145,7 @@ def _first_named(lineage: list[type], terminal: ErrorClasses, transient: ErrorCl
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A recorded error; its fields are the keys that this module's docstring lists."""
+    """A recorded error; the docstring of this module describes its fields, which are the keys of the JSON."""
 
     type: str
     message: str
@@ -160,15 +160,15 @@ class Failure:
 
     @classmethod
     def parse(cls, text: str) -> Failure:
-        """Return the failure that the JSON `text` records; what is missing or odd in it is left out."""
+        """Return the failure that the JSON `text` records, without its missing and malformed parts."""
         try:
             return cls.read(json.loads(text))
-        except Exception:  # noqa: BLE001  the text may be anything, and so may what is wrong with it
+        except Exception:  # noqa: BLE001  any text may come in, and raise any exception
             return cls(StepFailedError.__name__, f"the recorded error cannot be read: {_clean(str(text), 200)}")
 
     @classmethod
     def read(cls, document: Any) -> Failure:
-        """Return the failure that the parsed JSON `document` records; raise if it is no object."""
+        """Return the failure that the parsed JSON `document` records; raise if it is not an object."""
         return cls(
             type=_text_or(document.get("type"), StepFailedError.__name__),
             message=_text_or(document.get("message"), "the recorded error has no message"),
@@ -183,11 +183,11 @@ class Failure:
         )
 
     def text(self) -> str:
-        """Return the JSON text that `parse` reads."""
+        """Return the JSON text that `parse` accepts."""
         return json.dumps(self.document(), ensure_ascii=False, allow_nan=False)
 
     def document(self) -> dict[str, Any]:
-        """Return what `read` reads."""
+        """Return the document that `read` accepts."""
         document: dict[str, Any] = {"type": self.type, "message": self.message, "terminal": self.terminal}
         if self.args is not None:
             document["args"] = self.args
@@ -221,16 +221,16 @@ def _texts(value: object) -> tuple[str, ...]:
 # --- recording ---
 
 _ROOM: Final = 256 * 1024
-"""Characters for one error and all that is in it; the errors of a group share those of the group."""
+"""Maximum characters of one error and its parts; the errors of a group share the characters of the group."""
 _ROOM_OF_A_LEAF: Final = 256
 _LONGEST_TEXT: Final = 16 * 1024
 _LONGEST_SHOWN: Final = 500
 _SHORTEST_TEXT: Final = 512
 _MOST_LEVELS: Final = 50
 _MOST_ERRORS: Final = _ROOM // _ROOM_OF_A_LEAF
-"""Errors in a group, at all levels together."""
+"""Maximum errors of a group, over all levels."""
 _MOST_FIELDS: Final = 1_000
-"""Attributes, or arguments, of an error that are looked at."""
+"""Maximum attributes, and maximum arguments, of an error that are examined."""
 _MOST_NAMES: Final = 50
 _MOST_FRAMES: Final = 30
 
@@ -243,31 +243,31 @@ _Slot: TypeAlias = MemberDescriptorType | GetSetDescriptorType
 def dump_error(error: BaseException | str, *, terminal: bool, steps: tuple[str, ...] = ()) -> str:
     """Return the JSON text that records `error`, an exception or a message.
 
-    Of a step's error, `steps` are those within it whose transient errors brought it about.
+    For a step's error, `steps` are the nested steps whose transient errors caused it.
 
-    Whatever the exception does when it is asked for its parts, this does not raise. Long texts are cut, and what
-    PostgreSQL cannot store (NUL, lone surrogates) is written as an escape.
+    This function never raises, even if the exception's own methods raise. Long texts are cut, and characters that
+    PostgreSQL cannot store (NUL, lone surrogates) are escaped.
     """
     if isinstance(error, str):
         return plain_error(error, terminal=terminal, steps=steps)
     try:
         return replace(_record(error, terminal=terminal), steps=steps).text()
-    except Exception:  # noqa: BLE001  an exception's class may do anything; its name is always there
+    except Exception:  # noqa: BLE001  an exception's class may raise any exception; its name is always readable
         return plain_error(error, terminal=terminal, steps=steps)
 
 
 def plain_error(error: BaseException | str, *, terminal: bool, steps: tuple[str, ...] = ()) -> str:
-    """Return the JSON text that records the class and the message of `error` alone."""
+    """Return the JSON text that records only the class and the message of `error`."""
     if isinstance(error, str):
         return Failure(StepFailedError.__name__, _clean(error, _LONGEST_TEXT), terminal, steps=steps).text()
     return Failure(_name_of(error), _message_of(error, _LONGEST_TEXT), terminal, steps=steps).text()
 
 
 def shown_error(error: BaseException, *, is_sealed: bool = False) -> str:
-    """Return the class and the message of `error` for a line of a log.
+    """Return the class and the message of `error` for one line of a log.
 
-    The message is cut, and its control characters are escaped: it can neither begin a line of its own nor steer a
-    terminal. With `is_sealed` the class stands alone, since a sealing codec keeps the message from being read.
+    The message is cut and its control characters are escaped, so it can neither begin a new line nor control a
+    terminal. With `is_sealed` only the class is returned, because a sealing codec hides the message.
     """
     name = _on_one_line(_name_of(error))
     if is_sealed:
@@ -283,12 +283,12 @@ def _on_one_line(text: str) -> str:
 
 
 def is_terminal_text(text: str) -> bool:
-    """Tell whether the error recorded as `text` was terminal; one that does not say so counts as terminal."""
+    """Return True if the error recorded as `text` is terminal, or if `text` records no verdict."""
     return Failure.parse(text).terminal
 
 
 class _Budget:
-    """The room that the errors within a group may still take, all together."""
+    """The remaining characters and the remaining count for the errors of a group, over all levels."""
 
     __slots__ = ("_characters", "_errors")
 
@@ -298,11 +298,11 @@ class _Budget:
 
     @property
     def is_spent(self) -> bool:
-        """Whether no further error is recorded."""
+        """True if no further error fits."""
         return self._characters <= 0 or self._errors <= 0
 
     def spend_on(self, failure: Failure) -> None:
-        """Count what is written of an error."""
+        """Subtract a recorded error."""
         self._characters -= len(failure.text())
         self._errors -= 1
 
@@ -320,7 +320,7 @@ def _record(
 
 
 def _record_alone(error: BaseException, *, terminal: bool, room: int, level: int) -> Failure:
-    """Return the record of an error without the errors within it, but for those of a replayed group."""
+    """Return the record of an error without the errors of a group; a replayed group keeps its recorded errors."""
     limit = max(_SHORTEST_TEXT, min(_LONGEST_TEXT, room))
     notes = _notes_of(error, limit)
     attributes = _attributes_of(error, limit)
@@ -331,7 +331,7 @@ def _record_alone(error: BaseException, *, terminal: bool, room: int, level: int
             terminal=terminal,
             notes=notes,
             attributes=known.attributes | attributes,
-            steps=(),  # those of another step
+            steps=(),  # the recorded steps are nested in another step
             traceback=None if level else known.traceback,
         )
     return Failure(
@@ -368,7 +368,7 @@ def _message_of(error: BaseException, limit: int) -> str:
 
 
 def _name_of(value: object) -> str:
-    """Return the name of the value's class, which no metaclass can come between."""
+    """Return the name of the value's class; a metaclass cannot change the answer."""
     return _clean(vars(type)["__qualname__"].__get__(type(value)))
 
 
@@ -385,7 +385,7 @@ def _args_of(error: BaseException, limit: int) -> tuple[Any, ...]:
 
 
 def _portable(value: Any, limit: int) -> Any:
-    """Return the JSON form of `value`; raise when it has none, or none within `limit` characters."""
+    """Return the JSON form of `value`; raise if it has no JSON form of at most `limit` characters."""
     if isinstance(value, str):
         return _clean(value, limit)
     encoded = _JSON.encode(value)
@@ -435,12 +435,12 @@ def _slots_of(kind: type) -> Iterator[tuple[str, _Slot]]:
 
 
 def _state_of(error: BaseException) -> dict[str, Any]:
-    """Return the `__dict__` of `error`, whatever its class makes of that name."""
+    """Return the `__dict__` of `error`, even if its class redefines that name."""
     return cast("dict[str, Any]", vars(BaseException)["__dict__"].__get__(error))
 
 
 def _is_public(name: object) -> bool:
-    """Whether `name` is an attribute of the error and none of Python's own, as `__notes__` is."""
+    """Return True if `name` is an attribute of the error, not of Python, such as `__notes__`."""
     return isinstance(name, str) and not name.startswith("__")
 
 
@@ -475,9 +475,9 @@ def _clean(text: str, limit: int = _LONGEST_TEXT) -> str:
 
 
 class _ReplayedError(StepFailedError):
-    """What every replayed error is; a class made of this and the original's class when that is found.
+    """The base of every replayed error, which is also of the original's class if that class is found.
 
-    It comes first among the bases, so nothing that the original's class defines under these names is run.
+    It comes first among the bases, so its methods override the methods of the original's class.
     """
 
     workflow_id: int = 0
@@ -486,10 +486,10 @@ class _ReplayedError(StepFailedError):
     pgqrs_original: ClassVar[type[Exception]] = StepFailedError
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Keep the hook of the original's class, a registry perhaps, from hearing of ours."""
+        """Keep the hook of the original's class, such as a registry, from running for the replayed class."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make an error of the original's class, for those who write ``raise type(error)("...") from error``."""
+        """Create an error of the original's class, for code such as ``raise type(error)("...") from error``."""
         return cls.pgqrs_original(*args, **kwargs)
 
     def __str__(self) -> str:
@@ -508,10 +508,10 @@ class _ReplayedError(StepFailedError):
 
 
 class _ReplayedGroupError(_ReplayedError, ExceptionGroup[Exception]):
-    """What every replayed group is."""
+    """The base of every replayed group."""
 
     def derive(self, excs: Sequence[Any], /) -> Any:
-        """Make a group as the original's class does, or a plain one where that needs what was not recorded."""
+        """Create a group as the original's class does, or a plain group if that needs unrecorded data."""
         with suppress(Exception):
             return super().derive(excs)
         return ExceptionGroup(self.message, excs)
@@ -529,7 +529,7 @@ _LONGEST_LINE: Final = 1_000_000
 
 
 def _can_be_formatted(error: BaseException, name: str, value: Any) -> bool:
-    """Tell whether `traceback` can format the error with this attribute; of a SyntaxError it reads some."""
+    """Return True if `traceback` can format the error with this attribute; it reads some of a `SyntaxError`."""
     if not isinstance(error, SyntaxError):
         return True
     if name in _LINES:
@@ -540,19 +540,19 @@ def _can_be_formatted(error: BaseException, name: str, value: Any) -> bool:
 def load_error(text: str, *, workflow_id: int, step_id: str) -> StepFailedError:
     """Return the error recorded as `text`, ready to be raised again.
 
-    It is a `StepFailedError` and, where a class of the original is found in the modules that are already
-    imported, an instance of that class too. Nothing that `text` names is imported or called, but for the
-    metaclass of a class that has one, and no text makes this raise: garbage gives a plain `StepFailedError`.
+    The error is a `StepFailedError`. If a class of the original is found in an imported module, the error is also
+    an instance of that class. This function imports and calls nothing that `text` names, except the metaclass of a
+    found class. It never raises: a malformed text gives a plain `StepFailedError`.
     """
     failure = Failure.parse(text)
     try:
         return _replay(failure, workflow_id, step_id)
-    except Exception:  # noqa: BLE001  RecursionError, say: a garbled record has no bounds
+    except Exception:  # noqa: BLE001  RecursionError, for example: a malformed record has no limits
         return _replay(replace(failure, mro=(), attributes={}, errors=()), workflow_id, step_id)
 
 
 def steps_behind(error: BaseException) -> tuple[str, ...]:
-    """Return the steps within a step whose transient errors brought about its replayed `error`."""
+    """Return the nested steps whose transient errors caused the replayed `error` of a step."""
     return error.pgqrs_failure.steps if isinstance(error, _ReplayedError) else ()
 
 
@@ -569,7 +569,7 @@ def _replay(failure: Failure, workflow_id: int, step_id: str) -> StepFailedError
 
 
 def _originals(failure: Failure) -> list[type[Exception]]:
-    """Return the classes to try, the most specific first: groups for a group, others for any other error."""
+    """Return the classes to try, the most specific first: group classes for a group, other classes otherwise."""
     is_group = bool(failure.errors)
     found = [cls for name in failure.mro if (cls := _find_class(name)) is not None and cls is not Exception]
     # Raised in a coroutine, a StopIteration becomes a RuntimeError.
@@ -579,10 +579,10 @@ def _originals(failure: Failure) -> list[type[Exception]]:
 
 
 def _find_class(name: str) -> type[Exception] | None:
-    """Return the exception class of this "module:qualname" if it is there; run nothing to find it.
+    """Return the exception class of a "module:qualname" if its module is imported; run no code to find it.
 
-    Namespaces are read through the descriptors of `type` and `ModuleType`: a lazy module would import itself when
-    asked for an attribute, and a metaclass may answer with anything.
+    Namespaces are read through the descriptors of `type` and `ModuleType`: an access to an attribute would make a
+    lazy module import itself, and a metaclass may return any object.
     """
     module, _, qualname = name.partition(":")
     found: object = sys.modules.get(module)
@@ -603,7 +603,7 @@ def _namespace(owner: object) -> Any:
 def _build(
     original: type[Exception], failure: Failure, leaves: list[StepFailedError], whose: dict[str, Any]
 ) -> StepFailedError:
-    """Return an instance of the class combined with `original`; raise when there can be none."""
+    """Return an instance of the class combined with `original`; raise if Python cannot combine or create it."""
     cls = _combine(original)
     if cls is None:
         raise TypeError(f"{original} cannot be a base")
@@ -621,7 +621,7 @@ def _build(
 
 @lru_cache(maxsize=256)
 def _combined(original: type[Exception]) -> type[_ReplayedError] | None:
-    """Return the class of both, or None where layouts or metaclasses do not go together."""
+    """Return the replayed class combined with `original`, or None if layouts or metaclasses conflict."""
     mixin = _ReplayedGroupError if issubclass(original, BaseExceptionGroup) else _ReplayedError
     bases = (mixin,) if issubclass(mixin, original) else (mixin, original)
     own = StepFailedError.__name__
@@ -633,11 +633,11 @@ def _combined(original: type[Exception]) -> type[_ReplayedError] | None:
 
 
 _combine = cast("Callable[[type[Exception]], type[_ReplayedError] | None]", _combined)
-"""`_combined`, for the type checkers: to them a class of exceptions is not hashable."""
+"""`_combined` with a type for type checkers, which treat a class of exceptions as unhashable."""
 
 
 def _native_new(cls: type) -> Callable[..., Any]:
-    """Return the `__new__`, written in C, that makes instances of this layout without asking for arguments."""
+    """Return the `__new__`, written in C, that creates instances of this layout without required arguments."""
     base: type | None = cls
     while base is not None:
         new = vars(base).get("__new__")
@@ -652,9 +652,9 @@ def _group_message(failure: Failure) -> str:
 
 
 def _restore(error: BaseException, name: str, value: Any) -> None:
-    """Set an attribute as it was set, in a slot or in the instance; no property and no `__setattr__` runs.
+    """Set an attribute in its slot or in the instance's `__dict__`; no property and no `__setattr__` runs.
 
-    One that would take the place of a method, or that Python could not format the error with, is left out.
+    An attribute that would replace a method, or that would keep Python from formatting the error, is omitted.
     """
     if not _is_public(name) or name in _METHODS or not _can_be_formatted(error, name, value):
         return
