@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec, PlacedCodec, SealingCodec, TypedCodec
+from pgqrs.codecs.base import Codec, Encoded, PlacedCodec, SealingCodec, TypedCodec
+from pgqrs.codecs.json import JsonCodec
 
 if TYPE_CHECKING:
     from pgqrs.codecs.fernet import FernetCodec

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec, codec_for, is_typed, validate_codec
+from pgqrs.codecs.base import Codec, Encoded, codec_for, is_typed, validate_codec
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.errors import ConfigurationError, SerializationError
 
 __all__ = ["FernetCodec"]

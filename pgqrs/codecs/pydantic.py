@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from pgqrs.codecs.base import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
+from pgqrs.codecs.base import Codec, Encoded
+from pgqrs.codecs.json import MAX_BYTES, JsonCodec, path_of
 from pgqrs.codecs.roundtrip import Difference, are_equal, first_difference
 from pgqrs.errors import ConfigurationError, SerializationError
 
@@ -278,8 +279,8 @@ def _told(lost: Difference) -> str:
     given, back = _type_name(lost.given), _type_name(lost.back)
     if given == back:
         return (
-            f"the {given} would come back changed, because its JSON omits a part of it: return a value whose JSON is "
-            "complete."
+            f"the {given} would come back changed, because its JSON omits a part of it: return a value whose JSON "
+            "is complete."
         )
     return (
         f"the {given} would come back as {back}, because its JSON fits {back} too: annotate a type that its JSON "

@@ -664,7 +664,9 @@ class Lying(dict):
 
 
 def test_a_dict_that_lies_about_its_items_is_refused():
-    with pytest.raises(SerializationError, match="cannot be compared with the value that would come back: KeyError"):
+    with pytest.raises(
+        SerializationError, match="cannot be compared with the value that would come back: KeyError"
+    ):
         PydanticCodec().of(dict[str, list[dt.date]]).encode(Lying(key=[dt.date(2026, 1, 1)]))
 
 
