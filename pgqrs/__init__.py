@@ -3,7 +3,8 @@
 from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec
+from pgqrs.codecs.base import Codec, Encoded
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import step, workflow
 from pgqrs.engine.lifecycle import RunStopped
 from pgqrs.errors import (

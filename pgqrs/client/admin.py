@@ -15,7 +15,8 @@ from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState
 from pgqrs.clock import Clock, MonotonicClock, parse_seconds
-from pgqrs.codecs.base import Codec, JsonCodec, codec_at, stored_name, validate_codec
+from pgqrs.codecs.base import Codec, codec_at, stored_name, validate_codec
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA

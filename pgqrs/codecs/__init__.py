@@ -1,6 +1,6 @@
-"""Codecs to give to `Admin`: strict JSON, values by their types, encryption at rest.
+"""Codecs for `Admin`: strict JSON, typed values and encryption at rest.
 
-`PydanticCodec` and `FernetCodec` are imported when they are first asked for: what they need comes with the extras
+`PydanticCodec` and `FernetCodec` are imported at their first use, because their dependencies come with the extras
 `pydantic` and `cryptography`.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec, PlacedCodec, SealingCodec, TypedCodec
+from pgqrs.codecs.base import Codec, Encoded, PlacedCodec, SealingCodec, TypedCodec
+from pgqrs.codecs.json import JsonCodec
 
 if TYPE_CHECKING:
     from pgqrs.codecs.fernet import FernetCodec

@@ -1,4 +1,4 @@
-"""What functions are annotated with, looked up when it is first needed: then every name is there."""
+"""Annotations of functions, resolved at their first use, when every name is defined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if sys.version_info >= (3, 12):
     from typing import TypedDict
 
     _UNPACKS = (Unpack,)
-else:  # Pydantic, for one, reads no other typed dict there
+else:  # Pydantic, for example, accepts no other TypedDict on these versions
     from typing_extensions import TypedDict
     from typing_extensions import Unpack as _Unpack
 
@@ -32,7 +32,7 @@ _typed_dict = cast("Callable[[str, Mapping[str, Any]], Any]", TypedDict)
 
 
 class ReturnType:
-    """What a function is annotated to return."""
+    """The return annotation of a function."""
 
     __slots__ = ("_annotation", "_function", "_last")
 
@@ -45,11 +45,11 @@ class ReturnType:
         return f"{getattr(self._function, '__module__', '?')}.{_shown(self._function)}"
 
     def is_of(self, other: ReturnType) -> bool:
-        """Tell whether both are of one function, which may have been made anew from the same code."""
+        """Return True if both belong to one function, which may have been created again from the same code."""
         return self is other or _code_of(self._function) is _code_of(other._function)
 
     def codec(self, codec: Codec) -> Codec:
-        """Return the codec for what the function returns; raises `ConfigurationError` where there can be none."""
+        """Return the codec for the function's result; raise `ConfigurationError` if `codec` cannot carry it."""
         if not is_typed(codec):
             return codec
         last = self._last
@@ -68,9 +68,10 @@ def _code_of(function: Callable[..., object]) -> object:
 
 
 def input_codec(codec: Codec, function: Callable[..., object], count: int, names: tuple[str, ...]) -> Codec:
-    """Return the codec for ``{"args": ..., "kwargs": ...}`` of `count` arguments by position, and `names`.
+    """Return the codec for the input of a function, ``{"args": ..., "kwargs": ...}``.
 
-    Raises `ConfigurationError` where there can be none.
+    The input has `count` positional arguments, and the keyword arguments `names`. Raises `ConfigurationError` if
+    `codec` cannot carry an annotated type.
     """
     if not is_typed(codec):
         return codec
@@ -78,11 +79,11 @@ def input_codec(codec: Codec, function: Callable[..., object], count: int, names
 
 
 def annotation_of(function: Callable[..., object], name: str) -> Any:
-    """Return what a parameter, or the ``"return"``, of a function is annotated with; `Any` if with nothing.
+    """Return the annotation of a parameter, or of the ``"return"``, of a function; `Any` if it has none.
 
-    `NoReturn` is `Any` too. An `Iterable` or a `Collection` is a `Sequence`: it does not say what to make of JSON.
-    Names are those of the function's module, and of the function around it, as far as its body mentions them.
-    Raises `ConfigurationError` for a name that is not there.
+    `NoReturn` becomes `Any` too. An `Iterable` or a `Collection` becomes a `Sequence`, because it names no type to
+    build from JSON. Names are looked up in the function's module, and among the variables of the enclosing
+    function that the function's body uses. Raises `ConfigurationError` for an undefined name.
     """
     bare = _bare(function)
     given = getattr(bare, "__annotations__", {}).get(name, Any)
@@ -92,14 +93,14 @@ def annotation_of(function: Callable[..., object], name: str) -> Any:
         found = get_type_hints(holder, getattr(source, "__globals__", {}), _around(source), include_extras=True)
     except Exception as error:
         raise ConfigurationError(
-            f"the annotation {given!r} of {_shown(function)} cannot be looked up: {error}. Define or import what "
-            "it names at the top of the module, not below `if TYPE_CHECKING`."
+            f"the annotation {given!r} of {_shown(function)} cannot be looked up: {error}. Define or import its "
+            "names at the top of the module, not below `if TYPE_CHECKING`."
         ) from error
     return _made(found[name])
 
 
 def _made(annotation: Any) -> Any:
-    """Return an annotation that values can be made for."""
+    """Return the annotation with each type that no value can be built for replaced."""
     if annotation is NoReturn or annotation is Never:
         return Any
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -109,7 +110,7 @@ def _made(annotation: Any) -> Any:
 
 
 def _united(members: Iterable[Any]) -> Any:
-    """Return a union, with its members in their order: `typing.Union` may give back one that is equal to it."""
+    """Return a union with its members in order: `typing.Union` may return an equal union in another order."""
     united, *others = members
     for each in others:
         united |= each
@@ -122,14 +123,14 @@ def _has_iterable(annotations: Iterable[Any]) -> bool:
 
 @lru_cache(maxsize=1024)
 def _input_type(function: Callable[..., object], count: int, names: tuple[str, ...]) -> Any:
-    """Return the type of an input: the same object again, as long as it is in use."""
+    """Return the type of an input; the cache returns the same object again while the type is in use."""
     positional = tuple(_positional(function, index) for index in range(count))
     named = _typed_dict("kwargs", {name: _named(function, name) for name in names})
     return _typed_dict("input", {"args": _TUPLE[positional], "kwargs": named})
 
 
 def _positional(function: Callable[..., object], index: int) -> Any:
-    """Return what the argument at a position, after the context, is annotated with."""
+    """Return the annotation of the positional argument at an index, counted after the context."""
     parameters = _parameters(function)[1:]
     if index < len(parameters) and parameters[index].kind in {
         inspect.Parameter.POSITIONAL_ONLY,
@@ -142,7 +143,7 @@ def _positional(function: Callable[..., object], index: int) -> Any:
 
 
 def _named(function: Callable[..., object], name: str) -> Any:
-    """Return what the argument of a name is annotated with."""
+    """Return the annotation of the keyword argument of a name."""
     parameters = _parameters(function)
     by_name = {each.name for each in parameters if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}}
     if name in by_name:
@@ -159,14 +160,14 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
 
 
 def _bare(function: Any) -> Any:
-    """Return the function in a partial, or the method by which an object is called."""
+    """Return the function inside a partial, or the `__call__` method of a callable object."""
     while isinstance(function, functools.partial):
         function = function.func
     return function if hasattr(function, "__annotations__") else type(function).__call__
 
 
 def _around(function: Any) -> dict[str, Any]:
-    """Return what a function's body refers to of the function around it."""
+    """Return the variables of the enclosing function that a function's body uses."""
     found: dict[str, Any] = {}
     names: tuple[str, ...] = getattr(getattr(function, "__code__", None), "co_freevars", ())
     for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):

@@ -1,4 +1,4 @@
-"""`FernetCodec`: what is stored is encrypted, whatever it is encoded with."""
+"""`FernetCodec`, which encrypts the text of another codec."""
 
 from __future__ import annotations
 
@@ -8,27 +8,34 @@ from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from pgqrs.codecs.base import Codec, Encoded, JsonCodec, codec_for, is_typed, validate_codec
+from pgqrs.codecs.base import Codec, Encoded, codec_for, is_typed, validate_codec
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.errors import ConfigurationError, SerializationError
 
 __all__ = ["FernetCodec"]
 
 
 class FernetCodec:
-    """Encrypts what another codec encodes, and recorded errors: AES-128-CBC with an HMAC-SHA256, as Fernet has it.
+    """Encrypts the text of another codec and recorded errors with Fernet: AES-128-CBC and an HMAC-SHA256.
 
-    `keys` are those of `Fernet.generate_key()`, as text or bytes: the first one encrypts, each of them decrypts. A
-    new key is first given as the last one everywhere, then as the first; an old one is dropped when no history
-    written with it is read any more. `codec` encodes what is encrypted; strict JSON by default.
+    To rotate keys, first add the new key as the last key everywhere, then make it the first key everywhere. Drop
+    an old key when no reader needs a history that was written with it.
 
-    Each token holds the place that it was written for, and is refused at another one: the ids of the workflow and
-    the step, and whether it is an outcome or an error; for an input the workflow's name.
+    Each token holds the place that it was written for, and is refused at another place. The place is the
+    workflow's id, the step's id and the kind, outcome or error; for an input it is the workflow's name.
 
-    Payloads are encrypted: inputs, outputs, results of steps, errors. Names, step ids, keys, queues, statuses and
-    times are not; the fingerprints of arguments are left out, so a step that is called with other arguments than
-    those that are recorded is not noticed.
+    Payloads are encrypted: inputs, outputs, results of steps and errors. Names, step ids, keys, queues, statuses
+    and times are not encrypted. Fingerprints of arguments are not recorded, so pgqrs does not notice a step that
+    is called with other arguments than its recorded outcome.
 
-    Raises `ConfigurationError` for no key, or one that is none; no message shows a key.
+    Args:
+        keys: Keys that `Fernet.generate_key()` returned, as text or bytes. The first key encrypts, and every key
+            decrypts.
+        codec: The codec whose text is encrypted; strict JSON by default.
+
+    Raises:
+        ConfigurationError: `keys` is empty or contains an invalid key. The message never shows a key.
+        TypeError: `keys` is a single key, or a key is neither text nor bytes, or `codec` is not a codec.
     """
 
     def __init__(self, keys: Iterable[str | bytes], codec: Codec | None = None) -> None:
@@ -42,12 +49,29 @@ class FernetCodec:
         return f"<FernetCodec {self.name}>"
 
     def of(self, annotation: Any) -> Codec:
-        """Return the codec for values of a type, where the inner one goes by types."""
+        """Return the codec for values of a type: the codec itself unless the inner codec is a `TypedCodec`.
+
+        Args:
+            annotation: The type, as for `pgqrs.codecs.TypedCodec.of`.
+
+        Returns:
+            A codec of the same name, with the same keys and place.
+
+        Raises:
+            ConfigurationError: The inner codec cannot carry values of the type.
+        """
         inner = codec_for(self._codec, annotation)
         return self if inner is self._codec else self._like(inner, self._place)
 
     def at(self, place: str) -> FernetCodec:
-        """Return the codec for the values of a place; see `pgqrs.codecs.PlacedCodec`."""
+        """Return the codec for the values of a place.
+
+        Args:
+            place: A text that names the place, as for `pgqrs.codecs.PlacedCodec.at`.
+
+        Returns:
+            A codec of the same name and keys, which refuses tokens of other places.
+        """
         return self._like(self._codec, place)
 
     def _like(self, inner: Codec, place: str) -> FernetCodec:
@@ -57,29 +81,63 @@ class FernetCodec:
         return copy
 
     def encode(self, value: Any) -> Encoded:
-        """Return `value` as a JSON string, the token; raise `SerializationError` as the inner codec does."""
+        """Return `value` encrypted, as a JSON string that holds the token.
+
+        Args:
+            value: The value to store.
+
+        Returns:
+            The text of the token and the value that it decodes to.
+
+        Raises:
+            SerializationError: The inner codec cannot carry `value`.
+        """
         inner = self._codec.encode(value)
         return Encoded(self.seal(inner.text), inner.value)
 
     def decode(self, text: str) -> Any:
-        """Return the value that the token stands for.
+        """Return the value of a token.
 
-        Raise `SerializationError` for a text that none of the keys has encrypted, or that was encrypted for
-        another place, and as the inner codec does.
+        Args:
+            text: The JSON string that holds the token.
+
+        Returns:
+            The value.
+
+        Raises:
+            SerializationError: None of the keys has encrypted `text`, or it was encrypted for another place, or
+                the inner codec cannot decode the decrypted text.
         """
         return self._codec.decode(self.open(text))
 
     def seal(self, text: str) -> str:
-        """Return a JSON string, the token, that `open` makes `text` of."""
+        """Return a text encrypted, as a JSON string that holds the token.
+
+        Args:
+            text: The text to encrypt, such as the JSON text of an error.
+
+        Returns:
+            A JSON string that `open` accepts.
+        """
         token = self._fernet.encrypt(f"{self._place}\n{text}".encode())
         return f'"{token.decode()}"'
 
     def open(self, text: str) -> str:
-        """Return the text of an error that was sealed; raise `SerializationError` as `decode` does."""
+        """Return the text that `seal` encrypted.
+
+        Args:
+            text: The JSON string that holds the token.
+
+        Returns:
+            The decrypted text.
+
+        Raises:
+            SerializationError: None of the keys has encrypted `text`, or it was encrypted for another place.
+        """
         token = _token_of(text)
         if token is None:
-            raise SerializationError("what is stored is not encrypted.", reading=True)
-        # A place is one line: JSON escapes the ends of lines.
+            raise SerializationError("the stored text is not encrypted.", reading=True)
+        # A place is a single line, because JSON escapes line ends.
         place, _, opened = self._decrypted(token).partition("\n")
         if place != self._place:
             raise SerializationError(
@@ -93,36 +151,37 @@ class FernetCodec:
             return self._fernet.decrypt(token).decode()
         except InvalidToken:
             raise SerializationError(
-                "none of the keys that the FernetCodec was given has encrypted it: give it the key of that time, "
-                "after the others.",
+                "none of the keys of the FernetCodec has encrypted it: add the key that was in use at that time, "
+                "after the other keys.",
                 reading=True,
             ) from None
 
 
 def _token_of(text: str) -> bytes | None:
-    """Return the token in a JSON text, None where there is something else."""
+    """Return the token in a JSON text; None if the text holds no token."""
     try:
         found: object = json.loads(text)
         return found.encode() if isinstance(found, str) else None
-    except (ValueError, RecursionError):  # no JSON, or a lone surrogate in it
+    except (ValueError, RecursionError):  # invalid JSON, or a lone surrogate in a string
         return None
 
 
 def _fernet_of(keys: object) -> MultiFernet:
     if isinstance(keys, (str, bytes)) or not isinstance(keys, Iterable):
-        raise TypeError("keys are several: write FernetCodec([key]).")
+        given = type(keys).__name__
+        raise TypeError(f"`keys` must be an iterable of keys, got {given}: write FernetCodec([key]).")
     fernets = [_fernet(key, place) for place, key in enumerate(cast("Iterable[object]", keys), 1)]
     if not fernets:
-        raise ConfigurationError("a FernetCodec needs at least one key: Fernet.generate_key() makes one.")
+        raise ConfigurationError("`keys` must hold at least one key, got none: Fernet.generate_key() makes one.")
     return MultiFernet(fernets)
 
 
 def _fernet(key: object, place: int) -> Fernet:
     if not isinstance(key, (str, bytes)):
-        raise TypeError(f"key {place} of the FernetCodec is neither str nor bytes, but {type(key).__name__}.")
+        raise TypeError(f"key {place} of the FernetCodec must be str or bytes, got {type(key).__name__}.")
     try:
         return Fernet(key)
     except ValueError:
         raise ConfigurationError(
-            f"key {place} of the FernetCodec is not 32 bytes as URL-safe base64: Fernet.generate_key() makes one."
+            f"key {place} of the FernetCodec must be 32 bytes in URL-safe base64: Fernet.generate_key() makes one."
         ) from None

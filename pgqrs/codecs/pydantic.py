@@ -1,4 +1,4 @@
-"""`PydanticCodec`: values come back as what functions are annotated with."""
+"""`PydanticCodec`, which decodes values as the annotated types of functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation
 
-from pgqrs.codecs.base import MAX_BYTES, Codec, Encoded, JsonCodec, path_of
+from pgqrs.codecs.base import Codec, Encoded
+from pgqrs.codecs.json import MAX_BYTES, JsonCodec, path_of
 from pgqrs.codecs.roundtrip import Difference, are_equal, first_difference
 from pgqrs.errors import ConfigurationError, SerializationError
 
@@ -21,21 +22,24 @@ _OF_JSON: Final = frozenset(
     {"any", "bool", "definition-ref", "definitions", "dict", "float", "int", "list", "literal", "none", "nullable"}
     | {"str", "tuple", "typed-dict", "typed-dict-field", "union"}
 )
-"""What a core schema consists of if its values are JSON: they are what they are equal to."""
+"""Types of a core schema whose values are JSON; two such values that compare equal are the same."""
 
 
 class PydanticCodec:
-    """Stores what Pydantic makes JSON of, and gives back what functions are annotated with.
+    """Stores values as Pydantic's JSON, and decodes them as the annotated types of functions.
 
-    Models, dataclasses, typed dicts, `datetime`, `Decimal`, `UUID`, enums, unions and whatever else Pydantic has a
-    schema for: results of steps and workflows come back as the type that their function is annotated to return,
-    arguments of workflows as their parameters are, in the first run as in a replay. In the tables they are JSON,
-    with the names of the fields, whatever their aliases. Without an annotation, and with `Any`, they come back as
-    that JSON. Private attributes of models do not come back. `max_bytes` limits the UTF-8 text of one value.
+    It carries models, dataclasses, typed dicts, `datetime`, `Decimal`, `UUID`, enums, unions and every other type
+    that Pydantic has a schema for. Results of steps and workflows come back as the annotated return type of their
+    function, and arguments of workflows as the annotated types of their parameters, in the first run and in a
+    replay alike. The tables hold JSON with the names of the fields, never their aliases. Without an annotation,
+    and with `Any`, values come back as that JSON. Private attributes of models do not come back.
 
-    What is refused, with a `SerializationError`: a value that does not fit its annotation, one that would come
-    back as another (a field left out, a subclass cut down, the wrong member of a union), and what JSON cannot
-    carry: see `JsonCodec`.
+    The codec refuses, with a `SerializationError`, a value that does not fit its annotation; a value that would
+    come back as another value (an excluded field, a subclass reduced to its base, the wrong member of a union);
+    and every value that JSON cannot carry, as `JsonCodec` does.
+
+    Args:
+        max_bytes: Maximum bytes of the UTF-8 text of one value; 64 MiB by default.
     """
 
     name = "pydantic"
@@ -43,13 +47,20 @@ class PydanticCodec:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._json = JsonCodec(max_bytes)
         self._of_any = _Typed(self, self._json, TypeAdapter[Any](Any), frozenset({"any"}), is_any=True)
-        # Types that are equal may differ: unions in the order of their members. Hence by identity.
+        # The keys are identities, because equal types may differ: unions in the order of their members.
         self._known: dict[int, tuple[Any, _Typed]] = {}
 
     def of(self, annotation: Any) -> Codec:
         """Return the codec for values of a type.
 
-        Raise `ConfigurationError` if Pydantic has no schema for it, or one whose values are read only once.
+        Args:
+            annotation: The type; `Any` for values that come back as JSON.
+
+        Returns:
+            A codec of the same name.
+
+        Raises:
+            ConfigurationError: Pydantic has no schema for the type, or values of the type can be read only once.
         """
         if annotation is Any:
             return self._of_any
@@ -66,20 +77,37 @@ class PydanticCodec:
         kinds = _kinds(cast(object, adapter.core_schema))
         if "generator" in kinds:
             raise ConfigurationError(
-                f"the values of {annotation!r} can be read only once, so they cannot be recorded and used as "
-                "well: annotate a list or a Sequence in the place of an Iterable or a Generator."
+                f"the values of {annotation!r} can be read only once, so they cannot be both recorded and used: "
+                "annotate a list or a Sequence instead of an Iterable or a Generator."
             )
         return _Typed(self, self._json, adapter, kinds)
 
     def encode(self, value: Any) -> Encoded:
-        """Return a value of which nothing is known as the JSON that Pydantic makes of it.
+        """Return a value of unknown type as Pydantic's JSON.
 
-        Raise `SerializationError` where it makes none, or none that PostgreSQL can store.
+        Args:
+            value: The value to store.
+
+        Returns:
+            The JSON text and the JSON value that it decodes to.
+
+        Raises:
+            SerializationError: Pydantic has no JSON for `value`, or PostgreSQL cannot store that JSON.
         """
         return self._of_any.encode(value)
 
     def decode(self, text: str) -> Any:
-        """Return what the JSON says, as JSON; raise `SerializationError` when it is not strict JSON."""
+        """Return the JSON value of a JSON text.
+
+        Args:
+            text: The stored text.
+
+        Returns:
+            The value, as JSON, because its type is unknown.
+
+        Raises:
+            SerializationError: `text` is not strict JSON.
+        """
         return self._of_any.decode(text)
 
 
@@ -113,20 +141,20 @@ class _Typed:
         plain = self._plain(value)
         text = self._json.encode(plain).text
         if self._holds_models and "null" in text and (given := self._given(value, plain)) != plain:
-            # A union may take it for another member, a validator may want all of it.
+            # A union may match this JSON with another member, and a validator may need every field.
             with suppress(SerializationError):
                 return self._checked(value, self._json.encode(given).text)
         return self._checked(value, text)
 
     def _given(self, value: Any, plain: Any) -> Any:
-        """Return `plain`, the JSON of a value, without the fields of models that nobody set and that are None."""
+        """Return `plain`, the JSON of a value, without the unset fields of models that are None."""
         try:
             return _without_unset(plain, self._dumped(value, strictly=False, exclude_unset=True))
-        except Exception:  # noqa: BLE001  a serializer of the application's may need all fields
+        except Exception:  # noqa: BLE001  a serializer of the application may need every field
             return plain
 
     def _checked(self, value: Any, text: str) -> Encoded:
-        """Return the text of a value, with what it stands for, if that is the value."""
+        """Return the text of a value with the decoded value; raise `SerializationError` if the values differ."""
         try:
             back = self.decode(text)
         except SerializationError as error:
@@ -135,8 +163,8 @@ class _Typed:
             return Encoded(text, back)
         try:
             lost = first_difference(value, back, plainly=self._holds_any, members=self._holds_members)
-        except Exception as error:  # a class of the application's may do anything
-            reason = f"it cannot be compared with what would come back: {_first_line(error)}"
+        except Exception as error:  # a class of the application may raise any exception
+            reason = f"it cannot be compared with the value that would come back: {_first_line(error)}"
             raise SerializationError(reason) from error
         if lost is not None:
             raise SerializationError(_told(lost), path=path_of(lost.keys))
@@ -149,40 +177,40 @@ class _Typed:
             return self._adapter.validate_json(text, by_alias=False, by_name=True)
         except ValidationError as error:
             raise _misfit(error, reading=True) from error
-        except Exception as error:  # a validator of the application's may raise anything
+        except Exception as error:  # a validator of the application may raise any exception
             raise SerializationError(f"Pydantic cannot read it: {error}", reading=True) from error
 
     def _plain(self, value: Any) -> Any:
-        """Return what is JSON, or nearly, of a value that fits the type."""
+        """Return the Python form of Pydantic's JSON, of a value that fits the type."""
         try:
             return self._dumped(value, strictly=True)
         except Exception as error:
             self._check_fits(value)
-            raise SerializationError(f"Pydantic makes no JSON of it: {_first_line(error)}") from error
+            raise SerializationError(f"Pydantic has no JSON for it: {_first_line(error)}") from error
 
     def _check_fits(self, value: Any) -> None:
-        """Raise an error that tells where a value does not fit: a serializer's does not."""
+        """Raise an error that names the place where a value does not fit; a serializer's error names none."""
         try:
             made = self._adapter.validate_python(value, strict=True)
         except ValidationError as error:
             raise _misfit(error) from error
         except Exception as error:
-            raise SerializationError(f"Pydantic cannot tell whether it fits: {_first_line(error)}") from error
+            raise SerializationError(f"Pydantic cannot validate it: {_first_line(error)}") from error
         lost = first_difference(value, made, plainly=False)
         if lost is None:
             self._check_within(value)
         else:
             expected, given = _type_name(lost.back), _type_name(lost.given)
             raise SerializationError(
-                f"it does not fit its annotation: a {expected} is expected, not a {given}.",
+                f"it must be a {expected} to fit its annotation, got a {given}.",
                 path=path_of(lost.keys),
             )
 
     def _check_within(self, value: Any) -> None:
-        """Raise where a model was filled unchecked with what does not fit: validation takes a model as it is."""
+        """Raise if a model holds an unvalidated field that does not fit: validation accepts a model unchecked."""
         try:
             text = self._json.encode(self._dumped(value, strictly=False)).text
-        except Exception:  # noqa: BLE001  whatever it is, it has failed like that before
+        except Exception:  # noqa: BLE001  the caller already reports this failure
             return
         try:
             self.decode(text)
@@ -208,7 +236,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def _kinds(schema: object) -> frozenset[str]:
-    """Return the types that a core schema consists of; metadata and serializers are no part of it."""
+    """Return the types that a core schema consists of, except the types of metadata and serializers."""
     if isinstance(schema, Mapping):
         fields = cast("Mapping[str, object]", schema)
         kind = fields.get("type")
@@ -222,8 +250,8 @@ def _kinds(schema: object) -> frozenset[str]:
 def _without_unset(plain: Any, given: Any) -> Any:
     """Return JSON without the fields that are null and not `given`.
 
-    A field that has another value stays, as it was recorded: a default may change, and SQL knows none. Raises
-    `ValueError` where the two are not of one shape.
+    An unset field with another value stays in the record: a default may change, and SQL does not know defaults.
+    Raises `ValueError` if the shapes of `plain` and `given` differ.
     """
     if _are_both(dict, plain, given):
         return {
@@ -241,7 +269,7 @@ def _are_both(kind: type, one: object, other: object) -> bool:
 
 
 def _misfit(error: ValidationError, *, reading: bool = False) -> SerializationError:
-    """Return the first of the misfits, without the value, which is nobody's business in a log."""
+    """Return the first validation error, without the value, which a log must not show."""
     first = error.errors(include_url=False, include_context=False)[0]
     reason = f"it does not fit {error.title}: {first['msg']} ({_type_name(first['input'])})."
     return SerializationError(reason, path=path_of(first["loc"]), reading=reading)
@@ -250,10 +278,13 @@ def _misfit(error: ValidationError, *, reading: bool = False) -> SerializationEr
 def _told(lost: Difference) -> str:
     given, back = _type_name(lost.given), _type_name(lost.back)
     if given == back:
-        return f"the {given} would come back as another, for its JSON does not hold all of it: return what does."
+        return (
+            f"the {given} would come back changed, because its JSON omits a part of it: return a value whose JSON "
+            "is complete."
+        )
     return (
-        f"the {given} would come back as {back}, for its JSON fits that as well: annotate it so that it does not "
-        "(the subclass itself, a discriminator in the union)."
+        f"the {given} would come back as {back}, because its JSON fits {back} too: annotate a type that its JSON "
+        "identifies (the subclass itself, or a union with a discriminator)."
     )
 
 

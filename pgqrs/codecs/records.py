@@ -1,4 +1,4 @@
-"""What is recorded as its readers see it: with the codec checked that it was written with, and decoded by it."""
+"""Decode recorded values for their readers, after a check of the codec that wrote them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
 
 def as_text(text: str) -> str:
-    """Stand for a codec where what is read is decoded later, when it is known what it was written with."""
+    """Return `text` itself: a stand-in for `decode` where the value is decoded later, once its codec is known."""
     return text
 
 
 def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
-    """Raise `CodecMismatchError` for a workflow that was written with another codec."""
+    """Raise `CodecMismatchError` if a workflow was recorded with another codec; `written` is its recorded name."""
     given = stored_name(codec)
     if written != given:
         raise CodecMismatchError(workflow_id, written, given)
@@ -31,7 +31,7 @@ def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
 
 @contextmanager
 def value_context(workflow_id: int, step_id: str | None = None) -> Generator[None]:
-    """Have a `SerializationError` say whose value it is about."""
+    """Add the workflow and the step of the value to a `SerializationError` that is raised inside the context."""
     try:
         yield
     except SerializationError as error:
@@ -39,9 +39,9 @@ def value_context(workflow_id: int, step_id: str | None = None) -> Generator[Non
 
 
 def decode_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
-    """Return the record whose payloads are texts with what they stand for.
+    """Return a record with its payloads decoded from their texts.
 
-    Raises `CodecMismatchError` and `SerializationError`.
+    Raises `CodecMismatchError` if another codec wrote them, and `SerializationError` if a text cannot be decoded.
     """
     check_codec(codec, record.id, record.codec)
     with value_context(record.id):
@@ -49,14 +49,14 @@ def decode_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
 
 
 def decode_listed_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
-    """Return the record whose payloads are texts with what they stand for, or `Unreadable`."""
+    """Return a record with each payload decoded from its text, or `Unreadable` if that fails."""
     return _workflow(codec, record, _leniently(codec, record.codec, record.id))
 
 
 def decode_listed_step(codec: Codec, record: StepRecord, written: str | None) -> StepRecord:
-    """Return the record whose payloads are texts with what they stand for, or `Unreadable` where that cannot be.
+    """Return a record with each payload decoded from its text, or `Unreadable` if that fails.
 
-    `written` names the codec that the step's workflow is written with.
+    `written` is the recorded name of the codec of the step's workflow.
     """
     where = record.workflow_id, record.step_id
     read = _leniently(codec, written, *where)
@@ -84,7 +84,7 @@ def _leniently(codec: Codec, written: str | None, workflow_id: int, step_id: str
                 check_codec(codec, workflow_id, written)
             with value_context(workflow_id, step_id):
                 return _strictly(decode, text)
-        except Exception as error:  # noqa: BLE001  # whatever a codec raises: the other records are wanted all the same
+        except Exception as error:  # noqa: BLE001  # a codec may raise any exception; the list needs the other records
             return Unreadable(shown_error(error))
 
     return read

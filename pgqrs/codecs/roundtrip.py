@@ -1,4 +1,4 @@
-"""Whether a value came back as what it was, and where not."""
+"""Comparison of a value with the value that its recorded text decodes to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLLECTIONS = (list, tuple, set, frozenset, deque)
 _SCALARS = (str, int, float, bool, type(None))
 _PLAIN = (*_SCALARS, list, dict)
 _HONEST = frozenset({*_SCALARS, bytes, decimal.Decimal, uuid.UUID, dt.date, dt.datetime, dt.time, dt.timedelta})
-"""The types whose values are equal only where nothing is lost."""
+"""Types whose values are equal only if nothing is lost."""
 
 _BY_IDENTITY: Any = object.__eq__
 _EXTRA = "__pydantic_extra__"
@@ -25,11 +25,11 @@ _GENERIC = "__pydantic_generic_metadata__"
 _CONFIGS = ("model_config", "__pydantic_config__")
 
 Pairs: TypeAlias = Iterable[tuple[object, Any, Any]]
-"""What is in two values: its key or index, and what each of them has there."""
+"""The common content of two values: each key or index, with the item of the first and of the second value."""
 
 
 class Difference(NamedTuple):
-    """A place where a value and what came back of it differ: the keys that lead there, and both."""
+    """A place where a value and the decoded value differ: the keys that lead to it, and both items."""
 
     keys: tuple[object, ...]
     given: Any
@@ -37,10 +37,11 @@ class Difference(NamedTuple):
 
 
 def first_difference(given: Any, back: Any, *, plainly: bool, members: bool = True) -> Difference | None:
-    """Return the first place where `back` is something else than `given`, None where there is none.
+    """Return the first place where `back`, the decoded value, differs from `given`; None if nothing differs.
 
-    A list and a tuple are alike. `plainly` takes the JSON form of an object for the same: it comes back like that
-    from where its type is not known. `members` tells a member of an enum from a value that is equal to it.
+    A list and a tuple do not differ. With `plainly`, an object and its JSON form do not differ: an object of
+    unknown type is decoded as its JSON form. With `members`, a member of an enum differs from a value that is
+    equal to it.
     """
     pairs: Pairs | None
     if given is back:
@@ -69,18 +70,18 @@ def _is_honest(given: object, back: object) -> bool:
 
 
 def are_equal(given: Any, back: Any) -> bool:
-    """Tell whether two values call themselves equal, or are the same moment."""
+    """Return True if two values compare equal, or are the same moment."""
     try:
         if _is_aware(given) and _is_aware(back):
-            # In an hour that a zone has twice, or not at all, a time is unequal to the same one with an offset.
+            # In an hour that a zone repeats or skips, a time is unequal to the same time with an offset.
             return not given - back
         return bool(given == back)
-    except Exception:  # noqa: BLE001  an array, say
+    except Exception:  # noqa: BLE001  the comparison of arrays, for example, raises
         return False
 
 
 def _is(value: object, kinds: type | tuple[type, ...]) -> bool:
-    """`isinstance`, without what the type checkers make of `Any` then."""
+    """`isinstance`, but type checkers do not narrow an `Any` by it."""
     return isinstance(value, kinds)
 
 
@@ -89,13 +90,13 @@ def _is_aware(value: object) -> bool:
 
 
 def _holds_values_of_members(value: object) -> bool:
-    """Tell whether a model is configured to turn the members of its enums into their values."""
+    """Return True if a model is configured to replace the members of its enums by their values."""
     configs = (getattr(type(value), name, None) for name in _CONFIGS)
     return any(isinstance(each, dict) and cast("Any", each).get("use_enum_values") for each in configs)
 
 
 def _pairs_of_equals(given: Any, back: Any, *, plainly: bool, members: bool) -> Pairs | None:
-    """Return what is in two values that call themselves equal; None where they are of two kinds all the same."""
+    """Return the content of two values that compare equal; None if they are of two kinds nevertheless."""
     if _is_honest(given, back):
         return ()
     if _has_fields(given) or _has_fields(back) or (members and (_is(given, enum.Enum) or _is(back, enum.Enum))):
@@ -133,11 +134,11 @@ def _became_plain(given: Any, back: Any) -> bool:
 
 
 def _plain_pairs(given: Any, back: Any) -> Pairs | None:
-    """Return what is in an object and in the JSON made of it; None where that cannot be its JSON."""
+    """Return the content of an object and of a JSON value; None if that value cannot be the object's JSON."""
     if _is(given, _SCALARS):
         return None
     if _is(given, dict) and _is(back, dict):
-        # The keys may have become strings, two of them the same.
+        # The keys may have become strings, and two keys may have become the same string.
         values = list(given.values())
         return _paired(values, list(back.values()), list(back))
     if _is(given, _COLLECTIONS) and _is(back, list):
@@ -147,7 +148,7 @@ def _plain_pairs(given: Any, back: Any) -> Pairs | None:
 
 
 def _pairs(given: Any, back: Any) -> Pairs | None:
-    """Return what is in two values of one kind; None where nothing is, or where they are of two kinds."""
+    """Return the content of two values of one kind; None if they have no content, or are of two kinds."""
     if _is(given, _SEQUENCES) and _is(back, _SEQUENCES):
         return _paired(given, back)
     if _kind(given) is not _kind(back):
@@ -175,14 +176,14 @@ def _paired_by_key(given: dict[Any, Any], back: dict[Any, Any]) -> Pairs | None:
 
 
 def _kind(value: object) -> type:
-    """Return the class of a value, which is ``Page`` for a ``Page[int]``, as Pydantic compares models."""
+    """Return the class of a value, ``Page`` for a ``Page[int]``: Pydantic compares models by that class."""
     kind = type(value)
     origin: object = getattr(kind, _GENERIC, {}).get("origin")
     return origin if isinstance(origin, type) else kind
 
 
 def _has_fields(value: object) -> bool:
-    """Tell whether a value is a model or a dataclass."""
+    """Return True if a value is a model or a dataclass."""
     kind = type(value)
     return hasattr(kind, _FIELDS) or dataclasses.is_dataclass(kind)
 

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar, cast
 from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import validate_seconds
 from pgqrs.client.loop_state import LoopState
-from pgqrs.codecs.base import JsonCodec
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult

@@ -664,7 +664,9 @@ class Lying(dict):
 
 
 def test_a_dict_that_lies_about_its_items_is_refused():
-    with pytest.raises(SerializationError, match="cannot be compared with what would come back: KeyError"):
+    with pytest.raises(
+        SerializationError, match="cannot be compared with the value that would come back: KeyError"
+    ):
         PydanticCodec().of(dict[str, list[dt.date]]).encode(Lying(key=[dt.date(2026, 1, 1)]))
 
 
@@ -706,7 +708,7 @@ def test_text_that_is_not_encrypted_is_refused(text):
 
 @pytest.mark.parametrize("text", ['"\\ud800"', "[" * 100_000])
 def test_text_that_is_hardly_json_is_refused(text):
-    with pytest.raises(SerializationError, match="what is stored is not encrypted"):
+    with pytest.raises(SerializationError, match="the stored text is not encrypted"):
         FernetCodec([NEW]).decode(text)
 
 
@@ -783,7 +785,7 @@ def test_errors_are_sealed():
     assert "4111" not in hidden
     assert isinstance(json.loads(hidden), str)
     assert open_error(codec, hidden) == error
-    with pytest.raises(SerializationError, match="what is stored is not encrypted"):
+    with pytest.raises(SerializationError, match="the stored text is not encrypted"):
         open_error(codec, error)
     assert seal_error(JsonCodec(), error) == open_error(PydanticCodec(), error) == error
 

@@ -936,7 +936,7 @@ class TestGarbage:
         assert not vars(error).keys() & {"__class__", "__dict__", "__odd__", "smuggled"}
 
     def test_the_cache_is_bounded(self):
-        assert failures._combined.cache_info().maxsize is not None
+        assert failures.replay._combined.cache_info().maxsize is not None
 
 
 # --- rows that were written by hand, and errors that are large ---
@@ -1013,7 +1013,7 @@ def test_a_group_takes_its_room_and_little_time(group):
     began = time.process_time()
     text = dump_error(group, terminal=True)
     assert time.process_time() - began < 1
-    assert len(text) < 1.2 * failures._ROOM
+    assert len(text) < 1.2 * failures.record._ROOM
     again = load(text)
     assert isinstance(again, ExceptionGroup)
     assert again.exceptions
@@ -1035,6 +1035,6 @@ def test_of_many_attributes_and_arguments_some_are_looked_at():
     for number in range(300_000):
         setattr(error, f"a{number}", object())
     began = time.process_time()
-    assert len(dump_error(error, terminal=True)) < failures._ROOM
+    assert len(dump_error(error, terminal=True)) < failures.record._ROOM
     assert time.process_time() - began < 1
     assert len(asked) <= 10_000

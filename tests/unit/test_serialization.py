@@ -19,8 +19,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgqrs.codecs import base as serialization
-from pgqrs.codecs.base import Encoded, JsonCodec
+from pgqrs.codecs import json as serialization
+from pgqrs.codecs.base import Encoded
+from pgqrs.codecs.json import JsonCodec
 from pgqrs.errors import SerializationError
 
 CODEC = JsonCodec()
