@@ -582,9 +582,9 @@ class Admin:
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        check_is_int("limit", limit)
+        check_is_int("`limit`", limit)
         if before is not None:
-            check_is_int("before", before)
+            check_is_int("`before`", before)
             before = min(before, MAX_ID)
         if limit < 0:
             raise ConfigurationError(f"`limit` must be at least 0, got {limit}.")
