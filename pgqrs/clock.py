@@ -1,4 +1,4 @@
-"""Time: what waits are measured by, where the time of day comes from, and lengths of time as they are given."""
+"""The clocks of waits and of the time of day, and the conversion of durations to seconds."""
 
 from __future__ import annotations
 
@@ -11,72 +11,89 @@ from typing import NamedTuple, Protocol
 from pgqrs.errors import ConfigurationError
 
 MAX_SECONDS = 100 * 365 * 86400.0
-"""The longest time that can be given, in seconds: a century, well before the timestamps of PostgreSQL end."""
+"""Seconds, maximum duration: 100 years, which stays well within the range of PostgreSQL's timestamps."""
 
 
 class TimeOfDay(Protocol):
-    """Where the time of day comes from: the database, which is one for all machines."""
+    """The source of the time of day: the database, because all machines share it."""
 
     async def now(self) -> datetime:
-        """Return the time, aware."""
+        """Return the time of day, as an aware datetime."""
         ...
 
 
 class Timer(Protocol):
-    """Something that is to happen at a time."""
+    """A scheduled call, which can be cancelled."""
 
     def cancel(self) -> object:
-        """Let it not happen; nothing is done where it has happened."""
+        """Cancel the call; do nothing if the call has happened."""
         ...
 
 
 class Clock(Protocol):
-    """What sleeps, the delays of retries and deadlines are waited for by; `MonotonicClock` is the default.
+    """The clock that times sleeps, retry delays and deadlines; `MonotonicClock` is the default.
 
-    Only a test moves it otherwise than time goes (`pgqrs.testing.TestClock`), and the database's with it. What
-    keeps the library itself going is not measured by it: heartbeats, polls, the time limits of statements.
+    Only a test replaces it, by a `pgqrs.testing.TestClock`, which also moves the database's clock. Heartbeats,
+    polls and the time limits of statements do not use this clock.
     """
 
     @property
     def schema(self) -> str | None:
-        """The schema whose functions `now()` and the like tell its time, None for the server's own."""
+        """The schema of the functions, such as `now()`, that return its time; None for the server's functions."""
         ...
 
     def time(self) -> float:
-        """Return the time in seconds from some moment on; it never goes back."""
+        """Return the time, which never decreases.
+
+        Returns:
+            Seconds since an arbitrary moment.
+        """
         ...
 
     def call_at(self, time: float, callback: Callable[..., object], *args: object) -> Timer:
-        """Have the running event loop call `callback` with `args` when it is `time`, or has been."""
+        """Schedule a call in the running event loop.
+
+        Args:
+            time: The time of the call, in seconds of this clock. A past time means at once.
+            callback: The function to call.
+            *args: The arguments of the call.
+
+        Returns:
+            The timer, which can cancel the call.
+        """
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so many seconds."""
+        """Wait for a duration of this clock.
+
+        Args:
+            seconds: The duration, in seconds.
+        """
         ...
 
 
 class MonotonicClock:
-    """The clock of the machine, which goes as time does."""
+    """The monotonic clock of the machine."""
 
     __slots__ = ()
 
     schema = None
 
     def time(self) -> float:
-        """Return the time in seconds from some moment on."""
+        """Return the monotonic time, in seconds since an arbitrary moment."""
         return monotonic()
 
     def call_at(self, time: float, callback: Callable[..., object], *args: object) -> Timer:
-        """Have the running event loop call `callback` with `args` when it is `time`, or has been."""
+        """Schedule a call in the running event loop; a past time means at once."""
         return asyncio.get_running_loop().call_later(max(0.0, time - monotonic()), callback, *args)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait so many seconds."""
+        """Wait for a duration, in seconds."""
         await asyncio.sleep(seconds)
 
 
 class ClockReading(NamedTuple):
-    """The time by the database's clock, and the monotonic time when it was read, `error` seconds more or less."""
+    """A reading of the database's clock: the time, the monotonic time of the reading, and its error in seconds."""
 
     now: datetime
     at: float
@@ -84,20 +101,20 @@ class ClockReading(NamedTuple):
 
     @classmethod
     def between(cls, now: datetime, asked: float) -> ClockReading:
-        """Take an answer that has just arrived to a question of the monotonic time `asked`."""
+        """Return the reading of a response that has just arrived; `asked` is the monotonic time of the request."""
         half = (monotonic() - asked) / 2
         return cls(now, asked + half, half)
 
 
 def parse_seconds(what: str, given: object) -> float:
-    """Return a length of time in seconds that was given as a number or a `timedelta`; `what` names it.
+    """Return a duration in seconds, passed as a number or a `timedelta`.
 
-    Raises `ConfigurationError` (a `ValueError`) for one that is not finite or longer than a century, and
-    `TypeError` for what is none.
+    `what` is the name of the argument for the error text. Raises `ConfigurationError` (a `ValueError`) for a
+    duration that is not finite or longer than 100 years, and `TypeError` for a value of another type.
     """
     seconds = given.total_seconds() if isinstance(given, timedelta) else given
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"a {what} is a number of seconds or a timedelta, not {type(given).__name__}.")
-    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # a NaN is not within either
-        raise ConfigurationError(f"a {what} is at most a hundred years, not {given} s.")
+        raise TypeError(f"`{what}` must be a number of seconds or a timedelta, got {type(given).__name__}.")
+    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # the comparison also refuses NaN
+        raise ConfigurationError(f"`{what}` must be a finite duration of at most 100 years, got {seconds} s.")
     return float(seconds)

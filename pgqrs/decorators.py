@@ -1,4 +1,4 @@
-"""`@workflow` and `@step`: they keep the function's signature and say how it is run; no SQL here."""
+"""The decorators `@workflow` and `@step`, which keep the signature of the decorated function."""
 
 from __future__ import annotations
 
@@ -40,16 +40,19 @@ Errors: TypeAlias = tuple[type[Exception], ...]
 
 
 class AnyFunction(Protocol):
-    """A function of any signature: to mypy a list of several is one of what functions have in common."""
+    """A function of any signature.
+
+    mypy infers only the common attributes of functions for a list of functions with different signatures.
+    """
 
     @property
     def __name__(self) -> str:
-        """The name that it was defined with."""
+        """The name of the function."""
         ...
 
     @property
     def __code__(self) -> CodeType:
-        """What it does."""
+        """The compiled body of the function."""
         ...
 
 
@@ -59,7 +62,10 @@ Key: TypeAlias = (
     | Callable[[Any, Any, Any], object]
     | Callable[[Any, Any, Any, Any], object]
 )
-"""What makes the key of a step: by the number of its parameters, or pyright knows no type of a lambda's."""
+"""The function that returns the key of a step.
+
+There is one type for each number of parameters, because pyright otherwise infers no parameter types of a lambda.
+"""
 
 
 @overload
@@ -148,7 +154,7 @@ def step(
     function: Callable[..., Any] | None = None,
     /,
     *,
-    id: str | None = None,  # noqa: A002  # the word of the field
+    id: str | None = None,  # noqa: A002  # the usual word for a step's id
     key: Callable[..., object] | None = None,
     terminal: Errors = (),
     transient: Errors = (),
@@ -158,47 +164,63 @@ def step(
     executor: ExecutorSource | None = None,
     transactional: bool = False,
 ) -> Any:
-    """Make a function a durable step: its outcome is recorded, and a recorded one is not executed again.
+    """Make a function a durable step: its outcome is recorded, and a replay returns the outcome without a call.
 
-    It is an ``async def``, and its first argument is the `PyWorkflow`; what it returns must be strict JSON, and
-    comes back in the form that a replay will see (a tuple as a list). A codec that goes by types, see
-    `pgqrs.codecs.PydanticCodec`, carries and gives back what the function is annotated to return.
+    The function is an ``async def``, and its first argument is the `PyWorkflow`. The codec must be able to encode
+    the return value. A call of the step returns the value in its recorded form: with strict JSON a tuple becomes a
+    list. A typed codec, such as `pgqrs.codecs.PydanticCodec`, encodes and decodes values of the annotated return
+    type.
 
-    `id` is the step's id in its workflow, the function's name by default; it holds neither ``:`` nor ``/``. `key`
-    makes it ``id:key`` for calls that differ: it is called with the step's arguments without the workflow, and
-    returns a str, int, bool, float, `Decimal`, `UUID`, date, time, datetime or `Enum` (which counts as its value),
-    or a tuple of them; ``%``, ``:`` and ``/`` in a key are escaped. Without a key a second call in the same
-    workflow returns the first one's outcome, and a warning is logged when its arguments differ.
+    Without a key, a second call in the same workflow replays the outcome of the first call. If its arguments
+    differ, a warning is logged, or `StepMismatchError` is raised in a strict workflow.
 
-    `terminal` and `transient` are exception classes whose errors trying again cannot mend, or may mend, where that
-    differs from the default: `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`,
-    `AttributeError`, `NameError`, `NotImplementedError` and errors of a database with an SQLSTATE of class 22 or
-    42 are terminal, the others transient.
+    Blocking code is a plain ``def`` with `thread` or `executor`. A timeout or a cancellation cannot stop such a
+    call: its later result is dropped.
 
-    `retry` is a number of attempts, or a `RetryPolicy`: a transient error is then tried again, and only the
-    last one is the step's outcome. The failed attempts are recorded, so they count across restarts. The error
-    that is recorded of another step, called within this one, is not tried again. `timeout` bounds each attempt:
-    `StepTimeoutError`, which is transient; also where the function catches the cancellation and returns late.
+    Args:
+        function: The function, if the decorator is used without parentheses.
+        id: The id of the step in its workflow, without ``:`` and ``/``. By default the name of the function.
+        key: A function that distinguishes calls of the step: the step id becomes ``id:key``. It receives the
+            arguments of the step without the context. It returns a str, int, bool, float, `Decimal`, `UUID`, date,
+            time, datetime or `Enum` (which counts as its value), or a tuple of these types. ``%``, ``:`` and ``/``
+            in a key are escaped.
+        terminal: Exception classes that are terminal for this step, contrary to the default. By default
+            `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`, `AttributeError`,
+            `NameError`, `NotImplementedError`, and database errors with an SQLSTATE of class 22 or 42 are
+            terminal. All other errors are transient.
+        transient: Exception classes that are transient for this step, contrary to the default.
+        retry: A number of attempts, or a `RetryPolicy`. Transient errors are retried, and only the error of the
+            last attempt becomes the outcome. Failed attempts are recorded, so they count across restarts. The
+            recorded error of another step that this step calls is not retried. No retries by default.
+        timeout: Seconds, or a `timedelta`, that bound each attempt. A late attempt fails with `StepTimeoutError`,
+            which is transient, even if the function catches the cancellation and returns. No timeout by default.
+        thread: Whether to call the function, a plain ``def``, in a thread of the library. False by default.
+        executor: A `concurrent.futures.Executor`, or a function without arguments that returns one at the first
+            use. The function, a plain ``def``, is called there *without* the `PyWorkflow`; callers still pass the
+            `PyWorkflow` to the step. For a pool of processes the function must be at the top level of a module,
+            and its arguments and result must be picklable.
+        transactional: Whether the function runs in a database transaction. ``ctx.session`` is then an
+            `AsyncSession`, one for each attempt. Its writes and the outcome commit together, once; an error rolls
+            the writes back. `retry` also applies to serialization failures. The function must not commit the
+            session; `begin_nested` creates savepoints. False by default.
 
-    Blocking code is a plain ``def``. With ``thread=True`` it is called in a thread of the library's. With
-    `executor`, a `concurrent.futures.Executor` or a function without arguments that makes one when it is first
-    needed, it is called there, and *without* the `PyWorkflow`, which stays here: the step is still called with
-    it. For a pool of processes the function must be at the top level of a module, and its arguments and result
-    must pickle. Neither can be stopped from here: what they return after a timeout or a cancellation is
-    dropped.
+    Returns:
+        The step, an ``async def`` with the arguments of the function after the `PyWorkflow`; or a decorator.
 
-    With ``transactional=True`` the function finds an `AsyncSession` at ``ctx.session``, one for each call. What it
-    writes there and its outcome commit together, once; an error rolls the writes back. Serialization failures
-    are tried again as `retry` says. It must not commit the session; `begin_nested` is for savepoints.
-
-    Raises `TypeError` for a function that is not of the kind described, or whose first argument is annotated as
-    something else than `PyWorkflow`, the same at a call with something else; `ConfigurationError` for a number
-    that makes no sense; `InvalidNameError` for an id that cannot be one, and at a call for a key of another type.
+    Raises:
+        TypeError: The function is not of the required kind, its first argument is annotated with another type than
+            `PyWorkflow`, or the options exclude each other. A call of the step with another first argument raises
+            it too.
+        ConfigurationError: A number is out of range.
+        InvalidNameError: The id is invalid. A call of the step raises it for a key of another type.
     """
     if thread and executor is not None:
-        raise TypeError("a step runs in a thread or in an executor, not in both.")
+        raise TypeError("`thread` and `executor` exclude each other: pass only one of them.")
     if transactional and (thread or executor is not None):
-        raise TypeError("a transactional step runs in the event loop, as its session does: an `async def`.")
+        raise TypeError(
+            "a transactional step must be an `async def` in the event loop, where its session runs: pass neither "
+            "`thread` nor `executor`."
+        )
     policy = policy_of(retry)
     limit = None if timeout is None else _positive_seconds("timeout", timeout)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
@@ -229,7 +251,7 @@ def step(
                 else:
                     value = await carry_out(guard, own_id, ctx, args, kwargs)
             except Exception as error:
-                if transactional and guard.is_committed:  # the timeout came later than the commit
+                if transactional and guard.is_committed:  # the timeout fired after the commit
                     return await guard.success()
                 await guard.fail(error, transient=not judge(error))
                 raise
@@ -246,7 +268,7 @@ def step(
 def _async_call_of(
     function: Callable[..., Any], *, thread: bool, executor: ExecutorSource | None
 ) -> Callable[..., Awaitable[Any]]:
-    """Return what calls a step's function, with the context and its arguments, and is awaited."""
+    """Return an async callable that calls a step's function with the context and the arguments of the step."""
     if executor is not None:
         _check_executor(executor)
         _check_plain(function)
@@ -262,7 +284,7 @@ def _async_call_of(
 def _more_than_a_call(
     call: Callable[..., Awaitable[Any]], attempts: AttemptRunner | None, *, transactional: bool
 ) -> Callable[..., Awaitable[Any]]:
-    """Return what carries a step out that has attempts or a transaction."""
+    """Return a callable that executes a step with retries, a timeout or a transaction."""
 
     def carry_out(
         guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -305,22 +327,35 @@ def workflow(
     max_attempts: int = 20,
     strict: bool = False,
 ) -> Decorated[P, R] | Callable[[AsyncFunction[P, R]], Decorated[P, R]]:
-    """Make an ``async def`` a workflow: it is started, run, and its end recorded.
+    """Make an ``async def`` a durable workflow: a call starts a run, runs the function and records its end.
 
-    The first argument of the function is the `PyWorkflow`; what it returns must be strict JSON. `name` is what
-    `Admin.run` and `Admin.enqueue` create it under, the function's name by default.
+    The first argument of the function is the `PyWorkflow`. The codec must be able to encode the return value.
 
-    Called again after an error or a crash, it goes on from the steps that are recorded; called again after a
-    success, it returns the recorded output and does not run.
+    A call after an error or a crash replays the recorded steps and continues after them. A call after a success
+    returns the recorded output, and the function does not run.
 
-    `retry` is a number of attempts, or a `RetryPolicy`: a transient error that leaves the function has it
-    called again, with the steps executed again that brought it down; the others keep their outcomes. `timeout`
-    is how long it may take from its first start, across restarts: then it ends with `WorkflowTimeoutError`,
-    whatever it is doing. A worker that claims it `max_attempts` times in a row without its recording one more
-    step ends it in ERROR. `strict` makes an error, `StepMismatchError`, of a recorded step that is called with
-    other arguments than before.
+    Args:
+        function: The function, if the decorator is used without parentheses.
+        name: The name of the workflow in `Admin.run` and `Admin.enqueue`, at most 512 bytes of UTF-8. By default
+            the name of the function.
+        retry: A number of attempts, or a `RetryPolicy`. A transient error of the function is retried: the next
+            attempt executes again the steps that caused the error, and replays all other steps. No retries by
+            default.
+        timeout: Seconds, or a `timedelta`, from the first start to the deadline, across restarts. At the deadline
+            the run is interrupted and the workflow ends with `WorkflowTimeoutError`. No timeout by default.
+        max_attempts: Maximum claims in a row without a newly recorded step; 20 by default. A worker ends a
+            workflow beyond this number as ERROR.
+        strict: Whether a recorded step that is called with other arguments than before raises
+            `StepMismatchError`. By default such a call logs a warning.
 
-    Raises `TypeError` and `ConfigurationError` as `step` does.
+    Returns:
+        The workflow, an ``async def`` with the arguments of the function; or a decorator.
+
+    Raises:
+        TypeError: The function is not an ``async def``, or its first argument is annotated with another type than
+            `PyWorkflow`. A call of the workflow with another first argument raises it too.
+        ConfigurationError: A number is out of range.
+        InvalidNameError: The name cannot be stored.
     """
     policy = policy_of(retry)
     limit = None if timeout is None else _positive_seconds("timeout", timeout)
@@ -347,49 +382,46 @@ def workflow(
 
 def _check_function(function: Callable[..., object], kind: str) -> None:
     if not inspect.iscoroutinefunction(function):
-        hint = ", or `@step(thread=True)` for blocking code" if kind == "step" else ""
-        raise TypeError(
-            f"{qualified_name(function)} cannot be a {kind}: it must be an `async def` function{hint}."
-        )
+        hint = "; use `@step(thread=True)` for blocking code" if kind == "step" else ""
+        raise TypeError(f"{qualified_name(function)} must be an `async def` function to be a {kind}{hint}.")
     _check_first_argument(function, kind)
 
 
 def _check_plain(function: Callable[..., object]) -> None:
     if not callable(cast(object, function)) or inspect.iscoroutinefunction(function):
         raise TypeError(
-            f"{qualified_name(function)} cannot be a step in a thread or an executor: it must be a plain `def` "
-            "function."
+            f"{qualified_name(function)} must be a plain `def` function to be a step in a thread or an executor."
         )
 
 
 def _check_executor(executor: object) -> None:
     if not isinstance(executor, Executor) and not callable(executor):
         raise TypeError(
-            "executor is a concurrent.futures.Executor, or a function that makes one, "
-            f"not {type(executor).__name__}."
+            "`executor` must be a concurrent.futures.Executor, or a function that returns one, got "
+            f"{type(executor).__name__}."
         )
 
 
 def _positive_seconds(what: str, given: object) -> float:
     seconds = parse_seconds(what, given)
     if seconds <= 0:
-        raise ConfigurationError(f"a {what} is more than 0, not {given} s.")
+        raise ConfigurationError(f"`{what}` must be more than 0 seconds, got {seconds} s.")
     return seconds
 
 
 def _checked_attempts(given: object) -> int:
     if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"max_attempts is an int, not {type(given).__name__}.")
+        raise TypeError(f"`max_attempts` must be an int, got {type(given).__name__}.")
     if given < 1:
-        raise ConfigurationError(f"max_attempts is at least 1, not {given}.")
+        raise ConfigurationError(f"`max_attempts` must be at least 1, got {given}.")
     return given
 
 
 def _names_of(function: Callable[..., object], *, without_context: bool) -> tuple[str, ...]:
-    """Return the names of the parameters that can be given by position and by name, in order."""
+    """Return the names of the parameters that accept an argument by position and by name, in order."""
     try:
         parameters = list(inspect.signature(function).parameters.values())[1 if without_context else 0 :]
-    except ValueError:  # a function written in C that does not tell
+    except ValueError:  # a function written in C without a signature
         return ()
     return tuple(each.name for each in parameters if each.kind == each.POSITIONAL_OR_KEYWORD)
 
@@ -398,18 +430,18 @@ def _check_first_argument(function: Callable[..., object], kind: str) -> None:
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind in {first.KEYWORD_ONLY, first.VAR_KEYWORD}:
         raise TypeError(
-            f"{qualified_name(function)} cannot be a {kind}: its first argument must be the PyWorkflow."
+            f"{qualified_name(function)} must take the PyWorkflow as its first argument to be a {kind}."
         )
     annotation = _annotation(function, first)
     if isinstance(annotation, type) and annotation is not Any and not issubclass(PyWorkflow, annotation):
         raise TypeError(
-            f"{qualified_name(function)} cannot be a {kind}: its first argument, {first.name!r}, must be a "
-            f"PyWorkflow, not {annotation.__name__}."
+            f"the first argument of the {kind} {qualified_name(function)}, {first.name!r}, must be annotated as "
+            f"PyWorkflow, got {annotation.__name__}."
         )
 
 
 def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -> object:
-    """Return what a parameter is annotated with; a name that cannot be looked up yet stays a string."""
+    """Return the annotation of a parameter; a name that is not defined yet stays a string."""
     annotation: object = parameter.annotation
     if annotation is parameter.empty:
         return None
@@ -422,7 +454,7 @@ def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -
 def _check_context(ctx: object, function: Callable[..., object]) -> None:
     if not isinstance(ctx, PyWorkflow):
         raise TypeError(
-            f"the first argument of {qualified_name(function)} must be a PyWorkflow, not {type(ctx).__name__}."
+            f"the first argument of {qualified_name(function)} must be a PyWorkflow, got {type(ctx).__name__}."
         )
 
 

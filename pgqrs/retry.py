@@ -1,4 +1,4 @@
-"""`RetryPolicy`: after how long a failed attempt is tried again, and when no more."""
+"""`RetryPolicy`, the number of attempts and the delays between them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,27 @@ from typing import Any, cast
 from pgqrs.errors import ConfigurationError, TransientError
 
 _CENTURY = 100 * 365 * 86400.0
-"""The longest delay, in seconds, well before the timestamps of PostgreSQL end."""
+"""Seconds, maximum delay: a due time stays well within the range of PostgreSQL's timestamps."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often something is tried, and how long the delays between the attempts are.
+    """The number of attempts of a step or a workflow, and the delays between the attempts.
 
-    `attempts` counts all of them, the first included. The first delay is `initial` seconds, each further one
-    `factor` times the one before, none longer than `maximum` seconds. A share of each, up to `jitter` (between 0
-    and 1), is taken off at random, so that what failed together is not tried again together. `longest` bounds, in
-    seconds, the `retry_after` of a `TransientError`, which other systems choose: a day by default.
+    The delays grow exponentially. A random part of each delay is subtracted, so that steps that failed at the same
+    time are retried at different times.
 
-    Raises `ConfigurationError` (a `ValueError`) for numbers that make no sense.
+    Args:
+        attempts: Maximum attempts, including the first attempt; 3 by default, at least 1.
+        initial: Seconds of the first delay; 1 by default.
+        factor: Factor by which each delay is longer than the previous delay; 2 by default, at least 1.
+        maximum: Seconds, maximum delay; 60 by default.
+        jitter: Maximum share of a delay that is subtracted at random, between 0 and 1; 0.1 by default.
+        longest: Seconds, maximum `retry_after` of a `TransientError`, because an external service may have chosen
+            that delay; one day by default.
+
+    Raises:
+        ConfigurationError: A number is out of range. It is a `ValueError`.
     """
 
     attempts: int = 3
@@ -35,7 +43,7 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if not _is_int(self.attempts) or self.attempts < 1:
-            raise ConfigurationError(f"attempts must be an int of at least 1, and is {self.attempts!r}.")
+            raise ConfigurationError(f"`attempts` must be an int of at least 1, got {self.attempts!r}.")
         _check("initial", self.initial, 0, math.inf)
         _check("factor", self.factor, 1, math.inf)
         _check("maximum", self.maximum, 0, _CENTURY)
@@ -43,17 +51,24 @@ class RetryPolicy:
         _check("longest", self.longest, 0, _CENTURY)
 
     def delay(self, failures: int, error: BaseException | None = None) -> float | None:
-        """Return the delay before the next attempt, in seconds, or None when there is none.
+        """Return the delay before the next attempt.
 
-        `failures` counts the failed attempts so far, and `error` is the last one: the `retry_after` of a
-        `TransientError` is taken as it is, up to `longest`; of several in a group, the longest.
+        The `retry_after` of a `TransientError` replaces the computed delay, up to `longest`, and has no jitter. If
+        an exception group contains several `TransientError`s, the longest `retry_after` applies.
+
+        Args:
+            failures: The number of failed attempts so far.
+            error: The error of the last attempt; None by default.
+
+        Returns:
+            The delay in seconds, or None if no further attempt is allowed.
         """
         if failures >= self.attempts:
             return None
         asked = max(_retry_afters(error), default=None)
         if asked is not None:
             return float(min(max(asked, 0), self.longest))
-        return self._backoff(failures) * (1.0 - self.jitter * random.random())  # noqa: S311  # no secret
+        return self._backoff(failures) * (1.0 - self.jitter * random.random())  # noqa: S311  # not a secret
 
     def _backoff(self, failures: int) -> float:
         try:
@@ -63,14 +78,22 @@ class RetryPolicy:
 
 
 def policy_of(retry: object) -> RetryPolicy | None:
-    """Return the policy that a decorator's `retry` stands for: a number is that many attempts.
+    """Return the retry policy for the `retry` argument of a decorator.
 
-    Raises `ConfigurationError` for a number below 1, and `TypeError` for what is neither.
+    Args:
+        retry: A `RetryPolicy`, a number of attempts, or None.
+
+    Returns:
+        The policy, or None for None.
+
+    Raises:
+        ConfigurationError: The number is less than 1.
+        TypeError: `retry` has another type.
     """
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
     if not _is_int(retry):
-        raise TypeError(f"retry is a number of attempts or a RetryPolicy, not {type(retry).__name__}.")
+        raise TypeError(f"`retry` must be a number of attempts or a RetryPolicy, got {type(retry).__name__}.")
     return RetryPolicy(attempts=cast(int, retry))
 
 
@@ -81,20 +104,20 @@ def _is_int(value: object) -> bool:
 def _check(name: str, value: object, least: float, most: float) -> None:
     is_number = isinstance(value, float) or _is_int(value)
     if not is_number or not least <= cast(float, value) <= most or value == math.inf:
-        bounds = f"at least {least}" if math.isinf(most) else f"between {least} and {most}"
-        raise ConfigurationError(f"{name} must be a number, {bounds}, and is {value!r}.")
+        bounds = f"of at least {least}" if math.isinf(most) else f"between {least} and {most}"
+        raise ConfigurationError(f"`{name}` must be a finite number {bounds}, got {value!r}.")
 
 
 def _retry_afters(error: BaseException | None) -> Iterator[float]:
-    """Yield the delays that an error, or the leaves of a group, ask for: floats and ints of any size."""
+    """Yield the `retry_after` of an error, or of each leaf of a group: finite floats, or ints of any size."""
     pending = [error]
     while pending:
         each = pending.pop()
         if isinstance(each, BaseExceptionGroup):
             pending += cast("BaseExceptionGroup[BaseException]", each).exceptions
         elif isinstance(each, TransientError):
-            # A replayed error has what was recorded for an attribute, and an application may set anything.
+            # The attribute may have any type: a replay restores it from the record, and an application may set it.
             after: Any = getattr(each, "retry_after", None)
-            # An int is compared and not converted: one of 400 digits is no float.
+            # An int is not converted to float here, because an int of 400 digits exceeds the range of float.
             if _is_int(after) or (isinstance(after, float) and math.isfinite(after)):
                 yield after

@@ -1,12 +1,12 @@
-"""Checks of the names that become keys in the database, and the text of a step's key.
+"""Checks the names of workflows, steps, schemas and roles, and formats the keys of steps.
 
-The grammar of a step id, in which ``:`` and ``/`` separate::
+The separators of a step id are ``:`` and ``/``. Its grammar::
 
-    ID            a step without a key; the `id` of a decorator holds neither ``:`` nor ``/``
-    ID:KEY        a step with a key; KEY holds neither, unless it is a tuple: then ``:`` separates its elements
+    ID            a step without a key; the `id` of a decorator contains neither separator
+    ID:KEY        a step with a key; KEY contains neither separator, but ``:`` joins the elements of a tuple
     now:1         the first ``ctx.now()`` of a workflow's body; ``sleep:1`` likewise
     STEP/now:1    the first ``ctx.now()`` within the step whose id is STEP
-    now/NAME      ``ctx.now(id=NAME)``, wherever it is called; ``sleep/NAME`` likewise
+    now/NAME      ``ctx.now(id=NAME)``, in the body and in every step; ``sleep/NAME`` likewise
 """
 
 from __future__ import annotations
@@ -22,66 +22,66 @@ from typing import Any, cast
 from pgqrs.errors import ConfigurationError, InvalidNameError
 
 MAX_NAME_BYTES = 512
-"""The longest workflow name or step id, in bytes of UTF-8: an index entry must fit a page comfortably."""
+"""Bytes of UTF-8, maximum length of a workflow name or step id, so that an index entry easily fits a page."""
 
 MAX_SCHEMA_BYTES = 63
-"""The longest identifier that PostgreSQL does not cut short."""
+"""Bytes, maximum length of an identifier that PostgreSQL does not truncate."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _no_string(name: object) -> str:
-    return f"it must be a string, not {type(name).__name__}"
+    return f"it must be a string, got {type(name).__name__}"
 
 
-@lru_cache(maxsize=4096)  # a step's id is checked at each of its calls
+@lru_cache(maxsize=4096)  # each call of a step checks its id
 def _flaw(name: str, limit: int) -> str | None:
     if not name:
-        return "it is empty"
+        return "it must not be empty"
     if "\x00" in name:
-        return "it contains a NUL character"
+        return "it must not contain a NUL character"
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        return "it contains a lone surrogate"
-    return f"it has {size} bytes, and the limit is {limit}" if size > limit else None
+        return "it must not contain a lone surrogate"
+    return f"it must have at most {limit} bytes of UTF-8, got {size}" if size > limit else None
 
 
 def check_name(what: str, name: object) -> None:
-    """Refuse a workflow name or step id that PostgreSQL could not hold.
+    """Raise `InvalidNameError` for a name that PostgreSQL cannot store.
 
-    `what` names it in the message, as in ``"step id"``. Raises `InvalidNameError`.
+    `what` is the kind of the name for the error text, such as ``"step id"``.
     """
     flaw = _flaw(name, MAX_NAME_BYTES) if isinstance(name, str) else _no_string(name)
     if flaw is not None:
-        raise InvalidNameError(f"{_shown(name)} cannot be a {what}: {flaw}.")
+        raise InvalidNameError(f"invalid {what} {_shown(name)}: {flaw}.")
 
 
 def check_step_id(name: object, *, keyed: bool) -> None:
-    """Refuse the `id` of a decorator that PostgreSQL could not hold, or that could be the id of another step.
+    """Raise `InvalidNameError` for a decorator's `id` that cannot be stored, or may equal another step's id.
 
-    `keyed` says that the step has a key. Raises `InvalidNameError`.
+    `keyed` is true for a step with a key.
     """
     check_name("step id", name)
     text = cast(str, name)
     if ":" in text or "/" in text:
         raise InvalidNameError(
-            f"{_shown(name)} cannot be a step id: ':' and '/' separate the id from a key and from the times that "
-            "are recorded in the step. Use '-' or '.', or give a part that varies as the key: `@step(key=...)`."
+            f"invalid step id {_shown(name)}: it must not contain ':' or '/', which separate an id from a key and "
+            "from recorded times. Use '-' or '.', or pass a part that varies as the key: `@step(key=...)`."
         )
     if keyed and text in _KINDS:
         raise InvalidNameError(
-            f"{_shown(name)} cannot be the id of a step with a key: ctx.{text}() records ids as '{text}:1'. "
-            "Give the step another one: `@step(id=..., key=...)`."
+            f"invalid id {_shown(name)} of a step with a key: ctx.{text}() records ids such as '{text}:1'. "
+            "Choose another id: `@step(id=..., key=...)`."
         )
 
 
 def key_text(key: object) -> str:
-    """Return the text of a step's key: the same in every process, and for no two keys of one type the same.
+    """Return the text of a step's key, which is equal in every process and unique among keys of one type.
 
-    ``%``, ``:`` and ``/`` are escaped in it, so that the key of one step cannot make the id of another. The
-    elements of a tuple are joined by ``:``. Raises `InvalidNameError` for a key whose text may differ between
+    The text has ``%``, ``:`` and ``/`` escaped, so that the key of one step cannot form the id of another step.
+    ``:`` joins the elements of a tuple. Raises `InvalidNameError` for a key whose text may differ between
     processes.
     """
     if isinstance(key, tuple) and len(cast("tuple[object, ...]", key)) > 1:
@@ -90,14 +90,14 @@ def key_text(key: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which nothing separates the parts of a step id."""
+    """Return a text with the separators of step ids escaped."""
     if ":" in text or "/" in text or "%" in text:
         return text.replace("%", "%25").replace(":", "%3A").replace("/", "%2F")
     return text
 
 
 def is_time(step_id: str) -> bool:
-    """Tell whether a step id is that of a recorded time."""
+    """Return whether a step id belongs to a recorded time."""
     return "/" in step_id or step_id.startswith(("now:", "sleep:"))
 
 
@@ -107,7 +107,7 @@ def _element(key: Any) -> str:
     if type(key) is int:
         return str(key)
     if isinstance(key, enum.Enum):
-        return _element(key.value)  # JSON makes the value of it: a replay may have either
+        return _element(key.value)  # JSON turns a member into its value, so a replay may pass either
     if isinstance(key, tuple):
         return f"%({':'.join(map(_element, cast('tuple[object, ...]', key)))}%)"
     for accepted, text in _TEXTS:
@@ -115,14 +115,14 @@ def _element(key: Any) -> str:
             return escaped(text(key))
     name = type(cast(object, key)).__name__
     raise InvalidNameError(
-        "the key of a step is a str, int, bool, float, Decimal, UUID, date, time, datetime or Enum, or a tuple of "
-        f"them, not {name}: the text of a {name} may differ in the next process, which would execute the step "
-        "again. Have `key` return a value of these types, as in `key=lambda order: order.number`."
+        "the key of a step must be a str, int, bool, float, Decimal, UUID, date, time, datetime or Enum, or a "
+        f"tuple of them, got {name}: the text of a {name} may differ in the next process, which would execute the "
+        "step again. Return a value of these types from `key`, as in `key=lambda order: order.number`."
     )
 
 
 def _moment(time: dt.datetime) -> str:
-    # A replay may have it in another zone.
+    # A replay may pass the same moment in another time zone.
     return dt.datetime.isoformat(time if time.tzinfo is None else time.astimezone(dt.UTC))
 
 
@@ -142,27 +142,27 @@ _TEXTS: tuple[tuple[Any, Any], ...] = (
 
 
 def check_schema(name: object) -> None:
-    """Refuse a schema name that PostgreSQL could not hold, or that has control characters.
+    """Raise `ConfigurationError` for a schema name that PostgreSQL cannot store, or with a control character.
 
-    Alembic writes a tab into its SQL as spaces, which is the name of another schema. Raises `ConfigurationError`.
+    Alembic writes a tab as spaces into its SQL, which would name another schema.
     """
     flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
     if flaw is None and _CONTROL.search(cast(str, name)):
-        flaw = "it contains a control character"
+        flaw = "it must not contain a control character"
     if flaw is not None:
-        raise ConfigurationError(f"{_shown(name)} cannot be a schema name: {flaw}.")
+        raise ConfigurationError(f"invalid schema name {_shown(name)}: {flaw}.")
 
 
 def check_role(name: object) -> None:
-    """Refuse the name of a role that PostgreSQL could not hold; raises `ConfigurationError`."""
+    """Raise `ConfigurationError` for a role name that PostgreSQL cannot store."""
     flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
     if flaw is not None:
-        raise ConfigurationError(f"{_shown(name)} cannot be the name of a role: {flaw}.")
+        raise ConfigurationError(f"invalid role name {_shown(name)}: {flaw}.")
 
 
 def _shown(name: object) -> str:
     try:
         text = ascii(name)
-    except Exception:  # noqa: BLE001  # the object's class may do anything
+    except Exception:  # noqa: BLE001  # the repr of an object may raise any exception
         text = f"<{type(name).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004

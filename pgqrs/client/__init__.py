@@ -1,1 +1,1 @@
-"""."""
+"""The client API: `Admin`, submitters and handles."""

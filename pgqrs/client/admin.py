@@ -1,4 +1,4 @@
-"""`Admin`: connect, install, create, run, enqueue, inspect, cancel, resume."""
+"""`Admin`, the client object that installs the tables and creates, runs, lists, cancels and resumes workflows."""
 
 from __future__ import annotations
 
@@ -41,39 +41,48 @@ Ts = TypeVarTuple("Ts")
 _NOTHING: Any = object()
 
 MIN_TIMEOUT = 0.01
-"""Minimum `timeout` of an `Admin`, in seconds: no server answers reliably in less."""
+"""Seconds, minimum `timeout` of an `Admin`: no server answers reliably in less."""
 
 MIN_HEARTBEAT_TIMEOUT = 1.0
-"""Minimum `heartbeat_timeout` of an `Admin`, in seconds: there are five beats in that time."""
+"""Seconds, minimum `heartbeat_timeout` of an `Admin`: the executor sends five heartbeats in that time."""
 
 
 class Admin:
-    """The way into a database's workflows.
+    """The client object for the workflows of one schema in one database.
 
-    `dsn` is a DSN string (``postgresql://...`` as asyncpg reads it, or ``embedded://`` for a PostgreSQL of its
-    own), an SQLAlchemy `URL`, or an `AsyncEngine` of yours, which is never disposed here. Of several hosts one
-    that takes writes is looked for. ``?pgqrs_pooler=transaction`` says that PgBouncer is in between; for an engine
-    its ``execution_options={"pgqrs_pooler": "transaction"}`` do. `schema` is where the tables are, ``"pgqrs"`` by
-    default. `codec` turns values into text and back; strict JSON by default,
-    see `pgqrs.codecs` for others.
-    `timeout` bounds one connection attempt and one write, in seconds. `outage_timeout` is how long, in seconds, a
-    write waits for a server that went away before `DatabaseUnavailableError` is raised. `heartbeat_timeout` is how
-    long, in seconds and at least 1, this process may give no sign of life before others suspect it: behind a
-    pooler they take its runs over then, and those of a stopped process after four times as long; one that died is
-    noticed in a second or two. `clock` is what sleeps, retries and deadlines are waited for by: tests give a
-    `pgqrs.testing.TestClock`. `sessionmaker` makes the sessions of transactional steps, as an
-    `async_sessionmaker` of yours does; without one they are plain `AsyncSession`s on the `Admin`'s engine.
-    `tune_gc` has Python's garbage collector tuned from the first run or `Worker` until `close`: the young
-    threshold is 20,000, and full collections are held back. A collector that is disabled, or whose thresholds are
-    not Python's own, is left alone; so is any with False.
+    An `Admin` opens its first connection when it needs one. It is an async context manager. Outside an
+    ``async with`` block call `close`; otherwise the end of the event loop closes it. Several event loops may use
+    one `Admin`, in turn or at the same time. An `Admin` with the application's engine belongs to one event loop.
 
-    Nothing is connected before it is needed. It is an async context manager; without one call `close`, or let
-    the event loop's end do it. It can be used in several event loops, one after another or at once, unless an
-    engine was given, which belongs to one.
+    Args:
+        dsn: The database: a DSN string, an SQLAlchemy `URL` or an `AsyncEngine`. A DSN is ``postgresql://...``, in
+            the form that asyncpg reads, or ``embedded://`` for an embedded server. If a DSN or a `URL` names
+            several hosts, the `Admin` connects to a host that accepts writes. ``?pgqrs_pooler=transaction``
+            announces a pooler in transaction mode; an engine announces the pooler with
+            ``execution_options={"pgqrs_pooler": "transaction"}``. The `Admin` never disposes the application's
+            engine.
+        schema: The schema of the tables; ``"pgqrs"`` by default.
+        codec: The codec of inputs, outcomes and errors; strict JSON by default. `pgqrs.codecs` has other codecs.
+        timeout: Seconds that bound one connection attempt and one write; 10 by default, at least 0.01.
+        outage_timeout: Seconds that a write waits for an unavailable server before it raises
+            `DatabaseUnavailableError`; 60 by default, at least 0.
+        heartbeat_timeout: Seconds without a heartbeat after which other executors suspect this process; 15 by
+            default, at least 1. Behind a pooler they recover its runs then. Without a pooler they recover the runs
+            of a dead process within a second or two, and the runs of a stopped process after four times
+            `heartbeat_timeout`.
+        clock: The clock that times sleeps, retries and deadlines; the machine's monotonic clock by default. Tests
+            pass a `pgqrs.testing.TestClock`.
+        sessionmaker: The factory of the sessions of transactional steps, such as an `async_sessionmaker`. By
+            default these sessions are plain `AsyncSession` objects on the engine of the `Admin`.
+        tune_gc: Whether the `Admin` tunes Python's garbage collector from its first run or `Worker` until `close`:
+            it sets the young threshold to 20,000 and defers full collections. A disabled collector, and a
+            collector with thresholds other than Python's defaults, stay unchanged. True by default.
 
-    Raises `InvalidDSNError` (a `ValueError`) for what is no PostgreSQL DSN, `ConfigurationError` (a
-    `ValueError`) for a schema name that cannot be and for a number out of range, `TypeError` for anything else, a
-    codec without a name, say.
+    Raises:
+        InvalidDSNError: `dsn` is a string or a `URL` that does not name a PostgreSQL server.
+        ConfigurationError: The schema name is invalid, a number is out of range, or the engine does not use
+            asyncpg. `ConfigurationError` and `InvalidDSNError` are `ValueError`s.
+        TypeError: An argument has another type, or the codec has no name.
     """
 
     def __init__(
@@ -110,23 +119,29 @@ class Admin:
 
     @property
     def codec(self) -> Codec:
-        """How values become text and back."""
+        """The codec of inputs, outcomes and errors."""
         return self._codec
 
     @property
     def clock(self) -> Clock:
-        """What sleeps, retries and deadlines are waited for by."""
+        """The clock that times sleeps, retries and deadlines."""
         return self._clock
 
     @property
     def loops(self) -> tuple[asyncio.AbstractEventLoop, ...]:
-        """The event loops in which it was used, those that have ended among them."""
+        """The event loops that have used this `Admin`; closed event loops may be among them."""
         return tuple(self._stores)
 
     def twin(self) -> Self:
-        """Return another `Admin` like this one, which is an executor of its own; close it as any other."""
+        """Return a second `Admin` with the same settings, which is an executor of its own.
+
+        The caller closes the second `Admin` separately.
+
+        Returns:
+            The new `Admin`.
+        """
         twin = copy(self)
-        twin._stores, twin._here, twin._pulse = {}, {}, None  # noqa: SLF001  # of the same class
+        twin._stores, twin._here, twin._pulse = {}, {}, None  # noqa: SLF001  # `twin` is of this class
         return twin
 
     async def __aenter__(self) -> Self:
@@ -141,9 +156,10 @@ class Admin:
         await self.close()
 
     async def close(self) -> None:
-        """Write what was accepted and close the connections that are ours; again does nothing.
+        """Write the pending records of the running event loop and close the connections of its store.
 
-        An `Admin` that is used after it was closed connects again.
+        A second call does nothing. An `Admin` that is used after `close` connects again. The application's engine
+        stays open.
         """
         loop = asyncio.get_running_loop()
         self._leave_other_process()
@@ -156,7 +172,13 @@ class Admin:
                 await store.close()
 
     async def loop_state(self) -> LoopState:
-        """Return what the running event loop has beside its store; for the library's own use."""
+        """Return the notifier, the result poller and the store of the running event loop.
+
+        The library itself uses this method.
+
+        Returns:
+            The state of the running event loop, created at the first call.
+        """
         loop = asyncio.get_running_loop()
         self._leave_other_process()
         here = self._here.get(loop)
@@ -165,7 +187,16 @@ class Admin:
         return here
 
     async def store(self) -> Store:
-        """Return the running event loop's store; for the library's own use."""
+        """Return the store of the running event loop.
+
+        The library itself uses this method.
+
+        Returns:
+            The store, created and opened at the first call.
+
+        Raises:
+            ConfigurationError: The engine of this `Admin` belongs to another event loop.
+        """
         loop = asyncio.get_running_loop()
         self._leave_other_process()
         store = self._stores.get(loop)
@@ -189,45 +220,57 @@ class Admin:
         )
 
     def _own_pulse(self) -> Heartbeat:
-        """Return this process's pulse."""
         if self._pulse is None:
             self._pulse = Heartbeat(self._source, self._schema, self._limits)
         return self._pulse
 
     def _leave_other_process(self) -> None:
-        """Drop what a parent process had: its ids, its connections and its executor are not a forked child's."""
+        """Drop the parent's stores after a fork: its ids, connections and executor do not belong to the child."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            # Kept: its connections are the parent's, which must not be closed when they are collected here.
+            # The reference keeps the parent's connections from being collected, and so closed, in this process.
             self._inherited = self._stores
             self._stores, self._here, self._pulse = {}, {}, None
 
     def _leave_other_loops(self) -> None:
         if self._stores and not self._source.owned:
             raise ConfigurationError(
-                "the engine that this Admin was given belongs to another event loop: give each loop an engine "
-                "and an Admin of its own, or give Admin a DSN."
+                "the engine of this Admin belongs to another event loop: create one engine and one Admin for each "
+                "event loop, or pass a DSN."
             )
         for loop in [each for each in self._stores if each.is_closed()]:
             del self._stores[loop]
             self._here.pop(loop, None)
 
     async def install(self) -> None:
-        """Create the schema and its tables, or bring them to this version; safe to call again, and at once.
+        """Create the schema and its tables, or upgrade the tables to this version of pgqrs.
 
-        Raises `SchemaOutOfDateError` when a newer pgqrs made the tables, and `ConfigurationError` for a database
-        that is not encoded in UTF-8.
+        The call is safe to repeat, and safe in several processes at the same time.
+
+        Raises:
+            SchemaOutOfDateError: A newer version of pgqrs created the tables.
+            ConfigurationError: The encoding of the database is not UTF-8.
+            DatabaseUnavailableError: The database is unavailable.
         """
         await (await self.store()).install()
 
     async def verify(self, *, deep: bool = False) -> None:
-        """Check that the tables are there and at this version, and what is in them if `deep`.
+        """Check that the tables exist and are at this version, and optionally check their rows.
 
-        `deep` reads all rows: no run of an executor that died long ago, no step newer than its workflow, no claim
-        on a workflow that has ended, and so on. Each of these searches may take up to an hour. The tables do not
-        show whether a process that lives carries out the runs that it holds: it gives up by itself, within
-        seconds, any that it does not, and logs a warning. Raises `NotInstalledError` or `SchemaOutOfDateError`,
-        which name the command that mends it, and `InvariantError`, which lists what it found.
+        The deep check searches for rows that are invalid in every state of a workflow: a run of an executor that
+        died long ago, a step with a newer epoch than its workflow, a claim on a workflow that has ended, and more.
+        The tables do not show whether a live process still executes the runs that it holds. A live process
+        abandons, within seconds, each run that it holds and does not execute, and logs a warning.
+
+        Args:
+            deep: Whether to read all rows. Each of the searches may take up to an hour. False by default.
+
+        Raises:
+            NotInstalledError: The schema holds no tables of pgqrs. The message names the command that fixes this.
+            SchemaOutOfDateError: The tables are at another version. The message names the command that fixes this.
+            ConfigurationError: The encoding of the database is not UTF-8.
+            InvariantError: The deep check found invalid rows; `violations` lists them.
+            DatabaseUnavailableError: The database is unavailable.
         """
         store = await self.store()
         await store.verify()
@@ -237,11 +280,25 @@ class Admin:
     async def create_workflow(
         self, name: str, input_arg: Any = _NOTHING, *, session: SessionOrConnection | None = None
     ) -> PyWorkflow:
-        """Create a workflow, to be run by calling its function with the context that this returns.
+        """Create a workflow for the caller to run: call the workflow's function with the returned context.
 
-        `name` is the workflow's type, at most 512 bytes. `input_arg` is recorded as its input and must be strict
-        JSON; it is for you to read, and the function is called with whatever you call it with. Raises
-        `InvalidNameError`, `SerializationError`, `NotInstalledError`, `DatabaseUnavailableError`.
+        Args:
+            name: The name of the workflow, at most 512 bytes of UTF-8.
+            input_arg: The recorded input, which the codec must be able to encode. It serves readers of the tables
+                only: the function receives the arguments of its own call. Without `input_arg` the recorded input
+                has no arguments.
+            session: A caller's session or connection, in any state. The workflow exists when the caller commits.
+                By default the workflow is committed before this method returns.
+
+        Returns:
+            The context of the new workflow.
+
+        Raises:
+            InvalidNameError: The name cannot be stored.
+            SerializationError: The codec cannot encode `input_arg`.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
         """
         check_name("workflow name", name)
         warn_in_body(name)
@@ -254,11 +311,28 @@ class Admin:
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Create a workflow with these arguments, run it here, and return its result.
+        """Create a workflow with these arguments, run it in this task, and return its result.
 
-        `workflow` is a function decorated with `@workflow`. The arguments are recorded as its input, so they
-        must be strict JSON, and it is called with them as they are recorded (a tuple is a list); another codec
-        may carry more. Raises what the workflow raises, and as `create_workflow` does.
+        The arguments are recorded as the workflow's input, so the codec must be able to encode them. The function
+        receives the arguments in their recorded form: with strict JSON a tuple becomes a list.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The return value of the function, in its recorded form.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`.
+            SerializationError: The codec cannot encode the arguments or the return value.
+            WorkflowCancelledError: The workflow was cancelled.
+            WorkflowTimeoutError: The workflow passed its deadline.
+            WorkflowFencedError: Another run of the workflow fenced this run.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+            Exception: Any exception that the function raises.
         """
         definition = definition_of(workflow)
         warn_in_body(definition.name)
@@ -274,12 +348,25 @@ class Admin:
     async def enqueue(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> WorkflowHandle[R]:
-        """Create a workflow with these arguments for a `Worker` to run, and return a handle on it.
+        """Create a workflow with these arguments for a `Worker` to run.
 
-        `workflow` is a function decorated with `@workflow`; nothing of it but its name, its timeout and its
-        signature matters here. The arguments are recorded as its input and must be strict JSON. Once this returns
-        the workflow is on disk. Raises `TypeError` for arguments that do not fit, `SerializationError`,
-        `NotInstalledError`, `DatabaseUnavailableError`.
+        The workflow is committed when this method returns. The arguments are recorded as the workflow's input, so
+        the codec must be able to encode them.
+
+        Args:
+            workflow: A function decorated with `@workflow`. This method uses its name, its timeout and its
+                signature only.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            A handle on the new workflow.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
         """
         return await self.options().enqueue(workflow, *args, **kwargs)
 
@@ -290,12 +377,29 @@ class Admin:
         *,
         key: Callable[[*Ts], str] | None = None,
     ) -> list[WorkflowHandle[R]]:
-        """Enqueue a workflow for each tuple of positional arguments, and return the handles in their order.
+        """Enqueue one workflow for each tuple of positional arguments.
 
-        Thousands are written in one statement, fewer where their inputs are large: it ends at 4 MiB of them. `key`
-        makes the key of each from its arguments, as in ``key=lambda order, day: f"{order}:{day}"``; tuples of one
-        key get handles on one workflow. A failure on the way leaves those before it enqueued: with keys the call
-        can be repeated. Raises as `enqueue` does.
+        One statement writes up to 5,000 workflows, and ends after 4 Mi characters of encoded input. If a statement
+        fails, the workflows of the earlier statements stay enqueued; with `key` the call is safe to repeat.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            inputs: The positional arguments of each workflow, one tuple for each.
+            key: A function that returns the key of a workflow from its arguments, as in
+                ``key=lambda order, day: f"{order}:{day}"``. Tuples with equal keys get handles on one workflow.
+                By default the workflows have no key.
+
+        Returns:
+            The handles, in the order of `inputs`.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
+                function does not accept its arguments.
+            SerializationError: The codec cannot encode the arguments.
+            InvalidNameError: A key cannot be stored.
+            KeyConflictError: A key belongs to a workflow with other arguments.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
         """
         return await self.options().enqueue_many(workflow, inputs, key=key)
 
@@ -310,19 +414,31 @@ class Admin:
         session: SessionOrConnection | None = None,
         on_conflict: OnConflict = "raise",
     ) -> Submitter:
-        """Return a `Submitter`, whose `enqueue`, `enqueue_many` and `run` submit with these options.
+        """Return a `Submitter` that enqueues and runs workflows with these options.
 
-        `key`: there is one workflow of a name and a key, so submitting again gives the one that is there,
-        whatever became of it. `on_conflict`: the answer where that one has other arguments: ``"raise"`` raises
-        `KeyConflictError`, ``"warn"`` logs a warning and gives it, ``"ignore"`` gives it. `queue`: which workers
-        it is for. `priority`: a higher one is claimed before a lower one. `delay`: how long it is not to be
-        started, in seconds or as a `timedelta`. `timeout`: how long it may take from its first start, instead of
-        what `@workflow(timeout=)` says. `session`: an `AsyncSession` or an `AsyncConnection` of yours, in any
-        state: what is enqueued is there when you commit, and gone when you roll back; its own errors are
-        SQLAlchemy's.
+        Args:
+            key: The idempotency key. A name and a key identify one workflow: a second submission returns the
+                existing workflow, in any status. Without a key each submission creates a workflow.
+            queue: The queue of the workflow, which selects its workers; ``"default"`` by default.
+            priority: The priority of the workflow, a 64-bit integer. Workers claim higher numbers first. 0 by
+                default.
+            delay: Seconds, or a `timedelta`, before a worker may start the workflow. No delay by default.
+            timeout: Seconds, or a `timedelta`, from the first start of the workflow to its deadline. By default
+                the `timeout` of `@workflow` applies.
+            session: A caller's session: an `AsyncSession` or an `AsyncConnection` in any state. The workflow
+                exists when the caller commits, and does not exist when the caller rolls back. Errors of the
+                caller's session are SQLAlchemy's. By default the workflow is committed at once.
+            on_conflict: The reaction when the workflow with the key has other arguments. ``"raise"``, the default,
+                raises `KeyConflictError`. ``"warn"`` logs a warning and returns the existing workflow.
+                ``"ignore"`` returns the existing workflow.
 
-        Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number
-        that is out of range or an unknown `on_conflict`, and `TypeError` for a value of another type.
+        Returns:
+            A `Submitter` with `enqueue`, `enqueue_many` and `run`.
+
+        Raises:
+            InvalidNameError: The key or the queue cannot be stored.
+            ConfigurationError: A number is out of range, or `on_conflict` is unknown.
+            TypeError: A value has another type.
         """
         return Submitter(
             self,
@@ -348,28 +464,62 @@ class Admin:
     def handle(
         self, workflow_id: int, workflow: Callable[..., Awaitable[Any]] | None = None
     ) -> WorkflowHandle[Any]:
-        """Return a handle on a workflow; whether there is one of this id is asked when the handle is used.
+        """Return a handle on a workflow by its id.
 
-        `workflow` is its function: with a codec that goes by types the result is what that is annotated to return,
-        and the JSON of it otherwise.
+        This method does not read the database: the first use of the handle checks that the workflow exists.
+
+        Args:
+            workflow_id: The id of the workflow.
+            workflow: The function of the workflow. A typed codec decodes the result as the return annotation of
+                this function, and as plain JSON values without it.
+
+        Returns:
+            The handle.
+
+        Raises:
+            TypeError: `workflow_id` is not an int, or `workflow` is not decorated with `@workflow`.
         """
         check_is_int("a workflow id", workflow_id)
         returns = None if workflow is None else definition_of(workflow).returns
         return WorkflowHandle(self, workflow_id, is_there=False, returns=returns)
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
-        """Return the context of a workflow that is there, to run it again.
+        """Return the context of an existing workflow, with which the caller can run the workflow again.
 
-        Raises `WorkflowNotFoundError`.
+        Args:
+            workflow_id: The id of the workflow.
+
+        Returns:
+            The context of the workflow.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            DatabaseUnavailableError: The database is unavailable.
         """
         return PyWorkflow(self, workflow_id, await (await self.store()).name_of(workflow_id))
 
     async def resume_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> PyWorkflow:
-        """Make a failed or cancelled workflow runnable again, every failed step of it too, terminal ones as well.
+        """Make a failed or cancelled workflow ready to run again, and reopen all its failed steps.
 
-        The operator's button after a fix. One that was enqueued is queued again; any other is PENDING until the
-        context returned runs it. Whatever run of it still goes on is fenced. `session` is as in `options`, in a
-        transaction. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded.
+        Operators call this method after they have fixed the cause of a failure: the next run also executes again
+        the steps that failed with a terminal error. An enqueued workflow returns to its queue. Any other workflow
+        is PENDING until the returned context runs it. A run that is still active is fenced.
+
+        Args:
+            workflow_id: The id of the workflow.
+            session: A caller's session or connection, in a transaction. The change takes effect when the caller
+                commits. By default the change is committed before this method returns.
+
+        Returns:
+            The context of the workflow.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowFinishedError: The workflow has succeeded.
+            SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
+            DatabaseUnavailableError: The database is unavailable.
         """
         store = await self.store()
         target = store if session is None else await store.in_transaction(session)
@@ -378,14 +528,26 @@ class Admin:
     async def cancel_workflow(
         self, workflow_id: int, *, interrupt: bool = False, session: SessionOrConnection | None = None
     ) -> None:
-        """Cancel a workflow, wherever it runs.
+        """Request the cancellation of a workflow, in whichever process it runs.
 
-        One that does not run is CANCELLED at once. In one that runs no new step starts and what it waits for
-        ends; a step that executes goes on to its recorded outcome, unless `interrupt` is true; then the run
-        ends CANCELLED. This returns once it is asked for. `resume_workflow` makes the workflow runnable again.
-        A function that awaits something else than its steps is interrupted after a second. `session` is as in
-        `options`. Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for one that has succeeded or
-        failed, as its `status` tells.
+        A workflow without a run is CANCELLED when this method returns. A running workflow starts no further step,
+        and its sleeps and retry delays end. Its executing steps continue to their recorded outcomes. Once no step
+        executes, the function has one second to return; then its task is cancelled. The run then ends as
+        CANCELLED. This method does not wait for that end. `resume_workflow` makes the workflow ready to run again.
+
+        Args:
+            workflow_id: The id of the workflow.
+            interrupt: Whether to cancel the tasks of executing steps, which then have no outcome, and the task of
+                the function. False by default.
+            session: A caller's session or connection, in any state. The request takes effect when the caller
+                commits. By default the request is committed before this method returns.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
+            SessionError: The caller's session cannot be used.
+            DatabaseUnavailableError: The database is unavailable.
         """
         here = await self.loop_state()
         if session is not None:
@@ -402,31 +564,53 @@ class Admin:
         limit: int = 100,
         before: int | None = None,
     ) -> list[WorkflowRecord]:
-        """Return workflows, newest first, at most `limit`.
+        """Return one page of workflows, newest first.
 
-        `status` and `name` filter. `before` is the id below which to go on: the last one of the page before.
-        A payload that this `Admin` cannot read, one of another codec among them, is `Unreadable` in its record.
-        Raises `ValueError` for a status that is none, and `TypeError` for a `limit` or `before` that is no int.
+        Args:
+            status: The status of the workflows; any status by default.
+            name: The name of the workflows; any name by default.
+            limit: Maximum workflows of the page; 100 by default.
+            before: The id below which the page begins: the last id of the previous page. By default the page
+                begins with the newest workflow.
+
+        Returns:
+            The records. A payload that this `Admin` cannot read, such as a payload of another codec, is
+            `Unreadable`.
+
+        Raises:
+            TypeError: `limit` or `before` is not an int.
+            ValueError: `status` is not a `WorkflowStatus`, or `limit` is negative (`ConfigurationError`).
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
         """
-        check_is_int("limit", limit)
+        check_is_int("`limit`", limit)
         if before is not None:
-            check_is_int("before", before)
+            check_is_int("`before`", before)
             before = min(before, MAX_ID)
         if limit < 0:
-            raise ConfigurationError(f"limit must not be negative, and is {limit}.")
+            raise ConfigurationError(f"`limit` must be at least 0, got {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
         store = await self.store()
         found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
         return [decode_listed_workflow(self._codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
-        """Return what is recorded of a workflow's steps, in the order in which they were started.
+        """Return the records of a workflow's steps, in the order in which the steps began.
 
-        One with `outcome_unknown` began and has no outcome: in a workflow that has ended its effect may have
+        A step with `outcome_unknown` began and has no outcome; if its workflow has ended, its effect may have
         happened. A step that a killed process executed for less than 0.1 seconds has no record.
 
-        A payload that this `Admin` cannot read, one of another codec among them, is `Unreadable` in its record.
-        Raises `WorkflowNotFoundError`.
+        Args:
+            workflow_id: The id of the workflow.
+
+        Returns:
+            The records. A payload that this `Admin` cannot read, such as a payload of another codec, is
+            `Unreadable`.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            DatabaseUnavailableError: The database is unavailable.
         """
         store = await self.store()
         written = (await store.workflow(workflow_id, as_text)).codec

@@ -1,4 +1,4 @@
-"""How workflows are handed to workers: the options of a submission, and the `Submitter` that has them."""
+"""The options of a submission, and the `Submitter` that enqueues or runs workflows with these options."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 BATCH_SIZE = 5000
-"""How many workflows `Submitter.enqueue_many` writes in one statement."""
+"""Maximum workflows that `Submitter.enqueue_many` writes in one statement."""
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""How many characters of input, after which a statement of `Submitter.enqueue_many` takes no further workflow."""
+"""Characters of encoded input after which a statement of `Submitter.enqueue_many` takes no further workflow."""
 
 RUN_GRACE = 60.0
-"""How long, in seconds, workers leave a workflow alone that `Submitter.run` has created and is about to start."""
+"""Seconds for which workers do not claim a workflow that `Submitter.run` has created and is about to start."""
 
 _PRIORITIES = range(-(2**63), 2**63)
 
 
 JOINED = 1.0
-"""Seconds for which `Submitter.run` waits for a workflow that runs elsewhere, before it tries to run it again."""
+"""Seconds for which `Submitter.run` waits for another task's run before it tries to run the workflow itself."""
 
 OnConflict: TypeAlias = Literal["raise", "warn", "ignore"]
-"""The answer to a submission whose key belongs to a workflow with other arguments."""
+"""The reaction to a submission whose key belongs to a workflow with other arguments."""
 
 _logger = logging.getLogger("pgqrs")
 
 
 class EnqueueOptions(NamedTuple):
-    """How a workflow is submitted; times are in seconds. See `Admin.options`."""
+    """The checked options of a submission; times are in seconds. See `Admin.options`."""
 
     key: str | None = None
     queue: str = DEFAULT_QUEUE
@@ -78,7 +78,7 @@ class SubmitterHost(HandleHost, ContextHost, Protocol):
 
 
 class Submitter:
-    """Enqueues and runs workflows with the options that `Admin.options` was given."""
+    """An object that enqueues and runs workflows with fixed options; `Admin.options` creates it."""
 
     __slots__ = ("_host", "_options")
 
@@ -92,7 +92,27 @@ class Submitter:
     async def enqueue(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> WorkflowHandle[R]:
-        """Enqueue a workflow with these arguments for a worker; see `Admin.enqueue`."""
+        """Create a workflow with these arguments and these options for a worker to run.
+
+        Without a `session` the workflow is committed when this method returns. If the key belongs to an existing
+        workflow, this method creates none.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            A handle on the new workflow, or on the existing workflow with the key.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
         definition = definition_of(workflow)
         submission = self._submission(definition, args, kwargs, self._options.key)
         workflow_id = await self._submit(definition, submission)
@@ -110,10 +130,35 @@ class Submitter:
         *,
         key: Callable[[*Ts], str] | None = None,
     ) -> list[WorkflowHandle[R]]:
-        """Enqueue a workflow for each tuple of arguments; see `Admin.enqueue_many`."""
+        """Enqueue one workflow with these options for each tuple of positional arguments.
+
+        One statement writes up to 5,000 workflows, and ends after 4 Mi characters of encoded input. If a statement
+        fails, the workflows of the earlier statements stay enqueued, unless they belong to a caller's session.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            inputs: The positional arguments of each workflow, one tuple for each.
+            key: A function that returns the key of a workflow from its arguments. By default the workflows have no
+                key.
+
+        Returns:
+            The handles, in the order of `inputs`.
+
+        Raises:
+            ConfigurationError: The options of this submitter contain a key, which identifies one workflow only.
+            TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
+                function does not accept its arguments.
+            SerializationError: The codec cannot encode the arguments.
+            InvalidNameError: A key cannot be stored.
+            KeyConflictError: A key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
         if self._options.key is not None:
             raise ConfigurationError(
-                "a key is of one workflow: give enqueue_many a function that makes one of each tuple of arguments."
+                "a key identifies one workflow: pass `enqueue_many` a `key` function that returns the key of each "
+                "tuple of arguments."
             )
         definition = definition_of(workflow)
 
@@ -134,26 +179,54 @@ class Submitter:
             ]
             if self._options.delay is None:
                 self._ring(here, min(ids))
-            await asyncio.sleep(0)  # a turn for the others: encoding takes a while
+            await asyncio.sleep(0)  # encoding takes a while: let other tasks of the event loop run
         return handles
 
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Create the workflow with these arguments, unless its key is there, run it here, and return its result.
+        """Create a workflow with these arguments, run it in this task, and return its result.
 
-        A workflow of this key that is there is run with the arguments that it was created with; one that has
-        succeeded returns its output, and does not run. Where another task or process runs it, this waits for its
-        result, and raises its recorded error, as a handle does; if that process dies, this runs it. Raises
-        `WorkflowInProgressError` within that workflow itself, `KeyConflictError`, and as `Admin.run` does. A
-        `delay` has no meaning here and raises `ConfigurationError`.
+        If the key belongs to an existing workflow, this method runs that workflow with its recorded arguments. An
+        existing workflow that has succeeded does not run: this method returns its recorded output. If another task
+        or process runs the workflow, this method waits for the result, as a handle does, and runs the workflow
+        itself if that process dies.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The return value of the function, in its recorded form.
+
+        Raises:
+            ConfigurationError: The options contain a `delay` or a `session`.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments or the return value.
+            KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
+            WorkflowInProgressError: The caller is a step or the function of this workflow itself.
+            CodecMismatchError: The existing workflow is written with another codec.
+            WorkflowCancelledError: The workflow was cancelled.
+            WorkflowTimeoutError: The workflow passed its deadline.
+            WorkflowFencedError: Another run of the workflow fenced this run.
+            StepFailedError: Another task's run of the workflow ended with an error. The raised error is also an
+                instance of the original class.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+            Exception: Any exception that the function raises.
         """
         if self._options.delay is not None:
-            raise ConfigurationError("a workflow that is run at once has no delay: enqueue it.")
+            raise ConfigurationError(
+                "`run` starts a workflow at once and accepts no delay: use `enqueue` instead."
+            )
         if self._options.session is not None:
-            raise ConfigurationError("a workflow that is run at once is no part of a transaction: enqueue it.")
+            raise ConfigurationError(
+                "`run` starts a workflow at once, outside the caller's transaction: use `enqueue` instead."
+            )
         submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
-        # Workers leave it alone for a while, and take it over if this process dies before it starts it.
+        # The delay keeps workers from claiming the workflow before this process starts it. If this process dies
+        # before the start, a worker claims the workflow after the delay.
         definition = definition_of(workflow)
         workflow_id = await self._submit(definition, submission._replace(delay=RUN_GRACE))
         here = await self._host.loop_state()
@@ -181,7 +254,7 @@ class Submitter:
                     raise
 
     async def _run_here(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
-        """Run a workflow here with the arguments that it was created with."""
+        """Run a workflow in this task with its recorded arguments."""
         check_codec(self._host.codec, record.id, record.codec)
         given, by_name = decode_input(self._host.codec, definition_of(workflow), record.input)
         return await workflow(PyWorkflow(self._host, record.id, record.name), *given, **by_name)
@@ -215,7 +288,7 @@ class Submitter:
         return await store.submit_many(submissions, compare)
 
     def _compare(self, definition: Definition, submission: Submission, taken: KeyOwner) -> None:
-        """Raise `KeyConflictError`, or warn, where a key belongs to a workflow with other arguments."""
+        """Raise `KeyConflictError`, or log a warning, if a key belongs to a workflow with other arguments."""
         codec = self._host.codec
         if self._options.on_conflict == "ignore" or taken.codec != stored_name(codec):
             return
@@ -227,7 +300,7 @@ class Submitter:
         _logger.warning("%s", conflict)
 
     def _ring(self, here: LoopState, first: int) -> None:
-        """Ring the queue's doorbell, for what is written or will be with the session's commit."""
+        """Notify the workers of the queue, now or after the commit of the caller's session."""
         queue, session = self._options.queue, self._options.session
         if session is None:
             here.notifier.notify(queue, first)
@@ -244,7 +317,7 @@ class Submitter:
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
         return Submission(
-            0,  # the store gives it its id
+            0,  # the store assigns the id
             definition.name,
             text,
             options.queue,
@@ -256,7 +329,7 @@ class Submitter:
 
 
 def _portions(submissions: Iterable[Submission]) -> Generator[list[Submission]]:
-    """Cut what is to be written into what one statement takes, which is made as it is asked for."""
+    """Yield the submissions in portions of one statement each, reading the iterable lazily."""
     portion: list[Submission] = []
     size = 0
     for each in submissions:
@@ -279,13 +352,9 @@ def options(
     session: SessionOrConnection | None = None,
     on_conflict: OnConflict = "raise",
 ) -> EnqueueOptions:
-    """Check what was given to `Admin.options` and return it.
-
-    Raises `InvalidNameError` for a key or a queue that cannot be stored, `ConfigurationError` for a number out of
-    range or an unknown `on_conflict`, and `TypeError` for what is none.
-    """
+    """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
-        raise ConfigurationError(f"on_conflict must be 'raise', 'warn' or 'ignore', and is {on_conflict!r}.")
+        raise ConfigurationError(f"`on_conflict` must be 'raise', 'warn' or 'ignore', got {on_conflict!r}.")
     check_name("queue", queue)
     return EnqueueOptions(
         key=None if key is None else validate_key(key),
@@ -299,7 +368,7 @@ def options(
 
 
 def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
-    """Tell whether another task of this process carries a workflow out, in this event loop or another."""
+    """Return whether another task of this process runs a workflow, in this event loop or another."""
     run = here.store.runs.get(record.id)
     if record.id in here.running or (run is not None and run.is_carried_out):
         return True
@@ -308,39 +377,48 @@ def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
 
 
 def warn_in_body(name: str) -> None:
-    """Warn of a workflow that another one's body submits without a key: each replay does so again."""
+    """Log a warning if the body of another workflow submits this workflow without a key.
+
+    Each replay of that body submits one more workflow.
+    """
     body = calling_body()
     if body is not None:
         body.steps.warn_of_submission(name)
 
 
 def validate_key(key: object) -> str:
-    """Return the key of a workflow, if it can be one; raises `InvalidNameError`."""
+    """Return the key of a workflow; raises `InvalidNameError` for a key that cannot be stored."""
     check_name("key", key)
     return cast(str, key)
 
 
 def validate_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
-    """Return a time in seconds that was given as a number or a `timedelta`; None stays None.
+    """Return a duration in seconds, passed as a number or a `timedelta`; return None for None.
 
-    Raises `ConfigurationError` for a time that cannot be, and `TypeError` for what is none.
+    `what` is the name of the argument for the error text. Raises `ConfigurationError` for a duration out of range,
+    and `TypeError` for a value of another type.
     """
     if given is None:
         return None
     seconds = parse_seconds(what, given)
     if seconds < 0 or (positive and not seconds):
-        raise ConfigurationError(f"a {what} is {'more than' if positive else 'at least'} 0, not {given} s.")
+        raise ConfigurationError(
+            f"`{what}` must be {'more than' if positive else 'at least'} 0 seconds, got {seconds} s."
+        )
     return seconds
 
 
 def _checked_priority(priority: object) -> int:
     if isinstance(priority, bool) or not isinstance(priority, int):
-        raise TypeError(f"a priority is an int, not {type(priority).__name__}.")
+        raise TypeError(f"`priority` must be an int, got {type(priority).__name__}.")
     if priority not in _PRIORITIES:
-        raise ConfigurationError(f"a priority is a bigint, which {priority} is not.")
+        raise ConfigurationError(f"`priority` must be a 64-bit integer, got {priority}.")
     return priority
 
 
 def _check_is_tuple(given: object) -> None:
     if not isinstance(given, tuple):
-        raise TypeError(f"enqueue_many takes tuples of arguments, not {type(given).__name__}: write `(value,)`.")
+        raise TypeError(
+            f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
+            "for one argument."
+        )

@@ -1,4 +1,4 @@
-"""`WorkflowHandle`: a workflow that others run, as the one who enqueued it sees it."""
+"""`WorkflowHandle`, the object by which a client monitors, awaits and cancels a workflow."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class HandleHost(Protocol):
-    """What a handle needs of the `Admin` that made it."""
+    """The part of an `Admin` that its handles use."""
 
     @property
     def codec(self) -> Codec:
-        """How values become text."""
+        """The codec of inputs, outcomes and errors."""
         ...
 
     async def loop_state(self) -> LoopState:
-        """Return what the `Admin` has in the running event loop."""
+        """Return the state of the running event loop."""
         ...
 
     async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
@@ -40,14 +40,14 @@ class HandleHost(Protocol):
 
 
 def _unread(_text: str) -> None:
-    """Stand for a value that nobody asks for."""
+    """Return None in place of a decoded value, for a caller that reads the status only."""
 
 
 class WorkflowHandle(Generic[R_co]):
-    """A workflow that was enqueued, wherever it runs: ask how it stands, wait for its result, cancel it.
+    """A reference to a workflow that may run in any process, for its status, its result and its cancellation.
 
-    Made by `Admin.enqueue` and `Admin.handle`. Any number of them wait together: one statement asks for all.
-    `returns` is what the workflow's function is annotated to return, if that is known.
+    `Admin.enqueue`, `Submitter.enqueue` and `Admin.handle` create handles. All handles of one event loop wait
+    together: one statement reads the results for all of them.
     """
 
     __slots__ = ("_host", "_id", "_is_there", "_returns")
@@ -62,36 +62,74 @@ class WorkflowHandle(Generic[R_co]):
 
     @property
     def id(self) -> int:
-        """The workflow's id."""
+        """The id of the workflow."""
         return self._id
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self._id}>"
 
     async def status(self) -> WorkflowStatus:
-        """Return where the workflow stands; raises `WorkflowNotFoundError`."""
+        """Return the current status of the workflow.
+
+        Returns:
+            The status as recorded in the database.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id, or the transaction that enqueued it has not committed.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
         return (await (await self._host.loop_state()).store.workflow(self._id, _unread)).status
 
     async def result(self, timeout: float | None = None) -> R_co:
-        """Wait until the workflow has ended, and return what it returned.
+        """Wait until the workflow has ended, and return its output.
 
-        `timeout` bounds the waiting, in seconds; without it the waiting has no end, unless the database stays away
-        longer than the `outage_timeout` of the `Admin`: then `DatabaseUnavailableError` is raised. A workflow that
-        failed raises its recorded error as a replay would: a `StepFailedError` that is of the original class too.
-        Raises `WorkflowCancelledError`; `TimeoutError`, after which the workflow goes on; `WorkflowNotFoundError`
-        for one that is not there, or not any more (one of ``options(session=...)`` is there once the transaction
-        has committed); `CodecMismatchError` and `SerializationError` for what this `Admin` cannot read.
+        Args:
+            timeout: Seconds that bound the wait. Without a timeout, the default, the wait ends with the workflow,
+                or with an error of the database.
+
+        Returns:
+            The return value of the workflow's function, as its recorded form decodes.
+
+        Raises:
+            StepFailedError: The workflow failed; this is its recorded error. The raised error is also an instance
+                of the original class, such as `ValueError`.
+            WorkflowCancelledError: The workflow was cancelled.
+            TimeoutError: The timeout passed. The workflow itself continues.
+            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, or the transaction that
+                enqueued it has not committed.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot decode the output or the error.
+            PgqrsError: The `Admin` was closed during the wait.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database was unavailable for longer than the `outage_timeout` of the
+                `Admin`.
         """
         return cast(R_co, self._output(await self._ended(timeout)))
 
     async def cancel(self, *, interrupt: bool = False) -> None:
-        """Cancel the workflow; see `Admin.cancel_workflow`."""
+        """Request the cancellation of the workflow; see `Admin.cancel_workflow` for its course.
+
+        Args:
+            interrupt: Whether to cancel the tasks of executing steps, which then have no outcome, and the task of
+                the function. False by default.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
+            DatabaseUnavailableError: The database is unavailable.
+        """
         await self._host.cancel_workflow(self._id, interrupt=interrupt)
 
     async def steps(self) -> list[StepRecord]:
-        """Return what is recorded of its steps, in the order in which they were started.
+        """Return the records of the workflow's steps, in the order in which the steps began.
 
-        Raises `WorkflowNotFoundError`.
+        Returns:
+            The records; see `Admin.list_steps`.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            DatabaseUnavailableError: The database is unavailable.
         """
         return await self._host.list_steps(self._id)
 
@@ -108,7 +146,9 @@ class WorkflowHandle(Generic[R_co]):
         except TimeoutError as error:
             if not bound.expired():
                 raise
-            raise TimeoutError(f"workflow {self._id} did not end within {timeout} s; it goes on.") from error
+            raise TimeoutError(
+                f"workflow {self._id} did not end within {timeout} s; the workflow itself continues."
+            ) from error
 
     def _output(self, end: WorkflowResult) -> Any:
         if end.status == WorkflowStatus.CANCELLED:

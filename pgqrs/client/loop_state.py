@@ -1,4 +1,4 @@
-"""What an `Admin` has in one event loop beside its store: the doorbell, and the waiter for results."""
+"""The state of an `Admin` in one event loop: the store, the queue notifier and the result poller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgqrs.storage.store import Store
 
 
 class LoopState:
-    """The store of an event loop, and what rings and waits through it."""
+    """The store of one event loop, with the notifier and the poller that use it."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -17,9 +17,12 @@ class LoopState:
         self.results = ResultPoller(store.results, store.existing)
         self.waits = ResultWaits()
         self.running: set[int] = set()
-        """The ids of the workflows that `Submitter.run` carries out: another call of a key waits for their end."""
+        """Ids of the workflows that `Submitter.run` is running.
+
+        A second call of `Submitter.run` with the same key waits for their results.
+        """
 
     async def close(self) -> None:
-        """Ring what is still to be rung, and tell those who wait for results that it is over."""
+        """Fail the callers that wait for results, and send the pending notifications."""
         await self.results.close()
         await self.notifier.close()

@@ -1,6 +1,6 @@
-"""The doorbell: it tells workers that there is something to claim, so that they need not poll for it at once.
+"""Notifies workers of new workflows in a queue, so that idle workers claim them before their next poll.
 
-It is a hint and no more: polling finds everything that it does not tell.
+A notification is a hint: polling finds every workflow without it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from contextlib import suppress
 from pgqrs.errors import PgqrsError
 
 MIN_INTERVAL = 0.005
-"""How long a queue's bell is not rung again after it was, in seconds; each ring is a statement of its own."""
+"""Seconds between two notifications of one queue, at least; each notification is one statement."""
 
 MAX_INTERVAL = 0.01
-"""How long it is not rung again, in seconds, while it is rung again and again."""
+"""Seconds between two notifications of one queue during a burst."""
 
 Listener = Callable[[str, int], object]
 
 
 class QueueNotifier:
-    """Rings for an event loop's own workers at once, and for all others a hundred times a second at most.
+    """Notifies the workers of its own event loop at once, and all other workers at most 100 times a second.
 
-    `ring` is how to reach the others, with a queue and the lowest id that is new in it; an error of it is dropped.
+    `ring` notifies the other workers. It takes a queue and the lowest id of the new workflows in the queue. The
+    notifier ignores the errors of `ring`.
     """
 
     def __init__(self, ring: Callable[[str, int], Awaitable[None]]) -> None:
@@ -34,16 +35,16 @@ class QueueNotifier:
         self._closing = asyncio.Event()
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener` with the queue and the workflow's id whenever this bell is rung."""
+        """Call `listener` with the queue and the workflow's id at every notification."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Listener) -> None:
-        """Call `listener` no more."""
+        """Remove `listener`."""
         with suppress(ValueError):
             self._listeners.remove(listener)
 
     def notify(self, queue: str, workflow_id: int) -> None:
-        """Tell that there is a workflow to claim in `queue`; of several the lowest id is enough."""
+        """Notify the workers of a new workflow in `queue`; for several workflows pass the lowest id."""
         for listener in tuple(self._listeners):
             listener(queue, workflow_id)
         self._due[queue] = min(workflow_id, self._due.get(queue, workflow_id))
@@ -52,14 +53,14 @@ class QueueNotifier:
             self._ringing[queue] = asyncio.get_running_loop().create_task(ringing, name="pgqrs-doorbell")
 
     async def close(self) -> None:
-        """Ring what is still to be rung."""
+        """Send the pending notifications."""
         self._closing.set()
         if self._ringing:
             await asyncio.wait([*self._ringing.values()])
         self._closing.clear()
 
     async def _keep_ringing(self, queue: str) -> None:
-        """Ring one queue's bell, with a rest after each time, until no other ring has come in the rest."""
+        """Notify the workers of one queue, and pause after each notification, until a pause passes quietly."""
         quiet = MIN_INTERVAL
         try:
             while (first := self._due.pop(queue, None)) is not None:

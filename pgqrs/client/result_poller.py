@@ -1,4 +1,4 @@
-"""The one waiter of an event loop for the ends of workflows; all handles share it."""
+"""Polls the results of workflows for all handles of one event loop."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from pgqrs.errors import PgqrsError, WorkflowNotFoundError
 from pgqrs.storage.records import WorkflowResult
 
 MIN_POLL_INTERVAL = 0.01
-"""The rest after the first look, in seconds."""
+"""Seconds between the first poll and the second."""
 
 BACKOFF = 1.5
-"""By how much a rest is longer than the one before."""
+"""Factor by which each pause between two polls is longer than the previous pause."""
 
 MAX_POLL_INTERVAL = 0.1
-"""The longest rest between two looks, in seconds, where a look costs little."""
+"""Seconds between two polls, at most, if a poll is fast."""
 
 MAX_SLOW_POLL_INTERVAL = 0.5
-"""The longest rest between two looks, in seconds, where a look costs much."""
+"""Seconds between two polls, at most, if a poll is slow."""
 
 MIN_REST_RATIO = 5
-"""A rest is at least so many times as long as the look before it took."""
+"""Minimum ratio of a pause to the duration of the poll before it."""
 
 MAX_REST_RATIO = 50
-"""The longest rest is so many times as long as the look before it took, between `LONGEST` and `LONGEST_OF_ALL`."""
+"""Ratio of the longest pause to the duration of the poll before it.
+
+The longest pause lies between `MAX_POLL_INTERVAL` and `MAX_SLOW_POLL_INTERVAL`.
+"""
 
 EXISTENCE_INTERVAL = 1.0
-"""The time between two looks for workflows that are not there any more, in seconds."""
+"""Seconds between two searches for deleted workflows."""
 
 Look = Callable[[Collection[int]], Awaitable[dict[int, WorkflowResult]]]
 Find = Callable[[Collection[int]], Awaitable[set[int]]]
 
 
 class ResultPoller:
-    """Waits for the ends of workflows: one statement asks for all that are awaited.
+    """Waits for the results of workflows: one statement reads the results of all awaited workflows.
 
-    `look` answers with those that have ended. It is asked soon after something new is awaited and then ever less
-    often; a workflow that ends in this process is looked for at once. `find` answers with those that are there: of
-    one that was deleted there is no end.
+    `look` returns the results of the workflows that have ended. The poller calls `look` soon after a new wait
+    begins, and less often later. It looks at once for a workflow that ends in this process. `find` returns the ids
+    of the workflows that exist, because a deleted workflow never has a result.
     """
 
     def __init__(self, look: Look, find: Find) -> None:
@@ -56,10 +59,10 @@ class ResultPoller:
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self, workflow_id: int) -> WorkflowResult:
-        """Wait for the end of a workflow that is there, and return it.
+        """Wait until an existing workflow has ended, and return its result.
 
-        Raises what `look` raised, if the database stayed away, and `WorkflowNotFoundError` for a workflow that was
-        deleted.
+        Raises `WorkflowNotFoundError` for a deleted workflow, and the error of `look` or `find`, such as
+        `DatabaseUnavailableError`.
         """
         future: asyncio.Future[WorkflowResult] = asyncio.get_running_loop().create_future()
         waiters = self._waiting.setdefault(workflow_id, set())
@@ -74,19 +77,24 @@ class ResultPoller:
             return await future
         finally:
             if future.done() and not future.cancelled():
-                future.exception()  # a caller that is cancelled just now does not take it
+                future.exception()  # marks the error as retrieved, if the caller is cancelled at this moment
             waiters.discard(future)
             if not waiters and self._waiting.get(workflow_id) is waiters:
                 del self._waiting[workflow_id]
 
     def notify_finished(self, workflow_id: int) -> None:
-        """Note that a workflow has ended in this process."""
+        """Poll at once for a workflow that has ended in this process."""
         if workflow_id in self._waiting:
             self._tell(workflow_id)
 
     async def close(self) -> None:
-        """Tell those who still wait that nobody looks any more."""
-        self._fail(PgqrsError("the Admin was closed while the end of a workflow was awaited."))
+        """Stop the poller, and raise an error in all callers that still wait."""
+        self._fail(
+            PgqrsError(
+                "the Admin was closed while a caller waited for the result of a workflow: call `result` again to "
+                "continue waiting."
+            )
+        )
         self._woken.set()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -109,7 +117,7 @@ class ResultPoller:
         all_due = began >= self._all_due
         try:
             found = await self._look(list(self._waiting) if all_due else told) if all_due or told else {}
-        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
+        except Exception as error:  # noqa: BLE001  # every waiting caller must receive the error
             self._fail(error)
             return
         for workflow_id, end in found.items():
@@ -125,13 +133,13 @@ class ResultPoller:
         await self._wait(self._all_due - monotonic())
 
     async def _drop_the_deleted(self, ids: Collection[int]) -> None:
-        """Tell those who wait for a workflow that is not there that it is not, now and then."""
+        """Raise `WorkflowNotFoundError` in the callers that wait for a deleted workflow, once per interval."""
         began = monotonic()
         if not ids or began < self._find_due:
             return
         try:
             found = await self._find(ids)
-        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must learn of it
+        except Exception as error:  # noqa: BLE001  # every waiting caller must receive the error
             self._fail(error)
             return
         now = monotonic()

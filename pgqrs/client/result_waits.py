@@ -1,4 +1,4 @@
-"""The runs that wait for the results of other workflows, whose places a worker gives to others meanwhile."""
+"""Counts the runs that wait for results of other workflows; a worker runs other workflows in their place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Listener: TypeAlias = Callable[[], object]
 
 
 class ResultWaits:
-    """Counts, for an event loop, the waits of each run for the results of other workflows."""
+    """The runs of one event loop that wait for results of other workflows, with the waits of each run counted."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
@@ -20,7 +20,7 @@ class ResultWaits:
         return workflow_id in self._counts
 
     def __len__(self) -> int:
-        """Return the number of runs that wait."""
+        """Return the number of waiting runs."""
         return len(self._counts)
 
     def listen(self, listener: Listener) -> None:
@@ -28,13 +28,13 @@ class ResultWaits:
         self._listeners.append(listener)
 
     def unlisten(self, listener: Listener) -> None:
-        """Call `listener` no more."""
+        """Remove `listener`."""
         with suppress(ValueError):
             self._listeners.remove(listener)
 
     @contextmanager
     def counted(self, workflow_ids: Iterable[int]) -> Generator[None]:
-        """Count the runs of these workflows as waiting."""
+        """Count the runs of these workflows as waiting within a ``with`` block."""
         waiting = list(workflow_ids)
         for each in waiting:
             self._counts[each] = self._counts.get(each, 0) + 1

@@ -1,1 +1,1 @@
-"""."""
+"""The workflow API: definitions, contexts, guards and recorded times."""

@@ -1,4 +1,4 @@
-"""The arguments of a workflow: whether they fit its function, and how they are recorded as its input."""
+"""Checks the arguments of a workflow against its function, and encodes and decodes them as its input."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pgqrs.workflow.definition import Definition
 
 
 def check_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise `TypeError` where a workflow's function cannot be called with a context and these arguments."""
+    """Raise `TypeError` if a workflow's function does not accept a context and these arguments."""
     try:
         _signature_of(definition.function).bind(None, *args, **kwargs)
     except TypeError as error:
-        raise TypeError(f"the workflow {definition.name!r} cannot be called like that: {error}.") from None
+        raise TypeError(f"workflow {definition.name!r} does not accept these arguments: {error}.") from None
 
 
 def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
-    """Return the input of a workflow that is called with these arguments; its value has ``args`` and ``kwargs``.
+    """Encode these arguments as the input of a workflow, a dict of ``args`` and ``kwargs``.
 
-    Raises `SerializationError`, and `ConfigurationError` where the codec cannot carry what a parameter is
-    annotated with.
+    Raises `SerializationError`, and `ConfigurationError` if the codec does not support the annotation of a
+    parameter.
     """
     typed = input_codec(codec, definition.function, len(args), tuple(kwargs))
     return codec_at(typed, "input", definition.name).encode(
@@ -33,9 +33,9 @@ def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kw
 
 
 def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments that were recorded as a workflow's input, as its parameters are annotated.
+    """Decode the recorded input of a workflow to arguments of the annotated types.
 
-    Raises `TypeError` where they do not fit the function, and as `encode_input` does.
+    Raises `TypeError` if the function does not accept the arguments, and the errors of `encode_input`.
     """
     given = codec_at(codec, "input", definition.name).decode(text)
     check_arguments(definition, given["args"], given["kwargs"])
@@ -47,17 +47,17 @@ def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple
 
 
 def are_same_inputs(codec: Codec, definition: Definition, text: str, other: str) -> bool:
-    """Tell whether two recorded inputs of a workflow stand for the same arguments, however they were given.
+    """Return whether two recorded inputs of a workflow hold equal arguments, by position or by name.
 
-    One that cannot be read is taken for the same: nothing can be said of it.
+    An input that the codec cannot decode counts as equal, because it cannot be compared.
     """
     if text == other:
         return True
     try:
         return _bound(codec, definition, text) == _bound(codec, definition, other)
-    except TypeError:  # of a signature that the function has no more
+    except TypeError:  # an input that was recorded for an earlier signature of the function
         return False
-    except Exception:  # noqa: BLE001  # whatever a codec raises
+    except Exception:  # noqa: BLE001  # a codec may raise any exception
         return True
 
 

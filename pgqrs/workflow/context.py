@@ -1,4 +1,4 @@
-"""A workflow as its code sees it: the context, the steps it asks for, the guards that record them."""
+"""`PyWorkflow`, the context by which a workflow's code starts runs, acquires steps and sleeps."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _NO_CALL: tuple[int | None, ReturnType | None] = None, None
 
 
 class ContextHost(Protocol):
-    """What a context needs of the `Admin` that made it."""
+    """The part of an `Admin` that its contexts use."""
 
     @property
     def codec(self) -> Codec:
-        """How values become text."""
+        """The codec of inputs, outcomes and errors."""
         ...
 
     async def store(self) -> Store:
@@ -50,24 +50,26 @@ class ContextHost(Protocol):
 
 
 class PyWorkflow:
-    """One workflow: what its function and its steps are given as their first argument.
+    """The context of one workflow, and the first argument of the workflow's function and its steps.
 
-    Made by `Admin.create_workflow` and `Admin.get_workflow`. It can be run again, after an error or a crash, and
-    goes on from the steps that are recorded. It may be used in one event loop at a time.
+    `Admin.create_workflow`, `Admin.get_workflow` and `Admin.resume_workflow` return contexts; `Admin.run` and
+    workers create them. A context can run its workflow again after an error or a crash: the new run replays the
+    recorded steps. One event loop at a time may use a context.
 
-    Once its run goes on no further (it was cancelled, timed out, was fenced, lost the database, or has ended),
-    each call raises `RunStopped` within the workflow's function and its steps, and the error itself anywhere else.
+    A run stops when it is cancelled, passes its deadline, is fenced, loses the database, is released for a later
+    claim, or has ended. Then each call on the context raises `RunStopped` within the workflow's function and its
+    steps. Elsewhere each call raises the error itself, such as `WorkflowCancelledError`.
     """
 
     is_typed: bool = False
-    """Whether its codec goes by types: values that are not JSON are then arguments as any other."""
+    """True for a typed codec, which accepts arguments that are not JSON."""
 
     def __init__(self, host: ContextHost, workflow_id: int, name: str) -> None:
         self._host = host
         self._id = workflow_id
         self._name = name
-        # Stands for this context in its runs: were it the context itself, each workflow would end as a cycle that
-        # only the garbage collector can free.
+        # The runs refer to this object in place of the context. A reference to the context itself would make each
+        # finished workflow a reference cycle, which only the garbage collector can free.
         self._owner = object()
         self._run: Run | None = None
         self._starting = asyncio.Lock()
@@ -77,12 +79,18 @@ class PyWorkflow:
             self.is_typed = True
 
     def id(self) -> int:
-        """Return the workflow's id, unique in its schema: good for idempotency keys."""
+        """Return the id of the workflow.
+
+        The id suits idempotency keys of external services.
+
+        Returns:
+            The id, unique in the schema.
+        """
         return self._id
 
     @property
     def name(self) -> str:
-        """The name that the workflow was created with."""
+        """The name of the workflow."""
         return self._name
 
     def __repr__(self) -> str:
@@ -90,24 +98,35 @@ class PyWorkflow:
 
     @property
     def session(self) -> AsyncSession:
-        """The session of the transactional step that is being called: what it writes commits with its outcome.
+        """The session of the executing transactional step, whose writes commit together with the step's outcome.
 
-        It is on the application's engine; see `Admin`. Raises `SessionError` outside such a step.
+        The `sessionmaker` of the `Admin` creates the session, one for each attempt of the step.
+
+        Raises:
+            SessionError: No transactional step of this workflow executes in the calling task.
         """
         place = scope_of(self._owner)
         session = place.session if isinstance(place, StepExecution) else None
         if session is None:
             raise SessionError(
-                f"ctx.session of workflow {self._id} is there only in a step, while it is called: decorate that "
-                "with `@step(transactional=True)`."
+                f"`ctx.session` of workflow {self._id} is available only while a transactional step executes: "
+                "decorate the step with `@step(transactional=True)`."
             )
         return session
 
     async def start(self) -> None:
-        """Start a run, unless one is live in this context; any other run of the workflow is fenced.
+        """Start a run of the workflow by hand, unless this context already has a live run.
 
-        Raises `WorkflowNotFoundError`, `WorkflowCancelledError`, or `WorkflowFinishedError` for a workflow
-        that has succeeded.
+        The new run fences every earlier run. The methods of a context call `start` when they need a run.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowCancelledError: The workflow is cancelled.
+            WorkflowFinishedError: The workflow has succeeded.
+            WorkflowLockedError: Another live executor runs the workflow.
+            CodecMismatchError: The workflow is written with another codec.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
         """
         async with self._starting:
             if self._run is not None and self._run.in_body and not self._run.has_ended:
@@ -116,10 +135,17 @@ class PyWorkflow:
                 raise WorkflowFinishedError(self._id, WorkflowStatus.SUCCESS)
 
     async def success(self, output: Any = None) -> None:
-        """End the run: the workflow is SUCCESS, with this output.
+        """End the run by hand with SUCCESS and an output.
 
-        Raises `WorkflowFinishedError` when it has ended before, and `SerializationError` for an output that
-        is not strict JSON, which is then its error.
+        Args:
+            output: The output of the workflow; None by default.
+
+        Raises:
+            WorkflowFinishedError: The run has ended before.
+            SerializationError: The codec cannot encode `output`. This error is then recorded, and the workflow
+                ends as ERROR.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowFencedError`.
         """
         run = await self._current()
         run.check()
@@ -127,9 +153,15 @@ class PyWorkflow:
             await run.succeed(output)
 
     async def fail(self, error: str | BaseException) -> None:
-        """End the run: the workflow is ERROR, with this error, and may be run again.
+        """End the run by hand with ERROR; the workflow can run again.
 
-        Raises `WorkflowFinishedError` when it has ended before.
+        Args:
+            error: The error of the workflow, as an exception or as a text.
+
+        Raises:
+            WorkflowFinishedError: The run has ended before.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowFencedError`.
         """
         run = await self._current()
         run.check()
@@ -137,13 +169,28 @@ class PyWorkflow:
             await run.fail(error)
 
     async def acquire_step(self, step_id: str) -> StepResult:
-        """Ask what is recorded of a step, or for the right to execute it.
+        """Replay the recorded outcome of a step, or acquire the right to execute it.
 
-        `step_id` is its key in this workflow: at most 512 bytes, no NUL. It is taken as it is: one with ``:`` or
-        ``/`` can be that of a step with a key, or of a recorded time. A step that another task of the run
-        is executing is waited for. A context that was not started starts itself. Raises the step's recorded
-        error, if that is its outcome, `InvalidNameError`, `StepCycleError` for a step that would wait for
-        itself, and `WorkflowFencedError` for a stale run.
+        If another task of the run executes the step, this method waits for the outcome. If the context has no run,
+        this method starts one.
+
+        Args:
+            step_id: The id of the step in this workflow: at most 512 bytes of UTF-8, without NUL. The id is used
+                unchanged, so an id with ``:`` or ``/`` may equal the id of a keyed step or of a recorded time.
+
+        Returns:
+            A result with the recorded value (``"SKIPPED"``), or with a guard that records the outcome
+            (``"EXECUTE"``).
+
+        Raises:
+            InvalidNameError: The id cannot be stored.
+            StepFailedError: The recorded outcome of the step is an error. The raised error is also an instance of
+                the original class.
+            StepCycleError: The step would wait for itself.
+            StepMismatchError: The workflow is strict, and the recorded outcome belongs to a call with other
+                arguments.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowFencedError`.
         """
         (fingerprint, returns), self._call = self._call, _NO_CALL
         check_name("step id", step_id)
@@ -170,26 +217,57 @@ class PyWorkflow:
         return StepResult(StepAction.EXECUTE, guard=ManualGuard(steps, found, codec))
 
     def calls_with(self, fingerprint: int, returns: ReturnType) -> None:
-        """Tell of the step that is acquired next, and at once, what it is called with and returns; for `@step`."""
+        """Set the fingerprint and the return type of the step that the next `acquire_step` acquires.
+
+        `@step` calls this method immediately before `acquire_step`.
+
+        Args:
+            fingerprint: The fingerprint of the step's arguments.
+            returns: The return type of the step's function.
+        """
         self._call = fingerprint, returns
 
-    async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the word of the field
-        """Return the time by the database's clock, aware, as a step would: a replay sees the same time.
+    async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the usual word for a step's id
+        """Return the time of the database's clock, recorded like a step: a replay returns the same time.
 
-        Recorded as ``now:1``, ``now:2``, ... in the order of the calls, or as ``now/id``: give an `id` where tasks
-        call this at the same time.
+        Args:
+            id: A name, which makes the step id ``now/NAME``. By default the step ids are ``now:1``, ``now:2``, ...
+                in the order of the calls. Concurrent tasks need an `id`, because the order of their calls may
+                differ in a replay.
+
+        Returns:
+            The time, as an aware datetime.
+
+        Raises:
+            InvalidNameError: The `id` cannot be stored.
+            StepMismatchError: The step id belongs to an outcome that is not a time.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowFencedError`.
         """
         step_id = _named("now", id)
         return await sleeping.now(await self._current(), step_id)
 
     async def sleep(self, delay: float | timedelta, *, id: str | None = None) -> None:  # noqa: A002
-        """Sleep for `delay`, in seconds or as a `timedelta`, across restarts: a replay waits for what is left.
+        """Sleep for a duration that survives restarts: the wake-up time is recorded like a step.
 
-        The time to wake up is recorded as ``sleep:1``, ``sleep:2``, ... in the order of the calls, or as
-        ``sleep/id``: give an `id` where tasks sleep at the same time. In a worker a workflow that sleeps for more
-        than a moment, and executes no step meanwhile, is not held in memory: its function is left by a
-        `BaseException`, and called again when it is time. Raises `ValueError` for a delay that is no finite
-        number, or more than a century.
+        A replay waits for the rest of the duration. A worker parks a workflow that sleeps for more than a second
+        while no step executes: a `RunStopped`, which is a `BaseException`, leaves the function, and a worker calls
+        the function again at the wake-up time.
+
+        Args:
+            delay: Seconds, or a `timedelta`. A negative delay counts as 0.
+            id: A name, which makes the step id ``sleep/NAME``. By default the step ids are ``sleep:1``,
+                ``sleep:2``, ... in the order of the calls. Concurrent tasks need an `id`, because the order of
+                their calls may differ in a replay.
+
+        Raises:
+            ValueError: `delay` is not finite, or longer than 100 years (`ConfigurationError`).
+            TypeError: `delay` is not a number or a `timedelta`.
+            InvalidNameError: The `id` cannot be stored.
+            StepMismatchError: The workflow is strict, and the recorded sleep has another delay; or the step id
+                belongs to an outcome that is not a time.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
         """
         step_id = _named("sleep", id)
         seconds = max(0.0, parse_seconds("delay", delay))
@@ -198,29 +276,41 @@ class PyWorkflow:
         await sleeping.sleep(run, step_id, fingerprint, lambda now: now + timedelta(seconds=seconds))
 
     async def sleep_until(self, time: datetime, *, id: str | None = None) -> None:  # noqa: A002
-        """Sleep until `time`, an aware datetime, by the database's clock; in everything else as `sleep`.
+        """Sleep until a time of the database's clock; the sleep is recorded and parks as `sleep` does.
 
-        Raises `ValueError` for a datetime without a time zone.
+        Args:
+            time: The wake-up time, an aware datetime. A replay uses the recorded time.
+            id: A name, which makes the step id ``sleep/NAME``; see `sleep`.
+
+        Raises:
+            ValueError: `time` has no time zone.
+            TypeError: `time` is not a datetime.
+            InvalidNameError: The `id` cannot be stored.
+            StepMismatchError: The step id belongs to an outcome that is not a time.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
         """
         step_id = _named("sleep", id)
         if not isinstance(cast(object, time), datetime):
-            raise TypeError(f"sleep_until takes a datetime, not {type(time).__name__}.")
+            raise TypeError(f"`time` must be a datetime, got {type(time).__name__}.")
         if time.utcoffset() is None:
-            raise ValueError("sleep_until takes an aware datetime: give it a tzinfo, as in datetime.now(UTC).")
+            raise ValueError(
+                "`time` must be an aware datetime, got a naive one: set tzinfo, as in datetime.now(UTC)."
+            )
         await sleeping.sleep(await self._current(), step_id, None, lambda _now: time)
 
     async def _current(self) -> Run:
-        """Return the run that the calling task belongs to, which may be over; start one where there is none."""
+        """Return the run of the calling task, which may have ended; start a run if the context has none."""
         run = run_of(self._owner)
         if run is not None:
             return run
         if self._run is None:
             await self.start()
-        assert self._run is not None  # noqa: S101  # `start` made it, or raised
+        assert self._run is not None  # noqa: S101  # `start` created the run, or raised
         return self._run
 
     async def _claim(self, timeout: float | None = None) -> Claim:
-        """Start a run in the database and here, unless the workflow has succeeded."""
+        """Claim a run in the database and create it here, unless the workflow has succeeded."""
         store = await self._host.store()
         store.changing.add(self._id)
         try:
@@ -236,32 +326,42 @@ class PyWorkflow:
         return claim
 
     async def attach_run(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:
-        """Make a run that was claimed in the database the first of this context's, which nobody else has yet.
+        """Attach a run that was claimed in the database to this context, which no other task uses yet.
 
-        `can_park` tells that a worker claimed it, and will claim it again when it parks. `store` is the event
-        loop's, looked up where it is not given.
+        `Admin.run` and workers call this method.
+
+        Args:
+            claimed: The claimed run.
+            can_park: Whether the run may park: a worker has claimed it and claims it again later. True by default.
+            store: The store of the running event loop. By default the `Admin` looks it up.
         """
         store = await self._host.store() if store is None else store
         await self._new_run(store, claimed.epoch, claimed.claim, claimed.seconds_left, can_park=can_park)
 
     async def requeue(self, grace: float = 0.0) -> None:
-        """Leave the run for another worker to go on with at once; the step that executes has `grace` seconds.
+        """Release the run, so that another worker can claim the workflow at once.
 
-        The call of the function then raises `Parked`, unless it came to its end before. Nothing happens where no
-        run is live.
+        The call of the workflow's function then raises `Parked`, unless the function returns first. Without an
+        active run this method does nothing. Workers call this method when they shut down.
+
+        Args:
+            grace: Seconds that executing steps have to finish before they are interrupted; 0 by default.
         """
         run = self._run
         if run is not None and run.may_write:
             await run.requeue(grace)
 
     def give_up(self) -> None:
-        """Leave a run that was neither ended nor left nor lost for a later claim, as after a crash."""
+        """Abandon the run for a later claim, as after a crash, unless it has ended, was released or was lost.
+
+        Workers call this method.
+        """
         if self._run is not None:
             self._run.abandon_unfinished()
 
     async def _new_run(self, store: Store, epoch: int, token: int, left: float | None, *, can_park: bool) -> None:
         history = History({}, {}, left)
-        if epoch > 1:  # before the first run there was nobody to record anything
+        if epoch > 1:  # the first run has no recorded outcomes to replay
             history = await store.history(self._id)
         self._run = Run(
             self._owner,
@@ -276,7 +376,7 @@ class PyWorkflow:
         )
 
     async def _begin_body(self, options: RunOptions, *, again: bool) -> Run | Claim:
-        """Return the run whose body may begin now, or the claim that tells the workflow's recorded output."""
+        """Return the run whose body may begin now, or the claim with the recorded output of the workflow."""
         async with self._starting:
             if (self._run is not None and self._run.in_body) or (self._is_to_run_again and not again):
                 raise WorkflowInProgressError(self._id)
@@ -285,17 +385,32 @@ class PyWorkflow:
                 if claim.succeeded:
                     return claim
             run = self._run
-            assert run is not None  # noqa: S101  # claimed
+            assert run is not None  # noqa: S101  # the claim created it
             run.in_body = True
             return run
 
     async def run_body(self, body: Callable[[], Awaitable[R]], options: RunOptions = _PLAIN) -> R:
-        """Run a workflow's body to the recorded end; `@workflow` calls this.
+        """Run the body of the workflow, retry it under its policy, and record its end.
 
-        A workflow that has succeeded returns its recorded output, and the body does not run. An `Exception`
-        that leaves the body is recorded as the workflow's error, unless `options` have it tried again; any other
-        exception is a crash, of which nothing is recorded. Raises `WorkflowInProgressError` when a body runs in
-        this context already, `WorkflowCancelledError`, `WorkflowTimeoutError`, and `Parked`.
+        `@workflow` calls this method. The body of a succeeded workflow does not run: this method returns the
+        recorded output. An `Exception` that the body raises is recorded as the workflow's error, unless the retry
+        policy allows another attempt. Any other exception is a crash, and nothing is recorded.
+
+        Args:
+            body: The workflow's function, bound to its arguments.
+            options: The retry policy, the timeout and the other options of the workflow.
+
+        Returns:
+            The return value of the body, in its recorded form.
+
+        Raises:
+            WorkflowInProgressError: A body of this context already runs.
+            WorkflowCancelledError: The workflow was cancelled.
+            WorkflowTimeoutError: The workflow passed its deadline.
+            WorkflowFencedError: Another run of the workflow fenced this run.
+            DatabaseUnavailableError: The database is unavailable.
+            Parked: The run was released for a later claim.
+            Exception: Any exception that the body raises.
         """
         again = False
         while True:
@@ -327,7 +442,7 @@ class PyWorkflow:
 
 
 def _named(kind: str, name: str | None) -> str | None:
-    """Return the step id of a time that was given a name, which no step and no numbered time can have."""
+    """Return the step id of a named time, which differs from the ids of all steps and numbered times."""
     if name is None:
         return None
     check_name("step id", name)

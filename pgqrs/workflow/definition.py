@@ -14,9 +14,9 @@ _DEFINITION = "__pgqrs_workflow__"
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What `@workflow` knows of a function: its name and its options; `function` is the decorated callable.
+    """The name and the options of a function decorated with `@workflow`.
 
-    Times are in seconds. `returns` is what the function is annotated to return.
+    `function` is the decorated callable, and `returns` its return annotation. Times are in seconds.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Definition:
 
 
 def definition_of(function: object) -> Definition:
-    """Return what `workflow` knows of a function that it has decorated; raises `TypeError` for any other.
+    """Return the definition of a function decorated with `@workflow`; raises `TypeError` for any other function.
 
-    A function that a decorator put around it with `functools.wraps` is the one that is called: `admin.run` calls
-    it, and so do workers.
+    If another decorator wraps that function with `functools.wraps`, the definition contains the wrapper: workers
+    and `Admin.run` call the wrapper.
     """
     definition: object = getattr(function, _DEFINITION, None)
     if not isinstance(definition, Definition):
@@ -42,10 +42,10 @@ def definition_of(function: object) -> Definition:
 
 
 def register(definition: Definition) -> None:
-    """Attach a definition to its function, for `definition_of` to find."""
+    """Attach a definition to its function, where `definition_of` looks it up."""
     setattr(definition.function, _DEFINITION, definition)
 
 
 def qualified_name(function: Callable[..., object]) -> str:
-    """Return the name of a function with that of its class or function around it, for messages."""
+    """Return the qualified name of a function, for messages."""
     return str(getattr(function, "__qualname__", repr(function)))

@@ -1,4 +1,4 @@
-"""The guard of a step that executes, and the answer of `acquire_step`."""
+"""`StepGuard`, which records the outcome of an executing step, and `StepResult`, which `acquire_step` returns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from pgqrs.types import StepAction
 
 
 class StepGuard:
-    """The right and the duty to record what came of a step: `success` or `fail`, once.
+    """The right to execute one step, and the duty to record its outcome once, by `success` or `fail`.
 
-    A guard that is let go without either gives the step up, as a crash would, and a warning names the step.
+    `PyWorkflow.acquire_step` returns guards. A guard that is collected unused abandons its step, as a crash does,
+    and a warning names the step.
     """
 
     __slots__ = ("_codec", "_encoded", "_execution", "_state", "_steps")
@@ -34,11 +35,21 @@ class StepGuard:
         self._encoded: Encoded | None = None
 
     async def success(self, value: Any = None) -> Any:
-        """Record the step's value and return it as a replay will see it, once it is committed.
+        """Record the step's value, and return it after the commit.
 
-        A value that is not strict JSON is recorded as the step's terminal error and raises
-        `SerializationError`. Raises `GuardUsedError` on a second use, and `WorkflowFencedError` when the
-        workflow was started again elsewhere: then nothing is recorded.
+        Args:
+            value: The value of the step, which the codec must be able to encode; None by default.
+
+        Returns:
+            The value in its recorded form, as a replay returns it.
+
+        Raises:
+            SerializationError: The codec cannot encode `value`. This error is recorded as the step's terminal
+                error.
+            GuardUsedError: The guard has already been used.
+            RunStopped: The run has stopped, and nothing was recorded; raised within the workflow's function and
+                its steps. Elsewhere the error of the run is raised, such as `WorkflowFencedError`.
+            RowRefusedError: The database refused the record of this step.
         """
         if self._state == "committed":
             return self._committed_value()
@@ -69,9 +80,18 @@ class StepGuard:
         return self._steps.value_of(step_id, recorded, self._codec)
 
     async def transact(self, body: Callable[[], Awaitable[Any]]) -> None:
-        """Carry out an attempt in a transaction that records what `body` returns; for `@step`.
+        """Execute one attempt in a transaction that also records the step's outcome; `@step` calls this method.
 
-        `success` then returns that.
+        `success` then returns the recorded value.
+
+        Args:
+            body: The attempt, whose return value is the value of the step.
+
+        Raises:
+            SerializationError: The codec cannot encode the value.
+            SessionError: The session was misused, or no connection was available.
+            RunStopped: The run has stopped, and the transaction was rolled back.
+            Exception: Any exception that `body` raises. The transaction was rolled back.
         """
         try:
             await self._steps.transact(self._execution, body, self._text_of)
@@ -89,15 +109,24 @@ class StepGuard:
 
     @property
     def is_committed(self) -> bool:
-        """Whether a transaction has recorded the step's outcome; for `@step`."""
+        """True if a transaction has recorded the step's outcome; `@step` reads it."""
         return self._state == "committed"
 
     async def fail(self, error: str | BaseException, *, transient: bool | None = None) -> None:
         """Record the step's error.
 
-        A text is a terminal error unless `transient` is true. An exception is classified by its class unless
-        `transient` says it. After a `success` whose value was refused this does nothing: that error is
-        recorded already. Raises as `success` does.
+        After a `success` whose value the codec refused, this method does nothing: that error is already recorded.
+
+        Args:
+            error: The error, as an exception or as a text.
+            transient: Whether the error is transient, so that a later run may execute the step again. By default
+                a text is a terminal error, and the class of an exception decides.
+
+        Raises:
+            GuardUsedError: The guard has already been used.
+            RunStopped: The run has stopped, and nothing was recorded; raised within the workflow's function and
+                its steps. Elsewhere the error of the run is raised, such as `WorkflowFencedError`.
+            RowRefusedError: The database refused the record of this step.
         """
         if self._state in {"refused", "committed"}:
             return
@@ -107,18 +136,33 @@ class StepGuard:
         await self._steps.fail(self._execution, error, terminal=not transient)
 
     async def wait_for_retry(self) -> None:
-        """Wait until the next attempt is due, after those that failed in an earlier run; for `@step`."""
+        """Wait until the next attempt is due, if attempts of an earlier run failed; `@step` calls this method."""
         await self._steps.wait_for_retry(self._execution)
 
     async def retry(self, error: Exception, policy: RetryPolicy) -> bool:
-        """Record a failed attempt and wait until the next is due, or tell that there is none; for `@step`."""
+        """Record a failed attempt and wait until the next attempt is due; `@step` calls this method.
+
+        Args:
+            error: The error of the attempt.
+            policy: The retry policy of the step.
+
+        Returns:
+            True if the step is to be attempted again, False if `error` is the step's outcome.
+        """
         return self._state != "committed" and await self._steps.retry(self._execution, error, policy)
 
     def abandon(self, crash: BaseException) -> None:
-        """Give the step up without an outcome, as a crash would: the next caller executes it; for `@step`.
+        """Abandon the step without an outcome, as a crash does; `@step` calls this method.
 
-        A run that goes on although a cancellation was the `crash` is warned. Where the `crash` is a stop of the
-        run, and the step was called in no body and no other step, the run's error is raised in its place.
+        The next caller executes the step. If `crash` is a cancellation and the run continues, the run logs a
+        warning.
+
+        Args:
+            crash: The exception that left the step's function.
+
+        Raises:
+            PgqrsError: The error of the run, in place of a `crash` that is a stop of the run. It is raised only if
+                the step was called outside the workflow's function and outside other steps.
         """
         if self._state == "open":
             self._state = "used"
@@ -132,21 +176,25 @@ class StepGuard:
 
 
 class ManualGuard(StepGuard):
-    """A guard that a caller of `acquire_step` holds, and can forget; `@step` cannot: it is spared a call."""
+    """The guard of a step that was acquired by hand, whose caller may drop it unused.
+
+    `@step` always uses its guard, so the base class has no finalizer, which saves one call for each step.
+    """
 
     __slots__ = ()
 
     def __del__(self) -> None:
-        """Give the step up if its caller has let the guard go without using it."""
+        """Abandon the step if the caller dropped the guard unused."""
         if self._state == "open":
             self._steps.drop(self._execution)
 
 
 class StepResult:
-    """What `PyWorkflow.acquire_step` found.
+    """The result of `PyWorkflow.acquire_step`: a recorded value, or the guard of a step to execute.
 
-    `status` equals ``"SKIPPED"``, and `value` is the recorded value; or it equals ``"EXECUTE"``, and `guard`
-    takes the outcome.
+    Attributes:
+        status: ``"SKIPPED"`` if the step has a recorded value, ``"EXECUTE"`` if the caller must execute the step.
+        guard: The `StepGuard` that records the outcome if `status` is ``"EXECUTE"``; None otherwise.
     """
 
     __slots__ = ("_recorded", "guard", "status")
@@ -159,13 +207,13 @@ class StepResult:
         recorded: tuple[StepRunner, str, StoredOutcome, Codec] | None = None,
     ) -> None:
         self.status = status
-        # Any, for the caller looks at `status` and not at whether there is a guard.
+        # The type is Any because callers check `status`, and would have to check for None as well.
         self.guard: Any = guard
         self._recorded = recorded
 
     @property
     def value(self) -> Any:
-        """The recorded value, decoded anew at each reading; None where the step is to be executed."""
+        """The recorded value, decoded anew at each access; None if the caller must execute the step."""
         if self._recorded is None:
             return None
         steps, step_id, outcome, codec = self._recorded

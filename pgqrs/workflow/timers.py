@@ -1,4 +1,4 @@
-"""Times that a replay sees as the run first saw them: what `PyWorkflow.now` and `PyWorkflow.sleep` record."""
+"""Records the times of `PyWorkflow.now` and `PyWorkflow.sleep`, so that a replay uses the same times."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from pgqrs.errors import StepMismatchError
 
 
 async def now(run: Run, step_id: str | None) -> datetime:
-    """Return the time at which the run first asked for it at this place; `step_id` names the place."""
+    """Return the recorded time of this step, or record the current time; without an id the step gets a number."""
     return await _recorded_time(run, step_id or run.steps.next_id(run.place, "now"), None, lambda now: now)
 
 
 async def sleep(
     run: Run, step_id: str | None, fingerprint: int | None, wake_up: Callable[[datetime], datetime]
 ) -> None:
-    """Wait until the time that `wake_up` makes of the current one, when the run first gets here."""
+    """Wait until the recorded wake-up time of this step.
+
+    The first call records the wake-up time, which `wake_up` computes from the current time.
+    """
     due = await _recorded_time(run, step_id or run.steps.next_id(run.place, "sleep"), fingerprint, wake_up)
     left = (due - await run.clock.now()).total_seconds()
     await run.lifecycle.wait_until(run.lifecycle.clock.time() + left)

@@ -480,7 +480,7 @@ async def test_a_session_of_another_database_is_refused(admin, own_database):
 
 async def test_what_is_run_at_once_is_no_part_of_a_transaction(admin, sessions):
     async with sessions() as session:
-        with pytest.raises(ConfigurationError, match="enqueue it"):
+        with pytest.raises(ConfigurationError, match="use `enqueue` instead"):
             await admin.options(session=session).run(ship, 1)
 
 

@@ -155,6 +155,6 @@ async def test_a_key_without_a_text_of_its_own_is_refused_and_the_step_is_not_ca
         called.append(1)
 
     ctx = await admin.create_workflow("wf")
-    with pytest.raises(InvalidNameError, match="the key of a step is a str"):
+    with pytest.raises(InvalidNameError, match="the key of a step must be a str"):
         await publish(ctx)
     assert called == []

@@ -670,9 +670,9 @@ async def test_arguments_of_every_kind_are_compared_by_their_parameters(kit):
 
 async def test_arguments_that_do_not_fit_are_an_error_and_not_an_answer(kit):
     for check in (assert_enqueued, assert_not_enqueued):
-        with pytest.raises(TypeError, match=r"'quick' cannot be called like that: .*'n'"):
+        with pytest.raises(TypeError, match=r"'quick' does not accept these arguments: .*'n'"):
             await check(kit, quick, m=1)
-        with pytest.raises(TypeError, match="'quick' cannot be called like that: too many"):
+        with pytest.raises(TypeError, match="'quick' does not accept these arguments: too many"):
             await check(kit, quick, 1, 2)
 
 

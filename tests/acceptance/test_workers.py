@@ -132,7 +132,7 @@ async def test_a_recorded_input_that_does_not_fit_ends_in_an_error_that_says_so(
     await sql.execute("UPDATE pgqrs_workflows SET input = '[]' WHERE id = $1", other.id)
     async with no_hang(), Worker(admin, [double]):
         with pytest.raises(
-            TypeError, match="'double' cannot be called like that: missing a required argument: 'number'"
+            TypeError, match="'double' does not accept these arguments: missing a required argument: 'number'"
         ):
             await handle.result()
         with pytest.raises(TypeError):

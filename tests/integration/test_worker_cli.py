@@ -256,7 +256,7 @@ def _invoked(folder, monkeypatch, *arguments):
         (["shop.jobs:not_a_workflow"], "shop.jobs.not_a_workflow is not a function"),
         (["shop.jobs:nothing"], "shop.jobs.nothing is not a function"),
         (["shop.jobs", "copy_of_jobs"], "two workflows are named 'patient'"),
-        (["shop.jobs", "--queue", ""], "cannot be a queue"),
+        (["shop.jobs", "--queue", ""], "invalid queue"),
     ],
 )
 def test_what_cannot_be_run_is_told_in_one_line(dsn, folder, monkeypatch, targets, message):
