@@ -18,7 +18,7 @@ Call: TypeAlias = Callable[..., Awaitable[R]]
 
 Around: TypeAlias = Callable[[Call[R]], Awaitable[Any]]
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.engine")
 
 
 class Guard(Protocol):
