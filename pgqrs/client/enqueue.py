@@ -58,7 +58,7 @@ JOINED = 1.0
 OnConflict: TypeAlias = Literal["raise", "warn", "ignore"]
 """The reaction to a submission whose key belongs to a workflow with other arguments."""
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.client")
 
 
 class EnqueueOptions(NamedTuple):
@@ -297,7 +297,8 @@ class Submitter:
         conflict = KeyConflictError(taken.workflow_id, definition.name, str(submission.key))
         if self._options.on_conflict == "raise":
             raise conflict
-        _logger.warning("%s", conflict)
+        known = {"workflow_id": taken.workflow_id, "workflow_name": definition.name}
+        _logger.warning("%s", conflict, extra=known)
 
     def _ring(self, here: LoopState, first: int) -> None:
         """Notify the workers of the queue, now or after the commit of the caller's session."""

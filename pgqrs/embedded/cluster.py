@@ -76,7 +76,7 @@ _LINGER_SECONDS = 5.0
 _REGISTER_SECONDS = 10
 _STORE = Path("/var/lib/pgqrs")
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.embedded")
 
 
 def is_embedded(dsn: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -17,8 +16,6 @@ R = TypeVar("R")
 Call: TypeAlias = Callable[..., Awaitable[R]]
 
 Around: TypeAlias = Callable[[Call[R]], Awaitable[Any]]
-
-_logger = logging.getLogger("pgqrs")
 
 
 class Guard(Protocol):

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 ExecutorSource: TypeAlias = Executor | Callable[[], Executor]
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.engine")
 
 
 class ThreadOffload:
@@ -67,6 +67,7 @@ class ThreadOffload:
             ctx.id(),
             left,
             " Each further such call blocks a thread that other steps need." if left > MAX_ABANDONED else "",
+            extra={"workflow_id": ctx.id()},
         )
 
 

@@ -33,7 +33,7 @@ REPLAY_HEAD_START = 10.0
 UNASKED_TIMEOUT = 5.0
 """Maximum seconds of the query for unused recorded steps at the end of a run, which only serves a warning."""
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.engine")
 
 
 class RunOptions(NamedTuple):
@@ -235,7 +235,8 @@ class Run:
         try:
             retry = self._retry_after(error)
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            log_unexpected(f"a retry of workflow {self.workflow_id}", unexpected, self.codec)
+            known = {"workflow_id": self.workflow_id}
+            log_unexpected(f"a retry of workflow {self.workflow_id}", unexpected, self.codec, known)
             retry = None
         if retry is None:
             await self.fail(error)
@@ -250,6 +251,12 @@ class Run:
             self._retries + 1,
             delay,
             shown_error(error, is_sealed=is_sealing(self.codec)),
+            extra={
+                "workflow_id": self.workflow_id,
+                "workflow_name": self.name,
+                "attempt": self._retries + 1,
+                "delay": delay,
+            },
         )
         await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
         if lifecycle.can_park:
@@ -284,7 +291,10 @@ class Run:
             await self._release(WorkflowStatus.CANCELLED)
         except PgqrsError as error:
             _logger.warning(
-                "workflow %s could not be recorded as cancelled: %s", self.workflow_id, shown_error(error)
+                "workflow %s could not be recorded as cancelled: %s",
+                self.workflow_id,
+                shown_error(error),
+                extra={"workflow_id": self.workflow_id},
             )
 
     async def requeue(self, grace: float) -> None:
@@ -358,7 +368,8 @@ class Run:
             reopen = self.steps.to_reopen(exception)
             text = self._sealed(dump_error(error, terminal=terminal))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            log_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec)
+            known = {"workflow_id": self.workflow_id}
+            log_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec, known)
             text = self._sealed(plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
 

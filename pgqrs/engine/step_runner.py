@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ MAX_NAMED_STEPS = 10
 
 _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.engine")
 
 
 # No reference to the run, which refers to this object: a cycle would leave ended runs to the garbage collector.
@@ -240,6 +240,7 @@ class StepRunner:
                 self.workflow_id,
                 self._name,
                 step_id,
+                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
             )
 
     def on_repeated_answer(self, step_id: str, returns: ReturnType | None) -> None:
@@ -255,6 +256,7 @@ class StepRunner:
                 step_id,
                 returns,
                 first,
+                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
             )
         self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
         if repeats == REPEATS_BEFORE_WARNING:
@@ -265,6 +267,7 @@ class StepRunner:
                 self._name,
                 step_id,
                 repeats,
+                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
             )
 
     def warn_of_submission(self, name: str) -> None:
@@ -277,6 +280,7 @@ class StepRunner:
                 self.workflow_id,
                 self._name,
                 name,
+                extra={"workflow_id": self.workflow_id, "workflow_name": self._name},
             )
 
     async def warn_of_unasked(self) -> None:
@@ -306,6 +310,7 @@ class StepRunner:
                 len(missed),
                 ", ".join(map(repr, missed[:MAX_NAMED_STEPS])),
                 ", ..." if len(missed) > MAX_NAMED_STEPS else "",
+                extra={"workflow_id": self.workflow_id, "workflow_name": self._name},
             )
 
     def _trace_error(
@@ -362,6 +367,7 @@ class StepRunner:
                 "caller executes it. Call `guard.success` or `guard.fail` when `acquire_step` returns EXECUTE.",
                 execution.step_id,
                 self.workflow_id,
+                extra={"workflow_id": self.workflow_id, "step_id": execution.step_id},
             )
         self.abandon(execution)
 
@@ -388,6 +394,7 @@ class StepRunner:
                 "different path. Put the deadline inside the step, or let the cancellation end the run.",
                 self.workflow_id,
                 step_id,
+                extra={"workflow_id": self.workflow_id, "step_id": step_id},
             )
         self._interrupted.clear()
 
@@ -447,7 +454,8 @@ class StepRunner:
             delay = policy.delay(execution.failures + 1, error)
             text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            log_unexpected(f"a retry of {self._description(execution.step_id)}", unexpected, self.codec)
+            known = self._known(execution.step_id)
+            log_unexpected(f"a retry of {self._description(execution.step_id)}", unexpected, self.codec, known)
             return False
         if delay is None:
             return False
@@ -464,6 +472,13 @@ class StepRunner:
             execution.failures,
             delay,
             shown_error(error, is_sealed=is_sealing(self.codec)),
+            extra={
+                "workflow_id": self.workflow_id,
+                "workflow_name": self._name,
+                "step_id": execution.step_id,
+                "attempt": execution.failures,
+                "delay": delay,
+            },
         )
         workflow_id, epoch, step_id, claim = execution.started
         elapsed, failures = execution.elapsed(), execution.failures
@@ -507,7 +522,8 @@ class StepRunner:
                 self._trace.recorded(execution.step_id)
             text = self._sealed(execution, dump_error(error, terminal=terminal, steps=behind))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            log_unexpected(f"the error of {self._description(execution.step_id)}", unexpected, self.codec)
+            known = self._known(execution.step_id)
+            log_unexpected(f"the error of {self._description(execution.step_id)}", unexpected, self.codec, known)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
         await self.record(execution, None, text)
 
@@ -526,6 +542,9 @@ class StepRunner:
 
     def _description(self, step_id: str) -> str:
         return f"step {step_id!r} of workflow {self.workflow_id}"
+
+    def _known(self, step_id: str) -> dict[str, object]:
+        return {"workflow_id": self.workflow_id, "step_id": step_id}
 
     def record(
         self, execution: StepExecution, output: str | None, error: str | None = None
@@ -644,8 +663,11 @@ def _next(numbers: dict[str, int], kind: str) -> int:
     return number
 
 
-def log_unexpected(settled: str, error: Exception, codec: Codec) -> None:
-    """Log an exception that kept `settled` from being recorded in full, with the end of its traceback."""
+def log_unexpected(settled: str, error: Exception, codec: Codec, known: Mapping[str, object]) -> None:
+    """Log an exception that kept `settled` from being recorded in full, with the end of its traceback.
+
+    The record of the log has the entries of `known` as attributes.
+    """
     place = "".join(traceback.format_tb(error.__traceback__, -3))
     shown = shown_error(error, is_sealed=is_sealing(codec))
-    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown, place)
+    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown, place, extra=known)

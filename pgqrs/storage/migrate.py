@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
     from alembic.script import ScriptDirectory
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.storage")
 
 VERSION_TABLE = "pgqrs_version"
 """Name of the table that holds the revision, in the same schema as the other tables."""

@@ -29,7 +29,7 @@ T = TypeVar("T")
 SessionMaker: TypeAlias = Callable[[], AsyncSession]
 """A factory of sessions on the application's engine, usually an `async_sessionmaker`."""
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.storage")
 
 _RECORD_STEP = RECORD_LAST_STEP.in_transaction()
 _ASK = CALLER_CURRENT_STATE.statement()
@@ -163,6 +163,7 @@ class StepTransaction:
                 record.workflow_id,
                 shown_error(error, is_sealed=True),  # the text may hold the parameters of a statement
                 sqlstate(error),
+                extra={"workflow_id": record.workflow_id, "step_id": record.step_id},
             )
         else:
             self._commit_guard.check_committed()

@@ -62,7 +62,7 @@ DOUBT_INTERVAL = 0.2
 
 _LAST_CLOSES = 3
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.storage")
 
 LONGEST_SEARCH = 3600.0
 """Maximum seconds of the search for violations of one invariant."""
@@ -274,6 +274,7 @@ class Store:
             _logger.warning(
                 "workflow %s is abandoned: this process holds its run %s, but no task executes the run",
                 each.workflow_id, each.epoch,
+                extra={"workflow_id": each.workflow_id, "epoch": each.epoch},
             )  # fmt: skip
             self.abandon(each.workflow_id, each.epoch, each.claim or 0)
 

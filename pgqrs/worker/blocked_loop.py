@@ -22,7 +22,7 @@ BLOCKED_AFTER = 1.0
 _MAX_NAMED = 3
 _OURS = __name__.partition(".")[0]
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.worker")
 
 
 class BlockedLoopDetector:
@@ -76,28 +76,39 @@ class BlockedLoopDetector:
         frame = sys._current_frames().get(self._loops_thread)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if frame is None or self._stopped.is_set():
             return
+        culprit, known = self._culprit(frame)
         _logger.warning(
             "the event loop has been blocked for more than %g s by %s, at %s: all workflows of this process wait. "
             "Make the step a plain function with @step(thread=True), or give it @step(executor=...).",
             BLOCKED_AFTER,
-            self._culprit(frame),
+            culprit,
             _place(frame),
+            extra=known,
         )
 
-    def _culprit(self, frame: FrameType) -> str:
+    def _culprit(self, frame: FrameType) -> tuple[str, dict[str, object]]:
+        """Return who blocks the loop, and the attributes of the log record: none if it is not certain."""
         context = next(_contexts(frame), None)
         if context is not None:
-            return self._named(context.id(), context.name)
-        busy = [self._named(workflow_id, None) for workflow_id, run in [*self._runs.items()] if run.busy_with]
+            workflow_id, step_id = context.id(), self._busy_with(context.id())
+            known: dict[str, object] = {"workflow_id": workflow_id, "workflow_name": context.name}
+            if step_id is not None:
+                known["step_id"] = step_id
+            return _named(workflow_id, context.name, step_id), known
+        ids = [*self._runs]
+        busy = [_named(each, None, step_id) for each in ids if (step_id := self._busy_with(each))]
         if not busy:
-            return "code outside of a step"
-        return "code that may belong to " + " or ".join(busy[:_MAX_NAMED])
+            return "code outside of a step", {}
+        return "code that may belong to " + " or ".join(busy[:_MAX_NAMED]), {}
 
-    def _named(self, workflow_id: int, name: str | None) -> str:
+    def _busy_with(self, workflow_id: int) -> str | None:
         run = self._runs.get(workflow_id)
-        step_id = None if run is None else run.busy_with
-        place = "the body" if step_id is None else f"step {step_id!r}"
-        return f"{place} of workflow {workflow_id}" + (f" ({name!r})" if name else "")
+        return None if run is None else run.busy_with
+
+
+def _named(workflow_id: int, name: str | None, step_id: str | None) -> str:
+    place = "the body" if step_id is None else f"step {step_id!r}"
+    return f"{place} of workflow {workflow_id}" + (f" ({name!r})" if name else "")
 
 
 def _contexts(frame: FrameType | None) -> Iterator[PyWorkflow]:

@@ -58,7 +58,7 @@ MAX_HELD = 10
 _STALE = (WorkflowFencedError, WorkflowFinishedError, WorkflowNotFoundError, RunEndedError)
 _UNRECORDED = (DatabaseError, SchemaError)
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.worker")
 
 
 class ClaimedTask:
@@ -162,10 +162,18 @@ class WorkflowRunner:
         except Parked:
             pass
         except WorkflowCancelledError:
-            _logger.info("workflow %s (%r) was cancelled", claimed.workflow_id, claimed.name)
+            _logger.info(
+                "workflow %s (%r) was cancelled", claimed.workflow_id, claimed.name, extra=_known(claimed)
+            )
         except _STALE as error:
             shown = self._shown(error)
-            _logger.info("a run of workflow %s (%r) was dropped: %s", claimed.workflow_id, claimed.name, shown)
+            _logger.info(
+                "a run of workflow %s (%r) was dropped: %s",
+                claimed.workflow_id,
+                claimed.name,
+                shown,
+                extra=_known(claimed),
+            )
         except _UNRECORDED as error:
             self._tell_of(claimed, error)
             await self._leave(claimed)  # the error may have kept the end of the run from being recorded
@@ -175,7 +183,13 @@ class WorkflowRunner:
         # A `RunStopped` here belongs to another workflow: this workflow's function called a step of it.
         except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
             shown = self._shown(crash)
-            _logger.warning("a run of workflow %s (%r) crashed: %s", claimed.workflow_id, claimed.name, shown)
+            _logger.warning(
+                "a run of workflow %s (%r) crashed: %s",
+                claimed.workflow_id,
+                claimed.name,
+                shown,
+                extra=_known(claimed),
+            )
             self._give_up(held)
 
     def _give_up(self, held: ClaimedTask) -> None:
@@ -228,6 +242,7 @@ class WorkflowRunner:
             "workflow %s (%r) does not fit this worker and is released for %g s, for a newer worker; it fails at "
             "claim %d: %s",
             claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
+            extra={**_known(claimed), "delay": wait},
         )  # fmt: skip
         told = seal_error(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
         left = RunRelease(
@@ -242,7 +257,9 @@ class WorkflowRunner:
 
     def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
         shown = self._shown(error)
-        _logger.warning("workflow %s (%r) failed: %s", claimed.workflow_id, claimed.name, shown)
+        _logger.warning(
+            "workflow %s (%r) failed: %s", claimed.workflow_id, claimed.name, shown, extra=_known(claimed)
+        )
 
     def _shown(self, error: BaseException) -> str:
         return shown_error(error, is_sealed=is_sealing(self._host.codec))
@@ -295,7 +312,10 @@ class WorkflowRunner:
                 await held.context.requeue(grace)
         except (PgqrsError, TimeoutError) as error:
             # The same error may keep the end of this executor from being recorded: workers will find it dead.
-            _logger.warning("workflow %s could not be requeued: %s", held.claimed.workflow_id, self._shown(error))
+            workflow_id, shown = held.claimed.workflow_id, self._shown(error)
+            _logger.warning(
+                "workflow %s could not be requeued: %s", workflow_id, shown, extra={"workflow_id": workflow_id}
+            )
 
     async def _end_tasks(self) -> None:
         """Wait for the tasks of all released runs; cancel the tasks that remain, and wait again."""
@@ -310,3 +330,7 @@ class WorkflowRunner:
             _logger.warning(
                 "pgqrs: the tasks of %d workflows did not end after their cancellation", len(self._held)
             )
+
+
+def _known(claimed: ClaimedRun) -> dict[str, object]:
+    return {"workflow_id": claimed.workflow_id, "workflow_name": claimed.name}

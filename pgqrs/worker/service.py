@@ -19,7 +19,7 @@ FIRST_DELAY = 0.1
 MAX_DELAY = 2.0
 """Maximum seconds between two failing rounds."""
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.worker")
 
 
 class PeriodicService:
@@ -72,7 +72,9 @@ class PeriodicService:
             self._woken.clear()
             return self._failed(error)
         if self._failures:
-            _logger.info("pgqrs: %s works again after %d failures", self.name, self._failures)
+            _logger.info(
+                "pgqrs: %s works again after %d failures", self.name, self._failures, extra={"service": self.name}
+            )
             self._failures = 0
         return seconds
 
@@ -81,7 +83,11 @@ class PeriodicService:
             # The text of a pgqrs error explains it; the origin of any other error needs a traceback.
             unexpected = None if isinstance(error, PgqrsError) else error
             _logger.warning(
-                "pgqrs: %s failed and will be retried: %s", self.name, shown_error(error), exc_info=unexpected
+                "pgqrs: %s failed and will be retried: %s",
+                self.name,
+                shown_error(error),
+                exc_info=unexpected,
+                extra={"service": self.name},
             )
         self._failures += 1
         delay = min(FIRST_DELAY * 2.0 ** min(self._failures - 1, 10), MAX_DELAY)

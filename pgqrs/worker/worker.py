@@ -32,7 +32,7 @@ T = TypeVar("T")
 _PATIENCE: Final = 4
 """Multiple of the `Admin`'s `timeout` that one claim may take, including a new connection."""
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.worker")
 
 
 class Worker:
@@ -154,7 +154,8 @@ class Worker:
         services = _Services(self._admin, here, self._definitions, self._queues, self._concurrency)
         await services.start()
         self._services = services
-        _logger.info("pgqrs: %r has started, executor %s", self, here.store.executor_id)
+        executor = here.store.executor_id
+        _logger.info("pgqrs: %r has started, executor %s", self, executor, extra={"executor_id": executor})
 
     async def drain(self, grace: float | None = None) -> None:
         """Stop: claim no more, give executing steps `grace` seconds to end, and requeue every run.
@@ -252,6 +253,7 @@ class _Services:
                 name,
                 codec or JsonCodec.name,
                 self._codec.name,
+                extra={"workflow_name": name},
             )
         return found
 

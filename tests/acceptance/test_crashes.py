@@ -156,7 +156,7 @@ async def test_a_deadline_around_a_step_warns_when_the_run_goes_on(admin, sql, c
     assert not warned_before[0]
     warning, *again = caplog.records
     assert len(again) == len(warned_before) - 1  # one for each time that the body goes on
-    assert (warning.name, warning.levelno) == ("pgqrs", logging.WARNING)
+    assert (warning.name, warning.levelno) == ("pgqrs.engine", logging.WARNING)
     assert "'slow'" in warning.getMessage()
     assert await steps(sql, ctx) == {"after": "SUCCESS"}
 

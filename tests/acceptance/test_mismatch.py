@@ -28,7 +28,9 @@ async def nothing(ctx: PyWorkflow) -> None:
 
 def warnings(caplog):
     return [
-        each.getMessage() for each in caplog.records if each.name == "pgqrs" and each.levelno == logging.WARNING
+        each.getMessage()
+        for each in caplog.records
+        if each.name.startswith("pgqrs") and each.levelno == logging.WARNING
     ]
 
 

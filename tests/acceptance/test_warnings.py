@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 
 import pytest
 from acceptance_helpers import no_hang
@@ -19,7 +20,9 @@ FORGED = "bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J"
 
 
 def said(caplog, text):
-    return [each.getMessage() for each in caplog.records if each.name == "pgqrs" and text in each.getMessage()]
+    return [
+        each.getMessage() for each in caplog.records if each.name.startswith("pgqrs") and text in each.getMessage()
+    ]
 
 
 async def killed(workflow, ctx):
@@ -201,6 +204,27 @@ async def test_attempts_that_are_tried_again_are_warnings_on_one_line(admin, cap
     assert of_step.endswith(r"TransientError: bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J")
     assert of_workflow.startswith("workflow 1 ('wf') failed in attempt 1 and is retried in 0.001 s: OSError: xxx")
     assert len(of_workflow) < 1000
+
+
+async def test_a_record_of_the_log_has_the_workflow_step_attempt_and_delay_as_attributes(admin, caplog):
+    failures = []
+
+    @step(retry=SOON)
+    async def fetch(ctx: PyWorkflow) -> None:
+        if not failures:
+            failures.append("once")
+            raise TransientError("busy", retry_after=0.001)
+
+    @workflow_
+    async def wf(ctx: PyWorkflow) -> int:
+        await fetch(ctx)
+        return ctx.id()
+
+    workflow_id = await admin.run(wf)
+    [record] = [each for each in caplog.records if "is retried in" in each.getMessage()]
+    assert (record.name, record.levelno) == ("pgqrs.engine", logging.WARNING)
+    assert (record.workflow_id, record.workflow_name, record.step_id) == (workflow_id, "wf", "fetch")
+    assert (record.attempt, record.delay) == (1, 0.001)
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

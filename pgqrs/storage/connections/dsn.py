@@ -17,7 +17,7 @@ import asyncpg
 from pgqrs.errors import InvalidDSNError
 from pgqrs.storage.connections.pooler import OPTION
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.storage")
 
 # Details of libpq's own connections, which change neither the server nor the safety of the connection.
 _IGNORED = {

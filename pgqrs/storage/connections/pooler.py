@@ -30,7 +30,7 @@ _ENGINE_ARGUMENTS = {
 }
 _DIVISION_BY_ZERO = "22012"
 
-_logger = logging.getLogger("pgqrs")
+_logger = logging.getLogger("pgqrs.storage")
 
 
 class Pooler:
