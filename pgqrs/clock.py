@@ -1,14 +1,12 @@
-"""The clocks of waits and of the time of day, and the conversion of durations to seconds."""
+"""The clocks of waits and of the time of day."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from time import monotonic
 from typing import NamedTuple, Protocol
-
-from pgqrs.errors import ConfigurationError
 
 MAX_SECONDS = 100 * 365 * 86400.0
 """Seconds, maximum duration: 100 years, which stays well within the range of PostgreSQL's timestamps."""
@@ -104,17 +102,3 @@ class ClockReading(NamedTuple):
         """Return the reading of a response that has just arrived; `asked` is the monotonic time of the request."""
         half = (monotonic() - asked) / 2
         return cls(now, asked + half, half)
-
-
-def parse_seconds(what: str, given: object) -> float:
-    """Return a duration in seconds, passed as a number or a `timedelta`.
-
-    `what` is the name of the argument for the error text. Raises `ConfigurationError` (a `ValueError`) for a
-    duration that is not finite or longer than 100 years, and `TypeError` for a value of another type.
-    """
-    seconds = given.total_seconds() if isinstance(given, timedelta) else given
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"`{what}` must be a number of seconds or a timedelta, got {type(given).__name__}.")
-    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # the comparison also refuses NaN
-        raise ConfigurationError(f"`{what}` must be a finite duration of at most 100 years, got {seconds} s.")
-    return float(seconds)

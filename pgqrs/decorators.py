@@ -11,17 +11,15 @@ from datetime import timedelta
 from types import CodeType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
 
-from pgqrs.clock import parse_seconds
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.failures import is_terminal
 from pgqrs.engine.attempts import AttemptRunner
 from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.offload import ExecutorOffload, ExecutorSource, ThreadOffload
 from pgqrs.engine.run import RunOptions
-from pgqrs.errors import ConfigurationError
 from pgqrs.retry import RetryPolicy, policy_of
 from pgqrs.types import StepAction
-from pgqrs.validation import check_name, check_step_id, key_text
+from pgqrs.validation import check_name, check_step_id, key_text, validate_positive_int, validate_seconds
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, qualified_name, register
 from pgqrs.workflow.guard import StepGuard
@@ -222,7 +220,7 @@ def step(
             "`thread` nor `executor`."
         )
     policy = policy_of(retry)
-    limit = None if timeout is None else _positive_seconds("timeout", timeout)
+    limit = validate_seconds("timeout", timeout, positive=True)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
     attempts = None if policy is None and limit is None else AttemptRunner(policy, limit, judge, queued=thread)
 
@@ -358,8 +356,8 @@ def workflow(
         InvalidNameError: The name cannot be stored.
     """
     policy = policy_of(retry)
-    limit = None if timeout is None else _positive_seconds("timeout", timeout)
-    most = _checked_attempts(max_attempts)
+    limit = validate_seconds("timeout", timeout, positive=True)
+    most = validate_positive_int("max_attempts", max_attempts)
     options = RunOptions(policy, limit, strict)
 
     def decorate(function: AsyncFunction[P, R]) -> Decorated[P, R]:
@@ -400,21 +398,6 @@ def _check_executor(executor: object) -> None:
             "`executor` must be a concurrent.futures.Executor, or a function that returns one, got "
             f"{type(executor).__name__}."
         )
-
-
-def _positive_seconds(what: str, given: object) -> float:
-    seconds = parse_seconds(what, given)
-    if seconds <= 0:
-        raise ConfigurationError(f"`{what}` must be more than 0 seconds, got {seconds} s.")
-    return seconds
-
-
-def _checked_attempts(given: object) -> int:
-    if isinstance(given, bool) or not isinstance(given, int):
-        raise TypeError(f"`max_attempts` must be an int, got {type(given).__name__}.")
-    if given < 1:
-        raise ConfigurationError(f"`max_attempts` must be at least 1, got {given}.")
-    return given
 
 
 def _names_of(function: Callable[..., object], *, without_context: bool) -> tuple[str, ...]:

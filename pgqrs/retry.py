@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pgqrs.clock import MAX_SECONDS
 from pgqrs.errors import ConfigurationError, TransientError
-
-_CENTURY = 100 * 365 * 86400.0
-"""Seconds, maximum delay: a due time stays well within the range of PostgreSQL's timestamps."""
+from pgqrs.validation import is_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,13 @@ class RetryPolicy:
     longest: float = 86400.0
 
     def __post_init__(self) -> None:
-        if not _is_int(self.attempts) or self.attempts < 1:
+        if not is_int(self.attempts) or self.attempts < 1:
             raise ConfigurationError(f"`attempts` must be an int of at least 1, got {self.attempts!r}.")
         _check("initial", self.initial, 0, math.inf)
         _check("factor", self.factor, 1, math.inf)
-        _check("maximum", self.maximum, 0, _CENTURY)
+        _check("maximum", self.maximum, 0, MAX_SECONDS)
         _check("jitter", self.jitter, 0, 1)
-        _check("longest", self.longest, 0, _CENTURY)
+        _check("longest", self.longest, 0, MAX_SECONDS)
 
     def delay(self, failures: int, error: BaseException | None = None) -> float | None:
         """Return the delay before the next attempt.
@@ -92,17 +91,13 @@ def policy_of(retry: object) -> RetryPolicy | None:
     """
     if retry is None or isinstance(retry, RetryPolicy):
         return retry
-    if not _is_int(retry):
+    if not is_int(retry):
         raise TypeError(f"`retry` must be a number of attempts or a RetryPolicy, got {type(retry).__name__}.")
-    return RetryPolicy(attempts=cast(int, retry))
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return RetryPolicy(attempts=retry)
 
 
 def _check(name: str, value: object, least: float, most: float) -> None:
-    is_number = isinstance(value, float) or _is_int(value)
+    is_number = isinstance(value, float) or is_int(value)
     if not is_number or not least <= cast(float, value) <= most or value == math.inf:
         bounds = f"of at least {least}" if math.isinf(most) else f"between {least} and {most}"
         raise ConfigurationError(f"`{name}` must be a finite number {bounds}, got {value!r}.")
@@ -119,5 +114,5 @@ def _retry_afters(error: BaseException | None) -> Iterator[float]:
             # The attribute may have any type: a replay restores it from the record, and an application may set it.
             after: Any = getattr(each, "retry_after", None)
             # An int is not converted to float here, because an int of 400 digits exceeds the range of float.
-            if _is_int(after) or (isinstance(after, float) and math.isfinite(after)):
+            if is_int(after) or (isinstance(after, float) and math.isfinite(after)):
                 yield after

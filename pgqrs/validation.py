@@ -1,4 +1,4 @@
-"""Checks the names of workflows, steps, schemas and roles, and formats the keys of steps.
+"""Checks names, keys, durations and numbers that an application passes, and formats the keys of steps.
 
 The separators of a step id are ``:`` and ``/``. Its grammar::
 
@@ -16,9 +16,11 @@ import decimal
 import enum
 import re
 import uuid
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
+from pgqrs.clock import MAX_SECONDS
 from pgqrs.errors import ConfigurationError, InvalidNameError
 
 MAX_NAME_BYTES = 512
@@ -27,6 +29,7 @@ MAX_NAME_BYTES = 512
 MAX_SCHEMA_BYTES = 63
 """Bytes, maximum length of an identifier that PostgreSQL does not truncate."""
 
+_PRIORITIES = range(-(2**63), 2**63)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -158,6 +161,98 @@ def check_role(name: object) -> None:
     flaw = _flaw(name, MAX_SCHEMA_BYTES) if isinstance(name, str) else _no_string(name)
     if flaw is not None:
         raise ConfigurationError(f"invalid role name {_shown(name)}: {flaw}.")
+
+
+def validate_key(key: object) -> str:
+    """Return the key of a workflow; raises `InvalidNameError` for a key that cannot be stored."""
+    check_name("key", key)
+    return cast(str, key)
+
+
+def validate_queues(queues: object) -> list[str]:
+    """Return the names of a worker's queues, each once.
+
+    Raises `ConfigurationError` for no queue, `InvalidNameError` for a name that cannot be stored, and `TypeError`
+    for a string or a value other than an iterable.
+    """
+    if isinstance(queues, str) or not isinstance(queues, Iterable):
+        raise TypeError(f"`queues` must be an iterable of names, got {queues!r}; pass queues=({str(queues)!r},).")
+    names = list(dict.fromkeys(cast("Iterable[str]", queues)))
+    for name in names:
+        check_name("queue", name)
+    if not names:
+        raise ConfigurationError(
+            "`queues` must have at least one queue, got none; omit it to serve the default queue."
+        )
+    return names
+
+
+def parse_seconds(what: str, given: object) -> float:
+    """Return a duration in seconds, passed as a number or a `timedelta`.
+
+    `what` is the name of the argument for the error text. Raises `ConfigurationError` (a `ValueError`) for a
+    duration that is not finite or longer than 100 years, and `TypeError` for a value of another type.
+    """
+    seconds = given.total_seconds() if isinstance(given, dt.timedelta) else given
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"`{what}` must be a number of seconds or a timedelta, got {type(given).__name__}.")
+    if not -MAX_SECONDS <= seconds <= MAX_SECONDS:  # the comparison also refuses NaN
+        raise ConfigurationError(f"`{what}` must be a finite duration of at most 100 years, got {seconds} s.")
+    return float(seconds)
+
+
+def validate_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
+    """Return a duration in seconds, passed as a number or a `timedelta`; return None for None.
+
+    `what` is the name of the argument for the error text. Raises `ConfigurationError` for a duration out of range,
+    and `TypeError` for a value of another type.
+    """
+    if given is None:
+        return None
+    seconds = parse_seconds(what, given)
+    if seconds < 0 or (positive and not seconds):
+        raise ConfigurationError(
+            f"`{what}` must be {'more than' if positive else 'at least'} 0 seconds, got {seconds} s."
+        )
+    return seconds
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    """Return whether a value is an int and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_is_int(name: str, value: object, advice: str = "") -> None:
+    """Raise `TypeError` for a bool or a value other than an int.
+
+    `name` names the value in the error text, which ends with `advice`, such as ``"; pass a number"``.
+    """
+    if not is_int(value):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}{advice}.")
+
+
+def validate_positive_int(what: str, given: object, advice: str = "") -> int:
+    """Return an int of at least 1; raises `ConfigurationError` for a smaller int, else as `check_is_int` does.
+
+    `what` is the name of the argument for the error text, which ends with `advice`.
+    """
+    check_is_int(f"`{what}`", given, advice)
+    number = cast(int, given)
+    if number < 1:
+        raise ConfigurationError(f"`{what}` must be at least 1, got {number}{advice}.")
+    return number
+
+
+def validate_priority(priority: object) -> int:
+    """Return the priority of a workflow; raises `ConfigurationError` for an int of more than 64 bits.
+
+    Raises `TypeError` for a value other than an int.
+    """
+    check_is_int("`priority`", priority)
+    number = cast(int, priority)
+    if number not in _PRIORITIES:
+        raise ConfigurationError(f"`priority` must be a 64-bit integer, got {number}.")
+    return number
 
 
 def _shown(name: object) -> str:

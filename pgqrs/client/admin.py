@@ -14,7 +14,7 @@ from pgqrs.client.enqueue import OnConflict, Submitter, warn_in_body
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState
-from pgqrs.clock import Clock, MonotonicClock, parse_seconds
+from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.codecs.base import Codec, codec_at, stored_name, validate_codec
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
@@ -24,12 +24,12 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.heartbeat import Heartbeat
-from pgqrs.storage.id_allocator import MAX_ID, check_is_int
+from pgqrs.storage.id_allocator import MAX_ID
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store
 from pgqrs.types import DEFAULT_QUEUE, StepRecord, WorkflowRecord, WorkflowStatus
-from pgqrs.validation import check_name, check_schema
+from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of

@@ -22,7 +22,6 @@ from typing import (
 
 from pgqrs.client.handle import HandleHost, WorkflowHandle
 from pgqrs.client.loop_state import LoopState
-from pgqrs.clock import parse_seconds
 from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import as_text, check_codec
 from pgqrs.engine.scope import calling_body, is_within
@@ -31,7 +30,7 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, Submission
 from pgqrs.storage.store import Store
 from pgqrs.types import DEFAULT_QUEUE, WorkflowRecord, WorkflowStatus
-from pgqrs.validation import check_name
+from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
 from pgqrs.workflow.context import ContextHost, PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
@@ -48,9 +47,6 @@ BATCH_BYTES = 4 * 1024 * 1024
 
 RUN_GRACE = 60.0
 """Seconds for which workers do not claim a workflow that `Submitter.run` has created and is about to start."""
-
-_PRIORITIES = range(-(2**63), 2**63)
-
 
 JOINED = 1.0
 """Seconds for which `Submitter.run` waits for another task's run before it tries to run the workflow itself."""
@@ -360,7 +356,7 @@ def options(
     return EnqueueOptions(
         key=None if key is None else validate_key(key),
         queue=cast(str, queue),
-        priority=_checked_priority(priority),
+        priority=validate_priority(priority),
         delay=validate_seconds("delay", delay) or None,
         timeout=validate_seconds("timeout", timeout, positive=True),
         session=session,
@@ -385,36 +381,6 @@ def warn_in_body(name: str) -> None:
     body = calling_body()
     if body is not None:
         body.steps.warn_of_submission(name)
-
-
-def validate_key(key: object) -> str:
-    """Return the key of a workflow; raises `InvalidNameError` for a key that cannot be stored."""
-    check_name("key", key)
-    return cast(str, key)
-
-
-def validate_seconds(what: str, given: object, *, positive: bool = False) -> float | None:
-    """Return a duration in seconds, passed as a number or a `timedelta`; return None for None.
-
-    `what` is the name of the argument for the error text. Raises `ConfigurationError` for a duration out of range,
-    and `TypeError` for a value of another type.
-    """
-    if given is None:
-        return None
-    seconds = parse_seconds(what, given)
-    if seconds < 0 or (positive and not seconds):
-        raise ConfigurationError(
-            f"`{what}` must be {'more than' if positive else 'at least'} 0 seconds, got {seconds} s."
-        )
-    return seconds
-
-
-def _checked_priority(priority: object) -> int:
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise TypeError(f"`priority` must be an int, got {type(priority).__name__}.")
-    if priority not in _PRIORITIES:
-        raise ConfigurationError(f"`priority` must be a 64-bit integer, got {priority}.")
-    return priority
 
 
 def _check_is_tuple(given: object) -> None:

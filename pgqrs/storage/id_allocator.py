@@ -11,6 +11,7 @@ from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
 from pgqrs.storage.records import KeyOwner, Submission
+from pgqrs.validation import check_is_int
 
 MAX_BLOCK = 1024
 """Maximum ids of one block; the blocks double from one id, so that the first id is 1."""
@@ -95,12 +96,6 @@ async def enqueue_with_ids(
             own = own.workflow_id
         ids.append(own)
     return ids
-
-
-def check_is_int(name: str, value: object) -> None:
-    """Raise `TypeError` for a bool or a value other than an int; `name` names the value in the message."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}.")
 
 
 def check_id(workflow_id: int) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Self, TypeVar, TypeVarTuple, cast, overload
 from uuid import uuid4
 
 from pgqrs.client.admin import Admin
@@ -23,9 +21,10 @@ from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease,
 from pgqrs.storage.store import Store
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded
+from pgqrs.testing.crash_report import Compare, RunReport, differences_of, hint_of
 from pgqrs.testing.enqueued import skipping
 from pgqrs.testing.scratch import scratch_admin
-from pgqrs.types import StepRecord, StepStatus, WorkflowRecord, WorkflowStatus
+from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 from pgqrs.worker.runner import ClaimedTask, WorkflowRunner
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
@@ -37,20 +36,6 @@ DYING = 5.0
 """Seconds that the task of a killed run may take to end."""
 
 _ENDED = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
-
-_NUMBERS = re.compile(r"(\d+(?:[.,]\d+)*)")
-
-_RESULTS_MAY_DIFFER = (
-    "\nTwo runs without a crash differ as well. If results may differ (an id, a random number, the time), select "
-    "the part that must be the same: crash_everywhere(..., compare=lambda result: ...)."
-)
-
-_RUNS_DIFFER = (
-    "\nTwo runs without a crash differ as well: the steps and the error of a workflow must not depend on a "
-    "random number, the time, or the memory of a process."
-)
-
-Compare: TypeAlias = Callable[[Any], object]
 
 
 @overload
@@ -233,23 +218,6 @@ class _Begun(RunningMarks):
         super().began(step)
 
 
-@dataclass(frozen=True, slots=True)
-class _RunReport:
-    """The report of a run to its end: its writes until the crash, its record, its result and its steps.
-
-    `begun` counts how often each step began, `begun_after` counts the beginnings after the crash. `kept` has the
-    steps that were recorded at the crash.
-    """
-
-    writes: list[str]
-    record: WorkflowRecord
-    result: Recorded
-    steps: Mapping[str, StepRecord]
-    begun: Mapping[str, int]
-    begun_after: Mapping[str, int]
-    kept: Mapping[str, StepRecord]
-
-
 class _CrashHarness:
     """Two executors: the first is killed, and the second resumes its workflows."""
 
@@ -279,7 +247,7 @@ class _CrashHarness:
         for watch in self._watches:
             await watch.close()
 
-    async def run(self, crash: _Crash) -> _RunReport:
+    async def run(self, crash: _Crash) -> RunReport:
         """Run a new workflow to its end, with a crash on the way."""
         args = await self._arguments.of_a_run()
         try:
@@ -290,7 +258,7 @@ class _CrashHarness:
                 f"{crash} the workflow {self._definition.name!r} did not end within {self._timeout:g} s."
             ) from None
 
-    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> _RunReport:
+    async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> RunReport:
         begun = [_Begun(store) for store in self._stores]
         for store, each in zip(self._stores, begun, strict=True):
             store.marks = each
@@ -310,7 +278,7 @@ class _CrashHarness:
         await self._carry_on(1, handle.id, None)
         ended = await self._record(handle.id)
         record = decode_workflow(survivor.codec, ended)
-        return _RunReport(
+        return RunReport(
             crash.writes,
             record,
             Recorded(self._result(ended), record.output),
@@ -392,108 +360,20 @@ class _CrashHarness:
 
 
 async def _check(
-    lab: _CrashHarness, undisturbed: _RunReport, trial: _RunReport, crash: _Crash, compare: Compare | None
+    lab: _CrashHarness, undisturbed: RunReport, trial: RunReport, crash: _Crash, compare: Compare | None
 ) -> None:
-    differences = [*_differences(undisturbed, trial, compare)]
+    differences = [*differences_of(undisturbed, trial, compare)]
     try:
         await lab.verify()
     except InvariantError as error:
         differences.append(str(error))
     if not differences:
         return
-    hint = _hint(undisturbed, await lab.run(_Crash()), compare)
+    hint = hint_of(undisturbed, await lab.run(_Crash()), compare)
     listed = "\n".join(f"    {each}" for each in differences)
     raise AssertionError(
         f"{crash} the workflow {undisturbed.record.name!r} differs from the run without a crash:\n{listed}{hint}"
     )
-
-
-def _hint(undisturbed: _RunReport, again: _RunReport, compare: Compare | None) -> str:
-    """Return a hint for two runs without a crash that differ, or an empty text."""
-    differences = [*_differences(undisturbed, again, compare)]
-    if not differences:
-        return ""
-    both_succeeded = undisturbed.record.status == again.record.status == WorkflowStatus.SUCCESS
-    in_results = both_succeeded and not _is_same_outcome(undisturbed, again, compare)
-    return _RESULTS_MAY_DIFFER if in_results and len(differences) == 1 else _RUNS_DIFFER
-
-
-def _differences(undisturbed: _RunReport, trial: _RunReport, compare: Compare | None) -> Iterator[str]:
-    """Yield each difference between the trial and the undisturbed run, as a sentence."""
-    if not _is_same_outcome(undisturbed, trial, compare):
-        wanted, got = _outcome_told(undisturbed, compare), _outcome_told(trial, compare)
-        yield f"it {got}, and without a crash it {wanted}."
-    yield from _other_steps(undisturbed, trial)
-    for step_id, kept in trial.kept.items():
-        if kept.status == StepStatus.SUCCESS and trial.steps.get(step_id) != kept:
-            yield f"the step {step_id!r} was recorded as {kept.output!r}, and is {_step_told(trial, step_id)} now."
-        if kept.status == StepStatus.SUCCESS and trial.begun_after.get(step_id, 0):
-            yield f"the step {step_id!r} was recorded, and began again after the crash."
-    for step_id, count in trial.begun.items():
-        most = _begun_at_most(undisturbed, step_id) + 1
-        if count > most and step_id in undisturbed.begun:
-            yield f"the step {step_id!r} began {count} times, and one crash explains at most {most}."
-
-
-def _begun_at_most(undisturbed: _RunReport, step_id: str) -> int:
-    """Return the maximum number of beginnings of a step without a crash.
-
-    A step begins once for each attempt, except for a retry that waits in place.
-    """
-    recorded = undisturbed.steps.get(step_id)
-    attempts = 0 if recorded is None else recorded.failures + 1
-    return max(undisturbed.begun.get(step_id, 0), attempts)
-
-
-def _other_steps(undisturbed: _RunReport, trial: _RunReport) -> Iterator[str]:
-    for step_id in undisturbed.steps.keys() - trial.steps.keys():
-        yield f"it has no step {step_id!r}, which it has without a crash."
-    for step_id in trial.steps.keys() - undisturbed.steps.keys():
-        yield f"it has a step {step_id!r}, which it does not have without a crash."
-
-
-def _is_same_outcome(one: _RunReport, other: _RunReport, compare: Compare | None) -> bool:
-    if one.record.status != other.record.status:
-        return False
-    if one.record.status != WorkflowStatus.SUCCESS:
-        return _is_same_error(one.record, other.record)
-    if compare is None:
-        return one.result.equals(other.result)
-    return bool(compare(one.result.value) == compare(other.result.value))
-
-
-def _is_same_error(one: WorkflowRecord, other: WorkflowRecord) -> bool:
-    """Return whether two errors are the same, where each may contain the id of its own workflow."""
-    (kind, message), (other_kind, other_message) = _error(one), _error(other)
-    words, other_words = _NUMBERS.split(message), _NUMBERS.split(other_message)
-    own = str(one.id), str(other.id)
-    return (
-        kind == other_kind
-        and len(words) == len(other_words)
-        and all(pair[0] == pair[1] or pair == own for pair in zip(words, other_words, strict=True))
-    )
-
-
-def _error(record: WorkflowRecord) -> tuple[str, str]:
-    """Return the class name and the message of a workflow's error; both are empty for a cancelled workflow."""
-    error = record.error if isinstance(record.error, dict) else {}
-    return str(error.get("type", "")), str(error.get("message", ""))
-
-
-def _outcome_told(trial: _RunReport, compare: Compare | None) -> str:
-    match trial.record.status:
-        case WorkflowStatus.SUCCESS:
-            value = trial.result.value
-            return f"returned {value if compare is None else compare(value)!r}"
-        case WorkflowStatus.ERROR:
-            return "raised {}: {}".format(*_error(trial.record))
-        case status:
-            return f"ended as {status}"
-
-
-def _step_told(trial: _RunReport, step_id: str) -> str:
-    step = trial.steps.get(step_id)
-    return "gone" if step is None else f"{step.status}, {step.output!r}"
 
 
 def _is_mark(record: object) -> bool:

@@ -7,10 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self, TypeVar, cast
+from typing import Final, Self, TypeVar
 
 from pgqrs.client.admin import Admin
-from pgqrs.client.enqueue import validate_seconds
 from pgqrs.client.loop_state import LoopState
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
@@ -19,7 +18,7 @@ from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queries.channels import mark_of
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.types import DEFAULT_QUEUE
-from pgqrs.validation import check_name
+from pgqrs.validation import validate_positive_int, validate_queues, validate_seconds
 from pgqrs.worker.blocked_loop import BlockedLoopDetector
 from pgqrs.worker.claimer import Claimer
 from pgqrs.worker.maintenance import Maintenance
@@ -68,8 +67,8 @@ class Worker:
     ) -> None:
         self._admin = admin
         self._definitions = _definitions_of(workflows)
-        self._queues = _checked_queues(queues)
-        self._concurrency = _checked_concurrency(concurrency)
+        self._queues = validate_queues(queues)
+        self._concurrency = validate_positive_int("concurrency", concurrency, "; pass a number of workflows")
         self._grace = validate_seconds("grace", grace) or 0.0
         self._services: _Services | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -299,28 +298,3 @@ def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:
 
 def _shown(function: Callable[..., object]) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', function)}"
-
-
-def _checked_queues(queues: object) -> list[str]:
-    if isinstance(queues, str) or not isinstance(queues, Iterable):
-        raise TypeError(f"`queues` must be an iterable of names, got {queues!r}; pass queues=({str(queues)!r},).")
-    names = list(dict.fromkeys(cast("Iterable[str]", queues)))
-    for name in names:
-        check_name("queue", name)
-    if not names:
-        raise ConfigurationError(
-            "`queues` must have at least one queue, got none; omit it to serve the default queue."
-        )
-    return names
-
-
-def _checked_concurrency(concurrency: object) -> int:
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int):
-        raise TypeError(
-            f"`concurrency` must be an int, got {type(concurrency).__name__}; pass a number of workflows."
-        )
-    if concurrency < 1:
-        raise ConfigurationError(
-            f"`concurrency` must be at least 1, got {concurrency}; pass a number of workflows."
-        )
-    return concurrency

@@ -9,7 +9,6 @@ from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs.clock import parse_seconds
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
 from pgqrs.codecs.records import value_context
@@ -25,7 +24,7 @@ from pgqrs.errors import (
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, WorkflowStatus
-from pgqrs.validation import check_name, escaped
+from pgqrs.validation import check_name, escaped, parse_seconds
 from pgqrs.workflow import timers as sleeping
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 
