@@ -522,7 +522,8 @@ async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
             await end_run(store, RunEnd(workflow_id, epoch, "1", None))
 
 
-async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, truth):
+@pytest.mark.parametrize("output", ["1", f'"{"x" * 5 * 2**20}"'], ids=["small", "in the journal beside"])
+async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, truth, output):
     """The end waits in the journal, behind a lock, and longer than a run may go unattended."""
     async with watchful(dsn, schema) as own:
         store = await own.store()
@@ -534,7 +535,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
         async with truth.transaction():
             await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
             ending = asyncio.create_task(
-                store.write_end(RunEnd(workflow_id, claim.epoch, "1", None, claim=claim.token))
+                store.write_end(RunEnd(workflow_id, claim.epoch, output, None, claim=claim.token))
             )
             await become_true(lambda: workflow_id in store.journal.workflows)
             store.changing.discard(workflow_id)

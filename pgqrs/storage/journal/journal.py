@@ -310,8 +310,12 @@ class Journal:
     @property
     def workflows(self) -> set[int]:
         """The ids of the workflows that have unwritten records."""
-        on_their_way = [*self._in_flight, *self._waiting_entries()]
-        return {entry.record.workflow_id for entry in on_their_way if not entry.resolved}
+        unwritten = {
+            entry.record.workflow_id
+            for entry in (*self._in_flight, *self._waiting_entries())
+            if not entry.resolved
+        }
+        return unwritten if self.beside is None else unwritten | self.beside.workflows
 
     async def drain(self) -> None:
         """Wait until the records accepted so far are written; live runs may add more."""
