@@ -16,8 +16,7 @@ import pytest_asyncio
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqrs import Admin
-from pgqrs.embedded import cluster as embedded
+from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
 from pgqrs.storage.migrate import sql_script

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import click
 from click.core import ParameterSource
 
+from pgqrs import embedded
 from pgqrs.client.admin import Admin
-from pgqrs.embedded import cluster as embedded
 from pgqrs.errors import EmbeddedServerError, PgqrsError
 from pgqrs.models import HEAD, SCHEMA
 from pgqrs.storage.grants import grants

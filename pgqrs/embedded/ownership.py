@@ -12,6 +12,8 @@ import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
 
+from pgqrs.errors import EmbeddedServerError
+
 if sys.platform != "win32":
     import pwd
 
@@ -85,6 +87,14 @@ def is_runnable(folder: Path, user: int) -> bool:
 def _is_readable(mode: int) -> bool:
     needed = stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0)
     return mode & needed == needed
+
+
+def untrusted(folder: Path, flaw: str) -> EmbeddedServerError:
+    """Return the error for a server in `folder`, which must not be used because of `flaw`."""
+    return EmbeddedServerError(
+        f"the embedded PostgreSQL in {folder} is not safe to use: {flaw}, so another user could control its data. "
+        "Take over the folder (`chown`, `chmod go-w`), or choose another folder with `embedded:///some/path`."
+    )
 
 
 def user_name(user: int) -> str:

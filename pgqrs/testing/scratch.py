@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+from pgqrs import embedded
 from pgqrs.client.admin import Admin
-from pgqrs.embedded import cluster as embedded
 from pgqrs.testing.clock import TestClock
 from pgqrs.testing.schemas import SchemaPool
 

@@ -14,8 +14,7 @@ import psutil
 import pytest
 from acceptance_helpers import no_hang, status, steps, until
 
-from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, step, workflow
-from pgqrs.embedded import cluster as embedded
+from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, embedded, step, workflow
 
 
 class Server:

@@ -26,11 +26,11 @@ from pgqrs import (
     Worker,
     WorkflowNotFoundError,
     WorkflowTimeoutError,
+    embedded,
     step,
     workflow,
 )
 from pgqrs.codecs import PydanticCodec
-from pgqrs.embedded import cluster as embedded
 from pgqrs.testing import (
     TestClock,
     assert_enqueued,

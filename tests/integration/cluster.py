@@ -16,7 +16,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 import asyncpg
 import psutil
 
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
+from pgqrs.embedded import cluster, processes
+from pgqrs.embedded.account import Account
 from tests.integration.storage_helpers import become_true
 
 _PORT = 5432
@@ -81,20 +83,20 @@ class Server:
         await become_true(partial(self.fetchval, "SELECT NOT pg_is_in_recovery()"))
 
     def _processes(self):
-        return embedded._Cluster(self.folder)._processes()
+        return cluster._Cluster(self.folder)._processes()
 
 
 async def copy(primary: Server, standby: Server) -> None:
     """Make a standby that follows a primary, which waits for it at each commit from then on."""
-    account = embedded._Account.needed()
+    account = Account.needed()
     standby.data.mkdir(parents=True, mode=0o700)
     if account is not None:
         account.own(standby.data)
     # The name by which the primary knows it.
     source = f"host={primary.sockets} port={_PORT} user=postgres application_name=standby"
-    program = str(embedded._binaries() / "pg_basebackup")
+    program = str(processes.find_binaries() / "pg_basebackup")
     options = ("-d", source, "-D", str(standby.data), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
-    done = await asyncio.to_thread(embedded._execute, (program, *options), account=account)
+    done = await asyncio.to_thread(processes.execute, (program, *options), user=account)
     assert done.returncode == 0, done.stdout
     await standby.start()
     await primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()")

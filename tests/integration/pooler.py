@@ -16,8 +16,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from pgqrs.embedded import cluster as embedded
 from pgqrs.embedded import ownership
+from pgqrs.embedded.account import Account
 from tests.integration.storage_helpers import become_true
 
 FETCHED = Path(__file__).parent.parent.parent / ".venv" / "pgbouncer" / "usr" / "sbin"
@@ -51,7 +51,7 @@ class Bouncer:
     def __init__(self, truth: asyncpg.Connection, folder: Path, mode: str) -> None:
         """Lead to where `truth` is connected to; `mode` is PgBouncer's `pool_mode`."""
         self._folder = folder
-        self._account = embedded._Account.needed()
+        self._account = Account.needed()
         self._process: asyncio.subprocess.Process | None = None
         self._database = truth._params.database
         self._write(truth, mode)

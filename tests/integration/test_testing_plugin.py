@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 
 pytest_plugins = ("pytester",)
 

@@ -15,7 +15,7 @@ from sqlalchemy import URL, Dialect, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from pgqrs.embedded import cluster as embedded
+from pgqrs import embedded
 from pgqrs.errors import ConfigurationError, InvalidDSNError
 from pgqrs.storage.connections.dsn import Parameters, parameters_of, refused_parameter
 from pgqrs.storage.connections.hosts import TARGET, Host, Hosts, hosts_of, is_targeted
