@@ -41,7 +41,7 @@ async def test_a_key_that_holds_separators_is_not_the_id_of_a_time_within_anothe
 
 @pytest.mark.parametrize("name", ["pay:refund", "pay/refund"])
 def test_the_id_of_a_decorator_holds_no_separator(name):
-    with pytest.raises(InvalidNameError, match="separate the id from a key"):
+    with pytest.raises(InvalidNameError, match="separate an id from a key"):
         step(id=name)(pay.__wrapped__)
 
 
