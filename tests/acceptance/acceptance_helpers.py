@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from pgqrs import StepFailedError
 
-DEADLINE = 20
+DEADLINE = 45
 
 
 async def until(condition, *arguments):
