@@ -23,15 +23,21 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._written = f"embedded://{quote(str(folder / 'postgres'))}"
-        self._notice = folder / "postgres" / "data" / "postmaster.pid"
         self.dsn = ""
+
+    @property
+    def _notice(self) -> Path:
+        # For root the data may be elsewhere than the address says.
+        return embedded.data_folder(self._written) / "data" / "postmaster.pid"
 
     def start(self) -> None:
         """Start the server with an empty database."""
+        data = embedded.data_folder(self._written)
         if self._notice.exists():  # a server that an earlier run did not stop
             embedded.start(self._written)
             embedded.stop(self._written)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for left in (data, self.folder):
+            shutil.rmtree(left, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.dsn = embedded.start(self._written)
 

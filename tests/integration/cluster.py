@@ -94,7 +94,8 @@ async def copy(primary: Server, standby: Server) -> None:
         account.own(standby.data)
     # The name by which the primary knows it.
     source = f"host={primary.sockets} port={_PORT} user=postgres application_name=standby"
-    program = str(processes.find_binaries() / "pg_basebackup")
+    binaries = processes.find_binaries()
+    program = str((binaries if account is None else account.runnable(binaries)) / "pg_basebackup")
     options = ("-d", source, "-D", str(standby.data), "-R", "-X", "stream", "--checkpoint=fast", "--no-sync")
     done = await asyncio.to_thread(processes.execute, (program, *options), user=account)
     assert done.returncode == 0, done.stdout

@@ -43,6 +43,12 @@ sys.stdin.readline()
 """
 
 
+reachable = pytest.mark.skipif(
+    any(not each.stat().st_mode & 0o001 for each in Path(__file__).parents),
+    reason="other users cannot reach this checkout",
+)
+
+
 class Member:
     def __init__(self, folder, *, script=MEMBER, prelude=ALONE, **environment):
         self.process = subprocess.Popen(
@@ -595,6 +601,7 @@ def test_the_environment_does_not_lead_it_astray(folder, member, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@reachable
 def test_others_can_use_their_own_and_not_that_of_root(outside, folder, member):
     roots = member()
     dsn = roots.dsn()
@@ -776,6 +783,7 @@ def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_sile
 
 
 @as_root
+@reachable
 def test_root_copies_programs_that_its_server_cannot_run(outside, store):
     binaries = programs.find_binaries()
     closed = outside / "closed"
