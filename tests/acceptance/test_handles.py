@@ -260,6 +260,6 @@ async def test_a_loop_that_stands_still_again_and_again_is_no_outage(dsn, instal
             await blocks(ctx, n)
         return 1
 
-    async with no_hang(), Admin(dsn, installed, timeout=0.2, outage_timeout=0.7) as admin, Worker(admin, [heavy]):
+    async with no_hang(), Admin(dsn, installed, timeout=0.2, outage_timeout=1.5) as admin, Worker(admin, [heavy]):
         handles = [await admin.enqueue(heavy) for _ in range(2)]
         assert [await each.result() for each in handles] == [1, 1]
