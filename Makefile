@@ -26,6 +26,9 @@ TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migr
   tests/integration/test_alembic_host.py \
   tests/integration/test_journal.py tests/integration/test_budgets.py
 
+# The test kit and the example are the longest, and use no more of the dependencies than the rest.
+OLD_LEFT_OUT := $(foreach each,testing_kit testing_kit_codecs orders_example dask,--ignore=tests/acceptance/test_$(each).py)
+
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
@@ -80,7 +83,7 @@ test-newest: .venv/.dev .venv/.pgbouncer ## the tests, on the newest SQLAlchemy
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
-	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
+	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(OLD_LEFT_OUT) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
 
 .PHONY: test-replay
 test-replay: .venv/.dev ## the tests, with workflows that begin anew after each step (about two minutes)
