@@ -46,13 +46,13 @@ def bare_calls(text: str) -> set[str]:
 def statements() -> Iterator[tuple[str, Any]]:
     for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
-        yield f"lone {kind.name}", kind.statement(single=True)
+        yield f"single {kind.name}", kind.statement(single=True)
     names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
     yield "a batch of all kinds", writes.combine(tuple(names))
     yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
-    yield "asked", writes.CURRENT_STATE.statement()
-    yield "asked in a lent session", writes.CALLER_CURRENT_STATE.statement()
-    yield "enqueue in a lent session", writes.CALLER_ENQUEUE.statement()
+    yield "current state", writes.CURRENT_STATE.statement()
+    yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
+    yield "enqueue in the caller's session", writes.CALLER_ENQUEUE.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
     for module in (claims, maintenance, executors, server, steps, workflows, migrate, testbed):
@@ -68,7 +68,7 @@ def test_a_statement_calls_functions_by_their_whole_names_and_has_no_varchar(nam
     text = str(statement.compile(dialect=asyncpg.dialect()))
     assert bare_calls(text) == set()
     assert "VARCHAR" not in text
-    if "lent" in name or name.startswith(("server.", "steps.", "workflows.")):
+    if "caller" in name or name.startswith(("server.", "steps.", "workflows.")):
         assert ARRAY_OF_OTHERS.search(text) is None, (
             "give it as text: see array_of in pgqrs/storage/queries/expressions.py"
         )

@@ -32,6 +32,12 @@ class _StepOperation(Operation[R]):
 
     insert_columns: ClassVar[list[str]]
 
+    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = None
+    """The type of record that is written in place of this one once the run knows that it is to be cancelled.
+
+    None for the operation of that type itself, which writes whether or not a cancellation is requested.
+    """
+
     def statement(self, *, single: bool = False) -> Any:
         """Return the insert, which replaces the row of an older run unless that row is a success."""
         held = self.lock_workflows(to_update=False, single=single)
@@ -52,6 +58,15 @@ class _StepOperation(Operation[R]):
     def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
         """Return the values of `insert_columns`, taken from the locked rows."""
 
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
+        return [] if self.last_record is None else [Workflow.cancel_interrupts.is_(None)]
+
+    def _blocked(self, record: StepOutcome | FailedAttempt, current: CurrentState) -> Any:
+        """Return the reason that a permitted record was not written: a lock, or a requested cancellation."""
+        if self.last_record is None or current.cancels is None:
+            return RETRY
+        return CancelRequested(current.cancels, self.last_record(*record))
+
     def _reset_columns(self) -> dict[str, Any]:
         """Return the columns outside `insert_columns` that a replaced row loses, with their new values."""
         return {}
@@ -67,6 +82,7 @@ class RecordStep(_StepOperation[StepOutcome]):
 
     name: ClassVar[str] = "step"
     fields = StepOutcome._fields
+    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = LastOutcome
     columns: ClassVar = {
         "workflow_id": BigInteger(),
         "claim": BigInteger(),
@@ -122,18 +138,12 @@ class RecordStep(_StepOperation[StepOutcome]):
             return StoredOutcome(current.step_output, current.step_error, current.step_fingerprint)
         return self._blocked(record, current)
 
-    def _blocked(self, record: StepOutcome, current: CurrentState) -> Any:
-        """Return the reason that a permitted outcome was not written: a lock, or a requested cancellation."""
-        return RETRY if current.cancels is None else CancelRequested(current.cancels, LastOutcome(*record))
-
-    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        return [Workflow.cancel_interrupts.is_(None)]
-
 
 class RecordLastStep(RecordStep):
     """Record the outcomes of steps for runs that know, or learn by the answer, that they are to be cancelled."""
 
     name = "last"
+    last_record = None
 
     def _now(self) -> ColumnElement[Any]:
         # `now()` is the start of the transaction: a transactional step's transaction begins with the step, and
@@ -151,12 +161,6 @@ class RecordLastStep(RecordStep):
         inserted = self._insert(self.lock_workflows(to_update=False, single=True, waiting=True), single=True)
         return inserted.returning(cancels.label("cancels"))
 
-    def _blocked(self, record: StepOutcome, current: CurrentState) -> Any:
-        return RETRY
-
-    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        return []
-
 
 def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
     """Return the statuses, written by the run itself, that make a record superfluous."""
@@ -168,6 +172,7 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     """Record failed attempts of steps that are to be retried, for current runs."""
 
     name: ClassVar[str] = "failure"
+    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = LastFailedAttempt
     fields = FailedAttempt._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
@@ -225,24 +230,12 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
         written = current.step_status != StepStatus.RUNNING or current.step_failures >= record.failures
         return None if written else self._blocked(record, current)
 
-    def _blocked(self, record: FailedAttempt, current: CurrentState) -> Any:
-        """Return the reason that a permitted attempt was not written: a lock, or a requested cancellation."""
-        return RETRY if current.cancels is None else CancelRequested(current.cancels, LastFailedAttempt(*record))
-
-    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        return [Workflow.cancel_interrupts.is_(None)]
-
 
 class RecordLastFailedAttempt(RecordFailedAttempt):
     """Record failed attempts for runs that know that they are to be cancelled."""
 
     name = "lastfailure"
-
-    def _blocked(self, record: FailedAttempt, current: CurrentState) -> Any:
-        return RETRY
-
-    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        return []
+    last_record = None
 
 
 class ReopenSteps(RecordColumns[tuple[int, str]]):
