@@ -32,7 +32,7 @@ class _StepOperation(Operation[R]):
 
     insert_columns: ClassVar[list[str]]
 
-    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = None
+    last_record: ClassVar[type[Any] | None] = None
     """The type of record that is written in place of this one once the run knows that it is to be cancelled.
 
     None for the operation of that type itself, which writes whether or not a cancellation is requested.
@@ -82,7 +82,7 @@ class RecordStep(_StepOperation[StepOutcome]):
 
     name: ClassVar[str] = "step"
     fields = StepOutcome._fields
-    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = LastOutcome
+    last_record: ClassVar[type[Any] | None] = LastOutcome
     columns: ClassVar = {
         "workflow_id": BigInteger(),
         "claim": BigInteger(),
@@ -172,7 +172,7 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     """Record failed attempts of steps that are to be retried, for current runs."""
 
     name: ClassVar[str] = "failure"
-    last_record: ClassVar[type[StepOutcome | FailedAttempt] | None] = LastFailedAttempt
+    last_record: ClassVar[type[Any] | None] = LastFailedAttempt
     fields = FailedAttempt._fields
     columns: ClassVar = {
         "workflow_id": BigInteger(),
