@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from pgqrs.embedded import ownership
@@ -51,13 +52,14 @@ def write_origin(made: Path, origin: Path) -> None:
 def remove_abandoned() -> None:
     """Remove the folders in the store whose original folder in /tmp is gone, as after a test run."""
     for record in _STORE.glob("*.origin"):
-        origin = Path(os.fsdecode(record.read_bytes()))
-        if Path("/tmp") not in origin.parents or origin.exists():  # noqa: S108  # a comparison
-            continue
-        made = record.with_suffix("")
-        if not _is_used(made):
-            shutil.rmtree(made, ignore_errors=True)
-            record.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process removes the same folder
+            origin = Path(os.fsdecode(record.read_bytes()))
+            if Path("/tmp") not in origin.parents or origin.exists():  # noqa: S108  # a comparison
+                continue
+            made = record.with_suffix("")
+            if not _is_used(made):
+                shutil.rmtree(made, ignore_errors=True)
+                record.unlink(missing_ok=True)
 
 
 def _is_used(folder: Path) -> bool:

@@ -716,6 +716,17 @@ def test_a_folder_that_others_can_replace_is_refused(empty, store):
         embedded.start(dsn_of(empty))
 
 
+def test_abandoned_folders_are_removed_beside_another_process(store):
+    store.mkdir()
+    # As if another process removed the record between the listing and the reading.
+    (store / "a.origin").symlink_to(store / "removed")
+    for name in ("b", "c"):
+        (store / name).mkdir()
+        (store / f"{name}.origin").write_text(f"/tmp/pgqrs-gone-{os.getpid()}-{name}")
+    stores.remove_abandoned()
+    assert [each.name for each in store.iterdir()] == ["a.origin"]
+
+
 def test_a_pid_file_that_names_another_socket_is_not_believed(folder, member):
     fake = folder.parent / "fake"
     fake.mkdir()
