@@ -226,9 +226,7 @@ def step(
 
     def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
         call = _async_call_of(function, thread=thread, executor=executor)
-        carry_out = (
-            _more_than_a_call(call, attempts, transactional=transactional) if attempts or transactional else None
-        )
+        execute = _attempted(call, attempts, transactional=transactional) if attempts or transactional else None
         step_id = _name_of(function) if id is None else id
         check_step_id(step_id, keyed=key is not None)
         names = _names_of(function, without_context=executor is None)
@@ -238,29 +236,36 @@ def step(
         async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
             _check_context(ctx, function)
             own_id = step_id if key is None else f"{step_id}:{key_text(key(*args, **kwargs))}"
-            ctx.calls_with(fingerprint_of(args, kwargs, names, by_content=ctx.is_typed), returns)
-            acquired = await ctx.acquire_step(own_id)
+            fingerprint = fingerprint_of(args, kwargs, names, by_content=ctx.is_typed)
+            acquired = await _acquire(ctx, own_id, fingerprint, returns)
             if acquired.status == StepAction.SKIPPED:
                 return acquired.value
             guard = acquired.guard
             try:
-                if carry_out is None:
+                if execute is None:
                     value = await call(ctx, *args, **kwargs)
                 else:
-                    value = await carry_out(guard, own_id, ctx, args, kwargs)
+                    value = await execute(guard, own_id, ctx, args, kwargs)
             except Exception as error:
                 if transactional and guard.is_committed:  # the timeout fired after the commit
-                    return await guard.success()
+                    return guard.committed_value()
                 await guard.fail(error, transient=not judge(error))
                 raise
             except BaseException as crash:
                 guard.abandon(crash)
                 raise
-            return await guard.success(value)
+            return value if transactional else await guard.success(value)
 
         return wrapper
 
     return decorate if function is None else decorate(function)
+
+
+def _acquire(ctx: Any, step_id: str, fingerprint: int, returns: ReturnType) -> Any:
+    if issubclass(type(ctx), PyWorkflow):
+        return ctx.acquire_call(step_id, fingerprint, returns)
+    # A mock of a context, as in the unit tests of a workflow's steps, knows the public call only.
+    return ctx.acquire_step(step_id)
 
 
 def _async_call_of(
@@ -279,12 +284,12 @@ def _async_call_of(
     return function
 
 
-def _more_than_a_call(
+def _attempted(
     call: Callable[..., Awaitable[Any]], attempts: AttemptRunner | None, *, transactional: bool
 ) -> Callable[..., Awaitable[Any]]:
     """Return a callable that executes a step with retries, a timeout or a transaction."""
 
-    def carry_out(
+    def execute(
         guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Awaitable[Any]:
         attempt: Callable[..., Awaitable[Any]]
@@ -297,7 +302,7 @@ def _more_than_a_call(
             return attempts.run(attempt, around, ctx, step_id, guard)
         return attempt() if around is None else around(attempt)
 
-    return carry_out
+    return execute
 
 
 @overload

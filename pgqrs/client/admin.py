@@ -20,6 +20,7 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
+from pgqrs.observer import Observer
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
@@ -106,6 +107,7 @@ class Admin:
         self._clock: Clock = MonotonicClock() if clock is None else clock
         self._sessionmaker = sessionmaker
         self._tune_gc = tune_gc
+        self._observer: Observer | None = None
         self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self._here: dict[asyncio.AbstractEventLoop, LoopState] = {}
         self._pulse: Heartbeat | None = None
@@ -132,15 +134,23 @@ class Admin:
         """The event loops that have used this `Admin`; closed event loops may be among them."""
         return tuple(self._stores)
 
-    def twin(self) -> Self:
+    def twin(self, *, observer: Observer | None = None, max_batch: int | None = None) -> Self:
         """Return a second `Admin` with the same settings, which is an executor of its own.
 
         The caller closes the second `Admin` separately.
+
+        Args:
+            observer: The observer of the second `Admin`; none by default.
+            max_batch: Maximum records of one transaction of its journal; as the first `Admin` by default.
 
         Returns:
             The new `Admin`.
         """
         twin = copy(self)
+        # `twin` is of this class.
+        twin._observer = observer  # noqa: SLF001
+        if max_batch is not None:
+            twin._limits = self._limits._replace(max_batch=max_batch)  # noqa: SLF001
         twin._stores, twin._here, twin._pulse = {}, {}, None  # noqa: SLF001  # `twin` is of this class
         return twin
 
@@ -217,6 +227,7 @@ class Admin:
             clock=self._clock,
             sessionmaker=self._sessionmaker,
             tunes_gc=self._tune_gc,
+            observer=self._observer,
         )
 
     def _own_pulse(self) -> Heartbeat:
@@ -628,4 +639,5 @@ def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: 
     for name, given in seconds.items():
         if given < least[name]:
             raise ConfigurationError(f"`{name}` must be at least {least[name]:g} s, got {given:g} s.")
-    return Limits(**seconds, heartbeat_interval=seconds["heartbeat_timeout"] / 5)
+    limit, outage, heartbeat = seconds.values()
+    return Limits(limit, outage, heartbeat_interval=heartbeat / 5, heartbeat_timeout=heartbeat)

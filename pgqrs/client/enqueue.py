@@ -380,7 +380,7 @@ def warn_in_body(name: str) -> None:
     """
     body = calling_body()
     if body is not None:
-        body.steps.warn_of_submission(name)
+        body.steps.history.warn_of_submission(name)
 
 
 def _check_is_tuple(given: object) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any, NoReturn, cast
 
 from pgqrs.clock import Clock, Timer
+from pgqrs.engine.body import Body
 from pgqrs.engine.failure_trace import stems_from
+from pgqrs.engine.idle import IdleTimer
 from pgqrs.engine.scope import Scope, StepExecution, ancestors, scope_of
-from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowTimeoutError
+from pgqrs.errors import PgqrsError, RunEndedError, WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.storage.journal.futures import resolve
-
-MIN_PARK = 1.0
-"""Minimum seconds of a wait for which a run parks; shorter waits stay in memory."""
 
 IDLE_BEFORE_PARK = 0.2
 """Seconds without an executing step before a run parks whose body is not the waiting task itself."""
@@ -53,6 +52,35 @@ class Parked(RunStopped):
     """The run was released for a later claim: its workflow waits, or another worker will resume it."""
 
 
+class RunState(Enum):
+    """The state of a run; `TRANSITIONS` has the states that may follow each state."""
+
+    OPEN = "open"
+    """Steps may begin."""
+    STOPPING = "stopping"
+    """No step may begin, but no call in the run has raised the stop yet."""
+    STOPPED = "stopped"
+    """A call in the run has raised the stop, or the tasks of the run were interrupted."""
+    ENDED = "ended"
+    """The end or the release of the run is recorded or on its way, or the run was abandoned."""
+    LOST = "lost"
+    """Nothing more can be written: the run was fenced, or a write failed for good."""
+
+
+TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
+    RunState.OPEN: frozenset({RunState.STOPPING, RunState.ENDED, RunState.LOST}),
+    RunState.STOPPING: frozenset({RunState.STOPPED, RunState.ENDED, RunState.LOST}),
+    RunState.STOPPED: frozenset({RunState.ENDED, RunState.LOST}),
+    # The write of the end may be refused.
+    RunState.ENDED: frozenset({RunState.LOST}),
+    RunState.LOST: frozenset(),
+}
+"""The states that may follow each state of a run."""
+
+# Global names: `RunState.OPEN` costs a look-up through the metaclass, and some of these are read for each step.
+_OPEN, _STOPPING, _STOPPED, _ENDED, _LOST = RunState
+
+
 class StopReason(IntEnum):
     """The reason why a run begins no further step; a greater reason overrides a lesser reason."""
 
@@ -61,47 +89,49 @@ class StopReason(IntEnum):
     HANDED_BACK = 3
     TIMED_OUT = 4
     CANCELLED = 5
+    """The executing steps complete first."""
+    INTERRUPTED = 6
+    """The workflow was cancelled, and the executing steps are interrupted."""
 
 
 class RunLifecycle:
-    """The state of a run, the task of its body, and the waits in it.
+    """The state of a run, and the stops that change it.
 
-    A run can begin steps until it ends (`ended`), is lost (`fatal_error`) or is stopped (`stop_reason`). In each
-    of these states every call on the context raises: a `RunStopped` within the run, the error itself elsewhere.
+    Except while the state is `RunState.OPEN`, every call on the context raises: a `RunStopped` within the run, the
+    error itself elsewhere.
 
     Args:
         owner: The object that identifies the context of the run.
         workflow_id: The id of the workflow.
         executions: The executing steps of the run by their ids, kept by its `StepRunner`.
         deadline: The deadline of the workflow by `clock`; None for no deadline.
-        clock: The clock of the deadline and the waits.
-        can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
+        clock: The clock of the deadline.
+
+    Attributes:
+        state: The state of the run.
+        stop_reason: The reason of the stop; None for a run that was not stopped.
+        fatal_error: The reason for which the run was lost; None unless the state is `RunState.LOST`.
+        body: The task of the body.
+        idle: The timer for moments in which the run executes no step.
+        waiters: The futures of the waits in the run, which a stop resolves.
+        loop: The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11.
     """
 
     __slots__ = (
-        "_body",
-        "_cancel_interrupts",
         "_cancelled",
-        "_cancelling",
-        "_due",
-        "_executions",
-        "_interrupts",
-        "_left",
-        "_limit",
+        "_end_error",
         "_owner",
-        "_resting",
         "_timers",
-        "_told",
         "_workflow_id",
-        "can_park",
+        "body",
         "clock",
         "deadline",
-        "ended",
         "fatal_error",
-        "is_watched",
+        "idle",
         "loop",
+        "state",
         "stop_reason",
-        "waiting",
+        "waiters",
     )
 
     def __init__(
@@ -111,78 +141,64 @@ class RunLifecycle:
         executions: Mapping[str, StepExecution],
         deadline: float | None,
         clock: Clock,
-        *,
-        can_park: bool,
     ) -> None:
         self._owner = owner
         self._workflow_id = workflow_id
-        self._executions = executions
-        self.loop = asyncio.get_running_loop()
-        """The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11."""
-        self.clock = clock
-        self.can_park = can_park
-        self.deadline = deadline
-        self.ended: Callable[[], PgqrsError] | None = None
-        """Creates the error for calls after the end of the run; None until the run ends."""
-        self.fatal_error: PgqrsError | None = None
-        """The reason why nothing more can be written: the run was fenced, or a write failed for good."""
-        self.stop_reason: StopReason | None = None
-        self.waiting: dict[asyncio.Future[None], float] = {}
-        """The futures of the waits in the run, with the time at which each wait ends."""
-        self.is_watched = False
-        """True if steps must call `restart_idle_timer` when they end: a task waits, or the run was cancelled."""
-        self._limit: float | None = None
-        self._told = False
-        self._due = 0.0
-        self._body: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._interrupts = 0
-        self._cancel_interrupts = False
+        self._end_error: Callable[[], PgqrsError] | None = None
         self._cancelled: frozenset[asyncio.Task[Any]] = frozenset()
-        """The step tasks that this object has cancelled."""
         self._timers: dict[str, Timer] = {}
-        self._resting = 0
-        self._left: asyncio.Future[None] | None = None
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock
+        self.deadline = deadline
+        self.state = _OPEN
+        self.stop_reason: StopReason | None = None
+        self.fatal_error: PgqrsError | None = None
+        self.body = Body(self.loop)
+        self.idle = IdleTimer(self.loop, executions)
+        self.waiters: set[asyncio.Future[None]] = set()
 
     @property
     def may_write(self) -> bool:
         """True while the run has neither ended nor been lost."""
-        return self.ended is None and self.fatal_error is None
+        return self.state is not _ENDED and self.state is not _LOST
 
     def raise_if_stopped(self) -> None:
-        """Raise the stop of the run if it has ended, was lost or was stopped."""
-        if self.ended is None and self.fatal_error is None and self.stop_reason is None:
+        """Raise the stop of the run unless it is open."""
+        if self.state is _OPEN:
             return
-        if self.stop_reason is not None and self.fatal_error is None:
-            self._told = True
+        if self.state is _STOPPING:
+            self._enter(_STOPPED)
         self.stop_at(scope_of(self._owner))
 
     def stop_at(self, place: Scope | None) -> NoReturn:
         """Raise the stop of the run in the calling task, which is at this place; see `stop_error_in`."""
-        if place is not None and (self.ended is None or self.stop_reason is not None):
-            _keep_quiet(asyncio.current_task(), self._body)
+        if place is not None and (self.state is not _ENDED or self.stop_reason is not None):
+            _keep_quiet(asyncio.current_task(), self.body.task)
         raise self.stop_error_in(place)
 
     def raise_if_closed(self) -> None:
         """Raise the error of the run if it was lost or has ended."""
         if self.fatal_error is not None:
             raise self.fatal_error
-        if self.ended is not None:
-            raise self.ended()
+        if self.state is _ENDED:
+            raise self._error_after_end()
 
     def reason(self) -> PgqrsError | None:
         """Return the error that stopped the run; None for a live run and for a run released for a later claim."""
         if self.fatal_error is not None:
             return self.fatal_error
         match self.stop_reason:
-            case StopReason.CANCELLED:
+            case StopReason.CANCELLED | StopReason.INTERRUPTED:
                 return WorkflowCancelledError(self._workflow_id)
             case StopReason.TIMED_OUT:
-                return WorkflowTimeoutError(self._workflow_id, self._limit)
+                return WorkflowTimeoutError(self._workflow_id, self.body.timeout)
             case None:
-                return None if self.ended is None else self.ended()
+                return self._error_after_end() if self.state is _ENDED else None
             case _:
                 return None
+
+    def _error_after_end(self) -> PgqrsError:
+        return RunEndedError(self._workflow_id) if self._end_error is None else self._end_error()
 
     def stop_error(self) -> BaseException:
         """Return the error of a stopped run for callers outside it.
@@ -214,18 +230,50 @@ class RunLifecycle:
                 raise
             raise self.stop_error_in(place) from error
 
+    # --- transitions ---
+
+    def _enter(self, state: RunState) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"a run that is {self.state.value} cannot become {state.value}.")
+        self.state = state
+
+    def end(self, error: Callable[[], PgqrsError] | None = None) -> None:
+        """Note that the run has ended, was released or was abandoned.
+
+        `error` creates the error for later calls; None creates `RunEndedError`.
+        """
+        self._enter(_ENDED)
+        self._end_error = error
+
     def lose(self, error: PgqrsError) -> None:
         """Forbid further writes because of `error`, and end all waits."""
+        self._enter(_LOST)
         self.fatal_error = error
         self._wake()
+
+    def stop_for(self, stop: StopReason) -> bool:
+        """Forbid further steps and end all waits, unless the run has ended, was lost or has such a reason already.
+
+        Returns:
+            True if the stop took effect.
+        """
+        if not self.may_write or (self.stop_reason is not None and self.stop_reason >= stop):
+            return False
+        self.stop_reason = stop
+        if self.state is _OPEN:
+            self._enter(_STOPPING)
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        for waiter in self.waiters:
+            resolve(waiter, None)
 
     # --- the body ---
 
     def enter_body(self, timeout: float | None) -> None:
         """Register the calling task as the task of the body; `timeout` is the workflow's timeout in seconds."""
-        self._limit = timeout
-        self._body = asyncio.current_task(self.loop)
-        self._cancelling = 0 if self._body is None else self._body.cancelling()
+        self.body.enter(timeout)
         if self.deadline is None and timeout is not None:  # `ctx.start()` began the run, without a timeout
             self.deadline = self.clock.time() + timeout
         if self.deadline is None:
@@ -236,66 +284,38 @@ class RunLifecycle:
             self._timers["deadline"] = self.clock.call_at(self.deadline, self._time_out)
 
     def leave_body(self) -> bool:
-        """Detach the task from the run, which now executes only pgqrs's code, and withdraw the run's interrupts.
-
-        Returns:
-            True if the task was also cancelled by code outside the run. Later calls return False.
-        """
-        task, self._body = self._body, None
+        """Detach the task of the body; return whether code outside the run has cancelled it, as `Body.leave`."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        interrupts, self._interrupts = self._interrupts, 0
-        if task is None:
-            return False
-        for _ in range(interrupts):
-            task.uncancel()
-        return task.cancelling() > self._cancelling
-
-    def body_is_left(self) -> None:
-        """Wake the waiters of `wait_for_body`."""
-        if self._left is not None:
-            resolve(self._left, None)
+        self.idle.unwatch()
+        return self.body.leave()
 
     async def wait_for_body(self, grace: float) -> None:
         """Wait until the body ends, and interrupt it if that takes too long.
 
         A body with executing steps has `grace` seconds; any other body has at most `IDLE_BEFORE_PARK` seconds.
         """
-        if asyncio.current_task() is self._body:
+        if asyncio.current_task() is self.body.task:
             return
-        if self._left is None:
-            self._left = self.loop.create_future()
-        quickly = self._is_quiet()
-        await asyncio.wait([self._left], timeout=min(grace, IDLE_BEFORE_PARK) if quickly else grace)
-        if not self._left.done():
+        if not await self.body.wait(min(grace, IDLE_BEFORE_PARK) if self.idle.is_idle else grace):
             self.interrupt()
-            await asyncio.wait([self._left], timeout=INTERRUPT_GRACE)
+            await self.body.wait(INTERRUPT_GRACE)
 
     # --- stopping ---
-
-    def stop_for(self, stop: StopReason) -> None:
-        """Forbid further steps and end all waits, unless the run has ended, was lost or has a greater reason."""
-        if self.may_write and (self.stop_reason is None or self.stop_reason < stop):
-            self.stop_reason = stop
-            self._wake()
 
     def stop_decides(self) -> bool:
         """Return whether the stop determines the end of the run.
 
         A requeue or a parking does not if no call has raised it in the run: the outcome of the body then counts.
         """
-        return (
-            self.stop_reason is not None
-            and self.fatal_error is None
-            and (self._told or self.stop_reason > StopReason.HANDED_BACK)
-        )
+        return self.is_final or (self.stop_reason is not None and self.state in {_STOPPED, _ENDED})
 
     @property
     def is_final(self) -> bool:
         """True if the stop ends the workflow too: by a cancellation or a timeout."""
         return (
-            self.stop_reason is not None and self.stop_reason > StopReason.HANDED_BACK and self.fatal_error is None
+            self.stop_reason is not None and self.stop_reason > StopReason.HANDED_BACK and self.state is not _LOST
         )
 
     def is_stop_error(self, error: BaseException | None) -> bool:
@@ -310,33 +330,28 @@ class RunLifecycle:
         Without `interrupt`, the executing steps complete first. A body that does not end by itself is interrupted
         `UNWIND_GRACE` seconds after the last step.
         """
-        if not self.may_write:
+        if not self.stop_for(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
             return
-        first = self.stop_reason is not StopReason.CANCELLED
-        self.stop_for(StopReason.CANCELLED)
-        if interrupt and not self._cancel_interrupts:
-            self._cancel_interrupts = True
+        if interrupt:
             self.interrupt()
-        elif first:
-            self.is_watched = True
-            self.restart_idle_timer()
+        elif self.body.task is not None:
+            self.idle.watch(UNWIND_GRACE, self.interrupt)
 
     def interrupt(self) -> None:
         """Cancel the tasks of the executing steps and of the body.
 
         A step whose outcome is already in the journal keeps that outcome.
         """
-        self._told = True
-        executing = [each for each in self._executions.values() if not each.over]
+        if self.state is _STOPPING:
+            self._enter(_STOPPED)
+        executing = [each for each in self.idle.executions.values() if not each.over]
         for execution in executing:
             execution.interrupted = True
-        tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self._body}
+        tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self.body.task}
         self._cancelled |= tasks
         for task in tasks:
             task.cancel()
-        if self._body is not None and self._body is not asyncio.current_task():
-            self._interrupts += 1
-            self._body.cancel()
+        self.body.interrupt()
 
     def take_back(self, task: asyncio.Task[Any] | None) -> bool:
         """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""
@@ -347,101 +362,23 @@ class RunLifecycle:
 
     def replay_after(self, execution: StepExecution) -> None:
         """Stop the run to replay its body, if the body called the step directly and no other step executes."""
-        if (
-            self.stop_reason is None
-            and self._body is not None
-            and execution.parent is execution.run
-            and self._is_quiet()
-        ):
-            self._unwind_for(StopReason.REPLAY)
+        called_by_body = self.body.task is not None and execution.parent is execution.run
+        if self.stop_reason is None and called_by_body and self.idle.is_idle:
+            self.unwind_for(StopReason.REPLAY)
             self.raise_if_stopped()
 
     def _time_out(self) -> None:
         self.stop_for(StopReason.TIMED_OUT)
         self.interrupt()
 
-    def _unwind_for(self, stop: StopReason) -> None:
+    def unwind_for(self, stop: StopReason) -> None:
         """Stop the run, and interrupt a body that does not end: it may wait for an event outside the run."""
         self.stop_for(stop)
         self._timers["unwinding"] = self.loop.call_later(UNWIND_GRACE, self.interrupt)
 
-    # --- waiting and parking ---
-
-    def until_due(self) -> float:
-        """Return the seconds until a parked run must be claimed again."""
-        return max(0.0, self._due - self.clock.time())
-
     def until_deadline(self, delay: float) -> float:
         """Return the lesser of `delay` and the time until the deadline, in seconds."""
         return delay if self.deadline is None else min(delay, max(0.0, self.deadline - self.clock.time()))
-
-    @property
-    def idle_until(self) -> float | None:
-        """The time, by the clock, until which the run only waits; None if a step executes or nothing waits."""
-        return (
-            min(self.waiting.values()) if self.waiting and self.stop_reason is None and self._is_quiet() else None
-        )
-
-    async def wait_until(self, due: float, *, resting: bool = False) -> None:
-        """Wait until `due` by the clock, or park the run; raise the stop of the run as soon as it stops.
-
-        `resting` is True for a step that waits for its next attempt.
-        """
-        self.raise_if_stopped()
-        if due <= self.clock.time():
-            return
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        timer = self.clock.call_at(due, resolve, waiter, None)
-        self.waiting[waiter] = due
-        self.is_watched = True
-        self._resting += resting
-        try:
-            await self._park_at_once()
-            self.restart_idle_timer()
-            await waiter
-        finally:
-            timer.cancel()
-            del self.waiting[waiter]
-            self._resting -= resting
-            self.restart_idle_timer()
-            self.is_watched = bool(self.waiting) or self.stop_reason is StopReason.CANCELLED
-        self.raise_if_stopped()
-
-    def restart_idle_timer(self) -> None:
-        """Restart the timer that parks a waiting run, or interrupts a cancelled run, when no step executes."""
-        if timer := self._timers.pop("quiet", None):
-            timer.cancel()
-        if self.stop_reason is StopReason.CANCELLED:
-            if self._body is not None and self._is_quiet():
-                self._timers["quiet"] = self.loop.call_later(UNWIND_GRACE, self.interrupt)
-        elif self.waiting and self._may_park():
-            self._timers["quiet"] = self.loop.call_later(IDLE_BEFORE_PARK, self._park_if_quiet)
-
-    def _wake(self) -> None:
-        for waiter in self.waiting:
-            resolve(waiter, None)
-
-    def _is_quiet(self) -> bool:
-        """Return whether no step executes; a step that waits for its next attempt does not count as executing."""
-        return len(self._executions) == self._resting
-
-    def _may_park(self) -> bool:
-        return self.can_park and self.stop_reason is None and self._body is not None and self._is_quiet()
-
-    async def _park_at_once(self) -> None:
-        if self._may_park() and asyncio.current_task() is self._body:
-            await asyncio.sleep(0)  # lets tasks that the body just created begin their steps
-            if self._may_park():
-                self._park()
-
-    def _park_if_quiet(self) -> None:
-        if self.waiting and self._may_park():
-            self._park()
-
-    def _park(self) -> None:
-        self._due = min(self.waiting.values())
-        if self._due - self.clock.time() > MIN_PARK:
-            self._unwind_for(StopReason.PARKED)
 
 
 def is_stop(error: BaseException) -> bool:

@@ -13,13 +13,14 @@ from pgqrs.clock import TimeOfDay
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
-from pgqrs.engine.lifecycle import Parked, RunLifecycle, StopReason, is_stop, raise_instead
+from pgqrs.engine.history import StepHistory
+from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
+from pgqrs.engine.parking import Parking
 from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
     PgqrsError,
     RowRefusedError,
-    RunEndedError,
     WorkflowFinishedError,
 )
 from pgqrs.retry import RetryPolicy
@@ -56,8 +57,15 @@ class RunOptions(NamedTuple):
         return codec_at(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
 
 
+class NextAttempt(NamedTuple):
+    """The next execution of a body: after `delay` seconds, in `run`, or in a new run if `run` is None."""
+
+    delay: float
+    run: Run | None = None
+
+
 class Run:
-    """One claim of a workflow by an executor: the `steps` of the run, its `lifecycle` and its end.
+    """One claim of a workflow by an executor: the `steps` of the run, its `lifecycle`, its `parking` and its end.
 
     A run is also the outermost `Scope` within itself. When the body of a stopped run ends, the run ends or is
     released according to its `StopReason`.
@@ -93,35 +101,30 @@ class Run:
         self.epoch = epoch
         self.claim = claim
         self.codec = codec
-        self.clock: TimeOfDay = store
         self.previous: Scope | None = None
-        self.in_body = False
-        self.replay_run: Run | None = None
-        """The successor that replays the body; see `pgqrs.engine.step_runner.ALWAYS_REPLAY`."""
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
-        self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock, can_park=can_park)
-        self.steps = StepRunner(
-            owner,
-            store,
-            codec,
-            self.lifecycle,
-            executions,
-            workflow_id=workflow_id,
-            name=name,
-            history=history,
-        )
+        self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock)
+        self.parking = Parking(self.lifecycle, can_park=can_park)
+        steps = StepHistory(workflow_id, name, codec, history, store.clock.time())
+        self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
         self._retries = history.retries
-        self._policy: RetryPolicy | None = None
-        self._output_codec = codec_at(codec, "output", workflow_id)
-        self._leaving: asyncio.Task[None] | None = None
+        self._options = RunOptions()
+        self._release_task: asyncio.Task[None] | None = None
         store.runs[workflow_id] = self
+        if store.observer is not None:
+            store.observer.run_began(workflow_id, name, epoch)
 
     @property
     def run(self) -> Run:
         """The run itself, as a `Scope` requires."""
         return self
+
+    @property
+    def clock(self) -> TimeOfDay:
+        """The clock of the database."""
+        return self._store
 
     @property
     def place(self) -> Scope:
@@ -136,12 +139,17 @@ class Run:
     @property
     def live(self) -> bool:
         """True while the run has neither ended nor been lost nor been stopped."""
-        return self.lifecycle.may_write and self.lifecycle.stop_reason is None
+        return self.lifecycle.state is RunState.OPEN
 
     @property
     def has_ended(self) -> bool:
         """True once the run has ended or was released."""
-        return self.lifecycle.ended is not None
+        return self.lifecycle.state is RunState.ENDED
+
+    @property
+    def in_body(self) -> bool:
+        """True while a task executes the body or records the end of the body."""
+        return self.lifecycle.body.is_entered
 
     @property
     def is_carried_out(self) -> bool:
@@ -163,9 +171,8 @@ class Run:
         """Enter the run's scope with the calling task, which executes the body; child tasks inherit the scope."""
         self.previous = current_scope.get()
         current_scope.set(self)
-        self.in_body = True
-        self._policy = options.retry
-        self.steps.strict = options.strict
+        self._options = options
+        self.steps.history.strict = options.strict
         self.lifecycle.enter_body(options.timeout)
 
     def exit_body(self) -> None:
@@ -175,13 +182,12 @@ class Run:
         """
         self.abandon_unfinished()
         self.lifecycle.leave_body()
-        self.in_body = False
         current_scope.set(self.previous)
-        self.lifecycle.body_is_left()
+        self.lifecycle.body.exit()
 
-    def bind_output(self, options: RunOptions) -> None:
-        """Select the codec for the annotated return type; raise `ConfigurationError` for an unsupported type."""
-        self._output_codec = options.codec(self.codec, self.workflow_id)
+    def output_codec(self) -> Codec:
+        """Return the codec of the return value; raise `ConfigurationError` for an unsupported annotation."""
+        return self._options.codec(self.codec, self.workflow_id)
 
     async def on_return(self, value: object) -> object:
         """End the run after its body returned `value`, and return the value as it is stored.
@@ -194,13 +200,13 @@ class Run:
             raise self.lifecycle.stop_error()
         return await self.succeed(value)
 
-    async def on_error(self, error: BaseException) -> float | None:
+    async def on_error(self, error: BaseException) -> NextAttempt | None:
         """End or release the run after its body raised `error`.
 
         Raises the error of the stop if the run was stopped.
 
         Returns:
-            The delay in seconds before the caller runs the body again; None if the caller must raise `error`.
+            The next attempt, for the caller to make; None if the caller must raise `error`.
         """
         cancelled_from_outside = self.lifecycle.leave_body()
         # Tuples, here and below: `A | B` would build a union object at each call, which is slower.
@@ -209,12 +215,12 @@ class Run:
             crashed = True
         if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
-            if self.replay_run is not None:
-                return 0.0
+            if self.lifecycle.stop_reason is StopReason.REPLAY:
+                return NextAttempt(0.0, self._successor())
             raise self.lifecycle.stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
-        self.crash()
+        self.abandon_unfinished()
         if not crashed:
             self._raise_outside(error)
         return None
@@ -228,7 +234,7 @@ class Run:
         elif of_the_run and (reason := self.lifecycle.reason()) is not None:
             raise reason
 
-    async def _failed_with(self, error: Exception) -> float | None:
+    async def _failed_with(self, error: Exception) -> NextAttempt | None:
         """End the run with the error, or release it for a retry."""
         lifecycle = self.lifecycle
         lifecycle.raise_if_closed()
@@ -243,7 +249,7 @@ class Run:
             return None
         delay, text, reopen = retry
         # A process that waits in place resumes the run first; a worker claims it if that process dies meanwhile.
-        wait = delay if lifecycle.can_park else delay + REPLAY_HEAD_START
+        wait = delay if self.parking.can_park else delay + REPLAY_HEAD_START
         _logger.warning(
             "workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             self.workflow_id,
@@ -259,14 +265,14 @@ class Run:
             },
         )
         await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
-        if lifecycle.can_park:
-            lifecycle.stop_reason = StopReason.PARKED
+        if self.parking.can_park:
+            lifecycle.stop_reason = StopReason.PARKED  # later calls in the ended run raise `Parked`, too
             raise Parked
-        return lifecycle.until_deadline(delay)
+        return NextAttempt(lifecycle.until_deadline(delay))
 
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
         """Return the delay in seconds, the record of the error and the steps to re-open; None for no retry."""
-        policy = self._policy
+        policy = self._options.retry
         delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
         if delay is None:
             return None
@@ -281,14 +287,15 @@ class Run:
         the run.
         """
         self.lifecycle.cancel(interrupt=interrupt)
-        if not self.in_body and self.may_write and self._leaving is None:
+        if not self.in_body and self.may_write and self._release_task is None:
             # No task executes a body, so no task would end the run.
             loop = asyncio.get_running_loop()
-            self._leaving = loop.create_task(self._leave_cancelled(), name="pgqrs-cancel")
+            self._release_task = loop.create_task(self._release_cancelled(), name="pgqrs-cancel")
 
-    async def _leave_cancelled(self) -> None:
+    async def _release_cancelled(self) -> None:
         try:
-            await self._release(WorkflowStatus.CANCELLED)
+            if self.may_write:
+                await self._release(WorkflowStatus.CANCELLED)
         except PgqrsError as error:
             _logger.warning(
                 "workflow %s could not be recorded as cancelled: %s",
@@ -316,18 +323,17 @@ class Run:
             case StopReason.TIMED_OUT:
                 timed_out = dump_error(self.lifecycle.stop_error(), terminal=True)
                 await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
-            case StopReason.CANCELLED:
+            case StopReason.CANCELLED | StopReason.INTERRUPTED:
                 await self._release(WorkflowStatus.CANCELLED)
             case StopReason.PARKED:
-                await self._release(WorkflowStatus.WAITING, self.lifecycle.until_due())
+                await self._release(WorkflowStatus.WAITING, self.parking.until_due())
             case StopReason.REPLAY:
-                self.replay_run = self._restart()
+                self._close()
             case _:
                 await self._release(WorkflowStatus.PENDING)
 
-    def _restart(self) -> Run:
-        """Close this run to its remaining tasks, and return a run with the same claim and the outcomes so far."""
-        self._close(self._ended)
+    def _successor(self) -> Run:
+        """Return the run that replays the body of this run, with the same claim and the outcomes so far."""
         anew = Run(
             self.context_key,
             self._store,
@@ -336,8 +342,8 @@ class Run:
             name=self.name,
             epoch=self.epoch,
             claim=self.claim,
-            history=History(self.steps.outcomes, {}, None, self._retries),
-            can_park=self.lifecycle.can_park,
+            history=History(self.steps.history.outcomes, {}, None, self._retries),
+            can_park=self.parking.can_park,
         )
         anew.steps.continue_from(self.steps)
         anew.lifecycle.deadline = self.lifecycle.deadline
@@ -350,7 +356,7 @@ class Run:
         self.lifecycle.raise_if_closed()
         self.steps.warn_of_interrupted()
         try:
-            encoded = self._output_codec.encode(value)
+            encoded = self.output_codec().encode(value)
         except Exception as error:
             refused = as_serialization_error(error).of(workflow_id=self.workflow_id)
             await self.fail(refused)
@@ -377,16 +383,13 @@ class Run:
         return seal_error(self.codec, text, self.workflow_id)
 
     def abandon_unfinished(self) -> None:
-        """Abandon the run as after a crash, unless it has ended, was released or was lost."""
-        if self.may_write:
-            self.crash()
+        """Abandon the run as after a crash, unless it has ended, was released or was lost.
 
-    def crash(self) -> None:
-        """Abandon the run without recording an end; the next run replays its steps."""
-        if not self.has_ended:
-            self._close(self._ended)
-            if self.lifecycle.fatal_error is None:
-                self._store.abandon(self.workflow_id, self.epoch, self.claim)
+        No end is recorded; the next run replays the steps.
+        """
+        if self.may_write:
+            self._close()
+            self._store.abandon(self.workflow_id, self.epoch, self.claim)
 
     def on_write_refused(self, error: BaseException) -> None:
         """Handle a refused write, after which the run may be unable to write anything more."""
@@ -394,10 +397,12 @@ class Run:
         if (
             isinstance(error, PgqrsError)
             and not isinstance(error, RowRefusedError)
-            and self.lifecycle.fatal_error is None
+            and self.lifecycle.state is not RunState.LOST
         ):
             self.lifecycle.lose(error)
             self._unregister()
+            if self._store.observer is not None:
+                self._store.observer.run_lost(self.workflow_id, error)
 
     async def _end(
         self,
@@ -413,6 +418,8 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
+        if self._store.observer is not None:
+            self._store.observer.run_ended(self.workflow_id, status)
         if self.epoch > 1:  # earlier runs may have recorded steps that this run did not use
             with suppress(PgqrsError, TimeoutError):
                 async with asyncio.timeout(UNASKED_TIMEOUT):
@@ -427,7 +434,7 @@ class Run:
         retries: int | None = None,
         reopen: tuple[str, ...] = (),
     ) -> None:
-        self._close(self._ended)
+        self._close()
         try:
             await self._store.write_end(
                 RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
@@ -435,13 +442,12 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
+        if self._store.observer is not None:
+            self._store.observer.run_released(self.workflow_id, status, wait)
 
-    def _close(self, over: Callable[[], PgqrsError]) -> None:
-        self.lifecycle.ended = over
+    def _close(self, error: Callable[[], PgqrsError] | None = None) -> None:
+        self.lifecycle.end(error)
         self._unregister()
-
-    def _ended(self) -> PgqrsError:
-        return RunEndedError(self.workflow_id)
 
     def _unregister(self) -> None:
         if self._store.runs.get(self.workflow_id) is self:

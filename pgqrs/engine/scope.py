@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from pgqrs.storage.journal.futures import resolve
 from pgqrs.storage.records import StartedStep, StepOutcome
 
 
@@ -53,6 +54,27 @@ class RunScope(Scope, Protocol):
         ...
 
 
+class Retry(NamedTuple):
+    """The number of failed attempts of a step, and the time of the next attempt by the clock of the run."""
+
+    failures: int
+    due: float
+
+
+FIRST_ATTEMPT = Retry(0, 0.0)
+"""The state of a step without failed attempts."""
+
+
+class _Dependencies:
+    """The waits between a step and other steps."""
+
+    __slots__ = ("over", "waits_for")
+
+    def __init__(self) -> None:
+        self.waits_for: set[StepExecution] = set()
+        self.over: asyncio.Future[None] | None = None
+
+
 class StepExecution:
     """A step that a task of the run is executing.
 
@@ -60,8 +82,7 @@ class StepExecution:
         run: The run.
         parent: The scope in the same run from which the step was called.
         previous: The scope of the calling task, of the same or another workflow.
-        failures: The number of failed attempts, including attempts of earlier runs.
-        due: The time of the next attempt, by the run's clock.
+        retry: The failed attempts, including attempts of earlier runs.
         numbers: The number of recorded times that the attempt has requested, by kind.
         interrupted: True once the run stopped within the step: its task was interrupted, or a call within the step
             raised the stop. A value or an error after that is not the outcome of the step.
@@ -72,18 +93,16 @@ class StepExecution:
     """
 
     __slots__ = (
-        "_settled",
-        "_waits_for",
+        "_dependencies",
         "began",
         "context_key",
-        "due",
-        "failures",
         "fingerprint",
         "interrupted",
         "numbers",
         "over",
         "parent",
         "previous",
+        "retry",
         "run",
         "session",
         "step_id",
@@ -97,8 +116,7 @@ class StepExecution:
         self.context_key = run.context_key
         self.previous = outer
         self.fingerprint = fingerprint
-        self.failures = 0
-        self.due = 0.0
+        self.retry = FIRST_ATTEMPT
         self.interrupted = False
         self.numbers: dict[str, int] | None = None
         self.session: AsyncSession | None = None
@@ -106,25 +124,27 @@ class StepExecution:
         self.parent = parent
         self.step_id = step_id
         self.over = False
-        self._waits_for: set[StepExecution] | None = None  # created on demand: few steps wait for another step
+        self._dependencies: _Dependencies | None = None  # created on demand: few steps wait for another step
         self.began = monotonic()
-        self._settled: asyncio.Future[None] | None = None
 
     @property
     def waits_for(self) -> Collection[StepExecution]:
         """The executions that must complete before this execution can."""
-        return self._waits_for or ()
+        return () if self._dependencies is None else self._dependencies.waits_for
 
     def wait_for(self, other: StepExecution) -> None:
         """Note that this execution cannot complete before the other."""
-        if self._waits_for is None:
-            self._waits_for = set()
-        self._waits_for.add(other)
+        self._known_dependencies().waits_for.add(other)
 
     def wait_no_longer(self, other: StepExecution) -> None:
         """Note that this execution no longer depends on the other."""
-        if self._waits_for:
-            self._waits_for.discard(other)
+        if self._dependencies is not None:
+            self._dependencies.waits_for.discard(other)
+
+    def _known_dependencies(self) -> _Dependencies:
+        if self._dependencies is None:
+            self._dependencies = _Dependencies()
+        return self._dependencies
 
     @property
     def carrier(self) -> asyncio.Task[Any] | None:
@@ -156,18 +176,19 @@ class StepExecution:
         """Return the seconds since the step began."""
         return monotonic() - self.began
 
-    async def wait_settled(self) -> None:
+    async def wait_until_over(self) -> None:
         """Wait until the step has an outcome or was abandoned; the caller then checks again."""
-        if self._settled is None:
-            self._settled = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._settled)
+        dependencies = self._known_dependencies()
+        if dependencies.over is None:
+            dependencies.over = asyncio.get_running_loop().create_future()
+        await asyncio.shield(dependencies.over)
 
-    def settle(self) -> None:
+    def complete(self) -> None:
         """Complete the execution and wake its waiters."""
         self.over = True
         self.task = None
-        if self._settled is not None and not self._settled.done():
-            self._settled.set_result(None)
+        if self._dependencies is not None and self._dependencies.over is not None:
+            resolve(self._dependencies.over, None)
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)

@@ -12,13 +12,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from pgqrs.codecs.annotations import ReturnType
-from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed, open_error, seal_error
+from pgqrs.codecs.base import Codec, is_sealing, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
 from pgqrs.codecs.records import as_text, value_context
 from pgqrs.engine.failure_trace import FailureTrace, RaisedBy
-from pgqrs.engine.lifecycle import RunLifecycle, is_stop, raise_instead
+from pgqrs.engine.history import StepHistory
+from pgqrs.engine.lifecycle import RunState, is_stop, raise_instead
+from pgqrs.engine.parking import Parking
 from pgqrs.engine.scope import (
+    Retry,
     Scope,
     StepExecution,
     ancestors,
@@ -34,20 +36,15 @@ from pgqrs.errors import (
     SerializationError,
     SessionError,
     StepCycleError,
-    StepMismatchError,
     WorkflowError,
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.journal.futures import WriteFuture
-from pgqrs.storage.records import FailedAttempt, History, StepOutcome, StoredOutcome
+from pgqrs.storage.records import FailedAttempt, StepOutcome, StoredOutcome
 from pgqrs.storage.store import Store
-from pgqrs.validation import is_time
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """Name of the environment variable that, set to ``1``, replays the body after each recorded step, as a test."""
-
-REPEATS_BEFORE_WARNING = 100
-"""Number of replays of one step in one run that causes a warning."""
 
 MAX_NAMED_STEPS = 10
 """Maximum number of steps that one warning names."""
@@ -64,88 +61,54 @@ class StepRunner:
     Args:
         owner: The object that identifies the context of the run.
         store: The store of the event loop.
-        codec: The codec of the workflow's payloads.
-        lifecycle: The lifecycle of the run.
-        executions: The executing steps by their ids, shared with `lifecycle`.
-        workflow_id: The id of the workflow.
-        name: The name of the workflow.
-        history: The recorded outcomes and failed attempts of earlier runs.
+        history: The recorded steps of the run.
+        parking: The waits of the run.
+        executions: The executing steps by their ids, shared with the lifecycle of the run.
 
     Attributes:
-        strict: True to raise an error when a recorded outcome answers a call with different arguments.
+        history: The recorded steps of the run.
     """
 
     __slots__ = (
         "_executions",
-        "_failed",
+        "_idle",
         "_interrupted",
         "_journal",
         "_lifecycle",
-        "_loaded",
-        "_mismatched",
-        "_name",
         "_numbers",
-        "_outcomes",
+        "_observer",
         "_owner",
-        "_repeats",
+        "_parking",
         "_store",
-        "_submitted",
         "_trace",
-        "asked",
-        "codec",
-        "is_plain",
-        "strict",
-        "workflow_id",
+        "history",
     )
 
     def __init__(
         self,
         owner: object,
         store: Store,
-        codec: Codec,
-        lifecycle: RunLifecycle,
+        history: StepHistory,
+        parking: Parking,
         executions: dict[str, StepExecution],
-        *,
-        workflow_id: int,
-        name: str,
-        history: History,
     ) -> None:
-        self.workflow_id = workflow_id
-        self.codec = codec
-        self.is_plain = not (is_typed(codec) or is_sealing(codec))
-        """True if the codec ignores types and does not seal values."""
-        self.strict = False
+        self.history = history
         self._owner = owner
-        self._name = name
         self._store = store
         self._journal = store.journal
-        self._lifecycle = lifecycle
+        self._observer = store.observer
+        self._lifecycle = parking.lifecycle
+        self._idle = parking.lifecycle.idle
+        self._parking = parking
         self._executions = executions
-        self._outcomes = history.outcomes
-        self._failed: dict[str, tuple[int, float]] = {}
-        if history.failed:
-            now = lifecycle.clock.time()
-            self._failed = {step: (each.failures, now + each.wait) for step, each in history.failed.items()}
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
-        self._mismatched: set[str] = set()
         self._numbers: dict[str, int] = {}
-        self._repeats: dict[str, int] = {}
-        self._submitted: set[str] = set()
-        self._loaded = tuple(history.outcomes)
-        self.asked: dict[str, ReturnType | None] = {}
-        """The steps that this run has acquired, each with its function; None for a step without `@step`."""
-
-    @property
-    def outcomes(self) -> dict[str, StoredOutcome]:
-        """The recorded outcomes by step id."""
-        return self._outcomes
 
     def continue_from(self, earlier: StepRunner) -> None:
         """Adopt the state that an earlier runner of the same run kept beside the outcomes."""
-        self._failed, self._mismatched = earlier._failed, earlier._mismatched
+        self.history.continue_from(earlier.history)
         self._trace.continue_from(earlier._trace)
-        self._submitted = earlier._submitted
 
     # --- recorded outcomes ---
 
@@ -177,25 +140,16 @@ class StepRunner:
         """Return the result of `acquire` without waiting; None if another task executes the step."""
         # A plain function, which callers try first: it saves a coroutine for each step.
         self._lifecycle.raise_if_stopped()
-        outcome = self._outcomes.get(step_id)
+        outcome = self.history.outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
-        if self._lifecycle.is_watched:
-            self._lifecycle.restart_idle_timer()
+        if self._idle.is_watched:
+            self._idle.restart()
+        if self._observer is not None:
+            self._observer.step_replayed(self.history.workflow_id, step_id)
         if outcome.fingerprint != fingerprint:
-            self._check_fingerprint(step_id, outcome.fingerprint, fingerprint)
+            self.history.check_fingerprint(step_id, outcome.fingerprint, fingerprint)
         return outcome
-
-    def codec_and_fingerprint(
-        self, step_id: str, returns: ReturnType | None, fingerprint: int | None
-    ) -> tuple[Codec, int | None]:
-        """Return the codec for a step's value, and the fingerprint to record for its call.
-
-        With a sealing codec the fingerprint is None: a fingerprint reveals arguments with few possible values.
-        """
-        codec = self.codec if returns is None else returns.codec(self.codec)
-        codec = codec_at(codec, "output", self.workflow_id, step_id)
-        return codec, None if is_sealing(codec) else fingerprint
 
     def value_of(self, step_id: str, outcome: StoredOutcome, codec: Codec) -> Any:
         """Return the recorded value of a step, decoded by `codec`, or raise its recorded error."""
@@ -206,15 +160,15 @@ class StepRunner:
         try:
             return codec.decode(outcome.output)
         except SerializationError as error:
-            raise error.of(workflow_id=self.workflow_id, step_id=step_id) from error
+            raise error.of(workflow_id=self.history.workflow_id, step_id=step_id) from error
 
     def replay_error(self, step_id: str, error: str) -> Exception:
         """Return the exception to raise for a recorded error."""
-        text = error
-        if not self.is_plain:
-            with value_context(self.workflow_id, step_id):
-                text = open_error(self.codec, error, self.workflow_id, step_id)
-        replay = load_error(text, workflow_id=self.workflow_id, step_id=step_id)
+        text, workflow_id = error, self.history.workflow_id
+        if not self.history.is_plain:
+            with value_context(workflow_id, step_id):
+                text = open_error(self.history.codec, error, workflow_id, step_id)
+        replay = load_error(text, workflow_id=workflow_id, step_id=step_id)
         scope = scope_of(self._owner)
         self._trace_error(replay, step_id, scope, transient=not is_terminal(replay))
         for nested in steps_behind(replay):
@@ -225,75 +179,18 @@ class StepRunner:
         """Return the ids of the steps that the next run must execute again after `error` ended this run."""
         return self._trace.to_reopen(error)
 
-    def _check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
-        """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""
-        if recorded is None or called is None:
-            return
-        if self.strict:
-            raise StepMismatchError(self.workflow_id, step_id)
-        if step_id not in self._mismatched:
-            self._mismatched.add(step_id)
-            _logger.warning(
-                "workflow %s (%r): the recorded outcome of step %r answers a call with different arguments. "
-                "Give different calls different ids (`@step(key=...)`). `@workflow(strict=True)` makes this an "
-                "error.",
-                self.workflow_id,
-                self._name,
-                step_id,
-                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
-            )
-
-    def on_repeated_answer(self, step_id: str, returns: ReturnType | None) -> None:
-        """Warn if an already acquired step now has another function, or is replayed very often in this run."""
-        first = self.asked[step_id]
-        if first is not None and returns is not None and not first.is_of(returns):
-            self.asked[step_id] = None  # warn once
-            _logger.warning(
-                "workflow %s (%r): step %r of the function %s is answered by the outcome of %s. Give one of "
-                "these functions an id of its own: `@step(id=...)`.",
-                self.workflow_id,
-                self._name,
-                step_id,
-                returns,
-                first,
-                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
-            )
-        self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
-        if repeats == REPEATS_BEFORE_WARNING:
-            _logger.warning(
-                "workflow %s (%r): step %r was replayed from its recorded outcome %d times in one run. A recorded "
-                "outcome does not change: to execute each call, give the calls different keys (`@step(key=...)`).",
-                self.workflow_id,
-                self._name,
-                step_id,
-                repeats,
-                extra={"workflow_id": self.workflow_id, "workflow_name": self._name, "step_id": step_id},
-            )
-
-    def warn_of_submission(self, name: str) -> None:
-        """Warn about a workflow that the body submits outside a step and without a key; once for each name."""
-        if name not in self._submitted:
-            self._submitted.add(name)
-            _logger.warning(
-                "workflow %s (%r) submits %r in its body without a key: each replay submits another workflow. "
-                "Submit it in a step, with a key: `admin.options(key=...)`.",
-                self.workflow_id,
-                self._name,
-                name,
-                extra={"workflow_id": self.workflow_id, "workflow_name": self._name},
-            )
-
     async def warn_of_unasked(self) -> None:
         """Warn, at the end of the run, about steps that earlier runs recorded and this run did not use.
 
         Recorded times do not count. Nor do steps nested in a replayed step, because a replayed step does not call
         its nested steps; a step counts as nested if it completed while the other step executed.
         """
-        unasked = {each for each in self._loaded if each not in self.asked and not is_time(each)}
+        history = self.history
+        unasked = history.unasked()
         if not unasked:
             return
-        records = await self._store.steps(self.workflow_id, as_text)
-        spans = [(each.started_at, each.completed_at) for each in records if each.step_id in self.asked]
+        records = await self._store.steps(history.workflow_id, as_text)
+        spans = [(each.started_at, each.completed_at) for each in records if each.step_id in history.asked]
         missed = [
             each.step_id
             for each in records
@@ -305,12 +202,12 @@ class StepRunner:
             _logger.warning(
                 "workflow %s (%r) has ended and did not use %d steps that its earlier runs recorded: %s%s. "
                 "Renamed steps are executed again: see docs/changing-code.md.",
-                self.workflow_id,
-                self._name,
+                history.workflow_id,
+                history.name,
                 len(missed),
                 ", ".join(map(repr, missed[:MAX_NAMED_STEPS])),
                 ", ..." if len(missed) > MAX_NAMED_STEPS else "",
-                extra={"workflow_id": self.workflow_id, "workflow_name": self._name},
+                extra=history.known(),
             )
 
     def _trace_error(
@@ -353,7 +250,7 @@ class StepRunner:
         else:
             self._store.marks.ended(execution)
         exit_scope(execution)
-        self._settle(execution)
+        self._complete(execution)
 
     def drop(self, execution: StepExecution) -> None:
         """Abandon a step whose guard was collected unused; may be called from any thread, after the loop too."""
@@ -361,13 +258,13 @@ class StepRunner:
             self._lifecycle.loop.call_soon_threadsafe(self._dropped, execution)
 
     def _dropped(self, execution: StepExecution) -> None:
-        if self._lifecycle.may_write and self._lifecycle.stop_reason is None:
+        if self._lifecycle.state is RunState.OPEN:
             _logger.warning(
                 "the guard of step %r of workflow %s was discarded unused: the step has no outcome, and its next "
                 "caller executes it. Call `guard.success` or `guard.fail` when `acquire_step` returns EXECUTE.",
                 execution.step_id,
-                self.workflow_id,
-                extra={"workflow_id": self.workflow_id, "step_id": execution.step_id},
+                self.history.workflow_id,
+                extra=self.history.known(execution.step_id),
             )
         self.abandon(execution)
 
@@ -392,9 +289,9 @@ class StepRunner:
             _logger.warning(
                 "workflow %s continues although its step %r was cancelled and has no outcome: a replay may take a "
                 "different path. Put the deadline inside the step, or let the cancellation end the run.",
-                self.workflow_id,
+                self.history.workflow_id,
                 step_id,
-                extra={"workflow_id": self.workflow_id, "step_id": step_id},
+                extra=self.history.known(step_id),
             )
         self._interrupted.clear()
 
@@ -407,10 +304,12 @@ class StepRunner:
             scope.run, current_scope.get(), scope, step_id, fingerprint
         )
         execution.task = asyncio.current_task(self._lifecycle.loop)
-        if self._failed and step_id in self._failed:
-            execution.failures, execution.due = self._failed[step_id]
+        if self.history.failed and step_id in self.history.failed:
+            execution.retry = self.history.failed[step_id]
         # The execution itself is the entry of the running marks: a tuple for each step would cost more.
         self._store.marks.began(execution)
+        if self._observer is not None:
+            self._observer.step_began(self.history.workflow_id, step_id)
         if isinstance(scope, StepExecution):
             scope.wait_for(execution)
         current_scope.set(execution)
@@ -419,23 +318,23 @@ class StepRunner:
     async def _wait(self, execution: StepExecution, scope: Scope) -> None:
         waiting = set(ancestors(scope))
         if would_deadlock(execution, waiting):
-            raise StepCycleError(self.workflow_id, execution.step_id)
+            raise StepCycleError(self.history.workflow_id, execution.step_id)
         for each in waiting:
             each.wait_for(execution)
         try:
-            await execution.wait_settled()
+            await execution.wait_until_over()
         finally:
             for each in waiting:
                 each.wait_no_longer(execution)
 
-    def _settle(self, execution: StepExecution) -> None:
+    def _complete(self, execution: StepExecution) -> None:
         if self._executions.get(execution.step_id) is execution:
             del self._executions[execution.step_id]
         if isinstance(execution.parent, StepExecution):
             execution.parent.wait_no_longer(execution)
-        execution.settle()
-        if self._lifecycle.is_watched:
-            self._lifecycle.restart_idle_timer()
+        execution.complete()
+        if self._idle.is_watched:
+            self._idle.restart()
 
     def _forget_interrupted(self, execution: StepExecution) -> None:
         """Forget the cancelled steps nested in a step with an outcome: a replay does not call them."""
@@ -451,39 +350,41 @@ class StepRunner:
         if self._is_run_error(execution, error) or self._trace.stems_from_step(error):
             return False
         try:
-            delay = policy.delay(execution.failures + 1, error)
+            delay = policy.delay(execution.retry.failures + 1, error)
             text = "" if delay is None else self._sealed(execution, dump_error(error, terminal=False))
         except Exception as unexpected:  # noqa: BLE001  # the error's class, a codec or a policy may do anything
-            known = self._known(execution.step_id)
-            log_unexpected(f"a retry of {self._description(execution.step_id)}", unexpected, self.codec, known)
+            self._log_unexpected(f"a retry of step {execution.step_id!r}", execution, unexpected)
             return False
         if delay is None:
             return False
         self._check_counts(execution, execution)
-        execution.failures += 1
-        execution.due = self._lifecycle.clock.time() + delay
-        self._failed[execution.step_id] = execution.failures, execution.due
+        retry = Retry(execution.retry.failures + 1, self._lifecycle.clock.time() + delay)
+        execution.retry = self.history.failed[execution.step_id] = retry
         self._store.marks.ended(execution)
         _logger.warning(
             "step %r of workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             execution.step_id,
-            self.workflow_id,
-            self._name,
-            execution.failures,
+            self.history.workflow_id,
+            self.history.name,
+            retry.failures,
             delay,
-            shown_error(error, is_sealed=is_sealing(self.codec)),
-            extra={
-                "workflow_id": self.workflow_id,
-                "workflow_name": self._name,
-                "step_id": execution.step_id,
-                "attempt": execution.failures,
-                "delay": delay,
-            },
+            shown_error(error, is_sealed=is_sealing(self.history.codec)),
+            extra=self.history.known(execution.step_id, attempt=retry.failures, delay=delay),
         )
+        if self._observer is not None:
+            step_id, attempt = execution.step_id, retry.failures
+            self._observer.attempt_failed(self.history.workflow_id, step_id, attempt, delay)
         workflow_id, epoch, step_id, claim = execution.started
-        elapsed, failures = execution.elapsed(), execution.failures
         failure = FailedAttempt(
-            workflow_id, epoch, step_id, text, elapsed, execution.fingerprint, failures, delay, claim
+            workflow_id,
+            epoch,
+            step_id,
+            text,
+            execution.elapsed(),
+            execution.fingerprint,
+            retry.failures,
+            delay,
+            claim,
         )
         try:
             await self._store.record_failure(failure)
@@ -497,8 +398,8 @@ class StepRunner:
     async def wait_for_retry(self, execution: StepExecution) -> None:
         """Wait until the next attempt of a step is due."""
         execution.numbers = None
-        if execution.failures:
-            await self._lifecycle.wait_until(execution.due, resting=True)
+        if execution.retry.failures:
+            await self._parking.wait_until(execution.retry.due, resting=True)
 
     async def fail(self, execution: StepExecution, error: str | BaseException, *, terminal: bool) -> None:
         """Record the step's error, or abandon the step if the error belongs to the run.
@@ -522,8 +423,7 @@ class StepRunner:
                 self._trace.recorded(execution.step_id)
             text = self._sealed(execution, dump_error(error, terminal=terminal, steps=behind))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
-            known = self._known(execution.step_id)
-            log_unexpected(f"the error of {self._description(execution.step_id)}", unexpected, self.codec, known)
+            self._log_unexpected(f"the error of step {execution.step_id!r}", execution, unexpected)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
         await self.record(execution, None, text)
 
@@ -538,19 +438,18 @@ class StepRunner:
             raise
 
     def _sealed(self, execution: StepExecution, text: str) -> str:
-        return seal_error(self.codec, text, self.workflow_id, execution.step_id)
+        return seal_error(self.history.codec, text, self.history.workflow_id, execution.step_id)
 
-    def _description(self, step_id: str) -> str:
-        return f"step {step_id!r} of workflow {self.workflow_id}"
-
-    def _known(self, step_id: str) -> dict[str, object]:
-        return {"workflow_id": self.workflow_id, "step_id": step_id}
+    def _log_unexpected(self, subject: str, execution: StepExecution, error: Exception) -> None:
+        history = self.history
+        of_workflow = f"{subject} of workflow {history.workflow_id}"
+        log_unexpected(of_workflow, error, history.codec, history.known(execution.step_id))
 
     def record(
         self, execution: StepExecution, output: str | None, error: str | None = None
     ) -> Awaitable[StoredOutcome]:
         """Record the JSON text of the step's value or error; return an awaitable of the recorded outcome."""
-        if execution.interrupted or self._lifecycle.fatal_error is not None:
+        if execution.interrupted or self._lifecycle.state is RunState.LOST:
             return self._refused(execution)
         self._store.marks.ended(execution)
         record = execution.outcome(output, error)
@@ -579,7 +478,7 @@ class StepRunner:
 
     def _check_counts(self, execution: StepExecution, place: Scope | None) -> None:
         """Raise the stop at `place` if the run stopped within the step or was lost."""
-        if execution.interrupted or self._lifecycle.fatal_error is not None:
+        if execution.interrupted or self._lifecycle.state is RunState.LOST:
             self._lifecycle.stop_at(place)
 
     # A plain function that returns a future: it saves a coroutine for each outcome.
@@ -593,7 +492,7 @@ class StepRunner:
         """Return whether an error is not the step's own: the run caused it, or a session was misused."""
         lifecycle = self._lifecycle
         return (
-            lifecycle.ended is not None
+            lifecycle.state is RunState.ENDED
             or execution.interrupted
             or isinstance(error, SessionError)
             or lifecycle.is_stop_error(error)
@@ -601,7 +500,7 @@ class StepRunner:
 
     async def transact(
         self, execution: StepExecution, body: Callable[[], Awaitable[Any]], encode: Callable[[Any], str]
-    ) -> None:
+    ) -> StoredOutcome:
         """Execute an attempt of a step in a transaction whose last statement records the outcome.
 
         Raises the error of `body`, or the error that prevented the record; the transaction is then rolled back.
@@ -610,6 +509,9 @@ class StepRunner:
             execution: The execution of the step.
             body: Calls the function of the step.
             encode: Encodes the value of `body` as JSON text, which is recorded.
+
+        Returns:
+            The recorded outcome.
         """
         nested = any(each.session is not None for each in ancestors(execution.parent))
         async with self._store.step_transaction(nested=nested) as own:
@@ -623,7 +525,11 @@ class StepRunner:
             self._store.marks.ended(execution)
             record = execution.outcome(encode(value))
             try:
-                await self._store.journal.intercepted(record, partial(own.commit_with, record))
+                if self._observer is not None:
+                    await self._observer.writing([record])
+                await own.commit_with(record)
+                if self._observer is not None:
+                    await self._observer.written([record])
             except (WorkflowError, DatabaseUnavailableError) as refused:
                 execution.run.on_write_refused(refused)
                 self._check_counts(execution, execution)
@@ -635,13 +541,20 @@ class StepRunner:
                     execution.run.cancel(interrupt=own.cancels)
         if _ALWAYS_REPLAYS:
             self._lifecycle.replay_after(execution)
+        return self.history.outcomes[execution.step_id]
 
     def _committed(self, execution: StepExecution, outcome: StoredOutcome) -> None:
         if self._interrupted:
             self._forget_interrupted(execution)
-        self._outcomes[execution.step_id] = outcome
+        self._keep(execution.step_id, outcome)
         exit_scope(execution)
-        self._settle(execution)
+        self._complete(execution)
+
+    def _keep(self, step_id: str, outcome: StoredOutcome) -> None:
+        self.history.outcomes[step_id] = outcome
+        if self._observer is not None:
+            failed = outcome.error is not None
+            self._observer.step_recorded(self.history.workflow_id, step_id, failed=failed)
 
     def _on_recorded(
         self, execution: StepExecution, waiter: WriteFuture, verdict: StoredOutcome | Exception
@@ -650,11 +563,11 @@ class StepRunner:
         told: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
-            if self._lifecycle.fatal_error is not None:
+            if self._lifecycle.state is RunState.LOST:
                 told = self._lifecycle.stop_error_in(calling_scope(execution))
         else:
-            self._outcomes[execution.step_id] = verdict
-        self._settle(execution)
+            self._keep(execution.step_id, verdict)
+        self._complete(execution)
         self._journal.resolve(waiter, told)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pgqrs import gc_policy as collector
 from pgqrs.clock import Clock, ClockReading, MonotonicClock
 from pgqrs.errors import WorkflowLockedError
+from pgqrs.observer import Observer
 from pgqrs.storage import migrate
 from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
@@ -153,9 +154,12 @@ class Store:
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
         tunes_gc: bool = True,
+        observer: Observer | None = None,
     ) -> None:
         self.clock: Clock = MonotonicClock() if clock is None else clock
         """The clock by which the runs wait."""
+        self.observer = observer
+        """The observer of this process; None for none."""
         self.database = Database(source, schema, limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The live runs of this event loop, by workflow id."""
@@ -169,7 +173,8 @@ class Store:
         self._codec = codec
         self._dedicated = DedicatedConnection(self.database)
         self._time_of_day = ServerClock(self._dedicated.fetch, self.clock)
-        self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
+        beside = Journal(self.database, keeper=self, observer=observer)
+        self.journal = Journal(self.database, keeper=self, beside=beside, observer=observer)
         self.marks = RunningMarks(self.journal)
         self.ids = IdAllocator(self._dedicated, self.database.workflow_ids)
         self._caller_sessions = CallerSessions(self.database)

@@ -336,7 +336,7 @@ def _rests(stores: list[Store]) -> list[float] | None:
         return None
     rests: list[float] = []
     for run in _runs(stores):
-        until = run.lifecycle.idle_until
+        until = run.parking.idle_until
         if until is not None:
             rests.append(until)
         elif run.in_body or run.busy_with is not None:

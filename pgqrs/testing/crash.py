@@ -14,8 +14,8 @@ from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.records import as_text, decode_workflow, value_context
 from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
+from pgqrs.observer import Observer
 from pgqrs.storage.claim_connection import ClaimConnection
-from pgqrs.storage.journal.running_marks import Executing, RunningMarks
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease, StepOutcome
 from pgqrs.storage.store import Store
@@ -113,8 +113,10 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
     async with AsyncExitStack() as stack:
         base = await stack.enter_async_context(scratch_admin()) if admin is None else admin
         await stack.enter_async_context(skipping(base))
-        victim, survivor = [await stack.enter_async_context(_twin(base)) for _ in range(2)]
-        lab = await stack.enter_async_context(_CrashHarness(victim, survivor, definition, arguments, timeout))
+        observers = _CrashObserver(), _CrashObserver()
+        victim, survivor = [await stack.enter_async_context(_twin(base, each)) for each in observers]
+        harness = _CrashHarness((victim, survivor), observers, definition, arguments, timeout)
+        lab = await stack.enter_async_context(harness)
         undisturbed = await lab.run(_Crash())
         for number in range(1, len(undisturbed.writes) + 1):
             for after in (False, True):
@@ -144,10 +146,10 @@ class _Arguments:
 
 
 @asynccontextmanager
-async def _twin(admin: Admin) -> AsyncGenerator[Admin]:
-    """Yield another executor on the same tables."""
+async def _twin(admin: Admin, observer: _CrashObserver) -> AsyncGenerator[Admin]:
+    """Yield another executor on the same tables; its process can crash between any two records."""
     clock = admin.clock
-    async with admin.twin() as twin:
+    async with admin.twin(observer=observer, max_batch=1) as twin:
         if isinstance(clock, TestClock):
             clock.follow(twin)
         yield twin
@@ -156,7 +158,7 @@ async def _twin(admin: Admin) -> AsyncGenerator[Admin]:
 
 
 class _Crash:
-    """An interceptor of durable writes that simulates a crash at write `number`, counted from 1, or none."""
+    """A crash at the durable write `number` of a process, counted from 1, or no crash."""
 
     def __init__(self, number: int | None = None, *, after: bool = False) -> None:
         self._number = number
@@ -173,21 +175,23 @@ class _Crash:
             return f"With a crash planned {place}, and only {len(self.writes)} writes made,"
         return f"After a crash {place} ({self.writes[-1]})"
 
-    async def pass_through(self, records: Sequence[Any], write: Callable[[], Awaitable[Any]]) -> Any:
-        """Pass a write through, unless the process is dead or dies at this write."""
-        if self.happened.is_set():
-            return await asyncio.shield(self._dead)
-        if all(_is_mark(record) for record in records):
-            return await write()
-        self.writes.append(" and ".join(map(_told, records)))
-        if len(self.writes) == self._number and not self._after:
-            return await self._die()
-        answer = await write()
-        return await self._die() if len(self.writes) == self._number else answer
+    async def writing(self, records: Sequence[object]) -> None:
+        """Hold up a write if the process is dead, or dies right before this write."""
+        if not self.happened.is_set() and not all(map(_is_mark, records)):
+            self.writes.append(" and ".join(map(_described, records)))
+            if len(self.writes) == self._number and not self._after:
+                self.happened.set()
+        await self._hold_if_dead()
 
-    async def _die(self) -> Any:
-        self.happened.set()
-        return await asyncio.shield(self._dead)
+    async def written(self, records: Sequence[object]) -> None:
+        """Hold up the answer of a write if the process is dead, or dies right after this write."""
+        if len(self.writes) == self._number and not all(map(_is_mark, records)):
+            self.happened.set()
+        await self._hold_if_dead()
+
+    async def _hold_if_dead(self) -> None:
+        if self.happened.is_set():
+            await asyncio.shield(self._dead)
 
     async def wait(self, task: asyncio.Task[None]) -> bool:
         """Wait for the end of a task or for the crash, and return whether the crash happened."""
@@ -205,26 +209,41 @@ class _Crash:
             self._dead.exception()  # retrieved, because no task may wait for it
 
 
-class _Begun(RunningMarks):
-    """Counts how often each step begins; the RUNNING marks work as usual."""
+class _CrashObserver(Observer):
+    """Counts how often each step begins in a process, and simulates the crash of the process."""
 
-    def __init__(self, store: Store) -> None:
-        super().__init__(store.journal)
-        self.counts: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+        self.crash: _Crash | None = None
 
-    def began(self, step: Executing) -> None:
-        """Count a step, and monitor it for its mark."""
-        self.counts[step.started.step_id] += 1
-        super().began(step)
+    def step_began(self, workflow_id: int, step_id: str) -> None:  # noqa: ARG002  # the signature of `Observer`
+        """Count a step."""
+        self.begun[step_id] += 1
+
+    async def writing(self, records: Sequence[object]) -> None:
+        """Hold up a write of a dead process."""
+        if self.crash is not None:
+            await self.crash.writing(records)
+
+    async def written(self, records: Sequence[object]) -> None:
+        """Hold up the answer of a write of a dead process."""
+        if self.crash is not None:
+            await self.crash.written(records)
 
 
 class _CrashHarness:
     """Two executors: the first is killed, and the second resumes its workflows."""
 
     def __init__(
-        self, victim: Admin, survivor: Admin, definition: Definition, arguments: _Arguments, timeout: float
+        self,
+        admins: tuple[Admin, Admin],
+        observers: tuple[_CrashObserver, _CrashObserver],
+        definition: Definition,
+        arguments: _Arguments,
+        timeout: float,
     ) -> None:
-        self._admins = victim, survivor
+        self._admins = admins
+        self._observers = observers
         self._definition = definition
         self._arguments = arguments
         self._timeout = timeout
@@ -238,7 +257,6 @@ class _CrashHarness:
             store = await admin.store()
             self._stores.append(store)
             self._watches.append(await store.claim_connection(_ignore))
-        self._stores[0].journal.controls.max_batch = 1  # a crash between any two records of a batch
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -259,20 +277,19 @@ class _CrashHarness:
             ) from None
 
     async def _run(self, crash: _Crash, args: tuple[Any, ...]) -> RunReport:
-        begun = [_Begun(store) for store in self._stores]
-        for store, each in zip(self._stores, begun, strict=True):
-            store.marks = each
+        for each in self._observers:
+            each.begun = Counter()
+        begun = [each.begun for each in self._observers]
         survivor = self._admins[1]
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
         handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
-        victim = self._stores[0]
-        victim.journal.controls.interceptor = crash.pass_through
+        self._observers[0].crash = crash
         try:
             await self._carry_on(0, handle.id, crash)
         finally:
             crash.release_waiters()
-            await victim.journal.drain()
-            victim.journal.controls.interceptor = None
+            await self._stores[0].journal.drain()
+            self._observers[0].crash = None
         kept = await self._steps(handle.id)
         await self._find_dead(handle.id)
         await self._carry_on(1, handle.id, None)
@@ -283,8 +300,8 @@ class _CrashHarness:
             record,
             Recorded(self._result(ended), record.output),
             await self._steps(handle.id),
-            begun[0].counts + begun[1].counts,
-            begun[1].counts,
+            begun[0] + begun[1],
+            begun[1],
             kept,
         )
 
@@ -381,7 +398,7 @@ def _is_mark(record: object) -> bool:
     return isinstance(record, StepOutcome) and record.output is None and record.error is None
 
 
-def _told(record: object) -> str:
+def _described(record: object) -> str:
     match record:
         case FailedAttempt():
             return f"a failed attempt of step {record.step_id!r}"
@@ -395,5 +412,5 @@ def _told(record: object) -> str:
             return type(record).__name__
 
 
-def _ignore(_told: object) -> None:
+def _ignore(_notification: object) -> None:
     """Ignore a notification."""

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from time import monotonic
 from types import FrameType
+from typing import Any
 
+from pgqrs.observer import Observer
 from pgqrs.storage.store import RunControl
 from pgqrs.workflow.context import PyWorkflow
 
@@ -31,8 +33,9 @@ class BlockedLoopDetector:
     A thread checks the loop: the blocking code is on the stack of the loop's thread only while it blocks.
     """
 
-    def __init__(self, runs: Mapping[int, RunControl]) -> None:
+    def __init__(self, runs: Mapping[int, RunControl], observer: Observer | None = None) -> None:
         self._runs = runs
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._loops_thread = threading.get_ident()
         self._beaten_at = monotonic()
@@ -85,13 +88,15 @@ class BlockedLoopDetector:
             _place(frame),
             extra=known,
         )
+        if self._observer is not None:
+            self._observer.loop_blocked(known.get("workflow_id"), known.get("step_id"))
 
-    def _culprit(self, frame: FrameType) -> tuple[str, dict[str, object]]:
+    def _culprit(self, frame: FrameType) -> tuple[str, dict[str, Any]]:
         """Return who blocks the loop, and the attributes of the log record: none if it is not certain."""
         context = next(_contexts(frame), None)
         if context is not None:
             workflow_id, step_id = context.id(), self._busy_with(context.id())
-            known: dict[str, object] = {"workflow_id": workflow_id, "workflow_name": context.name}
+            known: dict[str, Any] = {"workflow_id": workflow_id, "workflow_name": context.name}
             if step_id is not None:
                 known["step_id"] = step_id
             return _named(workflow_id, context.name, step_id), known

@@ -212,7 +212,7 @@ class _Services:
         self.runs = WorkflowRunner(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
         self._claimer = Claimer(self._claim, self.runs)
         self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
-        self._loop_detector = BlockedLoopDetector(here.store.runs)
+        self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
 
     async def start(self) -> None:
         """Connect, start the heartbeat of this executor, and start the services."""
@@ -235,13 +235,21 @@ class _Services:
 
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
-        return await self._in_time(
+        claimed = await self._in_time(
             self._claim_connection.claim(self._names, self._queues, limit, room, self.runs.avoided())
         )
+        if claimed and self._here.store.observer is not None:
+            self._here.store.observer.runs_claimed(len(claimed))
+        return claimed
 
     async def _tick(self) -> MaintenanceResult:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
         found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues))
+        if (observer := self._here.store.observer) is not None:
+            if found.recovered:
+                observer.runs_recovered(found.recovered)
+            if found.woken:
+                observer.timers_fired(found.woken)
         for each in set(found.others) - self._codecs_told:
             self._codecs_told.add(each)
             name, codec = each
@@ -267,6 +275,8 @@ class _Services:
 
     def _on_notify(self, mark: str) -> None:
         if mark in self._marks:
+            if self._here.store.observer is not None:
+                self._here.store.observer.worker_notified()
             self._claimer.nudge()
 
     def _on_local_notify(self, queue: str, workflow_id: int) -> None:

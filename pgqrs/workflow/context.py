@@ -32,8 +32,6 @@ R = TypeVar("R")
 
 _PLAIN = RunOptions()
 
-_NO_CALL: tuple[int | None, ReturnType | None] = None, None
-
 
 class ContextHost(Protocol):
     """The part of an `Admin` that its contexts use."""
@@ -72,8 +70,7 @@ class PyWorkflow:
         self._owner = object()
         self._run: Run | None = None
         self._starting = asyncio.Lock()
-        self._is_to_run_again = False
-        self._call = _NO_CALL
+        self._is_executing = False
         if is_typed(host.codec):
             self.is_typed = True
 
@@ -191,40 +188,41 @@ class PyWorkflow:
             RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
                 error of the run is raised, such as `WorkflowFencedError`.
         """
-        (fingerprint, returns), self._call = self._call, _NO_CALL
+        return await self.acquire_call(step_id)
+
+    async def acquire_call(
+        self, step_id: str, fingerprint: int | None = None, returns: ReturnType | None = None
+    ) -> StepResult:
+        """Acquire a step as `acquire_step` does, for a known call; `@step` calls this method.
+
+        Args:
+            step_id: The id of the step.
+            fingerprint: The fingerprint of the step's arguments; None by default, for a step without `@step`.
+            returns: The return type of the step's function; None by default, for a step without `@step`.
+
+        Returns:
+            The result of `acquire_step`.
+        """
         check_name("step id", step_id)
         place = scope_of(self._owner)
         if place is None:
             place = await self._current()
         steps: StepRunner = place.run.steps
-        codec = steps.codec
-        if not steps.is_plain:
-            codec, fingerprint = steps.codec_and_fingerprint(step_id, returns, fingerprint)
+        history = steps.history
+        codec = history.codec
+        if not history.is_plain:
+            codec, fingerprint = history.codec_and_fingerprint(step_id, returns, fingerprint)
         found = steps.try_acquire(place, step_id, fingerprint) or await steps.acquire(place, step_id, fingerprint)
         if isinstance(found, StoredOutcome):
-            if step_id in steps.asked:
-                steps.on_repeated_answer(step_id, returns)
-            else:
-                steps.asked[step_id] = returns
+            history.on_answer(step_id, returns)
             if found.error is not None:
                 raise steps.replay_error(step_id, found.error)
             return StepResult(StepAction.SKIPPED, recorded=(steps, step_id, found, codec))
-        steps.asked[step_id] = returns
+        history.asked[step_id] = returns
         if returns is not None:
             return StepResult(StepAction.EXECUTE, guard=StepGuard(steps, found, codec))
         found.hold_task_weakly()
         return StepResult(StepAction.EXECUTE, guard=ManualGuard(steps, found, codec))
-
-    def calls_with(self, fingerprint: int, returns: ReturnType) -> None:
-        """Set the fingerprint and the return type of the step that the next `acquire_step` acquires.
-
-        `@step` calls this method immediately before `acquire_step`.
-
-        Args:
-            fingerprint: The fingerprint of the step's arguments.
-            returns: The return type of the step's function.
-        """
-        self._call = fingerprint, returns
 
     async def now(self, *, id: str | None = None) -> datetime:  # noqa: A002  # the usual word for a step's id
         """Return the time of the database's clock, recorded like a step: a replay returns the same time.
@@ -374,19 +372,22 @@ class PyWorkflow:
             can_park=can_park,
         )
 
-    async def _begin_body(self, options: RunOptions, *, again: bool) -> Run | Claim:
+    async def _first_run(self, options: RunOptions) -> Run | Claim:
         """Return the run whose body may begin now, or the claim with the recorded output of the workflow."""
         async with self._starting:
-            if (self._run is not None and self._run.in_body) or (self._is_to_run_again and not again):
+            if self._is_executing:
                 raise WorkflowInProgressError(self._id)
-            if self._run is None or not self._run.live:
-                claim = await self._claim(options.timeout)
-                if claim.succeeded:
-                    return claim
-            run = self._run
-            assert run is not None  # noqa: S101  # the claim created it
-            run.in_body = True
+            run = await self._live_run(options)
+            self._is_executing = isinstance(run, Run)
             return run
+
+    async def _live_run(self, options: RunOptions) -> Run | Claim:
+        if self._run is None or not self._run.live:
+            claim = await self._claim(options.timeout)
+            if claim.succeeded:
+                return claim
+        assert self._run is not None  # noqa: S101  # the claim created it
+        return self._run
 
     async def run_body(self, body: Callable[[], Awaitable[R]], options: RunOptions = _PLAIN) -> R:
         """Run the body of the workflow, retry it under its policy, and record its end.
@@ -411,29 +412,28 @@ class PyWorkflow:
             Parked: The run was released for a later claim.
             Exception: Any exception that the body raises.
         """
-        again = False
-        while True:
-            entered = await self._begin_body(options, again=again)
-            if isinstance(entered, Claim):
-                return cast(R, self._decoded(entered.output, options))
-            entered.enter_body(options)
-            try:
-                entered.check()
-                entered.bind_output(options)
-                return cast(R, await entered.on_return(await body()))
-            except BaseException as error:
-                delay = await entered.on_error(error)
-                if delay is None:
-                    raise
-            finally:
-                entered.exit_body()
-            if entered.replay_run is not None:
-                self._run = entered.replay_run
-            self._is_to_run_again = again = True
-            try:
-                await entered.lifecycle.clock.sleep(delay)
-            finally:
-                self._is_to_run_again = False
+        run = await self._first_run(options)
+        try:
+            while isinstance(run, Run):
+                run.enter_body(options)
+                try:
+                    run.check()
+                    run.output_codec()  # an unsupported annotation is an error before the body runs
+                    return cast(R, await run.on_return(await body()))
+                except BaseException as error:
+                    again = await run.on_error(error)
+                    if again is None:
+                        raise
+                finally:
+                    run.exit_body()
+                await run.lifecycle.clock.sleep(again.delay)
+                if again.run is not None:
+                    self._run = again.run
+                async with self._starting:
+                    run = await self._live_run(options)
+        finally:
+            self._is_executing = False
+        return cast(R, self._decoded(run.output, options))
 
     def _decoded(self, output: str | None, options: RunOptions) -> Any:
         with value_context(self._id):

@@ -10,9 +10,7 @@ from pgqrs.codecs.base import Codec, Encoded, as_serialization_error
 from pgqrs.codecs.failures import is_terminal
 from pgqrs.engine.scope import StepExecution
 from pgqrs.engine.step_runner import StepRunner
-from pgqrs.errors import (
-    GuardUsedError,
-)
+from pgqrs.errors import GuardUsedError, SerializationError
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepAction
@@ -25,14 +23,13 @@ class StepGuard:
     and a warning names the step.
     """
 
-    __slots__ = ("_codec", "_encoded", "_execution", "_state", "_steps")
+    __slots__ = ("_codec", "_execution", "_state", "_steps")
 
     def __init__(self, steps: StepRunner, execution: StepExecution, codec: Codec) -> None:
         self._steps = steps
         self._execution = execution
         self._codec = codec
         self._state: Literal["open", "refused", "used", "committed"] = "open"
-        self._encoded: Encoded | None = None
 
     async def success(self, value: Any = None) -> Any:
         """Record the step's value, and return it after the commit.
@@ -51,41 +48,39 @@ class StepGuard:
                 its steps. Elsewhere the error of the run is raised, such as `WorkflowFencedError`.
             RowRefusedError: The database refused the record of this step.
         """
-        if self._state == "committed":
-            return self._committed_value()
         self._use()
         steps = self._steps
         try:
             encoded = self._codec.encode(value)
         except Exception as error:
             self._state = "refused"
-            refused = as_serialization_error(error).of(
-                workflow_id=steps.workflow_id, step_id=self._execution.step_id
-            )
+            refused = self._refusal(error)
             await steps.fail(self._execution, refused, terminal=True)
             raise refused from error
         except BaseException:
             steps.abandon(self._execution)
             raise
         recorded = await steps.record(self._execution, encoded.text)
-        if recorded.output is encoded.text:
-            return encoded.value
-        return steps.value_of(self._execution.step_id, recorded, self._codec)
+        return self._value_of(recorded, encoded)
 
-    def _committed_value(self) -> Any:
-        step_id, encoded = self._execution.step_id, self._encoded
-        recorded = self._steps.outcomes[step_id]
+    def _value_of(self, recorded: StoredOutcome, encoded: Encoded | None) -> Any:
+        """Return the recorded value; `encoded` spares its decoding if that is the recorded text."""
         if encoded is not None and recorded.output is encoded.text:
             return encoded.value
-        return self._steps.value_of(step_id, recorded, self._codec)
+        return self._steps.value_of(self._execution.step_id, recorded, self._codec)
 
-    async def transact(self, body: Callable[[], Awaitable[Any]]) -> None:
+    def _refusal(self, error: Exception) -> SerializationError:
+        execution = self._execution
+        return as_serialization_error(error).of(workflow_id=execution.run.workflow_id, step_id=execution.step_id)
+
+    async def transact(self, body: Callable[[], Awaitable[Any]]) -> Any:
         """Execute one attempt in a transaction that also records the step's outcome; `@step` calls this method.
-
-        `success` then returns the recorded value.
 
         Args:
             body: The attempt, whose return value is the value of the step.
+
+        Returns:
+            The value in its recorded form, as a replay returns it.
 
         Raises:
             SerializationError: The codec cannot encode the value.
@@ -93,19 +88,26 @@ class StepGuard:
             RunStopped: The run has stopped, and the transaction was rolled back.
             Exception: Any exception that `body` raises. The transaction was rolled back.
         """
-        try:
-            await self._steps.transact(self._execution, body, self._text_of)
-        finally:
-            if self._execution.step_id in self._steps.outcomes:
-                self._state = "committed"
+        encoded: Encoded | None = None
 
-    def _text_of(self, value: Any) -> str:
+        def encode(value: Any) -> str:
+            nonlocal encoded
+            try:
+                encoded = self._codec.encode(value)
+            except Exception as error:
+                raise self._refusal(error) from error
+            return encoded.text
+
         try:
-            self._encoded = self._codec.encode(value)
-        except Exception as error:
-            refused = as_serialization_error(error)
-            raise refused.of(workflow_id=self._steps.workflow_id, step_id=self._execution.step_id) from error
-        return self._encoded.text
+            recorded = await self._steps.transact(self._execution, body, encode)
+        finally:
+            if self._execution.step_id in self._steps.history.outcomes:
+                self._state = "committed"
+        return self._value_of(recorded, encoded)
+
+    def committed_value(self) -> Any:
+        """Return the value that a transaction has recorded; `@step` calls this method."""
+        return self._value_of(self._steps.history.outcomes[self._execution.step_id], None)
 
     @property
     def is_committed(self) -> bool:
@@ -171,7 +173,7 @@ class StepGuard:
 
     def _use(self) -> None:
         if self._state != "open":
-            raise GuardUsedError(self._steps.workflow_id, self._execution.step_id)
+            raise GuardUsedError(self._execution.run.workflow_id, self._execution.step_id)
         self._state = "used"
 
 

@@ -24,14 +24,14 @@ async def sleep(
     """
     due = await _recorded_time(run, step_id or run.steps.next_id(run.place, "sleep"), fingerprint, wake_up)
     left = (due - await run.clock.now()).total_seconds()
-    await run.lifecycle.wait_until(run.lifecycle.clock.time() + left)
+    await run.parking.wait_until(run.lifecycle.clock.time() + left)
 
 
 async def _recorded_time(
     run: Run, step_id: str, fingerprint: int | None, time: Callable[[datetime], datetime]
 ) -> datetime:
     steps = run.steps
-    codec, fingerprint = steps.codec_and_fingerprint(step_id, None, fingerprint)
+    codec, fingerprint = steps.history.codec_and_fingerprint(step_id, None, fingerprint)
     found = await steps.acquire(run.place, step_id, fingerprint)
     if isinstance(found, StepExecution):
         try:

@@ -22,6 +22,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.observer import Observer
 
 
 @step(key=lambda name: name)
@@ -529,21 +530,17 @@ async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, 
         await note(ctx, "a")
         await note(ctx, "b")
 
-    async def gate(records, send):
-        rows = await send()
-        if any(getattr(each, "step_id", None) == "note:a" for each in records):
-            await cancel(admin, ctx, interrupt=interrupt)
-        return rows
+    class CancelsAfterWrite(Observer):
+        async def written(self, records):
+            if any(getattr(each, "step_id", None) == "note:a" for each in records):
+                await cancel(twin, ctx, interrupt=interrupt)
 
-    ctx = await admin.create_workflow("wf")
-    await ctx.start()
-    journal = (await admin.store()).journal
-    journal.controls.interceptor = gate
-    async with no_hang():
+    async with admin.twin(observer=CancelsAfterWrite()) as twin, no_hang():
+        ctx = await twin.create_workflow("wf")
+        await ctx.start()
         with pytest.raises(WorkflowCancelledError):
             await (wf if carried_out == "in a body" else by_hand)(ctx)
         await until(_is_cancelled, sql, ctx)
-    journal.controls.interceptor = None
     assert await steps(sql, ctx) == {"note:a": "SUCCESS"}
     assert asyncio.current_task().cancelling() == 0
 

@@ -29,6 +29,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.observer import Observer
 from tests.integration.faults import Fault, Wire
 
 SOON = RetryPolicy(attempts=5, initial=0.01, jitter=0)
@@ -672,11 +673,11 @@ async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(d
     engine = engine_in(dsn, schema, isolation_level="SERIALIZABLE")
     on_its_way, lets_through = asyncio.Event(), asyncio.Event()
 
-    async def gate(records, write):
-        if any(getattr(each, "output", "") is None and each.error is None for each in records):
-            on_its_way.set()
-            await lets_through.wait()
-        return await write()
+    class HoldsMarkUp(Observer):
+        async def writing(self, records):
+            if any(getattr(each, "output", "") is None and each.error is None for each in records):
+                on_its_way.set()
+                await lets_through.wait()
 
     @step(transactional=True)
     async def late(ctx):
@@ -697,8 +698,8 @@ async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(d
     async def buy_late(ctx):
         return await late(ctx)
 
-    async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
-        (await admin.store()).journal.controls.interceptor = gate
+    made = Admin(dsn, schema, sessionmaker=async_sessionmaker(engine))
+    async with made.twin(observer=HoldsMarkUp()) as admin, no_hang():
         assert await admin.run(buy_late) == {"payment": 1}
     await engine.dispose()
     assert await payments(sessions) == [1]

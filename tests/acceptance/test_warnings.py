@@ -123,7 +123,7 @@ async def test_two_functions_whose_steps_have_one_id_are_named_once(admin, caplo
 
 
 async def test_a_step_that_is_polled_without_a_key_is_named_once(admin, caplog, monkeypatch):
-    monkeypatch.setattr("pgqrs.engine.step_runner.REPEATS_BEFORE_WARNING", 5)
+    monkeypatch.setattr("pgqrs.engine.history.REPEATS_BEFORE_WARNING", 5)
 
     @step
     async def check(ctx: PyWorkflow) -> bool:

@@ -56,12 +56,13 @@ _ORDERED_SETTINGS = ("enable_sort = off",)
 
 
 class Limits(NamedTuple):
-    """Time limits of the database, in seconds.
+    """Limits of the storage; the times are in seconds.
 
     `timeout` limits one connection attempt and one statement of the journal. `outage_timeout` limits the retries
     of a write or a read while a server that was reachable before is away. The executor sends a heartbeat every
     `heartbeat_interval`; it is suspected dead after `heartbeat_timeout` without a heartbeat. It releases a run
-    that it holds for longer than `unattended` and that no task of its process executes.
+    that it holds for longer than `unattended` and that no task of its process executes. A batch of the journal has
+    at most `max_batch` records.
     """
 
     timeout: float
@@ -69,6 +70,7 @@ class Limits(NamedTuple):
     heartbeat_interval: float = 3.0
     heartbeat_timeout: float = 15.0
     unattended: float = 5.0
+    max_batch: int = 1000
 
 
 class _TransientError(retry_base):

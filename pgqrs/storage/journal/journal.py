@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from weakref import ref
 
 from pgqrs.errors import DatabaseError, PgqrsError, RowRefusedError
+from pgqrs.observer import Observer
 from pgqrs.storage.connections.database import LOCK_TIMEOUT, CompiledStatement, Database
 from pgqrs.storage.connections.errors import (
     is_about_tables,
@@ -36,9 +37,6 @@ from pgqrs.storage.journal.futures import Waker, WriteFuture
 from pgqrs.storage.journal.operation import EPOCH, RETRY, Arrays, CancelRequested, CurrentState, Operation
 from pgqrs.storage.journal.registry import OPERATIONS, Record
 from pgqrs.storage.records import RunEnd, RunRelease, Submission
-
-MAX_BATCH_ROWS = 1000
-"""Maximum records of one batch."""
 
 MAX_BATCH_SIZE = 4 * 1024 * 1024
 """Characters of payload at which a batch is full; a larger record goes to the journal beside."""
@@ -69,9 +67,6 @@ IDLE_TIMEOUT = 30.0
 
 BatchedSteps: TypeAlias = str | set[str | None] | None
 """The records of one workflow in a batch: a step id, None for a record of no step, or the set of several."""
-
-Interceptor: TypeAlias = Callable[[Sequence[Record], Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""A function that gets the records of a durable write and the function that performs it; returns its answer."""
 
 
 class SingleStatement(NamedTuple):
@@ -104,18 +99,6 @@ class Entry:
             self.on_result(result)
 
 
-class Controls:
-    """The switches of a journal and of the journal beside it, for crash tests.
-
-    `interceptor` is called before each durable write and decides if the write is performed. `max_batch` is the
-    maximum number of records of one batch.
-    """
-
-    def __init__(self) -> None:
-        self.interceptor: Interceptor | None = None
-        self.max_batch = MAX_BATCH_ROWS
-
-
 class JournalOwner(Protocol):
     """The owner of a journal, which closes it."""
 
@@ -128,7 +111,12 @@ class Journal:
     """The batching writer of an event loop; `write` takes a record and returns its result after the commit."""
 
     def __init__(
-        self, database: Database, keeper: JournalOwner | None = None, *, beside: Journal | None = None
+        self,
+        database: Database,
+        keeper: JournalOwner | None = None,
+        *,
+        beside: Journal | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """Write to a database; the `keeper` is the owner, which is called when a run is to be cancelled.
 
@@ -138,7 +126,7 @@ class Journal:
         """
         self.beside = beside
         self._beside_size = 0
-        self.controls: Controls = Controls() if beside is None else beside.controls
+        self._observer = observer
         self._database = database
         self._owner = None if keeper is None else ref(keeper)
         self._held_owner: JournalOwner | None = None
@@ -182,11 +170,6 @@ class Journal:
         answer = WriteFuture(loop=self._loop)
         self.submit(record, partial(self.resolve, answer))
         return answer
-
-    def intercepted(self, record: Record, write: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-        """Perform a durable write of another writer, such as a transaction, through the interceptor."""
-        interceptor = self.controls.interceptor
-        return write() if interceptor is None else interceptor([record], write)
 
     def submit(self, record: Record, on_result: Callable[[Any], None]) -> None:
         """Accept a record, which is then written even if no caller waits for it.
@@ -387,7 +370,7 @@ class Journal:
         batch: list[Entry] = []
         size = 0
         taken: dict[int, BatchedSteps] = {}
-        while queue and len(batch) < self.controls.max_batch and size < MAX_BATCH_SIZE:
+        while queue and len(batch) < self._database.limits.max_batch and size < MAX_BATCH_SIZE:
             entry = queue[0]
             if self._blocked and (stalled := self._blocked.get(entry.record.workflow_id)):
                 stalled.append(queue.popleft())
@@ -406,12 +389,11 @@ class Journal:
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is resolved or blocked; an invalid row fails alone."""
         try:
-            interceptor = self.controls.interceptor
-            if interceptor is None:
-                rows = await self._with_retries(self._send, batch)
-            else:
-                send = partial(self._with_retries, self._send, batch)
-                rows = await interceptor([each.record for each in batch], send)
+            if self._observer is not None:
+                await self._observer.writing([each.record for each in batch])
+            rows = await self._with_retries(self._send, batch)
+            if self._observer is not None:
+                await self._observer.written([each.record for each in batch])
             if len(rows) == len(batch):
                 self._resolve_all(batch, rows)
             else:

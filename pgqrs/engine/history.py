@@ -1,0 +1,155 @@
+"""The recorded steps of a run, and the warnings about their replays."""
+
+from __future__ import annotations
+
+import logging
+
+from pgqrs.codecs.annotations import ReturnType
+from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
+from pgqrs.engine.scope import Retry
+from pgqrs.errors import StepMismatchError
+from pgqrs.storage.records import History, StoredOutcome
+from pgqrs.validation import is_time
+
+REPEATS_BEFORE_WARNING = 100
+"""Number of replays of one step in one run that causes a warning."""
+
+_logger = logging.getLogger("pgqrs.engine")
+
+
+class StepHistory:
+    """The outcomes and the failed attempts of the steps of a run, with the calls that they have answered.
+
+    Args:
+        workflow_id: The id of the workflow.
+        name: The name of the workflow.
+        codec: The codec of the workflow's payloads.
+        recorded: The recorded outcomes and failed attempts of earlier runs.
+        now: The time by the clock of the run.
+
+    Attributes:
+        outcomes: The recorded outcomes by step id.
+        failed: The failed attempts by step id, of steps that are being retried.
+        asked: The steps that this run has acquired, each with the return type of its function; None for a step
+            without `@step`.
+        is_plain: True if the codec ignores types and does not seal values.
+        strict: True to raise an error when a recorded outcome answers a call with different arguments.
+    """
+
+    __slots__ = (
+        "_loaded",
+        "_mismatched",
+        "_repeats",
+        "_submitted",
+        "asked",
+        "codec",
+        "failed",
+        "is_plain",
+        "name",
+        "outcomes",
+        "strict",
+        "workflow_id",
+    )
+
+    def __init__(self, workflow_id: int, name: str, codec: Codec, recorded: History, now: float) -> None:
+        self.workflow_id = workflow_id
+        self.name = name
+        self.codec = codec
+        self.is_plain = not (is_typed(codec) or is_sealing(codec))
+        self.strict = False
+        self.outcomes: dict[str, StoredOutcome] = recorded.outcomes
+        self.failed = {step: Retry(each.failures, now + each.wait) for step, each in recorded.failed.items()}
+        self.asked: dict[str, ReturnType | None] = {}
+        self._loaded = tuple(recorded.outcomes)
+        self._mismatched: set[str] = set()
+        self._repeats: dict[str, int] = {}
+        self._submitted: set[str] = set()
+
+    def continue_from(self, earlier: StepHistory) -> None:
+        """Adopt the state that an earlier history of the same run kept beside the outcomes."""
+        self.failed, self._mismatched = earlier.failed, earlier._mismatched
+        self._submitted = earlier._submitted
+
+    def codec_and_fingerprint(
+        self, step_id: str, returns: ReturnType | None, fingerprint: int | None
+    ) -> tuple[Codec, int | None]:
+        """Return the codec for a step's value, and the fingerprint to record for its call.
+
+        With a sealing codec the fingerprint is None: a fingerprint reveals arguments with few possible values.
+        """
+        codec = self.codec if returns is None else returns.codec(self.codec)
+        codec = codec_at(codec, "output", self.workflow_id, step_id)
+        return codec, None if is_sealing(codec) else fingerprint
+
+    def unasked(self) -> set[str]:
+        """Return the ids of the steps that earlier runs recorded and this run did not acquire, without times."""
+        return {each for each in self._loaded if each not in self.asked and not is_time(each)}
+
+    def check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
+        """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""
+        if recorded is None or called is None:
+            return
+        if self.strict:
+            raise StepMismatchError(self.workflow_id, step_id)
+        if step_id not in self._mismatched:
+            self._mismatched.add(step_id)
+            _logger.warning(
+                "workflow %s (%r): the recorded outcome of step %r answers a call with different arguments. "
+                "Give different calls different ids (`@step(key=...)`). `@workflow(strict=True)` makes this an "
+                "error.",
+                self.workflow_id,
+                self.name,
+                step_id,
+                extra=self.known(step_id),
+            )
+
+    def on_answer(self, step_id: str, returns: ReturnType | None) -> None:
+        """Note that a recorded outcome answers a call.
+
+        A warning follows if the step was acquired by another function, or is replayed very often in this run.
+        """
+        if step_id not in self.asked:
+            self.asked[step_id] = returns
+            return
+        first = self.asked[step_id]
+        if first is not None and returns is not None and not first.is_of(returns):
+            self.asked[step_id] = None  # warn once
+            _logger.warning(
+                "workflow %s (%r): step %r of the function %s is answered by the outcome of %s. Give one of "
+                "these functions an id of its own: `@step(id=...)`.",
+                self.workflow_id,
+                self.name,
+                step_id,
+                returns,
+                first,
+                extra=self.known(step_id),
+            )
+        self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
+        if repeats == REPEATS_BEFORE_WARNING:
+            _logger.warning(
+                "workflow %s (%r): step %r was replayed from its recorded outcome %d times in one run. A recorded "
+                "outcome does not change: to execute each call, give the calls different keys (`@step(key=...)`).",
+                self.workflow_id,
+                self.name,
+                step_id,
+                repeats,
+                extra=self.known(step_id),
+            )
+
+    def warn_of_submission(self, name: str) -> None:
+        """Warn about a workflow that the body submits outside a step and without a key; once for each name."""
+        if name not in self._submitted:
+            self._submitted.add(name)
+            _logger.warning(
+                "workflow %s (%r) submits %r in its body without a key: each replay submits another workflow. "
+                "Submit it in a step, with a key: `admin.options(key=...)`.",
+                self.workflow_id,
+                self.name,
+                name,
+                extra=self.known(),
+            )
+
+    def known(self, step_id: str | None = None, **more: object) -> dict[str, object]:
+        """Return the attributes of a log record about the workflow or a step."""
+        step = {} if step_id is None else {"step_id": step_id}
+        return {"workflow_id": self.workflow_id, "workflow_name": self.name, **step, **more}
