@@ -367,7 +367,7 @@ def options(
 def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
     """Return whether another task of this process runs a workflow, in this event loop or another."""
     run = here.store.runs.get(record.id)
-    if record.id in here.running or (run is not None and run.is_carried_out):
+    if record.id in here.running or (run is not None and run.executes_body):
         return True
     in_process = record.status == WorkflowStatus.RUNNING and record.executor_id == here.store.executor_id
     return in_process and run is None

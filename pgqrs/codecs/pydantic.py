@@ -167,7 +167,7 @@ class _Typed:
             reason = f"it cannot be compared with the value that would come back: {_first_line(error)}"
             raise SerializationError(reason) from error
         if lost is not None:
-            raise SerializationError(_told(lost), path=path_of(lost.keys))
+            raise SerializationError(_loss_message(lost), path=path_of(lost.keys))
         return Encoded(text, back)
 
     def decode(self, text: str) -> Any:
@@ -275,7 +275,7 @@ def _misfit(error: ValidationError, *, reading: bool = False) -> SerializationEr
     return SerializationError(reason, path=path_of(first["loc"]), reading=reading)
 
 
-def _told(lost: Difference) -> str:
+def _loss_message(lost: Difference) -> str:
     given, back = _type_name(lost.given), _type_name(lost.back)
     if given == back:
         return (

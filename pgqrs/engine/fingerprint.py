@@ -60,7 +60,7 @@ def _named(value: object) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _told(value: Any) -> object:
+def _described(value: Any) -> object:
     """Return the name of the type of a value outside JSON, with its content."""
     return [_named(value), _content(value)]
 
@@ -116,4 +116,4 @@ def _encoder(default: Callable[[Any], object]) -> Callable[[object], str]:
 
 
 _text = _encoder(_named)
-_text_by_content = _encoder(_told)
+_text_by_content = _encoder(_described)

@@ -86,7 +86,7 @@ class StopReason(IntEnum):
 
     REPLAY = 1
     PARKED = 2
-    HANDED_BACK = 3
+    REQUEUED = 3
     TIMED_OUT = 4
     CANCELLED = 5
     """The executing steps complete first."""
@@ -314,9 +314,7 @@ class RunLifecycle:
     @property
     def is_final(self) -> bool:
         """True if the stop ends the workflow too: by a cancellation or a timeout."""
-        return (
-            self.stop_reason is not None and self.stop_reason > StopReason.HANDED_BACK and self.state is not _LOST
-        )
+        return self.stop_reason is not None and self.stop_reason > StopReason.REQUEUED and self.state is not _LOST
 
     def is_stop_error(self, error: BaseException | None) -> bool:
         """Return whether the error of a step is, or stems from, the stop of the run."""

@@ -152,7 +152,7 @@ class Run:
         return self.lifecycle.body.is_entered
 
     @property
-    def is_carried_out(self) -> bool:
+    def executes_body(self) -> bool:
         """True while a task executes the body and will end the run."""
         return self.in_body and not self.has_ended
 
@@ -309,7 +309,7 @@ class Run:
 
         A body that ends within that time ends the run as usual.
         """
-        self.lifecycle.stop_for(StopReason.HANDED_BACK)
+        self.lifecycle.stop_for(StopReason.REQUEUED)
         if self.in_body:
             await self.lifecycle.wait_for_body(grace)
         if self.may_write:

@@ -560,15 +560,15 @@ class StepRunner:
         self, execution: StepExecution, waiter: WriteFuture, verdict: StoredOutcome | Exception
     ) -> None:
         """Handle the journal's answer to an outcome, even if the waiter was cancelled meanwhile."""
-        told: StoredOutcome | BaseException = verdict
+        answer: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
             if self._lifecycle.state is RunState.LOST:
-                told = self._lifecycle.stop_error_in(calling_scope(execution))
+                answer = self._lifecycle.stop_error_in(calling_scope(execution))
         else:
             self._keep(execution.step_id, verdict)
         self._complete(execution)
-        self._journal.resolve(waiter, told)
+        self._journal.resolve(waiter, answer)
 
 
 def _next(numbers: dict[str, int], kind: str) -> int:
@@ -576,11 +576,11 @@ def _next(numbers: dict[str, int], kind: str) -> int:
     return number
 
 
-def log_unexpected(settled: str, error: Exception, codec: Codec, known: Mapping[str, object]) -> None:
-    """Log an exception that kept `settled` from being recorded in full, with the end of its traceback.
+def log_unexpected(subject: str, error: Exception, codec: Codec, known: Mapping[str, object]) -> None:
+    """Log an exception that kept `subject` from being recorded in full, with the end of its traceback.
 
     The record of the log has the entries of `known` as attributes.
     """
     place = "".join(traceback.format_tb(error.__traceback__, -3))
     shown = shown_error(error, is_sealed=is_sealing(codec))
-    _logger.error("%s could not be recorded in full: %s\n%s", settled, shown, place, extra=known)
+    _logger.error("%s could not be recorded in full: %s\n%s", subject, shown, place, extra=known)

@@ -96,7 +96,7 @@ class RunControl(Protocol):
         ...
 
     @property
-    def is_carried_out(self) -> bool:
+    def executes_body(self) -> bool:
         """True if a task executes the body and will end the run."""
         ...
 

@@ -285,14 +285,14 @@ class _CrashHarness:
         handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
         self._observers[0].crash = crash
         try:
-            await self._carry_on(0, handle.id, crash)
+            await self._run_to_end(0, handle.id, crash)
         finally:
             crash.release_waiters()
             await self._stores[0].journal.drain()
             self._observers[0].crash = None
         kept = await self._steps(handle.id)
         await self._find_dead(handle.id)
-        await self._carry_on(1, handle.id, None)
+        await self._run_to_end(1, handle.id, None)
         ended = await self._record(handle.id)
         record = decode_workflow(survivor.codec, ended)
         return RunReport(
@@ -305,12 +305,12 @@ class _CrashHarness:
             kept,
         )
 
-    async def _carry_on(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
+    async def _run_to_end(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
         """Claim and run the workflow repeatedly, until it has ended or the executor is killed."""
         while crash is None or not crash.happened.is_set():
             claimed = await self._claim(which)
             if claimed is not None:
-                await self._carry_out(which, claimed, crash)
+                await self._execute(which, claimed, crash)
             elif (await self._record(workflow_id)).status in _ENDED:
                 return
             else:
@@ -322,20 +322,20 @@ class _CrashHarness:
         found = await self._watches[which].claim(names, queues, 1)
         return found[0] if found else None
 
-    async def _carry_out(self, which: int, claimed: ClaimedRun, crash: _Crash | None) -> None:
+    async def _execute(self, which: int, claimed: ClaimedRun, crash: _Crash | None) -> None:
         admin = self._admins[which]
         runs = WorkflowRunner(admin, self._stores[which], {claimed.name: self._definition}, 1, _ignore)
         held = ClaimedTask(claimed, PyWorkflow(admin, claimed.workflow_id, claimed.name))
         self._stores[which].changing.add(claimed.workflow_id)  # as `WorkflowRunner.run` does; the run removes it
-        self._held = asyncio.get_running_loop().create_task(runs.carry_out(held), name="pgqrs-crash-everywhere")
+        self._held = asyncio.get_running_loop().create_task(runs.execute(held), name="pgqrs-crash-everywhere")
         if crash is None:
             await asyncio.wait([self._held])
         elif await crash.wait(self._held):
-            self._lose(claimed.workflow_id)
+            self._fence(claimed.workflow_id)
             await self._kill(self._held)
         self._held = None
 
-    def _lose(self, workflow_id: int) -> None:
+    def _fence(self, workflow_id: int) -> None:
         """Refuse all further writes of the run in this process."""
         run = self._stores[0].runs.get(workflow_id)
         if isinstance(run, Run):

@@ -251,14 +251,14 @@ async def _queued(admin: Admin) -> list[_Queued]:
 def _listed(queued: list[_Queued]) -> str:
     if not queued:
         return "no workflow is enqueued."
-    lines = [f"    {_told(each.record)}" for each in queued[:SHOWN]]
+    lines = [f"    {_described(each.record)}" for each in queued[:SHOWN]]
     more = len(queued) - SHOWN
     if more > 0:
         lines.append(f"    and {more} more")
     return "\n".join(["there are:", *lines])
 
 
-def _told(record: WorkflowRecord) -> str:
+def _described(record: WorkflowRecord) -> str:
     key = "" if record.key is None else f", key {record.key!r}"
     return f"{record.id}: {record.name}({_shown(record.input)}), queue {record.queue!r}{key}, {record.status}"
 

@@ -46,7 +46,7 @@ class BlockedLoopDetector:
     def start(self) -> None:
         """Start to check the running event loop."""
         self._beat()
-        self._thread = threading.Thread(target=self._watch, name="pgqrs-lag", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="pgqrs-blocked-loop", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:

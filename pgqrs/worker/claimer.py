@@ -65,15 +65,15 @@ class Claimer(PeriodicService):
         self._may_be_more = True
         self._is_unanswered = False
         self._is_hinted = False
-        self._deaf = 0.0
-        self._deaf_until = 0.0
-        self._hearing: asyncio.TimerHandle | None = None
+        self._pause = 0.0
+        self._paused_until = 0.0
+        self._pause_timer: asyncio.TimerHandle | None = None
 
     def nudge(self) -> None:
         """Request a claim soon, because a workflow may be ready."""
         self._is_hinted = True
         if not self._is_unanswered:
-            self._heed()
+            self._follow_hint()
 
     def slot_freed(self) -> None:
         """Claim again if more workflows may be ready: a slot has become free."""
@@ -83,8 +83,8 @@ class Claimer(PeriodicService):
     async def stop(self) -> None:
         """Wait for the claim in progress, and start no other claim."""
         await super().stop()
-        if self._hearing is not None:
-            self._hearing.cancel()
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
 
     async def run_once(self) -> float:
         """Claim once for the free slots."""
@@ -101,7 +101,7 @@ class Claimer(PeriodicService):
         self._is_unanswered = False
         for each in claimed:
             self._slots.run(each)
-        self._listen(is_hinted=is_hinted, found=len(claimed))
+        self._pause_hints(is_hinted=is_hinted, found=len(claimed))
         return self._rest_after(len(claimed), limit)
 
     async def take_unanswered(self) -> None:
@@ -111,28 +111,28 @@ class Claimer(PeriodicService):
                 self._slots.run(each)
             self._is_unanswered = False
 
-    def _listen(self, *, is_hinted: bool, found: int) -> None:
+    def _pause_hints(self, *, is_hinted: bool, found: int) -> None:
         """Defer hints after a hint that led to no workflow, and act on a hint that arrived during the claim."""
         if found:
-            self._deaf = 0.0
+            self._pause = 0.0
         elif is_hinted:
-            self._deaf = min(max(MIN_HINT_PAUSE, 1.5 * self._deaf), MAX_HINT_PAUSE)
-            self._deaf_until = monotonic() + self._deaf
+            self._pause = min(max(MIN_HINT_PAUSE, 1.5 * self._pause), MAX_HINT_PAUSE)
+            self._paused_until = monotonic() + self._pause
         if self._is_hinted:
-            self._heed()
+            self._follow_hint()
 
-    def _heed(self) -> None:
+    def _follow_hint(self) -> None:
         """Act on a hint, at once or when hints are no longer deferred."""
-        wait = self._deaf_until - monotonic() if self._deaf else 0.0
+        wait = self._paused_until - monotonic() if self._pause else 0.0
         if wait <= 0:
             self._may_be_more = True
             self.wake()
-        elif self._hearing is None:
-            self._hearing = asyncio.get_running_loop().call_later(wait, self._hear_again)
+        elif self._pause_timer is None:
+            self._pause_timer = asyncio.get_running_loop().call_later(wait, self._end_pause)
 
-    def _hear_again(self) -> None:
-        self._hearing = None
-        self._heed()
+    def _end_pause(self) -> None:
+        self._pause_timer = None
+        self._follow_hint()
 
     def _rest_after(self, found: int, limit: int) -> float:
         if found:

@@ -49,7 +49,7 @@ AVOIDED = 2
 MAX_AVOIDED = 1000
 """Maximum misfits that one claim excludes."""
 
-HANDING = 15.0
+REQUEUE_MARGIN = 15.0
 """Seconds that the requeue of a run may take in addition to the grace."""
 
 MAX_HELD = 10
@@ -102,7 +102,7 @@ class WorkflowRunner:
         self._avoided: dict[int, float] = {}
         self._deadline: float | None = None
         self._draining = False
-        self._handing: set[asyncio.Task[None]] = set()
+        self._requeues: set[asyncio.Task[None]] = set()
 
     @property
     def free(self) -> int:
@@ -146,7 +146,7 @@ class WorkflowRunner:
 
     async def _hold(self, held: ClaimedTask) -> None:
         try:
-            await self.carry_out(held)
+            await self.execute(held)
         finally:
             if not held.adopted:
                 self._store.changing.discard(held.claimed.workflow_id)
@@ -154,7 +154,7 @@ class WorkflowRunner:
             self._bytes -= len(held.claimed.input)
             self._over(held.claimed.workflow_id)
 
-    async def carry_out(self, held: ClaimedTask) -> None:
+    async def execute(self, held: ClaimedTask) -> None:
         """Run a claimed workflow to one of its ends, or release its run for a later claim."""
         claimed = held.claimed
         try:
@@ -175,11 +175,13 @@ class WorkflowRunner:
                 extra=_known(claimed),
             )
         except _UNRECORDED as error:
-            self._tell_of(claimed, error)
-            await self._leave(claimed)  # the error may have kept the end of the run from being recorded
+            self._log_failure(claimed, error)
+            await self._release_for_recovery(
+                claimed
+            )  # the error may have kept the end of the run from being recorded
         except Exception as error:  # noqa: BLE001  # it is mostly recorded, and other runs continue
-            self._tell_of(claimed, error)
-            self._give_up(held)
+            self._log_failure(claimed, error)
+            self._abandon(held)
         # A `RunStopped` here belongs to another workflow: this workflow's function called a step of it.
         except (asyncio.CancelledError, SystemExit, GeneratorExit, RunStopped) as crash:
             shown = self._shown(crash)
@@ -190,12 +192,12 @@ class WorkflowRunner:
                 shown,
                 extra=_known(claimed),
             )
-            self._give_up(held)
+            self._abandon(held)
 
-    def _give_up(self, held: ClaimedTask) -> None:
+    def _abandon(self, held: ClaimedTask) -> None:
         """Release an unresolved run for a later claim, as after a crash."""
         if held.adopted:
-            held.context.give_up()
+            held.context.abandon()
         else:
             self._store.abandon(held.claimed.workflow_id, held.claimed.epoch, held.claimed.claim)
 
@@ -206,14 +208,14 @@ class WorkflowRunner:
         if claimed.attempts > definition.max_attempts:
             error = PoisonedWorkflowError(claimed.workflow_id, claimed.attempts - 1)
             await self._adopt(held)
-            self._tell_of(claimed, error)
+            self._log_failure(claimed, error)
             await context.fail(error)
             return
         try:
             with value_context(claimed.workflow_id):
                 args, kwargs = decode_input(self._host.codec, definition, claimed.input)
         except Exception as misfit:  # noqa: BLE001  # a codec may raise any error
-            await self._fails_to_fit(held, definition, misfit)
+            await self._release_misfit(held, definition, misfit)
             return
         await self._adopt(held)
         if self._draining:
@@ -221,14 +223,14 @@ class WorkflowRunner:
             return
         await definition.function(context, *args, **kwargs)
 
-    async def _fails_to_fit(self, held: ClaimedTask, definition: Definition, error: Exception) -> None:
+    async def _release_misfit(self, held: ClaimedTask, definition: Definition, error: Exception) -> None:
         """Release a misfit for a newer worker; at the last claim, record its error.
 
         A newer process may have enqueued the workflow.
         """
         claimed, context = held.claimed, held.context
         if claimed.attempts >= definition.max_attempts:
-            self._tell_of(claimed, error)
+            self._log_failure(claimed, error)
             await self._adopt(held)
             await context.fail(error)
             return
@@ -244,9 +246,9 @@ class WorkflowRunner:
             claimed.workflow_id, claimed.name, wait, definition.max_attempts, self._shown(error),
             extra={**_known(claimed), "delay": wait},
         )  # fmt: skip
-        told = seal_error(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
+        text = seal_error(self._host.codec, dump_error(error, terminal=True), claimed.workflow_id)
         left = RunRelease(
-            claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=told, claim=claimed.claim
+            claimed.workflow_id, claimed.epoch, WorkflowStatus.WAITING, wait=wait, error=text, claim=claimed.claim
         )
         await self._store.write_end(left)
 
@@ -255,7 +257,7 @@ class WorkflowRunner:
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 
-    def _tell_of(self, claimed: ClaimedRun, error: Exception) -> None:
+    def _log_failure(self, claimed: ClaimedRun, error: Exception) -> None:
         shown = self._shown(error)
         _logger.warning(
             "workflow %s (%r) failed: %s", claimed.workflow_id, claimed.name, shown, extra=_known(claimed)
@@ -264,7 +266,7 @@ class WorkflowRunner:
     def _shown(self, error: BaseException) -> str:
         return shown_error(error, is_sealed=is_sealing(self._host.codec))
 
-    async def _leave(self, claimed: ClaimedRun) -> None:
+    async def _release_for_recovery(self, claimed: ClaimedRun) -> None:
         """Release a run for another executor, and retry while the database is away; skip a run that has ended."""
         while True:
             try:
@@ -283,7 +285,7 @@ class WorkflowRunner:
         if self._deadline is None or deadline < self._deadline:
             self._deadline = deadline
             if self._draining:
-                self._hand_back_all()
+                self._requeue_all()
 
     async def drain(self) -> None:
         """Requeue every run: at once between two steps, otherwise when its steps have ended or the grace is over.
@@ -292,23 +294,23 @@ class WorkflowRunner:
         cancellation.
         """
         self._draining = True
-        self._hand_back_all()
-        while self._handing:
-            await asyncio.wait(self._handing)
+        self._requeue_all()
+        while self._requeues:
+            await asyncio.wait(self._requeues)
         await self._end_tasks()
 
-    def _hand_back_all(self) -> None:
+    def _requeue_all(self) -> None:
         grace = 0.0 if self._deadline is None else max(0.0, self._deadline - monotonic())
         for held in self._held:
             if held.adopted:
-                task = asyncio.get_running_loop().create_task(self._hand_back(held, grace))
-                self._handing.add(task)
-                task.add_done_callback(self._handing.discard)
+                task = asyncio.get_running_loop().create_task(self._requeue(held, grace))
+                self._requeues.add(task)
+                task.add_done_callback(self._requeues.discard)
 
-    async def _hand_back(self, held: ClaimedTask, grace: float) -> None:
+    async def _requeue(self, held: ClaimedTask, grace: float) -> None:
         """Requeue a run for another worker, without counting an attempt."""
         try:
-            async with asyncio.timeout(grace + HANDING):
+            async with asyncio.timeout(grace + REQUEUE_MARGIN):
                 await held.context.requeue(grace)
         except (PgqrsError, TimeoutError) as error:
             # The same error may keep the end of this executor from being recorded: workers will find it dead.

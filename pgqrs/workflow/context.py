@@ -348,7 +348,7 @@ class PyWorkflow:
         if run is not None and run.may_write:
             await run.requeue(grace)
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Abandon the run for a later claim, as after a crash, unless it has ended, was released or was lost.
 
         Workers call this method.

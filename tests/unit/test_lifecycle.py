@@ -78,7 +78,7 @@ async def test_closed_run_cannot_stop(lifecycle, act):
 
 
 async def test_unseen_requeue_leaves_the_outcome_of_the_body(lifecycle):
-    lifecycle.stop_for(StopReason.HANDED_BACK)
+    lifecycle.stop_for(StopReason.REQUEUED)
     assert not lifecycle.stop_decides()
     see(lifecycle)
     assert lifecycle.stop_decides()
