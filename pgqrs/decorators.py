@@ -234,10 +234,10 @@ def step(
 
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
-            _check_context(ctx, function)
+            acquire = _acquire_of(ctx, function)
             own_id = step_id if key is None else f"{step_id}:{key_text(key(*args, **kwargs))}"
             fingerprint = fingerprint_of(args, kwargs, names, by_content=ctx.is_typed)
-            acquired = await _acquire(ctx, own_id, fingerprint, returns)
+            acquired = await acquire(own_id, fingerprint, returns)
             if acquired.status == StepAction.SKIPPED:
                 return acquired.value
             guard = acquired.guard
@@ -259,13 +259,6 @@ def step(
         return wrapper
 
     return decorate if function is None else decorate(function)
-
-
-def _acquire(ctx: Any, step_id: str, fingerprint: int, returns: ReturnType) -> Any:
-    if issubclass(type(ctx), PyWorkflow):
-        return ctx.acquire_call(step_id, fingerprint, returns)
-    # A mock of a context, as in the unit tests of a workflow's steps, knows the public call only.
-    return ctx.acquire_step(step_id)
 
 
 def _async_call_of(
@@ -437,6 +430,19 @@ def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -
         names = getattr(inspect.unwrap(function), "__globals__", {})
         return getattr(builtins, annotation, names.get(annotation, annotation))
     return annotation
+
+
+def _acquire_of(ctx: Any, function: Callable[..., object]) -> Callable[..., Any]:
+    """Return the function that acquires a step in a context, with the arguments of `PyWorkflow.acquire_call`."""
+    if issubclass(type(ctx), PyWorkflow):
+        return cast("Callable[..., Any]", ctx.acquire_call)
+    _check_context(ctx, function)
+
+    def acquire(step_id: str, *_call: object) -> Any:
+        # A mock of a context, as in the unit tests of a workflow's steps, knows the public call only.
+        return ctx.acquire_step(step_id)
+
+    return acquire
 
 
 def _check_context(ctx: object, function: Callable[..., object]) -> None:

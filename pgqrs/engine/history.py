@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pgqrs.clock import Clock
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
 from pgqrs.engine.scope import Retry
@@ -25,7 +26,7 @@ class StepHistory:
         name: The name of the workflow.
         codec: The codec of the workflow's payloads.
         recorded: The recorded outcomes and failed attempts of earlier runs.
-        now: The time by the clock of the run.
+        clock: The clock of the run.
 
     Attributes:
         outcomes: The recorded outcomes by step id.
@@ -51,14 +52,17 @@ class StepHistory:
         "workflow_id",
     )
 
-    def __init__(self, workflow_id: int, name: str, codec: Codec, recorded: History, now: float) -> None:
+    def __init__(self, workflow_id: int, name: str, codec: Codec, recorded: History, clock: Clock) -> None:
         self.workflow_id = workflow_id
         self.name = name
         self.codec = codec
         self.is_plain = not (is_typed(codec) or is_sealing(codec))
         self.strict = False
         self.outcomes: dict[str, StoredOutcome] = recorded.outcomes
-        self.failed = {step: Retry(each.failures, now + each.wait) for step, each in recorded.failed.items()}
+        self.failed: dict[str, Retry] = {}
+        if recorded.failed:
+            now = clock.time()
+            self.failed = {step: Retry(each.failures, now + each.wait) for step, each in recorded.failed.items()}
         self.asked: dict[str, ReturnType | None] = {}
         self._loaded = tuple(recorded.outcomes)
         self._mismatched: set[str] = set()

@@ -45,7 +45,7 @@ class IdleTimer:
 
     def unwatch(self, action: Callable[[], None] | None = None) -> None:
         """Stop the timer; an `action` stops it only if it is the action to call."""
-        if action is None or action == self._action:
+        if self._action is not None and (action is None or action == self._action):
             self._action = None
             self.is_watched = False
             self.restart()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from enum import Enum, IntEnum
+from enum import IntEnum
 from typing import Any, NoReturn, cast
 
 from pgqrs.clock import Clock, Timer
@@ -52,18 +52,18 @@ class Parked(RunStopped):
     """The run was released for a later claim: its workflow waits, or another worker will resume it."""
 
 
-class RunState(Enum):
+class RunState(IntEnum):  # an `IntEnum` is hashed without a call of a Python function
     """The state of a run; `TRANSITIONS` has the states that may follow each state."""
 
-    OPEN = "open"
+    OPEN = 1
     """Steps may begin."""
-    STOPPING = "stopping"
+    STOPPING = 2
     """No step may begin, but no call in the run has raised the stop yet."""
-    STOPPED = "stopped"
+    STOPPED = 3
     """A call in the run has raised the stop, or the tasks of the run were interrupted."""
-    ENDED = "ended"
+    ENDED = 4
     """The end or the release of the run is recorded or on its way, or the run was abandoned."""
-    LOST = "lost"
+    LOST = 5
     """Nothing more can be written: the run was fenced, or a write failed for good."""
 
 
@@ -234,7 +234,7 @@ class RunLifecycle:
 
     def _enter(self, state: RunState) -> None:
         if state not in TRANSITIONS[self.state]:
-            raise RuntimeError(f"a run that is {self.state.value} cannot become {state.value}.")
+            raise RuntimeError(f"a run that is {self.state.name} cannot become {state.name}.")
         self.state = state
 
     def end(self, error: Callable[[], PgqrsError] | None = None) -> None:
@@ -285,6 +285,8 @@ class RunLifecycle:
 
     def leave_body(self) -> bool:
         """Detach the task of the body; return whether code outside the run has cancelled it, as `Body.leave`."""
+        if self.body.task is None:
+            return False
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

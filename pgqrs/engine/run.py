@@ -97,20 +97,19 @@ class Run:
     ) -> None:
         self.context_key = owner
         self.workflow_id = workflow_id
-        self.name = name
         self.epoch = epoch
         self.claim = claim
-        self.codec = codec
         self.previous: Scope | None = None
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
         self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock)
         self.parking = Parking(self.lifecycle, can_park=can_park)
-        steps = StepHistory(workflow_id, name, codec, history, store.clock.time())
+        steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
         self._retries = history.retries
         self._options = RunOptions()
+        self._output_codec: Codec | None = None
         self._release_task: asyncio.Task[None] | None = None
         store.runs[workflow_id] = self
         if store.observer is not None:
@@ -120,6 +119,16 @@ class Run:
     def run(self) -> Run:
         """The run itself, as a `Scope` requires."""
         return self
+
+    @property
+    def name(self) -> str:
+        """The name of the workflow."""
+        return self.steps.history.name
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of the workflow's payloads."""
+        return self.steps.history.codec
 
     @property
     def clock(self) -> TimeOfDay:
@@ -187,7 +196,9 @@ class Run:
 
     def output_codec(self) -> Codec:
         """Return the codec of the return value; raise `ConfigurationError` for an unsupported annotation."""
-        return self._options.codec(self.codec, self.workflow_id)
+        if self._output_codec is None:
+            self._output_codec = self._options.codec(self.codec, self.workflow_id)
+        return self._output_codec
 
     async def on_return(self, value: object) -> object:
         """End the run after its body returned `value`, and return the value as it is stored.

@@ -546,12 +546,13 @@ class StepRunner:
     def _committed(self, execution: StepExecution, outcome: StoredOutcome) -> None:
         if self._interrupted:
             self._forget_interrupted(execution)
-        self._keep(execution.step_id, outcome)
+        self.history.outcomes[execution.step_id] = outcome
+        if self._observer is not None:
+            self._observe_outcome(execution.step_id, outcome)
         exit_scope(execution)
         self._complete(execution)
 
-    def _keep(self, step_id: str, outcome: StoredOutcome) -> None:
-        self.history.outcomes[step_id] = outcome
+    def _observe_outcome(self, step_id: str, outcome: StoredOutcome) -> None:
         if self._observer is not None:
             failed = outcome.error is not None
             self._observer.step_recorded(self.history.workflow_id, step_id, failed=failed)
@@ -566,7 +567,9 @@ class StepRunner:
             if self._lifecycle.state is RunState.LOST:
                 answer = self._lifecycle.stop_error_in(calling_scope(execution))
         else:
-            self._keep(execution.step_id, verdict)
+            self.history.outcomes[execution.step_id] = verdict
+            if self._observer is not None:
+                self._observe_outcome(execution.step_id, verdict)
         self._complete(execution)
         self._journal.resolve(waiter, answer)
 

@@ -61,7 +61,9 @@ class StepGuard:
             steps.abandon(self._execution)
             raise
         recorded = await steps.record(self._execution, encoded.text)
-        return self._value_of(recorded, encoded)
+        if recorded.output is encoded.text:  # no call of `_value_of`, for each step comes here
+            return encoded.value
+        return self._value_of(recorded, None)
 
     def _value_of(self, recorded: StoredOutcome, encoded: Encoded | None) -> Any:
         """Return the recorded value; `encoded` spares its decoding if that is the recorded text."""

@@ -59,7 +59,7 @@ async def test_forbidden_transition_is_an_error(lifecycle, state, act, after):
         act(lifecycle)
         assert lifecycle.state is after
     else:
-        with pytest.raises(RuntimeError, match=f"a run that is {state.value} cannot become {after.value}"):
+        with pytest.raises(RuntimeError, match=f"a run that is {state.name} cannot become {after.name}"):
             act(lifecycle)
 
 
