@@ -17,7 +17,7 @@ from pgqrs.client.loop_state import LoopState
 from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.codecs.base import Codec, codec_at, stored_name, validate_codec
 from pgqrs.codecs.json import JsonCodec
-from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
+from pgqrs.codecs.records import decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
 from pgqrs.storage.connections.caller import SessionOrConnection
@@ -591,7 +591,7 @@ class Admin:
             raise ConfigurationError(f"`limit` must be at least 0, got {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
         store = await self.store()
-        found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
+        found = await store.workflows(status=wanted, name=name, limit=limit, before=before)
         return [decode_listed_workflow(self._codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
@@ -613,8 +613,8 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         store = await self.store()
-        written = (await store.workflow(workflow_id, as_text)).codec
-        return [decode_listed_step(self._codec, each, written) for each in await store.steps(workflow_id, as_text)]
+        written = (await store.workflow(workflow_id)).codec
+        return [decode_listed_step(self._codec, each, written) for each in await store.steps(workflow_id)]
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

@@ -23,13 +23,13 @@ from typing import (
 from pgqrs.client.handle import HandleHost, WorkflowHandle
 from pgqrs.client.loop_state import LoopState
 from pgqrs.codecs.base import stored_name
-from pgqrs.codecs.records import as_text, check_codec
+from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import calling_body, is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, Submission
 from pgqrs.storage.store import Store
-from pgqrs.types import DEFAULT_QUEUE, WorkflowRecord, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
 from pgqrs.workflow.context import ContextHost, PyWorkflow
@@ -231,7 +231,7 @@ class Submitter:
             raise WorkflowInProgressError(workflow_id)
         handle = WorkflowHandle[R](self._host, workflow_id, is_there=True, returns=definition.returns)
         while True:
-            record = await here.store.workflow(workflow_id, as_text)
+            record = await here.store.workflow(workflow_id)
             if not _runs_elsewhere(here, record):
                 here.running.add(workflow_id)
                 try:
@@ -249,7 +249,7 @@ class Submitter:
                 if not bound.expired():
                     raise
 
-    async def _run_here(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
+    async def _run_here(self, workflow: Callable[..., Awaitable[R]], record: StoredWorkflow) -> R:
         """Run a workflow in this task with its recorded arguments."""
         check_codec(self._host.codec, record.id, record.codec)
         given, by_name = decode_input(self._host.codec, definition_of(workflow), record.input)
@@ -364,7 +364,7 @@ def options(
     )
 
 
-def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
+def _runs_elsewhere(here: LoopState, record: StoredWorkflow) -> bool:
     """Return whether another task of this process runs a workflow, in this event loop or another."""
     run = here.store.runs.get(record.id)
     if record.id in here.running or (run is not None and run.is_carried_out):

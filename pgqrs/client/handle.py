@@ -39,10 +39,6 @@ class HandleHost(Protocol):
         ...
 
 
-def _unread(_text: str) -> None:
-    """Return None in place of a decoded value, for a caller that reads the status only."""
-
-
 class WorkflowHandle(Generic[R_co]):
     """A reference to a workflow that may run in any process, for its status, its result and its cancellation.
 
@@ -79,7 +75,7 @@ class WorkflowHandle(Generic[R_co]):
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return (await (await self._host.loop_state()).store.workflow(self._id, _unread)).status
+        return (await (await self._host.loop_state()).store.workflow(self._id)).status
 
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait until the workflow has ended, and return its output.

@@ -15,7 +15,7 @@ from typing import Any
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
-from pgqrs.codecs.records import as_text, value_context
+from pgqrs.codecs.records import value_context
 from pgqrs.engine.failure_trace import FailureTrace, RaisedBy
 from pgqrs.engine.lifecycle import RunLifecycle, is_stop, raise_instead
 from pgqrs.engine.scope import (
@@ -292,7 +292,7 @@ class StepRunner:
         unasked = {each for each in self._loaded if each not in self.asked and not is_time(each)}
         if not unasked:
             return
-        records = await self._store.steps(self.workflow_id, as_text)
+        records = await self._store.steps(self.workflow_id)
         spans = [(each.started_at, each.completed_at) for each in records if each.step_id in self.asked]
         missed = [
             each.step_id

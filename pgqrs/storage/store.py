@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs import gc_policy as collector
 from pgqrs.clock import Clock, ClockReading, MonotonicClock
+from pgqrs.codecs.records import StoredStep, StoredWorkflow
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.storage import migrate
 from pgqrs.storage.caller_transaction import CallerTransaction
@@ -39,7 +40,7 @@ from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.queries.workflows import Decode, WorkflowRepository
+from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import (
     Claim,
     FailedAttempt,
@@ -55,7 +56,7 @@ from pgqrs.storage.records import (
 )
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_transaction import SessionMaker, StepTransaction, StepTransactions
-from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
+from pgqrs.types import WorkflowStatus
 
 DOUBT_INTERVAL = 0.2
 """Seconds between two checks of an executor that may be dead."""
@@ -523,12 +524,12 @@ class Store:
             lambda connection: WorkflowRepository(connection).existing(ids)
         )
 
-    async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
+    async def workflow(self, workflow_id: int) -> StoredWorkflow:
         """Return the current record of a workflow."""
         check_id(workflow_id)
         await self.ensure_installed()
         return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).get(decode, workflow_id)
+            lambda connection: WorkflowRepository(connection).get(workflow_id)
         )
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
@@ -612,25 +613,19 @@ class Store:
         )
 
     async def workflows(
-        self,
-        decode: Decode,
-        *,
-        status: WorkflowStatus | None,
-        name: str | None,
-        limit: int,
-        before: int | None,
-    ) -> list[WorkflowRecord]:
+        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
+    ) -> list[StoredWorkflow]:
         """Return a page of workflows, newest first."""
         await self.ensure_installed()
         return await self.database.run_with_retries(
             lambda connection: WorkflowRepository(connection).page(
-                decode, status=status, name=name, limit=limit, before=before
+                status=status, name=name, limit=limit, before=before
             )
         )
 
-    async def steps(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
+    async def steps(self, workflow_id: int) -> list[StoredStep]:
         """Return a workflow's steps in the order in which they were started."""
         await self.name_of(workflow_id)
         return await self.database.run_with_retries(
-            lambda connection: StepRepository(connection).of_workflow(workflow_id, decode)
+            lambda connection: StepRepository(connection).of_workflow(workflow_id)
         )

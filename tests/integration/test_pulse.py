@@ -95,7 +95,7 @@ async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
         workflow_id = await store.create("w", "{}")
         await store.submit("w", "{}", queue="default")
-        await store.workflow(workflow_id, str)
+        await store.workflow(workflow_id)
         await store.cancel(workflow_id, interrupt=False)
         assert pulses() == []
     assert await executors(truth) == []

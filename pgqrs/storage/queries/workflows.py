@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.sql import ColumnElement
 
+from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.queries import executors
@@ -38,9 +39,7 @@ from pgqrs.storage.queries.expressions import (
     text_of_array,
 )
 from pgqrs.storage.records import WorkflowResult
-from pgqrs.types import StepStatus, WorkflowRecord, WorkflowStatus
-
-Decode = Callable[[str], Any]
+from pgqrs.types import StepStatus, WorkflowStatus
 
 
 class WorkflowRepository:
@@ -62,14 +61,8 @@ class WorkflowRepository:
         return name
 
     async def page(
-        self,
-        decode: Decode,
-        *,
-        status: WorkflowStatus | None,
-        name: str | None,
-        limit: int,
-        before: int | None,
-    ) -> list[WorkflowRecord]:
+        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
+    ) -> list[StoredWorkflow]:
         """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
         query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
         if status is not None:
@@ -78,7 +71,7 @@ class WorkflowRepository:
             query = query.where(Workflow.name == name)
         if before is not None:
             query = query.where(Workflow.id < before)
-        return [_workflow(row, decode) for row in await self._connection.execute(query)]
+        return [_workflow(row) for row in await self._connection.execute(query)]
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
@@ -93,13 +86,13 @@ class WorkflowRepository:
         query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
         return set(await self._connection.scalars(query))
 
-    async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
+    async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
         row = found.one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return _workflow(row, decode)
+        return _workflow(row)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
         """Cancel a workflow at once, or request the cancellation of its run and return the executor of the run.
@@ -162,6 +155,7 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.executor,
     Workflow.attempts,
     Workflow.codec,
+    Workflow.token,
 )
 
 _CANCELLED: dict[str, Any] = {
@@ -175,22 +169,9 @@ _CANCELLED: dict[str, Any] = {
 }
 
 
-def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
-    identity, name, status, input_, output, error, *rest = row
-    return WorkflowRecord(
-        identity,
-        name,
-        WorkflowStatus(status),
-        decoded(input_, decode),
-        decoded(output, decode),
-        decoded(error, decode),
-        *rest,
-    )
-
-
-def decoded(text: str | None, decode: Decode) -> Any:
-    """Return the decoded payload, None for None."""
-    return None if text is None else decode(text)
+def _workflow(row: Sequence[Any]) -> StoredWorkflow:
+    workflow_id, name, status, *rest = row
+    return StoredWorkflow(workflow_id, name, WorkflowStatus(status), *rest)
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:
