@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from pgqrs.client.loop_state import LoopState
+from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.engine.scope import calling_runs
 from pgqrs.errors import WorkflowCancelledError
-from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.records import WorkflowIdentity, WorkflowResult
 from pgqrs.types import StepRecord, WorkflowStatus
 
 R_co = TypeVar("R_co", covariant=True)
-
-
-class HandleHost(Protocol):
-    """The part of an `Admin` that its handles use."""
-
-    @property
-    def codec(self) -> Codec:
-        """The codec of inputs, outcomes and errors."""
-        ...
-
-    async def loop_state(self) -> LoopState:
-        """Return the state of the running event loop."""
-        ...
-
-    async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
-        """Cancel a workflow."""
-        ...
-
-    async def list_steps(self, workflow_id: int) -> list[StepRecord]:
-        """Return a workflow's steps."""
-        ...
 
 
 class WorkflowHandle(Generic[R_co]):
@@ -46,13 +25,13 @@ class WorkflowHandle(Generic[R_co]):
     together: one statement reads the results for all of them.
     """
 
-    __slots__ = ("_host", "_id", "_is_there", "_returns")
+    __slots__ = ("_id", "_is_there", "_loops", "_returns")
 
     def __init__(
-        self, host: HandleHost, workflow_id: int, *, is_there: bool, returns: ReturnType | None = None
+        self, loops: LoopStates, identity: WorkflowIdentity, *, is_there: bool, returns: ReturnType | None = None
     ) -> None:
-        self._host = host
-        self._id = workflow_id
+        self._loops = loops
+        self._id = identity.workflow_id
         self._is_there = is_there
         self._returns = returns
 
@@ -75,7 +54,7 @@ class WorkflowHandle(Generic[R_co]):
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return (await (await self._host.loop_state()).store.workflow(self._id)).status
+        return await (await self._loops.store()).reader.status(self._id)
 
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait until the workflow has ended, and return its output.
@@ -115,7 +94,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
             DatabaseUnavailableError: The database is unavailable.
         """
-        await self._host.cancel_workflow(self._id, interrupt=interrupt)
+        await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt)
 
     async def steps(self) -> list[StepRecord]:
         """Return the records of the workflow's steps, in the order in which the steps began.
@@ -127,18 +106,18 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowNotFoundError: No workflow has this id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return await self._host.list_steps(self._id)
+        return await self._loops.steps(self._id)
 
     async def _ended(self, timeout: float | None) -> WorkflowResult:
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
-                here = await self._host.loop_state()
+                state = await self._loops.loop_state()
                 if not self._is_there:
-                    await here.store.name_of(self._id)
+                    await state.store.reader.status(self._id)
                     self._is_there = True
-                with here.waits.counted(calling_runs(here.store.runs)):
-                    return await here.results.wait(self._id)
+                with state.waits.counted(calling_runs(state.store.runs)):
+                    return await state.results.wait(self._id)
         except TimeoutError as error:
             if not bound.expired():
                 raise
@@ -149,14 +128,14 @@ class WorkflowHandle(Generic[R_co]):
     def _output(self, end: WorkflowResult) -> Any:
         if end.status == WorkflowStatus.CANCELLED:
             raise WorkflowCancelledError(self._id)
-        check_codec(self._host.codec, self._id, end.codec)
+        check_codec(self._loops.codec, self._id, end.codec)
         if end.error is not None:
             with value_context(self._id):
-                text = open_error(self._host.codec, end.error, self._id)
+                text = open_error(self._loops.codec, end.error, self._id)
             raise load_error(text, workflow_id=self._id, step_id="")
         with value_context(self._id):
             return None if end.output is None else self._codec().decode(end.output)
 
     def _codec(self) -> Codec:
-        codec = self._host.codec
+        codec = self._loops.codec
         return codec_at(codec if self._returns is None else self._returns.codec(codec), "output", self._id)

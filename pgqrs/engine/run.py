@@ -93,7 +93,7 @@ class Run:
         self.epoch = epoch
         self.claim = claim
         self.codec = codec
-        self.clock: TimeOfDay = store
+        self.clock: TimeOfDay = store.reader
         self.previous: Scope | None = None
         self.in_body = False
         self.replay_run: Run | None = None

@@ -292,7 +292,7 @@ class StepRunner:
         unasked = {each for each in self._loaded if each not in self.asked and not is_time(each)}
         if not unasked:
             return
-        records = await self._store.steps(self.workflow_id)
+        records = await self._store.reader.steps(self.workflow_id)
         spans = [(each.started_at, each.completed_at) for each in records if each.step_id in self.asked]
         missed = [
             each.step_id
@@ -486,7 +486,7 @@ class StepRunner:
             workflow_id, epoch, step_id, text, elapsed, execution.fingerprint, failures, delay, claim
         )
         try:
-            await self._store.record_failure(failure)
+            await self._journal.write(failure)
         except PgqrsError as refused:
             execution.run.on_write_refused(refused)
             self._check_counts(execution, execution)
@@ -612,7 +612,7 @@ class StepRunner:
             encode: Encodes the value of `body` as JSON text, which is recorded.
         """
         nested = any(each.session is not None for each in ancestors(execution.parent))
-        async with self._store.step_transaction(nested=nested) as own:
+        async with self._store.sessions.steps.open(nested=nested) as own:
             await own.prepare(partial(self._store.marks.stopped, execution))
             execution.session = own.session
             try:

@@ -61,7 +61,7 @@ class RunOwner(Protocol):
         """Return the runs that no task in this loop starts, executes or releases."""
         ...
 
-    def give_up(self, held: Sequence[HeldRun]) -> None:
+    def abandon_runs(self, held: Sequence[HeldRun]) -> None:
         """Abandon runs that no event loop executes."""
         ...
 
@@ -95,7 +95,7 @@ class HeldRunCheck:
                 continue
             return
         if left and last is not None:
-            last.give_up(left)
+            last.abandon_runs(left)
         self._asked = None
 
     def _ask(self, reference: ref[RunOwner], held: list[HeldRun]) -> None:
@@ -240,14 +240,14 @@ class _HeartbeatThread:
         database = self._heartbeat.database()
         session = _HeartbeatConnection(self._heartbeat, database)
         pause = _MIN_PAUSE
-        give_up_at = self._loop.time() + database.limits.outage_timeout
+        deadline = self._loop.time() + database.limits.outage_timeout
         try:
             while not self._stopping.is_set():
                 try:
                     await session.beat(self._wake)
                 except Exception as error:
                     session.abort()
-                    if not self.registered.done() and (not is_transient(error) or self._loop.time() > give_up_at):
+                    if not self.registered.done() and (not is_transient(error) or self._loop.time() > deadline):
                         raise (translate(error, database.schema) or error) from error
                     # A random pause, or all executors would reconnect to a server at the same moment.
                     await self._wait(pause * random.uniform(0.5, 1.0))  # noqa: S311

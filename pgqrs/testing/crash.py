@@ -340,7 +340,7 @@ class _CrashHarness:
         )
 
     async def _record(self, workflow_id: int) -> StoredWorkflow:
-        return await self._stores[1].workflow(workflow_id)
+        return await self._stores[1].reader.workflow(workflow_id)
 
     def _result(self, ended: StoredWorkflow) -> Any:
         """Return the result of the workflow as its function is annotated; None if the workflow failed."""

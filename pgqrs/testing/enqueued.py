@@ -238,10 +238,10 @@ def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
 
 async def _queued(admin: Admin) -> list[_Queued]:
     """Return all enqueued workflows that have not ended, newest first."""
-    store = await admin.store()
+    reader = (await admin.store()).reader
     found: list[_Queued] = []
     before: int | None = None
-    while page := await store.workflows(status=None, name=None, limit=PAGE, before=before):
+    while page := await reader.workflows(status=None, name=None, limit=PAGE, before=before):
         queued = [each for each in page if each.queue is not None and each.status in _QUEUED]
         found += [_Queued(decode_workflow(admin.codec, each), each.input) for each in queued]
         before = page[-1].id

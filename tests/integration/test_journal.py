@@ -339,7 +339,8 @@ class WatchedQueue(deque):
 async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, truth):
     store = await admin.store()
     # No task executes these runs: a heartbeat would abandon them where the test takes long.
-    store._heartbeat._limits = store._heartbeat._limits._replace(unattended=3600.0)
+    heartbeat = store.liveness.heartbeat
+    heartbeat._limits = heartbeat._limits._replace(unattended=3600.0)
     journal = store.journal
     runs = await claimed(journal._database, *map(outcome, await new_runs(admin, 200)))
     journal._queue = queue = WatchedQueue()

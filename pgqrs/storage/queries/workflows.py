@@ -86,6 +86,13 @@ class WorkflowRepository:
         query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
         return set(await self._connection.scalars(query))
 
+    async def status(self, workflow_id: int) -> WorkflowStatus:
+        """Return a workflow's status; raises `WorkflowNotFoundError`."""
+        status = await self._connection.scalar(select(Workflow.status).where(Workflow.id == workflow_id))
+        if status is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return WorkflowStatus(status)
+
     async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
@@ -259,5 +266,5 @@ def drawn_ids() -> Any:
 def of_keys() -> Any:
     """Return the query for the keys and `KeyOwner`s of the workflows of a `name` that have one of the `keys`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
-    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
+    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec, Workflow.token
     return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)
