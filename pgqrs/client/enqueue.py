@@ -209,13 +209,13 @@ class Submitter:
         submission = self._submission(definition, args, kwargs, self._options.key, RUN_GRACE)
         state = await self._loops.loop_state()
         (identity,) = await self._submit(state, definition, [submission])
-        workflow_id = identity.workflow_id
+        workflow_id, token = identity
         run = state.store.runs.get(workflow_id)
         if run is not None and is_within(run):
             raise WorkflowInProgressError(workflow_id)
         handle: WorkflowHandle[R] = self._handle(definition, identity)
         while True:
-            stored = await state.store.reader.workflow(workflow_id)
+            stored = await state.store.reader.workflow(workflow_id, token)
             if not _runs_elsewhere(state, stored):
                 state.running.add(workflow_id)
                 try:

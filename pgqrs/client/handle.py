@@ -23,15 +23,19 @@ class WorkflowHandle(Generic[R_co]):
 
     `Admin.enqueue`, `Submitter.enqueue` and `Admin.handle` create handles. All handles of one event loop wait
     together: one statement reads the results for all of them.
+
+    A server that loses its last transactions, as in a failover to an asynchronous standby, may give the id of a
+    lost workflow to another workflow. A handle that `enqueue` returned then raises `WorkflowNotFoundError`; a
+    handle of `Admin.handle` knows the id alone, and refers to the other workflow.
     """
 
-    __slots__ = ("_id", "_is_there", "_loops", "_returns")
+    __slots__ = ("_id", "_is_there", "_loops", "_returns", "_token")
 
     def __init__(
         self, loops: LoopStates, identity: WorkflowIdentity, *, is_there: bool, returns: ReturnType | None = None
     ) -> None:
         self._loops = loops
-        self._id = identity.workflow_id
+        self._id, self._token = identity
         self._is_there = is_there
         self._returns = returns
 
@@ -50,11 +54,12 @@ class WorkflowHandle(Generic[R_co]):
             The status as recorded in the database.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id, or the transaction that enqueued it has not committed.
+            WorkflowNotFoundError: No workflow has this id, the transaction that enqueued it has not committed, or
+                the workflow was lost and another workflow has its id.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return await (await self._loops.store()).reader.status(self._id)
+        return await (await self._loops.store()).reader.status(self._id, self._token)
 
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait until the workflow has ended, and return its output.
@@ -71,8 +76,8 @@ class WorkflowHandle(Generic[R_co]):
                 of the original class, such as `ValueError`.
             WorkflowCancelledError: The workflow was cancelled.
             TimeoutError: The timeout passed. The workflow itself continues.
-            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, or the transaction that
-                enqueued it has not committed.
+            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, the transaction that enqueued
+                it has not committed, or the workflow was lost and another workflow has its id.
             CodecMismatchError: The workflow is written with another codec.
             SerializationError: The codec cannot decode the output or the error.
             PgqrsError: The `Admin` was closed during the wait.
@@ -90,11 +95,12 @@ class WorkflowHandle(Generic[R_co]):
                 the function. False by default.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id.
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
             WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
             DatabaseUnavailableError: The database is unavailable.
         """
-        await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt)
+        await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt, token=self._token)
 
     async def steps(self) -> list[StepRecord]:
         """Return the records of the workflow's steps, in the order in which the steps began.
@@ -103,10 +109,11 @@ class WorkflowHandle(Generic[R_co]):
             The records; see `Admin.list_steps`.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id.
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return await self._loops.steps(self._id)
+        return await self._loops.steps(self._id, self._token)
 
     async def _ended(self, timeout: float | None) -> WorkflowResult:
         bound = asyncio.timeout(timeout)
@@ -114,10 +121,10 @@ class WorkflowHandle(Generic[R_co]):
             async with bound:
                 state = await self._loops.loop_state()
                 if not self._is_there:
-                    await state.store.reader.status(self._id)
+                    await state.store.reader.status(self._id, self._token)
                     self._is_there = True
                 with state.waits.counted(calling_runs(state.store.runs)):
-                    return await state.results.wait(self._id)
+                    return await state.results.wait(self._id, self._token)
         except TimeoutError as error:
             if not bound.expired():
                 raise

@@ -22,7 +22,7 @@ class LoopState:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.notifier = QueueNotifier(store.notify_queue)
-        self.results = ResultPoller(store.reader.results, store.reader.existing)
+        self.results = ResultPoller(store.reader.results, store.reader.tokens)
         self.waits = ResultWaits()
         self.running: set[int] = set()
         """Ids of the workflows that `Submitter.run` is running.
@@ -30,9 +30,9 @@ class LoopState:
         A second call of `Submitter.run` with the same key waits for their results.
         """
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
         """Cancel a workflow, and poll at once for its result."""
-        await self.store.operations.cancel(workflow_id, interrupt=interrupt)
+        await self.store.operations.cancel(workflow_id, interrupt=interrupt, token=token)
         self.results.notify_finished(workflow_id)
 
     async def close(self) -> None:
@@ -98,10 +98,10 @@ class LoopStates:
             if store is not None:
                 await store.close()
 
-    async def steps(self, workflow_id: int) -> list[StepRecord]:
+    async def steps(self, workflow_id: int, token: int | None = None) -> list[StepRecord]:
         """Return the records of a workflow's steps, in the order in which the steps began."""
         reader = (await self.store()).reader
-        written = (await reader.workflow(workflow_id)).codec
+        written = (await reader.workflow(workflow_id, token)).codec
         return [decode_listed_step(self.codec, each, written) for each in await reader.steps(workflow_id)]
 
     def _leave_other_process(self) -> None:

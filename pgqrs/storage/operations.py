@@ -97,11 +97,14 @@ class WorkflowOperations:
                 identities.append(WorkflowIdentity(own, each.token))
         return identities
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Cancel a workflow at once, or request the cancellation of its run."""
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
+        """Cancel a workflow at once, or request the cancellation of its run.
+
+        Raises `WorkflowNotFoundError` also if the workflow of the id has another token than `token`.
+        """
         check_id(workflow_id)
         executor_id = await self._access.run(
-            lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt)
+            lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
         )
         if executor_id is None:
             return

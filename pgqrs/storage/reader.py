@@ -14,6 +14,7 @@ from pgqrs.storage.id_allocator import check_id
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
+from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import WorkflowResult
 from pgqrs.storage.server_clock import ServerClock
@@ -27,7 +28,10 @@ T = TypeVar("T")
 
 
 class StoreReader:
-    """The reads that no run depends on; they change nothing."""
+    """The reads that no run depends on; they change nothing.
+
+    A method that takes a `token` raises `WorkflowNotFoundError` if the workflow of the id has another token.
+    """
 
     def __init__(self, database: Database, tables: InstalledTables, server_clock: ServerClock) -> None:
         self._database = database
@@ -44,15 +48,19 @@ class StoreReader:
             )
         )
 
-    async def workflow(self, workflow_id: int) -> StoredWorkflow:
+    async def workflow(self, workflow_id: int, token: int | None = None) -> StoredWorkflow:
         """Return the current record of a workflow."""
         check_id(workflow_id)
-        return await self._read(lambda connection: WorkflowRepository(connection).get(workflow_id))
+        found = await self._read(lambda connection: WorkflowRepository(connection).get(workflow_id))
+        check_token(workflow_id, token, found.token)
+        return found
 
-    async def status(self, workflow_id: int) -> WorkflowStatus:
+    async def status(self, workflow_id: int, token: int | None = None) -> WorkflowStatus:
         """Return the status of a workflow."""
         check_id(workflow_id)
-        return await self._read(lambda connection: WorkflowRepository(connection).status(workflow_id))
+        status, found = await self._read(lambda connection: WorkflowRepository(connection).status(workflow_id))
+        check_token(workflow_id, token, found)
+        return status
 
     async def name(self, workflow_id: int) -> str:
         """Return the name of a workflow."""
@@ -67,9 +75,9 @@ class StoreReader:
         """Return the results of the workflows that have ended, by id."""
         return await self._read(lambda connection: WorkflowRepository(connection).results(ids))
 
-    async def existing(self, ids: Collection[int]) -> set[int]:
-        """Return the ids for which there is a workflow."""
-        return await self._read(lambda connection: WorkflowRepository(connection).existing(ids))
+    async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
+        """Return the tokens of the workflows that exist, by id."""
+        return await self._read(lambda connection: WorkflowRepository(connection).tokens(ids))
 
     async def violations(self) -> list[str]:
         """Return a sentence for each violation of the tables' invariants."""

@@ -281,9 +281,10 @@ class History(NamedTuple):
 
 
 class WorkflowResult(NamedTuple):
-    """The end of a workflow: its `status`, the JSON text of its output or error, and the codec of these texts."""
+    """The end of a workflow: its `status`, the JSON text of its output or error, their codec, and its token."""
 
     status: WorkflowStatus
     output: str | None
     error: str | None
     codec: str | None = None
+    token: int | None = None

@@ -641,13 +641,15 @@ async def test_a_key_belongs_to_a_name(store):
     assert ids[0] == ids[2] != ids[1]
 
 
-async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch):
+async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, truth):
     (workflow_id,) = await enqueued(store, key="k")
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(workflow_id, 1, "5", None))
     assert await enqueue(store, "w", "{}", queue="default", key="k") == workflow_id
     assert await store.reader.results([workflow_id, 999]) == {
-        workflow_id: WorkflowResult(WorkflowStatus.SUCCESS, "5", None)
+        workflow_id: WorkflowResult(
+            WorkflowStatus.SUCCESS, "5", None, token=(await row_of(truth, workflow_id))["token"]
+        )
     }
 
 
