@@ -15,7 +15,7 @@ from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver, close_driver
 from pgqrs.storage.queries import claims, executors, maintenance
-from pgqrs.storage.queries.channels import queue_channel, ring_of
+from pgqrs.storage.queries.channels import parse_payload, queue_channel
 from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ClaimedRun
@@ -259,7 +259,7 @@ class ClaimConnection:
         self._settled_at = asyncio.get_running_loop().time() + executors.SETTLING
 
     def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        mark, first = ring_of(str(payload))
+        mark, first = parse_payload(str(payload))
         if first is not None:
             self._floor.lower(first)
         self._on_notify(mark)
