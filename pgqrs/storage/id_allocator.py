@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from pgqrs.errors import WorkflowNotFoundError
-from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
 from pgqrs.storage.records import KeyOwner
 from pgqrs.validation import check_is_int
@@ -21,7 +21,7 @@ MAX_ID = 2**63 - 1
 class IdAllocator:
     """Reserves the workflow ids of one event loop, and finds workflows by key."""
 
-    def __init__(self, dedicated: DedicatedConnection, sequence: str) -> None:
+    def __init__(self, dedicated: RetryingConnection, sequence: str) -> None:
         """Reserve ids of the `sequence`, whose name is qualified and quoted."""
         self._dedicated = dedicated
         self._sequence = sequence

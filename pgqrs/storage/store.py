@@ -19,7 +19,7 @@ from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
 from pgqrs.storage.connections.database import Database, Limits
-from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
@@ -133,7 +133,7 @@ class Store:
         """The workflows that have a live run that is not in `runs`, or not yet."""
         self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
         self.marks = RunningMarks(self.journal)
-        dedicated = DedicatedConnection(self.database)
+        dedicated = RetryingConnection(self.database)
         self.ids = IdAllocator(dedicated, self.database.workflow_ids)
         self.tables = InstalledTables(self.database)
         self.reader = StoreReader(self.database, self.tables, ServerClock(dedicated.fetch, self.clock))

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.storage.connections.database import Database
-from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.heartbeat import Heartbeat
 from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.inserts import enqueue_workflows
@@ -38,7 +38,7 @@ class StoreAccess:
         tables: InstalledTables,
         journal: Journal,
         *,
-        dedicated: DedicatedConnection,
+        dedicated: RetryingConnection,
         ids: IdAllocator,
         heartbeat: Heartbeat,
     ) -> None:

@@ -160,9 +160,9 @@ async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn,
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         for _ in range(times):
             services = await idle()
-            connection = services._claim_connection._connection
+            connection = services._claim_connection._dedicated.driver
             await truth.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
-            await until(lambda: services._claim_connection._connection not in {None, connection})  # noqa: B023
+            await until(lambda: services._claim_connection._dedicated.driver not in {None, connection})  # noqa: B023
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5

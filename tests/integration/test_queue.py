@@ -248,8 +248,8 @@ async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost
         await another.notify_queue("a queue, 'quoted'", 1)
         await become_true(lambda: len(heard) == 2)
         assert heard == [mark_of("default"), mark_of("a queue, 'quoted'")]
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._connection.get_server_pid())
-        await become_true(watch._connection.is_closed)
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._dedicated.driver.get_server_pid())
+        await become_true(watch._dedicated.driver.is_closed)
         await watch.run_maintenance(["w"], ["default"])
         await another.notify_queue("again", 1)
         await become_true(lambda: heard[2:] == [mark_of("again")])
@@ -382,7 +382,7 @@ async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment
     await watch.run_maintenance([], [])  # connects
     await running(store, truth, **SUSPECTED)
     await planted_executor(truth, lock_key=3003)
-    watch._connection.terminate()
+    watch._dedicated.driver.terminate()
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
     await become_true(lambda: _recovered(watch))
