@@ -131,7 +131,7 @@ class Store:
         """The live runs of this event loop, by workflow id."""
         self.changing = _ChangingRuns()
         """The workflows that have a live run that is not in `runs`, or not yet."""
-        self.journal = Journal(self.database, keeper=self, beside=Journal(self.database, keeper=self))
+        self.journal = Journal(self.database, self, beside=Journal(self.database, self))
         self.marks = RunningMarks(self.journal)
         dedicated = RetryingConnection(self.database)
         self.ids = IdAllocator(dedicated, self.database.workflow_ids)

@@ -314,7 +314,7 @@ async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin
         await ctx.start()
         journal = (await own.store()).journal
         await become_true(lambda: journal._flusher is None)
-        journal._connection.terminate()
+        journal._dedicated.driver.terminate()
         TOLD.set("a request's secret")
         seen.clear()
         assert await numbered(ctx, 1) == 1
@@ -462,7 +462,7 @@ async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, t
 async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, truth):
     await admin.run(five_steps)
     journal = (await admin.store()).journal
-    pid = journal._connection.get_server_pid()
+    pid = journal._dedicated.driver.get_server_pid()
     await truth.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     assert await admin.run(five_steps) == 10
 
