@@ -173,10 +173,16 @@ class WorkflowError(PgqrsError):
 
 
 class WorkflowNotFoundError(WorkflowError):
-    """No workflow has this id."""
+    """No workflow has this id, or the workflow was lost and another workflow has its id."""
 
-    def __init__(self, workflow_id: int) -> None:
-        super().__init__(f"there is no workflow {workflow_id} in this schema.", workflow_id=workflow_id)
+    def __init__(self, workflow_id: int, *, is_replaced: bool = False) -> None:
+        message = f"there is no workflow {workflow_id} in this schema."
+        if is_replaced:
+            message = (
+                f"workflow {workflow_id} was lost with the last transactions of the server, as in a failover or "
+                "after the restore of a backup, and another workflow has its id: enqueue the lost workflow again."
+            )
+        super().__init__(message, workflow_id=workflow_id)
 
 
 class WorkflowFencedError(WorkflowError):

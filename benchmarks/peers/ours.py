@@ -23,6 +23,7 @@ from common import (
 )
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import RunEnd, Submission
 
 KILOBYTE = "x" * 1000
@@ -196,7 +197,7 @@ async def claims(asked: Arguments) -> None:
         await admin.install()
         store = await admin.store()
         new = Submission(0, "bench", '{"args": [1], "kwargs": {}}', "default", 0, None, None, None)
-        await store.submit_many([new] * asked.workflows)
+        await store.operations.submit([new._replace(token=new_token()) for _ in range(asked.workflows)])
         watch = await store.claim_connection(lambda _queue: None)
         latencies, runs = [], []
         for _ in range(asked.workflows // asked.concurrency):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from datetime import timedelta
@@ -13,22 +12,21 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, ove
 from pgqrs.client.enqueue import OnConflict, Submitter, warn_in_body
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
-from pgqrs.client.loop_state import LoopState
+from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.clock import Clock, MonotonicClock
-from pgqrs.codecs.base import Codec, codec_at, stored_name, validate_codec
+from pgqrs.codecs.base import Codec, codec_at, validate_codec
 from pgqrs.codecs.json import JsonCodec
-from pgqrs.codecs.records import as_text, decode_listed_step, decode_listed_workflow
+from pgqrs.codecs.records import decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
 from pgqrs.observer import Observer
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
-from pgqrs.storage.heartbeat import Heartbeat
 from pgqrs.storage.id_allocator import MAX_ID
-from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
 from pgqrs.storage.step_transaction import SessionMaker
-from pgqrs.storage.store import Store
+from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import DEFAULT_QUEUE, StepRecord, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
@@ -99,40 +97,39 @@ class Admin:
         sessionmaker: SessionMaker | None = None,
         tune_gc: bool = True,
     ) -> None:
-        self._schema = SCHEMA if schema is None else schema
-        check_schema(self._schema)
-        self._limits = _checked_limits(timeout, outage_timeout, heartbeat_timeout)
-        self._source = engine_source(dsn, timeout=self._limits.timeout)
-        self._codec: Codec = JsonCodec() if codec is None else validate_codec(codec)
-        self._clock: Clock = MonotonicClock() if clock is None else clock
-        self._sessionmaker = sessionmaker
-        self._tune_gc = tune_gc
-        self._observer: Observer | None = None
-        self._stores: dict[asyncio.AbstractEventLoop, Store] = {}
-        self._here: dict[asyncio.AbstractEventLoop, LoopState] = {}
-        self._pulse: Heartbeat | None = None
-        self._pid = os.getpid()
-        self._inherited: dict[asyncio.AbstractEventLoop, Store] = {}
+        schema = SCHEMA if schema is None else schema
+        check_schema(schema)
+        limits = _checked_limits(timeout, outage_timeout, heartbeat_timeout)
+        settings = StoreSettings(
+            engine_source(dsn, timeout=limits.timeout),
+            schema,
+            limits,
+            JsonCodec() if codec is None else validate_codec(codec),
+            MonotonicClock() if clock is None else clock,
+            sessionmaker,
+            tune_gc,
+        )
+        self._loops = LoopStates(settings)
 
     @property
     def schema(self) -> str:
         """The schema of the tables."""
-        return self._schema
+        return self._loops.settings.schema
 
     @property
     def codec(self) -> Codec:
         """The codec of inputs, outcomes and errors."""
-        return self._codec
+        return self._loops.codec
 
     @property
     def clock(self) -> Clock:
         """The clock that times sleeps, retries and deadlines."""
-        return self._clock
+        return self._loops.settings.clock
 
     @property
     def loops(self) -> tuple[asyncio.AbstractEventLoop, ...]:
         """The event loops that have used this `Admin`; closed event loops may be among them."""
-        return tuple(self._stores)
+        return tuple(self._loops.stores)
 
     def twin(self, *, observer: Observer | None = None, max_batch: int | None = None) -> Self:
         """Return a second `Admin` with the same settings, which is an executor of its own.
@@ -147,11 +144,10 @@ class Admin:
             The new `Admin`.
         """
         twin = copy(self)
-        # `twin` is of this class.
-        twin._observer = observer  # noqa: SLF001
+        settings = self._loops.settings._replace(observer=observer)
         if max_batch is not None:
-            twin._limits = self._limits._replace(max_batch=max_batch)  # noqa: SLF001
-        twin._stores, twin._here, twin._pulse = {}, {}, None  # noqa: SLF001  # `twin` is of this class
+            settings = settings._replace(limits=settings.limits._replace(max_batch=max_batch))
+        twin._loops = LoopStates(settings)  # noqa: SLF001  # `twin` is of this class
         return twin
 
     async def __aenter__(self) -> Self:
@@ -171,15 +167,7 @@ class Admin:
         A second call does nothing. An `Admin` that is used after `close` connects again. The application's engine
         stays open.
         """
-        loop = asyncio.get_running_loop()
-        self._leave_other_process()
-        here, store = self._here.get(loop), self._stores.get(loop)
-        try:
-            if here is not None:
-                await here.close()
-        finally:
-            if store is not None:
-                await store.close()
+        await self._loops.close()
 
     async def loop_state(self) -> LoopState:
         """Return the notifier, the result poller and the store of the running event loop.
@@ -189,12 +177,7 @@ class Admin:
         Returns:
             The state of the running event loop, created at the first call.
         """
-        loop = asyncio.get_running_loop()
-        self._leave_other_process()
-        here = self._here.get(loop)
-        if here is None:
-            here = self._here.setdefault(loop, LoopState(await self.store()))
-        return here
+        return await self._loops.loop_state()
 
     async def store(self) -> Store:
         """Return the store of the running event loop.
@@ -207,51 +190,7 @@ class Admin:
         Raises:
             ConfigurationError: The engine of this `Admin` belongs to another event loop.
         """
-        loop = asyncio.get_running_loop()
-        self._leave_other_process()
-        store = self._stores.get(loop)
-        if store is None:
-            self._leave_other_loops()
-            store = self._stores[loop] = self._new_store()
-            await store.open()
-        return store
-
-    def _new_store(self) -> Store:
-        codec = stored_name(self._codec)
-        return Store(
-            self._source,
-            self._schema,
-            self._limits,
-            self._own_pulse(),
-            codec=codec,
-            clock=self._clock,
-            sessionmaker=self._sessionmaker,
-            tunes_gc=self._tune_gc,
-            observer=self._observer,
-        )
-
-    def _own_pulse(self) -> Heartbeat:
-        if self._pulse is None:
-            self._pulse = Heartbeat(self._source, self._schema, self._limits)
-        return self._pulse
-
-    def _leave_other_process(self) -> None:
-        """Drop the parent's stores after a fork: its ids, connections and executor do not belong to the child."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            # The reference keeps the parent's connections from being collected, and so closed, in this process.
-            self._inherited = self._stores
-            self._stores, self._here, self._pulse = {}, {}, None
-
-    def _leave_other_loops(self) -> None:
-        if self._stores and not self._source.owned:
-            raise ConfigurationError(
-                "the engine of this Admin belongs to another event loop: create one engine and one Admin for each "
-                "event loop, or pass a DSN."
-            )
-        for loop in [each for each in self._stores if each.is_closed()]:
-            del self._stores[loop]
-            self._here.pop(loop, None)
+        return await self._loops.store()
 
     async def install(self) -> None:
         """Create the schema and its tables, or upgrade the tables to this version of pgqrs.
@@ -263,7 +202,7 @@ class Admin:
             ConfigurationError: The encoding of the database is not UTF-8.
             DatabaseUnavailableError: The database is unavailable.
         """
-        await (await self.store()).install()
+        await (await self.store()).tables.install()
 
     async def verify(self, *, deep: bool = False) -> None:
         """Check that the tables exist and are at this version, and optionally check their rows.
@@ -284,8 +223,8 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         store = await self.store()
-        await store.verify()
-        if deep and (violations := await store.violations()):
+        await store.tables.verify()
+        if deep and (violations := await store.reader.violations()):
             raise InvariantError(violations)
 
     async def create_workflow(
@@ -314,10 +253,9 @@ class Admin:
         check_name("workflow name", name)
         warn_in_body(name)
         args = [] if input_arg is _NOTHING else [input_arg]
-        encoded = codec_at(self._codec, "input", name).encode({"args": args, "kwargs": {}})
-        store = await self.store()
-        target = store if session is None else await store.in_transaction(session)
-        return PyWorkflow(self, await target.create(name, encoded.text), name)
+        encoded = codec_at(self.codec, "input", name).encode({"args": args, "kwargs": {}})
+        operations = await (await self.store()).operations_for(session)
+        return PyWorkflow(self, await operations.create(name, encoded.text), name)
 
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -347,7 +285,7 @@ class Admin:
         """
         definition = definition_of(workflow)
         warn_in_body(definition.name)
-        encoded = encode_input(self._codec, definition, args, kwargs)
+        encoded = encode_input(self.codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.create_and_claim(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name)
@@ -452,7 +390,7 @@ class Admin:
             TypeError: A value has another type.
         """
         return Submitter(
-            self,
+            self._loops,
             _options(
                 key=key,
                 queue=queue,
@@ -492,7 +430,7 @@ class Admin:
         """
         check_is_int("a workflow id", workflow_id)
         returns = None if workflow is None else definition_of(workflow).returns
-        return WorkflowHandle(self, workflow_id, is_there=False, returns=returns)
+        return WorkflowHandle(self._loops, WorkflowIdentity(workflow_id, None), is_there=False, returns=returns)
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
         """Return the context of an existing workflow, with which the caller can run the workflow again.
@@ -508,7 +446,7 @@ class Admin:
             WorkflowNotFoundError: No workflow has this id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return PyWorkflow(self, workflow_id, await (await self.store()).name_of(workflow_id))
+        return PyWorkflow(self, workflow_id, await (await self.store()).reader.name(workflow_id))
 
     async def resume_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> PyWorkflow:
         """Make a failed or cancelled workflow ready to run again, and reopen all its failed steps.
@@ -532,9 +470,8 @@ class Admin:
             SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
             DatabaseUnavailableError: The database is unavailable.
         """
-        store = await self.store()
-        target = store if session is None else await store.in_transaction(session)
-        return PyWorkflow(self, workflow_id, await target.resume(workflow_id))
+        operations = await (await self.store()).operations_for(session)
+        return PyWorkflow(self, workflow_id, await operations.resume(workflow_id))
 
     async def cancel_workflow(
         self, workflow_id: int, *, interrupt: bool = False, session: SessionOrConnection | None = None
@@ -560,12 +497,11 @@ class Admin:
             SessionError: The caller's session cannot be used.
             DatabaseUnavailableError: The database is unavailable.
         """
-        here = await self.loop_state()
-        if session is not None:
-            await (await here.store.in_transaction(session)).cancel(workflow_id, interrupt=interrupt)
-            return
-        await here.store.cancel(workflow_id, interrupt=interrupt)
-        here.results.notify_finished(workflow_id)
+        state = await self.loop_state()
+        if session is None:
+            await state.cancel(workflow_id, interrupt=interrupt)
+        else:
+            await (await state.store.operations_for(session)).cancel(workflow_id, interrupt=interrupt)
 
     async def list_workflows(
         self,
@@ -601,9 +537,9 @@ class Admin:
         if limit < 0:
             raise ConfigurationError(f"`limit` must be at least 0, got {limit}.")
         wanted = None if status is None else WorkflowStatus(status)
-        store = await self.store()
-        found = await store.workflows(as_text, status=wanted, name=name, limit=limit, before=before)
-        return [decode_listed_workflow(self._codec, each) for each in found]
+        reader = (await self.store()).reader
+        found = await reader.workflows(status=wanted, name=name, limit=limit, before=before)
+        return [decode_listed_workflow(self.codec, each) for each in found]
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return the records of a workflow's steps, in the order in which the steps began.
@@ -623,9 +559,7 @@ class Admin:
             WorkflowNotFoundError: No workflow has this id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        store = await self.store()
-        written = (await store.workflow(workflow_id, as_text)).codec
-        return [decode_listed_step(self._codec, each, written) for each in await store.steps(workflow_id, as_text)]
+        return await self._loops.steps(workflow_id)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

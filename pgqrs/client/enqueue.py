@@ -12,7 +12,6 @@ from typing import (
     Literal,
     NamedTuple,
     ParamSpec,
-    Protocol,
     TypeAlias,
     TypeVar,
     TypeVarTuple,
@@ -20,19 +19,19 @@ from typing import (
     get_args,
 )
 
-from pgqrs.client.handle import HandleHost, WorkflowHandle
-from pgqrs.client.loop_state import LoopState
+from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.codecs.base import stored_name
-from pgqrs.codecs.records import as_text, check_codec
+from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import calling_body, is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.storage.connections.caller import SessionOrConnection
-from pgqrs.storage.records import KeyOwner, Submission
-from pgqrs.storage.store import Store
-from pgqrs.types import DEFAULT_QUEUE, WorkflowRecord, WorkflowStatus
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import KeyOwner, Submission, WorkflowIdentity
+from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
-from pgqrs.workflow.context import ContextHost, PyWorkflow
+from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 
 P = ParamSpec("P")
@@ -69,17 +68,13 @@ class EnqueueOptions(NamedTuple):
     on_conflict: OnConflict = "raise"
 
 
-class SubmitterHost(HandleHost, ContextHost, Protocol):
-    """The part of an `Admin` that its submitters use."""
-
-
 class Submitter:
     """An object that enqueues and runs workflows with fixed options; `Admin.options` creates it."""
 
-    __slots__ = ("_host", "_options")
+    __slots__ = ("_loops", "_options")
 
-    def __init__(self, host: SubmitterHost, options: EnqueueOptions) -> None:
-        self._host = host
+    def __init__(self, loops: LoopStates, options: EnqueueOptions) -> None:
+        self._loops = loops
         self._options = options
 
     def __repr__(self) -> str:
@@ -110,14 +105,9 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         definition = definition_of(workflow)
-        submission = self._submission(definition, args, kwargs, self._options.key)
-        workflow_id = await self._submit(definition, submission)
-        return WorkflowHandle(
-            self._host,
-            workflow_id,
-            is_there=self._options.session is None,
-            returns=definition.returns,
-        )
+        submission = self._submission(definition, args, kwargs, self._options.key, self._options.delay)
+        (identity,) = await self._submit(await self._loops.loop_state(), definition, [submission])
+        return self._handle(definition, identity)
 
     async def enqueue_many(
         self,
@@ -160,21 +150,14 @@ class Submitter:
 
         def submission(given: tuple[*Ts]) -> Submission:
             _check_is_tuple(given)
-            return self._submission(definition, given, {}, None if key is None else key(*given))
+            own_key = None if key is None else key(*given)
+            return self._submission(definition, given, {}, own_key, self._options.delay)
 
-        submissions = map(submission, inputs)
-        here = await self._host.loop_state()
+        state = await self._loops.loop_state()
         handles: list[WorkflowHandle[R]] = []
-        for portion in _portions(submissions):
-            ids = await self._submit_many(here.store, definition, portion)
-            handles += [
-                WorkflowHandle(
-                    self._host, workflow_id, is_there=self._options.session is None, returns=definition.returns
-                )
-                for workflow_id in ids
-            ]
-            if self._options.delay is None:
-                self._ring(here, min(ids))
+        for portion in _portions(map(submission, inputs)):
+            identities = await self._submit(state, definition, portion)
+            handles += [self._handle(definition, each) for each in identities]
             await asyncio.sleep(0)  # encoding takes a while: let other tasks of the event loop run
         return handles
 
@@ -220,27 +203,28 @@ class Submitter:
             raise ConfigurationError(
                 "`run` starts a workflow at once, outside the caller's transaction: use `enqueue` instead."
             )
-        submission = self._submission(definition_of(workflow), args, kwargs, self._options.key)
+        definition = definition_of(workflow)
         # The delay keeps workers from claiming the workflow before this process starts it. If this process dies
         # before the start, a worker claims the workflow after the delay.
-        definition = definition_of(workflow)
-        workflow_id = await self._submit(definition, submission._replace(delay=RUN_GRACE))
-        here = await self._host.loop_state()
-        run = here.store.runs.get(workflow_id)
+        submission = self._submission(definition, args, kwargs, self._options.key, RUN_GRACE)
+        state = await self._loops.loop_state()
+        (identity,) = await self._submit(state, definition, [submission])
+        workflow_id, token = identity
+        run = state.store.runs.get(workflow_id)
         if run is not None and is_within(run):
             raise WorkflowInProgressError(workflow_id)
-        handle = WorkflowHandle[R](self._host, workflow_id, is_there=True, returns=definition.returns)
+        handle: WorkflowHandle[R] = self._handle(definition, identity)
         while True:
-            record = await here.store.workflow(workflow_id, as_text)
-            if not _runs_elsewhere(here, record):
-                here.running.add(workflow_id)
+            stored = await state.store.reader.workflow(workflow_id, token)
+            if not _runs_elsewhere(state, stored):
+                state.running.add(workflow_id)
                 try:
-                    return await self._run_here(workflow, record)
+                    return await self._run_here(workflow, stored)
                 except WorkflowLockedError as locked:
                     if locked.workflow_id != workflow_id:
                         raise
                 finally:
-                    here.running.discard(workflow_id)
+                    state.running.discard(workflow_id)
             bound = asyncio.timeout(JOINED)
             try:
                 async with bound:
@@ -249,43 +233,31 @@ class Submitter:
                 if not bound.expired():
                     raise
 
-    async def _run_here(self, workflow: Callable[..., Awaitable[R]], record: WorkflowRecord) -> R:
+    async def _run_here(self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow) -> R:
         """Run a workflow in this task with its recorded arguments."""
-        check_codec(self._host.codec, record.id, record.codec)
-        given, by_name = decode_input(self._host.codec, definition_of(workflow), record.input)
-        return await workflow(PyWorkflow(self._host, record.id, record.name), *given, **by_name)
+        codec = self._loops.codec
+        check_codec(codec, stored.id, stored.codec)
+        given, by_name = decode_input(codec, definition_of(workflow), stored.input)
+        return await workflow(PyWorkflow(self._loops, stored.id, stored.name), *given, **by_name)
 
-    async def _submit(self, definition: Definition, submission: Submission) -> int:
-        here = await self._host.loop_state()
-        workflow_id = await self._write(here.store, definition, submission)
-        if submission.delay is None:
-            self._ring(here, workflow_id)
-        return workflow_id
+    async def _submit(
+        self, state: LoopState, definition: Definition, submissions: list[Submission]
+    ) -> list[WorkflowIdentity]:
+        """Write submissions of one delay in one transaction, and notify the workers."""
+        session = self._options.session
+        operations = await state.store.operations_for(session)
+        identities = await operations.submit(submissions, partial(self._compare, definition))
+        if submissions[0].delay is None:
+            self._notify(state, min(each.workflow_id for each in identities))
+        return identities
 
-    async def _write(self, store: Store, definition: Definition, submission: Submission) -> int:
-        if self._options.session is not None:
-            (workflow_id,) = await self._submit_many(store, definition, [submission])
-            return workflow_id
-        return await store.submit(
-            submission.name,
-            submission.input,
-            queue=submission.queue,
-            priority=submission.priority,
-            delay=submission.delay,
-            timeout=submission.timeout,
-            key=submission.key,
-            taken=partial(self._compare, definition),
-        )
-
-    async def _submit_many(self, store: Store, definition: Definition, submissions: list[Submission]) -> list[int]:
-        compare = partial(self._compare, definition)
-        if self._options.session is not None:
-            return await (await store.in_transaction(self._options.session)).submit_many(submissions, compare)
-        return await store.submit_many(submissions, compare)
+    def _handle(self, definition: Definition, identity: WorkflowIdentity) -> WorkflowHandle[Any]:
+        is_there = self._options.session is None
+        return WorkflowHandle(self._loops, identity, is_there=is_there, returns=definition.returns)
 
     def _compare(self, definition: Definition, submission: Submission, taken: KeyOwner) -> None:
         """Raise `KeyConflictError`, or log a warning, if a key belongs to a workflow with other arguments."""
-        codec = self._host.codec
+        codec = self._loops.codec
         if self._options.on_conflict == "ignore" or taken.codec != stored_name(codec):
             return
         if are_same_inputs(codec, definition, submission.input, taken.input):
@@ -296,32 +268,41 @@ class Submitter:
         known = {"workflow_id": taken.workflow_id, "workflow_name": definition.name}
         _logger.warning("%s", conflict, extra=known)
 
-    def _ring(self, here: LoopState, first: int) -> None:
+    def _notify(self, state: LoopState, first: int) -> None:
         """Notify the workers of the queue, now or after the commit of the caller's session."""
         queue, session = self._options.queue, self._options.session
         if session is None:
-            here.notifier.notify(queue, first)
+            state.notifier.notify(queue, first)
         else:
-            here.store.after_commit(session, queue, partial(here.notifier.notify, queue, first))
+            act = partial(state.notifier.notify, queue, first)
+            state.store.sessions.callers.after_commit(session, queue, act)
 
     def _submission(
-        self, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any], key: object
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: object,
+        delay: float | None,
     ) -> Submission:
         if key is None:
             warn_in_body(definition.name)
         check_arguments(definition, args, kwargs)
-        text = encode_input(self._host.codec, definition, args, kwargs).text
+        codec = self._loops.codec
+        text = encode_input(codec, definition, args, kwargs).text
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
         return Submission(
-            0,  # the store assigns the id
+            0,  # the id is drawn when the submission is written
             definition.name,
             text,
             options.queue,
             options.priority,
-            options.delay,
+            delay,
             timeout,
             None if key is None else validate_key(key),
+            stored_name(codec),
+            new_token(),
         )
 
 
@@ -364,12 +345,12 @@ def options(
     )
 
 
-def _runs_elsewhere(here: LoopState, record: WorkflowRecord) -> bool:
+def _runs_elsewhere(state: LoopState, stored: StoredWorkflow) -> bool:
     """Return whether another task of this process runs a workflow, in this event loop or another."""
-    run = here.store.runs.get(record.id)
-    if record.id in here.running or (run is not None and run.executes_body):
+    run = state.store.runs.get(stored.id)
+    if stored.id in state.running or (run is not None and run.executes_body):
         return True
-    in_process = record.status == WorkflowStatus.RUNNING and record.executor_id == here.store.executor_id
+    in_process = stored.status == WorkflowStatus.RUNNING and stored.executor_id == state.store.executor_id
     return in_process and run is None
 
 

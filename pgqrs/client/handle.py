@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from pgqrs.client.loop_state import LoopState
+from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.engine.scope import calling_runs
 from pgqrs.errors import WorkflowCancelledError
-from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.records import WorkflowIdentity, WorkflowResult
 from pgqrs.types import StepRecord, WorkflowStatus
 
 R_co = TypeVar("R_co", covariant=True)
-
-
-class HandleHost(Protocol):
-    """The part of an `Admin` that its handles use."""
-
-    @property
-    def codec(self) -> Codec:
-        """The codec of inputs, outcomes and errors."""
-        ...
-
-    async def loop_state(self) -> LoopState:
-        """Return the state of the running event loop."""
-        ...
-
-    async def cancel_workflow(self, workflow_id: int, *, interrupt: bool = False) -> None:
-        """Cancel a workflow."""
-        ...
-
-    async def list_steps(self, workflow_id: int) -> list[StepRecord]:
-        """Return a workflow's steps."""
-        ...
-
-
-def _unread(_text: str) -> None:
-    """Return None in place of a decoded value, for a caller that reads the status only."""
 
 
 class WorkflowHandle(Generic[R_co]):
@@ -48,15 +23,19 @@ class WorkflowHandle(Generic[R_co]):
 
     `Admin.enqueue`, `Submitter.enqueue` and `Admin.handle` create handles. All handles of one event loop wait
     together: one statement reads the results for all of them.
+
+    A server that loses its last transactions, as in a failover to an asynchronous standby, may give the id of a
+    lost workflow to another workflow. A handle that `enqueue` returned then raises `WorkflowNotFoundError`; a
+    handle of `Admin.handle` knows the id alone, and refers to the other workflow.
     """
 
-    __slots__ = ("_host", "_id", "_is_there", "_returns")
+    __slots__ = ("_id", "_is_there", "_loops", "_returns", "_token")
 
     def __init__(
-        self, host: HandleHost, workflow_id: int, *, is_there: bool, returns: ReturnType | None = None
+        self, loops: LoopStates, identity: WorkflowIdentity, *, is_there: bool, returns: ReturnType | None = None
     ) -> None:
-        self._host = host
-        self._id = workflow_id
+        self._loops = loops
+        self._id, self._token = identity
         self._is_there = is_there
         self._returns = returns
 
@@ -75,11 +54,12 @@ class WorkflowHandle(Generic[R_co]):
             The status as recorded in the database.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id, or the transaction that enqueued it has not committed.
+            WorkflowNotFoundError: No workflow has this id, the transaction that enqueued it has not committed, or
+                the workflow was lost and another workflow has its id.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return (await (await self._host.loop_state()).store.workflow(self._id, _unread)).status
+        return await (await self._loops.store()).reader.status(self._id, self._token)
 
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait until the workflow has ended, and return its output.
@@ -96,8 +76,8 @@ class WorkflowHandle(Generic[R_co]):
                 of the original class, such as `ValueError`.
             WorkflowCancelledError: The workflow was cancelled.
             TimeoutError: The timeout passed. The workflow itself continues.
-            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, or the transaction that
-                enqueued it has not committed.
+            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, the transaction that enqueued
+                it has not committed, or the workflow was lost and another workflow has its id.
             CodecMismatchError: The workflow is written with another codec.
             SerializationError: The codec cannot decode the output or the error.
             PgqrsError: The `Admin` was closed during the wait.
@@ -115,11 +95,12 @@ class WorkflowHandle(Generic[R_co]):
                 the function. False by default.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id.
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
             WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
             DatabaseUnavailableError: The database is unavailable.
         """
-        await self._host.cancel_workflow(self._id, interrupt=interrupt)
+        await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt, token=self._token)
 
     async def steps(self) -> list[StepRecord]:
         """Return the records of the workflow's steps, in the order in which the steps began.
@@ -128,21 +109,22 @@ class WorkflowHandle(Generic[R_co]):
             The records; see `Admin.list_steps`.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id.
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return await self._host.list_steps(self._id)
+        return await self._loops.steps(self._id, self._token)
 
     async def _ended(self, timeout: float | None) -> WorkflowResult:
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
-                here = await self._host.loop_state()
+                state = await self._loops.loop_state()
                 if not self._is_there:
-                    await here.store.name_of(self._id)
+                    await state.store.reader.status(self._id, self._token)
                     self._is_there = True
-                with here.waits.counted(calling_runs(here.store.runs)):
-                    return await here.results.wait(self._id)
+                with state.waits.counted(calling_runs(state.store.runs)):
+                    return await state.results.wait(self._id, self._token)
         except TimeoutError as error:
             if not bound.expired():
                 raise
@@ -153,14 +135,14 @@ class WorkflowHandle(Generic[R_co]):
     def _output(self, end: WorkflowResult) -> Any:
         if end.status == WorkflowStatus.CANCELLED:
             raise WorkflowCancelledError(self._id)
-        check_codec(self._host.codec, self._id, end.codec)
+        check_codec(self._loops.codec, self._id, end.codec)
         if end.error is not None:
             with value_context(self._id):
-                text = open_error(self._host.codec, end.error, self._id)
+                text = open_error(self._loops.codec, end.error, self._id)
             raise load_error(text, workflow_id=self._id, step_id="")
         with value_context(self._id):
             return None if end.output is None else self._codec().decode(end.output)
 
     def _codec(self) -> Codec:
-        codec = self._host.codec
+        codec = self._loops.codec
         return codec_at(codec if self._returns is None else self._returns.codec(codec), "output", self._id)

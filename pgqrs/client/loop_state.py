@@ -1,11 +1,19 @@
-"""The state of an `Admin` in one event loop: the store, the queue notifier and the result poller."""
+"""The states of an `Admin`, one for each event loop: the store, the queue notifier and the result poller."""
 
 from __future__ import annotations
+
+import asyncio
+import os
 
 from pgqrs.client.queue_notifier import QueueNotifier
 from pgqrs.client.result_poller import ResultPoller
 from pgqrs.client.result_waits import ResultWaits
-from pgqrs.storage.store import Store
+from pgqrs.codecs.base import Codec
+from pgqrs.codecs.records import decode_listed_step
+from pgqrs.errors import ConfigurationError
+from pgqrs.storage.heartbeat import Heartbeat
+from pgqrs.storage.store import Store, StoreSettings
+from pgqrs.types import StepRecord
 
 
 class LoopState:
@@ -13,8 +21,8 @@ class LoopState:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.notifier = QueueNotifier(store.ring)
-        self.results = ResultPoller(store.results, store.existing)
+        self.notifier = QueueNotifier(store.notify_queue)
+        self.results = ResultPoller(store.reader.results, store.reader.tokens)
         self.waits = ResultWaits()
         self.running: set[int] = set()
         """Ids of the workflows that `Submitter.run` is running.
@@ -22,7 +30,94 @@ class LoopState:
         A second call of `Submitter.run` with the same key waits for their results.
         """
 
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
+        """Cancel a workflow, and poll at once for its result."""
+        await self.store.operations.cancel(workflow_id, interrupt=interrupt, token=token)
+        self.results.notify_finished(workflow_id)
+
     async def close(self) -> None:
         """Fail the callers that wait for results, and send the pending notifications."""
         await self.results.close()
         await self.notifier.close()
+
+
+class LoopStates:
+    """The states of an `Admin` in the event loops that use it, each created on demand.
+
+    Handles and submitters hold this object. It is also the `ContextHost` of the workflows that they run.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.settings = settings
+        self.stores: dict[asyncio.AbstractEventLoop, Store] = {}
+        self.heartbeat: Heartbeat | None = None
+        self._states: dict[asyncio.AbstractEventLoop, LoopState] = {}
+        self._pid = os.getpid()
+        self._inherited: dict[asyncio.AbstractEventLoop, Store] = {}
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of inputs, outcomes and errors."""
+        return self.settings.codec
+
+    async def loop_state(self) -> LoopState:
+        """Return the state of the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._leave_other_process()
+        state = self._states.get(loop)
+        if state is None:
+            state = self._states.setdefault(loop, LoopState(await self.store()))
+        return state
+
+    async def store(self) -> Store:
+        """Return the store of the running event loop.
+
+        Raises `ConfigurationError` if the application's engine belongs to another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        self._leave_other_process()
+        store = self.stores.get(loop)
+        if store is None:
+            self._leave_other_loops()
+            if self.heartbeat is None:
+                settings = self.settings
+                self.heartbeat = Heartbeat(settings.source, settings.schema, settings.limits)
+            store = self.stores[loop] = Store(self.settings, self.heartbeat)
+            await store.open()
+        return store
+
+    async def close(self) -> None:
+        """Close the state and the store of the running event loop; both can be used again."""
+        loop = asyncio.get_running_loop()
+        self._leave_other_process()
+        state, store = self._states.get(loop), self.stores.get(loop)
+        try:
+            if state is not None:
+                await state.close()
+        finally:
+            if store is not None:
+                await store.close()
+
+    async def steps(self, workflow_id: int, token: int | None = None) -> list[StepRecord]:
+        """Return the records of a workflow's steps, in the order in which the steps began."""
+        reader = (await self.store()).reader
+        written = (await reader.workflow(workflow_id, token)).codec
+        return [decode_listed_step(self.codec, each, written) for each in await reader.steps(workflow_id)]
+
+    def _leave_other_process(self) -> None:
+        """Drop the parent's stores after a fork: its ids, connections and executor do not belong to the child."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            # The reference keeps the parent's connections from being collected, and so closed, in this process.
+            self._inherited = self.stores
+            self.stores, self._states, self.heartbeat = {}, {}, None
+
+    def _leave_other_loops(self) -> None:
+        if self.stores and not self.settings.source.owned:
+            raise ConfigurationError(
+                "the engine of this Admin belongs to another event loop: create one engine and one Admin for each "
+                "event loop, or pass a DSN."
+            )
+        for loop in [each for each in self.stores if each.is_closed()]:
+            del self.stores[loop]
+            self._states.pop(loop, None)

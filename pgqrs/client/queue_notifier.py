@@ -23,15 +23,15 @@ Listener = Callable[[str, int], object]
 class QueueNotifier:
     """Notifies the workers of its own event loop at once, and all other workers at most 100 times a second.
 
-    `ring` notifies the other workers. It takes a queue and the lowest id of the new workflows in the queue. The
-    notifier ignores the errors of `ring`.
+    `send` notifies the other workers. It takes a queue and the lowest id of the new workflows in the queue. The
+    notifier ignores the errors of `send`.
     """
 
-    def __init__(self, ring: Callable[[str, int], Awaitable[None]]) -> None:
-        self._ring = ring
+    def __init__(self, send: Callable[[str, int], Awaitable[None]]) -> None:
+        self._send = send
         self._listeners: list[Listener] = []
         self._due: dict[str, int] = {}
-        self._ringing: dict[str, asyncio.Task[None]] = {}
+        self._senders: dict[str, asyncio.Task[None]] = {}
         self._closing = asyncio.Event()
 
     def listen(self, listener: Listener) -> None:
@@ -48,28 +48,28 @@ class QueueNotifier:
         for listener in tuple(self._listeners):
             listener(queue, workflow_id)
         self._due[queue] = min(workflow_id, self._due.get(queue, workflow_id))
-        if queue not in self._ringing:
-            ringing = self._keep_ringing(queue)
-            self._ringing[queue] = asyncio.get_running_loop().create_task(ringing, name="pgqrs-doorbell")
+        if queue not in self._senders:
+            sender = self._keep_sending(queue)
+            self._senders[queue] = asyncio.get_running_loop().create_task(sender, name="pgqrs-notifier")
 
     async def close(self) -> None:
         """Send the pending notifications."""
         self._closing.set()
-        if self._ringing:
-            await asyncio.wait([*self._ringing.values()])
+        if self._senders:
+            await asyncio.wait([*self._senders.values()])
         self._closing.clear()
 
-    async def _keep_ringing(self, queue: str) -> None:
+    async def _keep_sending(self, queue: str) -> None:
         """Notify the workers of one queue, and pause after each notification, until a pause passes quietly."""
         quiet = MIN_INTERVAL
         try:
             while (first := self._due.pop(queue, None)) is not None:
                 with suppress(PgqrsError):
-                    await self._ring(queue, first)
+                    await self._send(queue, first)
                 await self._rest(quiet)
                 quiet = min(2 * quiet, MAX_INTERVAL)
         finally:
-            del self._ringing[queue]
+            del self._senders[queue]
 
     async def _rest(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from time import monotonic
 
 from pgqrs.errors import PgqrsError, WorkflowNotFoundError
+from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.records import WorkflowResult
 
 MIN_POLL_INTERVAL = 0.01
@@ -35,39 +36,40 @@ EXISTENCE_INTERVAL = 1.0
 """Seconds between two searches for deleted workflows."""
 
 Look = Callable[[Collection[int]], Awaitable[dict[int, WorkflowResult]]]
-Find = Callable[[Collection[int]], Awaitable[set[int]]]
+Find = Callable[[Collection[int]], Awaitable[dict[int, int | None]]]
 
 
 class ResultPoller:
     """Waits for the results of workflows: one statement reads the results of all awaited workflows.
 
     `look` returns the results of the workflows that have ended. The poller calls `look` soon after a new wait
-    begins, and less often later. It looks at once for a workflow that ends in this process. `find` returns the ids
-    of the workflows that exist, because a deleted workflow never has a result.
+    begins, and less often later. It looks at once for a workflow that ends in this process. `find` returns the
+    tokens of the workflows that exist, because a deleted workflow never has a result.
     """
 
     def __init__(self, look: Look, find: Find) -> None:
         self._look = look
         self._find = find
         self._find_due = 0.0
-        self._waiting: dict[int, set[asyncio.Future[WorkflowResult]]] = {}
-        self._told: set[int] = set()
+        self._waiting: dict[int, dict[asyncio.Future[WorkflowResult], int | None]] = {}
+        """The futures of the callers by workflow id, each with the token of the workflow that it waits for."""
+        self._due_now: set[int] = set()
         self._woken = asyncio.Event()
         self._rest = MIN_POLL_INTERVAL
         self._all_due = 0.0
         self._pause = 0.0
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, workflow_id: int) -> WorkflowResult:
+    async def wait(self, workflow_id: int, token: int | None = None) -> WorkflowResult:
         """Wait until an existing workflow has ended, and return its result.
 
-        Raises `WorkflowNotFoundError` for a deleted workflow, and the error of `look` or `find`, such as
-        `DatabaseUnavailableError`.
+        Raises `WorkflowNotFoundError` for a deleted workflow and for a workflow with another token than `token`,
+        and the error of `look` or `find`, such as `DatabaseUnavailableError`.
         """
         future: asyncio.Future[WorkflowResult] = asyncio.get_running_loop().create_future()
-        waiters = self._waiting.setdefault(workflow_id, set())
-        waiters.add(future)
-        self._tell(workflow_id)
+        waiters = self._waiting.setdefault(workflow_id, {})
+        waiters[future] = token
+        self._look_now(workflow_id)
         self._rest = MIN_POLL_INTERVAL
         self._all_due = min(self._all_due, monotonic() + max(MIN_POLL_INTERVAL, self._pause))
         if self._task is None:
@@ -78,14 +80,14 @@ class ResultPoller:
         finally:
             if future.done() and not future.cancelled():
                 future.exception()  # marks the error as retrieved, if the caller is cancelled at this moment
-            waiters.discard(future)
+            waiters.pop(future, None)
             if not waiters and self._waiting.get(workflow_id) is waiters:
                 del self._waiting[workflow_id]
 
     def notify_finished(self, workflow_id: int) -> None:
         """Poll at once for a workflow that has ended in this process."""
         if workflow_id in self._waiting:
-            self._tell(workflow_id)
+            self._look_now(workflow_id)
 
     async def close(self) -> None:
         """Stop the poller, and raise an error in all callers that still wait."""
@@ -99,8 +101,8 @@ class ResultPoller:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    def _tell(self, workflow_id: int) -> None:
-        self._told.add(workflow_id)
+    def _look_now(self, workflow_id: int) -> None:
+        self._due_now.add(workflow_id)
         self._woken.set()
 
     async def _serve(self) -> None:
@@ -112,16 +114,16 @@ class ResultPoller:
 
     async def _serve_once(self) -> None:
         self._woken.clear()
-        told, self._told = self._told & self._waiting.keys(), set()
+        due_now, self._due_now = self._due_now & self._waiting.keys(), set()
         began = monotonic()
         all_due = began >= self._all_due
         try:
-            found = await self._look(list(self._waiting) if all_due else told) if all_due or told else {}
+            found = await self._look(list(self._waiting) if all_due else due_now) if all_due or due_now else {}
         except Exception as error:  # noqa: BLE001  # every waiting caller must receive the error
             self._fail(error)
             return
         for workflow_id, end in found.items():
-            self._settle(workflow_id, end)
+            self._resolve(workflow_id, end)
         now = monotonic()
         if all_due:
             took = now - began
@@ -144,13 +146,27 @@ class ResultPoller:
             return
         now = monotonic()
         self._find_due = now + max(EXISTENCE_INTERVAL, MAX_REST_RATIO * (now - began))
-        for workflow_id in set(ids) - found:
-            self._fail_all(self._waiting.pop(workflow_id, ()), WorkflowNotFoundError(workflow_id))
+        for workflow_id in ids:
+            if workflow_id in found:
+                self._drop_the_replaced(workflow_id, found[workflow_id])
+            else:
+                self._fail_all(self._waiting.pop(workflow_id, ()), WorkflowNotFoundError(workflow_id))
 
-    def _settle(self, workflow_id: int, end: WorkflowResult) -> None:
+    def _resolve(self, workflow_id: int, end: WorkflowResult) -> None:
+        self._drop_the_replaced(workflow_id, end.token)
         for future in self._waiting.pop(workflow_id, ()):
             if not future.done():
                 future.set_result(end)
+
+    def _drop_the_replaced(self, workflow_id: int, found: int | None) -> None:
+        """Raise `WorkflowNotFoundError` in the callers that wait for a workflow whose id another workflow has."""
+        waiters = self._waiting.get(workflow_id, {})
+        for future, token in list(waiters.items()):
+            try:
+                check_token(workflow_id, token, found)
+            except WorkflowNotFoundError as error:
+                del waiters[future]
+                self._fail_all([future], error)
 
     def _fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, {}

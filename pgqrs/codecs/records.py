@@ -1,25 +1,65 @@
-"""Decode recorded values for their readers, after a check of the codec that wrote them."""
+"""The stored records of workflows and steps, and their decoding for readers, after a check of the codec."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
 
 from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import CodecMismatchError, SerializationError
-from pgqrs.types import StepRecord, Unreadable, WorkflowRecord
+from pgqrs.types import StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 
 _Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
 
-def as_text(text: str) -> str:
-    """Return `text` itself: a stand-in for `decode` where the value is decoded later, once its codec is known."""
-    return text
+class StoredWorkflow(NamedTuple):
+    """A workflow as its row holds it: `input`, `output` and `error` are texts; see `WorkflowRecord`.
+
+    `token` distinguishes the workflow from another workflow of the same id; None for a row that another program
+    wrote.
+    """
+
+    id: int
+    name: str
+    status: WorkflowStatus
+    input: str
+    output: str | None
+    error: str | None
+    epoch: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    queue: str | None
+    key: str | None
+    priority: int
+    due_at: datetime | None
+    deadline: datetime | None
+    executor_id: UUID | None
+    attempts: int
+    codec: str | None
+    token: int | None
+
+
+class StoredStep(NamedTuple):
+    """A step as its row holds it: `output` and `error` are texts; see `StepRecord`."""
+
+    workflow_id: int
+    step_id: str
+    status: StepStatus
+    output: str | None
+    error: str | None
+    epoch: int
+    reopened: bool
+    started_at: datetime
+    completed_at: datetime | None
+    failures: int
 
 
 def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
@@ -38,39 +78,41 @@ def value_context(workflow_id: int, step_id: str | None = None) -> Generator[Non
         raise error.of(workflow_id=workflow_id, step_id=step_id) from error
 
 
-def decode_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
-    """Return a record with its payloads decoded from their texts.
+def decode_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
+    """Return the record of a workflow, with its payloads decoded.
 
     Raises `CodecMismatchError` if another codec wrote them, and `SerializationError` if a text cannot be decoded.
     """
-    check_codec(codec, record.id, record.codec)
-    with value_context(record.id):
-        return _workflow(codec, record, _strictly)
+    check_codec(codec, stored.id, stored.codec)
+    with value_context(stored.id):
+        return _workflow(codec, stored, _strictly)
 
 
-def decode_listed_workflow(codec: Codec, record: WorkflowRecord) -> WorkflowRecord:
-    """Return a record with each payload decoded from its text, or `Unreadable` if that fails."""
-    return _workflow(codec, record, _leniently(codec, record.codec, record.id))
+def decode_listed_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
+    """Return the record of a workflow, with each payload decoded, or `Unreadable` if that fails."""
+    return _workflow(codec, stored, _leniently(codec, stored.codec, stored.id))
 
 
-def decode_listed_step(codec: Codec, record: StepRecord, written: str | None) -> StepRecord:
-    """Return a record with each payload decoded from its text, or `Unreadable` if that fails.
+def decode_listed_step(codec: Codec, stored: StoredStep, written: str | None) -> StepRecord:
+    """Return the record of a step, with each payload decoded, or `Unreadable` if that fails.
 
     `written` is the recorded name of the codec of the step's workflow.
     """
-    where = record.workflow_id, record.step_id
+    where = stored.workflow_id, stored.step_id
     read = _leniently(codec, written, *where)
-    output = read(codec_at(codec, "output", *where).decode, record.output)
-    return replace(record, output=output, error=read(partial(_opened, codec, where), record.error))
+    fields: dict[str, Any] = stored._asdict()
+    fields["output"] = read(codec_at(codec, "output", *where).decode, stored.output)
+    fields["error"] = read(partial(_opened, codec, where), stored.error)
+    return StepRecord(**fields)
 
 
-def _workflow(codec: Codec, record: WorkflowRecord, read: _Read) -> WorkflowRecord:
-    return replace(
-        record,
-        input=read(codec_at(codec, "input", record.name).decode, record.input),
-        output=read(codec_at(codec, "output", record.id).decode, record.output),
-        error=read(partial(_opened, codec, (record.id,)), record.error),
-    )
+def _workflow(codec: Codec, stored: StoredWorkflow, read: _Read) -> WorkflowRecord:
+    fields: dict[str, Any] = stored._asdict()
+    del fields["token"]
+    fields["input"] = read(codec_at(codec, "input", stored.name).decode, stored.input)
+    fields["output"] = read(codec_at(codec, "output", stored.id).decode, stored.output)
+    fields["error"] = read(partial(_opened, codec, (stored.id,)), stored.error)
+    return WorkflowRecord(**fields)
 
 
 def _strictly(decode: Callable[[str], Any], text: Any) -> Any:

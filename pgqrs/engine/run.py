@@ -133,7 +133,7 @@ class Run:
     @property
     def clock(self) -> TimeOfDay:
         """The clock of the database."""
-        return self._store
+        return self._store.reader
 
     @property
     def place(self) -> Scope:

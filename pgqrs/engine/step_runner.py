@@ -14,7 +14,7 @@ from typing import Any
 
 from pgqrs.codecs.base import Codec, is_sealing, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
-from pgqrs.codecs.records import as_text, value_context
+from pgqrs.codecs.records import value_context
 from pgqrs.engine.failure_trace import FailureTrace, RaisedBy
 from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import RunState, is_stop, raise_instead
@@ -189,7 +189,7 @@ class StepRunner:
         unasked = history.unasked()
         if not unasked:
             return
-        records = await self._store.steps(history.workflow_id, as_text)
+        records = await self._store.reader.steps(history.workflow_id)
         spans = [(each.started_at, each.completed_at) for each in records if each.step_id in history.asked]
         missed = [
             each.step_id
@@ -387,7 +387,7 @@ class StepRunner:
             claim,
         )
         try:
-            await self._store.record_failure(failure)
+            await self._journal.write(failure)
         except PgqrsError as refused:
             execution.run.on_write_refused(refused)
             self._check_counts(execution, execution)
@@ -514,7 +514,7 @@ class StepRunner:
             The recorded outcome.
         """
         nested = any(each.session is not None for each in ancestors(execution.parent))
-        async with self._store.step_transaction(nested=nested) as own:
+        async with self._store.sessions.steps.open(nested=nested) as own:
             await own.prepare(partial(self._store.marks.stopped, execution))
             execution.session = own.session
             try:

@@ -1,85 +1,70 @@
-"""The operations of a store in the caller's transaction."""
+"""The access of workflow operations to the caller's transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
 
 from pgqrs.errors import SessionError
 from pgqrs.storage.connections.caller import CallerConnection
-from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
+from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
 from pgqrs.storage.queries.channels import executor_channel
-from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import NewWorkflow, Submission
+from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission
+
+T = TypeVar("T")
 
 
 class CallerTransaction:
-    """Writes workflows in the caller's transaction, to be committed or rolled back by the caller.
+    """Writes in the caller's transaction, to be committed or rolled back by the caller.
 
-    `ids` supplies reserved ids; the `sequence` supplies an id if no id is in stock. `codec` is the name of the
-    payloads' codec.
+    `ids` supplies reserved ids; the `sequence` supplies an id if no id is in stock.
     """
 
-    def __init__(self, borrowed: CallerConnection, ids: IdAllocator, sequence: str, codec: str | None) -> None:
-        self._borrowed = borrowed
-        self._workflows = WorkflowRepository(borrowed)
-        self._server = ServerRepository(borrowed)
+    def __init__(self, connection: CallerConnection, ids: IdAllocator, sequence: str) -> None:
+        self._connection = connection
         self._ids = ids
         self._sequence = sequence
-        self._codec = codec
 
-    async def create(self, name: str, input_text: str) -> int:
-        """Write a new workflow and return its id."""
-        while True:
-            workflow_id = await self._next_id()
-            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
-            if await insert_workflow(self._borrowed, new):
-                return workflow_id
-            self._ids.forget()
-
-    async def _next_id(self) -> int:
+    async def draw(self, count: int) -> Sequence[int]:
+        """Return an id in stock, or reserve ids through the caller's connection."""
         # Not from a new block: that takes another connection, and the caller's connection may be the only one.
-        in_stock = self._ids.in_stock()
-        if in_stock is not None:
-            return in_stock
-        (drawn,) = await self._workflows.reserve_ids(self._sequence, 1)
-        return drawn
+        if count == 1 and (in_stock := self._ids.in_stock()) is not None:
+            return [in_stock]
+        return await WorkflowRepository(self._connection).reserve_ids(self._sequence, count)
 
-    async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
-        """Write workflows of one name and return their ids in order; see `Store.submit_many`."""
-        new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await enqueue_with_ids(new, partial(enqueue_workflows, self._borrowed), self._draw, taken)
+    async def insert(self, new: NewWorkflow) -> bool:
+        """Insert a workflow that no executor runs yet, and return whether its id was free."""
+        return await insert_workflow(self._connection, new)
 
-    async def _draw(self, count: int) -> Sequence[int]:
-        if count == 1:
-            return [await self._next_id()]
-        return await self._workflows.reserve_ids(self._sequence, count)
+    async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+        """Insert workflows of one name for workers to claim; see `enqueue_workflows`."""
+        return await enqueue_workflows(self._connection, new)
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Cancel a workflow, or request it from its executor, which is notified when the transaction commits."""
-        check_id(workflow_id)
-        executor_id = await self._workflows.cancel(workflow_id, interrupt=interrupt)
-        if executor_id is None:
-            return
-        if executor_id != ABANDONED:
-            # In doubt, the request stays: the executor is notified, or the worker that recovers the run reads it.
-            if await self._server.life(executor_id) is not ExecutorState.DEAD:
-                told = {"channel": executor_channel(executor_id), "payload": "cancel"}
-                await self._borrowed.execute(notify(), told)
-                return
-            await self._workflows.release(workflow_id, executor_id)
-        await self._workflows.cancel_released(workflow_id)
-
-    async def resume(self, workflow_id: int) -> str:
-        """Make a workflow and its failed steps runnable again, and return the workflow's name."""
-        check_id(workflow_id)
-        if await self._borrowed.is_autocommit():
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
+        """Do `work` in the caller's transaction; raises `SessionError` for atomic work in AUTOCOMMIT."""
+        if atomic and await self._connection.is_autocommit():
             raise SessionError(
                 "`session` must not be in AUTOCOMMIT, because resuming a workflow takes two statements in one "
                 "transaction. Omit `session`: the workflow is then resumed at once, too."
             )
-        return await self._workflows.resume(workflow_id)
+        return await work(self._connection)
+
+    async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:
+        """Take the run from its executor if the executor is known to be dead, and return whether it is.
+
+        In doubt, the request stays: the executor is notified, or the worker that recovers the run reads it.
+        """
+        if await ServerRepository(self._connection).life(executor_id) is not ExecutorState.DEAD:
+            return False
+        await WorkflowRepository(self._connection).release(workflow_id, executor_id)
+        return True
+
+    async def request_cancel(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:  # noqa: ARG002
+        """Notify the executor of a run when the transaction commits; it reads the request from the row."""
+        message = {"channel": executor_channel(executor_id), "payload": "cancel"}
+        await self._connection.execute(notify(), message)

@@ -11,11 +11,12 @@ from uuid import UUID
 from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
-from pgqrs.storage.connections.database import CompiledStatement, Database
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
-from pgqrs.storage.connections.pooler import Driver, close_driver
+from pgqrs.storage.connections.pooler import Driver
 from pgqrs.storage.queries import claims, executors, maintenance
-from pgqrs.storage.queries.channels import queue_channel, ring_of
+from pgqrs.storage.queries.channels import parse_payload, queue_channel
 from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ClaimedRun
@@ -79,9 +80,8 @@ class ClaimConnection:
         self._codec = codec
         self._on_notify = on_notify
         self._on_time = on_time
-        self._connection: Driver | None = None
+        self._dedicated = DedicatedConnection(database, self._listen, sorting=False)
         self._one_at_a_time = asyncio.Lock()
-        self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
         self._unanswered: list[int] = []
         self._settled_at = 0.0
         self._ticks = 0
@@ -211,55 +211,41 @@ class ClaimConnection:
     async def close(self) -> None:
         """Close the connection."""
         async with self._one_at_a_time:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            await close_driver(connection)
+            await self._dedicated.close()
 
     async def _fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
         with translated(self._database.schema):
-            connection = await self._connected()
-            compiled = self._compiled.get(statement)
-            if compiled is None:
-                compiled = self._compiled[statement] = self._database.compile(statement())
+            if not self._dedicated.is_open:
+                await self._connect()
             self.statements += 1
             settled = asyncio.get_running_loop().time() >= self._settled_at
-            arguments = compiled.arguments(values | {"settled": settled})
             try:
-                return await connection.fetch(compiled.text, *arguments, timeout=self._database.limits.timeout)
+                return await self._dedicated.fetch(statement, values | {"settled": settled})
             except BaseException:
-                # After any error the connection may be dead, and a dead connection receives no notifications.
-                connection.terminate()
-                self._connection = None
                 self._unsettle()
                 self._floor.forget()
                 raise
 
-    async def _connected(self) -> Driver:
-        if self._connection is None or self._connection.is_closed():
-            lost, self._connection = self._connection, None
-            self._floor.forget()
-            try:
-                connection = await self._database.open_driver(sorting=False)
-                try:
-                    async with asyncio.timeout(self._database.limits.timeout):
-                        await connection.add_listener(queue_channel(self._database.schema), self._on_notification)
-                except BaseException:
-                    connection.terminate()
-                    raise
-            except BaseException:
-                self._unsettle()
-                raise
-            self._connection = connection
-            if lost is not None or self._settled_at > 0:
-                self._unsettle()
-        return self._connection
+    async def _connect(self) -> None:
+        is_replacement = self._dedicated.driver is not None
+        self._floor.forget()
+        try:
+            await self._dedicated.open()
+        except BaseException:
+            self._unsettle()
+            raise
+        if is_replacement or self._settled_at > 0:
+            self._unsettle()
+
+    async def _listen(self, driver: Driver) -> None:
+        await driver.add_listener(queue_channel(self._database.schema), self._on_notification)
 
     def _unsettle(self) -> None:
         """Trust no sign of death for a while: living executors may have lost their connections as well."""
         self._settled_at = asyncio.get_running_loop().time() + executors.SETTLING
 
     def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        mark, first = ring_of(str(payload))
+        mark, first = parse_payload(str(payload))
         if first is not None:
             self._floor.lower(first)
         self._on_notify(mark)

@@ -20,7 +20,8 @@ from uuid import uuid4
 from weakref import ref
 
 from pgqrs.clock import ClockReading
-from pgqrs.storage.connections.database import CompiledStatement, Database, Limits
+from pgqrs.storage.connections.database import Database, Limits
+from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import is_transient, translate
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
@@ -61,7 +62,7 @@ class RunOwner(Protocol):
         """Return the runs that no task in this loop starts, executes or releases."""
         ...
 
-    def give_up(self, held: Sequence[HeldRun]) -> None:
+    def abandon_runs(self, held: Sequence[HeldRun]) -> None:
         """Abandon runs that no event loop executes."""
         ...
 
@@ -95,7 +96,7 @@ class HeldRunCheck:
                 continue
             return
         if left and last is not None:
-            last.give_up(left)
+            last.abandon_runs(left)
         self._asked = None
 
     def _ask(self, reference: ref[RunOwner], held: list[HeldRun]) -> None:
@@ -238,16 +239,16 @@ class _HeartbeatThread:
         self._loop = asyncio.get_running_loop()
         self._awake = asyncio.Event()
         database = self._heartbeat.database()
-        session = _HeartbeatConnection(self._heartbeat, database)
+        session = _HeartbeatConnection(self._heartbeat, database, self._wake)
         pause = _MIN_PAUSE
-        give_up_at = self._loop.time() + database.limits.outage_timeout
+        deadline = self._loop.time() + database.limits.outage_timeout
         try:
             while not self._stopping.is_set():
                 try:
-                    await session.beat(self._wake)
+                    await session.beat()
                 except Exception as error:
-                    session.abort()
-                    if not self.registered.done() and (not is_transient(error) or self._loop.time() > give_up_at):
+                    session.terminate()
+                    if not self.registered.done() and (not is_transient(error) or self._loop.time() > deadline):
                         raise (translate(error, database.schema) or error) from error
                     # A random pause, or all executors would reconnect to a server at the same moment.
                     await self._wait(pause * random.uniform(0.5, 1.0))  # noqa: S311
@@ -259,7 +260,7 @@ class _HeartbeatThread:
                 await self._wait(database.limits.heartbeat_interval)
             await session.stop()
         finally:
-            session.abort()
+            session.terminate()
             await database.dispose()
 
     async def _wait(self, seconds: float) -> None:
@@ -279,23 +280,22 @@ class _HeartbeatConnection:
     not yet ended.
     """
 
-    def __init__(self, heartbeat: Heartbeat, database: Database) -> None:
+    def __init__(self, heartbeat: Heartbeat, database: Database, wake: Callable[..., None]) -> None:
         self._heartbeat = heartbeat
-        self._database = database
-        self._connection: Driver | None = None
+        self._wake = wake
+        self._dedicated = DedicatedConnection(database, self._register)
         self._lock_key: int | None = None
         self._after = 0
-        self._compiled: dict[str, CompiledStatement] = {}
         limits = database.limits
         # After a heartbeat without an answer there must be time for another one before the expiry.
         self._timeout = min(limits.timeout, max(_MIN_TIMEOUT, limits.heartbeat_timeout / 2))
 
-    async def beat(self, wake: Callable[..., None]) -> None:
+    async def beat(self) -> None:
         """Send a heartbeat, pass cancellations on, and check the runs that the executor holds."""
-        connection = await self._connected(wake)
+        driver = await self._dedicated.open()
         asked = monotonic()
-        rows = await self._fetch("beat", executors.beat, after=self._after)
-        if connection.is_closed():
+        rows = await self._fetch(executors.beat, after=self._after)
+        if driver.is_closed():
             raise ConnectionResetError("the connection of the heartbeat was lost")
         self._heartbeat.on_time(ClockReading.between(rows[0]["now"], asked))
         held = [row for row in rows if row["id"] is not None]
@@ -308,43 +308,35 @@ class _HeartbeatConnection:
 
     async def stop(self) -> None:
         """Report the executor as stopped, and close the connection, which releases its lock."""
-        if self._connection is None:
+        if self._dedicated.driver is None:
             return
         with suppress(Exception):
-            await self._fetch("stop", executors.stop)
-            await self._fetch("forget", executors.forget)
-            await self._connection.close(timeout=1)
+            await self._fetch(executors.stop)
+            await self._fetch(executors.forget)
+            await self._dedicated.close()
 
-    def abort(self) -> None:
+    def terminate(self) -> None:
         """Terminate the connection at once."""
-        if self._connection is not None:
-            self._connection.terminate()
-        self._connection = None
+        self._dedicated.terminate()
 
-    async def _connected(self, wake: Callable[..., None]) -> Driver:
-        connection = self._connection
-        if connection is None or connection.is_closed():
-            self._connection = connection = await self._database.open_driver()
-            connection.add_termination_listener(wake)
-            async with asyncio.timeout(self._database.limits.timeout):
-                await self._take_lock(connection)
-                await connection.add_listener(executor_channel(self._heartbeat.executor_id), wake)
-        return connection
+    async def _register(self, driver: Driver) -> None:
+        """Take a lock and listen for cancellations on a new connection, and wake the thread when it is lost."""
+        driver.add_termination_listener(self._wake)
+        await self._take_lock(driver)
+        await driver.add_listener(executor_channel(self._heartbeat.executor_id), self._wake)
 
-    async def _take_lock(self, connection: Driver) -> None:
-        if isinstance(connection, PooledConnection):
+    async def _take_lock(self, driver: Driver) -> None:
+        if isinstance(driver, PooledConnection):
             self._lock_key = None
             return
-        await connection.execute(_KEEPALIVES)
+        await driver.execute(_KEEPALIVES)
         taken = False
         while not taken:
             self._lock_key = secrets.randbelow(2**62)
-            ((taken,),) = await self._fetch("lock", executors.take_lock)
+            ((taken,),) = await self._fetch(executors.take_lock, through=driver)
 
-    async def _fetch(self, name: str, statement: Callable[[], Any], **values: Any) -> list[Any]:
-        assert self._connection is not None  # noqa: S101  # the callers connect
-        compiled = self._compiled.get(name)
-        if compiled is None:
-            compiled = self._compiled[name] = self._database.compile(statement())
-        arguments = compiled.arguments(self._heartbeat.values | {"lock_key": self._lock_key} | values)
-        return await self._connection.fetch(compiled.text, *arguments, timeout=self._timeout)
+    async def _fetch(
+        self, statement: Callable[[], Any], *, through: Driver | None = None, **values: Any
+    ) -> list[Any]:
+        given = self._heartbeat.values | {"lock_key": self._lock_key} | values
+        return await self._dedicated.fetch(statement, given, through=through, timeout=self._timeout)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
 
 from pgqrs.errors import WorkflowNotFoundError
-from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
-from pgqrs.storage.records import KeyOwner, Submission
+from pgqrs.storage.records import KeyOwner
 from pgqrs.validation import check_is_int
 
 MAX_BLOCK = 1024
@@ -19,16 +17,13 @@ MAX_BLOCK = 1024
 MAX_ID = 2**63 - 1
 """Maximum id of a workflow, the largest bigint of PostgreSQL."""
 
-OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
-"""A function that is called with a submission and the workflow that has its key."""
-
 
 class IdAllocator:
     """Reserves the workflow ids of one event loop, and finds workflows by key."""
 
-    def __init__(self, aside: DedicatedConnection, sequence: str) -> None:
+    def __init__(self, dedicated: RetryingConnection, sequence: str) -> None:
         """Reserve ids of the `sequence`, whose name is qualified and quoted."""
-        self._aside = aside
+        self._dedicated = dedicated
         self._sequence = sequence
         self._ids: deque[int] = deque()
         self._block = 1
@@ -57,45 +52,13 @@ class IdAllocator:
 
     async def block(self, count: int) -> list[int]:
         """Reserve `count` ids, which no other caller receives, and return them in order."""
-        drawn = await self._aside.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
+        drawn = await self._dedicated.fetch(drawn_ids, {"sequence": self._sequence, "count": count})
         return [row[0] for row in drawn]
 
     async def of_key(self, name: str, key: str) -> KeyOwner | None:
         """Return the workflow of this name that has the key, or None."""
-        rows = await self._aside.fetch(of_keys, {"name": name, "keys": [key]})
+        rows = await self._dedicated.fetch(of_keys, {"name": name, "keys": [key]})
         return KeyOwner(*rows[0][1:]) if rows else None
-
-
-def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
-    """Accept the workflow that has the key of a submission, without a check of the arguments."""
-
-
-async def enqueue_with_ids(
-    new: Sequence[Submission],
-    submit: Callable[[Sequence[Submission]], Awaitable[dict[int, int | KeyOwner]]],
-    draw: Callable[[int], Awaitable[Sequence[int]]],
-    taken: OnTaken,
-) -> list[int]:
-    """Submit workflows under new ids, and return the ids of the resulting workflows, in order.
-
-    `submit` returns ids by token, and omits a token whose id another workflow has: a server that lost its last
-    writes has reserved the id twice. `draw` then reserves another id. At the end, `taken` is called for each
-    submission whose key another workflow has.
-    """
-    found: dict[int, int | KeyOwner] = {}
-    left = list(new)
-    while left:
-        drawn = await draw(len(left))
-        found |= await submit([each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)])
-        left = [each for each in left if each.token not in found]
-    ids: list[int] = []
-    for each in new:
-        own = found[each.token]
-        if isinstance(own, KeyOwner):
-            taken(each, own)
-            own = own.workflow_id
-        ids.append(own)
-    return ids
 
 
 def check_id(workflow_id: int) -> None:

@@ -73,12 +73,20 @@ class Submission(NamedTuple):
         return len(self.input)
 
 
+class WorkflowIdentity(NamedTuple):
+    """The id and the token of a workflow; the token is None for a row that another program wrote."""
+
+    workflow_id: int
+    token: int | None
+
+
 class KeyOwner(NamedTuple):
-    """The workflow that has the key of a submission: its id, its recorded `input` (JSON text), and its codec."""
+    """The workflow that has the key of a submission: its id, recorded `input` (JSON text), codec and token."""
 
     workflow_id: int
     input: str
     codec: str | None
+    token: int | None
 
 
 class RunStart(NamedTuple):
@@ -273,9 +281,10 @@ class History(NamedTuple):
 
 
 class WorkflowResult(NamedTuple):
-    """The end of a workflow: its `status`, the JSON text of its output or error, and the codec of these texts."""
+    """The end of a workflow: its `status`, the JSON text of its output or error, their codec, and its token."""
 
     status: WorkflowStatus
     output: str | None
     error: str | None
     codec: str | None = None
+    token: int | None = None

@@ -17,8 +17,8 @@ Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[list[
 class ServerClock:
     """The time of the database's clock: queried once, through `fetch`, and continued by `clock`.
 
-    The machine's clock drifts, and stops while the machine is suspended; the server's clock may be set. So `told`
-    corrects the time by readings that other statements return.
+    The machine's clock drifts, and stops while the machine is suspended; the server's clock may be set. So
+    `correct` corrects the time by readings that other statements return.
     """
 
     def __init__(self, fetch: Fetch, clock: Clock) -> None:
@@ -37,7 +37,7 @@ class ServerClock:
         then, at = self._read
         return then + timedelta(seconds=self._clock.time() - at)
 
-    def told(self, reading: ClockReading) -> None:
+    def correct(self, reading: ClockReading) -> None:
         """Correct the time by a reading if it differs by more than the reading's error; any thread may call this.
 
         A clock that a test moves needs no correction.

@@ -4,69 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 from weakref import WeakSet, WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs import gc_policy as collector
-from pgqrs.clock import Clock, ClockReading, MonotonicClock
+from pgqrs.clock import Clock, ClockReading
+from pgqrs.codecs.base import Codec, stored_name
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.observer import Observer
-from pgqrs.storage import migrate
 from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
-from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection, session_errors
+from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
 from pgqrs.storage.connections.database import Database, Limits
-from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
-from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
-from pgqrs.storage.inserts import enqueue_workflows
+from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.journal.futures import WriteFuture
 from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
 from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
-from pgqrs.storage.queries.channels import executor_channel, payload_of, queue_channel
-from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
-from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
+from pgqrs.storage.liveness import StoreLiveness
+from pgqrs.storage.operations import WorkflowOperations
+from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.queries.workflows import Decode, WorkflowRepository
-from pgqrs.storage.records import (
-    Claim,
-    FailedAttempt,
-    History,
-    KeyOwner,
-    NewRun,
-    NewWorkflow,
-    RunEnd,
-    RunRelease,
-    RunStart,
-    Submission,
-    WorkflowResult,
-)
+from pgqrs.storage.reader import StoreReader
+from pgqrs.storage.records import Claim, History, NewRun, RunEnd, RunRelease, RunStart
 from pgqrs.storage.server_clock import ServerClock
-from pgqrs.storage.step_transaction import SessionMaker, StepTransaction, StepTransactions
-from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
-
-DOUBT_INTERVAL = 0.2
-"""Seconds between two checks of an executor that may be dead."""
+from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
+from pgqrs.storage.store_access import StoreAccess
+from pgqrs.storage.tables import InstalledTables
+from pgqrs.types import WorkflowStatus
 
 _LAST_CLOSES = 3
 
 _logger = logging.getLogger("pgqrs.storage")
-
-LONGEST_SEARCH = 3600.0
-"""Maximum seconds of the search for violations of one invariant."""
 
 
 def _portions(steps: Sequence[tuple[str, int]]) -> Generator[list[tuple[str, int]]]:
@@ -105,19 +83,11 @@ class RunControl(Protocol):
         ...
 
 
-class _Starts:
-    """Counts the runs that are being started; they keep the heartbeat even if the store is closed meanwhile."""
+class Sessions(NamedTuple):
+    """The sessions that the application and pgqrs share: of callers, and of transactional steps."""
 
-    def __init__(self) -> None:
-        self.ever = 0
-        self.under_way = 0
-
-    def __enter__(self) -> None:
-        self.ever += 1
-        self.under_way += 1
-
-    def __exit__(self, *_error: object) -> None:
-        self.under_way -= 1
+    callers: CallerSessions
+    steps: StepTransactions
 
 
 class _ChangingRuns:
@@ -125,6 +95,8 @@ class _ChangingRuns:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self.claim_connections: WeakSet[ClaimConnection] = WeakSet()
+        """The connections of workers, whose unanswered claims may have started runs."""
 
     def __contains__(self, workflow_id: int) -> bool:
         return workflow_id in self._counts
@@ -137,70 +109,55 @@ class _ChangingRuns:
             self._counts[workflow_id] = count - 1
 
 
+class StoreSettings(NamedTuple):
+    """The settings of the stores of an `Admin`; see there for their meaning."""
+
+    source: EngineSource
+    schema: str
+    limits: Limits
+    codec: Codec
+    clock: Clock
+    sessionmaker: SessionMaker | None
+    tunes_gc: bool
+    observer: Observer | None = None
+
+
 class Store:
-    """All storage of one event loop: a database, its journal, and reserved ids.
+    """All storage of one event loop: a database, its journal, and reserved ids."""
 
-    `codec` is the name of the codec with which new workflows are written.
-    """
-
-    def __init__(
-        self,
-        source: EngineSource,
-        schema: str,
-        limits: Limits,
-        heartbeat: Heartbeat,
-        *,
-        codec: str | None = None,
-        clock: Clock | None = None,
-        sessionmaker: SessionMaker | None = None,
-        tunes_gc: bool = True,
-        observer: Observer | None = None,
-    ) -> None:
-        self.clock: Clock = MonotonicClock() if clock is None else clock
+    def __init__(self, settings: StoreSettings, heartbeat: Heartbeat) -> None:
+        self.clock = settings.clock
         """The clock by which the runs wait."""
-        self.observer = observer
-        """The observer of this process; None for none."""
-        self.database = Database(source, schema, limits, self.clock.schema)
+        self.database = Database(settings.source, settings.schema, settings.limits, self.clock.schema)
         self.runs: WeakValueDictionary[int, RunControl] = WeakValueDictionary()
         """The live runs of this event loop, by workflow id."""
         self.changing = _ChangingRuns()
         """The workflows that have a live run that is not in `runs`, or not yet."""
-        self._claim_connections: WeakSet[ClaimConnection] = WeakSet()
-        self._heartbeat = heartbeat
-        self._is_beating = False
-        self._tunes_gc = tunes_gc
-        self._starts = _Starts()
-        self._codec = codec
-        self._dedicated = DedicatedConnection(self.database)
-        self._time_of_day = ServerClock(self._dedicated.fetch, self.clock)
-        beside = Journal(self.database, keeper=self, observer=observer)
-        self.journal = Journal(self.database, keeper=self, beside=beside, observer=observer)
+        beside = Journal(self.database, self, observer=settings.observer)
+        self.journal = Journal(self.database, self, beside=beside, observer=settings.observer)
         self.marks = RunningMarks(self.journal)
-        self.ids = IdAllocator(self._dedicated, self.database.workflow_ids)
-        self._caller_sessions = CallerSessions(self.database)
-        self._step_sessions = StepTransactions(self.database, self._caller_sessions, sessionmaker)
-        self._closing = asyncio.Lock()
-        self._verified = False
-        self._until_loop_ends: AsyncGenerator[None, None] | None = None
+        dedicated = RetryingConnection(self.database)
+        self.ids = IdAllocator(dedicated, self.database.workflow_ids)
+        self.tables = InstalledTables(self.database)
+        self.reader = StoreReader(self.database, self.tables, ServerClock(dedicated.fetch, self.clock))
+        callers = CallerSessions(self.database)
+        self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
+        self.liveness = StoreLiveness(heartbeat, tunes_gc=settings.tunes_gc)
+        self._access = StoreAccess(
+            self.database, self.tables, self.journal, dedicated=dedicated, ids=self.ids, heartbeat=heartbeat
+        )
+        self._codec = stored_name(settings.codec)
+        self.operations = WorkflowOperations(self._access, self.ids, self._codec)
+        """The operations outside of a caller's transaction."""
+
+    @property
+    def observer(self) -> Observer | None:
+        """The observer of this process; None for none."""
+        return self.journal.observer
 
     async def open(self) -> None:
         """Arrange for the store to be closed when the event loop ends, even without a call of `close`."""
-        self._until_loop_ends = self._closed_with_the_loop()
-        await anext(self._until_loop_ends)
-
-    async def _closed_with_the_loop(self) -> AsyncGenerator[None, None]:
-        # asyncio closes the generators that it has seen start, in `asyncio.run` and in a custom loop that calls
-        # shutdown_asyncgens; there is no other hook at a loop's end.
-        try:
-            yield
-        finally:
-            try:
-                await self.close(for_good=True)
-            except (asyncio.CancelledError, GeneratorExit):
-                # The end of the loop cancels every task once. Where `aclose` had not begun, Python 3.11 throws a
-                # GeneratorExit in here as well. This is the last chance to close the store.
-                await self.close(for_good=True)
-                raise
+        await self.liveness.close_with_loop(partial(self.close, for_good=True))
 
     async def close(self, *, for_good: bool = False) -> None:
         """Write the records that the journal has accepted and close the store's connections.
@@ -208,20 +165,16 @@ class Store:
         The store can be used, and closed, again. The heartbeat continues for a run that was started meanwhile,
         unless the loop ends, which `for_good` says.
         """
-        if self._heartbeat.pid != os.getpid():  # the connections belong to the process that forked this one
+        if self.liveness.is_inherited:
             return
-        async with self._closing:
-            before = self._starts.ever
+        async with self.liveness.closing:
+            before = self.liveness.starts.ever
             await self.journal.close()
-            in_use = self._starts.under_way or self._starts.ever != before
-            if self._is_beating and (for_good or not in_use):
-                self._is_beating = False
-                if self._tunes_gc:
-                    collector.stop()
-                await self._heartbeat.leave()
+            if for_good or not self.liveness.starts.since(before):
+                await self.liveness.stop()
             if for_good:
                 await self._close_journal_for_good()
-            await self._dedicated.close()
+            await self._access.close()
             await self.database.dispose()
 
     async def _close_journal_for_good(self) -> None:
@@ -235,17 +188,13 @@ class Store:
     @property
     def executor_id(self) -> UUID:
         """The executor of the runs of this process."""
-        return self._heartbeat.executor_id
+        return self.liveness.heartbeat.executor_id
 
     async def ensure_heartbeat(self) -> None:
         """Start the heartbeat if it does not beat: no run may start before its executor is registered."""
-        if not self._is_beating:
+        if not self.liveness.is_beating:
             with translated(self.database.schema):
-                await self._heartbeat.join(self)
-            if not self._is_beating:  # another start may have come first
-                self._is_beating = True
-                if self._tunes_gc:
-                    collector.start()
+                await self.liveness.start(self)
 
     # --- the methods of `RunOwner`, for the heartbeat, and of `JournalOwner`, for the journal ---
 
@@ -256,7 +205,7 @@ class Store:
 
     def on_time(self, reading: ClockReading) -> None:
         """Correct the store's time by a reading of the database's clock."""
-        self._time_of_day.told(reading)
+        self.reader.server_clock.correct(reading)
 
     def without_task(self, held: Sequence[HeldRun]) -> list[HeldRun]:
         """Return the runs that no task in this event loop starts, executes or releases."""
@@ -264,7 +213,7 @@ class Store:
         if not left:
             return left
         written = self.journal.workflows
-        claimed = {token for connection in self._claim_connections for token in connection.unanswered}
+        claimed = {token for connection in self.changing.claim_connections for token in connection.unanswered}
         return [
             each
             for each in left
@@ -273,7 +222,7 @@ class Store:
             and (each.claim is None or each.claim not in claimed)
         ]
 
-    def give_up(self, held: Sequence[HeldRun]) -> None:
+    def abandon_runs(self, held: Sequence[HeldRun]) -> None:
         """Abandon runs that no task in this process executes."""
         for each in held:
             _logger.warning(
@@ -287,52 +236,13 @@ class Store:
 
     async def claim_connection(self, on_notify: Callable[[str], object]) -> ClaimConnection:
         """Return a worker's connection; `on_notify` is called with the mark of the queue of each notification."""
-        await self.ensure_installed()
+        await self.tables.ensure()
         await self.ensure_heartbeat()
         connection = ClaimConnection(
             self.database, self.executor_id, on_notify, self._codec, on_time=self.on_time, clock=self.clock
         )
-        self._claim_connections.add(connection)
+        self.changing.claim_connections.add(connection)
         return connection
-
-    async def install(self) -> None:
-        """Create the tables or migrate them to this version; see `pgqrs.storage.migrate`."""
-        with translated(self.database.schema), await self.database.using():
-            await migrate.install(self.database.engine, self.database.schema, self.database.limits.outage_timeout)
-        self._verified = True
-
-    async def verify(self) -> None:
-        """Check that the tables exist at this version; retry if an earlier check has found them."""
-        if self._verified:
-            await self.database.run_with_retries(self._check_tables)
-        else:
-            async with self.database.transaction() as connection:
-                await self._check_tables(connection)
-
-    async def _check_tables(self, connection: AsyncConnection) -> None:
-        await migrate.verify(connection, self.database.schema)
-
-    async def ensure_installed(self) -> None:
-        """Check the tables once, before their first use."""
-        if not self._verified:
-            await self.verify()
-            self._verified = True
-
-    async def create(self, name: str, input_text: str) -> int:
-        """Write a new workflow and return its id."""
-        await self.ensure_installed()
-        while True:
-            workflow_id = await self.ids.next()
-            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
-            if await self._is_own(new):
-                return workflow_id
-
-    async def _is_own(self, new: NewWorkflow | NewRun | Submission) -> bool:
-        """Write a new workflow and return True, or False if another workflow has its id, which was given twice."""
-        if await self.journal.write(new) is not ID_TAKEN:
-            return True
-        self.ids.forget()
-        return False
 
     async def create_and_claim(
         self, name: str, input_text: str, timeout: float | None = None
@@ -341,8 +251,8 @@ class Store:
 
         If the caller is cancelled meanwhile, the run is abandoned once it is written.
         """
-        await self.ensure_installed()
-        with self._starts:
+        await self.tables.ensure()
+        with self.liveness.starts:
             await self.ensure_heartbeat()
             while True:
                 workflow_id = await self.ids.next()
@@ -364,8 +274,8 @@ class Store:
         A run of a dead executor is recovered. Raises `WorkflowLockedError` if another executor, which is alive,
         holds a run of the workflow. If the caller is cancelled meanwhile, the run is abandoned once it is started.
         """
-        await self.ensure_installed()
-        with self._starts:
+        await self.tables.ensure()
+        with self.liveness.starts:
             self.changing.add(workflow_id)
             try:
                 return await self._claim(workflow_id, timeout)
@@ -381,7 +291,7 @@ class Store:
             try:
                 claim: Claim = await self._starting(record)
             except WorkflowLockedError as locked:
-                if not await self._release(workflow_id, locked.executor_id):
+                if not await self._access.release_if_dead(workflow_id, locked.executor_id):
                     raise
             else:
                 return claim
@@ -401,26 +311,6 @@ class Store:
 
         self.journal.submit(record, resolve)
         return answer
-
-    async def _release(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if the executor is dead, and return whether it is.
-
-        While that is in doubt, as after a recent loss of the executor's connection, the method waits.
-        """
-
-        async def release(connection: AsyncConnection) -> ExecutorState:
-            server = ServerRepository(connection)
-            await server.suspect()
-            life = await server.life(executor_id)
-            if life is ExecutorState.DEAD:
-                await WorkflowRepository(connection).release(workflow_id, executor_id)
-            return life
-
-        while True:
-            life = await self.database.run_with_retries(release)
-            if life is not ExecutorState.IN_DOUBT:
-                return life is ExecutorState.DEAD
-            await asyncio.sleep(DOUBT_INTERVAL)
 
     async def history(self, workflow_id: int) -> History:
         """Return the record of the workflow's steps, without the steps that are to be executed again.
@@ -446,140 +336,22 @@ class Store:
                 history.outcomes[step_id] = history.outcomes[step_id]._replace(output=output, error=error)
         return history
 
-    async def submit(
-        self,
-        name: str,
-        input_text: str,
-        *,
-        queue: str,
-        priority: int = 0,
-        delay: float | None = None,
-        timeout: float | None = None,
-        key: str | None = None,
-        taken: OnTaken = ignore_taken,
-    ) -> int:
-        """Write a workflow for workers to claim and return its id, or the id of the workflow that has the key.
+    async def operations_for(self, session: SessionOrConnection | None) -> WorkflowOperations:
+        """Return the operations in the transaction of a caller's session, or the store's own operations for None.
 
-        In the second case `taken` is called with the submission and with that workflow.
+        Raises `SessionError` if the session is unusable. The tables are checked through the session, because it
+        may hold the only connection of the pool.
         """
-        await self.ensure_installed()
-        while True:
-            workflow_id = await self.ids.next()
-            new = Submission(
-                workflow_id, name, input_text, queue, priority, delay, timeout, key, self._codec, new_token()
-            )
-            written = await self._write_new(new)
-            if written is ID_TAKEN:
-                self.ids.forget()
-            elif written or key is None:
-                return workflow_id
-            elif (there := await self.ids.of_key(name, key)) is not None:
-                taken(new, there)
-                return there.workflow_id
+        if session is None:
+            return self.operations
+        connection = await self.sessions.callers.bind(session)
+        await self.tables.ensure_through(connection)
+        transaction = CallerTransaction(connection, self.ids, self.database.workflow_ids)
+        return WorkflowOperations(transaction, self.ids, self._codec)
 
-    async def _write_new(self, new: Submission) -> Any:
-        # A key may wait for another transaction, and the steps of this process must not wait with it.
-        beside = self.journal.beside
-        return await (self.journal if new.key is None or beside is None else beside).write(new)
-
-    async def submit_many(self, submissions: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[int]:
-        """Write workflows of one name in one transaction, and return their ids in order.
-
-        The `workflow_id` of a submission is ignored. Of several submissions with one key the first is written. The
-        other ones, and every submission whose key was taken before, get the id of the workflow that has the key,
-        and `taken` is called with them.
-        """
-        await self.ensure_installed()
-
-        async def submit(new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
-            return await self.database.run_with_retries(lambda connection: enqueue_workflows(connection, new))
-
-        new = [each._replace(codec=self._codec, token=new_token()) for each in submissions]
-        return await enqueue_with_ids(new, submit, self.ids.block, taken)
-
-    async def in_transaction(self, session: SessionOrConnection) -> CallerTransaction:
-        """Return the operations on the transaction of a caller's session; raises `SessionError` if it is unusable.
-
-        The tables are checked through the session, because it may hold the only connection of the pool.
-        """
-        connection = await self._caller_sessions.bind(session)
-        if not self._verified:
-            with session_errors():
-                await self._check_tables(connection.connection)
-            self._verified = True
-        return CallerTransaction(connection, self.ids, self.database.workflow_ids, self._codec)
-
-    def step_transaction(self, *, nested: bool) -> AbstractAsyncContextManager[StepTransaction]:
-        """Open the session of a transactional step; `nested` says that an enclosing step has one."""
-        return self._step_sessions.open(nested=nested)
-
-    def after_commit(self, session: SessionOrConnection, name: str, act: Callable[[], object]) -> None:
-        """Call `act` at about the commit of a caller's session; of several with one `name`, only the first."""
-        self._caller_sessions.after_commit(session, name, act)
-
-    async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
-        """Return the results of the workflows that have ended, by id."""
-        await self.ensure_installed()
-        return await self.database.run_with_retries(lambda connection: WorkflowRepository(connection).results(ids))
-
-    async def existing(self, ids: Collection[int]) -> set[int]:
-        """Return the ids for which there is a workflow."""
-        return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).existing(ids)
-        )
-
-    async def workflow(self, workflow_id: int, decode: Decode) -> WorkflowRecord:
-        """Return the current record of a workflow."""
-        check_id(workflow_id)
-        await self.ensure_installed()
-        return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).get(decode, workflow_id)
-        )
-
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> None:
-        """Cancel a workflow, at once or through the executor that runs it."""
-        check_id(workflow_id)
-        await self.ensure_installed()
-        executor_id = await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt)
-        )
-        if executor_id is None:
-            return
-        if executor_id == ABANDONED or await self._release(workflow_id, executor_id):
-            await self.database.run_with_retries(
-                lambda connection: WorkflowRepository(connection).cancel_released(workflow_id)
-            )
-        elif executor_id == self.executor_id:
-            self._heartbeat.cancel(workflow_id, interrupt=interrupt)
-        else:
-            await self._notify(executor_channel(executor_id), "cancel")
-
-    async def ring(self, queue: str, first: int) -> None:
+    async def notify_queue(self, queue: str, first: int) -> None:
         """Notify the workers of a queue, as a hint; `first` is the lowest id of the workflows that are ready."""
-        await self._notify(queue_channel(self.database.schema), payload_of(queue, first))
-
-    async def _notify(self, channel: str, payload: str) -> None:
-        await self._dedicated.fetch(notify, {"channel": channel, "payload": payload})
-
-    async def now(self) -> datetime:
-        """Return the time by the database's clock."""
-        return await self._time_of_day.now()
-
-    async def violations(self) -> list[str]:
-        """Return a sentence for each violation of the tables' invariants."""
-        await self.ensure_installed()
-        found: list[str] = []
-        for each in INVARIANTS:
-
-            async def search(connection: AsyncConnection, each: Invariant = each) -> list[str]:
-                return await ServerRepository(connection).violations(each, LONGEST_SEARCH)
-
-            found += await self.database.run_with_retries(search, lasting=LONGEST_SEARCH)
-        return found
-
-    async def record_failure(self, failure: FailedAttempt) -> None:
-        """Record a failed attempt of a step that is to be retried."""
-        await self.journal.write(failure)
+        await self._access.notify(queue_channel(self.database.schema), payload_of(queue, first))
 
     async def write_end(self, record: RunEnd | RunRelease) -> None:
         """Record the end of a run, its release for a later claim, or its cancellation."""
@@ -599,43 +371,3 @@ class Store:
         again.
         """
         self.journal.try_submit(RunRelease(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
-
-    async def name_of(self, workflow_id: int) -> str:
-        """Return the name of a workflow."""
-        check_id(workflow_id)
-        await self.ensure_installed()
-        return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).name(workflow_id)
-        )
-
-    async def resume(self, workflow_id: int) -> str:
-        """Make a workflow runnable again, have its failed steps executed again, and return its name."""
-        check_id(workflow_id)
-        await self.ensure_installed()
-        return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).resume(workflow_id)
-        )
-
-    async def workflows(
-        self,
-        decode: Decode,
-        *,
-        status: WorkflowStatus | None,
-        name: str | None,
-        limit: int,
-        before: int | None,
-    ) -> list[WorkflowRecord]:
-        """Return a page of workflows, newest first."""
-        await self.ensure_installed()
-        return await self.database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).page(
-                decode, status=status, name=name, limit=limit, before=before
-            )
-        )
-
-    async def steps(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
-        """Return a workflow's steps in the order in which they were started."""
-        await self.name_of(workflow_id)
-        return await self.database.run_with_retries(
-            lambda connection: StepRepository(connection).of_workflow(workflow_id, decode)
-        )

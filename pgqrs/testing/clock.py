@@ -153,7 +153,7 @@ class TestClock:
         Raises:
             ConfigurationError: The clock follows no `Admin`.
         """
-        return await (await self._stores())[0].now()
+        return await (await self._stores())[0].reader.now()
 
     async def advance(
         self,
@@ -217,7 +217,7 @@ class TestClock:
     async def _move(self, seconds: float) -> None:
         stores = await self._stores()
         for store in stores:
-            await store.now()  # the store measures the database's clock once; not during the move
+            await store.reader.now()  # the store measures the database's clock once; not during the move
         # This process moves first: a wait that is measured from now on is right in the database, before and after
         # the move there. A wait that was measured earlier must be written before that move.
         self._ahead += seconds

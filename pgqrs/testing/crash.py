@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from pgqrs.client.admin import Admin
 from pgqrs.codecs.base import codec_at
-from pgqrs.codecs.records import as_text, decode_workflow, value_context
+from pgqrs.codecs.records import StoredWorkflow, decode_workflow, value_context
 from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.observer import Observer
@@ -24,7 +24,7 @@ from pgqrs.testing.comparison import Recorded
 from pgqrs.testing.crash_report import Compare, RunReport, differences_of, hint_of
 from pgqrs.testing.enqueued import skipping
 from pgqrs.testing.scratch import scratch_admin
-from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
+from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.worker.runner import ClaimedTask, WorkflowRunner
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
@@ -356,11 +356,10 @@ class _CrashHarness:
             lambda connection: WorkflowRepository(connection).release(workflow_id, dead)
         )
 
-    async def _record(self, workflow_id: int) -> WorkflowRecord:
-        """Return the workflow's record, with payloads as text."""
-        return await self._stores[1].workflow(workflow_id, as_text)
+    async def _record(self, workflow_id: int) -> StoredWorkflow:
+        return await self._stores[1].reader.workflow(workflow_id)
 
-    def _result(self, ended: WorkflowRecord) -> Any:
+    def _result(self, ended: StoredWorkflow) -> Any:
         """Return the result of the workflow as its function is annotated; None if the workflow failed."""
         if ended.output is None:
             return None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pgqrs.client.admin import Admin
 from pgqrs.client.loop_state import LoopState
 from pgqrs.codecs.base import stored_name
-from pgqrs.codecs.records import as_text, decode_workflow
+from pgqrs.codecs.records import decode_workflow
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import SerializationError
 from pgqrs.storage.claim_connection import ClaimConnection
@@ -238,10 +238,10 @@ def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
 
 async def _queued(admin: Admin) -> list[_Queued]:
     """Return all enqueued workflows that have not ended, newest first."""
-    store = await admin.store()
+    reader = (await admin.store()).reader
     found: list[_Queued] = []
     before: int | None = None
-    while page := await store.workflows(as_text, status=None, name=None, limit=PAGE, before=before):
+    while page := await reader.workflows(status=None, name=None, limit=PAGE, before=before):
         queued = [each for each in page if each.queue is not None and each.status in _QUEUED]
         found += [_Queued(decode_workflow(admin.codec, each), each.input) for each in queued]
         before = page[-1].id

@@ -27,6 +27,12 @@ async def no_hang():
         yield
 
 
+def limit(admin, **limits):
+    """Change limits of an admin that has not been used yet."""
+    loops = admin._loops
+    loops.settings = loops.settings._replace(limits=loops.settings.limits._replace(**limits))
+
+
 def is_replay(error, original):
     """Tell whether `error` is a recorded error of the class `original`, raised again."""
     return isinstance(error, StepFailedError) and isinstance(error, original)

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from acceptance_helpers import until
 
 from pgqrs import PyWorkflow
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import Submission
 from pgqrs.workflow.definition import definition_of
 
 
@@ -23,9 +25,10 @@ class Claims:
         """Enqueue a workflow and return its id."""
         definition = definition_of(function)
         text = json.dumps({"args": args, "kwargs": {}})
-        return await self.store.submit(
-            definition.name, text, queue="default", timeout=timeout or definition.timeout
-        )
+        own_timeout = timeout or definition.timeout
+        new = Submission(0, definition.name, text, "default", 0, None, own_timeout, None, None, new_token())
+        (identity,) = await self.store.operations.submit([new])
+        return identity.workflow_id
 
     async def run(self, function):
         """Wait until a workflow of the function is ready, claim it, and run it as far as it goes."""

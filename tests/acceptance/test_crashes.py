@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 import pytest
-from acceptance_helpers import no_hang, status, steps, until
+from acceptance_helpers import limit, no_hang, status, steps, until
 
 from pgqrs import Admin, PyWorkflow, RunStopped, WorkflowFencedError, step, workflow
 from pgqrs.storage.queries.executors import ABANDONED
@@ -305,7 +305,7 @@ async def test_a_run_whose_end_an_error_of_ours_prevents_is_given_up_at_once(adm
 
     monkeypatch.setattr("pgqrs.engine.run.Run.fail", fails)
     async with Admin(dsn, schema) as own:
-        own._limits = own._limits._replace(heartbeat_interval=3600.0)  # or the next beat but one would give it up
+        limit(own, heartbeat_interval=3600.0)  # or the next beat but one would give it up
         with pytest.raises(RecursionError):
             await own.run(wf)
         await until(given_up)

@@ -9,7 +9,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from acceptance_helpers import no_hang, until
+from acceptance_helpers import limit, no_hang, until
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 
@@ -164,7 +164,7 @@ async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
 
 async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, sql):
     own = Admin(dsn, schema)
-    own._limits = own._limits._replace(heartbeat_interval=0.1, heartbeat_timeout=1.5)
+    limit(own, heartbeat_interval=0.1, heartbeat_timeout=1.5)
     async with no_hang(), own, Worker(admin, [pausing_between]):  # the second knows not what the first runs
         worker = Worker(own, [pausing_within])
         await worker.start()

@@ -451,7 +451,7 @@ async def test_a_workflow_that_waits_for_its_next_attempt_is_in_progress_and_can
         await until(waits)
         with pytest.raises(WorkflowInProgressError):
             await wf(ctx)
-        await (await admin.store()).cancel(ctx.id(), interrupt=False)
+        await (await admin.store()).operations.cancel(ctx.id(), interrupt=False)
         with pytest.raises(WorkflowCancelledError):
             await task
     assert await status(sql, ctx) == "CANCELLED"

@@ -459,7 +459,7 @@ async def test_cancelling_ends_a_sleep_at_once(admin, sql, interrupt):
     task = asyncio.create_task(sleeper(ctx, 3600))
     async with no_hang():
         await until(_is_there, sql, ctx, "sleep:1")
-        await (await admin.store()).cancel(ctx.id(), interrupt=interrupt)
+        await (await admin.store()).operations.cancel(ctx.id(), interrupt=interrupt)
         with pytest.raises(WorkflowCancelledError):
             await task
     assert await status(sql, ctx) == "CANCELLED"
@@ -594,7 +594,7 @@ async def test_a_run_by_hand_is_cancelled_too(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await note(ctx, "a")
-    await (await admin.store()).cancel(ctx.id(), interrupt=False)
+    await (await admin.store()).operations.cancel(ctx.id(), interrupt=False)
     async with no_hang():
         await until(_is_cancelled, sql, ctx)
     for call in (lambda: note(ctx, "b"), ctx.success, lambda: ctx.fail("x")):
@@ -606,7 +606,7 @@ async def test_a_parked_workflow_is_cancelled_in_the_tables(admin, sql, claimer)
     workflow_id = await claimer.submit(sleeper, 3600)
     with pytest.raises(Parked):
         await claimer.run(sleeper)
-    await claimer.store.cancel(workflow_id, interrupt=False)
+    await claimer.store.operations.cancel(workflow_id, interrupt=False)
     assert (await row(sql, workflow_id))["status"] == "CANCELLED"
 
 

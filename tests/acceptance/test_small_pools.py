@@ -132,7 +132,7 @@ async def test_who_holds_the_only_connection_outside_of_a_step_can_ask_too(only)
     await only.list_workflows()  # which looks at the tables, once
     async with no_hang(), store.database.engine.connect():
         await only.enqueue(child)
-        await store.now()
+        await store.reader.now()
 
 
 # --- the connection beside the pool ---

@@ -216,7 +216,7 @@ async def test_no_more_are_claimed_than_there_are_slots(admin, closed_gate):
     handles = [await admin.enqueue(waiting) for _ in range(10)]
     async with no_hang(), Worker(admin, [waiting], concurrency=3) as _worker:
         await until(_inside, 3)
-        await (await admin.loop_state()).store.ring("default", 1)
+        await (await admin.loop_state()).store.notify_queue("default", 1)
         assert len(await admin.list_workflows(status="RUNNING")) == 3
         assert len(await admin.list_workflows(status="PENDING")) == 7
         closed_gate.set()

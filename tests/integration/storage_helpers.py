@@ -10,7 +10,8 @@ from sqlalchemy import select
 from pgqrs.models import Workflow
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal import futures as answers
-from pgqrs.storage.records import NewRun, RunStart
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import NewRun, RunStart, Submission
 
 DEADLINE = 20.0
 
@@ -55,7 +56,25 @@ async def leave_run(store, record):
 
 async def fail_attempt(store, record):
     """Record a failed attempt of a step."""
-    await store.record_failure(*await claimed(store.database, record))
+    await store.journal.write(*await claimed(store.database, record))
+
+
+async def enqueue(store, name, text, *, queue="default", priority=0, delay=None, timeout=None, key=None):
+    """Write a workflow for workers, and return its id."""
+    (workflow_id,) = await enqueue_many(store, [Submission(0, name, text, queue, priority, delay, timeout, key)])
+    return workflow_id
+
+
+async def enqueue_many(store, submissions):
+    """Write workflows of one name for workers, and return their ids."""
+    new = [each._replace(token=new_token()) for each in submissions]
+    return [each.workflow_id for each in await store.operations.submit(new)]
+
+
+def limit(admin, **limits):
+    """Change limits of an admin that has not been used yet."""
+    loops = admin._loops
+    loops.settings = loops.settings._replace(limits=loops.settings.limits._replace(**limits))
 
 
 async def submit(journal, record):

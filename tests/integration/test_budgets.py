@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true
+from tests.integration.storage_helpers import become_true, limit
 
 
 @step(key=lambda n: n)
@@ -111,7 +111,7 @@ def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_ans
 
 async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
-        own._limits = own._limits._replace(heartbeat_interval=3600.0)  # or the beats would count
+        limit(own, heartbeat_interval=3600.0)  # or the beats would count
         await own.run(counting, 3)  # the connection knows the statements now
         await _ids_in_stock(own)
         for steps in (1, 5, 20):
@@ -186,16 +186,16 @@ async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, sche
 
 async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
-        own._limits = own._limits._replace(heartbeat_interval=3600.0)
+        limit(own, heartbeat_interval=3600.0)
         store = await own.store()
-        await store.ensure_installed()
+        await store.tables.ensure()
         before, connections = wire.exchanges, wire.connections
         await store.ensure_heartbeat()
         assert (
             wire.exchanges - before <= 25
         )  # most of them are SQLAlchemy's, for the first connection of an engine
         assert wire.connections - connections == 1
-        beating = own._pulse._beating
+        beating = own._loops.heartbeat._beating
         before = wire.exchanges
         beating._loop.call_soon_threadsafe(beating._wake)
         await become_true(lambda: wire.exchanges > before)

@@ -240,7 +240,7 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, 
     await made_ready()
     assert await claimed() == [last]  # bounded
     assert await claimed() == []
-    await (await admin.store()).ring("default", old)
+    await (await admin.store()).notify_queue("default", old)
     await become_true(lambda: watch._floor._floor < old)
     assert await claimed() == [old]
 

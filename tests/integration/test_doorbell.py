@@ -9,7 +9,7 @@ import pytest
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
 from pgqrs.client.queue_notifier import MAX_INTERVAL, QueueNotifier
-from pgqrs.storage.queries.channels import mark_of, queue_channel, ring_of
+from pgqrs.storage.queries.channels import mark_of, parse_payload, queue_channel
 from pgqrs.worker.claimer import MAX_POLL_INTERVAL
 from tests.integration.faults import Wire
 
@@ -67,7 +67,7 @@ async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
 
 async def test_a_worker_of_the_same_admin_needs_no_notification(admin):
     async with idle_worker(admin) as idle:
-        (await admin.loop_state()).notifier._ring = _unreachable
+        (await admin.loop_state()).notifier._send = _unreachable
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5
@@ -98,7 +98,7 @@ async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, truth, sche
     await admin.close()  # rings what is still to be rung
     elapsed = time.monotonic() - began
     await truth.fetchval("SELECT 1")  # what was sent before is heard by now
-    marks = [ring_of(each)[0] for each in heard]
+    marks = [parse_payload(each)[0] for each in heard]
     assert {mark_of("a"), mark_of("b")} == set(marks)
     assert marks.count(mark_of("a")) <= 3 + elapsed / MAX_INTERVAL
     assert not any("a:" in each for each in heard if not each.startswith(mark_of("a")))
@@ -160,9 +160,9 @@ async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn,
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         for _ in range(times):
             services = await idle()
-            connection = services._claim_connection._connection
+            connection = services._claim_connection._dedicated.driver
             await truth.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
-            await until(lambda: services._claim_connection._connection not in {None, connection})  # noqa: B023
+            await until(lambda: services._claim_connection._dedicated.driver not in {None, connection})  # noqa: B023
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5

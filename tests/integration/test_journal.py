@@ -314,7 +314,7 @@ async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin
         await ctx.start()
         journal = (await own.store()).journal
         await become_true(lambda: journal._flusher is None)
-        journal._connection.terminate()
+        journal._dedicated.driver.terminate()
         TOLD.set("a request's secret")
         seen.clear()
         assert await numbered(ctx, 1) == 1
@@ -339,7 +339,8 @@ class WatchedQueue(deque):
 async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, truth):
     store = await admin.store()
     # No task executes these runs: a heartbeat would abandon them where the test takes long.
-    store._heartbeat._limits = store._heartbeat._limits._replace(unattended=3600.0)
+    heartbeat = store.liveness.heartbeat
+    heartbeat._limits = heartbeat._limits._replace(unattended=3600.0)
     journal = store.journal
     runs = await claimed(journal._database, *map(outcome, await new_runs(admin, 200)))
     journal._queue = queue = WatchedQueue()
@@ -461,7 +462,7 @@ async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, t
 async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, truth):
     await admin.run(five_steps)
     journal = (await admin.store()).journal
-    pid = journal._connection.get_server_pid()
+    pid = journal._dedicated.driver.get_server_pid()
     await truth.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     assert await admin.run(five_steps) == 10
 

@@ -13,6 +13,7 @@ import pytest
 
 from pgqrs import Admin, PyWorkflow, StepFailedError, step, workflow
 from tests.integration.faults import Fault, Wire
+from tests.integration.storage_helpers import limit
 
 
 class Expected(NamedTuple):
@@ -286,7 +287,7 @@ async def _check(truth, schema, calls, expected):
 
 def _unhurried(own):
     """Keep the beats out of the round trips that are counted; the one that registers is among them."""
-    own._limits = own._limits._replace(heartbeat_interval=3600.0, heartbeat_timeout=7200.0)
+    limit(own, heartbeat_interval=3600.0, heartbeat_timeout=7200.0)
     return own
 
 

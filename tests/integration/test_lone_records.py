@@ -58,7 +58,7 @@ async def test_an_answer_that_came_while_somebody_blocked_the_loop_is_not_too_la
         ctx = await _started(own)
         await numbered(ctx, -1)  # the connection knows the statement now, which is one round trip
         journal = (await own.store()).journal
-        connection, before = journal._connection, journal.statements
+        connection, before = journal._dedicated.driver, journal.statements
         for n in range(3):
             writing = asyncio.create_task(numbered(ctx, n))
             while journal.statements == before + n:  # noqa: ASYNC110  # the answer must come while the loop is blocked
@@ -66,7 +66,7 @@ async def test_an_answer_that_came_while_somebody_blocked_the_loop_is_not_too_la
             time.sleep(0.3)  # noqa: ASYNC251  # which is what it is about
             assert await writing == n
         assert journal.statements == before + 3
-        assert journal._connection is connection
+        assert journal._dedicated.driver is connection
 
 
 NESTING_LATER = """

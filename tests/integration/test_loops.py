@@ -269,7 +269,7 @@ def test_one_admin_serves_one_loop_after_another_and_each_has_its_own_store(dsn,
 
     assert [asyncio.run(main()) for _ in range(3)] == [3, 3, 3]
     assert len({id(store) for store in stores}) == 3
-    assert len(admin._stores) == 1
+    assert len(admin._loops.stores) == 1
 
 
 def test_one_admin_serves_two_loops_at_once(dsn, installed):

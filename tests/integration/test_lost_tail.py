@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, step, workflow
+from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, WorkflowNotFoundError, step, workflow
 from pgqrs.storage.records import StepOutcome, Submission
 from pgqrs.storage.store import Store
 from tests.integration.storage_helpers import become_true, offered
@@ -156,6 +156,52 @@ async def test_an_epoch_given_twice_fences_the_run_whose_claim_was_lost(dsn):
         assert await charge(other, "theirs") == "charged theirs"
         (recorded,) = await theirs.list_steps(ctx.id())
         assert (recorded.output, recorded.epoch) == ("charged theirs", 1)
+
+
+@asynccontextmanager
+async def replaced(dsn):
+    """Give an admin, and handles on lost workflows whose ids another admin's workflows have."""
+    async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
+        await ours.install()
+        await ours.options(key="k").enqueue(order, "kept")
+        await tail.remember()
+        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(tail.dsn))
+        async with engine.begin() as connection:
+            lent = await ours.options(session=connection).enqueue(order, "lent")
+        await engine.dispose()
+        lost = [lent, await ours.enqueue(order, "lost"), *await ours.enqueue_many(order, [("x",), ("y",)])]
+        kept = await ours.options(key="k").enqueue(order, "kept")
+        await tail.lose()
+        await theirs.enqueue_many(order, [(f"theirs {n}",) for n in range(20)])
+        assert {each.id for each in lost} <= {each.id for each in await theirs.list_workflows()}
+        yield theirs, lost, kept
+
+
+async def test_handle_of_lost_workflow_does_not_show_the_one_that_has_its_id(dsn):
+    async with replaced(dsn) as (theirs, lost, _kept), Worker(theirs, [order]):
+        for handle in lost:
+            assert (await theirs.handle(handle.id).result(timeout=20)).startswith("charged theirs")
+            uses = handle.result(timeout=20), handle.status(), handle.steps(), handle.cancel(interrupt=True)
+            for use in uses:
+                with pytest.raises(WorkflowNotFoundError, match="another workflow has its id"):
+                    await use
+
+
+async def test_handle_of_lost_workflow_neither_cancels_nor_waits_for_another_one(dsn):
+    async with replaced(dsn) as (theirs, lost, _kept):
+        for handle in lost:
+            with pytest.raises(WorkflowNotFoundError, match="another workflow has its id"):
+                await handle.cancel()
+            assert await theirs.handle(handle.id).status() == "PENDING"
+            with pytest.raises(WorkflowNotFoundError, match="another workflow has its id"):
+                await handle.result(timeout=20)
+
+
+async def test_handle_of_a_taken_key_is_of_the_workflow_that_has_the_key(dsn):
+    async with replaced(dsn) as (theirs, _lost, kept), Worker(theirs, [order]):
+        assert await kept.result(timeout=20) == "charged kept"
+        assert await kept.status() == "SUCCESS"
+        assert [each.output for each in await kept.steps()] == ["charged kept"]
 
 
 async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, truth):

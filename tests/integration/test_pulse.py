@@ -16,7 +16,7 @@ from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.records import RunEnd, RunRelease
 from pgqrs.storage.server_clock import ServerClock
 from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true, end_run, leave_run, row_of, watching
+from tests.integration.storage_helpers import become_true, end_run, enqueue, leave_run, limit, row_of, watching
 
 HOUR = 3600.0
 OFTEN = 0.02
@@ -25,7 +25,7 @@ OFTEN = 0.02
 def beating(target, schema, beat, **options):
     """Return an `Admin` whose beat is as often as the test wants; a beat an hour leaves the work to what wakes it."""
     own = Admin(target, schema, **options)
-    own._limits = own._limits._replace(heartbeat_interval=beat)
+    limit(own, heartbeat_interval=beat)
     return own
 
 
@@ -75,7 +75,7 @@ STRICT = """
 @pytest.mark.parametrize("way", ["begin", "claim", "watch"])
 async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admin, truth, way):
     await truth.execute(STRICT.format(schema=schema))
-    queued = await (await admin.store()).submit("w", "{}", queue="default")
+    queued = await enqueue(await admin.store(), "w", "{}", queue="default")
     async with store_of(dsn, schema) as store:
         assert await executors(truth) == []
         if way == "begin":
@@ -93,10 +93,10 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
 
 async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store:
-        workflow_id = await store.create("w", "{}")
-        await store.submit("w", "{}", queue="default")
-        await store.workflow(workflow_id, str)
-        await store.cancel(workflow_id, interrupt=False)
+        workflow_id = await store.operations.create("w", "{}")
+        await enqueue(store, "w", "{}", queue="default")
+        await store.reader.workflow(workflow_id)
+        await store.operations.cancel(workflow_id, interrupt=False)
         assert pulses() == []
     assert await executors(truth) == []
 
@@ -113,7 +113,7 @@ async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, ad
 
 async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, truth):
     async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, outage_timeout=0.5) as store:
-        await store.create("w", "{}")
+        await store.operations.create("w", "{}")
         await wire.cut()
         told = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in told] == [DatabaseUnavailableError] * 3
@@ -403,7 +403,7 @@ async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, trut
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         _, other_epoch, other = await live_run(store)
-        await (await admin.store()).cancel(workflow_id, interrupt=interrupt)
+        await (await admin.store()).operations.cancel(workflow_id, interrupt=interrupt)
         await become_true(lambda: live.asked)
         assert set(live.asked) == {interrupt}
         assert live.threads == {threading.current_thread()}
@@ -436,7 +436,7 @@ async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, t
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         await truth.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(truth))
-        await store.cancel(workflow_id, interrupt=True)
+        await store.operations.cancel(workflow_id, interrupt=True)
         await become_true(lambda: live.asked)
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
@@ -459,7 +459,7 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
     await become_true(begun.is_set)
     await (await own.store()).ensure_heartbeat()
     ((workflow_id, live),) = lives
-    await (await admin.store()).cancel(workflow_id, interrupt=False)
+    await (await admin.store()).operations.cancel(workflow_id, interrupt=False)
     await become_true(lambda: live.asked)
     go_on.set()
     await task
@@ -473,7 +473,7 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
 def watchful(target, schema, **options):
     """Return an `Admin` that looks often after the runs that it holds."""
     own = beating(target, schema, OFTEN, **options)
-    own._limits = own._limits._replace(unattended=0.1)
+    limit(own, unattended=0.1)
     return own
 
 
@@ -547,7 +547,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
 async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, admin, truth):
     async with watchful(dsn, schema) as own:
         store = await own.store()
-        workflow_id = await store.submit("w", "{}", queue="default")
+        workflow_id = await enqueue(store, "w", "{}", queue="default")
         async with watching(store) as watch:
             (run,) = await watch.claim(["w"], ["default"], 1)
             watch._unanswered = [(await row_of(truth, workflow_id))["claim"]]
@@ -627,7 +627,7 @@ async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema
             workflow_id = await store.ids.next() + 1
             starting = store.create_and_claim("w", "{}")
         else:
-            workflow_id = await store.create("w", "{}")
+            workflow_id = await store.operations.create("w", "{}")
             context = await own.get_workflow(workflow_id)
             starting = context.start()
         if way == "history":
@@ -645,21 +645,21 @@ async def test_the_beat_brings_the_time_back(dsn, schema, admin, truth):
     """A machine that was suspended, or a server whose clock was set: the reading is an hour behind."""
     async with store_of(dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
-        now = await store.now()
-        clock = store._time_of_day
+        now = await store.reader.now()
+        clock = store.reader.server_clock
         clock._read = now - timedelta(hours=1), clock._read[1]
         await become_true(lambda: _is_right(store, truth))
 
 
 async def _is_right(store, truth):
-    return abs(await store.now() - await truth.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
+    return abs(await store.reader.now() - await truth.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
 
 
 async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
     async with store_of(dsn, schema) as store, watching(store) as watch:
-        now = await store.now()
-        store._time_of_day._read = now - timedelta(hours=1), store._time_of_day._read[1]
-        workflow_id = await store.submit("w", "{}", queue="default")
+        now = await store.reader.now()
+        store.reader.server_clock._read = now - timedelta(hours=1), store.reader.server_clock._read[1]
+        workflow_id = await enqueue(store, "w", "{}", queue="default")
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert await _is_right(store, truth)
         await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
@@ -668,10 +668,10 @@ async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
 def test_a_reading_within_its_error_does_not_change_the_time():
     clock = ServerClock(None, MonotonicClock())
     now = datetime.now(UTC)
-    clock.told(ClockReading(now, 10.0, 0.001))
-    clock.told(ClockReading(now + timedelta(seconds=1.04), 11.0, 0.05))
+    clock.correct(ClockReading(now, 10.0, 0.001))
+    clock.correct(ClockReading(now + timedelta(seconds=1.04), 11.0, 0.05))
     assert clock._read == (now, 10.0)
-    clock.told(ClockReading(now + timedelta(seconds=1.06), 11.0, 0.05))
+    clock.correct(ClockReading(now + timedelta(seconds=1.06), 11.0, 0.05))
     assert clock._read == (now + timedelta(seconds=1.06), 11.0)
 
 

@@ -45,6 +45,8 @@ from tests.integration.storage_helpers import (
     DEADLINE,
     become_true,
     end_run,
+    enqueue,
+    enqueue_many,
     fail_attempt,
     leave_run,
     offered,
@@ -79,7 +81,7 @@ async def another(dsn, schema, admin):
 
 
 async def enqueued(store, count=1, name="w", *, queue="default", **options):
-    return [await store.submit(name, "{}", queue=queue, **options) for _ in range(count)]
+    return [await enqueue(store, name, "{}", queue=queue, **options) for _ in range(count)]
 
 
 async def claimed_by(store, executor_id, *, limit=100):
@@ -141,8 +143,8 @@ async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch)
 
 
 async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch, truth):
-    plain = await store.submit("w", '{"args":[1.50],"kwargs":{}}', queue="default")
-    timed = await store.submit("w", "{}", queue="default", timeout=HOUR)
+    plain = await enqueue(store, "w", '{"args":[1.50],"kwargs":{}}', queue="default")
+    timed = await enqueue(store, "w", "{}", queue="default", timeout=HOUR)
     runs = await watch.claim(["w"], ["default"], 2)
     row = await row_of(truth, plain)
     assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"])
@@ -165,7 +167,7 @@ async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, w
 async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(store, another, truth):
     new = [Submission(0, name, "{}", where, n % 3, None, None, None)
            for n in range(250) for name in "ab" for where in ("q", "r")]  # fmt: skip
-    ids = [each for name in "ab" for each in await store.submit_many([one for one in new if one.name == name])]
+    ids = [each for name in "ab" for each in await enqueue_many(store, [one for one in new if one.name == name])]
     found: list[int] = []
 
     async def work(watch, limit):
@@ -242,14 +244,14 @@ async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost
     heard = []
     async with watching(store, on_notify=heard.append) as watch:
         await watch.run_maintenance(["w"], ["default"])
-        await another.ring("default", 1)
-        await another.ring("a queue, 'quoted'", 1)
+        await another.notify_queue("default", 1)
+        await another.notify_queue("a queue, 'quoted'", 1)
         await become_true(lambda: len(heard) == 2)
         assert heard == [mark_of("default"), mark_of("a queue, 'quoted'")]
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._connection.get_server_pid())
-        await become_true(watch._connection.is_closed)
+        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._dedicated.driver.get_server_pid())
+        await become_true(watch._dedicated.driver.is_closed)
         await watch.run_maintenance(["w"], ["default"])
-        await another.ring("again", 1)
+        await another.notify_queue("again", 1)
         await become_true(lambda: heard[2:] == [mark_of("again")])
 
 
@@ -284,7 +286,7 @@ async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
 
 async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth):
     new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MAX_ROWS + 1)
-    await store.submit_many(new)
+    await enqueue_many(store, new)
     await truth.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
     ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
     assert [tick.woken for tick in ticks] == [maintenance.MAX_ROWS, 1, 0]
@@ -380,7 +382,7 @@ async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment
     await watch.run_maintenance([], [])  # connects
     await running(store, truth, **SUSPECTED)
     await planted_executor(truth, lock_key=3003)
-    watch._connection.terminate()
+    watch._dedicated.driver.terminate()
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
     await become_true(lambda: _recovered(watch))
@@ -465,7 +467,7 @@ async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(stor
 
 async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, watch, truth):
     workflow_id, executor_id = await running(store, truth)
-    await store.cancel(workflow_id, interrupt=True)
+    await store.operations.cancel(workflow_id, interrupt=True)
     assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
@@ -480,7 +482,7 @@ async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, wat
 
 async def test_ticks_at_once_take_each_run_over_once(store, another, truth):
     executor_id = await planted_executor(truth)
-    await store.submit_many([Submission(0, "w", "{}", "default", 0, None, None, None)] * 400)
+    await enqueue_many(store, [Submission(0, "w", "{}", "default", 0, None, None, None)] * 400)
     assert len(await claimed_by(store, executor_id, limit=400)) == 400
     await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     async with watching(store) as one, watching(store) as two, watching(another) as three:
@@ -585,7 +587,7 @@ async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, wa
 
 async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, another, truth):
     async def once(own, key):
-        return await own.submit("w", "{}", queue="default", key=key)
+        return await enqueue(own, "w", "{}", queue="default", key=key)
 
     for key in map(str, range(20)):
         ids = await asyncio.gather(*(once(own, key) for own in (store, another) for _ in range(5)))
@@ -600,7 +602,7 @@ async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflo
         return dict(
             zip(
                 keys,
-                await asyncio.gather(*(own.submit("w", "{}", queue="q", key=key) for key in keys)),
+                await asyncio.gather(*(enqueue(own, "w", "{}", queue="q", key=key) for key in keys)),
                 strict=True,
             )
         )
@@ -614,44 +616,46 @@ async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflo
 async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_workflows(store, another, truth):
     new = [Submission(0, "w", "{}", "q", 0, None, None, str(n)) for n in range(3000)]
     async with asyncio.timeout(DEADLINE):
-        one, other = await asyncio.gather(store.submit_many(new), another.submit_many(new[::-1]))
+        one, other = await asyncio.gather(enqueue_many(store, new), enqueue_many(another, new[::-1]))
     assert one == other[::-1]
     assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 3000
 
 
 async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, truth):
-    first = await store.submit("w", '{"n": 0}', queue="default", key="there")
+    first = await enqueue(store, "w", '{"n": 0}', queue="default", key="there")
     new = [
         Submission(0, "w", f'{{"n": {n}}}', "default", 0, None, None, key)
         for n, key in enumerate(["a", None, "b", "a", "there", None, "a"], 1)
     ]
-    ids = await store.submit_many(new)
+    ids = await enqueue_many(store, new)
     assert ids[0] == ids[3] == ids[6]
     assert ids[4] == first
     assert len(set(ids)) == 5
     assert json.loads((await row_of(truth, ids[0]))["input"]) == {"n": 1}
     assert json.loads((await row_of(truth, first))["input"]) == {"n": 0}
-    assert await store.submit("w", "{}", queue="elsewhere", key="a") == ids[0]
+    assert await enqueue(store, "w", "{}", queue="elsewhere", key="a") == ids[0]
 
 
 async def test_a_key_belongs_to_a_name(store):
-    ids = [await store.submit(name, "{}", queue="default", key="k") for name in ("a", "b", "a")]
+    ids = [await enqueue(store, name, "{}", queue="default", key="k") for name in ("a", "b", "a")]
     assert ids[0] == ids[2] != ids[1]
 
 
-async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch):
+async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, truth):
     (workflow_id,) = await enqueued(store, key="k")
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(workflow_id, 1, "5", None))
-    assert await store.submit("w", "{}", queue="default", key="k") == workflow_id
-    assert await store.results([workflow_id, 999]) == {
-        workflow_id: WorkflowResult(WorkflowStatus.SUCCESS, "5", None)
+    assert await enqueue(store, "w", "{}", queue="default", key="k") == workflow_id
+    assert await store.reader.results([workflow_id, 999]) == {
+        workflow_id: WorkflowResult(
+            WorkflowStatus.SUCCESS, "5", None, token=(await row_of(truth, workflow_id))["token"]
+        )
     }
 
 
 async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, truth):
     new = [Submission(0, "w", f'{{"n":{n}}}', "default", n % 2, None, HOUR, None) for n in range(1001)]
-    ids = await store.submit_many(new)
+    ids = await enqueue_many(store, new)
     assert ids == sorted(set(ids))
     rows = await truth.fetch("SELECT id, input, xmin::text FROM pgqrs_workflows ORDER BY id")
     assert [(row["id"], row["input"]) for row in rows] == [
@@ -659,7 +663,7 @@ async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, 
     ]
     assert len({row["xmin"] for row in rows}) == 1
     assert ids_of(await watch.claim(["w"], ["default"], 1)) == [ids[1]]
-    assert await store.submit_many([]) == []
+    assert await enqueue_many(store, []) == []
 
 
 # The records of runs
@@ -808,7 +812,7 @@ async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store,
 async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store, watch, truth, status):
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await watch.claim(["w"], ["default"], 1)
-    await store.cancel(workflow_id, interrupt=False)
+    await store.operations.cancel(workflow_id, interrupt=False)
     await leave_run(store, RunRelease(workflow_id, 1, WorkflowStatus(status), HOUR))
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["due_at"], row["ready_at"], row["executor"]) == ("CANCELLED", None, None, None)
@@ -891,11 +895,11 @@ async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, tr
     await leave_run(store, RunRelease(waiting, 1, WorkflowStatus.WAITING, HOUR))
     for workflow_id in (ready, waiting, delayed):
         for _ in range(2):
-            await store.cancel(workflow_id, interrupt=False)
+            await store.operations.cancel(workflow_id, interrupt=False)
         assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
     assert await watch.claim(["w"], ["default"], 10) == []
     with pytest.raises(WorkflowNotFoundError):
-        await store.cancel(999, interrupt=False)
+        await store.operations.cancel(999, interrupt=False)
 
 
 @pytest.mark.parametrize("executor", ["dead", "given up"])
@@ -905,7 +909,7 @@ async def test_a_run_of_nobody_is_cancelled_at_once(store, truth, executor):
         await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     else:
         await truth.execute("UPDATE pgqrs_workflows SET executor = $1", ABANDONED)
-    await store.cancel(workflow_id, interrupt=False)
+    await store.operations.cancel(workflow_id, interrupt=False)
     assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
     (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
     assert isinstance(error, (WorkflowCancelledError, WorkflowFencedError))
@@ -914,18 +918,18 @@ async def test_a_run_of_nobody_is_cancelled_at_once(store, truth, executor):
 async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(store, watch, truth):
     workflow_id, _ = await running(store, truth)
     for interrupt in (False, True, False):
-        await store.cancel(workflow_id, interrupt=interrupt)
+        await store.operations.cancel(workflow_id, interrupt=interrupt)
     assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
     with pytest.raises(WorkflowCancelledError):
         await end_run(store, RunEnd(workflow_id, 1, "1", None))
     row = await row_of(truth, workflow_id)
     assert (row["status"], row["output"], row["cancel_interrupts"]) == ("CANCELLED", None, None)
-    await store.cancel(workflow_id, interrupt=False)
+    await store.operations.cancel(workflow_id, interrupt=False)
     (other,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(other, 1, "1", None))
     with pytest.raises(WorkflowFinishedError):
-        await store.cancel(other, interrupt=False)
+        await store.operations.cancel(other, interrupt=False)
 
 
 async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, truth):
@@ -934,14 +938,14 @@ async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch,
     plain, _ = await store.create_and_claim("w", "{}")
     for workflow_id in (queued, plain):
         await end_run(store, RunEnd(workflow_id, 1, None, "{}"))
-        await store.resume(workflow_id)
+        await store.operations.resume(workflow_id)
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [queued]
     assert (await row_of(truth, plain))["status"] == "PENDING"
 
 
 async def test_the_clock_is_the_databases(store, truth):
     before = await truth.fetchval("SELECT clock_timestamp()")
-    asked = [await store.now() for _ in range(3)]
+    asked = [await store.reader.now() for _ in range(3)]
     after = await truth.fetchval("SELECT clock_timestamp()")
     assert asked == sorted(asked)
     least, most = (after - before) * -1, 2 * (after - before)
@@ -981,11 +985,11 @@ PLANTED = {
 async def test_a_violation_is_found(admin, truth, planted):
     statements, said = PLANTED[planted]
     store = await admin.store()
-    await store.create("w", "{}")
+    await store.operations.create("w", "{}")
     await planted_executor(truth)
-    assert await store.violations() == []
+    assert await store.reader.violations() == []
     await truth.execute(statements)
-    found = await store.violations()
+    found = await store.reader.violations()
     assert any(said in each for each in found), found
 
 

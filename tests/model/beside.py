@@ -77,7 +77,8 @@ class Process:
 
     def __init__(self, dsn: str, schema: str) -> None:
         self.admin = Admin(dsn, schema)
-        self.admin._limits = LIMITS
+        loops = self.admin._loops
+        loops.settings = loops.settings._replace(limits=LIMITS)
         self.store: Store
         self._watch: ClaimConnection | None = None
 
@@ -167,7 +168,7 @@ class Beside:
         await self.sql.execute(
             "UPDATE pgqrs_executors SET expires_at = now() - interval '1 second' WHERE id = $1", own
         )
-        if process.store._is_beating:
+        if process.store.liveness.is_beating:
             await self.sql.execute("SELECT pg_notify($1, '')", executor_channel(own))
         await process.store.ensure_heartbeat()
         lives = "SELECT count(*) FROM pgqrs_executors WHERE id = $1 AND expires_at > now() AND stopped_at IS NULL"
@@ -337,7 +338,7 @@ class Beside:
         ]
 
     async def violations(self) -> list[str]:
-        return await self.processes[0].store.violations()
+        return await self.processes[0].store.reader.violations()
 
 
 def units(seconds: Any) -> int | None:

@@ -1,5 +1,5 @@
 WITH held AS
-(SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.name AS name, pgqrs.pgqrs_workflows.status AS status, pgqrs.pgqrs_workflows.executor AS executor
+(SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.name AS name, pgqrs.pgqrs_workflows.status AS status, pgqrs.pgqrs_workflows.executor AS executor, pgqrs.pgqrs_workflows.token AS token
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = $2::BIGINT
 FOR NO KEY UPDATE),
@@ -9,12 +9,16 @@ SET cancel_interrupts=(coalesce(pgqrs.pgqrs_workflows.cancel_interrupts, false)
 OR $1::BOOLEAN)
 FROM held
 WHERE pgqrs.pgqrs_workflows.id = held.id
+AND coalesce($3::BIGINT, held.token) IS NOT DISTINCT
+FROM held.token
 AND held.status = 'RUNNING'),
 cancelled AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status=$3::TEXT, completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
+SET status=$4::TEXT, completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM held
 WHERE pgqrs.pgqrs_workflows.id = held.id
+AND coalesce($3::BIGINT, held.token) IS NOT DISTINCT
+FROM held.token
 AND held.status IN ('PENDING', 'WAITING'))
- SELECT held.status, held.executor
+ SELECT held.status, held.executor, held.token
 FROM held

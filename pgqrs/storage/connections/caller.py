@@ -78,32 +78,32 @@ class CallerSessions:
         self._known: WeakSet[Pool] = WeakSet()
         self._acts: WeakKeyDictionary[SyncSession | SyncConnection, dict[str, Callback]] = WeakKeyDictionary()
 
-    async def bind(self, lent: SessionOrConnection) -> CallerConnection:
+    async def bind(self, session: SessionOrConnection) -> CallerConnection:
         """Return the connection of the caller's session, to run statements of pgqrs on.
 
         Raises `SessionError` for a session that is not asynchronous, is closed, has failed, or leads to another
         database. SQLAlchemy's other errors pass unchanged: the transaction is the caller's.
         """
         with session_errors():
-            connection = await _connection_of(lent)
-        borrowed = CallerConnection(connection, self._database.schema)
-        pool = _sync(connection).engine.pool
+            own = await _connection_of(session)
+        connection = CallerConnection(own, self._database.schema)
+        pool = _sync(own).engine.pool
         if pool is not self._database.engine.sync_engine.pool and pool not in self._known:
-            await self._check_same(borrowed)
+            await self._check_same(connection)
             self._known.add(pool)
-        return borrowed
+        return connection
 
-    async def _check_same(self, borrowed: CallerConnection) -> None:
-        theirs = await _server_of(borrowed)
+    async def _check_same(self, connection: CallerConnection) -> None:
+        theirs = await _server_of(connection)
         if await self._database.run_with_retries(_server_of) != theirs:
             raise SessionError(
                 "the session leads to another database than the Admin. Make its engine with the same DSN, or give "
                 "Admin the session's engine."
             )
 
-    def after_commit(self, lent: SessionOrConnection, name: str, act: Callback) -> None:
+    def after_commit(self, session: SessionOrConnection, name: str, act: Callback) -> None:
         """Call `act` about when the caller's transaction commits; of several with one `name`, only the first."""
-        target = lent.sync_session if isinstance(lent, AsyncSession) else _sync(lent)
+        target = session.sync_session if isinstance(session, AsyncSession) else _sync(session)
         acts = self._acts.get(target)
         if acts is None:
             acts = self._acts[target] = {}
@@ -123,10 +123,10 @@ def _listen(target: SyncSession | SyncConnection, acts: dict[str, Callback]) -> 
     event.listen(target, "after_commit" if isinstance(target, SyncSession) else "commit", committed)
 
 
-async def _connection_of(lent: SessionOrConnection) -> AsyncConnection:
-    match cast(object, lent):
-        case AsyncSession() as session:
-            return await session.connection(bind_arguments={"mapper": Workflow.__mapper__})
+async def _connection_of(session: SessionOrConnection) -> AsyncConnection:
+    match cast(object, session):
+        case AsyncSession() as own:
+            return await own.connection(bind_arguments={"mapper": Workflow.__mapper__})
         case AsyncConnection() as connection if connection.sync_connection is None:
             raise SessionError("the connection is not open: open it by `async with engine.connect() as ...`.")
         case AsyncConnection() as connection:

@@ -1,9 +1,9 @@
-"""Connection outside the engine's pool, for statements that must not wait for the pool."""
+"""Connections outside the engine's pool, for statements that must not wait for the pool."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tenacity import retry_any, retry_if_exception
@@ -17,17 +17,129 @@ IDLE_TIMEOUT = 30.0
 
 
 class DedicatedConnection:
-    """A connection that is opened on demand and runs one statement at a time.
+    """A connection that is opened on demand and replaced when it is lost, with its compiled statements.
+
+    `prepare` is called with each new connection before its first use, within the database's `timeout`. For
+    `sorting` see `Database.open_driver`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        prepare: Callable[[Driver], Awaitable[object]] | None = None,
+        *,
+        sorting: bool = True,
+    ) -> None:
+        self.driver: Driver | None = None
+        """The connection, which may be lost; None before `open` and after an error."""
+        self._database = database
+        self._prepare = prepare
+        self._sorting = sorting
+        self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """True if there is a connection that is not lost."""
+        return self.driver is not None and not self.driver.is_closed()
+
+    async def open(self) -> Driver:
+        """Return the connection; open another one if it is lost."""
+        driver = self.driver
+        if driver is None or driver.is_closed():
+            self.driver = None
+            driver = await self._database.open_driver(sorting=self._sorting)
+            try:
+                if self._prepare is not None:
+                    async with asyncio.timeout(self._database.limits.timeout):
+                        await self._prepare(driver)
+            except BaseException:
+                driver.terminate()
+                raise
+            self.driver = driver
+        return driver
+
+    async def fetch(
+        self,
+        statement: Callable[[], Any],
+        values: dict[str, Any],
+        *,
+        through: Driver | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Run the statement that `statement` returns, once, and return its rows.
+
+        `through` is a connection that is being prepared, None for the open one. The `timeout` is the database's by
+        default. After any error the connection is terminated, because it may be dead.
+        """
+        driver = await self.open() if through is None else through
+        compiled = self._compiled.get(statement)
+        if compiled is None:
+            compiled = self._compiled[statement] = self._database.compile(statement())
+        limit = self._database.limits.timeout if timeout is None else timeout
+        try:
+            return await driver.fetch(compiled.text, *compiled.arguments(values), timeout=limit)
+        except BaseException:
+            driver.terminate()
+            if self.driver is driver:
+                self.driver = None
+            raise
+
+    def terminate(self) -> None:
+        """End the connection at once."""
+        if self.driver is not None:
+            self.driver.terminate()
+            self.driver = None
+
+    async def close(self) -> None:
+        """Close the connection; it can be opened again."""
+        driver, self.driver = self.driver, None
+        if driver is not None:
+            await close_driver(driver)
+
+
+class IdleTimer:
+    """Calls `on_idle` when `IDLE_TIMEOUT` has passed since the last `start`.
+
+    It has one timer for consecutive uses, because a timer for each use costs more.
+    """
+
+    def __init__(self, on_idle: Callable[[], object]) -> None:
+        self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
+        self._last_used = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Count the time from now on."""
+        self._last_used = self._loop.time()
+        if self._timer is None and not self._loop.is_closed():
+            self._timer = self._loop.call_later(IDLE_TIMEOUT, self._look)
+
+    def stop(self) -> None:
+        """Do not call `on_idle` until the next `start`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() - self._last_used >= IDLE_TIMEOUT:
+            self._on_idle()
+        else:
+            self._timer = self._loop.call_at(self._last_used + IDLE_TIMEOUT, self._look)
+
+
+class RetryingConnection:
+    """A dedicated connection that retries its statements, runs one at a time, and is closed when it is idle.
 
     A caller may hold the pool's last connection, as a transactional step does, and would then wait for itself.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
+        self._dedicated = DedicatedConnection(database)
         self._one_at_a_time = asyncio.Lock()
-        self._connection: Driver | None = None
-        self._lingering: asyncio.TimerHandle | None = None
+        self._idle_timer = IdleTimer(self._close_if_idle)
         self._closing: asyncio.Task[None] | None = None
 
     async def fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
@@ -42,48 +154,20 @@ class DedicatedConnection:
             return await retrying(self._fetch, statement, values)
 
     async def _fetch(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
-        compiled = self._compiled.get(statement)
-        if compiled is None:
-            compiled = self._compiled[statement] = self._database.compile(statement())
         async with self._one_at_a_time:
-            connection = await self._connected()
+            self._idle_timer.stop()
             try:
-                return await connection.fetch(
-                    compiled.text, *compiled.arguments(values), timeout=self._database.limits.timeout
-                )
-            except BaseException:
-                connection.terminate()
-                self._connection = None
-                raise
+                return await self._dedicated.fetch(statement, values)
             finally:
-                self._start_idle_timer()
-
-    async def _connected(self) -> Driver:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = None
-            self._connection = await self._database.open_driver()
-        return self._connection
-
-    def _start_idle_timer(self) -> None:
-        """Close the connection after `IDLE_TIMEOUT`; the timer keeps it referenced until then."""
-        self._stop_idle_timer()
-        if self._connection is not None:
-            self._lingering = asyncio.get_running_loop().call_later(IDLE_TIMEOUT, self._close_if_idle)
-
-    def _stop_idle_timer(self) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
+                if self._dedicated.driver is not None:
+                    self._idle_timer.start()
 
     def _close_if_idle(self) -> None:
-        self._lingering = None
         if not self._one_at_a_time.locked():
-            self._closing = asyncio.get_running_loop().create_task(self.close(), name="pgqrs-aside-close")
+            self._closing = asyncio.get_running_loop().create_task(self.close(), name="pgqrs-dedicated-close")
 
     async def close(self) -> None:
-        """Close the connection; a later `fetch` opens a new connection."""
+        """Close the connection; a later `fetch` opens another one."""
         async with self._one_at_a_time:
-            self._stop_idle_timer()
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await close_driver(connection)
+            self._idle_timer.stop()
+            await self._dedicated.close()

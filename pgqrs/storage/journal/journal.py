@@ -20,6 +20,7 @@ from weakref import ref
 from pgqrs.errors import DatabaseError, PgqrsError, RowRefusedError
 from pgqrs.observer import Observer
 from pgqrs.storage.connections.database import LOCK_TIMEOUT, CompiledStatement, Database
+from pgqrs.storage.connections.dedicated import DedicatedConnection, IdleTimer
 from pgqrs.storage.connections.errors import (
     is_about_tables,
     is_cancelled,
@@ -30,7 +31,7 @@ from pgqrs.storage.connections.errors import (
     sqlstate,
     translate,
 )
-from pgqrs.storage.connections.pooler import Driver, close_driver, is_bounded
+from pgqrs.storage.connections.pooler import is_bounded
 from pgqrs.storage.connections.watchdog import Watchdog
 from pgqrs.storage.journal import registry as writes
 from pgqrs.storage.journal.futures import Waker, WriteFuture
@@ -61,9 +62,6 @@ LOCK_SHARE = 5
 
 It bounds the share of its time in which a journal waits for keys that other transactions hold.
 """
-
-IDLE_TIMEOUT = 30.0
-"""Seconds that an idle journal keeps its connection."""
 
 BatchedSteps: TypeAlias = str | set[str | None] | None
 """The records of one workflow in a batch: a step id, None for a record of no step, or the set of several."""
@@ -113,22 +111,22 @@ class Journal:
     def __init__(
         self,
         database: Database,
-        keeper: JournalOwner | None = None,
+        owner: JournalOwner | None = None,
         *,
         beside: Journal | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Write to a database; the `keeper` is the owner, which is called when a run is to be cancelled.
+        """Write to a database; the `owner` is called when a run is to be cancelled.
 
-        The owner stays alive while records are pending. If it were collected in the last moments of the loop, it
+        It stays alive while records are pending. If it were collected in the last moments of the loop, it
         would start to close resources that no task awaits any more. The journal `beside` has a connection of its
         own. It takes the records that may take long, so that no other record waits for them.
         """
         self.beside = beside
         self._beside_size = 0
-        self._observer = observer
+        self.observer = observer
         self._database = database
-        self._owner = None if keeper is None else ref(keeper)
+        self._owner = None if owner is None else ref(owner)
         self._held_owner: JournalOwner | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Entry] = deque()
@@ -139,13 +137,12 @@ class Journal:
         self._in_flight: list[Entry] = []
         self._written = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
-        self._connection: Driver | None = None
+        self._dedicated = DedicatedConnection(database)
         self._bound: float | None = None
         self._closing: asyncio.Task[None] | None = None
         self._stopping = False
         self._closers = 0
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._last_used = 0.0
+        self._idle_timer = IdleTimer(self._close_if_idle)
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
         self._single_statements: dict[Operation[Any], SingleStatement] = {}
         self._waker = Waker(self._loop)
@@ -244,9 +241,7 @@ class Journal:
                 await self.drain()
         except TimeoutError as error:
             await self._stop(error)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        self._idle_timer.stop()
         await self._until_unused()
         self._watchdog.stop()
         if self._flusher is None:
@@ -287,7 +282,7 @@ class Journal:
     @property
     def is_closed(self) -> bool:
         """True if there is no record to write and no connection."""
-        closed = self.is_idle and self._flusher is None and self._connection is None
+        closed = self.is_idle and self._flusher is None and self._dedicated.driver is None
         return closed and (self.beside is None or self.beside.is_closed)
 
     @property
@@ -330,7 +325,7 @@ class Journal:
             self._wake()
         else:
             self._held_owner = None
-            self._start_idle_timer()
+            self._idle_timer.start()
 
     async def _flush(self) -> None:
         flusher = asyncio.current_task()
@@ -389,11 +384,11 @@ class Journal:
     async def _write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is resolved or blocked; an invalid row fails alone."""
         try:
-            if self._observer is not None:
-                await self._observer.writing([each.record for each in batch])
+            if self.observer is not None:
+                await self.observer.writing([each.record for each in batch])
             rows = await self._with_retries(self._send, batch)
-            if self._observer is not None:
-                await self._observer.written([each.record for each in batch])
+            if self.observer is not None:
+                await self.observer.written([each.record for each in batch])
             if len(rows) == len(batch):
                 self._resolve_all(batch, rows)
             else:
@@ -570,9 +565,10 @@ class Journal:
             self._resolve(entry, reported)
 
     async def _fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
-        connection = self._connection
+        # Not `DedicatedConnection.fetch`: that is one more coroutine for each statement.
+        connection = self._dedicated.driver
         if connection is None or connection.is_closed():
-            connection = self._connection = await self._database.open_driver()
+            connection = await self._dedicated.open()
             # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
             self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
         self.statements += 1
@@ -583,30 +579,20 @@ class Journal:
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_data_error(error)
             if unsure or is_read_only(error) or connection.is_closed():
-                connection.terminate()
-                self._connection = None
+                self._dedicated.terminate()
             if isinstance(error, Exception):
                 self._watchdog.check(error)
             raise
         finally:
             self._watchdog.rest()
 
-    def _start_idle_timer(self) -> None:
-        self._last_used = self._loop.time()
-        if self._idle_timer is None and not self._loop.is_closed():
-            self._idle_timer = self._loop.call_later(IDLE_TIMEOUT, self._close_if_idle)
-
     def _close_if_idle(self) -> None:
-        self._idle_timer = None
-        if self._flusher is None and self._loop.time() - self._last_used >= IDLE_TIMEOUT:
+        if self._flusher is None:
             self._drop_connection()
-        elif self._connection is not None:
-            self._idle_timer = self._loop.call_at(self._last_used + IDLE_TIMEOUT, self._close_if_idle)
 
     def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._closing = self._loop.create_task(close_driver(self._connection), name="pgqrs-journal-close")
-            self._connection = None
+        if self._dedicated.driver is not None:
+            self._closing = self._loop.create_task(self._dedicated.close(), name="pgqrs-journal-close")
 
 
 # A tuple: `isinstance` takes twice as long with a union.

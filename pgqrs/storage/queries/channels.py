@@ -22,7 +22,7 @@ def payload_of(queue: str, first: int) -> str:
     return f"{mark_of(queue)}:{first}"
 
 
-def ring_of(payload: str) -> tuple[str, int | None]:
+def parse_payload(payload: str) -> tuple[str, int | None]:
     """Return the queue's mark and the first id of a payload, None for an invalid id.
 
     Every role of the database can send payloads, so the id may be missing or invalid.

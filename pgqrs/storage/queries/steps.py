@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
 )
 
+from pgqrs.codecs.records import StoredStep
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.expressions import (
@@ -27,9 +28,8 @@ from pgqrs.storage.queries.expressions import (
     size_of,
     text_of,
 )
-from pgqrs.storage.queries.workflows import Decode, decoded
 from pgqrs.storage.records import FailedAttempts, History, StoredOutcome
-from pgqrs.types import StepRecord, StepStatus
+from pgqrs.types import StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024
 """Maximum bytes of a history's payloads that one statement reads."""
@@ -80,14 +80,14 @@ class StepRepository:
         row = found.one_or_none()
         return None if row is None else StoredOutcome(*row)
 
-    async def of_workflow(self, workflow_id: int, decode: Decode) -> list[StepRecord]:
+    async def of_workflow(self, workflow_id: int) -> list[StoredStep]:
         """Return the workflow's steps in the order in which they were started."""
         query = (
             select(*_STEP_COLUMNS)
             .where(Step.workflow_id == workflow_id)
             .order_by(Step.started_at, Step.completed_at, Step.step_id)
         )
-        return [_step(row, decode) for row in await self._connection.execute(query)]
+        return [_step(row) for row in await self._connection.execute(query)]
 
 
 _STEP_COLUMNS: Sequence[Any] = (
@@ -143,8 +143,6 @@ _DEADLINE_AND_RETRIES: Any = select(seconds_of(Workflow.deadline - func.now()), 
 )
 
 
-def _step(row: Sequence[Any], decode: Decode) -> StepRecord:
-    workflow_id, step_id, status, output, error, *rest = row
-    return StepRecord(
-        workflow_id, step_id, StepStatus(status), decoded(output, decode), decoded(error, decode), *rest
-    )
+def _step(row: Sequence[Any]) -> StoredStep:
+    workflow_id, step_id, status, *rest = row
+    return StoredStep(workflow_id, step_id, StepStatus(status), *rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.sql import ColumnElement
 
+from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.queries import executors
@@ -37,10 +38,9 @@ from pgqrs.storage.queries.expressions import (
     text_of,
     text_of_array,
 )
+from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.records import WorkflowResult
-from pgqrs.types import StepStatus, WorkflowRecord, WorkflowStatus
-
-Decode = Callable[[str], Any]
+from pgqrs.types import StepStatus, WorkflowStatus
 
 
 class WorkflowRepository:
@@ -62,14 +62,8 @@ class WorkflowRepository:
         return name
 
     async def page(
-        self,
-        decode: Decode,
-        *,
-        status: WorkflowStatus | None,
-        name: str | None,
-        limit: int,
-        before: int | None,
-    ) -> list[WorkflowRecord]:
+        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
+    ) -> list[StoredWorkflow]:
         """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
         query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
         if status is not None:
@@ -78,36 +72,49 @@ class WorkflowRepository:
             query = query.where(Workflow.name == name)
         if before is not None:
             query = query.where(Workflow.id < before)
-        return [_workflow(row, decode) for row in await self._connection.execute(query)]
+        return [_workflow(row) for row in await self._connection.execute(query)]
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
         texts = text_of(Workflow.output), text_of(Workflow.error)
-        query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
+        query = select(Workflow.id, Workflow.status, *texts, Workflow.codec, Workflow.token)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
         return {row[0]: WorkflowResult(WorkflowStatus(row[1]), *row[2:]) for row in rows}
 
-    async def existing(self, ids: Collection[int]) -> set[int]:
-        """Return the ids for which there is a workflow."""
-        query = select(Workflow.id).where(Workflow.id == func.any(bigints(ids)))
-        return set(await self._connection.scalars(query))
+    async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
+        """Return the tokens of the workflows that exist, by id."""
+        query = select(Workflow.id, Workflow.token).where(Workflow.id == func.any(bigints(ids)))
+        rows: Any = await self._connection.execute(query)
+        return {row.id: row.token for row in rows}
 
-    async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
+    async def status(self, workflow_id: int) -> tuple[WorkflowStatus, int | None]:
+        """Return a workflow's status and token; raises `WorkflowNotFoundError`."""
+        query = select(Workflow.status, Workflow.token).where(Workflow.id == workflow_id)
+        row = (await self._connection.execute(query)).one_or_none()
+        if row is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return WorkflowStatus(row.status), row.token
+
+    async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
         row = found.one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return _workflow(row, decode)
+        return _workflow(row)
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool) -> UUID | None:
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None) -> UUID | None:
         """Cancel a workflow at once, or request the cancellation of its run and return the executor of the run.
 
-        Raises `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
+        A workflow with another token than `token` stays as it is; None stands for any token. Raises
+        `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
         """
-        found = await self._connection.execute(_CANCEL, {"workflow": workflow_id, "interrupt": interrupt})
-        row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
+        values = {"workflow": workflow_id, "interrupt": interrupt, "expected_token": token}
+        row: Any = (await self._connection.execute(_CANCEL, values)).one_or_none()
+        if row is not None:
+            check_token(workflow_id, token, row.token)
+        row = _unless_over(workflow_id, row, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
         executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
         return executor
 
@@ -162,6 +169,7 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.executor,
     Workflow.attempts,
     Workflow.codec,
+    Workflow.token,
 )
 
 _CANCELLED: dict[str, Any] = {
@@ -175,22 +183,9 @@ _CANCELLED: dict[str, Any] = {
 }
 
 
-def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
-    identity, name, status, input_, output, error, *rest = row
-    return WorkflowRecord(
-        identity,
-        name,
-        WorkflowStatus(status),
-        decoded(input_, decode),
-        decoded(output, decode),
-        decoded(error, decode),
-        *rest,
-    )
-
-
-def decoded(text: str | None, decode: Decode) -> Any:
-    """Return the decoded payload, None for None."""
-    return None if text is None else decode(text)
+def _workflow(row: Sequence[Any]) -> StoredWorkflow:
+    workflow_id, name, status, *rest = row
+    return StoredWorkflow(workflow_id, name, WorkflowStatus(status), *rest)
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:
@@ -208,8 +203,8 @@ def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
 
 
 def _locked() -> Any:
-    """Return the query that locks a workflow and returns its status and executor."""
-    columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor)
+    """Return the query that locks a workflow and returns its status, executor and token."""
+    columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor, Workflow.token)
     return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
 
 
@@ -222,13 +217,15 @@ def _cancel() -> Any:
     held = _locked().cte("held")
     # The condition is on the locked status. PostgreSQL would check the row's own status in the snapshot, which may
     # be older.
-    own = update(Workflow).where(Workflow.id == held.c.id)
+    # Not named `token`: SQLAlchemy would take a value named as a column for a new value of the column.
+    token = func.coalesce(bindparam("expected_token", type_=BigInteger()), held.c.token)
+    own = update(Workflow).where(Workflow.id == held.c.id, token.is_not_distinct_from(held.c.token))
     running = held.c.status == text_literal(WorkflowStatus.RUNNING)
     waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
     interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
     asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
     cancelled = own.where(waiting).values(**_CANCELLED).cte("cancelled")
-    return select(held.c.status, held.c.executor).add_cte(asked, cancelled)
+    return select(held.c.status, held.c.executor, held.c.token).add_cte(asked, cancelled)
 
 
 def _resume() -> Any:
@@ -278,5 +275,5 @@ def drawn_ids() -> Any:
 def of_keys() -> Any:
     """Return the query for the keys and `KeyOwner`s of the workflows of a `name` that have one of the `keys`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
-    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
+    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec, Workflow.token
     return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)

@@ -1,0 +1,121 @@
+"""The operations on workflows that are not part of a run: create, submit, cancel and resume."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from pgqrs.storage.id_allocator import IdAllocator, check_id
+from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.queries.workflows import WorkflowRepository
+from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission, WorkflowIdentity
+
+T = TypeVar("T")
+
+OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
+"""A function that is called with a submission and the workflow that has its key."""
+
+
+def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
+    """Accept the workflow that has the key of a submission, without a check of the arguments."""
+
+
+class Access(Protocol):
+    """The way to the database of `WorkflowOperations`: a store's own connections, or the caller's transaction."""
+
+    async def draw(self, count: int) -> Sequence[int]:
+        """Reserve `count` ids, which no other caller receives."""
+        ...
+
+    async def insert(self, new: NewWorkflow) -> bool:
+        """Write a workflow that no executor runs yet, and return whether its id was free."""
+        ...
+
+    async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+        """Write workflows of one name for workers to claim; see `pgqrs.storage.inserts.enqueue_workflows`."""
+        ...
+
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
+        """Do `work` and return its result; `atomic` says that all its statements need one transaction."""
+        ...
+
+    async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:
+        """Take the run from its executor if the executor is dead, and return whether it is."""
+        ...
+
+    async def request_cancel(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
+        """Notify the executor of a run that the cancellation of its workflow is requested."""
+        ...
+
+
+class WorkflowOperations:
+    """Creates, submits, cancels and resumes workflows through one `access`, with the ids of an event loop.
+
+    `codec` is the name of the codec of the inputs.
+    """
+
+    def __init__(self, access: Access, ids: IdAllocator, codec: str | None) -> None:
+        self._access = access
+        self._ids = ids
+        self._codec = codec
+
+    async def create(self, name: str, input_text: str) -> int:
+        """Write a new workflow and return its id."""
+        while True:
+            (workflow_id,) = await self._access.draw(1)
+            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
+            if await self._access.insert(new):
+                return workflow_id
+            self._ids.forget()
+
+    async def submit(self, new: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[WorkflowIdentity]:
+        """Write workflows of one name in one transaction, and return the identities of the results in order.
+
+        The `workflow_id` of a submission is ignored. Of several submissions with one key the first is written. The
+        other ones, and every submission whose key was taken before, get the workflow that has the key, and `taken`
+        is called with them at the end.
+        """
+        found: dict[int, int | KeyOwner] = {}
+        left = list(new)
+        while left:
+            drawn = await self._access.draw(len(left))
+            numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
+            found |= await self._access.enqueue(numbered)
+            left = [each for each in left if each.token not in found]
+            if left:  # another workflow has the id: a server that lost its last writes has reserved it twice
+                self._ids.forget()
+        identities: list[WorkflowIdentity] = []
+        for each in new:
+            own = found[each.token]
+            if isinstance(own, KeyOwner):
+                taken(each, own)
+                identities.append(WorkflowIdentity(own.workflow_id, own.token))
+            else:
+                identities.append(WorkflowIdentity(own, each.token))
+        return identities
+
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
+        """Cancel a workflow at once, or request the cancellation of its run.
+
+        Raises `WorkflowNotFoundError` also if the workflow of the id has another token than `token`.
+        """
+        check_id(workflow_id)
+        executor_id = await self._access.run(
+            lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
+        )
+        if executor_id is None:
+            return
+        if executor_id == ABANDONED or await self._access.release_if_dead(workflow_id, executor_id):
+            await self._access.run(lambda connection: WorkflowRepository(connection).cancel_released(workflow_id))
+        else:
+            await self._access.request_cancel(workflow_id, executor_id, interrupt=interrupt)
+
+    async def resume(self, workflow_id: int) -> str:
+        """Make a workflow runnable again, have its failed steps executed again, and return its name."""
+        check_id(workflow_id)
+        return await self._access.run(
+            lambda connection: WorkflowRepository(connection).resume(workflow_id), atomic=True
+        )

@@ -1,0 +1,99 @@
+"""Reads workflows and steps for people: for handles, lists, the command line and a dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pgqrs.codecs.records import StoredStep, StoredWorkflow
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.id_allocator import check_id
+from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
+from pgqrs.storage.queries.server import ServerRepository
+from pgqrs.storage.queries.steps import StepRepository
+from pgqrs.storage.queries.tokens import check_token
+from pgqrs.storage.queries.workflows import WorkflowRepository
+from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.tables import InstalledTables
+from pgqrs.types import WorkflowStatus
+
+LONGEST_SEARCH = 3600.0
+"""Maximum seconds of the search for violations of one invariant."""
+
+T = TypeVar("T")
+
+
+class StoreReader:
+    """The reads that no run depends on; they change nothing.
+
+    A method that takes a `token` raises `WorkflowNotFoundError` if the workflow of the id has another token.
+    """
+
+    def __init__(self, database: Database, tables: InstalledTables, server_clock: ServerClock) -> None:
+        self._database = database
+        self._tables = tables
+        self.server_clock = server_clock
+
+    async def workflows(
+        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
+    ) -> list[StoredWorkflow]:
+        """Return a page of workflows, newest first."""
+        return await self._read(
+            lambda connection: WorkflowRepository(connection).page(
+                status=status, name=name, limit=limit, before=before
+            )
+        )
+
+    async def workflow(self, workflow_id: int, token: int | None = None) -> StoredWorkflow:
+        """Return the current record of a workflow."""
+        check_id(workflow_id)
+        found = await self._read(lambda connection: WorkflowRepository(connection).get(workflow_id))
+        check_token(workflow_id, token, found.token)
+        return found
+
+    async def status(self, workflow_id: int, token: int | None = None) -> WorkflowStatus:
+        """Return the status of a workflow."""
+        check_id(workflow_id)
+        status, found = await self._read(lambda connection: WorkflowRepository(connection).status(workflow_id))
+        check_token(workflow_id, token, found)
+        return status
+
+    async def name(self, workflow_id: int) -> str:
+        """Return the name of a workflow."""
+        check_id(workflow_id)
+        return await self._read(lambda connection: WorkflowRepository(connection).name(workflow_id))
+
+    async def steps(self, workflow_id: int) -> list[StoredStep]:
+        """Return a workflow's steps in the order in which they were started."""
+        return await self._read(lambda connection: StepRepository(connection).of_workflow(workflow_id))
+
+    async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
+        """Return the results of the workflows that have ended, by id."""
+        return await self._read(lambda connection: WorkflowRepository(connection).results(ids))
+
+    async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
+        """Return the tokens of the workflows that exist, by id."""
+        return await self._read(lambda connection: WorkflowRepository(connection).tokens(ids))
+
+    async def violations(self) -> list[str]:
+        """Return a sentence for each violation of the tables' invariants."""
+        found: list[str] = []
+        for each in INVARIANTS:
+
+            async def search(connection: AsyncConnection, each: Invariant = each) -> list[str]:
+                return await ServerRepository(connection).violations(each, LONGEST_SEARCH)
+
+            found += await self._read(search, lasting=LONGEST_SEARCH)
+        return found
+
+    async def now(self) -> datetime:
+        """Return the time by the database's clock."""
+        return await self.server_clock.now()
+
+    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]], *, lasting: float | None = None) -> T:
+        await self._tables.ensure()
+        return await self._database.run_with_retries(work, lasting=lasting)

@@ -1,0 +1,49 @@
+"""The tables of a schema: installed on request, and checked before their first use."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pgqrs.storage import migrate
+from pgqrs.storage.connections.caller import CallerConnection, session_errors
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.connections.errors import translated
+
+
+class InstalledTables:
+    """The tables of a database's schema, which are checked once in an event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._are_verified = False
+
+    async def install(self) -> None:
+        """Create the tables or migrate them to this version; see `pgqrs.storage.migrate`."""
+        database = self._database
+        with translated(database.schema), await database.using():
+            await migrate.install(database.engine, database.schema, database.limits.outage_timeout)
+        self._are_verified = True
+
+    async def verify(self) -> None:
+        """Check that the tables exist at this version; retry if an earlier check has found them."""
+        if self._are_verified:
+            await self._database.run_with_retries(self._check)
+        else:
+            async with self._database.transaction() as connection:
+                await self._check(connection)
+
+    async def ensure(self) -> None:
+        """Check the tables unless an earlier check has found them."""
+        if not self._are_verified:
+            await self.verify()
+            self._are_verified = True
+
+    async def ensure_through(self, caller: CallerConnection) -> None:
+        """Check the tables as `ensure` does, through the caller's connection, which may be the pool's only one."""
+        if not self._are_verified:
+            with session_errors():
+                await self._check(caller.connection)
+            self._are_verified = True
+
+    async def _check(self, connection: AsyncConnection) -> None:
+        await migrate.verify(connection, self._database.schema)
