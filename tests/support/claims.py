@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 
-from acceptance_helpers import until
-
 from pgqrs import PyWorkflow
 from pgqrs.workflow.definition import definition_of
+from tests.support.waiting import until
 
 
 class Claims:
