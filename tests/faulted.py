@@ -172,8 +172,8 @@ class FaultedJournal(Journal):
 
     _alive: ClassVar[WeakSet[FaultedJournal]] = WeakSet()
 
-    def __init__(self, database: Any, keeper: Any = None, *, beside: Journal | None = None) -> None:
-        super().__init__(LedDatabase(database), keeper, beside=beside)  # type: ignore[arg-type]
+    def __init__(self, database: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(LedDatabase(database), *arguments, **options)  # type: ignore[arg-type]
         self._alive.add(self)
 
     @classmethod
