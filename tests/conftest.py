@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -14,13 +13,18 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
 from pgqrs.storage.migrate import sql_script
 from pgqrs.storage.queries.invariants import INVARIANTS
+from tests.support import shop
+from tests.support.claims import Claims, claims
+from tests.support.database import connected, engine_on
+from tests.support.processes import Children, Ended, Program, ended
+from tests.support.scenario import Scenario
 
 RENDERED = "test_rendered"
 """The schema that stands in SQL which is rendered once and used for every test's schema."""
@@ -55,7 +59,7 @@ async def schema(dsn: str) -> AsyncIterator[str]:
     """The name of a schema that is the test's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    async with _connected(dsn) as connection:
+    async with connected(dsn) as connection:
         await connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
 
 
@@ -63,11 +67,10 @@ async def schema(dsn: str) -> AsyncIterator[str]:
 async def own_database(dsn: str) -> AsyncIterator[str]:
     """The DSN of an empty database that is the test's own, for programs that use the default schema."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    connection = await asyncpg.connect(dsn)
-    await connection.execute(f'CREATE DATABASE "{name}"')
-    yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-    await connection.close()
+    async with connected(dsn) as connection:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+        yield urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @cache
@@ -91,27 +94,25 @@ def _search() -> str:
     return " UNION ALL ".join(searches)
 
 
-@asynccontextmanager
-async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 @pytest_asyncio.fixture
 async def installed(dsn: str, schema: str) -> str:
     """The test's schema, with the tables in it."""
-    async with _connected(dsn) as connection:
+    async with connected(dsn) as connection:
         await connection.execute(_script().replace(RENDERED, schema))
     return schema
 
 
 @pytest_asyncio.fixture
+async def sql(dsn: str, schema: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A raw connection beside the library's, which finds the tables of the test's schema without naming it."""
+    async with connected(dsn, schema) as connection:
+        yield connection
+
+
+@pytest_asyncio.fixture
 async def engine(dsn: str) -> AsyncIterator[AsyncEngine]:
     """An application's own engine."""
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     yield engine
     await engine.dispose()
 
@@ -125,5 +126,53 @@ async def admin(dsn: str, installed: str, request: pytest.FixtureRequest) -> Asy
     async with Admin(dsn, installed) as admin:
         yield admin
         if request.node.get_closest_marker("plants_rows") is None:
-            async with _connected(dsn) as connection:
+            async with connected(dsn) as connection:
                 assert await connection.fetch(_search().replace(RENDERED, installed)) == []
+
+
+@pytest_asyncio.fixture
+async def claimer(admin: Admin) -> AsyncIterator[Claims]:
+    """Claims workflows as a worker does, when the test tells it to."""
+    async with claims(admin) as claimer:
+        yield claimer
+
+
+@pytest_asyncio.fixture
+async def app(dsn: str, schema: str) -> AsyncIterator[AsyncEngine]:
+    """The application's engine; its tables are beside ours, in a schema that its connections look into first."""
+    engine = engine_on(dsn, schema)
+    yield engine
+    await engine.dispose()
+
+
+@pytest_asyncio.fixture
+async def sessions(app: AsyncEngine, admin: Admin) -> async_sessionmaker[AsyncSession]:
+    """Makes the application's sessions, on its own engine, with its table."""
+    async with app.begin() as connection:
+        await connection.run_sync(shop.Base.metadata.create_all)
+    return async_sessionmaker(app, expire_on_commit=False)
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Starts processes; those that still run at the end are killed."""
+    with Children() as children:
+        yield children
+
+
+@pytest.fixture
+def program(children: Children, dsn: str, schema: str, tmp_path: Path) -> Program:
+    """Starts Python programs, which find the server in PGQRS_DSN and the test's schema in PGQRS_SCHEMA."""
+    return Program(children, tmp_path, {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema})
+
+
+@pytest.fixture
+def run_program(program: Program) -> Callable[..., Ended]:
+    """Run a program to its end and return its exit code, its output and its errors."""
+    return lambda source, *arguments, **options: ended(program(source, *arguments, **options))
+
+
+@pytest.fixture
+def scenario() -> Scenario:
+    """Steps that fail as often as they are told to, and a record of what was executed."""
+    return Scenario()

@@ -1,8 +1,8 @@
 """Fault mode: tests as they are, with one fault of the wire at each round trip of the library's journal.
 
-`pytest -p tests.faulted --faults before,after tests/acceptance`, or `make test-faults`. Each test runs once without a
-fault, which counts the round trips of its journals' connections, and then anew, with fixtures and a schema of its own,
-for each fault at each of them; it must pass unchanged. What fails is named `test_x{after@7}`: by its fault and n.
+`pytest -p tests.faulted --faults before,after tests/acceptance`, or `make test-faults`. Each test runs once
+without a fault, which counts the round trips of its journals' connections, and then anew, with fixtures and a schema of
+its own, for each fault at each of them; it must pass unchanged. A failure is named `test_x{after@7}`: by its fault and n.
 
 Only the journal's connections are led over the wire: each durable write is theirs, and theirs is the promise that
 nobody sees a fault. Each other connection, the test's own included, goes straight to the server.
@@ -27,14 +27,15 @@ from anyio.from_thread import start_blocking_portal
 from pgqrs.storage import store
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.journal.journal import Journal
-from tests.integration.faults import Fault, Wire
+from tests.support.database import connected
+from tests.support.wire import Fault, Wire
 
 _TOLD_BY_A_TIMEOUT = {Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.LATE}
 
 FAULTS = {fault.name.lower(): fault for fault in Fault if fault not in _TOLD_BY_A_TIMEOUT}
 """The faults by the names that `--faults` takes; what a client finds out about by its timeout would take hours."""
 
-RUN_LIMIT = 60
+RUN_LIMIT = 75
 """The seconds that one run of a test may take: what hangs is ended, and named."""
 
 LEFT_OUT = {
@@ -96,12 +97,8 @@ _COUNTED, _FAULTED_AT = "pgqrs_round_trips", "pgqrs_faulted_at"
 
 @asynccontextmanager
 async def _wire_to(dsn: str) -> AsyncIterator[Wire]:
-    truth = await asyncpg.connect(dsn)
-    try:
-        async with Wire(dsn, truth) as wire:
-            yield wire
-    finally:
-        await truth.close()
+    async with connected(dsn) as sql, Wire(dsn, sql) as wire:
+        yield wire
 
 
 @pytest.fixture(scope="session")
@@ -175,8 +172,8 @@ class FaultedJournal(Journal):
 
     _alive: ClassVar[WeakSet[FaultedJournal]] = WeakSet()
 
-    def __init__(self, database: Any, owner: Any = None, *, beside: Journal | None = None) -> None:
-        super().__init__(LedDatabase(database), owner, beside=beside)  # type: ignore[arg-type]
+    def __init__(self, database: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(LedDatabase(database), *arguments, **options)  # type: ignore[arg-type]
         self._alive.add(self)
 
     @classmethod

@@ -7,7 +7,6 @@ import traceback
 
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, steps
 from sqlalchemy import URL
 from sqlalchemy.engine import make_url
 
@@ -26,17 +25,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.models import HEAD
-
-
-@step
-async def greet(ctx: PyWorkflow, name: str) -> str:
-    return f"hello {name}"
-
-
-@workflow
-async def greeting(ctx: PyWorkflow, name: str) -> str:
-    return await greet(ctx, name)
-
+from tests.support.recorded import steps
+from tests.support.waiting import no_hang
+from tests.support.workflows import greet, greeting
 
 NAN, INF = float("nan"), float("inf")
 NUMBERS = {

@@ -9,12 +9,15 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
-import blocking_steps
 import pytest
-from acceptance_helpers import is_replay, no_hang, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, StepTimeoutError, TransientError, step, workflow
 from pgqrs.engine.thread_pool import StepThreads
+from tests.support import blocking_steps
+from tests.support.processes import line_of
+from tests.support.recorded import is_replay, steps
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import cancel_task
 
 WHERE = contextvars.ContextVar("where", default="nowhere")
 
@@ -210,7 +213,7 @@ print("the end")
 
 async def test_a_call_that_hangs_does_not_keep_its_process_from_ending(admin, program):
     process = program(HANGING)
-    assert await asyncio.to_thread(process.stdout.readline) == "hangs\n"
+    assert await line_of(process.stdout) == "hangs\n"
     process.terminate()
     assert await asyncio.to_thread(process.wait, 20) == 0
     assert process.stdout.read() == "the end\n"
@@ -236,9 +239,7 @@ async def test_a_cancelled_wait_drops_what_comes_late(admin, sql):
     task = asyncio.create_task(wf(ctx))
     async with no_hang():
         await until(has_started)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_task(task)
         release.set()
         assert await wf(ctx) == "late"
 

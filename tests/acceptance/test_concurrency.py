@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from acceptance_helpers import no_hang, status, steps
 
 from pgqrs import PyWorkflow, StepCycleError, StepFailedError, step, workflow
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
+from tests.support.workflows import cancel_task
 
 
 async def asleep():
@@ -136,9 +138,7 @@ async def test_a_waiter_cancelled_while_the_outcome_is_being_written_does_not_lo
             task = asyncio.create_task(written(ctx))
             await executing.wait()
             await asleep()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancel_task(task)
         return await written(ctx)
 
     ctx = await admin.create_workflow("wf")

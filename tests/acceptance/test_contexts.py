@@ -6,7 +6,6 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from acceptance_helpers import no_hang, status, steps
 
 from pgqrs import (
     PyWorkflow,
@@ -20,11 +19,9 @@ from pgqrs import (
     step,
     workflow,
 )
-
-
-@step(key=lambda name: name)
-async def note(ctx: PyWorkflow, name: str) -> str:
-    return name
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
+from tests.support.workflows import note
 
 
 async def epoch(sql, ctx):

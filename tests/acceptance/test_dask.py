@@ -9,14 +9,15 @@ import signal
 import threading
 from pathlib import Path
 
-import blocking_steps
 import dask
 import psutil
 import pytest
-from acceptance_helpers import is_replay, no_hang, steps, until
 from distributed import Client, KilledWorker, LocalCluster
 
 from pgqrs import PyWorkflow, RetryPolicy, step, workflow
+from tests.support import blocking_steps
+from tests.support.recorded import is_replay, steps
+from tests.support.waiting import no_hang, until
 
 # Dask reruns what a worker died of, by itself; the retry policy is to decide.
 CONFIG = {"distributed.scheduler.allowed-failures": 0, "distributed.worker.daemon": True}

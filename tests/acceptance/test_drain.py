@@ -9,9 +9,11 @@ import time
 from datetime import timedelta
 
 import pytest
-from acceptance_helpers import limit, no_hang, until
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+from tests.support.admins import limit
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import Gate, cancel_task
 
 
 class Scene:
@@ -19,12 +21,7 @@ class Scene:
 
     def __init__(self):
         self.executed = []
-        self.at = asyncio.Event()
-        self.go_on = asyncio.Event()
-
-    async def stop_here(self):
-        self.at.set()
-        await self.go_on.wait()
+        self.gate = Gate()
 
 
 scene: Scene
@@ -40,7 +37,7 @@ def _fresh_scene():
 async def first(ctx: PyWorkflow, *, wait: bool = False) -> str:
     scene.executed.append("first")
     if wait:
-        await scene.stop_here()
+        await scene.gate.stop()
     return "1"
 
 
@@ -53,7 +50,7 @@ async def second(ctx: PyWorkflow) -> str:
 @workflow
 async def pausing_between(ctx: PyWorkflow) -> list[str]:
     done = [await first(ctx)]
-    await scene.stop_here()
+    await scene.gate.stop()
     return [*done, await second(ctx)]
 
 
@@ -72,11 +69,11 @@ async def test_a_run_between_steps_is_handed_back_at_once_and_goes_on_elsewhere(
     async with no_hang():
         async with Worker(admin, [pausing_between]):
             handle = await admin.enqueue(pausing_between)
-            await scene.at.wait()
+            await scene.gate.reached.wait()
             began = time.monotonic()
         assert time.monotonic() - began < 3  # the grace is 30 seconds
         await _handed_back(sql, handle)
-        scene.go_on.set()
+        scene.gate.open()
         async with Admin(dsn, schema) as other, Worker(other, [pausing_between]):
             assert await handle.result() == ["1", "2"]
     assert scene.executed == ["first", "second"]
@@ -89,12 +86,12 @@ async def test_a_step_that_ends_within_the_grace_is_recorded_and_no_other_begins
         worker = Worker(admin, [pausing_within])
         await worker.start()
         handle = await admin.enqueue(pausing_within)
-        await scene.at.wait()
+        await scene.gate.reached.wait()
         draining = asyncio.create_task(worker.drain(15))
         later = await admin.enqueue(pausing_within)
         done, _ = await asyncio.wait([draining], timeout=0.7)
         assert not done
-        scene.go_on.set()
+        scene.gate.open()
         await draining
     await _handed_back(sql, handle)
     assert [(each.step_id, each.status) for each in await handle.steps()] == [("first", "SUCCESS")]
@@ -108,23 +105,23 @@ async def test_a_step_that_outlives_the_grace_is_executed_again_elsewhere(admin,
         worker = Worker(admin, [pausing_within])
         await worker.start()
         handle = await admin.enqueue(pausing_within)
-        await scene.at.wait()
+        await scene.gate.reached.wait()
         await worker.drain(timedelta(seconds=0.3).total_seconds())
         await _handed_back(sql, handle)
-        scene.go_on.set()
+        scene.gate.open()
         async with Worker(admin, [pausing_within]):
             assert await handle.result() == ["1", "2"]
     assert scene.executed == ["first", "first", "second"]
 
 
 async def test_a_second_drain_brings_the_end_nearer_and_a_cancelled_one_leaves_no_grace(admin, sql):
-    for hasten in (lambda worker, _draining: worker.drain(0), lambda _worker, draining: _cancelled(draining)):
+    for hasten in (lambda worker, _draining: worker.drain(0), lambda _worker, draining: cancel_task(draining)):
         async with no_hang():
-            scene.at.clear()
+            scene.gate.reached.clear()
             worker = Worker(admin, [pausing_within])
             await worker.start()
             handle = await admin.enqueue(pausing_within)
-            await scene.at.wait()
+            await scene.gate.reached.wait()
             draining = asyncio.create_task(worker.drain(60))
             await asyncio.sleep(0)
             began = time.monotonic()
@@ -135,19 +132,13 @@ async def test_a_second_drain_brings_the_end_nearer_and_a_cancelled_one_leaves_n
         await handle.cancel()
 
 
-async def _cancelled(task):
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
 async def test_an_error_in_the_block_stops_the_worker_at_once(admin, sql):
     async with no_hang():
         began = time.monotonic()
         with pytest.raises(ZeroDivisionError):
             async with Worker(admin, [pausing_within]):
                 handle = await admin.enqueue(pausing_within)
-                await scene.at.wait()
+                await scene.gate.reached.wait()
                 _ = 1 / 0
         assert time.monotonic() - began < 5
     await _handed_back(sql, handle)
@@ -157,8 +148,8 @@ async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
     async with no_hang():
         running = asyncio.create_task(Worker(admin, [pausing_within]).run())
         handle = await admin.enqueue(pausing_within)
-        await scene.at.wait()
-        await _cancelled(running)
+        await scene.gate.reached.wait()
+        await cancel_task(running)
     await _handed_back(sql, handle)
 
 
@@ -169,7 +160,7 @@ async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, s
         worker = Worker(own, [pausing_within])
         await worker.start()
         handle = await admin.enqueue(pausing_within)
-        await scene.at.wait()
+        await scene.gate.reached.wait()
         draining = asyncio.create_task(worker.drain(15))
         executor = (await own.store()).executor_id
         began = await sql.fetchval("SELECT now()")
@@ -182,7 +173,7 @@ async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, s
 
         await until(long_after)
         assert await handle.status() == "RUNNING"
-        scene.go_on.set()
+        scene.gate.open()
         await draining
     await _handed_back(sql, handle)
 
@@ -193,13 +184,13 @@ async def test_signals_drain_then_stop_and_the_handlers_are_restored(admin, sql,
     async with no_hang():
         running = asyncio.create_task(Worker(admin, [pausing_within], grace=60).run())
         handle = await admin.enqueue(pausing_within)
-        await scene.at.wait()
+        await scene.gate.reached.wait()
         for each in signals:
             os.kill(os.getpid(), each)
             done, _ = await asyncio.wait([running], timeout=0.3)
         if len(signals) == 1:
             assert not done
-            scene.go_on.set()
+            scene.gate.open()
         await running
     assert {each: signal.getsignal(each) for each in before} == before
     await _handed_back(sql, handle)

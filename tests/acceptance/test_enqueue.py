@@ -7,7 +7,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from acceptance_helpers import no_hang
 
 from pgqrs import (
     Admin,
@@ -22,6 +21,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.client import enqueue as submitter
+from tests.support.waiting import no_hang
 
 
 @workflow

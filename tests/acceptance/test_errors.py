@@ -9,7 +9,6 @@ import sys
 import traceback
 
 import pytest
-from acceptance_helpers import is_replay, status, steps
 
 from pgqrs import (
     GuardUsedError,
@@ -21,6 +20,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.support.recorded import is_replay, status, steps
 
 
 class OwnError(Exception):

@@ -6,12 +6,14 @@ import asyncio
 import signal
 from functools import partial
 
-import asyncpg
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, status, steps
 
 from pgqrs import Admin, PyWorkflow, StepFailedError, WorkflowFencedError, WorkflowLockedError, step, workflow
+from tests.support.database import connected
+from tests.support.processes import line_of
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
 
 
 @pytest_asyncio.fixture
@@ -24,9 +26,8 @@ async def elsewhere(dsn, schema, admin):
 @pytest_asyncio.fixture
 async def locker(dsn, schema):
     """A second raw connection, to hold locks on."""
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": f'"{schema}"'})
-    yield connection
-    await connection.close()
+    async with connected(dsn, schema) as connection:
+        yield connection
 
 
 @step(key=lambda name, *_: name)
@@ -369,7 +370,7 @@ async def test_after_a_sigkill_in_a_step_another_process_goes_on_from_that_step(
     await sql.execute("CREATE TABLE executions (k int, pid int)")
     ctx = await admin.create_workflow("parts")
     victim = program(KILLED, "3")
-    assert await asyncio.to_thread(victim.stdout.readline) == "hanging\n"
+    assert await line_of(victim.stdout) == "hanging\n"
     victim.send_signal(signal.SIGKILL)
     await asyncio.to_thread(victim.wait)
     assert await status(sql, ctx) == "RUNNING"
@@ -423,7 +424,7 @@ asyncio.run(main())
 
     ctx = await admin.create_workflow("wf")
     stale = program(source)
-    assert await asyncio.to_thread(stale.stdout.readline) == "in the step\n"
+    assert await line_of(stale.stdout) == "in the step\n"
     stale.send_signal(signal.SIGSTOP)
     with pytest.raises(WorkflowLockedError):
         await wf(await admin.get_workflow(ctx.id()))

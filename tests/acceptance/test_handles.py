@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-import asyncpg
 import pytest
-from acceptance_helpers import is_replay, no_hang, until
 from sqlalchemy import event
 
 from pgqrs import (
@@ -23,7 +21,11 @@ from pgqrs import (
     step,
     workflow,
 )
-from tests.integration.faults import Wire
+from tests.support.database import connected
+from tests.support.recorded import is_replay
+from tests.support.waiting import no_hang, until
+from tests.support.wire import Wire
+from tests.support.workflows import Gate
 
 
 class NoStockError(Exception):
@@ -118,13 +120,8 @@ async def test_a_queued_workflow_is_cancelled_at_once_and_resumed_into_its_queue
 @pytest.mark.parametrize("interrupt", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_a_running_workflow_is_cancelled_wherever_it_runs(admin, dsn, schema, interrupt, elsewhere):
-    began, go_on, after = asyncio.Event(), asyncio.Event(), []
-
-    @step
-    async def first(ctx: PyWorkflow) -> str:
-        began.set()
-        await go_on.wait()
-        return "done"
+    gate, after = Gate(), []
+    first = gate.step("first")
 
     @step
     async def second(ctx: PyWorkflow) -> None:
@@ -137,12 +134,12 @@ async def test_a_running_workflow_is_cancelled_wherever_it_runs(admin, dsn, sche
 
     async with no_hang(), Admin(dsn, schema) as other, Worker(other, [two]):
         handle = await admin.enqueue(two)
-        await began.wait()
+        await gate.reached.wait()
         own = handle if elsewhere else other.handle(handle.id)
         await own.cancel(interrupt=interrupt)
         if not interrupt:
             assert await handle.status() == "RUNNING"
-            go_on.set()
+            gate.open()
         with pytest.raises(WorkflowCancelledError):
             await handle.result()
     recorded = {each.step_id: each.status for each in await handle.steps()}
@@ -233,9 +230,8 @@ async def test_a_workflow_that_is_deleted_while_it_is_awaited_is_not_found(admin
     waiting = [asyncio.ensure_future(each.result()) for each in (kept, deleted)]
     async with no_hang():
         await until(_is_awaited, admin, deleted.id)
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(f"DELETE FROM {schema}.pgqrs_workflows WHERE id = $1", deleted.id)
-        await connection.close()
+        async with connected(dsn) as connection:
+            await connection.execute(f"DELETE FROM {schema}.pgqrs_workflows WHERE id = $1", deleted.id)
         with pytest.raises(WorkflowNotFoundError):
             await waiting[1]
         assert not waiting[0].done()

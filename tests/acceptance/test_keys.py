@@ -5,11 +5,11 @@ import logging
 import os
 
 import pytest
-from acceptance_helpers import until
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowStatus, step, workflow
 from pgqrs.errors import ConfigurationError, KeyConflictError, StepFailedError, WorkflowInProgressError
+from tests.support.waiting import until
 
 EXECUTED: list[str] = []
 

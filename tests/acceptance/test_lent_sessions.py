@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import asyncpg
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, until
-from shop import Payment, engine_in, paid
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only
@@ -28,6 +25,9 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.support.database import engine_on
+from tests.support.shop import Payment, paid
+from tests.support.waiting import no_hang, until
 
 
 @workflow
@@ -256,9 +256,7 @@ async def test_what_cannot_be_cancelled_or_is_not_there_leaves_the_session_usabl
 
 @pytest.mark.parametrize("verified", [False, True], ids=["the first use", "used before"])
 async def test_the_only_connection_of_a_pool_is_enough(dsn, schema, admin, verified):
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), pool_size=1, max_overflow=0
-    )
+    engine = engine_on(dsn, pool_size=1, max_overflow=0)
     async with Admin(engine, schema, timeout=5) as single, no_hang():
         if verified:
             await single.verify()
@@ -282,7 +280,7 @@ async def in_isolation(dsn, schema, sessions):
     engines = []
 
     def make(level):
-        engines.append(engine_in(dsn, schema, isolation_level=level))
+        engines.append(engine_on(dsn, schema, isolation_level=level))
         return engines[-1]
 
     yield make
@@ -464,9 +462,7 @@ async def test_a_closed_transaction_is_refused(admin, app, sessions):
 
 
 async def test_a_session_of_another_database_is_refused(admin, own_database):
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database), poolclass=NullPool
-    )
+    engine = engine_on(own_database, poolclass=NullPool)
     async with Admin(engine, admin.schema) as there:
         await there.install()
         async with AsyncSession(engine) as session:

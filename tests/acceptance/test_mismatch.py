@@ -6,9 +6,10 @@ import asyncio
 import logging
 
 import pytest
-from acceptance_helpers import is_replay, no_hang, status
 
 from pgqrs import PyWorkflow, StepError, StepMismatchError, TerminalError, step, workflow
+from tests.support.recorded import is_replay, status
+from tests.support.waiting import no_hang
 
 
 @step

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import BigInteger, event, func, select
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -20,6 +19,7 @@ from sqlalchemy.orm import (
 
 from pgqrs import Admin, PyWorkflow, step, workflow
 from pgqrs.models import SCHEMA, Step, Workflow
+from tests.support.database import engine_on
 
 
 @step
@@ -70,7 +70,7 @@ async def our_schema(request):
 
 @pytest_asyncio.fixture
 async def app_engine(own_database):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database))
+    engine = engine_on(own_database)
     yield engine
     await engine.dispose()
 

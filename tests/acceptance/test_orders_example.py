@@ -12,17 +12,15 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 import pgqrs
 from examples.orders.app import create_app
@@ -31,22 +29,14 @@ from examples.orders.models import Item, Order, Payment, Shipment
 from examples.orders.tables import CATALOGUE, create_tables
 from pgqrs import Admin
 from pgqrs.models import Workflow
+from tests.support.database import engine_on
+from tests.support.waiting import DEADLINE, until
 
 ROOT = Path(__file__).parents[2]
-# A process that starts has seconds of imports, and a busy machine many more of them.
-DEADLINE = 60
 CUSTOMERS = 8
 
 ALL_STEPS = {"charge": "SUCCESS", "ship": "SUCCESS", "file_shipment": "SUCCESS", "notify": "SUCCESS"}
 STOCK = {item["sku"]: item["stock"] for item in CATALOGUE}
-
-
-async def eventually(condition, *arguments):
-    deadline = time.monotonic() + DEADLINE
-    while not (answer := await condition(*arguments)):
-        assert time.monotonic() < deadline, f"{condition} did not come true in time"
-        await asyncio.sleep(0.02)
-    return answer
 
 
 def a_lamp(**more):
@@ -56,7 +46,7 @@ def a_lamp(**more):
 @pytest_asyncio.fixture
 async def sessions(own_database):
     """Makes sessions on the shop's database, beside those of the shop."""
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(own_database))
+    engine = engine_on(own_database)
     yield lambda: AsyncSession(engine)
     await engine.dispose()
 
@@ -95,7 +85,7 @@ async def test_an_order_is_placed_once_and_tells_how_it_stands(own_database, ses
         answers = await asyncio.gather(*(http.post("/orders", json=order) for _ in range(4)))
         assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
         assert {answer.json()["id"] for answer in answers} == {order["id"]}
-        state = await eventually(done, http, order)
+        state = await until(done, http, order)
         assert (state["workflow"], state["steps"]) == ("SUCCESS", ALL_STEPS)
         assert (state["cents"], state["tracking"], state["is_cancelled"]) == (8400, "parcel-1", False)
         assert (await http.get("/orders")).json() == [state]
@@ -130,7 +120,7 @@ async def test_an_order_is_cancelled_before_it_is_paid_or_not_at_all(own_databas
         await http.post("/orders", json=paid)
         assert (await http.post(f"/orders/{uuid4()}/cancel")).status_code == 404
     async with browsing(own_database) as http:  # with a worker
-        await eventually(done, http, paid)
+        await until(done, http, paid)
         answer = await http.post(f"/orders/{paid['id']}/cancel")
         assert (answer.status_code, answer.json()["detail"]) == (409, f"order {paid['id']} is paid")
         assert (await state_of(http, cancelled))["steps"] == {}
@@ -183,7 +173,7 @@ def serve(own_database, tmp_path):
     async def start():
         server = Server(own_database, tmp_path / f"server-{len(servers)}.log")
         servers.append(server)
-        await eventually(server.is_up)
+        await until(server.is_up)
         return server
 
     yield start
@@ -266,7 +256,7 @@ async def test_whenever_servers_are_killed_each_order_is_charged_and_shipped_onc
             for number in range(CUSTOMERS):
                 everybody.create_task(customer(number))
         (survivor,) = town.alive
-        await eventually(_nothing_is_open, http, survivor.url)
+        await until(_nothing_is_open, http, survivor.url)
 
     async with sessions() as session:
         shipped = await check_books(session)
@@ -295,21 +285,21 @@ async def test_a_kill_in_the_transaction_and_one_between_the_effect_and_its_reco
             async with sessions() as payment_lock, sessions() as record_lock:
                 await lock_writes(payment_lock, Payment)
                 assert (await http.post(f"{servers[0].url}/orders", json=order)).status_code == 201
-                await eventually(_holds_up, payment_lock)  # it charges...
+                await until(_holds_up, payment_lock)  # it charges...
                 await lock_workflow(record_lock)
                 await payment_lock.commit()
-                await eventually(_holds_up, record_lock)  # ...and is about to commit
+                await until(_holds_up, record_lock)  # ...and is about to commit
                 servers.remove(await kill_who_runs_it(sessions, servers))
             servers.append(await serve())
-            await eventually(_holds_up, carrier_lock)  # another has charged, and asks the carrier
+            await until(_holds_up, carrier_lock)  # another has charged, and asks the carrier
             async with sessions() as record_lock:
                 await lock_workflow(record_lock)
                 await carrier_lock.commit()
                 # It has delivered, and the step cannot be recorded.
-                await eventually(_count, sessions, Delivery)
+                await until(_count, sessions, Delivery)
                 servers.remove(await kill_who_runs_it(sessions, servers))
         (survivor,) = servers
-        state = await eventually(done, http, order, survivor.url)
+        state = await until(done, http, order, survivor.url)
     assert (state["workflow"], state["steps"]) == ("SUCCESS", ALL_STEPS)
     async with sessions() as session:
         assert await check_books(session) == {UUID(order["id"])}

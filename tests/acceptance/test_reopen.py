@@ -6,57 +6,10 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from acceptance_helpers import no_hang, status, steps
 
-from pgqrs import PyWorkflow, StepFailedError, WorkflowFinishedError, step, workflow
-
-
-class Scenario:
-    """Steps that fail as often as they are told to, and a record of what was executed."""
-
-    def __init__(self):
-        self.executed = []
-        self.failures = {}
-
-    def step(self, name, *failures, body=None):
-        """Return a step that raises these errors one after the other, then runs `body`, then succeeds."""
-        remaining = self.failures[name] = list(failures)
-
-        @step(id=name)
-        async def each(ctx: PyWorkflow, *args) -> str:
-            self.executed.append(name)
-            if body is not None:
-                await body(ctx)
-            if remaining:
-                raise remaining.pop(0)
-            return name
-
-        return each
-
-    def since(self):
-        """Return what was executed since the last call."""
-        executed, self.executed = self.executed, []
-        return executed
-
-
-@pytest.fixture
-def scenario():
-    return Scenario()
-
-
-async def run_twice(admin, scenario, body, *, first=Exception, second=None):
-    """Run `body` as a workflow twice; return what was executed in each run."""
-    wf = workflow(name="wf")(body)
-    ctx = await admin.create_workflow("wf")
-    with pytest.raises(first):
-        await wf(ctx)
-    one = scenario.since()
-    if second is None:
-        await wf(ctx)
-    else:
-        with pytest.raises(second):
-            await wf(ctx)
-    return one, scenario.since()
+from pgqrs import PyWorkflow, StepFailedError, WorkflowFinishedError, workflow
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
 
 
 async def test_finished_steps_are_skipped_and_the_transient_one_is_executed_again(admin, scenario):
@@ -65,7 +18,7 @@ async def test_finished_steps_are_skipped_and_the_transient_one_is_executed_agai
     async def body(ctx: PyWorkflow):
         return [await each(ctx) for each in (a, b, c)]
 
-    assert await run_twice(admin, scenario, body) == (["a", "b"], ["b", "c"])
+    assert await scenario.run_twice(admin, body) == (["a", "b"], ["b", "c"])
 
 
 async def test_a_terminal_error_is_replayed_at_once(admin, scenario):
@@ -74,7 +27,7 @@ async def test_a_terminal_error_is_replayed_at_once(admin, scenario):
     async def body(ctx: PyWorkflow):
         return [await each(ctx) for each in (a, b, c)]
 
-    assert await run_twice(admin, scenario, body, second=ValueError) == (["a", "b"], [])
+    assert await scenario.run_twice(admin, body, second=ValueError) == (["a", "b"], [])
 
 
 async def test_a_transient_error_may_come_again_and_again(admin, scenario, sql):
@@ -118,7 +71,7 @@ async def test_the_step_is_found_through_a_cause(admin, scenario):
         except OSError as error:
             raise LookupError("no luck") from error
 
-    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+    assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
 async def test_the_step_is_found_through_a_context(admin, scenario):
@@ -130,7 +83,7 @@ async def test_the_step_is_found_through_a_context(admin, scenario):
         except OSError:
             raise LookupError("no luck")  # noqa: B904
 
-    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+    assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
 async def test_the_step_is_found_through_a_context_that_is_suppressed(admin, scenario):
@@ -143,7 +96,7 @@ async def test_the_step_is_found_through_a_context_that_is_suppressed(admin, sce
         except OSError:
             raise LookupError("no luck") from None
 
-    assert await run_twice(admin, scenario, body, first=LookupError) == (["a"], ["a"])
+    assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
 async def test_a_terminal_step_is_not_reopened_by_a_transient_error_made_of_it(admin, scenario):
@@ -155,7 +108,7 @@ async def test_a_terminal_step_is_not_reopened_by_a_transient_error_made_of_it(a
         except ValueError as error:
             raise RuntimeError("wrapped") from error
 
-    assert await run_twice(admin, scenario, body, first=RuntimeError, second=RuntimeError) == (["a"], [])
+    assert await scenario.run_twice(admin, body, first=RuntimeError, second=RuntimeError) == (["a"], [])
 
 
 async def test_the_step_is_found_in_the_group_of_a_task_group(admin, scenario):
@@ -166,7 +119,7 @@ async def test_the_step_is_found_in_the_group_of_a_task_group(admin, scenario):
         async with asyncio.TaskGroup() as group:
             group.create_task(a(ctx))
 
-    assert await run_twice(admin, scenario, body, first=ExceptionGroup) == (["b", "a"], ["a"])
+    assert await scenario.run_twice(admin, body, first=ExceptionGroup) == (["b", "a"], ["a"])
     del c
 
 
@@ -189,7 +142,7 @@ async def test_both_failures_of_a_task_group_are_reopened(admin, scenario):
             met.append(1)
 
     async with no_hang():
-        one, two = await run_twice(admin, scenario, body, first=ExceptionGroup)
+        one, two = await scenario.run_twice(admin, body, first=ExceptionGroup)
     assert sorted(one) == ["a", "b"]
     assert sorted(two) == ["a", "b"]
 
@@ -201,7 +154,7 @@ async def test_a_group_with_a_terminal_leaf_replays_that_and_reopens_the_transie
         results = await asyncio.gather(a(ctx), b(ctx), return_exceptions=True)
         raise ExceptionGroup("both", [each for each in results if isinstance(each, Exception)])
 
-    one, two = await run_twice(admin, scenario, body, first=ExceptionGroup, second=ExceptionGroup)
+    one, two = await scenario.run_twice(admin, body, first=ExceptionGroup, second=ExceptionGroup)
     assert (sorted(one), two) == (["a", "b"], ["a"])
 
 
@@ -222,7 +175,7 @@ async def test_the_second_failure_of_a_gather_is_reopened_too(admin, scenario):
             crashed.append(1)
 
     async with no_hang():
-        one, two = await run_twice(admin, scenario, body, first=OSError)
+        one, two = await scenario.run_twice(admin, body, first=OSError)
     assert sorted(one) == ["a", "b"]
     assert sorted(two) == ["a", "b"]
 
@@ -236,7 +189,7 @@ async def test_failures_that_a_gather_returned_and_the_body_raised_are_reopened(
             if isinstance(result, Exception):
                 raise result
 
-    one, two = await run_twice(admin, scenario, body, first=OSError)
+    one, two = await scenario.run_twice(admin, body, first=OSError)
     assert sorted(one) == ["a", "b"]
     assert sorted(two) == ["a", "b"]
 
@@ -253,7 +206,7 @@ async def test_a_step_that_runs_while_the_error_is_on_its_way_out_hides_nothing(
         finally:
             await last(ctx)
 
-    assert await run_twice(admin, scenario, body, first=OSError) == (["a", "cleanup", "last"], ["a"])
+    assert await scenario.run_twice(admin, body, first=OSError) == (["a", "cleanup", "last"], ["a"])
 
 
 async def test_a_replayed_transient_error_that_leaves_the_body_is_reopened_too(admin, scenario):
@@ -306,7 +259,7 @@ async def test_a_sibling_that_a_task_group_cancelled_is_executed_again(admin, sc
             first_over.append(1)
 
     async with no_hang():
-        one, two = await run_twice(admin, scenario, body, first=ExceptionGroup)
+        one, two = await scenario.run_twice(admin, body, first=ExceptionGroup)
     assert sorted(one) == sorted(two) == ["a", "b"]
 
 
@@ -320,7 +273,7 @@ async def test_an_inner_and_its_outer_step_are_both_executed_again(admin, scenar
     async def body(ctx: PyWorkflow):
         await outer(ctx)
 
-    assert await run_twice(admin, scenario, body, first=OSError) == (["outer", "inner"], ["outer", "inner"])
+    assert await scenario.run_twice(admin, body, first=OSError) == (["outer", "inner"], ["outer", "inner"])
 
 
 async def test_an_inner_success_is_skipped_when_its_outer_step_is_executed_again(admin, scenario):
@@ -330,7 +283,7 @@ async def test_an_inner_success_is_skipped_when_its_outer_step_is_executed_again
     async def body(ctx: PyWorkflow):
         await outer(ctx)
 
-    assert await run_twice(admin, scenario, body, first=OSError) == (["outer", "inner"], ["outer"])
+    assert await scenario.run_twice(admin, body, first=OSError) == (["outer", "inner"], ["outer"])
 
 
 async def test_an_inner_error_wrapped_by_its_outer_step_reopens_both(admin, scenario):
@@ -347,7 +300,7 @@ async def test_an_inner_error_wrapped_by_its_outer_step_reopens_both(admin, scen
     async def body(ctx: PyWorkflow):
         await outer(ctx)
 
-    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["outer", "inner"], ["outer", "inner"])
+    assert await scenario.run_twice(admin, body, first=RuntimeError) == (["outer", "inner"], ["outer", "inner"])
 
 
 async def test_a_terminal_inner_error_keeps_failing_its_outer_step(admin, scenario):
@@ -357,7 +310,7 @@ async def test_a_terminal_inner_error_keeps_failing_its_outer_step(admin, scenar
     async def body(ctx: PyWorkflow):
         await outer(ctx)
 
-    one, two = await run_twice(admin, scenario, body, first=ValueError, second=ValueError)
+    one, two = await scenario.run_twice(admin, body, first=ValueError, second=ValueError)
     assert (one, two) == (["outer", "inner"], [])
 
 
@@ -369,7 +322,7 @@ async def test_a_deeply_nested_error_reopens_every_step_on_its_way(admin, scenar
     async def body(ctx: PyWorkflow):
         await a(ctx)
 
-    assert await run_twice(admin, scenario, body, first=OSError) == (["a", "b", "c"], ["a", "b", "c"])
+    assert await scenario.run_twice(admin, body, first=OSError) == (["a", "b", "c"], ["a", "b", "c"])
 
 
 async def test_a_crash_before_the_runs_end_does_not_hide_an_inner_error_from_the_next_run(admin, scenario):
@@ -436,7 +389,7 @@ async def test_a_caught_error_stays_caught_when_the_fallback_fails_later(admin, 
         except OSError:
             return await fallback(ctx)
 
-    assert await run_twice(admin, scenario, body, first=OSError) == (["primary", "fallback"], ["fallback"])
+    assert await scenario.run_twice(admin, body, first=OSError) == (["primary", "fallback"], ["fallback"])
 
 
 async def test_a_caught_error_stays_caught_when_the_body_fails_after_other_steps(admin, scenario):
@@ -451,7 +404,7 @@ async def test_a_caught_error_stays_caught_when_the_body_fails_after_other_steps
             crashed.append(1)
             raise RuntimeError("of the body")
 
-    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["a", "b"], [])
+    assert await scenario.run_twice(admin, body, first=RuntimeError) == (["a", "b"], [])
 
 
 async def test_a_body_that_fails_by_itself_reopens_nothing_that_was_caught(admin, scenario):
@@ -468,7 +421,7 @@ async def test_a_body_that_fails_by_itself_reopens_nothing_that_was_caught(admin
             raise RuntimeError("of the body")
 
     seen = []
-    assert await run_twice(admin, scenario, body, first=RuntimeError) == (["a"], [])
+    assert await scenario.run_twice(admin, body, first=RuntimeError) == (["a"], [])
     assert seen == ["x", "x"]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
-import asyncpg
 import pytest
-from acceptance_helpers import is_replay, status, steps
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, PyWorkflow, WorkflowCancelledError, WorkflowFinishedError, step, workflow
+from tests.support.database import connected, engine_on
+from tests.support.recorded import is_replay, status, steps
 
 
 async def test_a_caught_error_replays_as_caught_and_the_workflow_goes_the_same_way(admin, sql):
@@ -392,9 +391,8 @@ async def test_ids_beyond_two_to_the_31_work(admin, sql):
 
 
 async def test_a_pool_of_one_connection_serves_many_workflows_and_nested_steps(dsn, schema):
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(dsn),
+    engine = engine_on(
+        dsn,
         pool_size=1,
         max_overflow=0,
         pool_timeout=10,
@@ -420,10 +418,9 @@ async def test_a_pool_of_one_connection_serves_many_workflows_and_nested_steps(d
 
 
 async def test_a_database_that_defaults_to_serializable_disturbs_nothing(own_database):
-    connection = await asyncpg.connect(own_database)
-    name = await connection.fetchval("SELECT current_database()")
-    await connection.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'")
-    await connection.close()
+    async with connected(own_database) as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'")
 
     @step(key=lambda n: n)
     async def each(ctx: PyWorkflow, n: int) -> int:

@@ -8,7 +8,6 @@ import logging
 from datetime import timedelta
 
 import pytest
-from acceptance_helpers import is_replay, no_hang, status, steps, until
 from asyncpg import PostgresError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -25,6 +24,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.engine.lifecycle import Parked
+from tests.support.recorded import is_replay, status, steps
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import Killed, cancel_task
 
 QUICK = RetryPolicy(attempts=3, initial=0.01)
 
@@ -213,9 +215,6 @@ async def test_sleeps_of_each_attempt_are_the_same(admin, sql):
 
 
 async def test_failed_attempts_count_across_crashes(admin, sql):
-    class Killed(BaseException):
-        pass
-
     flaky = Flaky(OSError("1"), Killed(), OSError("2"), OSError("3"))
 
     @step(retry=QUICK)
@@ -250,16 +249,12 @@ async def test_a_delay_goes_on_after_a_crash(admin, sql):
     task = asyncio.create_task(wf(ctx))
     async with no_hang():
         await until(failures, sql, "attempt")
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_task(task)
         again = asyncio.create_task(wf(await admin.get_workflow(ctx.id())))
         done, _ = await asyncio.wait([again], timeout=0.5)
         assert not done
         assert flaky.calls == 1
-        again.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await again
+        await cancel_task(again)
         await sql.execute("UPDATE pgqrs_workflow_steps SET retry_at = now()")
         assert await wf(await admin.get_workflow(ctx.id())) == "done"
     assert flaky.calls == 2
@@ -419,9 +414,6 @@ async def test_a_workflow_in_a_worker_parks_between_its_attempts(sql, claimer):
 
 
 async def test_retries_of_a_workflow_count_across_crashes(admin, sql):
-    class Killed(BaseException):
-        pass
-
     flaky = Flaky(OSError("1"), Killed(), OSError("2"), OSError("3"))
 
     @workflow(retry=QUICK)

@@ -12,9 +12,11 @@ from urllib.parse import quote
 import asyncpg
 import psutil
 import pytest
-from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, embedded, step, workflow
+from tests.support.database import connected
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang, until
 
 
 class Server:
@@ -71,11 +73,8 @@ async def away_sql(server, away_admin, schema_name):
 
     class Sql:
         async def _connected(self, method, *arguments):
-            connection = await asyncpg.connect(server.dsn, server_settings={"search_path": f'"{schema_name}"'})
-            try:
+            async with connected(server.dsn, schema_name) as connection:
                 return await getattr(connection, method)(*arguments)
-            finally:
-                await connection.close()
 
         async def fetch(self, *arguments):
             return await self._connected("fetch", *arguments)

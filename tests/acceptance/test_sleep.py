@@ -12,15 +12,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, WorkflowCancelledError, step, workflow
 from pgqrs.engine.lifecycle import Parked
-
-
-@step(key=lambda name: name)
-async def note(ctx: PyWorkflow, name: str) -> str:
-    return name
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import Gate, cancel_task, note
 
 
 async def row(sql, ctx_or_id):
@@ -79,9 +76,7 @@ async def test_a_replay_goes_on_with_the_same_sleep(admin, sql):
     task = asyncio.create_task(long(ctx))
     await sleeping.wait()
     await until(steps, sql, ctx)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancel_task(task)
     wake_up = await output(sql, ctx.id(), "sleep:1")
     assert await long(ctx) == "awake"
     assert 0.55 < time.monotonic() - began < 1.1
@@ -477,13 +472,8 @@ async def _is_there(sql, ctx, step_id):
 
 
 async def test_cancelling_lets_a_running_step_end_and_starts_no_other(admin, sql):
-    release, started = asyncio.Event(), asyncio.Event()
-
-    @step
-    async def slow(ctx: PyWorkflow) -> str:
-        started.set()
-        await release.wait()
-        return "done"
+    gate = Gate()
+    slow = gate.step("slow")
 
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
@@ -497,9 +487,9 @@ async def test_cancelling_lets_a_running_step_end_and_starts_no_other(admin, sql
     ctx = await admin.create_workflow("wf")
     task = asyncio.create_task(wf(ctx))
     async with no_hang():
-        await started.wait()
+        await gate.reached.wait()
         (await admin.store()).runs[ctx.id()].cancel(interrupt=False)
-        release.set()
+        gate.open()
         with pytest.raises(WorkflowCancelledError):
             await task
     assert await steps(sql, ctx) == {"slow": "SUCCESS"}
@@ -584,9 +574,7 @@ async def test_a_cancellation_from_outside_stays_one(admin, sql):
     async with no_hang():
         await started.wait()
         (await admin.store()).runs[ctx.id()].cancel(interrupt=True)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_task(task)
     assert await status(sql, ctx) in {"RUNNING", "CANCELLED"}
 
 
@@ -638,14 +626,18 @@ async def test_a_run_is_handed_back_for_another_to_go_on(sql, claimer):
         assert await claimer.run(wf) == "second"
 
 
-async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, claimer):
-    release, started = asyncio.Event(), asyncio.Event()
+async def _hand_back_at(gate, ctx):
+    """Hand the run back while its step waits at the gate, and let the step go on within the grace."""
+    await gate.reached.wait()
+    handing = asyncio.create_task(ctx.requeue(60))
+    await asyncio.sleep(0)
+    gate.open()
+    await handing
 
-    @step
-    async def slow(ctx: PyWorkflow) -> str:
-        started.set()
-        await release.wait()
-        return "done"
+
+async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, claimer):
+    gate = Gate()
+    slow = gate.step("slow")
 
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
@@ -656,11 +648,7 @@ async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, clai
     ctx, args = await claimer.adopt(wf)
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
-        await started.wait()
-        handing = asyncio.create_task(ctx.requeue(60))
-        await asyncio.sleep(0)
-        release.set()
-        await handing
+        await _hand_back_at(gate, ctx)
         with pytest.raises(Parked):
             await task
         assert await steps(sql, ctx) == {"slow": "SUCCESS"}
@@ -669,13 +657,8 @@ async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, clai
 
 
 async def test_a_workflow_that_ends_within_the_grace_has_ended(sql, claimer):
-    release, started = asyncio.Event(), asyncio.Event()
-
-    @step
-    async def last(ctx: PyWorkflow) -> str:
-        started.set()
-        await release.wait()
-        return "done"
+    gate = Gate()
+    last = gate.step("last")
 
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
@@ -685,11 +668,7 @@ async def test_a_workflow_that_ends_within_the_grace_has_ended(sql, claimer):
     ctx, args = await claimer.adopt(wf)
     task = asyncio.create_task(wf(ctx, *args))
     async with no_hang():
-        await started.wait()
-        handing = asyncio.create_task(ctx.requeue(60))
-        await asyncio.sleep(0)
-        release.set()
-        await handing
+        await _hand_back_at(gate, ctx)
         assert await task == "done"
     assert await status(sql, ctx) == "SUCCESS"
 

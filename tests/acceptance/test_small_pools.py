@@ -7,12 +7,13 @@ import asyncio
 import asyncpg
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, until
-from shop import Payment, paid
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, Worker, step, workflow
 from pgqrs.storage.connections import dedicated as aside
+from tests.support.shop import Payment, paid
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import cancel_task
 
 NAME = "pgqrs small pool"
 
@@ -168,9 +169,7 @@ async def test_a_connection_beside_the_pool_that_is_lost_or_given_up_is_replaced
     assert lost not in await backends("nextval")
     asking = asyncio.create_task(store.ids.of_key("child", "a"))
     await asyncio.sleep(0)  # it has been begun
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
+    await cancel_task(asking)
     assert await store.ids.of_key("child", "a") is None
 
 

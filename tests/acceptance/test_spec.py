@@ -8,26 +8,16 @@ import inspect
 from datetime import UTC, datetime
 from unittest.mock import AsyncMock, MagicMock
 
-import asyncpg
 import pytest
-from acceptance_helpers import status, steps
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import pgqrs.decorators
 from pgqrs import Admin, PyWorkflow, SerializationError, StepGuard, StepResult, TransientError
 from pgqrs.decorators import step, workflow
-
-
-@step
-async def greet(ctx: PyWorkflow, name: str) -> str:
-    return f"hello {name}"
-
-
-@workflow
-async def greeting(ctx: PyWorkflow, name: str) -> str:
-    return await greet(ctx, name)
-
+from tests.support.database import connected
+from tests.support.recorded import status, steps
+from tests.support.workflows import greet, greeting
 
 # --- Quick Start ---
 
@@ -193,7 +183,7 @@ def test_a_decorated_function_keeps_its_name_its_signature_and_its_kind(decorate
     assert inspect.iscoroutinefunction(decorated)
     assert list(inspect.signature(decorated).parameters) == ["ctx", "name"]
     assert decorated.__name__ in {"greet", "greeting"}
-    assert decorated.__module__ == __name__
+    assert decorated.__module__ == "tests.support.workflows"
 
 
 # --- PyWorkflow ---
@@ -291,21 +281,19 @@ async def test_admin_without_a_schema_uses_the_schema_pgqrs(own_database):
         await admin.install()
         ctx = await admin.create_workflow("greeting", "ann")
         await greeting(ctx, "ann")
-        connection = await asyncpg.connect(own_database)
-        assert await connection.fetchval("SELECT status FROM pgqrs.pgqrs_workflows") == "SUCCESS"
-        await connection.close()
+        async with connected(own_database) as connection:
+            assert await connection.fetchval("SELECT status FROM pgqrs.pgqrs_workflows") == "SUCCESS"
 
 
 async def test_admin_with_a_schema_keeps_everything_in_it(own_database):
     async with Admin(own_database, "custom_schema") as admin:
         await admin.install()
         await greeting(await admin.create_workflow("greeting", "ann"), "ann")
-    connection = await asyncpg.connect(own_database)
-    schemas = await connection.fetch(
-        "SELECT DISTINCT table_schema FROM information_schema.tables "
-        "WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
-    )
-    await connection.close()
+    async with connected(own_database) as connection:
+        schemas = await connection.fetch(
+            "SELECT DISTINCT table_schema FROM information_schema.tables "
+            "WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
+        )
     assert [row[0] for row in schemas] == ["custom_schema"]
 
 
@@ -321,11 +309,10 @@ async def test_install_is_idempotent_and_keeps_what_is_there(admin):
 )
 async def test_admin_connects_with_every_form_of_address(dsn, schema, form):
     rest = dsn.split("://", 1)[1]
-    connection = await asyncpg.connect(dsn)
-    addresses = connection._addr  # the socket's folder, or host and port
-    host, port = addresses if isinstance(addresses, tuple) else (addresses.rsplit("/.s.PGSQL.", 1))
-    parameters = connection._params
-    await connection.close()
+    async with connected(dsn) as connection:
+        addresses = connection._addr  # the socket's folder, or host and port
+        host, port = addresses if isinstance(addresses, tuple) else (addresses.rsplit("/.s.PGSQL.", 1))
+        parameters = connection._params
     url = URL.create(
         "postgresql",
         username=parameters.user,

@@ -10,10 +10,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from acceptance_helpers import steps
 
 from pgqrs import InvalidNameError, PyWorkflow, step, workflow
 from pgqrs.validation import key_text
+from tests.support.recorded import steps
 
 
 @step(key=lambda name: name)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 import pytest
-from acceptance_helpers import no_hang, status, steps, until
 from sqlalchemy import text
 
 from pgqrs import (
@@ -23,11 +22,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.observer import Observer
-
-
-@step(key=lambda name: name)
-async def note(ctx: PyWorkflow, name: str) -> str:
-    return name
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import note
 
 
 async def run_of(admin, ctx):

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from acceptance_helpers import no_hang, until
 from sqlalchemy import text
 
 from pgqrs import (
@@ -42,6 +41,8 @@ from pgqrs.testing import (
 )
 from pgqrs.testing import sql as testbed
 from pgqrs.testing.schemas import SchemaPool
+from tests.support.database import connected
+from tests.support.waiting import no_hang, until
 
 pytest_plugins = ("pytest_pgqrs",)
 
@@ -67,9 +68,8 @@ def clock(pgqrs_clock):
 async def raw(pgqrs_dsn, kit, clock):
     """A connection of an application's, which sees the time of the clock."""
     path = f'"{kit.schema}", {clock.search_path}'
-    connection = await asyncpg.connect(pgqrs_dsn, server_settings={"search_path": path})
-    yield connection
-    await connection.close()
+    async with connected(pgqrs_dsn, search_path=path) as connection:
+        yield connection
 
 
 class Colour(enum.Enum):
@@ -853,14 +853,13 @@ async def test_the_schemas_of_a_process_that_died_are_dropped_by_the_next(dsn):
 @pytest.fixture
 async def intruder(own_database):
     """A role that may create schemas in a database of the test's own: (its name, the superuser's DSN)."""
-    connection = await asyncpg.connect(own_database)
-    role = f"intruder_{uuid4().hex[:8]}"
-    await connection.execute(
-        f"CREATE ROLE {role}; GRANT CREATE ON DATABASE {await _database(connection)} TO {role}"
-    )
-    yield role, own_database
-    await connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
-    await connection.close()
+    async with connected(own_database) as connection:
+        role = f"intruder_{uuid4().hex[:8]}"
+        await connection.execute(
+            f"CREATE ROLE {role}; GRANT CREATE ON DATABASE {await _database(connection)} TO {role}"
+        )
+        yield role, own_database
+        await connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 async def test_the_name_of_a_schema_is_never_run_as_sql(intruder):

@@ -9,12 +9,13 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from acceptance_helpers import is_replay, no_hang
 from pydantic import BaseModel
 
 from pgqrs import PyWorkflow, RetryPolicy, TransientError, WorkflowTimeoutError, step, workflow
 from pgqrs.codecs import FernetCodec, PydanticCodec
 from pgqrs.testing import assert_enqueued, assert_not_enqueued, crash_everywhere, run_enqueued
+from tests.support.recorded import is_replay
+from tests.support.waiting import no_hang
 
 pytest_plugins = ("pytest_pgqrs",)
 

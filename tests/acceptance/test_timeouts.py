@@ -10,7 +10,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from acceptance_helpers import is_replay, no_hang, status, steps, until
 
 from pgqrs import (
     ConfigurationError,
@@ -23,6 +22,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.engine.lifecycle import Parked
+from tests.support.recorded import is_replay, status, steps
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import cancel_once_begun
 
 
 async def error_of(sql, ctx):
@@ -151,12 +153,7 @@ async def test_cancelling_is_not_taken_for_a_timeout(admin, sql):
         await asyncio.Event().wait()
 
     ctx = await admin.create_workflow("wf")
-    task = asyncio.create_task(slow(ctx))
-    async with no_hang():
-        await started.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    await cancel_once_begun(slow(ctx), started)
     assert "ERROR" not in (await steps(sql, ctx)).values()
 
 
@@ -255,12 +252,7 @@ async def test_a_cancellation_before_the_deadline_stays_a_cancellation(admin, sq
         await asyncio.Event().wait()
 
     ctx = await admin.create_workflow("wf")
-    task = asyncio.create_task(wf(ctx))
-    async with no_hang():
-        await started.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    await cancel_once_begun(wf(ctx), started)
     assert await status(sql, ctx) == "RUNNING"
 
 

@@ -6,14 +6,15 @@ from itertools import product
 
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang
-from acceptance_helpers import steps as recorded
-from shop import Payment, engine_in
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from pgqrs import Admin, RetryPolicy, SessionError, TransientError, step, workflow
+from tests.support.database import engine_on
+from tests.support.recorded import steps as recorded
+from tests.support.shop import Payment
+from tests.support.waiting import no_hang
 
 SOON = RetryPolicy(attempts=3, initial=0.01, jitter=0)
 
@@ -134,7 +135,7 @@ async def test_a_commit_of_any_other_kind_is_an_error_and_never_tried_again(
 
 
 async def test_a_commit_that_was_refused_leaves_nothing_for_the_next_one_to_commit(dsn, schema, sessions, sql):
-    engine = engine_in(dsn, schema, pool_size=1, max_overflow=0)
+    engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
 
     async def body(ctx):
         await write(ctx, 1)
@@ -212,7 +213,7 @@ async def test_a_transaction_that_failed_unnoticed_is_an_error(shop, sql, how, t
 @pytest.mark.parametrize("of", ["engine", "connection"])
 async def test_autocommit_is_refused_before_anything_is_written(dsn, schema, sessions, sql, *, of, swallows):
     options = {"isolation_level": "AUTOCOMMIT"}
-    engine = engine_in(dsn, schema, **(options if of == "engine" else {}))
+    engine = engine_on(dsn, schema, **(options if of == "engine" else {}))
 
     async def body(ctx):
         try:

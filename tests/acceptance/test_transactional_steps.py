@@ -10,8 +10,6 @@ from functools import partial
 import asyncpg
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, until
-from shop import Base, Payment, engine_in, paid
 from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -30,7 +28,11 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.observer import Observer
-from tests.integration.faults import Fault, Wire
+from tests.support.database import engine_on
+from tests.support.shop import Base, Payment, paid
+from tests.support.waiting import no_hang, until
+from tests.support.wire import Fault, Wire
+from tests.support.workflows import Gate, cancel_once_begun
 
 SOON = RetryPolicy(attempts=5, initial=0.01, jitter=0)
 
@@ -125,7 +127,7 @@ async def test_the_session_is_made_as_the_application_makes_its_own(shop):
 
 
 async def test_without_a_sessionmaker_it_is_on_the_engine_of_the_admin(dsn, schema, sessions):
-    engine = engine_in(dsn, schema)
+    engine = engine_on(dsn, schema)
     async with Admin(engine, schema) as admin:
         await admin.run(buy, 4)
     await engine.dispose()
@@ -200,7 +202,7 @@ async def test_calls_at_the_same_time_have_sessions_of_their_own(shop, sessions)
 
 
 async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, schema, sessions):
-    engine = engine_in(dsn, schema, isolation_level="SERIALIZABLE")
+    engine = engine_on(dsn, schema, isolation_level="SERIALIZABLE")
     barrier = asyncio.Barrier(2)
     calls = []
 
@@ -225,7 +227,7 @@ async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, sc
 
 @pytest.mark.parametrize("retry", [None, SOON], ids=["without a policy", "with a policy"])
 async def test_a_serialization_failure_is_recorded_without_a_policy(dsn, schema, sessions, retry):
-    engine = engine_in(dsn, schema, isolation_level="REPEATABLE READ")
+    engine = engine_on(dsn, schema, isolation_level="REPEATABLE READ")
     async with sessions.begin() as session:
         session.add(Payment(order=1, amount=1))
     calls = []
@@ -300,14 +302,13 @@ async def test_attempts_that_fail_leave_no_writes(shop, sessions):
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
 async def test_a_stale_run_s_transaction_is_refused_as_a_whole(dsn, schema, sessions, level):
-    engine = engine_in(dsn, schema, isolation_level=level)
-    waits, goes_on = asyncio.Event(), asyncio.Event()
+    engine = engine_on(dsn, schema, isolation_level=level)
+    gate = Gate()
 
     @step(transactional=True)
     async def slow(ctx):
         await pay.__wrapped__(ctx, 1)
-        waits.set()
-        await goes_on.wait()
+        await gate.stop()
 
     @workflow
     async def once(ctx):
@@ -316,10 +317,10 @@ async def test_a_stale_run_s_transaction_is_refused_as_a_whole(dsn, schema, sess
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as shop, no_hang():
         ctx = await shop.create_workflow("once")
         stale = asyncio.create_task(once(ctx))
-        await waits.wait()
+        await gate.reached.wait()
         other = await shop.get_workflow(ctx.id())
         await other.start()
-        goes_on.set()
+        gate.open()
         with pytest.raises(WorkflowFencedError):
             await stale
         assert await payments(sessions) == []
@@ -342,12 +343,7 @@ async def test_a_cancelled_step_leaves_nothing(shop, sessions):
         await hang(ctx)
 
     ctx = await shop.create_workflow("hanging")
-    task = asyncio.create_task(hanging(ctx))
-    async with no_hang():
-        await began.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    await cancel_once_begun(hanging(ctx), began)
     assert await payments(sessions) == []
 
 
@@ -425,7 +421,7 @@ async def test_a_server_that_falls_silent_at_the_commit_costs_and_doubles_nothin
     dsn, schema, sessions, sql, *, fault
 ):
     async with Wire(dsn, sql) as wire, no_hang():
-        engine = engine_in(wire.dsn, schema)
+        engine = engine_on(wire.dsn, schema)
         event.listen(engine.sync_engine, "commit", lambda _connection: wire.arm(1, fault), once=True)
         async with Admin(dsn, schema, timeout=0.5, sessionmaker=async_sessionmaker(engine)) as admin:
             assert await admin.run(buy_patiently) == "paid"
@@ -466,7 +462,7 @@ async def test_a_commit_of_which_nothing_is_heard_ends_the_run_within_our_patien
         began.set()
 
     async with Wire(dsn, sql) as wire, no_hang():
-        engine = engine_in(wire.dsn, schema)
+        engine = engine_on(wire.dsn, schema)
         event.listen(engine.sync_engine, "commit", commits, once=True)
         async with Admin(
             dsn, schema, timeout=0.5, outage_timeout=0.5, sessionmaker=async_sessionmaker(engine)
@@ -537,7 +533,7 @@ async def test_cancellations_wait_for_the_end_of_a_commit(shop, sessions, sql):
 
 async def test_a_session_that_is_not_back_when_its_commit_is_over_harms_nobody(dsn, schema, app, sessions):
     """The connection may be somebody else's by then."""
-    engine = engine_in(dsn, schema, pool_size=1, max_overflow=0)
+    engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
     limit = 1.0
     served = []
 
@@ -578,13 +574,12 @@ async def test_it_may_use_savepoints_and_roll_back_what_it_wrote(shop, sessions)
 
 @pytest.mark.without_replay("the body waits until its step is seen to be running")
 async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(shop, sessions):
-    waits, goes_on = asyncio.Event(), asyncio.Event()
+    gate = Gate()
 
     @step(transactional=True)
     async def slow(ctx):
         await pay.__wrapped__(ctx, 1)
-        waits.set()
-        await goes_on.wait()
+        await gate.stop()
 
     @step(key=lambda number: number)
     async def quick(_ctx, number):
@@ -593,13 +588,13 @@ async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(sh
     @workflow
     async def both(ctx):
         task = asyncio.create_task(slow(ctx))
-        await waits.wait()
+        await gate.reached.wait()
         began = time.monotonic()
         for number in range(20):
             await quick(ctx, number)
         took = time.monotonic() - began
         await until(_is_running, ctx.id())
-        goes_on.set()
+        gate.open()
         await task
         return took
 
@@ -613,7 +608,7 @@ async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(sh
 def _engine_of_level(dsn, schema, level, where):
     """Make an engine whose transactions have the level: by its own options, or by the server's default."""
     if where == "engine":
-        return engine_in(dsn, schema, isolation_level=level)
+        return engine_on(dsn, schema, isolation_level=level)
     settings = {"search_path": f'"{schema}"', "default_transaction_isolation": level.lower()}
     return create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, server_settings=settings)
@@ -642,22 +637,21 @@ async def _runs_long(admin, ctx):
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
 async def test_a_long_step_succeeds_at_once_at_every_level(dsn, schema, sessions, *, level, where):
     engine = _engine_of_level(dsn, schema, level, where)
-    waits, goes_on = asyncio.Event(), asyncio.Event()
+    gate = Gate()
 
     @step(transactional=True)
     async def slow(ctx):
         await pay.__wrapped__(ctx, 1)
-        waits.set()
-        await goes_on.wait()
+        await gate.stop()
         return await ctx.session.scalar(text("SHOW transaction_isolation"))
 
     @workflow
     async def both(ctx):
         task = asyncio.create_task(slow(ctx))
-        await waits.wait()
+        await gate.reached.wait()
         await _runs_long(admin, ctx)
         shown = (await _steps(admin, ctx.id())).get("slow")
-        goes_on.set()
+        gate.open()
         return [shown, await task]
 
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin, no_hang():
@@ -670,7 +664,7 @@ async def test_a_long_step_succeeds_at_once_at_every_level(dsn, schema, sessions
 @pytest.mark.without_replay("the body waits until its step is seen to be running")
 @pytest.mark.parametrize("mark", ["written", "on its way"])
 async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(dsn, schema, sessions, mark):
-    engine = engine_in(dsn, schema, isolation_level="SERIALIZABLE")
+    engine = engine_on(dsn, schema, isolation_level="SERIALIZABLE")
     on_its_way, lets_through = asyncio.Event(), asyncio.Event()
 
     class HoldsMarkUp(Observer):
@@ -814,7 +808,7 @@ async def test_nested_ones_have_a_transaction_each_where_the_pool_allows_it(shop
 
 
 async def test_nested_ones_with_a_pool_of_one_are_an_error_and_no_hang(dsn, schema, sessions):
-    engine = engine_in(dsn, schema, pool_size=1, max_overflow=0)
+    engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
     async with Admin(engine, schema, timeout=1) as admin, no_hang():
         ctx = await admin.create_workflow("nesting")
         with pytest.raises(SessionError, match="no connection came free within 1 s"):
@@ -825,7 +819,7 @@ async def test_nested_ones_with_a_pool_of_one_are_an_error_and_no_hang(dsn, sche
 
 
 async def test_an_engine_in_autocommit_is_refused(dsn, schema, sessions):
-    engine = engine_in(dsn, schema, isolation_level="AUTOCOMMIT")
+    engine = engine_on(dsn, schema, isolation_level="AUTOCOMMIT")
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin:
         with pytest.raises(SessionError, match="AUTOCOMMIT"):
             await admin.run(buy, 1)
@@ -833,7 +827,7 @@ async def test_an_engine_in_autocommit_is_refused(dsn, schema, sessions):
 
 
 async def test_sessions_of_another_database_are_refused(dsn, schema, admin, own_database):
-    engine = engine_in(own_database, "public")
+    engine = engine_on(own_database, "public")
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as wrong:

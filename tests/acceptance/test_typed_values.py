@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import pytest_asyncio
-from acceptance_helpers import no_hang, status, steps
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
@@ -40,6 +39,8 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,11 +9,12 @@ import weakref
 from contextlib import suppress
 
 import pytest
-from acceptance_helpers import no_hang, status, steps, until
 
 from pgqrs import PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step, workflow
 from pgqrs.engine.failure_trace import FailureTrace
 from pgqrs.storage.queries.executors import ABANDONED
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang, until
 
 POLICY = RetryPolicy(attempts=2, initial=0.01)
 

@@ -13,7 +13,6 @@ import uuid
 from typing import NamedTuple
 
 import pytest
-from acceptance_helpers import no_hang, status, steps
 
 from pgqrs import (
     Admin,
@@ -25,6 +24,8 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.support.recorded import status, steps
+from tests.support.waiting import no_hang
 
 
 class Pair(NamedTuple):

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 
-from acceptance_helpers import no_hang, until
-
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+from tests.support.waiting import no_hang, until
 
 ADMIN: list[Admin] = []
 

@@ -7,13 +7,13 @@ import functools
 import logging
 
 import pytest
-from acceptance_helpers import no_hang
 from cryptography.fernet import Fernet
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step
 from pgqrs import workflow as workflow_
 from pgqrs.codecs import FernetCodec
 from pgqrs.codecs.failures import shown_error
+from tests.support.waiting import no_hang
 
 SOON = RetryPolicy(attempts=2, initial=0.001, jitter=0)
 FORGED = "bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J"

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 
 import pytest
-from acceptance_helpers import DEADLINE, is_replay, no_hang, until
 
 from pgqrs import (
     Admin,
@@ -23,6 +22,8 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.support.recorded import is_replay
+from tests.support.waiting import DEADLINE, no_hang, until
 
 
 @step

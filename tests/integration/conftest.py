@@ -1,12 +1,16 @@
-"""What the integration tests share beyond the engine and the `Admin`."""
+"""A store and the claim connection of its queues, for tests that look below the `Admin`."""
 
-import asyncpg
 import pytest_asyncio
+
+from tests.support.executors import watching
 
 
 @pytest_asyncio.fixture
-async def truth(dsn, schema):
-    """A connection of the test's own, in the schema of the test."""
-    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
-    yield connection
-    await connection.close()
+async def store(admin):
+    return await admin.store()
+
+
+@pytest_asyncio.fixture
+async def watch(store):
+    async with watching(store) as watch:
+        yield watch

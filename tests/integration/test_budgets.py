@@ -4,20 +4,16 @@ import asyncio
 import selectors
 from contextlib import contextmanager
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true, limit
-
-
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
+from pgqrs import Admin, PyWorkflow, Worker, workflow
+from tests.support.admins import limit
+from tests.support.database import engine_on
+from tests.support.waiting import until
+from tests.support.wire import Wire
+from tests.support.workflows import Killed, numbered
 
 
 @workflow
@@ -27,7 +23,7 @@ async def counting(ctx: PyWorkflow, steps: int) -> int:
 
 @pytest_asyncio.fixture
 async def own_engine(dsn, schema, admin):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     yield engine
     await engine.dispose()
 
@@ -109,8 +105,8 @@ def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_ans
     assert 2 * 200 <= took < 2.2 * 200  # now and then a timer has a turn of its own
 
 
-async def test_each_statement_is_one_round_trip(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+async def test_each_statement_is_one_round_trip(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         limit(own, heartbeat_interval=3600.0)  # or the beats would count
         await own.run(counting, 3)  # the connection knows the statements now
         await _ids_in_stock(own)
@@ -131,9 +127,6 @@ async def test_a_gather_of_steps_is_two_statements_at_most(admin):
 
 
 async def test_a_second_run_reads_once_and_writes_no_step_again(own_engine, schema):
-    class Killed(BaseException):
-        pass
-
     @workflow
     async def killed(ctx: PyWorkflow) -> None:
         for n in range(20):
@@ -174,8 +167,8 @@ async def test_a_thousand_creations_reserve_their_ids_in_blocks(own_engine, sche
         assert len([each for each in read if "nextval" in each]) <= 11
 
 
-async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         store = await own.store()
         await own.list_workflows(limit=0)
         before = wire.exchanges
@@ -184,8 +177,8 @@ async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, sche
         await driver.close()
 
 
-async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as own:
+async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         limit(own, heartbeat_interval=3600.0)
         store = await own.store()
         await store.tables.ensure()
@@ -198,7 +191,7 @@ async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(d
         beating = own._loops.heartbeat._beating
         before = wire.exchanges
         beating._loop.call_soon_threadsafe(beating._wake)
-        await become_true(lambda: wire.exchanges > before)
+        await until(lambda: wire.exchanges > before)
         assert wire.exchanges - before == 1
 
 

@@ -5,7 +5,6 @@ import time
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
 from pgqrs.storage import claim_connection as watch_module
@@ -14,25 +13,16 @@ from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, ClaimFloor
 from pgqrs.worker import runner as runs_module
 from pgqrs.worker.claimer import MAX_HINT_PAUSE, MIN_HINT_PAUSE, Claimer
-from tests.integration.storage_helpers import become_true, planted_executor, row_of, watching
+from tests.support.executors import planted_executor, watching
+from tests.support.recorded import row_of
+from tests.support.waiting import until
 
 NAMES = [f"w{n}" for n in range(6)]
 
 
-@pytest_asyncio.fixture
-async def store(admin):
-    return await admin.store()
-
-
-@pytest_asyncio.fixture
-async def watch(store):
-    async with watching(store) as watch:
-        yield watch
-
-
-async def planted(truth, count, *, name="w", priority=0, payload="{}"):
+async def planted(sql, count, *, name="w", priority=0, payload="{}"):
     """Enqueue workflows by hand, and return their ids."""
-    rows = await truth.fetch(
+    rows = await sql.fetch(
         "INSERT INTO pgqrs_workflows (name, input, queue, ready_at, priority)"
         " SELECT $1, $2::json, 'default', now(), $3 FROM generate_series(1, $4) RETURNING id",
         name, payload, priority, count,
@@ -44,9 +34,9 @@ def ids_of(runs):
     return [run.workflow_id for run in runs]
 
 
-async def test_claims_at_once_take_what_has_the_highest_priority(store, truth):
-    high = [each for name in NAMES for each in await planted(truth, 20, name=name, priority=9)]
-    low = [each for name in NAMES for each in await planted(truth, 40, name=name)]
+async def test_claims_at_once_take_what_has_the_highest_priority(store, sql):
+    high = [each for name in NAMES for each in await planted(sql, 20, name=name, priority=9)]
+    low = [each for name in NAMES for each in await planted(sql, 40, name=name)]
     async with watching(store) as one, watching(store) as two, watching(store) as three:
         watches = [one, two, three]
         for each in watches:
@@ -59,29 +49,29 @@ async def test_claims_at_once_take_what_has_the_highest_priority(store, truth):
         assert set(ids_of(await one.claim(NAMES, ["default"], 10))) <= set(low)
 
 
-async def test_a_claim_locks_nothing_but_what_it_takes(watch, truth):
+async def test_a_claim_locks_nothing_but_what_it_takes(watch, sql):
     for name in NAMES:
-        await planted(truth, 30, name=name)
-    async with truth.transaction():
+        await planted(sql, 30, name=name)
+    async with sql.transaction():
         assert len(await watch.claim(NAMES, ["default"], 10)) == 10
         locked = "SELECT count(*) FROM pgqrs_workflows WHERE xmax <> 0 AND ready_at IS NOT NULL"
-        assert await truth.fetchval(locked) == 0
+        assert await sql.fetchval(locked) == 0
 
 
-async def test_a_claim_passes_over_more_than_it_looked_at_where_others_hold_it(watch, truth, monkeypatch):
+async def test_a_claim_passes_over_more_than_it_looked_at_where_others_hold_it(watch, sql, monkeypatch):
     monkeypatch.setattr(watch_module, "_SLACK", 1)
     watch._slack = 1
-    ids = await planted(truth, 12)
-    async with truth.transaction():
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = ANY($1) FOR UPDATE", ids[:6])
+    ids = await planted(sql, 12)
+    async with sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = ANY($1) FOR UPDATE", ids[:6])
         assert ids_of(await watch.claim(["w"], ["default"], 2)) == ids[6:8]
         assert watch.statements > 1
     assert ids_of(await watch.claim(["w"], ["default"], 12)) == [*ids[:6], *ids[8:]]
 
 
-async def test_what_several_statements_of_a_claim_took_is_found_again(watch, truth, monkeypatch):
+async def test_what_several_statements_of_a_claim_took_is_found_again(watch, sql, monkeypatch):
     watch._slack = 1
-    ids = await planted(truth, 6)
+    ids = await planted(sql, 6)
     fetch, sent = watch._fetch, []
 
     async def failing(statement, values):
@@ -91,9 +81,9 @@ async def test_what_several_statements_of_a_claim_took_is_found_again(watch, tru
         return await fetch(statement, values)
 
     monkeypatch.setattr(watch, "_fetch", failing)
-    async with truth.transaction():
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", ids[0])
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", ids[1])
+    async with sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", ids[0])
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", ids[1])
         with pytest.raises(TimeoutError):
             await watch.claim(["w"], ["default"], 4)
         assert ids_of(await watch.claim(["w"], ["default"], 4)) == ids[2:5]
@@ -103,14 +93,14 @@ async def test_what_several_statements_of_a_claim_took_is_found_again(watch, tru
 # The bytes of what is claimed
 
 
-async def test_a_claim_takes_inputs_of_so_many_bytes_and_at_least_one(watch, truth):
-    ids = await planted(truth, 5, payload='"' + "".join(str(uuid4()) for _ in range(28)) + '"')  # a kilobyte
+async def test_a_claim_takes_inputs_of_so_many_bytes_and_at_least_one(watch, sql):
+    ids = await planted(sql, 5, payload='"' + "".join(str(uuid4()) for _ in range(28)) + '"')  # a kilobyte
     assert ids_of(await watch.claim(["w"], ["default"], 5, 2500)) == ids[:3]
     assert ids_of(await watch.claim(["w"], ["default"], 5, 1)) == ids[3:4]
 
 
-async def test_an_input_that_is_compressed_well_may_be_a_hundred_times_as_large(watch, truth):
-    await planted(truth, 3, payload='"' + "x" * 2_000_000 + '"')  # 23 KB as it is stored
+async def test_an_input_that_is_compressed_well_may_be_a_hundred_times_as_large(watch, sql):
+    await planted(sql, 3, payload='"' + "x" * 2_000_000 + '"')  # 23 KB as it is stored
     assert len(await watch.claim(["w"], ["default"], 3, 3_000_000)) == 2
     assert len(await watch.claim(["w"], ["default"], 3, 1_000_000)) == 1
 
@@ -131,7 +121,7 @@ async def test_large_inputs_are_held_one_after_another(admin, monkeypatch):
     async with asyncio.timeout(30), Worker(admin, [large]):
         page = "".join(str(uuid4()) for _ in range(600))
         handles = await admin.enqueue_many(large, [(page,)] * 6)
-        await become_true(lambda: len(inside) == 2)
+        await until(lambda: len(inside) == 2)
         for _ in handles:
             held.release()
         assert [await each.result() for each in handles] == [21_600] * 6
@@ -147,37 +137,37 @@ async def test_large_inputs_are_held_one_after_another(admin, monkeypatch):
     ["timeout = 'NaN'", "timeout = 1e300", "timeout = -1e300", "deadline = 'infinity'", "due_at = 'infinity'",
      "attempts = 9223372036854775807", "epoch = 9223372036854775807", "started_at = '-infinity'"],
 )  # fmt: skip
-async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, truth, column):
-    (odd,) = await planted(truth, 1)
-    await truth.execute(f"UPDATE pgqrs_workflows SET {column} WHERE id = $1", odd)
-    ids = await planted(truth, 2)
+async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, sql, column):
+    (odd,) = await planted(sql, 1)
+    await sql.execute(f"UPDATE pgqrs_workflows SET {column} WHERE id = $1", odd)
+    ids = await planted(sql, 2)
     assert set(ids_of(await watch.claim(["w"], ["default"], 10))) | {odd} == {odd, *ids}
     await watch.run_maintenance(["w"], ["default"])
 
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("timeout", ["NaN", "1e300", "-1e300"])
-async def test_a_workflow_with_a_timeout_that_cannot_be_is_run_by_its_id(admin, truth, timeout):
-    (odd,) = await planted(truth, 1)
-    await truth.execute("UPDATE pgqrs_workflows SET timeout = $2::text::float8 WHERE id = $1", odd, timeout)
+async def test_a_workflow_with_a_timeout_that_cannot_be_is_run_by_its_id(admin, sql, timeout):
+    (odd,) = await planted(sql, 1)
+    await sql.execute("UPDATE pgqrs_workflows SET timeout = $2::text::float8 WHERE id = $1", odd, timeout)
     claim = await (await admin.store()).claim(odd)
     assert (claim.epoch, claim.succeeded) == (1, False)
 
 
 @pytest.mark.plants_rows
-async def test_a_run_of_the_dead_whose_epoch_is_at_its_end_stops_no_takeover(watch, truth):
-    dead = await planted_executor(truth, expires_in=-1.0)
-    ids = await planted(truth, 2)
-    await truth.execute(
+async def test_a_run_of_the_dead_whose_epoch_is_at_its_end_stops_no_takeover(watch, sql):
+    dead = await planted_executor(sql, expires_in=-1.0)
+    ids = await planted(sql, 2)
+    await sql.execute(
         "UPDATE pgqrs_workflows SET status = 'RUNNING', ready_at = NULL, executor = $1, deadline = now() - interval '1 h',"
         " epoch = CASE WHEN id = $2 THEN 9223372036854775807 ELSE 1 END", dead, ids[0],
     )  # fmt: skip
 
     async def is_taken_over():
         await watch.run_maintenance(["w"], ["default"])
-        return (await row_of(truth, ids[1]))["executor"] is None
+        return (await row_of(sql, ids[1]))["executor"] is None
 
-    await become_true(is_taken_over)
+    await until(is_taken_over)
 
 
 # The floor
@@ -218,10 +208,10 @@ def test_a_floor_lies_below_what_is_ready_and_what_was_claimed(monkeypatch):
     assert floor.is_due
 
 
-async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, monkeypatch):
+async def test_what_becomes_ready_below_the_floor_is_found(admin, sql, watch, monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 0)
-    old, new, last = await planted(truth, 3)
-    await truth.execute(
+    old, new, last = await planted(sql, 3)
+    await sql.execute(
         "UPDATE pgqrs_workflows SET ready_at = NULL, status = 'WAITING', due_at = 'infinity' WHERE id = $1", old
     )
 
@@ -229,7 +219,7 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, 
         return ids_of(await watch.claim(["w"], ["default"], 1))
 
     async def made_ready():
-        await truth.execute(
+        await sql.execute(
             "UPDATE pgqrs_workflows SET ready_at = now(), due_at = NULL, executor = NULL, status = 'PENDING' WHERE id = $1",
             old,
         )
@@ -241,21 +231,21 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, truth, watch, 
     assert await claimed() == [last]  # bounded
     assert await claimed() == []
     await (await admin.store()).notify_queue("default", old)
-    await become_true(lambda: watch._floor._floor < old)
+    await until(lambda: watch._floor._floor < old)
     assert await claimed() == [old]
 
     watch._floor.claimed([last])
     await watch.run_maintenance(["w"], ["default"])
-    await become_true(lambda: watch._floor.is_due)
+    await until(lambda: watch._floor.is_due)
     await watch.run_maintenance(["w"], ["default"])
     await made_ready()
     assert await claimed() == []
-    await become_true(lambda: watch._floor.is_due)  # within a second
+    await until(lambda: watch._floor.is_due)  # within a second
     assert (await watch.run_maintenance(["w"], ["default"])).ready
     assert await claimed() == [old]
 
 
-async def test_a_worker_finds_what_is_resumed_below_its_floor_within_seconds(admin, truth, monkeypatch):
+async def test_a_worker_finds_what_is_resumed_below_its_floor_within_seconds(admin, sql, monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 0)
 
     @workflow
@@ -268,8 +258,8 @@ async def test_a_worker_finds_what_is_resumed_below_its_floor_within_seconds(adm
         watch = worker._services._claim_connection
         for _ in range(3):
             await (await admin.enqueue(flow)).result()
-        await become_true(lambda: watch._floor._floor > first.id)
-        await truth.execute("UPDATE pgqrs_workflows SET status = 'ERROR', error = '{}' WHERE id = $1", first.id)
+        await until(lambda: watch._floor._floor > first.id)
+        await sql.execute("UPDATE pgqrs_workflows SET status = 'ERROR', error = '{}' WHERE id = $1", first.id)
         began = time.monotonic()
         await admin.resume_workflow(first.id)
         assert await first.result() == 1
@@ -301,7 +291,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
 
     claims = Claimer(claim, slots := _Slots())
     claims.start()
-    await become_true(lambda: claims._rest_when_idle > 1)
+    await until(lambda: claims._rest_when_idle > 1)
     claimed_at.clear()
     began = time.monotonic()
     while time.monotonic() - began < 0.5:
@@ -309,32 +299,32 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
         await asyncio.sleep(0.001)
     assert len(claimed_at) <= 2 + 0.5 / MIN_HINT_PAUSE
     before = len(claimed_at)
-    await become_true(lambda: time.monotonic() > claims._deaf_until and claims._hearing is None)
+    await until(lambda: time.monotonic() > claims._deaf_until and claims._hearing is None)
     ready.append("work")
     claims.nudge()
-    await become_true(lambda: slots.taken)
+    await until(lambda: slots.taken)
     ready.append("more")
     claims.nudge()  # the one before was for something: this one is acted upon at once
-    await become_true(lambda: len(slots.taken) == 2)
+    await until(lambda: len(slots.taken) == 2)
     assert len(claimed_at) >= before + 2
     assert MIN_HINT_PAUSE < MAX_HINT_PAUSE
     await claims.stop()
 
 
-async def test_a_stranger_who_rings_has_workers_claim_a_few_times_a_second(admin, truth, schema):
+async def test_a_stranger_who_rings_has_workers_claim_a_few_times_a_second(admin, sql, schema):
     @workflow
     async def idle(ctx: PyWorkflow) -> None: ...
 
     async with asyncio.timeout(30), Worker(admin, [idle]) as worker:
         watch = worker._services._claim_connection
-        await become_true(lambda: worker._services._claimer._rest_when_idle > 0.1)
+        await until(lambda: worker._services._claimer._rest_when_idle > 0.1)
         before, began = watch.statements, time.monotonic()
         while time.monotonic() - began < 1:
-            await truth.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1))
+            await sql.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1))
         assert watch.statements - before < 100
-        await truth.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1) + "x")
+        await sql.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1) + "x")
 
 
-async def test_the_name_of_a_queue_is_not_told_to_every_role(schema, admin, dsn, truth):
+async def test_the_name_of_a_queue_is_not_told_to_every_role(schema, admin, dsn, sql):
     assert "salaries" not in payload_of("salaries", 7)
     assert Admin(dsn, schema).schema not in queue_channel(schema)

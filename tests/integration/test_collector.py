@@ -3,17 +3,16 @@
 import asyncio
 import gc
 import threading
-import time
 
 import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
 from pgqrs import gc_policy as collector
 from pgqrs.gc_policy import HELD, YOUNG_THRESHOLD
+from tests.support.waiting import DEADLINE, blocking_until
 
 DEFAULT = (700, 10, 10)
 TUNED = (YOUNG_THRESHOLD, 10, HELD)
-DEADLINE = 20
 
 
 @pytest.fixture(autouse=True)
@@ -128,10 +127,12 @@ def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
         assert gc.get_threshold() == (YOUNG_THRESHOLD, 10, 10)
         gc.collect()
         assert gc.get_threshold() == TUNED
-        deadline = time.monotonic() + DEADLINE
-        while gc.get_threshold() == TUNED:
-            assert time.monotonic() < deadline
+
+        def are_held_back():
             gc.collect(0)
+            return gc.get_threshold() != TUNED
+
+        blocking_until(are_held_back)
     finally:
         collector.stop()
     assert gc.get_threshold() == DEFAULT

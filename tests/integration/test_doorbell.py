@@ -11,17 +11,8 @@ from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
 from pgqrs.client.queue_notifier import MAX_INTERVAL, QueueNotifier
 from pgqrs.storage.queries.channels import mark_of, parse_payload, queue_channel
 from pgqrs.worker.claimer import MAX_POLL_INTERVAL
-from tests.integration.faults import Wire
-
-DEADLINE = 15
-
-
-async def until(condition):
-    """Wait until `condition` answers with something true."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.002)
+from tests.support.waiting import until
+from tests.support.wire import Wire
 
 
 @workflow
@@ -77,27 +68,27 @@ async def _unreachable(queue, first):
     raise DatabaseUnavailableError("the bell is broken")
 
 
-async def test_polling_alone_finds_everything(admin, truth):
+async def test_polling_alone_finds_everything(admin, sql):
     async with idle_worker(admin) as idle:
         await idle()
         began = time.monotonic()
-        workflow_id = await truth.fetchval(
+        workflow_id = await sql.fetchval(
             "INSERT INTO pgqrs_workflows (name, input, queue, ready_at) "
             "VALUES ('stamped', '{\"args\": [], \"kwargs\": {}}', 'default', now()) RETURNING id"
         )
         assert await admin.handle(workflow_id).result() - began < MAX_POLL_INTERVAL + 1
 
 
-async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, truth, schema):
+async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, sql, schema):
     heard = []
-    await truth.add_listener(queue_channel(schema), lambda *told: heard.append(told[-1]))
+    await sql.add_listener(queue_channel(schema), lambda *told: heard.append(told[-1]))
     began = time.monotonic()
     for _ in range(30):
         await asyncio.gather(*(admin.options(queue=queue).enqueue(stamped) for queue in ("a", "b")))
     await admin.options(queue="c", delay=60).enqueue(stamped)
     await admin.close()  # rings what is still to be rung
     elapsed = time.monotonic() - began
-    await truth.fetchval("SELECT 1")  # what was sent before is heard by now
+    await sql.fetchval("SELECT 1")  # what was sent before is heard by now
     marks = [parse_payload(each)[0] for each in heard]
     assert {mark_of("a"), mark_of("b")} == set(marks)
     assert marks.count(mark_of("a")) <= 3 + elapsed / MAX_INTERVAL
@@ -156,20 +147,20 @@ async def test_a_bell_that_cannot_be_rung_is_no_ones_concern():
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn, schema, truth, times):
+async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn, schema, sql, times):
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         for _ in range(times):
             services = await idle()
             connection = services._claim_connection._dedicated.driver
-            await truth.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+            await sql.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
             await until(lambda: services._claim_connection._dedicated.driver not in {None, connection})  # noqa: B023
         await idle()
         began = time.monotonic()
         assert await (await admin.enqueue(stamped)).result() - began < 0.5
 
 
-async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admin, truth, caplog):
-    async with asyncio.timeout(60), Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as far:
+async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admin, sql, caplog):
+    async with asyncio.timeout(60), Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as far:
         async with Worker(far, [stamped]) as worker:
             await (await admin.enqueue(stamped)).result()
             services = worker._services
@@ -182,18 +173,18 @@ async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admi
         assert len(failures) == 2  # the claims and the ticks, each once
 
 
-async def test_an_idle_worker_sends_at_most_two_statements_a_second(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema) as far, idle_worker(far) as idle:
+async def test_an_idle_worker_sends_at_most_two_statements_a_second(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as far, idle_worker(far) as idle:
         await idle()
         before, began = wire.exchanges, time.monotonic()
         await until(lambda: time.monotonic() - began > 5)
         assert wire.exchanges - before <= 2 * (time.monotonic() - began)
 
 
-async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schema, admin, truth):
+async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schema, admin, sql):
     async with (
         asyncio.timeout(60),
-        Wire(dsn, truth) as wire,
+        Wire(dsn, sql) as wire,
         Admin(wire.dsn, schema, timeout=0.5) as far,
         Worker(far, [stamped]) as worker,
     ):

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -26,6 +25,7 @@ from pgqrs.embedded import processes as programs
 from pgqrs.embedded import store as stores
 from pgqrs.embedded.account import Account
 from pgqrs.errors import EmbeddedServerError, InvalidDSNError
+from tests.support.waiting import blocking_until
 
 # The module needs no more of the package than its errors, and all of it costs each process a second.
 ALONE = f"""
@@ -109,20 +109,13 @@ def postmaster(folder):
     return found
 
 
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 def stopped(folder):
     return not processes(folder)
 
 
 def kill_postmaster(folder):
     postmaster(folder).kill()
-    until(lambda: stopped(folder))
+    blocking_until(lambda: stopped(folder))
 
 
 @contextlib.contextmanager
@@ -385,9 +378,9 @@ def test_a_backend_that_outlives_its_postmaster_is_cleared_away(folder, member):
         stderr=subprocess.DEVNULL,
     )
     try:
-        until(lambda: query(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %'") == 1)
+        blocking_until(lambda: query(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'DO %'") == 1)
         postmaster(folder).kill()
-        until(lambda: len(processes(folder)) == 1)
+        blocking_until(lambda: len(processes(folder)) == 1)
         assert query(member().dsn(), "SELECT 1") == 1
     finally:
         client.kill()
@@ -430,7 +423,7 @@ def test_a_damaged_pid_file_of_a_living_server_leads_to_one_server(folder, membe
 
 def test_a_crash_in_initdb_blocks_nobody(empty, member):
     starter = member()
-    until(lambda: list(empty.glob("initdb-*/global")))
+    blocking_until(lambda: list(empty.glob("initdb-*/global")))
     starter.kill()
     assert not (empty / "data").exists()
     successor = member()
@@ -441,10 +434,10 @@ def test_a_crash_in_initdb_blocks_nobody(empty, member):
 
 def test_ctrl_c_in_a_start_leaves_nothing_running(folder, member):
     starter = member()
-    until((folder / "data" / "postmaster.pid").exists)
+    blocking_until((folder / "data" / "postmaster.pid").exists)
     starter.process.send_signal(signal.SIGINT)
     starter.process.communicate(timeout=30)
-    until(lambda: stopped(folder))
+    blocking_until(lambda: stopped(folder))
 
 
 def test_a_deleted_folder_takes_its_server_along(folder, member):
@@ -854,7 +847,7 @@ def test_a_server_whose_users_were_all_killed_is_stopped(folder, member):
     killed.kill()
     assert query(dsn, "SELECT 1") == 1
     other.kill()
-    until(lambda: stopped(folder), 60)
+    blocking_until(lambda: stopped(folder))
     successor = member()
     assert query(successor.dsn(), "SELECT 1") == 1
     assert successor.leave() == ""
@@ -865,7 +858,7 @@ def test_a_deleted_folder_takes_along_the_server_of_users_that_were_killed(folde
     killed.dsn()
     shutil.rmtree(folder)
     killed.kill()
-    until(lambda: stopped(folder), 60)
+    blocking_until(lambda: stopped(folder))
 
 
 def test_uvicorn_ended_by_a_signal_leaves_no_server(folder, tmp_path):
@@ -886,7 +879,7 @@ def test_uvicorn_ended_by_a_signal_leaves_no_server(folder, tmp_path):
         assert served.stdout.readline() == "up\n"
         served.terminate()
     assert served.returncode == -signal.SIGTERM, "it runs no code at its exit"
-    until(lambda: stopped(folder), 60)
+    blocking_until(lambda: stopped(folder))
 
 
 # Documentation

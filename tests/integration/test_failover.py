@@ -5,17 +5,17 @@ import signal
 import uuid
 from urllib.parse import quote
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import URL
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowStatus, step, workflow
-from tests.integration.cluster import replicated
-from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true
+from tests.support.cluster import replicated
+from tests.support.database import connected
+from tests.support.waiting import DEADLINE, until
+from tests.support.wire import Wire
+from tests.support.workflows import Gate
 
-DEADLINE = 60
 STEPS = 20
 WORKFLOWS = 60
 
@@ -53,9 +53,10 @@ def ledgered():
 
 
 async def recorded(server):
-    connection = await asyncpg.connect(server.dsn)
-    rows = await connection.fetch("SELECT workflow_id, step_id, output #>> '{}' FROM pgqrs.pgqrs_workflow_steps")
-    await connection.close()
+    async with connected(server.dsn) as connection:
+        rows = await connection.fetch(
+            "SELECT workflow_id, step_id, output #>> '{}' FROM pgqrs.pgqrs_workflow_steps"
+        )
     return {(row[0], row[1]): row[2] for row in rows}
 
 
@@ -91,7 +92,7 @@ async def test_workers_go_on_with_the_standby_and_nothing_acknowledged_is_lost(p
         async with Worker(one, [lottery], concurrency=20), Worker(two, [lottery], concurrency=20):
             handles = await one.enqueue_many(lottery, [(STEPS,)] * WORKFLOWS)
             plain = [asyncio.create_task(two.run(lottery, STEPS)) for _ in range(5)]
-            await become_true(lambda: len(ledger) > 200)
+            await until(lambda: len(ledger) > 200)
             await pair[0].kill()
             before = list(ledger)
             assert len(before) < STEPS * (WORKFLOWS + 5)
@@ -111,9 +112,10 @@ async def test_workers_go_on_with_the_standby_and_nothing_acknowledged_is_lost(p
 
 async def test_a_primary_that_only_falls_silent_does_not_hide_the_next_host(pair):
     lottery, ledger = ledgered()
-    primary, standby = [await asyncpg.connect(server.dsn) for server in pair]
     async with (
         asyncio.timeout(DEADLINE),
+        connected(pair[0].dsn) as primary,
+        connected(pair[1].dsn) as standby,
         Wire(pair[0].dsn, primary) as first,
         Wire(pair[1].dsn, standby) as second,
     ):
@@ -123,15 +125,13 @@ async def test_a_primary_that_only_falls_silent_does_not_hide_the_next_host(pair
             await admin.install()
             async with Worker(admin, [lottery]):
                 handles = await admin.enqueue_many(lottery, [(STEPS,)] * WORKFLOWS)
-                await become_true(lambda: len(ledger) > 100)
+                await until(lambda: len(ledger) > 100)
                 first.mute()
                 before = list(ledger)
                 await standby.execute("SELECT pg_promote()")
                 await asyncio.gather(*(handle.result() for handle in handles))
             assert len(before) < STEPS * WORKFLOWS
             await agrees(pair[1], ledger)
-    await primary.close()
-    await standby.close()
 
 
 @pytest.mark.parametrize("ending", ["the standby is promoted", "the address leads to the primary again"])
@@ -139,11 +139,11 @@ async def test_a_standby_that_takes_no_writes_is_waited_for(pair, ending):
     lottery, _ = ledgered()
     primary, standby = pair
     refused = "SELECT count(*) > 0 FROM pg_stat_database WHERE datname = 'postgres' AND xact_rollback > {0}"
-    truth = await asyncpg.connect(primary.dsn)
-    other = await asyncpg.connect(standby.dsn)
     async with (
         asyncio.timeout(DEADLINE),
-        Wire(primary.dsn, truth) as wire,
+        connected(primary.dsn) as sql,
+        connected(standby.dsn) as other,
+        Wire(primary.dsn, sql) as wire,
         Admin(wire.dsn, outage_timeout=DEADLINE) as admin,
     ):
         await admin.install()
@@ -152,15 +152,13 @@ async def test_a_standby_that_takes_no_writes_is_waited_for(pair, ending):
         await wire.mend()
         rollbacks = await other.fetchval("SELECT xact_rollback FROM pg_stat_database WHERE datname = 'postgres'")
         running = asyncio.create_task(admin.run(lottery, 3))
-        await become_true(lambda: other.fetchval(refused.format(rollbacks + 2)))
+        await until(lambda: other.fetchval(refused.format(rollbacks + 2)))
         assert not running.done()
         if ending == "the standby is promoted":
             await fail_over(pair)
         else:
             wire.address = home
         assert len(await running) == 3
-    await truth.close()
-    await other.close()
 
 
 @workflow
@@ -171,16 +169,11 @@ async def echo(ctx: PyWorkflow, n: int) -> int:
 async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both):
     """Nor after it was given up and sent again: PostgreSQL commits alone when the wait for a standby is cancelled."""
     primary, standby = pair
-    begun, go_on, acknowledged = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    @step
-    async def gated(ctx: PyWorkflow) -> int:
-        begun.set()
-        await go_on.wait()
-        return 1
+    gate, acknowledged = Gate(), asyncio.Event()
+    gated = gate.step("gated", "done")
 
     @workflow
-    async def waiting(ctx: PyWorkflow) -> int:
+    async def waiting(ctx: PyWorkflow) -> str:
         result = await gated(ctx)
         acknowledged.set()
         return result
@@ -189,9 +182,9 @@ async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both
         await admin.install()
         queued = await admin.enqueue(echo, 0)
         running = asyncio.create_task(admin.run(waiting))
-        await begun.wait()
+        await gate.reached.wait()
         standby.signal(signal.SIGSTOP)
-        go_on.set()
+        gate.open()
         acts = [
             admin.enqueue_many(echo, [(1,)] * 3),
             admin.create_workflow("created"),
@@ -199,16 +192,15 @@ async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both
         ]
         writes = [running, *map(asyncio.ensure_future, acts)]
         try:
-            await become_true(lambda: gave_up(primary, writes))
+            await until(lambda: gave_up(primary, writes))
             assert not acknowledged.is_set()
             assert not any(each.done() for each in writes)
         finally:
             standby.signal(signal.SIGCONT)
         await asyncio.gather(*writes)
-    connection = await asyncpg.connect(standby.dsn)
-    assert await connection.fetchval("SELECT count(*) FROM pgqrs.pgqrs_workflow_steps") == 1
-    assert await connection.fetchval("SELECT count(*) FROM pgqrs.pgqrs_workflows") == 6
-    await connection.close()
+    async with connected(standby.dsn) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM pgqrs.pgqrs_workflow_steps") == 1
+        assert await connection.fetchval("SELECT count(*) FROM pgqrs.pgqrs_workflows") == 6
 
 
 async def gave_up(primary, writes):

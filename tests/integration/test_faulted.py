@@ -1,4 +1,4 @@
-"""The fault mode itself (`pytest -p tests.faulted`): what holds is passed, and what does not is told with its fault."""
+"""The fault mode itself: what holds is passed, and what does not is told with its fault."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PLUGIN = "tests.faulted"
 
 TESTS = """
 import pytest
@@ -48,7 +49,7 @@ def test_that_writes_nothing():
 
 
 def _faulted(path, *options):
-    command = [sys.executable, "-m", "pytest", "-p", "tests.faulted", "-p", "no:cacheprovider", "-q", "-rfs"]
+    command = [sys.executable, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", "-q", "-rfs"]
     given = [*options, "-c", str(ROOT / "pyproject.toml"), str(path)]
     run = subprocess.run([*command, *given], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 1, run.stdout + run.stderr

@@ -25,8 +25,8 @@ async def parts(ctx: PyWorkflow, sizes: list[int]) -> list[int]:
     [[10] * 30, [60_000] * 12, [10, 500_000, 10, 10, 300_000, 10], []],
     ids=["small ones", "in portions", "larger than a portion", "none"],
 )
-async def test_a_history_is_complete_however_large(admin, truth, monkeypatch, sizes):
-    await truth.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
+async def test_a_history_is_complete_however_large(admin, sql, monkeypatch, sizes):
+    await sql.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
     monkeypatch.setattr(store, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(step_queries, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(step_queries, "_HISTORY", step_queries._history())

@@ -13,11 +13,13 @@ import asyncpg
 import pytest
 from alembic.config import main as alembic_main
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs import Admin, PyWorkflow, RetryPolicy, TransientError, Worker, step, workflow
 from pgqrs.models import HEAD
 from pgqrs.storage.migrate import sql_script
+from tests.support.database import connected, engine_on
+from tests.support.workflows import numbered
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -106,11 +108,6 @@ async def looted(dsn):
         await connection.close()
 
 
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
-
-
 @step(transactional=True)
 async def counted(ctx: PyWorkflow) -> int:
     return int((await ctx.session.execute(text("SELECT 1"))).scalar_one())
@@ -160,7 +157,7 @@ async def _use(dsn: str, pooler: str) -> None:
 
 
 async def _lend(dsn: str, admin: Admin) -> None:
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     async with AsyncSession(engine) as session:
         unserved = admin.options(queue="unserved", session=session)
         await unserved.enqueue(of_many_kinds, "lent")
@@ -186,16 +183,14 @@ async def test_the_alembic_command_and_the_script_call_nothing_that_lies_in_publ
         for arguments in (["upgrade", "head"], ["check"], ["downgrade", "0001"], ["upgrade", "head"], ["current"]):
             options = ["--raiseerr", "-c", str(CHECKOUT / "alembic.ini"), "-x", f"dsn={own_database}"]
             await asyncio.to_thread(alembic_main, [*options, *arguments])
-        connection = await asyncpg.connect(own_database)
-        await connection.execute(sql_script("other"))
-        await connection.execute(sql_script("other", start=HEAD, end="0001"))
-        await connection.close()
+        async with connected(own_database) as connection:
+            await connection.execute(sql_script("other"))
+            await connection.execute(sql_script("other", start=HEAD, end="0001"))
         assert await loot() == (0, [])
 
 
 async def test_the_traps_catch_what_is_written_without_care(own_database):
-    async with looted(own_database) as loot:
-        connection = await asyncpg.connect(own_database)
+    async with looted(own_database) as loot, connected(own_database) as connection:
         for careless in (
             "SELECT hashtextextended('x'::varchar, 0)",
             "SELECT * FROM unnest(ARRAY['x']::varchar[])",
@@ -206,4 +201,3 @@ async def test_the_traps_catch_what_is_written_without_care(own_database):
         ):
             await connection.execute(careless)
             assert (await loot())[0] == 1, careless
-        await connection.close()

@@ -27,8 +27,10 @@ from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import journal as journal_module
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Claim, NewWorkflow, RunEnd, RunStart, StepOutcome, StoredOutcome
-from tests.integration.faults import Wire
-from tests.integration.storage_helpers import DEADLINE, become_true, claimed, offered, submit
+from tests.support.journal_records import claimed, offered, submit
+from tests.support.waiting import DEADLINE, until
+from tests.support.wire import Wire
+from tests.support.workflows import cancel_task, numbered
 
 TOLD: ContextVar[str | None] = ContextVar("told", default=None)
 
@@ -44,10 +46,10 @@ def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0, claim
 
 
 @asynccontextmanager
-async def held(truth, workflow_id):
+async def held(sql, workflow_id):
     """Hold a workflow's row in an open transaction."""
-    async with truth.transaction():
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
+    async with sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
         yield
 
 
@@ -63,11 +65,6 @@ async def engine_admin(dsn, schema, server_settings=None, **arguments):
             yield admin, engine
     finally:
         await engine.dispose()
-
-
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
 
 
 @workflow
@@ -90,7 +87,7 @@ LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
     ],
     ids=["no JSON", "NUL", "lone surrogate", "a key too long", "an interval too long", "not a bigint"],
 )
-async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, truth, bad, sqlstate):
+async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, sql, bad, sqlstate):
     journal = (await admin.store()).journal
     ids = await new_runs(admin, 30)
     records = [outcome(workflow_id, f"s{n}") for workflow_id in ids for n in range(2)]
@@ -103,11 +100,11 @@ async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, truth, bad, sq
         assert not isinstance(error, DatabaseUnavailableError)
         assert error.sqlstate == sqlstate
     assert results == [StoredOutcome("1", None)] * 57
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 57
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 57
     assert (await offered(journal, [outcome(ids[0], "after")])) == [StoredOutcome("1", None)]
 
 
-async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
+async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, sql):
     store = await admin.store()
     started, created, ended, stepping = (
         (await new_runs(admin, 1))[0],
@@ -127,13 +124,13 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, truth):
     assert [type(result) for result in results] == [
         type(None), Claim, StoredOutcome, RowRefusedError, RowRefusedError, type(None),
     ]  # fmt: skip
-    statuses = dict(await truth.fetch("SELECT id, status FROM pgqrs_workflows"))
+    statuses = dict(await sql.fetch("SELECT id, status FROM pgqrs_workflows"))
     assert statuses == {
         new: "PENDING", created: "RUNNING", started: "RUNNING", ended: "SUCCESS", stepping: "RUNNING",
     }  # fmt: skip
 
 
-async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_four(admin, truth):
+async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_four(admin, sql):
     store = await admin.store()
     new, other = await store.ids.next(), (await new_runs(admin, 1))[0]
     before = store.journal.statements
@@ -152,8 +149,8 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
     )
     assert results == [None, Claim(1, token=start.claim), *[StoredOutcome(n, None) for n in "1121"], None]
     assert store.journal.statements - before == 4
-    assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", new) == "SUCCESS"
-    steps = await truth.fetch("SELECT step_id FROM pgqrs_workflow_steps WHERE workflow_id = $1 ORDER BY 1", new)
+    assert await sql.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", new) == "SUCCESS"
+    steps = await sql.fetch("SELECT step_id FROM pgqrs_workflow_steps WHERE workflow_id = $1 ORDER BY 1", new)
     assert [each["step_id"] for each in steps] == ["a", "b"]
 
 
@@ -164,7 +161,7 @@ async def test_of_two_outcomes_of_one_step_the_first_is_kept_and_both_callers_se
     assert results == [StoredOutcome("1", None)] * 3
 
 
-async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, truth):
+async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, sql):
     journal = (await admin.store()).journal
     ids = await new_runs(admin, 40)
     stale = ids[17]
@@ -175,28 +172,28 @@ async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, truth):
     fenced = {place for place, result in enumerate(results) if isinstance(result, WorkflowFencedError)}
     assert fenced == {17, 57}
     assert [result for result in results if isinstance(result, Exception)] == [results[17], results[57]]
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE workflow_id = $1", stale) == 0
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 39
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE workflow_id = $1", stale) == 0
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 39
 
 
-async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, truth):
+async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
-    async with truth.transaction():
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
+    async with sql.transaction():
+        await sql.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
         before = journal.statements
         future = await submit(journal, outcome(workflow_id))
-        await become_true(lambda: journal.statements >= before + 4)  # sent, and sent again
+        await until(lambda: journal.statements >= before + 4)  # sent, and sent again
         assert not future.done()
     with pytest.raises(WorkflowFencedError):
         await future
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
 
 
-async def test_a_locked_workflow_delays_its_own_writes_only(admin, truth):
+async def test_a_locked_workflow_delays_its_own_writes_only(admin, sql):
     journal = (await admin.store()).journal
     locked, *others = await new_runs(admin, 10)
-    async with held(truth, locked):
+    async with held(sql, locked):
         stuck = [
             await submit(journal, outcome(locked, "a", "1")),
             await submit(journal, outcome(locked, "b", "2")),
@@ -209,36 +206,36 @@ async def test_a_locked_workflow_delays_its_own_writes_only(admin, truth):
         assert not any(future.done() for future in stuck)
     async with asyncio.timeout(DEADLINE):
         assert await asyncio.gather(*stuck) == [StoredOutcome("1", None), StoredOutcome("2", None), None]
-    assert await truth.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", locked) == "SUCCESS"
+    assert await sql.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", locked) == "SUCCESS"
 
 
-async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(admin, truth):
+async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
-    async with held(truth, workflow_id):
+    async with held(sql, workflow_id):
         stuck = [await submit(journal, outcome(workflow_id, "first"))]
-        await become_true(lambda: workflow_id in journal._blocked)
+        await until(lambda: workflow_id in journal._blocked)
         stuck += [await submit(journal, outcome(workflow_id, f"s{n}", json.dumps("x" * 1000))) for n in range(20)]
         before = journal.statements
-        await become_true(lambda: journal.statements >= before + 4)
+        await until(lambda: journal.statements >= before + 4)
     await asyncio.gather(*stuck)
     assert (len(journal._queue), journal._queued_size) == (0, 0)
     assert (journal._blocked, journal._delays) == ({}, {})
 
 
-async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_behind(admin, truth):
+async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_behind(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
-    async with held(truth, workflow_id):
+    async with held(sql, workflow_id):
         stuck = await submit(journal, outcome(workflow_id))
-        await become_true(lambda: workflow_id in journal._blocked)
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
+        await until(lambda: workflow_id in journal._blocked)
+        await sql.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
     with pytest.raises(WorkflowFencedError):
         await stuck
     assert (journal._blocked, journal._delays, journal._queued_size) == ({}, {}, 0)
 
 
-async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, truth):
+async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, sql):
     calls = []
 
     @step
@@ -248,13 +245,11 @@ async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, tr
 
     ctx = await admin.create_workflow("w")
     await ctx.start()
-    async with held(truth, ctx.id()):
+    async with held(sql, ctx.id()):
         task = asyncio.create_task(counted(ctx))
-        await become_true(lambda: calls)
+        await until(lambda: calls)
         await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_task(task)
         again = asyncio.create_task(counted(ctx))
         await asyncio.sleep(0)
         assert not again.done()
@@ -262,7 +257,7 @@ async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, tr
         assert await again == 1
     assert await counted(ctx) == 1
     assert calls == [1]
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 1
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 1
 
 
 async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_journal(admin):
@@ -292,7 +287,7 @@ async def test_close_returns_while_somebody_goes_on_writing(admin):
     async with asyncio.timeout(DEADLINE):
         for turns in range(40):
             before = written
-            await become_true(lambda before=before: written > before)
+            await until(lambda before=before: written > before)
             for _ in range(turns % 4):  # at any moment of a write
                 await asyncio.sleep(0)
             await journal.close()
@@ -313,7 +308,7 @@ async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin
         ctx = await own.create_workflow("w")
         await ctx.start()
         journal = (await own.store()).journal
-        await become_true(lambda: journal._flusher is None)
+        await until(lambda: journal._flusher is None)
         journal._dedicated.driver.terminate()
         TOLD.set("a request's secret")
         seen.clear()
@@ -336,7 +331,7 @@ class WatchedQueue(deque):
         self.order.setdefault(entry.record.workflow_id, []).append(int(entry.record.step_id))
 
 
-async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, truth):
+async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, sql):
     store = await admin.store()
     # No task executes these runs: a heartbeat would abandon them where the test takes long.
     heartbeat = store.liveness.heartbeat
@@ -355,11 +350,11 @@ async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admi
     assert results == [StoredOutcome("1", None)] * 100_000
     assert queue.longest == journal_module.BACKLOG_ROWS
     assert all(order == list(range(500)) for order in queue.order.values())
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 100_000
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 100_000
     assert (len(journal._queue), journal._queued_size) == (0, 0)
 
 
-async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(admin, monkeypatch, truth):
+async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(admin, monkeypatch, sql):
     monkeypatch.setattr(journal_module, "MAX_BATCH_SIZE", 100_000)
     monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 300_000)
     journal = (await admin.store()).journal
@@ -377,17 +372,17 @@ async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(ad
         await asyncio.gather(*(write(n) for n in range(60)))
     assert max(sizes) < 300_000 + len(text) + 10
     assert 15 <= journal.statements - before <= 25
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 60
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 60
 
 
-async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, monkeypatch, truth):
+async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, monkeypatch, sql):
     monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 20_000)
     journal = (await admin.store()).journal
     locked, other = await new_runs(admin, 2)
     text = json.dumps("x" * 1000)
-    async with held(truth, locked):
+    async with held(sql, locked):
         stuck = [await submit(journal, outcome(locked, "first"))]
-        await become_true(lambda: locked in journal._blocked)
+        await until(lambda: locked in journal._blocked)
         stuck += [await submit(journal, outcome(locked, f"s{n}", text)) for n in range(15)]
         async with asyncio.timeout(DEADLINE):
             for n in range(30):
@@ -411,7 +406,7 @@ async def test_a_pool_of_one_connection_and_no_pool_at_all_make_progress(dsn, sc
 
 
 async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_runs_stay_resumable(
-    dsn, schema, admin, truth
+    dsn, schema, admin, sql
 ):
     gate = asyncio.Event()
     at_the_gate = []
@@ -424,10 +419,10 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
         second = await numbered(ctx, 2)
         return first + second
 
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, timeout=5, outage_timeout=0.5) as own:
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema, timeout=5, outage_timeout=0.5) as own:
         contexts = [await own.create_workflow("gated") for _ in range(10)]
         runs = [asyncio.create_task(gated(ctx)) for ctx in contexts]
-        await become_true(lambda: len(at_the_gate) == 10)
+        await until(lambda: len(at_the_gate) == 10)
         await wire.cut()
         gate.set()
         started = asyncio.get_running_loop().time()
@@ -444,11 +439,11 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
             assert await gated(contexts[0]) == 3
             again = [await own.get_workflow(ctx.id()) for ctx in contexts[1:]]
             assert await asyncio.gather(*(gated(ctx) for ctx in again)) == [3] * 9
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 20
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 20
 
 
-async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, Admin(wire.dsn, schema, outage_timeout=30) as own:
+async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema, outage_timeout=30) as own:
         await own.run(five_steps)
         await wire.cut()
         running = [asyncio.create_task(own.run(five_steps)) for _ in range(10)]
@@ -459,29 +454,29 @@ async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, t
             assert await asyncio.gather(*running) == [10] * 10
 
 
-async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, truth):
+async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, sql):
     await admin.run(five_steps)
     journal = (await admin.store()).journal
     pid = journal._dedicated.driver.get_server_pid()
-    await truth.execute("SELECT pg_terminate_backend($1, 5000)", pid)
+    await sql.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     assert await admin.run(five_steps) == 10
 
 
-async def test_a_deadlock_is_sent_again(admin, truth):
+async def test_a_deadlock_is_sent_again(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
-    await truth.execute("SET deadlock_timeout = '60s'")
-    transaction = truth.transaction()
+    await sql.execute("SET deadlock_timeout = '60s'")
+    transaction = sql.transaction()
     await transaction.start()
-    await truth.execute(
+    await sql.execute(
         "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, reopened)"
         " VALUES ($1, 's', 'SUCCESS', 1, now(), false)", workflow_id,
     )  # fmt: skip
     before = journal.statements
     future = await submit(journal, outcome(workflow_id))  # locks the workflow, waits for the step
-    await become_true(lambda: journal.statements > before)
+    await until(lambda: journal.statements > before)
     async with asyncio.timeout(DEADLINE):  # waits for the workflow, and the journal is the victim
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", workflow_id)
         assert not future.done()
         await transaction.rollback()
         assert await future == StoredOutcome("1", None)
@@ -512,16 +507,16 @@ async def test_what_a_role_sets_by_default_does_not_disturb(dsn, schema, admin, 
     "setting", ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_session_timeout"]
 )
 async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wait(
-    dsn, schema, admin, truth, setting
+    dsn, schema, admin, sql, setting
 ):
-    if not await truth.fetchval("SELECT count(*) FROM pg_settings WHERE name = $1", setting):
+    if not await sql.fetchval("SELECT count(*) FROM pg_settings WHERE name = $1", setting):
         pytest.skip(f"this server has no {setting}")
     (workflow_id,) = await new_runs(admin, 1)
     async with engine_admin(dsn, schema, {setting: "300ms"}, poolclass=NullPool) as (own, _):
         journal = (await own.store()).journal
         async with asyncio.timeout(DEADLINE):
-            async with truth.transaction():
-                await truth.execute(
+            async with sql.transaction():
+                await sql.execute(
                     "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, reopened)"
                     " VALUES ($1, 's', 'RUNNING', 1, now(), false)", workflow_id,
                 )  # fmt: skip
@@ -533,7 +528,7 @@ async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wa
             assert await offered(journal, [outcome(workflow_id, "after")]) == [StoredOutcome("1", None)]
 
 
-async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, truth):
+async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, sql):
     """A network that heals delivers what the client gave up long ago; see what the sending then finds."""
     store = await admin.store()
     journal = store.journal
@@ -543,12 +538,12 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
     assert await offered(journal, [RunEnd(ctx.id(), 1, None, '{"message": "no"}')]) == [None]
     late = await submit(journal, start)
     await asyncio.wait([late], timeout=1)
-    row = await truth.fetchrow("SELECT status, error FROM pgqrs_workflows WHERE id = $1", ctx.id())
+    row = await sql.fetchrow("SELECT status, error FROM pgqrs_workflows WHERE id = $1", ctx.id())
     assert tuple(row) == ("ERROR", '{"message": "no"}')
 
 
 @pytest.mark.plants_rows
-async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, truth):
+async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, sql):
     journal = (await admin.store()).journal
     store = await admin.store()
     new = await store.ids.next()
@@ -559,12 +554,12 @@ async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin,
         None, Claim(1, token=start.claim), StoredOutcome(None, "{}"), None,
     ]  # fmt: skip
     everything = "SELECT w::text, s::text FROM pgqrs_workflows w JOIN pgqrs_workflow_steps s ON workflow_id = w.id"
-    before = await truth.fetch(everything)
+    before = await sql.fetch(everything)
     assert await offered(journal, [create, failed, end]) == [None, StoredOutcome(None, "{}"), None]
-    assert await truth.fetch(everything) == before
+    assert await sql.fetch(everything) == before
     again = start._replace(claim=new_token())
     assert await offered(journal, [again]) == [Claim(2, token=again.claim)]
-    before = await truth.fetch(everything)
+    before = await sql.fetch(everything)
     results = await offered(journal, [create, failed, end])
     assert [type(result) for result in results] == [type(None), WorkflowFencedError, WorkflowFencedError]
-    assert await truth.fetch(everything) == before
+    assert await sql.fetch(everything) == before

@@ -5,15 +5,15 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import asyncpg
 import pytest
 
 from pgqrs import Admin, PyWorkflow, StepFailedError, step, workflow
-from tests.integration.faults import Fault, Wire
-from tests.integration.storage_helpers import limit
+from tests.support.admins import limit
+from tests.support.database import connected
+from tests.support.wire import Fault, Wire
+from tests.support.workflows import Killed
 
 
 class Expected(NamedTuple):
@@ -179,10 +179,6 @@ async def a_step_that_is_marked_as_running(admin, calls):
     return [Expected(ctx.id(), [marked, steps["squared:7"]], steps)]
 
 
-class Killed(BaseException):
-    pass
-
-
 @workflow
 async def killed_once(ctx: PyWorkflow, calls: Counter[str]) -> int:
     first = await squared(ctx, calls, 1)
@@ -259,20 +255,11 @@ async def a_caught_error_of_a_group_and_an_error_of_the_body(admin, calls):
     return [Expected(ctx.id(), [1, 25], steps, once | {"raised": 1}, failed=frozenset({"refused_after"}))]
 
 
-@asynccontextmanager
-async def connected(dsn):
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def _check(truth, schema, calls, expected):
+async def _check(sql, schema, calls, expected):
     for each in expected:
-        row = await truth.fetchrow(f"SELECT * FROM {schema}.pgqrs_workflows WHERE id = $1", each.workflow_id)
+        row = await sql.fetchrow(f"SELECT * FROM {schema}.pgqrs_workflows WHERE id = $1", each.workflow_id)
         assert (row["status"], json.loads(row["output"]), row["error"]) == ("SUCCESS", each.output, None)
-        rows = await truth.fetch(
+        rows = await sql.fetch(
             f"SELECT * FROM {schema}.pgqrs_workflow_steps WHERE workflow_id = $1", each.workflow_id
         )
         assert {row["step_id"]: json.loads(row["output"] or "null") for row in rows} == each.steps
@@ -311,8 +298,8 @@ async def _lane(round_trips, scenario, fault, dsn, schema):
     """Run the scenario with the fault at one round trip after another, until there are no more; lanes share them."""
     found: list[str] = []
     async with (
-        connected(dsn) as truth,
-        Wire(dsn, truth) as wire,
+        connected(dsn) as sql,
+        Wire(dsn, sql) as wire,
         _unhurried(Admin(wire.dsn, schema, timeout=_timeout(fault), outage_timeout=30)) as admin,
     ):
         journal = (await admin.store()).journal
@@ -330,7 +317,7 @@ async def _lane(round_trips, scenario, fault, dsn, schema):
             else:
                 if not wire.fired:
                     return found, len(wire.texts)
-                await _check(truth, schema, calls, expected)
+                await _check(sql, schema, calls, expected)
             finally:
                 wire.disarm()
     raise AssertionError("the round trips are counted without end")
@@ -353,8 +340,7 @@ async def test_nothing_is_lost_or_doubled_and_nobody_sees_an_error(scenario, fau
 
 
 @each_fault
-async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn, schema, admin):
-    truth = await asyncpg.connect(dsn)
+async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn, schema, admin, sql):
     scenario = SCENARIOS["five_steps_in_sequence"]
 
     few = asyncio.Semaphore(16 if fault in SLOW else 10)  # each has three connections, and the server not as many
@@ -363,7 +349,7 @@ async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn
         calls: Counter[str] = Counter()
         async with (
             few,
-            Wire(dsn, truth) as wire,
+            Wire(dsn, sql) as wire,
             _unhurried(Admin(wire.dsn, schema, timeout=_timeout(fault), outage_timeout=30)) as own,
         ):
             journal = (await own.store()).journal
@@ -376,12 +362,9 @@ async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn
             wire.disarm()
         return calls, expected, len(wire.texts)
 
-    try:
-        _, _, round_trips = await one(1000)
-        assert round_trips > 10
-        outcomes = await asyncio.gather(*(one(n) for n in range(3, round_trips + 1)), return_exceptions=True)
-        assert [each for each in outcomes if isinstance(each, BaseException)] == []
-        for calls, expected, _ in outcomes:
-            await _check(truth, schema, calls, expected)
-    finally:
-        await truth.close()
+    _, _, round_trips = await one(1000)
+    assert round_trips > 10
+    outcomes = await asyncio.gather(*(one(n) for n in range(3, round_trips + 1)), return_exceptions=True)
+    assert [each for each in outcomes if isinstance(each, BaseException)] == []
+    for calls, expected, _ in outcomes:
+        await _check(sql, schema, calls, expected)

@@ -16,7 +16,7 @@ from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage.journal import registry as writes
 from pgqrs.storage.queries import claims, executors, maintenance
 from pgqrs.storage.queries.tokens import new_token
-from tests.integration.storage_helpers import become_true
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.plants_rows
 
@@ -394,7 +394,7 @@ async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_be
         # It marks the dead ones that it finds: those that no older transaction, of another test, could still see.
         return await looks.pages("claim") <= 3 * first
 
-    await become_true(is_cheap)
+    await until(is_cheap)
     assert await driver.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NULL") == 30_000
 
 

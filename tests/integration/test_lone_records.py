@@ -11,15 +11,11 @@ from contextvars import Context, ContextVar
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgqrs import Admin, PyWorkflow, step
-from tests.integration.storage_helpers import DEADLINE, become_true
+from pgqrs import Admin
+from tests.support.waiting import DEADLINE, until
+from tests.support.workflows import numbered
 
 HELD: ContextVar[object] = ContextVar("held")
-
-
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
 
 
 class Thing:
@@ -33,8 +29,8 @@ async def _started(admin):
 
 
 @pytest.mark.parametrize("bound", [0.2, None])
-async def test_a_time_out_of_the_applications_connections_is_not_that_of_a_write(dsn, schema, admin, truth, bound):
-    await truth.execute(f"""
+async def test_a_time_out_of_the_applications_connections_is_not_that_of_a_write(dsn, schema, admin, sql, bound):
+    await sql.execute(f"""
         CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN PERFORM pg_sleep(0.6); RETURN new; END';
         CREATE TRIGGER wait BEFORE INSERT ON {schema}.pgqrs_workflow_steps
@@ -174,7 +170,7 @@ async def test_it_keeps_nothing_of_a_task_that_has_ended_while_others_go_on_writ
         return all(each() is None for each in freed.values())
 
     try:
-        await become_true(is_freed)
+        await until(is_freed)
     finally:
         stop.set()
         await asyncio.gather(*others)

@@ -8,18 +8,13 @@ import subprocess
 import sys
 import warnings
 
-import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from pgqrs import Admin, ConfigurationError, PyWorkflow, step, workflow
+from pgqrs import Admin, ConfigurationError, PyWorkflow, workflow
 from pgqrs.storage.records import StepOutcome, StoredOutcome
-from tests.integration.faults import Wire
-
-
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
+from tests.support.database import connected, engine_on
+from tests.support.wire import Wire
+from tests.support.workflows import Killed, numbered
 
 
 @workflow
@@ -29,11 +24,8 @@ async def three_steps(ctx: PyWorkflow) -> int:
 
 def fetchval(dsn, query):
     async def fetch():
-        connection = await asyncpg.connect(dsn)
-        try:
+        async with connected(dsn) as connection:
             return await connection.fetchval(query)
-        finally:
-            await connection.close()
 
     return asyncio.run(fetch())
 
@@ -224,7 +216,7 @@ asyncio.run(main())
     ids=["return", "close", "exit"],
 )
 async def test_a_program_that_ends_while_the_server_is_away_ends_in_time_and_in_silence(  # noqa: PLR0917  # fixtures
-    dsn, schema, admin, truth, how, end
+    dsn, schema, admin, sql, how, end
 ):
     program = f"""
 async def main():
@@ -241,7 +233,7 @@ async def main():
 
 asyncio.run(main())
 """
-    async with Wire(dsn, truth) as wire:
+    async with Wire(dsn, sql) as wire:
         process = await asyncio.create_subprocess_exec(
             *arguments(program, wire.dsn, schema), stdin=-1, stdout=-1, stderr=-1
         )
@@ -286,9 +278,6 @@ def test_one_admin_serves_two_loops_at_once(dsn, installed):
 def test_a_workflow_goes_on_in_a_second_loop(dsn, installed):
     admin = Admin(dsn, installed)
 
-    class Killed(BaseException):
-        pass
-
     @workflow
     async def killed(ctx: PyWorkflow) -> None:
         await numbered(ctx, 0)
@@ -305,7 +294,7 @@ def test_a_workflow_goes_on_in_a_second_loop(dsn, installed):
 
 
 def test_an_engine_of_the_callers_on_a_second_loop_is_a_clear_error(dsn, installed):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     admin = Admin(engine, installed)
 
     async def first():
@@ -329,8 +318,8 @@ async def test_close_leaves_the_callers_engine_usable_and_nothing_checked_out(en
         assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
 
 
-async def test_close_gives_every_connection_back_to_the_server(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire:
+async def test_close_gives_every_connection_back_to_the_server(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire:
         own = Admin(wire.dsn, schema)
         assert await asyncio.gather(*(own.run(three_steps) for _ in range(20))) == [3] * 20
         assert wire.connections > 1
@@ -364,8 +353,8 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin, truth, use):
-    async with Wire(dsn, truth) as wire:
+async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin, sql, use):
+    async with Wire(dsn, sql) as wire:
         own = Admin(wire.dsn, schema)
         await USES[use](own)
         with warnings.catch_warnings(record=True) as caught:

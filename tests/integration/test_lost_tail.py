@@ -5,14 +5,14 @@ import uuid
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, WorkflowNotFoundError, step, workflow
 from pgqrs.storage.records import StepOutcome, Submission
 from pgqrs.storage.store import Store
-from tests.integration.storage_helpers import become_true, offered
+from tests.support.database import connected, engine_on
+from tests.support.journal_records import offered
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.unfaulted("it breaks all connections itself")
 
@@ -39,25 +39,23 @@ class Tail:
         return urlunsplit(urlsplit(self.server)._replace(path=f"/{self.name}"))
 
     async def execute(self, *statements):
-        connection = await asyncpg.connect(self.server)
-        for each in statements:
-            await connection.execute(each)
-        await connection.close()
+        async with connected(self.server) as connection:
+            for each in statements:
+                await connection.execute(each)
 
     async def _alone(self, *statements):
         """Execute statements while no session is in the database."""
         await self.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
-        connection = await asyncpg.connect(self.server)
+        async with connected(self.server) as connection:
 
-        async def is_empty():
-            await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.name
-            )
-            count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
-            return await connection.fetchval(count, self.name) == 0
+            async def is_empty():
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", self.name
+                )
+                count = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1"
+                return await connection.fetchval(count, self.name) == 0
 
-        await become_true(is_empty)
-        await connection.close()
+            await until(is_empty)
         await self.execute(*statements)
 
     async def remember(self):
@@ -110,7 +108,7 @@ async def test_ids_given_twice_mix_no_workflows(dsn, lent):
         await ours.enqueue(order, "lost, and granted")  # a block of ids: the others stay in stock
         await tail.lose()
         await asyncio.gather(*(theirs.enqueue(order, f"theirs {n}") for n in range(8)))
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(tail.dsn))
+        engine = engine_on(tail.dsn)
         if lent:
             async with engine.begin() as connection:
                 handles = await submissions(ours, connection)
@@ -165,7 +163,7 @@ async def replaced(dsn):
         await ours.install()
         await ours.options(key="k").enqueue(order, "kept")
         await tail.remember()
-        engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(tail.dsn))
+        engine = engine_on(tail.dsn)
         async with engine.begin() as connection:
             lent = await ours.options(session=connection).enqueue(order, "lent")
         await engine.dispose()
@@ -204,14 +202,14 @@ async def test_handle_of_a_taken_key_is_of_the_workflow_that_has_the_key(dsn):
         assert [each.output for each in await kept.steps()] == ["charged kept"]
 
 
-async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, truth):
+async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, sql):
     """The token of a workflow stays, whichever run claims it."""
     store: Store = await admin.store()
     new = Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None, None, 77)
     assert await offered(store.journal, [new]) == [True]
     await store.claim(new.workflow_id)
     assert await offered(store.journal, [new]) == [True]
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 1
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 1
 
 
 async def test_the_outcome_of_another_claim_of_the_epoch_is_refused(admin):

@@ -9,22 +9,16 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, WorkflowStatus, step, workflow
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.connections.errors import is_about_tables, is_data_error
-from tests.integration.storage_helpers import become_true
+from tests.support.waiting import DEADLINE, until
+from tests.support.workflows import Gate, numbered
 
 pytestmark = pytest.mark.unfaulted("the server refuses what it is told to, and nothing else is to be refused")
-
-DEADLINE = 20.0
 
 
 @step
 async def part(ctx: PyWorkflow, value: str) -> str:
     await asyncio.sleep(0.02)
     return value
-
-
-@step(key=lambda n: n)
-async def numbered(ctx: PyWorkflow, n: int) -> int:
-    return n
 
 
 @workflow
@@ -37,18 +31,18 @@ async def many_steps(ctx: PyWorkflow, count: int) -> int:
     return sum([await numbered(ctx, n) for n in range(count)])
 
 
-async def on_write(truth, body):
+async def on_write(sql, body):
     """Have the server carry out a PL/pgSQL body for each row of a step that is written."""
-    await truth.execute(f"""
+    await sql.execute(f"""
         CREATE FUNCTION on_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
         CREATE TRIGGER on_write BEFORE INSERT OR UPDATE ON pgqrs_workflow_steps
             FOR EACH ROW EXECUTE FUNCTION on_write()""")
 
 
 @pytest.mark.parametrize("code", ["P0001", "42501", "53400", "XX001"])
-async def test_a_row_that_is_refused_fails_its_own_workflow_alone(admin, truth, code):
+async def test_a_row_that_is_refused_fails_its_own_workflow_alone(admin, sql, code):
     await on_write(
-        truth,
+        sql,
         f"""
         IF NEW.output::text LIKE '%forbidden%' THEN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END IF;""",
     )
@@ -63,72 +57,67 @@ async def test_a_row_that_is_refused_fails_its_own_workflow_alone(admin, truth, 
     assert record.status == (WorkflowStatus.RUNNING if code == "XX001" else WorkflowStatus.ERROR)
 
 
-async def test_a_policy_is_told_from_a_right_that_is_missing(admin, truth):
+async def test_a_policy_is_told_from_a_right_that_is_missing(admin, sql):
     with pytest.raises(asyncpg.InsufficientPrivilegeError) as missing:
-        async with truth.transaction():
-            await truth.execute("CREATE ROLE nothing; SET LOCAL ROLE nothing; SELECT FROM pg_authid")
-    await truth.execute("CREATE TABLE guarded (n int); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
+        async with sql.transaction():
+            await sql.execute("CREATE ROLE nothing; SET LOCAL ROLE nothing; SELECT FROM pg_authid")
+    await sql.execute("CREATE TABLE guarded (n int); ALTER TABLE guarded ENABLE ROW LEVEL SECURITY")
     with pytest.raises(asyncpg.InsufficientPrivilegeError) as policy:
-        async with truth.transaction():
-            schema = await truth.fetchval("SELECT current_schema")
-            await truth.execute(f"""
+        async with sql.transaction():
+            schema = await sql.fetchval("SELECT current_schema")
+            await sql.execute(f"""
                 CREATE ROLE writer; GRANT USAGE ON SCHEMA {schema} TO writer; GRANT INSERT ON guarded TO writer;
                 SET LOCAL ROLE writer; INSERT INTO guarded VALUES (1)""")
     assert (is_about_tables(missing.value), is_data_error(missing.value)) == (True, False)
     assert (is_about_tables(policy.value), is_data_error(policy.value)) == (False, True)
 
 
-async def test_a_statement_that_is_cancelled_is_sent_again(admin, truth):
-    await on_write(truth, "PERFORM pg_sleep(0.3);")
+async def test_a_statement_that_is_cancelled_is_sent_again(admin, sql):
+    await on_write(sql, "PERFORM pg_sleep(0.3);")
     running = asyncio.create_task(admin.run(one_part, "fine"))
     query = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE $1"
-    await become_true(lambda: truth.fetchval(query, f"%{admin.schema}%"))
+    await until(lambda: sql.fetchval(query, f"%{admin.schema}%"))
     assert await running == "fine"
 
 
-async def test_tables_that_are_away_for_a_moment_are_waited_for(admin, truth, schema):
-    begun, go_on = asyncio.Event(), asyncio.Event()
-
-    @step
-    async def waiting(ctx: PyWorkflow) -> str:
-        begun.set()
-        await go_on.wait()
-        return "fine"
+async def test_tables_that_are_away_for_a_moment_are_waited_for(admin, sql, schema):
+    gate = Gate()
+    waiting = gate.step("waiting", "fine")
 
     @workflow
     async def one(ctx: PyWorkflow) -> str:
         return await waiting(ctx)
 
     running = asyncio.create_task(admin.run(one))
-    await begun.wait()
-    await truth.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_moved")
+    await gate.reached.wait()
+    await sql.execute(f"ALTER SCHEMA {schema} RENAME TO {schema}_moved")
     try:
         journal = (await admin.store()).journal
         before = journal.statements
-        go_on.set()
-        await become_true(lambda: journal.statements > before + 1)
+        gate.open()
+        await until(lambda: journal.statements > before + 1)
     finally:
-        await truth.execute(f"ALTER SCHEMA {schema}_moved RENAME TO {schema}")
+        await sql.execute(f"ALTER SCHEMA {schema}_moved RENAME TO {schema}")
     assert await running == "fine"
 
 
-async def test_a_large_record_has_more_time_and_holds_no_other_up(dsn, schema, admin, truth):
-    await on_write(truth, "IF length(NEW.output::text) > 4000000 THEN PERFORM pg_sleep(1.5); END IF;")
+async def test_a_large_record_has_more_time_and_holds_no_other_up(dsn, schema, admin, sql):
+    await on_write(sql, "IF length(NEW.output::text) > 4000000 THEN PERFORM pg_sleep(1.5); END IF;")
     async with Admin(dsn, schema, timeout=0.7) as own:
         large = asyncio.create_task(own.run(one_part, "x" * 5_000_000))
         sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE $1"
-        await become_true(lambda: truth.fetchval(sleeping, f"%{schema}%"))
+        await until(lambda: sql.fetchval(sleeping, f"%{schema}%"))
         assert await own.run(many_steps, 30) == 435
         assert not large.done()
         assert len(await large) == 5_000_000
 
 
-async def test_a_batch_that_stays_unanswered_takes_no_other_with_it(dsn, schema, admin, truth):
-    await on_write(truth, "IF NEW.output::text LIKE '%endless%' THEN PERFORM pg_sleep(60); END IF;")
+async def test_a_batch_that_stays_unanswered_takes_no_other_with_it(dsn, schema, admin, sql):
+    await on_write(sql, "IF NEW.output::text LIKE '%endless%' THEN PERFORM pg_sleep(60); END IF;")
     async with Admin(dsn, schema, timeout=0.3, outage_timeout=1.0) as own:
         stuck = asyncio.create_task(own.run(one_part, "endless"))
         sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE $1"
-        await become_true(lambda: truth.fetchval(sleeping, f"%{schema}%"))
+        await until(lambda: sql.fetchval(sleeping, f"%{schema}%"))
         others = [asyncio.create_task(own.run(one_part, f"fine {n}")) for n in range(10)]
         async with asyncio.timeout(DEADLINE):
             assert await asyncio.gather(*others) == [f"fine {n}" for n in range(10)]
@@ -143,7 +132,7 @@ async def test_keys_that_a_transaction_holds_keep_no_step_waiting(dsn, schema, a
             await admin.options(key=key, session=session).enqueue(many_steps, 1)
         waiting = [asyncio.create_task(admin.options(key=key).enqueue(many_steps, 1)) for key in keys]
         beside = (await admin.store()).journal.beside
-        await become_true(lambda: len(beside._blocked) == 20)
+        await until(lambda: len(beside._blocked) == 20)
         async with asyncio.timeout(5):
             assert await admin.run(many_steps, 50) == 1225
             handle = await admin.options(key="free").enqueue(many_steps, 1)

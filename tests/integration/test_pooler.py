@@ -24,10 +24,10 @@ from pgqrs import (
     step,
     workflow,
 )
-from tests.integration.pooler import bouncing
-from tests.integration.storage_helpers import become_true
+from tests.support.database import engine_on
+from tests.support.pooler import bouncing
+from tests.support.waiting import DEADLINE, until
 
-DEADLINE = 60
 WARNING = "there is a pooler between this process and PostgreSQL"
 UNNAMED = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
 """What SQLAlchemy's manual tells an application behind PgBouncer to give its engine."""
@@ -98,14 +98,14 @@ def warnings_in(caplog):
     return [each for each in caplog.records if WARNING in each.getMessage()]
 
 
-async def executor(truth):
-    return await truth.fetchrow("SELECT * FROM pgqrs_executors")
+async def executor(sql):
+    return await sql.fetchrow("SELECT * FROM pgqrs_executors")
 
 
 @pytest.mark.parametrize("said_so", [True, False], ids=["said", "found"])
 @pytest.mark.parametrize("kind", ["dsn", "url", "engine"])
 async def test_everything_works_behind_a_pooler_and_leaves_nothing_there(  # noqa: PLR0917
-    bouncer, schema, truth, caplog, kind, said_so
+    bouncer, schema, sql, caplog, kind, said_so
 ):
     target, engine = said(bouncer.dsn) if said_so else bouncer.dsn, None
     if kind != "dsn":
@@ -119,7 +119,7 @@ async def test_everything_works_behind_a_pooler_and_leaves_nothing_there(  # noq
             await admin.install()
             await carry_out(admin)
             async with Worker(admin, [doubled]):
-                assert (await executor(truth))["lock_key"] is None
+                assert (await executor(sql))["lock_key"] is None
             await admin.verify(deep=True)
     assert len(warnings_in(caplog)) == 1
     assert await left_behind(bouncer) == []
@@ -127,20 +127,20 @@ async def test_everything_works_behind_a_pooler_and_leaves_nothing_there(  # noq
         await engine.dispose()
 
 
-async def test_a_pooler_in_session_mode_takes_nothing_away(dsn, schema, truth, caplog):
+async def test_a_pooler_in_session_mode_takes_nothing_away(dsn, schema, sql, caplog):
     async with bouncing(dsn, "session") as bouncer, Admin(said(bouncer.dsn, "session"), schema) as admin:
         await admin.install()
         await carry_out(admin, 5)
         async with Worker(admin, [doubled]):
-            locked = (await executor(truth))["lock_key"]
-            assert await truth.fetchval("SELECT NOT pg_try_advisory_lock($1)", locked)
+            locked = (await executor(sql))["lock_key"]
+            assert await sql.fetchval("SELECT NOT pg_try_advisory_lock($1)", locked)
     assert warnings_in(caplog) == []
 
 
-async def test_no_pooler_is_found_where_there_is_none(admin, truth, caplog):
+async def test_no_pooler_is_found_where_there_is_none(admin, sql, caplog):
     await carry_out(admin, 5)
     async with Worker(admin, [doubled]):
-        assert (await executor(truth))["lock_key"] is not None
+        assert (await executor(sql))["lock_key"] is not None
     assert warnings_in(caplog) == []
 
 
@@ -206,7 +206,7 @@ async def test_a_pooler_that_dies_is_waited_for(bouncer, schema):
         await admin.install()
         async with asyncio.timeout(DEADLINE), Worker(admin, [doubled], concurrency=5):
             handles = await admin.enqueue_many(doubled, [(50,)] * 20)
-            await become_true(lambda: is_over(handles[0]))
+            await until(lambda: is_over(handles[0]))
             await bouncer.kill()
             await bouncer.start()
             results = await asyncio.gather(*(handle.result() for handle in handles))
@@ -217,7 +217,7 @@ async def is_over(handle):
     return await handle.status() is WorkflowStatus.SUCCESS
 
 
-async def test_a_cancellation_is_heard_with_the_next_beat(bouncer, schema, truth):
+async def test_a_cancellation_is_heard_with_the_next_beat(bouncer, schema, sql):
     async with (
         Admin(said(bouncer.dsn), schema, heartbeat_timeout=1.5) as here,
         Admin(said(bouncer.dsn), schema) as there,
@@ -225,7 +225,7 @@ async def test_a_cancellation_is_heard_with_the_next_beat(bouncer, schema, truth
         await here.install()
         async with asyncio.timeout(DEADLINE), Worker(here, [endless]):
             handle = await there.enqueue(endless)
-            await become_true(lambda: truth.fetchval("SELECT status = 'RUNNING' FROM pgqrs_workflows"))
+            await until(lambda: sql.fetchval("SELECT status = 'RUNNING' FROM pgqrs_workflows"))
             await there.cancel_workflow(handle.id, interrupt=True)
             with pytest.raises(WorkflowCancelledError):
                 await handle.result()
@@ -253,7 +253,7 @@ asyncio.run(main())
 """
 
 
-async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, truth):
+async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, sql):
     async with Admin(said(bouncer.dsn), schema, heartbeat_timeout=2.0) as admin:
         await admin.install()
         environment = os.environ | {"PGQRS_DSN": said(bouncer.dsn), "PGQRS_SCHEMA": schema}
@@ -266,14 +266,14 @@ async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, truth):
             (left,) = await admin.list_workflows()
             assert await admin.handle(left.id).result() == [0, 2, 4, 6, 8]
         assert time.monotonic() - began < 20
-        assert await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE lock_key IS NOT NULL") == 0
+        assert await sql.fetchval("SELECT count(*) FROM pgqrs_executors WHERE lock_key IS NOT NULL") == 0
 
 
 @pytest.mark.parametrize(
     "options", [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}], ids=["NullPool", "a pool of one"]
 )
 async def test_any_pool_does(dsn, schema, options):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), **options)
+    engine = engine_on(dsn, **options)
     async with Admin(engine, schema) as admin:
         await admin.install()
         await carry_out(admin, 60)
@@ -285,7 +285,7 @@ async def test_any_pool_does(dsn, schema, options):
     "options", [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}], ids=["NullPool", "a pool of one"]
 )
 async def test_many_admins_share_an_engine(dsn, schema, options):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), **options)
+    engine = engine_on(dsn, **options)
     names = [f"{schema}_{n}" for n in range(4)]
     admins = [Admin(engine, name) for name in names]
     await asyncio.gather(*(admin.install() for admin in admins))

@@ -15,8 +15,14 @@ from pgqrs.clock import ClockReading, MonotonicClock
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.records import RunEnd, RunRelease
 from pgqrs.storage.server_clock import ServerClock
-from tests.integration.faults import Wire
-from tests.integration.storage_helpers import become_true, end_run, enqueue, leave_run, limit, row_of, watching
+from tests.support.admins import limit
+from tests.support.database import connected
+from tests.support.executors import watching
+from tests.support.journal_records import end_run, enqueue, leave_run
+from tests.support.recorded import row_of
+from tests.support.waiting import until
+from tests.support.wire import Wire
+from tests.support.workflows import cancel_task
 
 HOUR = 3600.0
 OFTEN = 0.02
@@ -35,18 +41,18 @@ async def store_of(target, schema, beat=HOUR, **options):
         yield await own.store()
 
 
-async def executors(truth):
-    return await truth.fetch("SELECT * FROM pgqrs_executors")
+async def executors(sql):
+    return await sql.fetch("SELECT * FROM pgqrs_executors")
 
 
-async def one_executor(truth):
-    (row,) = await executors(truth)
+async def one_executor(sql):
+    (row,) = await executors(sql)
     return row
 
 
-async def lock_holder(truth):
+async def lock_holder(sql):
     """Return the process that holds the lock of the one executor, if any does."""
-    rows = await truth.fetch(
+    rows = await sql.fetch(
         "SELECT l.pid FROM pg_locks l JOIN pgqrs_executors e ON l.classid::bigint << 32 | l.objid::bigint = e.lock_key"
         " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
     )
@@ -73,11 +79,11 @@ STRICT = """
 
 
 @pytest.mark.parametrize("way", ["begin", "claim", "watch"])
-async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admin, truth, way):
-    await truth.execute(STRICT.format(schema=schema))
+async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admin, sql, way):
+    await sql.execute(STRICT.format(schema=schema))
     queued = await enqueue(await admin.store(), "w", "{}", queue="default")
     async with store_of(dsn, schema) as store:
-        assert await executors(truth) == []
+        assert await executors(sql) == []
         if way == "begin":
             queued, _ = await store.create_and_claim("w", "{}")
         elif way == "claim":
@@ -85,43 +91,43 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
         else:
             async with watching(store) as watch:
                 assert [run.workflow_id for run in await watch.claim(["w"], ["default"], 1)] == [queued]
-        row = await one_executor(truth)
+        row = await one_executor(sql)
         assert (row["id"], row["stopped_at"]) == (store.executor_id, None)
-        assert (await row_of(truth, queued))["executor"] == store.executor_id
+        assert (await row_of(sql, queued))["executor"] == store.executor_id
         await end_run(store, RunEnd(queued, 1, "1", None))
 
 
-async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, truth):
+async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id = await store.operations.create("w", "{}")
         await enqueue(store, "w", "{}", queue="default")
         await store.reader.workflow(workflow_id)
         await store.operations.cancel(workflow_id, interrupt=False)
         assert pulses() == []
-    assert await executors(truth) == []
+    assert await executors(sql) == []
 
 
-async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, admin, truth):
-    await truth.execute(STRICT.format(schema=schema))
+async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, admin, sql):
+    await sql.execute(STRICT.format(schema=schema))
     async with store_of(dsn, schema) as store:
         begun = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(50)))
-        assert len(await executors(truth)) == 1
+        assert len(await executors(sql)) == 1
         assert len(pulses()) == 1
         for workflow_id, claim in begun:
             await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
-async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, outage_timeout=0.5) as store:
+async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, outage_timeout=0.5) as store:
         await store.operations.create("w", "{}")
         await wire.cut()
         told = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in told] == [DatabaseUnavailableError] * 3
-        await become_true(lambda: pulses() == [])
-        assert await executors(truth) == []
+        await until(lambda: pulses() == [])
+        assert await executors(sql) == []
         await wire.mend()
         workflow_id, claim = await store.create_and_claim("w", "{}")
-        assert (await one_executor(truth))["id"] == store.executor_id
+        assert (await one_executor(sql))["id"] == store.executor_id
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
@@ -131,27 +137,27 @@ async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
             await store.ensure_heartbeat()
         with pytest.raises(NotInstalledError):
             await store.create_and_claim("w", "{}")
-    await become_true(lambda: pulses() == [])
+    await until(lambda: pulses() == [])
 
 
 # Signs of life
 
 
-async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, truth):
+async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         await store.ensure_heartbeat()
-        await become_true(lambda: lock_holder(truth))
-        key = (await one_executor(truth))["lock_key"]
-        assert not await truth.fetchval("SELECT pg_try_advisory_lock($1)", key)
-    assert await truth.fetchval("SELECT pg_try_advisory_lock($1)", key)
-    await truth.execute("SELECT pg_advisory_unlock($1)", key)
+        await until(lambda: lock_holder(sql))
+        key = (await one_executor(sql))["lock_key"]
+        assert not await sql.fetchval("SELECT pg_try_advisory_lock($1)", key)
+    assert await sql.fetchval("SELECT pg_try_advisory_lock($1)", key)
+    await sql.execute("SELECT pg_advisory_unlock($1)", key)
 
 
-async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, admin, truth):
+async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, admin, sql):
     for _ in range(10):
         async with store_of(dsn, schema) as store:
             await store.ensure_heartbeat()
-            assert await lock_holder(truth) is not None
+            assert await lock_holder(sql) is not None
 
 
 CHANGED = {
@@ -163,57 +169,57 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("change", CHANGED)
-async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, truth, change):
+async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, sql, change):
     alive = (
         "SELECT count(*) = 1 FROM pgqrs_executors"
         " WHERE expires_at > now() + interval '10 s' AND suspected_at IS NULL AND stopped_at IS NULL"
     )
     async with store_of(dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
-        assert await truth.fetchval(alive)
-        await truth.execute(CHANGED[change])
-        await become_true(lambda: truth.fetchval(alive))
-        assert (await one_executor(truth))["id"] == store.executor_id
+        assert await sql.fetchval(alive)
+        await sql.execute(CHANGED[change])
+        await until(lambda: sql.fetchval(alive))
+        assert (await one_executor(sql))["id"] == store.executor_id
 
 
-async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, schema, admin, truth):
+async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         await store.ensure_heartbeat()
         for _ in range(3):
-            await become_true(lambda: lock_holder(truth))
-            before = await lock_holder(truth)
-            await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
-            await become_true(lambda: lock_holder(truth))
-            assert await lock_holder(truth) != before
+            await until(lambda: lock_holder(sql))
+            before = await lock_holder(sql)
+            await sql.execute("SELECT pg_terminate_backend($1, 5000)", before)
+            await until(lambda: lock_holder(sql))
+            assert await lock_holder(sql) != before
 
 
-async def test_it_beats_again_when_the_server_comes_back(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN) as store:
+async def test_it_beats_again_when_the_server_comes_back(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
         await wire.cut()
-        await become_true(lambda: _nobody_holds(truth))
-        await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
+        await until(lambda: _nobody_holds(sql))
+        await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
         await wire.mend()
-        await become_true(lambda: lock_holder(truth))
-        await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+        await until(lambda: lock_holder(sql))
+        await until(lambda: sql.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
 
 
-async def _nobody_holds(truth):
-    return await lock_holder(truth) is None
+async def _nobody_holds(sql):
+    return await lock_holder(sql) is None
 
 
-async def test_a_server_that_falls_silent_is_found_out_and_left(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire, store_of(wire.dsn, schema, OFTEN, timeout=0.2) as store:
+async def test_a_server_that_falls_silent_is_found_out_and_left(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, OFTEN, timeout=0.2) as store:
         await store.ensure_heartbeat()
-        before = await lock_holder(truth)
+        before = await lock_holder(sql)
         wire.mute()
-        await become_true(lambda: _nobody_holds(truth))
+        await until(lambda: _nobody_holds(sql))
         wire._muted = False
-        await become_true(lambda: lock_holder(truth))
-        assert await lock_holder(truth) != before
+        await until(lambda: lock_holder(sql))
+        assert await lock_holder(sql) != before
 
 
-async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, truth):
+async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, sql):
     """A computation in a step blocks the loop; the thread of the pulse is another."""
     began, go_on = threading.Event(), threading.Event()
 
@@ -225,82 +231,82 @@ async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, trut
 
     task = asyncio.create_task(in_a_loop_of_its_own(blocking()))
     try:
-        await become_true(began.is_set)
-        await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
-        await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+        await until(began.is_set)
+        await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
+        await until(lambda: sql.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
     finally:
         go_on.set()
         await task
 
 
-async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_lock(dsn, schema, admin, truth):
+async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_lock(dsn, schema, admin, sql):
     async def connect():
         return await asyncpg.connect(dsn, server_settings={"idle_session_timeout": "100ms"})
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect)
     async with store_of(engine, schema) as store:
         await store.ensure_heartbeat()
-        await truth.execute("SELECT pg_sleep(0.3)")
-        await become_true(lambda: lock_holder(truth))
-        assert (await one_executor(truth))["stopped_at"] is None
+        await sql.execute("SELECT pg_sleep(0.3)")
+        await until(lambda: lock_holder(sql))
+        assert (await one_executor(sql))["stopped_at"] is None
     await engine.dispose()
 
 
 # The end
 
 
-async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, truth):
+async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.create_and_claim("w", "{}")
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
-    assert await executors(truth) == []
+    assert await executors(sql) == []
 
 
 @pytest.mark.parametrize("beat", [OFTEN, HOUR])
-async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, admin, truth, beat):
+async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, admin, sql, beat):
     async with store_of(dsn, schema, beat) as store:
         workflow_id, _ = await store.create_and_claim("w", "{}")
-    row = await one_executor(truth)
+    row = await one_executor(sql)
     assert row["stopped_at"] is not None
-    assert await lock_holder(truth) is None
+    assert await lock_holder(sql) is None
     async with watching(await admin.store()) as watch:
         assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert (run.workflow_id, run.epoch) == (workflow_id, 3)
 
 
-async def test_no_thread_and_no_connection_is_left(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire:
+async def test_no_thread_and_no_connection_is_left(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire:
         for beat in (OFTEN, HOUR):
             async with store_of(wire.dsn, schema, beat) as store, watching(store):
                 assert len(pulses()) == 1
                 assert wire.connections >= 1
             await wire.quiet()
-            await become_true(lambda: pulses() == [])
+            await until(lambda: pulses() == [])
 
 
-async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_thread(dsn, schema, admin, truth):
-    async with Wire(dsn, truth) as wire:
+async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_thread(dsn, schema, admin, sql):
+    async with Wire(dsn, sql) as wire:
         own = beating(wire.dsn, schema, OFTEN, timeout=0.3)
         await (await own.store()).ensure_heartbeat()
         wire.mute()
         async with asyncio.timeout(5):
             await own.close()
-        await become_true(lambda: pulses() == [])
-    await become_true(lambda: _nobody_holds(truth))
+        await until(lambda: pulses() == [])
+    await until(lambda: _nobody_holds(sql))
 
 
-async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema, admin, truth):
+async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
     for _ in range(3):
         await (await own.store()).ensure_heartbeat()
-        assert (await one_executor(truth))["stopped_at"] is None
-        assert await lock_holder(truth) is not None
+        assert (await one_executor(sql))["stopped_at"] is None
+        assert await lock_holder(sql) is not None
         await own.close()
-        assert await executors(truth) == []
+        assert await executors(sql) == []
 
 
-async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, admin, truth):
+async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, admin, sql):
     """The end of the old pulse must not take away what the new one has written."""
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
@@ -310,25 +316,25 @@ async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, ad
             await asyncio.sleep(0)
             workflow_id, claim = await store.create_and_claim("w", "{}")
             await closing
-            assert await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") == 1
-            await become_true(lambda: lock_holder(truth))
+            assert await sql.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") == 1
+            await until(lambda: lock_holder(sql))
             await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
-async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, truth):
+async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, sql):
     async def drop():
         await (await Admin(dsn, schema).store()).ensure_heartbeat()
         gc.collect()
 
     await in_a_loop_of_its_own(drop())
-    await become_true(lambda: pulses() == [])
-    assert await executors(truth) == []
+    await until(lambda: pulses() == [])
+    assert await executors(sql) == []
 
 
 # Several loops
 
 
-async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, admin, truth):
+async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, admin, sql):
     own = beating(dsn, schema, OFTEN)
     joined, go_on = threading.Event(), threading.Event()
 
@@ -341,26 +347,26 @@ async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, a
     store = await own.store()
     await store.ensure_heartbeat()
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
-    await become_true(joined.is_set)
+    await until(joined.is_set)
     assert len(pulses()) == 1
-    assert (await one_executor(truth))["id"] == store.executor_id
+    assert (await one_executor(sql))["id"] == store.executor_id
     await own.close()
-    await truth.execute("UPDATE pgqrs_executors SET expires_at = now()")
-    await become_true(lambda: truth.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
+    await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
+    await until(lambda: sql.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
     go_on.set()
     await task
-    await become_true(lambda: pulses() == [])
-    assert await executors(truth) == []
+    await until(lambda: pulses() == [])
+    assert await executors(sql) == []
 
 
-async def test_two_admins_are_two_executors(dsn, schema, admin, truth):
+async def test_two_admins_are_two_executors(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as one, store_of(dsn, schema) as other:
         await asyncio.gather(one.ensure_heartbeat(), other.ensure_heartbeat())
-        assert {row["id"] for row in await executors(truth)} == {one.executor_id, other.executor_id}
+        assert {row["id"] for row in await executors(sql)} == {one.executor_id, other.executor_id}
         assert len(pulses()) == 2
 
 
-async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
+async def test_one_loop_after_another_beats(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
 
     async def one():
@@ -369,8 +375,8 @@ async def test_one_loop_after_another_beats(dsn, schema, admin, truth):
 
     for _ in range(3):
         await in_a_loop_of_its_own(one())
-        assert await executors(truth) == []
-        await become_true(lambda: pulses() == [])
+        assert await executors(sql) == []
+        await until(lambda: pulses() == [])
 
 
 # Cancellations
@@ -399,12 +405,12 @@ async def live_run(store):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, truth, interrupt):
+async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, sql, interrupt):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         _, other_epoch, other = await live_run(store)
         await (await admin.store()).operations.cancel(workflow_id, interrupt=interrupt)
-        await become_true(lambda: live.asked)
+        await until(lambda: live.asked)
         assert set(live.asked) == {interrupt}
         assert live.threads == {threading.current_thread()}
         assert other.asked == []
@@ -412,36 +418,36 @@ async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, trut
         await end_run(store, RunEnd(max(store.runs), other_epoch, "1", None))
 
 
-async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, schema, admin, truth):
+async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, schema, admin, sql):
     async with store_of(dsn, schema, OFTEN) as store:
         workflow_id, epoch, live = await live_run(store)
-        await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
-        await become_true(lambda: live.asked)
+        await sql.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
+        await until(lambda: live.asked)
         assert set(live.asked) == {True}
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, truth):
+async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
-        before = await lock_holder(truth)
-        await truth.execute("UPDATE pgqrs_workflows SET cancel_interrupts = false")  # its notification is lost
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", before)
-        await become_true(lambda: live.asked)
+        before = await lock_holder(sql)
+        await sql.execute("UPDATE pgqrs_workflows SET cancel_interrupts = false")  # its notification is lost
+        await sql.execute("SELECT pg_terminate_backend($1, 5000)", before)
+        await until(lambda: live.asked)
         assert set(live.asked) == {False}
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, truth):
+async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(truth))
+        await sql.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(sql))
         await store.operations.cancel(workflow_id, interrupt=True)
-        await become_true(lambda: live.asked)
+        await until(lambda: live.asked)
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, truth):
+async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
     lives, go_on, begun = [], threading.Event(), threading.Event()
 
@@ -450,21 +456,21 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
         workflow_id, epoch, live = await live_run(store)
         lives.append((workflow_id, live))
         begun.set()
-        await become_true(lambda: live.asked)
+        await until(lambda: live.asked)
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
         await asyncio.to_thread(go_on.wait, 20)
         await own.close()
 
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
-    await become_true(begun.is_set)
+    await until(begun.is_set)
     await (await own.store()).ensure_heartbeat()
     ((workflow_id, live),) = lives
     await (await admin.store()).operations.cancel(workflow_id, interrupt=False)
-    await become_true(lambda: live.asked)
+    await until(lambda: live.asked)
     go_on.set()
     await task
     await own.close()
-    assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+    assert (await row_of(sql, workflow_id))["status"] == "CANCELLED"
 
 
 # Runs that nothing carries out
@@ -477,87 +483,87 @@ def watchful(target, schema, **options):
     return own
 
 
-async def _given_up(truth, workflow_id):
-    return (await row_of(truth, workflow_id))["executor"] == ABANDONED
+async def _given_up(sql, workflow_id):
+    return (await row_of(sql, workflow_id))["executor"] == ABANDONED
 
 
-async def _beats(truth, count=3):
+async def _beats(sql, count=3):
     """Wait until the one executor has beaten some times."""
     for _ in range(count):
-        before = (await one_executor(truth))["expires_at"]
-        await become_true(lambda before=before: _has_beaten(truth, before))
+        before = (await one_executor(sql))["expires_at"]
+        await until(lambda before=before: _has_beaten(sql, before))
 
 
-async def _has_beaten(truth, before):
-    return (await one_executor(truth))["expires_at"] > before
+async def _has_beaten(sql, before):
+    return (await one_executor(sql))["expires_at"] > before
 
 
-async def _grow_old(truth):
-    await truth.execute("UPDATE pgqrs_workflows SET updated_at = now() - interval '1 min'")
+async def _grow_old(sql):
+    await sql.execute("UPDATE pgqrs_workflows SET updated_at = now() - interval '1 min'")
 
 
-async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema, admin, truth, caplog):
+async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema, admin, sql, caplog):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         lost, _ = await store.create_and_claim("w", "{}")
         kept, epoch, _live = await live_run(store)
-        await become_true(lambda: _given_up(truth, lost))
-        await _beats(truth)
-        assert (await row_of(truth, kept))["executor"] == store.executor_id
+        await until(lambda: _given_up(sql, lost))
+        await _beats(sql)
+        assert (await row_of(sql, kept))["executor"] == store.executor_id
         await end_run(store, RunEnd(kept, epoch, "1", None))
     assert f"workflow {lost} is abandoned" in caplog.text
 
 
 async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
-    dsn, schema, admin, truth, monkeypatch
+    dsn, schema, admin, sql, monkeypatch
 ):
     monkeypatch.setattr("pgqrs.storage.queries.executors.HELD_AT_ONCE", 2)
     async with watchful(dsn, schema) as own:
         store = await own.store()
         runs = [await live_run(store) for _ in range(5)]
         lost, _ = await store.create_and_claim("w", "{}")
-        await become_true(lambda: _given_up(truth, lost))
+        await until(lambda: _given_up(sql, lost))
         for workflow_id, epoch, _live in runs:
-            assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+            assert (await row_of(sql, workflow_id))["executor"] == store.executor_id
             await end_run(store, RunEnd(workflow_id, epoch, "1", None))
 
 
 @pytest.mark.parametrize("output", ["1", f'"{"x" * 5 * 2**20}"'], ids=["small", "in the journal beside"])
-async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, truth, output):
+async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, sql, output):
     """The end waits in the journal, behind a lock, and longer than a run may go unattended."""
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id, claim = await store.create_and_claim("w", "{}")
         store.changing.add(workflow_id)
-        await _grow_old(truth)
-        await _beats(truth)
-        assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
-        async with truth.transaction():
-            await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
+        await _grow_old(sql)
+        await _beats(sql)
+        assert (await row_of(sql, workflow_id))["executor"] == store.executor_id
+        async with sql.transaction():
+            await sql.execute("SELECT FROM pgqrs_workflows FOR UPDATE")
             ending = asyncio.create_task(
                 store.write_end(RunEnd(workflow_id, claim.epoch, output, None, claim=claim.token))
             )
-            await become_true(lambda: workflow_id in store.journal.workflows)
+            await until(lambda: workflow_id in store.journal.workflows)
             store.changing.discard(workflow_id)
-            await _beats(truth)
+            await _beats(sql)
         await ending
-    assert (await row_of(truth, workflow_id))["status"] == "SUCCESS"
+    assert (await row_of(sql, workflow_id))["status"] == "SUCCESS"
 
 
-async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, admin, truth):
+async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, admin, sql):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id = await enqueue(store, "w", "{}", queue="default")
         async with watching(store) as watch:
             (run,) = await watch.claim(["w"], ["default"], 1)
-            watch._unanswered = [(await row_of(truth, workflow_id))["claim"]]
-            await _grow_old(truth)
-            await _beats(truth)
-            assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+            watch._unanswered = [(await row_of(sql, workflow_id))["claim"]]
+            await _grow_old(sql)
+            await _beats(sql)
+            assert (await row_of(sql, workflow_id))["executor"] == store.executor_id
             await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
-async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admin, truth):
+async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admin, sql):
     """The loop cannot say what it carries out: the inquiry waits for it, and gives nothing up meanwhile."""
     own = watchful(dsn, schema)
     begun, go_on, runs = threading.Event(), threading.Event(), []
@@ -572,44 +578,38 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
         await own.close()
 
     task = asyncio.create_task(in_a_loop_of_its_own(other()))
-    await become_true(begun.is_set)
+    await until(begun.is_set)
     store = await own.store()
     lost, _ = await store.create_and_claim("w", "{}")
-    await _grow_old(truth)
-    await _beats(truth)
-    assert (await row_of(truth, runs[0][0]))["executor"] == store.executor_id
+    await _grow_old(sql)
+    await _beats(sql)
+    assert (await row_of(sql, runs[0][0]))["executor"] == store.executor_id
     go_on.set()
     await task
-    await become_true(lambda: _given_up(truth, lost))
-    assert (await row_of(truth, runs[0][0]))["status"] == "SUCCESS"
+    await until(lambda: _given_up(sql, lost))
+    assert (await row_of(sql, runs[0][0]))["status"] == "SUCCESS"
     await own.close()
 
 
-async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, truth, monkeypatch):
+async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, sql, monkeypatch):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id, claim = await store.create_and_claim("w", "{}")
         monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
         store.abandon(workflow_id, claim.epoch, claim.token)
         monkeypatch.undo()
-        await become_true(lambda: _given_up(truth, workflow_id))
+        await until(lambda: _given_up(sql, workflow_id))
 
 
 # Callers that are cancelled while a run is being started
 
 
 async def _is_cancelled_behind_a_lock(dsn, schema, starting, table="pgqrs_workflows"):
-    locker = await asyncpg.connect(dsn)
-    try:
-        async with locker.transaction():
-            await locker.execute(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
-            waiting = asyncio.create_task(starting)
-            await become_true(lambda: _somebody_waits(locker))
-            waiting.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-    finally:
-        await locker.close()
+    async with connected(dsn) as locker, locker.transaction():
+        await locker.execute(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
+        waiting = asyncio.create_task(starting)
+        await until(lambda: _somebody_waits(locker))
+        await cancel_task(waiting)
 
 
 async def _somebody_waits(locker):
@@ -617,7 +617,7 @@ async def _somebody_waits(locker):
 
 
 @pytest.mark.parametrize("way", ["begin", "claim", "history"])
-async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema, admin, truth, way):
+async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema, admin, sql, way):
     """Its beat is an hour away: the start itself cleans up."""
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
@@ -632,36 +632,36 @@ async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema
             starting = context.start()
         if way == "history":
             table = "pgqrs_workflow_steps"
-            await truth.execute("UPDATE pgqrs_workflows SET epoch = 3")
+            await sql.execute("UPDATE pgqrs_workflows SET epoch = 3")
         await _is_cancelled_behind_a_lock(dsn, schema, starting, table)
-        await become_true(lambda: truth.fetchval("SELECT count(*) FROM pgqrs_workflows"))
-        await become_true(lambda: _given_up(truth, workflow_id))
+        await until(lambda: sql.fetchval("SELECT count(*) FROM pgqrs_workflows"))
+        await until(lambda: _given_up(sql, workflow_id))
 
 
 # The time
 
 
-async def test_the_beat_brings_the_time_back(dsn, schema, admin, truth):
+async def test_the_beat_brings_the_time_back(dsn, schema, admin, sql):
     """A machine that was suspended, or a server whose clock was set: the reading is an hour behind."""
     async with store_of(dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
         now = await store.reader.now()
         clock = store.reader.server_clock
         clock._read = now - timedelta(hours=1), clock._read[1]
-        await become_true(lambda: _is_right(store, truth))
+        await until(lambda: _is_right(store, sql))
 
 
-async def _is_right(store, truth):
-    return abs(await store.reader.now() - await truth.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
+async def _is_right(store, sql):
+    return abs(await store.reader.now() - await sql.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
 
 
-async def test_a_claim_brings_the_time_back(dsn, schema, admin, truth):
+async def test_a_claim_brings_the_time_back(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store, watching(store) as watch:
         now = await store.reader.now()
         store.reader.server_clock._read = now - timedelta(hours=1), store.reader.server_clock._read[1]
         workflow_id = await enqueue(store, "w", "{}", queue="default")
         (run,) = await watch.claim(["w"], ["default"], 1)
-        assert await _is_right(store, truth)
+        assert await _is_right(store, sql)
         await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
@@ -678,38 +678,38 @@ def test_a_reading_within_its_error_does_not_change_the_time():
 # The lock
 
 
-async def test_a_squatter_on_the_lock_of_a_dead_executor_does_not_keep_it_alive(dsn, schema, admin, truth):
+async def test_a_squatter_on_the_lock_of_a_dead_executor_does_not_keep_it_alive(dsn, schema, admin, sql):
     """The keys stand in `pg_locks` for all roles; a lock counts only in the session that the executor wrote."""
     squatter = await asyncpg.connect(dsn)
     own = beating(dsn, schema, HOUR)
     try:
         store = await own.store()
         await store.ensure_heartbeat()
-        row = await one_executor(truth)
-        assert row["backend_pid"] == await lock_holder(truth)
+        row = await one_executor(sql)
+        assert row["backend_pid"] == await lock_holder(sql)
         queued = asyncio.create_task(squatter.execute("SELECT pg_advisory_lock($1)", row["lock_key"]))
-        await become_true(lambda: _queues_for_a_lock(truth))
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", row["backend_pid"])
+        await until(lambda: _queues_for_a_lock(sql))
+        await sql.execute("SELECT pg_terminate_backend($1, 5000)", row["backend_pid"])
         await queued
         # It took another key in its new session, so the squatter does not keep it from living on either.
-        await become_true(lambda: _holds_another(truth, row["lock_key"]))
+        await until(lambda: _holds_another(sql, row["lock_key"]))
     finally:
         await own.close()
         await squatter.close()
 
 
-async def _queues_for_a_lock(truth):
-    return await truth.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
+async def _queues_for_a_lock(sql):
+    return await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
 
 
-async def _holds_another(truth, key):
-    row = await one_executor(truth)
-    return row["lock_key"] != key and row["backend_pid"] == await lock_holder(truth)
+async def _holds_another(sql, key):
+    row = await one_executor(sql)
+    return row["lock_key"] != key and row["backend_pid"] == await lock_holder(sql)
 
 
-async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, truth):
+async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.create_and_claim("w", "{}")
         store.abandon(workflow_id, claim.epoch, claim.token)
-    assert (await row_of(truth, workflow_id))["executor"] == ABANDONED
-    assert await executors(truth) == []
+    assert (await row_of(sql, workflow_id))["executor"] == ABANDONED
+    assert await executors(sql) == []

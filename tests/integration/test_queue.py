@@ -5,7 +5,6 @@ import json
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -40,37 +39,16 @@ from pgqrs.storage.records import (
     Submission,
     WorkflowResult,
 )
-from tests.integration.faults import Fault, Wire
-from tests.integration.storage_helpers import (
-    DEADLINE,
-    become_true,
-    end_run,
-    enqueue,
-    enqueue_many,
-    fail_attempt,
-    leave_run,
-    offered,
-    planted_executor,
-    row_of,
-    submit,
-    tables,
-    watching,
-)
+from tests.support.database import connected
+from tests.support.executors import planted_executor, watching
+from tests.support.journal_records import end_run, enqueue, enqueue_many, fail_attempt, leave_run, offered, submit
+from tests.support.recorded import row_of, tables
+from tests.support.waiting import DEADLINE, until
+from tests.support.wire import Fault, Wire
 
 HOUR = 3600.0
 NEVER = UUID(int=7)
 """An executor that was never registered."""
-
-
-@pytest_asyncio.fixture
-async def store(admin):
-    return await admin.store()
-
-
-@pytest_asyncio.fixture
-async def watch(store):
-    async with watching(store) as watch:
-        yield watch
 
 
 @pytest_asyncio.fixture
@@ -90,11 +68,11 @@ async def claimed_by(store, executor_id, *, limit=100):
         return await watch.claim(["w"], ["default"], limit)
 
 
-async def running(store, truth, **life):
+async def running(store, sql, **life):
     """Return the id of a workflow that a made-up executor runs, and that executor; the server is not young then."""
     settled = f"SELECT pg_postmaster_start_time() < now() - interval '{SETTLING} s'"
-    await become_true(lambda: truth.fetchval(settled))
-    executor_id = await planted_executor(truth, **life)
+    await until(lambda: sql.fetchval(settled))
+    executor_id = await planted_executor(sql, **life)
     (workflow_id,) = await enqueued(store)
     assert [run.workflow_id for run in await claimed_by(store, executor_id)] == [workflow_id]
     return workflow_id, executor_id
@@ -127,10 +105,10 @@ async def test_a_claim_looks_into_several_queues_for_several_names_and_no_others
     assert sorted(ids_of(rest)) == sorted(ids[each] for each in ids.keys() - set(asked))
 
 
-async def test_the_first_of_all_pairs_are_claimed_and_not_those_of_each(store, watch, truth):
+async def test_the_first_of_all_pairs_are_claimed_and_not_those_of_each(store, watch, sql):
     ids = [(await enqueued(store, name=name, priority=priority))[0] for priority in (1, 2, 3) for name in "ab"]
     assert ids_of(await watch.claim(["a", "b"], ["default"], 3)) == [ids[4], ids[5], ids[2]]
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NOT NULL") == 3
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NOT NULL") == 3
 
 
 async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch):
@@ -142,29 +120,29 @@ async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch)
     assert len(await watch.claim(["w"], ["default"], 3)) == 2
 
 
-async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch, truth):
+async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch, sql):
     plain = await enqueue(store, "w", '{"args":[1.50],"kwargs":{}}', queue="default")
     timed = await enqueue(store, "w", "{}", queue="default", timeout=HOUR)
     runs = await watch.claim(["w"], ["default"], 2)
-    row = await row_of(truth, plain)
+    row = await row_of(sql, plain)
     assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"])
     assert runs[1][:5] == (timed, "w", 1, "{}", 1)
     assert HOUR - 60 < runs[1].seconds_left <= HOUR
-    row = await row_of(truth, timed)
+    row = await row_of(sql, timed)
     assert (row["status"], row["executor"], row["ready_at"]) == ("RUNNING", store.executor_id, None)
     assert (row["deadline"] - row["started_at"]).total_seconds() == HOUR
 
 
-async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, watch, truth):
+async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, watch, sql):
     held, free = await enqueued(store, 2)
-    async with truth.transaction():
-        await truth.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", held)
+    async with sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", held)
         assert ids_of(await watch.claim(["w"], ["default"], 10)) == [free]
         assert (await watch.run_maintenance(["w"], ["default"])).ready
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [held]
 
 
-async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(store, another, truth):
+async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(store, another, sql):
     new = [Submission(0, name, "{}", where, n % 3, None, None, None)
            for n in range(250) for name in "ab" for where in ("q", "r")]  # fmt: skip
     ids = [each for name in "ab" for each in await enqueue_many(store, [one for one in new if one.name == name])]
@@ -183,13 +161,13 @@ async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(s
     ):
         await asyncio.gather(work(one, 1), work(two, 7), work(three, 20), work(four, 3))
     assert sorted(found) == sorted(ids)
-    assert await truth.fetch("SELECT DISTINCT status, epoch, attempts FROM pgqrs_workflows") == [("RUNNING", 1, 1)]
+    assert await sql.fetch("SELECT DISTINCT status, epoch, attempts FROM pgqrs_workflows") == [("RUNNING", 1, 1)]
 
 
 @asynccontextmanager
-async def wired_watch(dsn, schema, truth, executor_id, timeout=10.0):
+async def wired_watch(dsn, schema, sql, executor_id, timeout=10.0):
     """A watch behind a wire; the connections of its pulse go straight to the server."""
-    async with Wire(dsn, truth) as wire:
+    async with Wire(dsn, sql) as wire:
         limits = Limits(timeout, 60.0)
         database = Database(engine_source(wire.dsn, timeout=timeout), schema, limits)
         watch = ClaimConnection(database, executor_id, lambda queue: None)
@@ -205,12 +183,10 @@ async def wired_watch(dsn, schema, truth, executor_id, timeout=10.0):
     [Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.TERMINATED],
     ids=lambda fault: fault.name.lower(),
 )
-async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_took(
-    dsn, schema, store, truth, fault
-):
+async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_took(dsn, schema, store, sql, fault):
     await store.ensure_heartbeat()
     ids = await enqueued(store, 8)
-    async with wired_watch(dsn, schema, truth, store.executor_id, 0.5) as (watch, wire):
+    async with wired_watch(dsn, schema, sql, store.executor_id, 0.5) as (watch, wire):
         assert ids_of(await watch.claim(["w"], ["default"], 1)) == ids[:1]  # the statement is prepared now
         wire.arm(1, fault)
         with pytest.raises(DatabaseUnavailableError):
@@ -218,61 +194,61 @@ async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_to
         assert wire.fired
         wire.disarm()
         arrived = fault in {Fault.AFTER, Fault.HALF, Fault.SILENT_AFTER}
-        assert len(await truth.fetch("SELECT FROM pgqrs_workflows WHERE executor IS NOT NULL")) == 1 + 3 * arrived
+        assert len(await sql.fetch("SELECT FROM pgqrs_workflows WHERE executor IS NOT NULL")) == 1 + 3 * arrived
         assert ids_of(await watch.claim(["w"], ["default"], 3)) == ids[1:4]
         assert ids_of(await watch.claim(["w"], ["default"], 100)) == ids[4:]
-    assert await truth.fetch("SELECT DISTINCT epoch, attempts FROM pgqrs_workflows") == [(1, 1)]
+    assert await sql.fetch("SELECT DISTINCT epoch, attempts FROM pgqrs_workflows") == [(1, 1)]
 
 
-async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, schema, store, another, truth):
+async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, schema, store, another, sql):
     await store.ensure_heartbeat()
     gone, there = await enqueued(store, 2)
-    async with wired_watch(dsn, schema, truth, store.executor_id) as (watch, wire), watching(another) as rival:
+    async with wired_watch(dsn, schema, sql, store.executor_id) as (watch, wire), watching(another) as rival:
         await watch.claim(["w"], ["default"], 0)
         wire.arm(1, Fault.AFTER)
         with pytest.raises(DatabaseUnavailableError):
             await watch.claim(["w"], ["default"], 2)
         wire.disarm()
-        await truth.execute("UPDATE pgqrs_workflows SET executor = $1 WHERE id = $2", ABANDONED, gone)
+        await sql.execute("UPDATE pgqrs_workflows SET executor = $1 WHERE id = $2", ABANDONED, gone)
         assert (await rival.run_maintenance(["w"], ["default"])).recovered == 1
         assert ids_of(await rival.claim(["w"], ["default"], 2)) == [gone]
         assert ids_of(await watch.claim(["w"], ["default"], 2)) == [there]
-    assert (await row_of(truth, gone))["executor"] == another.executor_id
+    assert (await row_of(sql, gone))["executor"] == another.executor_id
 
 
-async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, truth, another):
+async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, sql, another):
     heard = []
     async with watching(store, on_notify=heard.append) as watch:
         await watch.run_maintenance(["w"], ["default"])
         await another.notify_queue("default", 1)
         await another.notify_queue("a queue, 'quoted'", 1)
-        await become_true(lambda: len(heard) == 2)
+        await until(lambda: len(heard) == 2)
         assert heard == [mark_of("default"), mark_of("a queue, 'quoted'")]
-        await truth.execute("SELECT pg_terminate_backend($1, 5000)", watch._dedicated.driver.get_server_pid())
-        await become_true(watch._dedicated.driver.is_closed)
+        await sql.execute("SELECT pg_terminate_backend($1, 5000)", watch._dedicated.driver.get_server_pid())
+        await until(watch._dedicated.driver.is_closed)
         await watch.run_maintenance(["w"], ["default"])
         await another.notify_queue("again", 1)
-        await become_true(lambda: heard[2:] == [mark_of("again")])
+        await until(lambda: heard[2:] == [mark_of("again")])
 
 
 # Ticks
 
 
-async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch, truth):
+async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch, sql):
     (later,) = await enqueued(store, delay=HOUR)
     (latest,) = await enqueued(store, delay=2 * HOUR)
     tick = await watch.run_maintenance(["w"], ["default"])
     assert tick[:5] == (False, 0, 0, 0, 0)
     assert HOUR - 60 < tick.next_due <= HOUR
     assert await watch.claim(["w"], ["default"], 10) == []
-    await truth.execute("UPDATE pgqrs_workflows SET due_at = now() WHERE id = $1", later)
+    await sql.execute("UPDATE pgqrs_workflows SET due_at = now() WHERE id = $1", later)
     tick = await watch.run_maintenance(["w"], ["default"])
     assert tick.woken == 1
     assert 2 * HOUR - 60 < tick.next_due <= 2 * HOUR
     assert (await watch.run_maintenance(["w"], ["default"]))[:2] == (True, 0)
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [later]
     assert (await watch.run_maintenance(["w"], ["default"])).ready is False
-    assert (await row_of(truth, latest))["status"] == "PENDING"
+    assert (await row_of(sql, latest))["status"] == "PENDING"
 
 
 async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
@@ -284,10 +260,10 @@ async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
     assert not (await watch.run_maintenance([], [])).ready
 
 
-async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, truth):
+async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, sql):
     new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MAX_ROWS + 1)
     await enqueue_many(store, new)
-    await truth.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
+    await sql.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
     ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
     assert [tick.woken for tick in ticks] == [maintenance.MAX_ROWS, 1, 0]
 
@@ -327,23 +303,20 @@ async def lock_of(dsn, life):
     """Hold the lock as the case says, and return the rest of it."""
     rest = dict(life)
     held, halves = rest.pop("held", False), rest.pop("halves", None)
-    connection = await asyncpg.connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         if held:
             await connection.execute("SELECT pg_advisory_lock($1)", life["lock_key"])
         if halves:
             await connection.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves)
         yield rest
-    finally:
-        await connection.close()
 
 
 @pytest.mark.parametrize("death", DEATHS)
-async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch, truth, death):
+async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch, sql, death):
     async with lock_of(dsn, DEATHS[death]) as life:
-        workflow_id, _ = await running(store, truth, **life)
+        workflow_id, _ = await running(store, sql, **life)
         assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["epoch"], row["executor"], row["attempts"]) == ("PENDING", 2, None, 1)
     (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
     assert isinstance(error, WorkflowFencedError)
@@ -352,60 +325,60 @@ async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch,
 
 
 @pytest.mark.parametrize("life", LIVES)
-async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, truth, life):
+async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, sql, life):
     async with lock_of(dsn, LIVES[life]) as planted:
-        workflow_id, executor_id = await running(store, truth, **planted)
+        workflow_id, executor_id = await running(store, sql, **planted)
         ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
         assert [tick.recovered for tick in ticks] == [0, 0, 0]
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["epoch"], row["executor"]) == ("RUNNING", 1, executor_id)
 
 
-async def test_a_free_lock_is_only_suspicious_at_first(store, watch, truth):
-    workflow_id, executor_id = await running(store, truth, lock_key=3001)
+async def test_a_free_lock_is_only_suspicious_at_first(store, watch, sql):
+    workflow_id, executor_id = await running(store, sql, lock_key=3001)
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects > 0) == (0, True)
     assert (await watch.run_maintenance(["w"], ["default"])).suspects > 0
-    await truth.execute(
+    await sql.execute(
         "UPDATE pgqrs_executors SET suspected_at = suspected_at - interval '0.8 s' WHERE id = $1", executor_id
     )
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
-    assert (await row_of(truth, workflow_id))["status"] == "PENDING"
+    assert (await row_of(sql, workflow_id))["status"] == "PENDING"
 
 
 SUSPECTED = {"lock_key": 3002, "suspected": 60.0}
 
 
-async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment(store, watch, truth, monkeypatch):
+async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment(store, watch, sql, monkeypatch):
     """What cut its own connection may have cut those of executors that live and are connecting again."""
     monkeypatch.setattr(executors, "SETTLING", 0.2)
     await watch.run_maintenance([], [])  # connects
-    await running(store, truth, **SUSPECTED)
-    await planted_executor(truth, lock_key=3003)
+    await running(store, sql, **SUSPECTED)
+    await planted_executor(sql, lock_key=3003)
     watch._dedicated.driver.terminate()
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
-    await become_true(lambda: _recovered(watch))
+    await until(lambda: _recovered(watch))
 
 
 async def _recovered(watch):
     return (await watch.run_maintenance(["w"], ["default"])).recovered
 
 
-async def test_nobody_is_suspected_while_the_server_is_young(store, watch, truth, monkeypatch):
+async def test_nobody_is_suspected_while_the_server_is_young(store, watch, sql, monkeypatch):
     monkeypatch.setattr(executors, "SETTLING", 1e9)
-    _, executor_id = await running(store, truth, **SUSPECTED)
-    unseen = await planted_executor(truth, lock_key=3003, expires_in=-60.0)
+    _, executor_id = await running(store, sql, **SUSPECTED)
+    unseen = await planted_executor(sql, lock_key=3003, expires_in=-60.0)
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects) == (0, 0)
-    assert await truth.fetchval("SELECT suspected_at FROM pgqrs_executors WHERE id = $1", unseen) is None
-    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    assert await sql.fetchval("SELECT suspected_at FROM pgqrs_executors WHERE id = $1", unseen) is None
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     assert (
         await watch.run_maintenance(["w"], ["default"])
     ).recovered == 1  # what it said itself needs no suspicion
 
 
-async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, truth):
+async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await claimed_by(store, NEVER)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
@@ -413,28 +386,28 @@ async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_fi
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 0  # a search now and then is enough
     async with watching(store) as fresh:
         assert (await fresh.run_maintenance(["w"], ["default"])).recovered == 1
-    assert (await row_of(truth, workflow_id))["epoch"] == 4
+    assert (await row_of(sql, workflow_id))["epoch"] == 4
 
 
-async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch, truth):
+async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     (run,) = await watch.claim(["w"], ["default"], 1)
     store.abandon(workflow_id, run.epoch, run.claim)
-    await become_true(lambda: _is_abandoned(truth, workflow_id))
+    await until(lambda: _is_abandoned(sql, workflow_id))
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     (again,) = await watch.claim(["w"], ["default"], 1)
     assert (again.workflow_id, again.epoch, again.attempts) == (workflow_id, 3, 2)
 
 
-async def _is_abandoned(truth, workflow_id):
-    return (await row_of(truth, workflow_id))["executor"] == ABANDONED
+async def _is_abandoned(sql, workflow_id):
+    return (await row_of(sql, workflow_id))["executor"] == ABANDONED
 
 
-async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, truth):
+async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, sql):
     workflow_id, claim = await store.create_and_claim("w", "{}")
-    assert claim == Claim(1, token=(await row_of(truth, workflow_id))["claim"])
-    executor_id = await planted_executor(truth, stopped=True)
-    await truth.execute("UPDATE pgqrs_workflows SET executor = $1", executor_id)
+    assert claim == Claim(1, token=(await row_of(sql, workflow_id))["claim"])
+    executor_id = await planted_executor(sql, stopped=True)
+    await sql.execute("UPDATE pgqrs_workflows SET executor = $1", executor_id)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     assert ids_of(await watch.claim(["w"], ["default"], 1)) == [workflow_id]
 
@@ -449,9 +422,9 @@ PROGRESS = {
 
 
 @pytest.mark.parametrize("progress", PROGRESS)
-async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(store, watch, truth, progress):
+async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(store, watch, sql, progress):
     record, attempts = PROGRESS[progress]
-    workflow_id, executor_id = await running(store, truth)
+    workflow_id, executor_id = await running(store, sql)
     await offered(store.journal, [StepOutcome(workflow_id, 1, "old", "1", None, 0.0)])
     await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.PENDING)])
     (run,) = await claimed_by(store, executor_id)
@@ -459,19 +432,19 @@ async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(stor
     if record is not None:
         (told,) = await offered(store.journal, [record._replace(workflow_id=workflow_id)])
         assert not isinstance(told, Exception)
-    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert run.attempts == attempts
 
 
-async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, watch, truth):
-    workflow_id, executor_id = await running(store, truth)
+async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, watch, sql):
+    workflow_id, executor_id = await running(store, sql)
     await store.operations.cancel(workflow_id, interrupt=True)
-    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
-    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    assert (await row_of(sql, workflow_id))["cancel_interrupts"] is True
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["executor"], row["ready_at"], row["cancel_interrupts"]) == (
         "CANCELLED",
         *[None] * 3,
@@ -480,32 +453,32 @@ async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, wat
     assert await watch.claim(["w"], ["default"], 1) == []
 
 
-async def test_ticks_at_once_take_each_run_over_once(store, another, truth):
-    executor_id = await planted_executor(truth)
+async def test_ticks_at_once_take_each_run_over_once(store, another, sql):
+    executor_id = await planted_executor(sql)
     await enqueue_many(store, [Submission(0, "w", "{}", "default", 0, None, None, None)] * 400)
     assert len(await claimed_by(store, executor_id, limit=400)) == 400
-    await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     async with watching(store) as one, watching(store) as two, watching(another) as three:
         ticks = await asyncio.gather(*(each.run_maintenance(["w"], ["default"]) for each in (one, two, three)))
         again = await one.run_maintenance(["w"], ["default"])
     assert sum(tick.recovered for tick in ticks) + again.recovered == 400
-    assert await truth.fetch("SELECT DISTINCT status, epoch FROM pgqrs_workflows") == [("PENDING", 2)]
+    assert await sql.fetch("SELECT DISTINCT status, epoch FROM pgqrs_workflows") == [("PENDING", 2)]
 
 
-async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(store, watch, truth):
-    _, named = await running(store, truth)
-    gone = await planted_executor(truth, expires_in=-120.0, stopped=True)
-    silent = await planted_executor(truth, expires_in=-120.0)
-    fresh = await planted_executor(truth, expires_in=-30.0)
-    await truth.execute(
+async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(store, watch, sql):
+    _, named = await running(store, sql)
+    gone = await planted_executor(sql, expires_in=-120.0, stopped=True)
+    silent = await planted_executor(sql, expires_in=-120.0)
+    fresh = await planted_executor(sql, expires_in=-30.0)
+    await sql.execute(
         "UPDATE pgqrs_executors SET expires_at = now() - interval '1 h', suspected_at = now() - interval '1 h'"
         " WHERE id = $1",
         named,
     )
-    async with truth.transaction():
-        await truth.execute("SELECT FROM pgqrs_workflows FOR UPDATE")  # nobody can take it over
+    async with sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows FOR UPDATE")  # nobody can take it over
         await watch.run_maintenance(["w"], ["default"])
-    left = {row["id"] for row in await truth.fetch("SELECT id FROM pgqrs_executors")}
+    left = {row["id"] for row in await sql.fetch("SELECT id FROM pgqrs_executors")}
     assert left == {named, fresh, store.executor_id}
     assert not left & {gone, silent}
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
@@ -514,8 +487,8 @@ async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(st
 # Deadlines
 
 
-async def timed_out(truth, workflow_id):
-    row = await row_of(truth, workflow_id)
+async def timed_out(sql, workflow_id):
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["deadline"], row["executor"], row["ready_at"], row["due_at"]) == (
         "ERROR",
         *[None] * 4,
@@ -526,76 +499,76 @@ async def timed_out(truth, workflow_id):
 
 
 @pytest.mark.parametrize("state", ["ready", "waiting", "claimed by a dead executor"])
-async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(store, watch, truth, state):
-    executor_id = await planted_executor(truth)
+async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(store, watch, sql, state):
+    executor_id = await planted_executor(sql)
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await claimed_by(store, executor_id)
     leave = RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR)
     if state == "ready":
         leave = RunRelease(workflow_id, 1, WorkflowStatus.PENDING)
     if state.startswith("claimed"):
-        await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
-        await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '2 s'")
+        await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+        await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '2 s'")
     else:
         await offered(store.journal, [leave])
-        await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 ms'")
+        await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 ms'")
     tick = await watch.run_maintenance(["w"], ["default"])
     assert tick.timed_out == 1
-    assert await timed_out(truth, workflow_id) == HOUR
+    assert await timed_out(sql, workflow_id) == HOUR
     assert (await watch.run_maintenance(["w"], ["default"]))[:4] == (False, 0, 0, 0)
     (error,) = await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "1", None, 0.0)])
     assert isinstance(error, WorkflowFencedError)
 
 
-async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, truth):
-    workflow_id, _ = await running(store, truth)
-    await truth.execute("UPDATE pgqrs_workflows SET deadline = now()")
+async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, sql):
+    workflow_id, _ = await running(store, sql)
+    await sql.execute("UPDATE pgqrs_workflows SET deadline = now()")
     assert (await watch.run_maintenance(["w"], ["default"])).timed_out == 0
-    assert (await row_of(truth, workflow_id))["status"] == "RUNNING"
-    await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s'")
+    assert (await row_of(sql, workflow_id))["status"] == "RUNNING"
+    await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s'")
     assert (await watch.run_maintenance(["w"], ["default"])).timed_out == 1
-    await timed_out(truth, workflow_id)
+    await timed_out(sql, workflow_id)
 
 
 async def test_the_time_before_the_first_start_does_not_count_and_later_starts_do_not_begin_anew(
-    store, watch, truth
+    store, watch, sql
 ):
     (workflow_id,) = await enqueued(store, timeout=HOUR)
-    assert (await row_of(truth, workflow_id))["deadline"] is None
+    assert (await row_of(sql, workflow_id))["deadline"] is None
     await watch.claim(["w"], ["default"], 1)
-    deadline = (await row_of(truth, workflow_id))["deadline"]
+    deadline = (await row_of(sql, workflow_id))["deadline"]
     await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.PENDING)])
     (run,) = await watch.claim(["w"], ["default"], 1)
-    assert (await row_of(truth, workflow_id))["deadline"] == deadline
+    assert (await row_of(sql, workflow_id))["deadline"] == deadline
     assert run.seconds_left <= HOUR
     tick = await watch.run_maintenance(["w"], ["default"])
     assert HOUR - 60 < tick.next_due <= HOUR
 
 
-async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, watch, truth):
+async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, watch, sql):
     ids = await enqueued(store, 2, timeout=HOUR)
     await watch.claim(["w"], ["default"], 2)
     for workflow_id in ids:
         await offered(store.journal, [RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR)])
-    await truth.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s' WHERE id = $1", ids[1])
+    await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 s' WHERE id = $1", ids[1])
     assert await watch._time_out(ids) == 1
-    assert (await row_of(truth, ids[0]))["status"] == "WAITING"
+    assert (await row_of(sql, ids[0]))["status"] == "WAITING"
 
 
 # Submissions
 
 
-async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, another, truth):
+async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, another, sql):
     async def once(own, key):
         return await enqueue(own, "w", "{}", queue="default", key=key)
 
     for key in map(str, range(20)):
         ids = await asyncio.gather(*(once(own, key) for own in (store, another) for _ in range(5)))
         assert len(set(ids)) == 1
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 20
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 20
 
 
-async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflows(store, another, truth):
+async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflows(store, another, sql):
     keys = [str(n) for n in range(600)]
 
     async def all_of(own, keys):
@@ -610,18 +583,18 @@ async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflo
     async with asyncio.timeout(DEADLINE):
         one, other = await asyncio.gather(all_of(store, keys), all_of(another, keys[::-1]))
     assert one == other
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 600
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 600
 
 
-async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_workflows(store, another, truth):
+async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_workflows(store, another, sql):
     new = [Submission(0, "w", "{}", "q", 0, None, None, str(n)) for n in range(3000)]
     async with asyncio.timeout(DEADLINE):
         one, other = await asyncio.gather(enqueue_many(store, new), enqueue_many(another, new[::-1]))
     assert one == other[::-1]
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflows") == 3000
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 3000
 
 
-async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, truth):
+async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, sql):
     first = await enqueue(store, "w", '{"n": 0}', queue="default", key="there")
     new = [
         Submission(0, "w", f'{{"n": {n}}}', "default", 0, None, None, key)
@@ -631,8 +604,8 @@ async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, truth):
     assert ids[0] == ids[3] == ids[6]
     assert ids[4] == first
     assert len(set(ids)) == 5
-    assert json.loads((await row_of(truth, ids[0]))["input"]) == {"n": 1}
-    assert json.loads((await row_of(truth, first))["input"]) == {"n": 0}
+    assert json.loads((await row_of(sql, ids[0]))["input"]) == {"n": 1}
+    assert json.loads((await row_of(sql, first))["input"]) == {"n": 0}
     assert await enqueue(store, "w", "{}", queue="elsewhere", key="a") == ids[0]
 
 
@@ -641,23 +614,23 @@ async def test_a_key_belongs_to_a_name(store):
     assert ids[0] == ids[2] != ids[1]
 
 
-async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, truth):
+async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, sql):
     (workflow_id,) = await enqueued(store, key="k")
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(workflow_id, 1, "5", None))
     assert await enqueue(store, "w", "{}", queue="default", key="k") == workflow_id
     assert await store.reader.results([workflow_id, 999]) == {
         workflow_id: WorkflowResult(
-            WorkflowStatus.SUCCESS, "5", None, token=(await row_of(truth, workflow_id))["token"]
+            WorkflowStatus.SUCCESS, "5", None, token=(await row_of(sql, workflow_id))["token"]
         )
     }
 
 
-async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, truth):
+async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, sql):
     new = [Submission(0, "w", f'{{"n":{n}}}', "default", n % 2, None, HOUR, None) for n in range(1001)]
     ids = await enqueue_many(store, new)
     assert ids == sorted(set(ids))
-    rows = await truth.fetch("SELECT id, input, xmin::text FROM pgqrs_workflows ORDER BY id")
+    rows = await sql.fetch("SELECT id, input, xmin::text FROM pgqrs_workflows ORDER BY id")
     assert [(row["id"], row["input"]) for row in rows] == [
         (own, each.input) for own, each in zip(ids, new, strict=True)
     ]
@@ -675,7 +648,7 @@ async def begun(store):
     return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR, token=new_token())
 
 
-async def test_each_new_record_sent_twice_changes_nothing(store, truth):
+async def test_each_new_record_sent_twice_changes_nothing(store, sql):
     run = await begun(store)
     new = Submission(await store.ids.next(), "w", "{}", "default", 3, HOUR, HOUR, "key")
     taken = new._replace(workflow_id=await store.ids.next())
@@ -692,25 +665,25 @@ async def test_each_new_record_sent_twice_changes_nothing(store, truth):
     ]
     for record, told in expected:
         assert await offered(store.journal, [record]) == [told]
-        before = await tables(truth)
+        before = await tables(sql)
         assert await offered(store.journal, [record]) == [told]
         assert await offered(store.journal, [record, record]) == [told] * 2
-        assert await tables(truth) == before
+        assert await tables(sql) == before
     late = [told if record is not left else None for record, told in expected]
     assert await offered(store.journal, [record for record, _ in expected]) == late
-    assert await tables(truth) == before
+    assert await tables(sql) == before
 
 
 @pytest.mark.parametrize("status", ["WAITING", "PENDING", "CANCELLED", "RUNNING"])
-async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, truth, status):
+async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, sql, status):
     run = await begun(store)
     await offered(store.journal, [run])
     leave = RunRelease(run.workflow_id, 1, WorkflowStatus(status), HOUR if status == "WAITING" else None, "{}")
     assert await offered(store.journal, [leave]) == [None]
-    before = await tables(truth)
+    before = await tables(sql)
     assert await offered(store.journal, [leave]) == [None]
-    assert await tables(truth) == before
-    row = await row_of(truth, run.workflow_id)
+    assert await tables(sql) == before
+    row = await row_of(sql, run.workflow_id)
     assert row["status"] == status
     assert (row["due_at"] is not None, row["ready_at"] is not None, row["completed_at"] is not None) == (
         status == "WAITING", status == "PENDING", status == "CANCELLED",
@@ -721,7 +694,7 @@ async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, truth,
         assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
 
 
-async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(store, watch, truth):
+async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     leave = RunRelease(workflow_id, 1, WorkflowStatus.PENDING)
@@ -729,43 +702,43 @@ async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(sto
     await offered(store.journal, [failure])
     await offered(store.journal, [leave])
     await watch.claim(["w"], ["default"], 1)
-    before = await tables(truth)
+    before = await tables(sql)
     assert await offered(store.journal, [leave]) == [None]
     (error,) = await offered(store.journal, [failure])
     assert isinstance(error, WorkflowFencedError)
-    assert await tables(truth) == before
+    assert await tables(sql) == before
 
 
-async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_and_are_fenced(store, watch, truth):
+async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_and_are_fenced(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     failure = FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
-    async with truth.transaction():
-        await truth.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
+    async with sql.transaction():
+        await sql.execute("UPDATE pgqrs_workflows SET epoch = epoch + 1, claim = -1 WHERE id = $1", workflow_id)
         before = store.journal.statements
         futures = [
             await submit(store.journal, each)
             for each in (failure, RunRelease(workflow_id, 1, WorkflowStatus.PENDING))
         ]
-        await become_true(lambda: store.journal.statements >= before + 4)
+        await until(lambda: store.journal.statements >= before + 4)
         assert not any(future.done() for future in futures)
     with pytest.raises(WorkflowFencedError):
         await futures[0]
     assert await futures[1] is None
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["executor"], row["epoch"]) == ("RUNNING", store.executor_id, 2)
-    assert await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
 
 
-async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one(store, watch, truth):
+async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     attempt = FailedAttempt(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
     await fail_attempt(store, attempt)
     await fail_attempt(store, attempt._replace(failures=2, error='{"n":2}', delay=2 * HOUR))
-    before = await tables(truth)
+    before = await tables(sql)
     await fail_attempt(store, attempt)
-    assert await tables(truth) == before
+    assert await tables(sql) == before
     history = await store.history(workflow_id)
     assert history.outcomes == {}
     assert history.failed.keys() == {"s"}
@@ -774,19 +747,19 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
     assert await offered(store.journal, [StepOutcome(workflow_id, 1, "s", "5", None, 0.0, 77)]) == [
         StoredOutcome("5", None, 77)
     ]
-    before = await tables(truth)
+    before = await tables(sql)
     await fail_attempt(store, attempt._replace(failures=3))
-    assert await tables(truth) == before
+    assert await tables(sql) == before
     assert (await store.history(workflow_id))[:2] == ({"s": StoredOutcome("5", None, 77)}, {})
 
 
-async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, truth):
+async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     await fail_attempt(store, FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
     await leave_run(store, RunRelease(workflow_id, 1, WorkflowStatus.WAITING, HOUR, retries=4))
-    await truth.execute("UPDATE pgqrs_workflows SET due_at = now()")
-    await truth.execute("UPDATE pgqrs_workflow_steps SET retry_at = now() - interval '1 s'")
+    await sql.execute("UPDATE pgqrs_workflows SET due_at = now()")
+    await sql.execute("UPDATE pgqrs_workflow_steps SET retry_at = now() - interval '1 s'")
     await watch.run_maintenance(["w"], ["default"])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (run.epoch, run.attempts) == (2, 1)
@@ -795,32 +768,32 @@ async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
 
-async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store, watch, truth):
+async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     for epoch in (1, 2, 3):
         (run,) = await watch.claim(["w"], ["default"], 1)
         assert (run.epoch, run.attempts) == (epoch, 1)
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.PENDING))
-    await truth.execute("UPDATE pgqrs_workflows SET attempts = 7")
+    await sql.execute("UPDATE pgqrs_workflows SET attempts = 7")
     await watch.claim(["w"], ["default"], 1)
     await leave_run(store, RunRelease(workflow_id, 4, WorkflowStatus.WAITING, 0.0))
-    assert (await row_of(truth, workflow_id))["attempts"] == 0
+    assert (await row_of(sql, workflow_id))["attempts"] == 0
     assert (await watch.run_maintenance(["w"], ["default"])).woken == 1
 
 
 @pytest.mark.parametrize("status", ["WAITING", "PENDING", "RUNNING"])
-async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store, watch, truth, status):
+async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store, watch, sql, status):
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await watch.claim(["w"], ["default"], 1)
     await store.operations.cancel(workflow_id, interrupt=False)
     await leave_run(store, RunRelease(workflow_id, 1, WorkflowStatus(status), HOUR))
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["due_at"], row["ready_at"], row["executor"]) == ("CANCELLED", None, None, None)
     (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
     assert isinstance(error, WorkflowCancelledError)
 
 
-async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
+async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, sql):
     ids = await enqueued(store, 4)
     await watch.claim(["w"], ["default"], 4)
     good, bad = await begun(store), await begun(store)
@@ -841,7 +814,7 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, truth):
     ]  # fmt: skip
 
 
-async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch, truth):
+async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch, sql):
     ids = await enqueued(store, 6)
     await watch.claim(["w"], ["default"], 5)
     run, new = await begun(store), await store.ids.next()
@@ -862,7 +835,7 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
     )
     assert results == [None, Claim(1, token=run.token), True, StoredOutcome("1", None, -5), None, None, None]
     assert store.journal.statements == before + 1
-    steps = await truth.fetch("SELECT workflow_id, step_id, reopened FROM pgqrs_workflow_steps ORDER BY 1")
+    steps = await sql.fetch("SELECT workflow_id, step_id, reopened FROM pgqrs_workflow_steps ORDER BY 1")
     assert steps == [
         (ids[0], "s", False),
         (ids[1], "s", False),
@@ -874,21 +847,19 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
 # Starts, cancellations
 
 
-async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from_itself(store, truth):
-    workflow_id, executor_id = await running(store, truth)
+async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from_itself(store, sql):
+    workflow_id, executor_id = await running(store, sql)
     with pytest.raises(WorkflowLockedError) as told:
         await store.claim(workflow_id)
     assert (told.value.workflow_id, told.value.executor_id) == (workflow_id, executor_id)
-    await truth.execute(
-        "UPDATE pgqrs_executors SET expires_at = now() - interval '1 s' WHERE id = $1", executor_id
-    )
+    await sql.execute("UPDATE pgqrs_executors SET expires_at = now() - interval '1 s' WHERE id = $1", executor_id)
     claim = await store.claim(workflow_id)
     assert claim.epoch > 1
-    assert (await row_of(truth, workflow_id))["executor"] == store.executor_id
+    assert (await row_of(sql, workflow_id))["executor"] == store.executor_id
     assert (await store.claim(workflow_id)).epoch == claim.epoch + 1
 
 
-async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, truth):
+async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, sql):
     ready, waiting, delayed = [(await enqueued(store))[0] for _ in range(2)] + await enqueued(store, delay=HOUR)
     await watch.claim(["w"], ["default"], 2)
     await leave_run(store, RunRelease(ready, 1, WorkflowStatus.PENDING))
@@ -896,33 +867,33 @@ async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, tr
     for workflow_id in (ready, waiting, delayed):
         for _ in range(2):
             await store.operations.cancel(workflow_id, interrupt=False)
-        assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+        assert (await row_of(sql, workflow_id))["status"] == "CANCELLED"
     assert await watch.claim(["w"], ["default"], 10) == []
     with pytest.raises(WorkflowNotFoundError):
         await store.operations.cancel(999, interrupt=False)
 
 
 @pytest.mark.parametrize("executor", ["dead", "given up"])
-async def test_a_run_of_nobody_is_cancelled_at_once(store, truth, executor):
-    workflow_id, executor_id = await running(store, truth)
+async def test_a_run_of_nobody_is_cancelled_at_once(store, sql, executor):
+    workflow_id, executor_id = await running(store, sql)
     if executor == "dead":
-        await truth.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
+        await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
     else:
-        await truth.execute("UPDATE pgqrs_workflows SET executor = $1", ABANDONED)
+        await sql.execute("UPDATE pgqrs_workflows SET executor = $1", ABANDONED)
     await store.operations.cancel(workflow_id, interrupt=False)
-    assert (await row_of(truth, workflow_id))["status"] == "CANCELLED"
+    assert (await row_of(sql, workflow_id))["status"] == "CANCELLED"
     (error,) = await offered(store.journal, [RunEnd(workflow_id, 1, "1", None)])
     assert isinstance(error, (WorkflowCancelledError, WorkflowFencedError))
 
 
-async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(store, watch, truth):
-    workflow_id, _ = await running(store, truth)
+async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(store, watch, sql):
+    workflow_id, _ = await running(store, sql)
     for interrupt in (False, True, False):
         await store.operations.cancel(workflow_id, interrupt=interrupt)
-    assert (await row_of(truth, workflow_id))["cancel_interrupts"] is True
+    assert (await row_of(sql, workflow_id))["cancel_interrupts"] is True
     with pytest.raises(WorkflowCancelledError):
         await end_run(store, RunEnd(workflow_id, 1, "1", None))
-    row = await row_of(truth, workflow_id)
+    row = await row_of(sql, workflow_id)
     assert (row["status"], row["output"], row["cancel_interrupts"]) == ("CANCELLED", None, None)
     await store.operations.cancel(workflow_id, interrupt=False)
     (other,) = await enqueued(store)
@@ -932,7 +903,7 @@ async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(st
         await store.operations.cancel(other, interrupt=False)
 
 
-async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, truth):
+async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, sql):
     (queued,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     plain, _ = await store.create_and_claim("w", "{}")
@@ -940,13 +911,13 @@ async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch,
         await end_run(store, RunEnd(workflow_id, 1, None, "{}"))
         await store.operations.resume(workflow_id)
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [queued]
-    assert (await row_of(truth, plain))["status"] == "PENDING"
+    assert (await row_of(sql, plain))["status"] == "PENDING"
 
 
-async def test_the_clock_is_the_databases(store, truth):
-    before = await truth.fetchval("SELECT clock_timestamp()")
+async def test_the_clock_is_the_databases(store, sql):
+    before = await sql.fetchval("SELECT clock_timestamp()")
     asked = [await store.reader.now() for _ in range(3)]
-    after = await truth.fetchval("SELECT clock_timestamp()")
+    after = await sql.fetchval("SELECT clock_timestamp()")
     assert asked == sorted(asked)
     least, most = (after - before) * -1, 2 * (after - before)
     assert all(least <= each - before <= most for each in asked)
@@ -982,13 +953,13 @@ PLANTED = {
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("planted", PLANTED)
-async def test_a_violation_is_found(admin, truth, planted):
+async def test_a_violation_is_found(admin, sql, planted):
     statements, said = PLANTED[planted]
     store = await admin.store()
     await store.operations.create("w", "{}")
-    await planted_executor(truth)
+    await planted_executor(sql)
     assert await store.reader.violations() == []
-    await truth.execute(statements)
+    await sql.execute(statements)
     found = await store.reader.violations()
     assert any(said in each for each in found), found
 

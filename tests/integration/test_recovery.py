@@ -5,15 +5,14 @@ import logging
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 
 import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-
-DEADLINE = 30
+from tests.support.recorded import row_of
+from tests.support.waiting import DEADLINE, until
+from tests.support.workflows import cancel_task
 
 # What both the processes and the tests run. A step tells who executed it; each is a moment long, or blocks the loop.
 JOBS = """
@@ -67,35 +66,20 @@ job, blocking, own_admin = jobs["job"], jobs["blocking"], jobs["own_admin"]
 
 
 @pytest.fixture
-def process(dsn, schema, tmp_path):
+def process(dsn, schema, tmp_path, children):
     """Start processes that work, or that run one job of so many steps; `expiry` is their heartbeat's, in seconds."""
     path = tmp_path / "jobs.py"
     path.write_text(JOBS)
-    started = []
 
     def start(what="work", expiry=0.0):
-        environment = os.environ | {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema}
-        started.append(subprocess.Popen([sys.executable, str(path), str(what), str(expiry)], env=environment))
-        return started[-1]
+        return children.start(str(path), str(what), str(expiry), PGQRS_DSN=dsn, PGQRS_SCHEMA=schema)
 
-    yield start
-    for each in started:
-        if each.poll() is None:
-            each.send_signal(signal.SIGKILL)
-        each.wait()
+    return start
 
 
-async def _until(condition, *arguments):
-    deadline = time.monotonic() + DEADLINE
-    while not (answer := await condition(*arguments)):
-        assert time.monotonic() < deadline, f"{condition} did not come true in time"
-        await asyncio.sleep(0.01)
-    return answer
-
-
-async def _last_pid(truth, workflow_id, *, other_than=()):
+async def _last_pid(sql, workflow_id, *, other_than=()):
     """Return who executed the newest step, if it was somebody else."""
-    pid = await truth.fetchval(
+    pid = await sql.fetchval(
         "SELECT output::text::bigint FROM pgqrs_workflow_steps "
         "WHERE workflow_id = $1 AND status = 'SUCCESS' ORDER BY completed_at DESC LIMIT 1",
         workflow_id,
@@ -103,73 +87,69 @@ async def _last_pid(truth, workflow_id, *, other_than=()):
     return None if pid in other_than else pid
 
 
-async def _workflow(truth, workflow_id):
-    return await truth.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", workflow_id)
+async def _executors(sql, count):
+    return await sql.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") >= count
 
 
-async def _executors(truth, count):
-    return await truth.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") >= count
-
-
-async def test_a_killed_workers_run_goes_on_elsewhere_within_two_seconds(admin, truth, process):
+async def test_a_killed_workers_run_goes_on_elsewhere_within_two_seconds(admin, sql, process):
     workers = {each.pid: each for each in (process(), process())}
     handle = await admin.enqueue(job, 10_000)
     took = []
     for count in range(2, 6):
-        await _until(_executors, truth, count)
-        holder = await _until(_last_pid, truth, handle.id)
+        await until(_executors, sql, count)
+        holder = await until(_last_pid, sql, handle.id)
         spare = process()
         workers[spare.pid] = spare
-        await _until(_executors, truth, count + 1)
+        await until(_executors, sql, count + 1)
         workers[holder].send_signal(signal.SIGKILL)
         killed = time.monotonic()
-        await _until(lambda holder=holder: _last_pid(truth, handle.id, other_than=(None, holder)))
+        await until(lambda holder=holder: _last_pid(sql, handle.id, other_than=(None, holder)))
         took.append(time.monotonic() - killed)
     # Up to a second until a worker looks, and 0.8 s of suspicion.
     assert statistics.median(took) < 2.5, took
-    row = await _workflow(truth, handle.id)
+    row = await row_of(sql, handle.id)
     # Each time one epoch fences the dead run and the next is the new one; each run recorded steps.
     assert (row["epoch"], row["status"], row["attempts"]) == (2 * len(took) + 1, "RUNNING", 1)
     await handle.cancel()
-    await _until(lambda: _is(handle, "CANCELLED"))
+    await until(lambda: _is(handle, "CANCELLED"))
 
 
 async def _is(handle, status):
     return await handle.status() == status
 
 
-async def test_a_killed_run_without_a_worker_is_taken_over_by_one(admin, truth, process):
+async def test_a_killed_run_without_a_worker_is_taken_over_by_one(admin, sql, process):
     running = process(2_000)
-    workflow_id = await _until(lambda: truth.fetchval("SELECT id FROM pgqrs_workflows LIMIT 1"))
-    await _until(_last_pid, truth, workflow_id)
+    workflow_id = await until(lambda: sql.fetchval("SELECT id FROM pgqrs_workflows LIMIT 1"))
+    await until(_last_pid, sql, workflow_id)
     async with asyncio.timeout(DEADLINE), Worker(admin, [job]):
         # The worker looks twice and leaves it alone while it lives.
-        before = await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps")
-        await _until(lambda: _more_steps(truth, before + 60))
-        row = await _workflow(truth, workflow_id)
+        before = await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps")
+        await until(lambda: _more_steps(sql, before + 60))
+        row = await row_of(sql, workflow_id)
         assert (row["epoch"], row["status"]) == (1, "RUNNING")
         running.send_signal(signal.SIGKILL)
-        await _until(lambda: _last_pid(truth, workflow_id, other_than=(None, running.pid)))
-        assert await _last_pid(truth, workflow_id) == os.getpid()
-        assert (await _workflow(truth, workflow_id))["epoch"] == 3
+        await until(lambda: _last_pid(sql, workflow_id, other_than=(None, running.pid)))
+        assert await _last_pid(sql, workflow_id) == os.getpid()
+        assert (await row_of(sql, workflow_id))["epoch"] == 3
         await admin.cancel_workflow(workflow_id)
-        await _until(lambda: _is(admin.handle(workflow_id), "CANCELLED"))
+        await until(lambda: _is(admin.handle(workflow_id), "CANCELLED"))
 
 
-async def _more_steps(truth, count):
-    return await truth.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") >= count
+async def _more_steps(sql, count):
+    return await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") >= count
 
 
 async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_when_it_wakes(
-    admin, dsn, schema, truth, process
+    admin, dsn, schema, sql, process
 ):
     stopped = process(expiry=1.0)
     handle = await admin.enqueue(job, 120)
-    assert await _until(_last_pid, truth, handle.id) == stopped.pid
+    assert await until(_last_pid, sql, handle.id) == stopped.pid
     stopped.send_signal(signal.SIGSTOP)
     at = time.monotonic()
     async with Admin(dsn, schema) as own, Worker(own, [job]):
-        await _until(lambda: _last_pid(truth, handle.id, other_than=(None, stopped.pid)))
+        await until(lambda: _last_pid(sql, handle.id, other_than=(None, stopped.pid)))
         # Its lock is held: four times the expiry, and up to a second twice until a worker looks.
         assert 3.5 < time.monotonic() - at < 10
         stopped.send_signal(signal.SIGCONT)
@@ -177,7 +157,7 @@ async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_whe
         turn = results.index(os.getpid())
         assert set(results[:turn]) == {stopped.pid}
         assert set(results[turn:]) == {os.getpid()}
-    row = await _workflow(truth, handle.id)
+    row = await row_of(sql, handle.id)
     assert row["epoch"] == 3
     # The process that was stopped is none the worse for it.
     assert await (await admin.enqueue(job, 3)).result(timeout=DEADLINE) == [stopped.pid] * 3
@@ -188,52 +168,52 @@ async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_whe
     [(3.0, 1.0), pytest.param(60.0, 15.0, marks=pytest.mark.slow)],
     ids=["short", "a-minute"],
 )
-async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, truth, process, seconds, expiry):
+async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, sql, process, seconds, expiry):
     """Another run waits in the blocked loop too; a live worker looks for something to take over all the while."""
     blocked = process(expiry=expiry)
     handle, beside = await admin.enqueue(blocking, seconds), await admin.enqueue(job, 200)
     for each in (handle, beside):
-        assert await _until(_last_pid, truth, each.id) == blocked.pid
+        assert await until(_last_pid, sql, each.id) == blocked.pid
     async with Worker(admin, [blocking, job]) as other:
         assert await handle.result(timeout=seconds + DEADLINE) == [blocked.pid] * 3
         assert await beside.result(timeout=DEADLINE) == [blocked.pid] * 200
         assert other._services._claim_connection._ticks > seconds / 2
-    crunch = await truth.fetchrow("SELECT * FROM pgqrs_workflow_steps WHERE step_id = 'crunch'")
+    crunch = await sql.fetchrow("SELECT * FROM pgqrs_workflow_steps WHERE step_id = 'crunch'")
     assert (crunch["completed_at"] - crunch["started_at"]).total_seconds() > seconds
     for each in (handle, beside):
-        row = await _workflow(truth, each.id)
+        row = await row_of(sql, each.id)
         assert (row["status"], row["epoch"], row["attempts"]) == ("SUCCESS", 1, 1)
     logging.getLogger("tests").info("blocked for %g s with an expiry of %g s: not taken over", seconds, expiry)
 
 
-async def test_killed_connections_are_no_death(admin, dsn, schema, truth):
+async def test_killed_connections_are_no_death(admin, dsn, schema, sql):
     async with Admin(dsn, schema) as busy, Admin(dsn, schema) as idle:
         async with asyncio.timeout(DEADLINE), Worker(busy, [job]):
             handle = await admin.enqueue(job, 150)
-            await _until(_last_pid, truth, handle.id)
+            await until(_last_pid, sql, handle.id)
             async with Worker(idle, [job]) as other:
                 for _ in range(3):
-                    await _kill_pulses(truth)
-                    await _until(_locks, truth, 2)
+                    await _kill_pulses(sql)
+                    await until(_locks, sql, 2)
                     seen = other._services._claim_connection._ticks
-                    await _until(lambda seen=seen: _ticked(other, seen + 1))
+                    await until(lambda seen=seen: _ticked(other, seen + 1))
                 assert await handle.result() == [os.getpid()] * 150
-        row = await _workflow(truth, handle.id)
+        row = await row_of(sql, handle.id)
         assert (row["epoch"], row["executor"]) == (1, None)
 
 
-async def _kill_pulses(truth):
+async def _kill_pulses(sql):
     """Kill the connections that hold the locks of the executors in the test's schema."""
-    killed = await truth.fetch(
+    killed = await sql.fetch(
         "SELECT pg_terminate_backend(pg_locks.pid) FROM pg_locks JOIN pgqrs_executors "
         "ON (classid::bigint << 32 | objid::bigint) = lock_key WHERE locktype = 'advisory'"
     )
     assert killed
 
 
-async def _locks(truth, count):
+async def _locks(sql, count):
     """Tell whether so many executors hold their locks."""
-    held = await truth.fetchval(
+    held = await sql.fetchval(
         "SELECT count(*) FROM pg_locks JOIN pgqrs_executors "
         "ON (classid::bigint << 32 | objid::bigint) = lock_key WHERE locktype = 'advisory'"
     )
@@ -244,7 +224,7 @@ async def _ticked(worker, count):
     return worker._services._claim_connection._ticks >= count
 
 
-async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, truth):
+async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, sql):
     @step
     async def endless(ctx: PyWorkflow) -> None:
         began.set()
@@ -263,8 +243,6 @@ async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, truth
         [record] = await admin.list_workflows()
         async with Worker(admin, [job]):
             assert await admin.handle(record.id).result() == [os.getpid()] * 3
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        await cancel_task(running)
     [record] = await admin.list_workflows()
     assert (record.status, record.epoch) == ("SUCCESS", 3)

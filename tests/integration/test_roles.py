@@ -3,7 +3,6 @@
 import uuid
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
@@ -13,6 +12,7 @@ from pgqrs.cli import main
 from pgqrs.models import HEAD, Base
 from pgqrs.storage.grants import _OF_WORKER, grants
 from pgqrs.storage.migrate import VERSION_TABLE
+from tests.support.database import connected
 
 
 @step
@@ -36,27 +36,25 @@ async def roles(own_database):
     """Make an installer, a worker and a producer, whose names need quotes, in a database that gives PUBLIC nothing."""
     suffix = uuid.uuid4().hex[:8]
     names = [f"{kind}-{suffix}" for kind in ("installer", "worker", "producer")]
-    root = await asyncpg.connect(own_database)
-    database = await root.fetchval("SELECT current_database()")
-    await root.execute(
-        f'REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE CREATE ON DATABASE "{database}" FROM PUBLIC'
-    )
-    for name in names:
-        await root.execute(f'CREATE ROLE "{name}" LOGIN')
-    await root.execute(f'GRANT CREATE ON DATABASE "{database}" TO "{names[0]}"')
-    yield names
-    for name in names:
-        await root.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')
-    await root.close()
+    async with connected(own_database) as root:
+        database = await root.fetchval("SELECT current_database()")
+        await root.execute(
+            f'REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE CREATE ON DATABASE "{database}" FROM PUBLIC'
+        )
+        for name in names:
+            await root.execute(f'CREATE ROLE "{name}" LOGIN')
+        await root.execute(f'GRANT CREATE ON DATABASE "{database}" TO "{names[0]}"')
+        yield names
+        for name in names:
+            await root.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')
 
 
 async def test_an_installer_a_worker_and_a_producer_do_with_the_rights_that_are_printed(own_database, roles):
     installer, worker, producer = roles
     script = CliRunner().invoke(main, ["sql", "--grant-to", worker, "--producer", producer])
     assert script.exit_code == 0, script.output
-    owner = await asyncpg.connect(as_role(own_database, installer))
-    await owner.execute(script.output)
-    await owner.close()
+    async with connected(as_role(own_database, installer)) as owner:
+        await owner.execute(script.output)
     async with (
         Admin(as_role(own_database, producer)) as producing,
         Admin(as_role(own_database, worker)) as working,

@@ -1,11 +1,8 @@
 """`pgqrs worker`, run as a process of its own."""
 
 import asyncio
-import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -13,8 +10,8 @@ from cryptography.fernet import Fernet
 
 from pgqrs import Admin, PyWorkflow, cli, workflow
 from pgqrs.codecs.fernet import FernetCodec
-
-DEADLINE = 30
+from tests.support.processes import ended, line_of
+from tests.support.waiting import DEADLINE, until
 
 KEY = Fernet.generate_key().decode()
 
@@ -102,38 +99,10 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def pgqrs_worker(dsn, schema, folder):
-    started = []
-
-    def start(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "pgqrs.cli", "worker", *arguments],
-            env=os.environ | {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-async def _until(condition):
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
-def _ended(process):
-    out, err = process.communicate(timeout=DEADLINE)
-    return process.returncode, out, err
+def pgqrs_worker(dsn, schema, folder, children):
+    command = ("-W", "error", "-m", "pgqrs.cli", "worker")
+    environment = {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema}
+    return lambda *arguments: children.start(*command, *arguments, cwd=folder, **environment)
 
 
 async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, pgqrs_worker, folder):
@@ -141,13 +110,13 @@ async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, 
     greeted = await admin.options(queue="mail").enqueue(hello, "ann")
     assert await greeted.result(timeout=DEADLINE) == "hello ann"
     handle = await admin.enqueue(patient, str(folder / "go"))
-    await _until((folder / "go.began").exists)
+    await until((folder / "go.began").exists)
     process.send_signal(signal.SIGTERM)
     with pytest.raises(TimeoutError):
         await handle.result(timeout=0.5)
     assert process.poll() is None
     (folder / "go").touch()
-    code, out, err = await asyncio.to_thread(_ended, process)
+    code, out, err = await asyncio.to_thread(ended, process)
     assert (code, out) == (0, "")
     assert "has started" in err
     assert "Traceback" not in err
@@ -160,12 +129,12 @@ async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, 
 async def test_a_second_signal_stops_it_now(admin, pgqrs_worker, folder):
     process = pgqrs_worker("shop.jobs", "--grace", "600")
     handle = await admin.enqueue(patient, str(folder / "go"))
-    await _until((folder / "go.began").exists)
+    await until((folder / "go.began").exists)
     process.send_signal(signal.SIGINT)
     with pytest.raises(TimeoutError):
         await handle.result(timeout=0.3)
     process.send_signal(signal.SIGTERM)
-    code, _, err = await asyncio.to_thread(_ended, process)
+    code, _, err = await asyncio.to_thread(ended, process)
     assert (code, "Traceback" in err) == (0, False)
     assert await handle.status() == "PENDING"
 
@@ -181,11 +150,7 @@ async def test_ready_work_of_another_codec_is_warned_of_with_the_option_that_hel
     async with Admin(dsn, installed, codec=FernetCodec([KEY])) as sealing:
         await sealing.enqueue(hello, "ann")
     process = pgqrs_worker("shop.jobs")
-
-    def told():
-        return next(line for line in process.stderr if "cannot read them" in line)
-
-    warning = await asyncio.wait_for(asyncio.to_thread(told), DEADLINE)
+    warning = await line_of(process.stderr, "cannot read them")
     assert "workflows 'hello' are ready" in warning
     assert "the codec 'fernet+json', and the Admin of this worker has 'json'" in warning
     assert "pgqrs worker ... --admin MODULE:NAME" in warning
@@ -198,7 +163,7 @@ async def test_an_admin_of_the_application_runs_what_is_written_with_its_codec(d
         handle = await sealing.enqueue(hello, "ann")
         assert await handle.result(timeout=DEADLINE) == "hello ann"
     process.send_signal(signal.SIGTERM)
-    code, _, err = await asyncio.to_thread(_ended, process)
+    code, _, err = await asyncio.to_thread(ended, process)
     assert (code, "Traceback" in err) == (0, False), err
 
 
@@ -278,7 +243,7 @@ def test_usage(dsn, options):
 
 
 def test_without_tables_it_says_what_to_do(pgqrs_worker, schema):
-    code, _, err = _ended(pgqrs_worker("shop.jobs"))
+    code, _, err = ended(pgqrs_worker("shop.jobs"))
     assert code == 1
     assert f"Error: pgqrs is not installed in the schema '{schema}'" in err
     assert "Traceback" not in err

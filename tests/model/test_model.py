@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
-from beside import FUNCTIONS, PATIENCE, UNIT, Beside, signs, text
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,10 +23,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from reference import OVER, Claimed, Reference, Run, Workflow
 
 from pgqrs.errors import InvariantError, PgqrsError, WorkflowCancelledError, WorkflowFencedError
 from pgqrs.storage.records import StoredOutcome
+from tests.support.model_driver import FUNCTIONS, PATIENCE, UNIT, Driver, signs, text
+from tests.support.model_reference import OVER, Claimed, Reference, Run, Workflow
 
 T = TypeVar("T")
 
@@ -54,16 +54,16 @@ rarely = st.sampled_from([False, False, False, True])
 class PgqrsMachine(RuleBasedStateMachine):
     """The moves of three processes, an operator and the clock."""
 
-    def __init__(self, runner: asyncio.Runner, beside: Beside) -> None:
+    def __init__(self, runner: asyncio.Runner, driver: Driver) -> None:
         super().__init__()
         self._run = runner.run
-        self.beside = beside
+        self.driver = driver
         self.model = Reference(PROCESSES)
         self.runs: list[Run] = []
         self.ticked: set[int] = set()
         self.kept: dict[tuple[int, str], str | None] = {}
         self._texts = 0
-        self._run(beside.clear())
+        self._run(driver.clear())
 
     def teardown(self) -> None:
         self._run(self._come_to_rest())
@@ -106,16 +106,16 @@ class PgqrsMachine(RuleBasedStateMachine):
             await self._come_back(process)
 
     async def _come_back(self, process: int) -> None:
-        await self.beside.come_back(process)
+        await self.driver.come_back(process)
         self.model.beat(process)
 
     def came(self, number: int, workflow_id: int) -> None:
         """Note the id of what was submitted: a new one for a new workflow."""
-        if number < len(self.beside.ids):
-            assert self.beside.ids[number] == workflow_id, "one key, one workflow"
+        if number < len(self.driver.ids):
+            assert self.driver.ids[number] == workflow_id, "one key, one workflow"
         else:
-            assert workflow_id not in self.beside.ids
-            self.beside.ids.append(workflow_id)
+            assert workflow_id not in self.driver.ids
+            self.driver.ids.append(workflow_id)
             self.model.workflows[number].id = workflow_id
 
     def took(self, claimed: Claimed, process: int) -> None:
@@ -143,7 +143,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         timeout: int | None,
     ) -> None:
         number = self.model.submit(Workflow(name, 0, queue, key, priority, timeout), delay)
-        submitter = self.beside.processes[process].admin.options(
+        submitter = self.driver.processes[process].admin.options(
             key=key,
             queue=queue,
             priority=priority,
@@ -163,7 +163,7 @@ class PgqrsMachine(RuleBasedStateMachine):
     )
     def enqueue_many(self, process: int, name: str, queue: str, priority: int, some: list[str | None]) -> None:
         options = {"queue": queue, "priority": priority, "on_conflict": "ignore"}
-        submitter = self.beside.processes[process].admin.options(**options)
+        submitter = self.driver.processes[process].admin.options(**options)
         keyed = all(key is not None for key in some)
         texts = [key if keyed and key else None for key in some]
         numbers = [self.model.submit(Workflow(name, 0, queue, key, priority), None) for key in texts]
@@ -178,7 +178,7 @@ class PgqrsMachine(RuleBasedStateMachine):
     @rule(process=processes, name=names)
     def create(self, process: int, name: str) -> None:
         number = self.model.create(name)
-        context = self._run(self.beside.processes[process].admin.create_workflow(name))
+        context = self._run(self.driver.processes[process].admin.create_workflow(name))
         self.came(number, context.id())
 
     @rule(process=processes, name=names, timeout=timeouts)
@@ -189,7 +189,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         await self.join(process)
         run = self.model.begin(name, process, timeout)
         seconds = None if timeout is None else timeout * UNIT
-        workflow_id, claim = await self.beside.processes[process].store.create_and_claim(name, "{}", seconds)
+        workflow_id, claim = await self.driver.processes[process].store.create_and_claim(name, "{}", seconds)
         assert claim.epoch == run.epoch
         self.came(run.workflow, workflow_id)
         self.runs.append(run)
@@ -204,7 +204,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         await self.join(process)
         wanted = self.model.claimable(some, queues)[:limit]
         expected = [self.model.claim_ready(number, process) for number in wanted]
-        assert await self.beside.claim_ready(process, some, queues, limit) == expected
+        assert await self.driver.claim_ready(process, some, queues, limit) == expected
         for each in expected:
             self.took(each, process)
             await self._check_history(process, each.workflow)
@@ -218,7 +218,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         for process in order:
             await self.join(process)
         ready = self.model.claimable(*everything)
-        claims = (self.beside.claim_ready(process, *everything, limit) for process in order)
+        claims = (self.driver.claim_ready(process, *everything, limit) for process in order)
         answers = await asyncio.gather(*claims)
         taken = [each for answer in answers for each in answer]
         assert len({each.workflow for each in taken}) == len(taken), "one run, one executor"
@@ -240,9 +240,9 @@ class PgqrsMachine(RuleBasedStateMachine):
         expected = self.model.claim(number, process, timeout)
         seconds = None if timeout is None else timeout * UNIT
         claimed = await self.must(
-            self.beside.processes[process].store.claim(self.beside.ids[number], seconds), expected
+            self.driver.processes[process].store.claim(self.driver.ids[number], seconds), expected
         )
-        await self.beside.stand_still()
+        await self.driver.stand_still()
         if claimed is not None and claimed.succeeded:
             assert claimed.output == expected
         elif claimed is not None:
@@ -253,10 +253,10 @@ class PgqrsMachine(RuleBasedStateMachine):
     async def _doubt(self) -> None:
         """Have suspected whoever shows no life, long enough for a start by hand or a cancellation to believe it."""
         self.model.suspect()
-        await self.beside.wait_out(self.model.silent)
+        await self.driver.wait_out(self.model.silent)
 
     async def _check_history(self, process: int, number: int) -> None:
-        history = await self.beside.processes[process].store.history(self.beside.ids[number])
+        history = await self.driver.processes[process].store.history(self.driver.ids[number])
         outcomes = {id_: (each.output, each.error) for id_, each in history.outcomes.items()}
         failed = {id_: each.failures for id_, each in history.failed.items()}
         assert (outcomes, failed) == self.model.history(number)
@@ -269,7 +269,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         output = self.text("output") if kind == "output" else None
         error = self.text("error") if kind == "error" else None
         expected = self.model.record(run, step_id, output, error)
-        told = self._run(self.must(self.beside.record(run, step_id, output, error), expected))
+        told = self._run(self.must(self.driver.record(run, step_id, output, error), expected))
         if told is not None:
             assert (told.output, told.error) == (expected.output, expected.error)
 
@@ -279,9 +279,9 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _record_twice(self, run: Run, step_id: str) -> None:
         texts = [self.text("output"), self.text("output")]
-        outcomes = [await self.beside.outcome(run, step_id, output, None) for output in texts]
+        outcomes = [await self.driver.outcome(run, step_id, output, None) for output in texts]
         told = await asyncio.gather(
-            *(self.beside.recording(each, run.executor) for each in outcomes), return_exceptions=True
+            *(self.driver.recording(each, run.executor) for each in outcomes), return_exceptions=True
         )
         expected = self.model.record(run, step_id, texts[0], None)
         if isinstance(expected, type):
@@ -298,7 +298,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         failures = (there.failures if there else 0) + (not again)
         error = self.text("error")
         expected = self.model.fail(run, step_id, error, max(1, failures), delay)
-        self._run(self.must(self.beside.fail(run, step_id, error, max(1, failures), delay), expected))
+        self._run(self.must(self.driver.fail(run, step_id, error, max(1, failures), delay), expected))
 
     @rule(
         pick=anyone, stale=rarely, wait=spans, retries=st.none() | st.integers(1, 3),
@@ -309,7 +309,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         error = None if retries is None else self.text("error")
         waited = wait if status == "WAITING" else None
         self.model.leave(run, status, waited, retries, error)
-        self._run(self.beside.leave(run, status, waited, retries, error))
+        self._run(self.driver.leave(run, status, waited, retries, error))
 
     @rule(pick=anyone, stale=rarely, fails=st.booleans(), reopen=some_steps)
     def end(self, pick: int, stale: bool, fails: bool, reopen: tuple[str, ...]) -> None:
@@ -317,7 +317,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         output, error = (None, self.text("error")) if fails else (self.text("output"), None)
         reopened = reopen if fails else ()
         expected = self.model.end(run, output, error, reopened)
-        self._run(self.must(self.beside.end(run, output, error, reopened), expected))
+        self._run(self.must(self.driver.end(run, output, error, reopened), expected))
 
     @rule(pick=anyone, step_id=step_ids)
     def record_while_taken_over(self, pick: int, step_id: str) -> None:
@@ -331,10 +331,10 @@ class PgqrsMachine(RuleBasedStateMachine):
             return
         await self.join(process)
         output = self.text("output")
-        outcome = await self.beside.outcome(run, step_id, output, None)
-        start = self.beside.processes[process].store.claim(self.beside.ids[run.workflow])
+        outcome = await self.driver.outcome(run, step_id, output, None)
+        start = self.driver.processes[process].store.claim(self.driver.ids[run.workflow])
         recorded, claimed = await asyncio.gather(
-            self.beside.recording(outcome, process), start, return_exceptions=True
+            self.driver.recording(outcome, process), start, return_exceptions=True
         )
         assert not isinstance(claimed, BaseException), claimed
         if isinstance(recorded, StoredOutcome):
@@ -356,15 +356,15 @@ class PgqrsMachine(RuleBasedStateMachine):
         await self._doubt()
         answer = self.model.cancel(number, interrupt=interrupt)
         told = answer if isinstance(answer, int) else None
-        await self.must(self.beside.cancel(process, number, interrupt=interrupt, told=told), answer)
-        await self.beside.stand_still()
+        await self.must(self.driver.cancel(process, number, interrupt=interrupt, told=told), answer)
+        await self.driver.stand_still()
 
     @precondition(lambda self: self.model.workflows)
     @rule(process=processes, pick=anyone)
     def resume(self, process: int, pick: int) -> None:
         number = self.workflow_of(pick)
         answer = self.model.resume(number)
-        self._run(self.must(self.beside.processes[process].admin.resume_workflow(self.beside.ids[number]), answer))
+        self._run(self.must(self.driver.processes[process].admin.resume_workflow(self.driver.ids[number]), answer))
 
     # Life, death and the clock
 
@@ -376,7 +376,7 @@ class PgqrsMachine(RuleBasedStateMachine):
             return
         process = living[pick % len(living)]
         executor = self.model.executors[process]
-        self._run(getattr(self.beside, how)(process))
+        self._run(getattr(self.driver, how)(process))
         if how == "freeze":
             executor.beats, executor.expires, executor.suspected = False, self.model.now, self.model.now - 1
         elif how == "lose_lock":
@@ -399,7 +399,7 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _pass_time(self, units: int) -> None:
         beating = [number for number, each in enumerate(self.model.executors) if each.beats]
-        await self.beside.pass_time(units, beating)
+        await self.driver.pass_time(units, beating)
         self.model.pass_time(units)
 
     @rule(process=processes, some=some_names, queues=some_queues, unknown_too=rarely)
@@ -409,8 +409,8 @@ class PgqrsMachine(RuleBasedStateMachine):
     async def _tick(self, process: int, some: list[str], queues: list[str], *, unknown_too: bool) -> None:
         await self.join(process)
         expected = self.model.tick(some, queues, unknown_too=unknown_too)
-        found = await self.beside.tick(process, some, queues, unknown_too=unknown_too)
-        await self.beside.stand_still()
+        found = await self.driver.tick(process, some, queues, unknown_too=unknown_too)
+        await self.driver.stand_still()
         left = None if found.next_due is None else round(found.next_due / UNIT)
         assert found._replace(next_due=left)[: len(expected)] == expected
 
@@ -423,14 +423,14 @@ class PgqrsMachine(RuleBasedStateMachine):
     async def _compare(self) -> None:
         model = self.model
         expected = [self._seen(each) for each in model.workflows]
-        assert await self.beside.workflows() == expected
+        assert await self.driver.workflows() == expected
         steps = {
             (number, id_): replace(step, retry_at=None if step.retry_at is None else step.retry_at - model.now)
             for number, workflow in enumerate(model.workflows)
             for id_, step in workflow.steps.items()
         }
-        assert await self.beside.steps() == steps
-        assert await self.beside.executors(model) == [signs(each) for each in model.executors]
+        assert await self.driver.steps() == steps
+        assert await self.driver.executors(model) == [signs(each) for each in model.executors]
         for place, step in steps.items():
             if place in self.kept or step.status == "SUCCESS":
                 assert (step.status, step.output) == ("SUCCESS", self.kept.setdefault(place, step.output))
@@ -443,14 +443,14 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _come_to_rest(self) -> None:
         """Let whoever died be noticed; then nothing may be amiss, and what has ended gives its result."""
-        assert [each for each in await self.beside.violations() if LONG_DEAD not in each] == []
+        assert [each for each in await self.driver.violations() if LONG_DEAD not in each] == []
         everything = sorted(FUNCTIONS), ["default", "other"]
         await self._tick(0, *everything, unknown_too=True)
         await self._pass_time(1)
         await self._tick(0, *everything, unknown_too=True)
         await self._compare()
         try:
-            await self.beside.processes[1].admin.verify(deep=True)
+            await self.driver.processes[1].admin.verify(deep=True)
         except InvariantError as error:
             raise AssertionError(error.violations) from error
         for workflow in self.model.workflows:
@@ -459,7 +459,7 @@ class PgqrsMachine(RuleBasedStateMachine):
                 await self._check_result(workflow)
 
     async def _check_result(self, workflow: Workflow) -> None:
-        result = self.beside.processes[2].admin.handle(workflow.id).result(timeout=PATIENCE)
+        result = self.driver.processes[2].admin.handle(workflow.id).result(timeout=PATIENCE)
         if workflow.status == "SUCCESS":
             assert await result == json.loads(workflow.output or "null")
         elif workflow.status == "CANCELLED":
@@ -471,13 +471,13 @@ class PgqrsMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def driven(dsn: str) -> Iterator[tuple[asyncio.Runner, Beside]]:
+def driven(dsn: str) -> Iterator[tuple[asyncio.Runner, Driver]]:
     """Three processes on a schema of their own, in an event loop that goes on from example to example."""
     with asyncio.Runner() as runner:
-        beside = Beside(dsn, f"test_{uuid.uuid4().hex[:12]}", PROCESSES)
-        runner.run(beside.open())
-        yield runner, beside
-        runner.run(beside.close())
+        driver = Driver(dsn, f"test_{uuid.uuid4().hex[:12]}", PROCESSES)
+        runner.run(driver.open())
+        yield runner, driver
+        runner.run(driver.close())
 
 
 def _settings() -> settings:
@@ -492,7 +492,7 @@ def _settings() -> settings:
     )
 
 
-def test_a_cancelled_run_of_a_dead_executor_keeps_no_deadline(driven: tuple[asyncio.Runner, Beside]) -> None:
+def test_a_cancelled_run_of_a_dead_executor_keeps_no_deadline(driven: tuple[asyncio.Runner, Driver]) -> None:
     """What the machine found once, move by move: its deadline passed afterwards, and it became an ERROR."""
     machine = PgqrsMachine(*driven)
     machine.begin(process=0, name="first", timeout=5)
@@ -507,5 +507,5 @@ def test_a_cancelled_run_of_a_dead_executor_keeps_no_deadline(driven: tuple[asyn
 
 
 @pytest.mark.timeout(0 if "PGQRS_MODEL_EXAMPLES" in os.environ else 300)
-def test_pgqrs_does_what_the_model_says(driven: tuple[asyncio.Runner, Beside]) -> None:
+def test_pgqrs_does_what_the_model_says(driven: tuple[asyncio.Runner, Driver]) -> None:
     run_state_machine_as_test(lambda: PgqrsMachine(*driven), settings=_settings())

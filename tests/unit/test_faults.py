@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import DatabaseError, DatabaseUnavailableError, InvalidDSNError, NotInstalledError, PgqrsError
 from pgqrs.storage.connections.errors import (
@@ -19,6 +18,7 @@ from pgqrs.storage.connections.errors import (
     translate,
     translated,
 )
+from tests.support.database import connected, engine_on
 
 
 def server_error(code):
@@ -204,7 +204,7 @@ def test_the_cause_is_the_drivers_error_and_not_sqlalchemys():
 async def test_real_errors_of_the_server_are_known_as_the_driver_and_as_sqlalchemy_tell_them(
     dsn, statement, code, verdict, kind
 ):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     plain = await asyncpg.connect(dsn)
     found = []
     try:
@@ -229,8 +229,8 @@ async def test_real_failures_to_connect_are_passing_or_not(dsn):
         with pytest.raises(OSError) as caught:
             await asyncpg.connect(f"postgresql://u@127.0.0.1:{unused.getsockname()[1]}/d?sslmode=disable")
         assert is_transient(caught.value)
-    plain = await asyncpg.connect(dsn)
-    await plain.close()
+    async with connected(dsn) as plain:
+        pass
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await plain.fetch("SELECT 1")
     assert is_transient(caught.value)
@@ -241,13 +241,12 @@ async def test_real_failures_to_connect_are_passing_or_not(dsn):
 
 
 async def test_a_closed_connection_of_a_pool_is_passing_as_sqlalchemy_tells_it(dsn):
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn))
+    engine = engine_on(dsn)
     try:
         async with engine.connect() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
-        other = await asyncpg.connect(dsn)
-        await other.execute("SELECT pg_terminate_backend($1, 5000)", pid)
-        await other.close()
+        async with connected(dsn) as other:
+            await other.execute("SELECT pg_terminate_backend($1, 5000)", pid)
         with pytest.raises((DBAPIError, InterfaceError)) as caught:
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
@@ -258,9 +257,8 @@ async def test_a_closed_connection_of_a_pool_is_passing_as_sqlalchemy_tells_it(d
 
 
 async def test_a_pool_that_has_none_to_give_is_unavailable(dsn):
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(dsn),
+    engine = engine_on(
+        dsn,
         pool_size=1,
         max_overflow=0,
         pool_timeout=0.05,

@@ -1,24 +1,16 @@
 """Statements name their functions whole and compare like with like; see `pgqrs.storage.queries.expressions`."""
 
 import ast
-import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from pgqrs.models import HEAD
-from pgqrs.storage import migrate
 from pgqrs.storage.connections.pooler import OPTION
-from pgqrs.storage.journal import registry as writes
-from pgqrs.storage.journal.registry import OPERATIONS
 from pgqrs.storage.migrate import sql_script
-from pgqrs.storage.queries import claims, executors, invariants, maintenance, server, steps, workflows
-from pgqrs.testing import sql as testbed
+from tests.support.statements import statements
 
 CHECKOUT = Path(__file__).parents[2]
 SOURCES = [
@@ -41,26 +33,6 @@ SQL = re.compile(r"\b(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|ALTER|SET)\b"
 def bare_calls(text: str) -> set[str]:
     """Return the functions that a statement calls by half their names."""
     return set(CALL.findall(SEVERAL_ARRAYS.sub("", ALIAS.sub("", text)))) - BARE
-
-
-def statements() -> Iterator[tuple[str, Any]]:
-    for kind in OPERATIONS.values():
-        yield f"{kind.name}", kind.statement()
-        yield f"single {kind.name}", kind.statement(single=True)
-    names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
-    yield "a batch of all kinds", writes.combine(tuple(names))
-    yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
-    yield "current state", writes.CURRENT_STATE.statement()
-    yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
-    yield "enqueue in the caller's session", writes.CALLER_ENQUEUE.statement()
-    for sentence, query in invariants.INVARIANTS:
-        yield sentence, query.limit(1)
-    for module in (claims, maintenance, executors, server, steps, workflows, migrate, testbed):
-        for name, value in vars(module).items():
-            own = inspect.isfunction(value) and value.__module__ == module.__name__
-            made = value() if own and not inspect.signature(value).parameters else value
-            if isinstance(made, ClauseElement):
-                yield f"{module.__name__.rpartition('.')[2]}.{name}", made
 
 
 @pytest.mark.parametrize(("name", "statement"), [pytest.param(*each, id=each[0]) for each in statements()])

@@ -15,7 +15,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from pgqrs.storage.journal.registry import OPERATIONS
 from pgqrs.storage.queries import invariants
-from tests.unit.test_qualified_sql import statements
+from tests.support.statements import statements
 
 FOLDER = Path(__file__).parents[1] / "statements"
 

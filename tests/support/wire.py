@@ -45,11 +45,11 @@ _SILENT = {Fault.SILENT_BEFORE, Fault.LATE}
 class Wire:
     """PostgreSQL behind a port that this test controls; give its `dsn` to the client."""
 
-    def __init__(self, dsn: str, truth: asyncpg.Connection[Any]) -> None:
-        """Lead to the server of the DSN, which `truth` is connected to."""
+    def __init__(self, dsn: str, sql: asyncpg.Connection[Any]) -> None:
+        """Lead to the server of the DSN, which `sql` is connected to."""
         self._real = dsn
-        parameters: Any = truth._params
-        self.address: Any = truth._addr
+        parameters: Any = sql._params
+        self.address: Any = sql._addr
         self._user, self._password = parameters.user, parameters.password or ""
         self._database = parameters.database
         self._server: asyncio.Server | None = None

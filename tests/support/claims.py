@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 
-from acceptance_helpers import until
-
 from pgqrs import PyWorkflow
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Submission
 from pgqrs.workflow.definition import definition_of
+from tests.support.waiting import until
 
 
 class Claims:

@@ -1,29 +1,15 @@
-"""What the tests of the storage share: waiting, records handed to the journal, and what stands in the tables."""
+"""Records handed to the journal, with the claim of their run."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from functools import partial
-from uuid import uuid4
 
 from sqlalchemy import select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal import futures as answers
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import NewRun, RunStart, Submission
-
-DEADLINE = 20.0
-
-
-async def become_true(condition):
-    """Wait until a condition holds, and fail when it does not in time."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.005)
+from tests.support.waiting import DEADLINE
 
 
 async def claimed(database, *records):
@@ -71,12 +57,6 @@ async def enqueue_many(store, submissions):
     return [each.workflow_id for each in await store.operations.submit(new)]
 
 
-def limit(admin, **limits):
-    """Change limits of an admin that has not been used yet."""
-    loops = admin._loops
-    loops.settings = loops.settings._replace(limits=loops.settings.limits._replace(**limits))
-
-
 async def submit(journal, record):
     """Hand a record in and return the future of what becomes of it."""
     (record,) = await claimed(journal._database, record)
@@ -91,50 +71,3 @@ async def offered(journal, records):
     futures = [await submit(journal, record) for record in await claimed(journal._database, *records)]
     async with asyncio.timeout(DEADLINE):
         return await asyncio.gather(*futures, return_exceptions=True)
-
-
-@asynccontextmanager
-async def watching(store, executor_id=None, on_notify=lambda queue: None):
-    """Watch the queues for an executor, or for one whose signs of life the test makes up."""
-    watch = (
-        await store.claim_connection(on_notify)
-        if executor_id is None
-        else ClaimConnection(store.database, executor_id, on_notify)
-    )
-    try:
-        yield watch
-    finally:
-        await watch.close()
-
-
-async def planted_executor(
-    truth,
-    executor_id=None,
-    *,
-    lock_key=None,
-    backend_pid=None,
-    expires_in=3600.0,
-    expiry=None,
-    suspected=None,
-    stopped=False,
-):
-    """Register an executor that lives as long as the test says; `suspected` is since how many seconds."""
-    executor_id = executor_id or uuid4()
-    await truth.execute(
-        "INSERT INTO pgqrs_executors"
-        " (id, lock_key, host, pid, expires_at, suspected_at, stopped_at, backend_pid, expiry)"
-        " VALUES ($1, $2, 'planted', 1, now() + $3 * interval '1 second', now() - $4 * interval '1 second', $5, $6, $7)",
-        executor_id, lock_key, expires_in, suspected, await truth.fetchval("SELECT now()") if stopped else None,
-        backend_pid, expiry,
-    )  # fmt: skip
-    return executor_id
-
-
-async def row_of(truth, workflow_id):
-    return await truth.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", workflow_id)
-
-
-async def tables(truth):
-    """Return everything that is recorded, as text."""
-    workflows = await truth.fetch("SELECT w::text FROM pgqrs_workflows w ORDER BY id")
-    return workflows, await truth.fetch("SELECT s::text FROM pgqrs_workflow_steps s ORDER BY workflow_id, step_id")

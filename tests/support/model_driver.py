@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
-from reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
 
 from pgqrs import Admin, PyWorkflow, workflow
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
@@ -23,7 +21,9 @@ from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease, StepOutcome, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
-from tests.integration.storage_helpers import claimed, end_run, fail_attempt, leave_run
+from tests.support.journal_records import claimed, end_run, fail_attempt, leave_run
+from tests.support.model_reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
+from tests.support.waiting import until
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Process:
         await self.admin.close()
 
 
-class Beside:
+class Driver:
     """Processes on one schema, and a raw connection that makes time pass and looks at the tables."""
 
     def __init__(self, dsn: str, schema: str, count: int) -> None:
@@ -119,7 +119,7 @@ class Beside:
     async def _settle(self) -> None:
         """Wait until the server has been up for so long that executors may count as dead."""
         settled = "SELECT pg_postmaster_start_time() < now() - interval '1 second' * $1::float8"
-        await self.until(lambda: self.sql.fetchval(settled, executors.SETTLING))
+        await until(lambda: self.sql.fetchval(settled, executors.SETTLING))
 
     async def clear(self) -> None:
         """Begin anew, with empty tables and executors that live."""
@@ -134,13 +134,6 @@ class Beside:
             await process.close()
         await self.sql.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
         await self.sql.close()
-
-    async def until(self, condition: Callable[[], Awaitable[T]]) -> T:
-        deadline = time.monotonic() + PATIENCE
-        while not (found := await condition()):
-            assert time.monotonic() < deadline, "it did not happen"
-            await asyncio.sleep(0.002)
-        return found
 
     # Life and death
 
@@ -172,7 +165,7 @@ class Beside:
             await self.sql.execute("SELECT pg_notify($1, '')", executor_channel(own))
         await process.store.ensure_heartbeat()
         lives = "SELECT count(*) FROM pgqrs_executors WHERE id = $1 AND expires_at > now() AND stopped_at IS NULL"
-        await self.until(lambda: self.sql.fetchval(lives, own))
+        await until(lambda: self.sql.fetchval(lives, own))
 
     async def cut(self, executor: int) -> None:
         """Terminate the backend of an executor's pulse, and wait until it holds its lock again."""
@@ -184,7 +177,7 @@ class Beside:
         pid = await self.sql.fetchval(holder, own)
         assert pid is not None, "a living executor holds its lock"
         await self.sql.execute("SELECT pg_terminate_backend($1)", pid)
-        await self.until(lambda: self.sql.fetchval(f"{holder} AND l.pid <> {pid}", own))
+        await until(lambda: self.sql.fetchval(f"{holder} AND l.pid <> {pid}", own))
 
     async def stop(self, executor: int) -> None:
         await self.processes[executor].close()

@@ -19,7 +19,8 @@ import psutil
 from pgqrs import embedded
 from pgqrs.embedded import cluster, processes
 from pgqrs.embedded.account import Account
-from tests.integration.storage_helpers import become_true
+from tests.support.database import connected
+from tests.support.waiting import until
 
 _PORT = 5432
 
@@ -51,19 +52,15 @@ class Server:
 
     async def execute(self, *statements: str) -> None:
         """Execute statements, each in a transaction of its own."""
-        connection = await asyncpg.connect(self.dsn)
-        for statement in statements:
-            await connection.execute(statement)
-        await connection.close()
+        async with connected(self.dsn) as connection:
+            for statement in statements:
+                await connection.execute(statement)
 
     async def fetchval(self, query: str):
         """Return the one value that a query finds, None while the server is away."""
         with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection = await asyncpg.connect(self.dsn)
-            try:
+            async with connected(self.dsn) as connection:
                 return await connection.fetchval(query)
-            finally:
-                await connection.close()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all its processes at once, as when the machine is switched off, or stands still."""
@@ -75,12 +72,12 @@ class Server:
         """Let all its processes die at once."""
         self.signal(signal.SIGSTOP)  # or those that live a moment longer may answer
         self.signal(signal.SIGKILL)
-        await become_true(lambda: not self._processes())
+        await until(lambda: not self._processes())
 
     async def promote(self) -> None:
         """Make a standby the primary, and wait until it is."""
         await self.execute("SELECT pg_promote(wait => false)")
-        await become_true(partial(self.fetchval, "SELECT NOT pg_is_in_recovery()"))
+        await until(partial(self.fetchval, "SELECT NOT pg_is_in_recovery()"))
 
     def _processes(self):
         return cluster._Cluster(self.folder)._processes()
@@ -102,7 +99,7 @@ async def copy(primary: Server, standby: Server) -> None:
     await standby.start()
     await primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()")
     following = "SELECT sync_state = 'sync' FROM pg_stat_replication WHERE application_name = 'standby'"
-    await become_true(partial(primary.fetchval, following))
+    await until(partial(primary.fetchval, following))
 
 
 @asynccontextmanager

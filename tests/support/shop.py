@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncpg
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -25,11 +23,3 @@ class Payment(Base):
 async def paid(session):
     """Return the orders that are paid, in the order of their payments."""
     return list(await session.scalars(select(Payment.order).order_by(Payment.id)))
-
-
-def engine_in(dsn, schema, **options):
-    """Make an engine whose connections look into the schema first."""
-    settings = {"search_path": f'"{schema}"'}
-    return create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn, server_settings=settings), **options
-    )

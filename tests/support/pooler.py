@@ -18,7 +18,8 @@ import pytest
 
 from pgqrs.embedded import ownership
 from pgqrs.embedded.account import Account
-from tests.integration.storage_helpers import become_true
+from tests.support.database import connected
+from tests.support.waiting import until
 
 FETCHED = Path(__file__).parent.parent.parent / ".venv" / "pgbouncer" / "usr" / "sbin"
 """Where `make test` unpacks Debian's package on a machine that has no PgBouncer."""
@@ -48,13 +49,13 @@ def _environment(installation=FETCHED.parent):
 class Bouncer:
     """A PgBouncer with few sessions of the server, which it hands round as unkindly as it can."""
 
-    def __init__(self, truth: asyncpg.Connection, folder: Path, mode: str) -> None:
-        """Lead to where `truth` is connected to; `mode` is PgBouncer's `pool_mode`."""
+    def __init__(self, sql: asyncpg.Connection, folder: Path, mode: str) -> None:
+        """Lead to where `sql` is connected to; `mode` is PgBouncer's `pool_mode`."""
         self._folder = folder
         self._account = Account.needed()
         self._process: asyncio.subprocess.Process | None = None
-        self._database = truth._params.database
-        self._write(truth, mode)
+        self._database = sql._params.database
+        self._write(sql, mode)
 
     @property
     def dsn(self) -> str:
@@ -81,7 +82,7 @@ class Bouncer:
             env=_environment(libraries),
             **({"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}),
         )  # fmt: skip
-        await become_true(self._answers)
+        await until(self._answers)
 
     async def kill(self) -> None:
         """Kill it, with every connection through it."""
@@ -104,8 +105,8 @@ class Bouncer:
         await connection.close()
         return True
 
-    def _write(self, truth: asyncpg.Connection, mode: str) -> None:
-        address, parameters = truth._addr, truth._params
+    def _write(self, sql: asyncpg.Connection, mode: str) -> None:
+        address, parameters = sql._addr, sql._params
         if isinstance(address, str):
             host, port = str(Path(address).parent), Path(address).name.rpartition(".")[2]
         else:
@@ -142,10 +143,9 @@ class Bouncer:
 async def bouncing(dsn: str, mode: str = "transaction") -> AsyncIterator[Bouncer]:
     """Put a PgBouncer in front of the server of a DSN."""
     program()
-    truth = await asyncpg.connect(dsn)
     with tempfile.TemporaryDirectory(prefix="pgqrs-bouncer-", dir="/tmp") as folder:
-        bouncer = Bouncer(truth, Path(folder), mode)
-        await truth.close()
+        async with connected(dsn) as sql:
+            bouncer = Bouncer(sql, Path(folder), mode)
         try:
             await bouncer.start()
             yield bouncer

@@ -1,0 +1,36 @@
+"""The statements that pgqrs sends, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import ClauseElement
+
+from pgqrs.storage import migrate
+from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.journal.registry import OPERATIONS
+from pgqrs.storage.queries import claims, executors, invariants, maintenance, server, steps, workflows
+from pgqrs.testing import sql as testbed
+
+
+def statements() -> Iterator[tuple[str, Any]]:
+    """Return each statement with its name."""
+    for kind in OPERATIONS.values():
+        yield f"{kind.name}", kind.statement()
+        yield f"single {kind.name}", kind.statement(single=True)
+    names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
+    yield "a batch of all kinds", writes.combine(tuple(names))
+    yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
+    yield "current state", writes.CURRENT_STATE.statement()
+    yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
+    yield "enqueue in the caller's session", writes.CALLER_ENQUEUE.statement()
+    for sentence, query in invariants.INVARIANTS:
+        yield sentence, query.limit(1)
+    for module in (claims, maintenance, executors, server, steps, workflows, migrate, testbed):
+        for name, value in vars(module).items():
+            own = inspect.isfunction(value) and value.__module__ == module.__name__
+            made = value() if own and not inspect.signature(value).parameters else value
+            if isinstance(made, ClauseElement):
+                yield f"{module.__name__.rpartition('.')[2]}.{name}", made
