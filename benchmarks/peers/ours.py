@@ -23,7 +23,8 @@ from common import (
 )
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-from pgqrs.storage.records import RunEnd, Submission
+from pgqrs.storage.journal.creation import Submission
+from pgqrs.storage.journal.runs import RunEnd
 
 KILOBYTE = "x" * 1000
 HUNDRED = 100

@@ -27,7 +27,8 @@ from pgqrs.codecs.records import as_text, check_codec
 from pgqrs.engine.scope import calling_body, is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.storage.connections.caller import SessionOrConnection
-from pgqrs.storage.records import KeyOwner, Submission
+from pgqrs.storage.journal.creation import Submission
+from pgqrs.storage.records import KeyOwner
 from pgqrs.storage.store import Store
 from pgqrs.types import DEFAULT_QUEUE, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds

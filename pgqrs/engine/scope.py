@@ -11,7 +11,8 @@ from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs.storage.records import StartedStep, StepOutcome
+from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.records import StartedStep
 
 
 # No class inherits from this protocol: `isinstance(scope, StepExecution)` would then run the slow check of the

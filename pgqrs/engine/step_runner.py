@@ -39,7 +39,8 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.journal.futures import WriteFuture
-from pgqrs.storage.records import FailedAttempt, History, StepOutcome, StoredOutcome
+from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
+from pgqrs.storage.records import History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.validation import is_time
 

@@ -9,12 +9,12 @@ from pgqrs.errors import SessionError
 from pgqrs.storage.connections.caller import CallerConnection
 from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
+from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import NewWorkflow, Submission
 
 
 class CallerTransaction:

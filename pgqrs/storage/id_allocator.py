@@ -9,8 +9,9 @@ from typing import TypeAlias
 
 from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.connections.dedicated import DedicatedConnection
+from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
-from pgqrs.storage.records import KeyOwner, Submission
+from pgqrs.storage.records import KeyOwner
 from pgqrs.validation import check_is_int
 
 MAX_BLOCK = 1024

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
+from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.journal.registry import CALLER_ENQUEUE, OPERATIONS
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
-from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission
+from pgqrs.storage.records import KeyOwner
 
 
 async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:

@@ -21,8 +21,9 @@ from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate
 from pgqrs.storage.journal.operation import RETRY, CurrentState
 from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.steps import StepRepository
-from pgqrs.storage.records import StepOutcome, StoredOutcome
+from pgqrs.storage.records import StoredOutcome
 
 T = TypeVar("T")
 

@@ -29,10 +29,13 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.id_allocator import IdAllocator, OnTaken, check_id, enqueue_with_ids, ignore_taken
 from pgqrs.storage.inserts import enqueue_workflows
+from pgqrs.storage.journal.creation import NewRun, NewWorkflow, Submission
 from pgqrs.storage.journal.futures import WriteFuture
 from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
 from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
+from pgqrs.storage.journal.runs import RunEnd, RunRelease, RunStart
+from pgqrs.storage.journal.steps import FailedAttempt
 from pgqrs.storage.queries.channels import executor_channel, payload_of, queue_channel
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
@@ -40,19 +43,7 @@ from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import Decode, WorkflowRepository
-from pgqrs.storage.records import (
-    Claim,
-    FailedAttempt,
-    History,
-    KeyOwner,
-    NewRun,
-    NewWorkflow,
-    RunEnd,
-    RunRelease,
-    RunStart,
-    Submission,
-    WorkflowResult,
-)
+from pgqrs.storage.records import Claim, History, KeyOwner, WorkflowResult
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_transaction import SessionMaker, StepTransaction, StepTransactions
 from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus

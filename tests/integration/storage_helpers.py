@@ -10,7 +10,8 @@ from sqlalchemy import select
 from pgqrs.models import Workflow
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.journal import futures as answers
-from pgqrs.storage.records import NewRun, RunStart
+from pgqrs.storage.journal.creation import NewRun
+from pgqrs.storage.journal.runs import RunStart
 
 DEADLINE = 20.0
 

@@ -25,8 +25,11 @@ from pgqrs import (
 )
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import journal as journal_module
+from pgqrs.storage.journal.creation import NewWorkflow
+from pgqrs.storage.journal.runs import RunEnd, RunStart
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import Claim, NewWorkflow, RunEnd, RunStart, StepOutcome, StoredOutcome
+from pgqrs.storage.records import Claim, StoredOutcome
 from tests.integration.faults import Wire
 from tests.integration.storage_helpers import DEADLINE, become_true, claimed, offered, submit
 

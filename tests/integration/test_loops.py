@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, step, workflow
-from pgqrs.storage.records import StepOutcome, StoredOutcome
+from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.records import StoredOutcome
 from tests.integration.faults import Wire
 
 
@@ -41,7 +42,7 @@ def fetchval(dsn, query):
 PRELUDE = """
 import asyncio, gc, sys
 from pgqrs import Admin, PyWorkflow, step, workflow
-from pgqrs.storage.records import StepOutcome
+from pgqrs.storage.journal.steps import StepOutcome
 
 dsn, schema = sys.argv[1:]
 

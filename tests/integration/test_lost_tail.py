@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, step, workflow
-from pgqrs.storage.records import StepOutcome, Submission
+from pgqrs.storage.journal.creation import Submission
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.store import Store
 from tests.integration.storage_helpers import become_true, offered
 

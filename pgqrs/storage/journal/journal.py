@@ -32,10 +32,11 @@ from pgqrs.storage.connections.errors import (
 from pgqrs.storage.connections.pooler import Driver, close_driver, is_bounded
 from pgqrs.storage.connections.watchdog import Watchdog
 from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.journal.futures import Waker, WriteFuture
 from pgqrs.storage.journal.operation import EPOCH, RETRY, Arrays, CancelRequested, CurrentState, Operation
 from pgqrs.storage.journal.registry import OPERATIONS, Record
-from pgqrs.storage.records import RunEnd, RunRelease, Submission
+from pgqrs.storage.journal.runs import RunEnd, RunRelease
 
 MAX_BATCH_ROWS = 1000
 """Maximum records of one batch."""

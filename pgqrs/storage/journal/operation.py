@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import itemgetter
 from types import SimpleNamespace
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Subquery, bindparam, cast, column, null, select, true
@@ -31,7 +31,7 @@ from sqlalchemy.types import TypeEngine
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
 from pgqrs.storage.queries.expressions import array_of, text_literal, text_of_array, unnest
-from pgqrs.storage.records import Claim, FailedAttempt, RunEnd, StepOutcome, StoredOutcome
+from pgqrs.storage.records import Claim, StoredOutcome
 from pgqrs.types import WorkflowStatus
 
 Result: TypeAlias = Claim | StoredOutcome | PgqrsError | bool | None
@@ -224,7 +224,26 @@ class Operation(RecordColumns[R], ABC):
         ]
 
 
-def fencing_error(record: StepOutcome | FailedAttempt | RunEnd, current: CurrentState) -> PgqrsError | None:
+class RunRecord(Protocol):
+    """A record that the run with its claim writes."""
+
+    @property
+    def workflow_id(self) -> int:
+        """The id of the workflow."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the run."""
+        ...
+
+    @property
+    def claim(self) -> int:
+        """The claim of the run."""
+        ...
+
+
+def fencing_error(record: RunRecord, current: CurrentState) -> PgqrsError | None:
     """Return the error of a run that may write no more, None for the current run."""
     if current.status is None:
         return WorkflowNotFoundError(record.workflow_id)

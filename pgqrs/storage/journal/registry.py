@@ -7,29 +7,27 @@ from typing import Any, ClassVar, TypeAlias
 from sqlalchemy import BigInteger, select, union_all
 
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.journal.operation import Arrays, CallerColumns, Operation, RecordColumns
-from pgqrs.storage.journal.steps import RecordFailedAttempt, RecordLastFailedAttempt, RecordLastStep, RecordStep
-from pgqrs.storage.journal.workflows import (
-    ClaimWorkflow,
+from pgqrs.storage.journal.creation import (
     CreateAndStart,
     CreateWorkflow,
     EnqueueWorkflow,
-    FinishWorkflow,
-    ReleaseWorkflow,
+    NewRun,
+    NewWorkflow,
+    Submission,
 )
-from pgqrs.storage.queries.expressions import text_of
-from pgqrs.storage.records import (
+from pgqrs.storage.journal.operation import Arrays, CallerColumns, Operation, RecordColumns
+from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow, RunEnd, RunRelease, RunStart
+from pgqrs.storage.journal.steps import (
     FailedAttempt,
     LastFailedAttempt,
     LastOutcome,
-    NewRun,
-    NewWorkflow,
-    RunEnd,
-    RunRelease,
-    RunStart,
+    RecordFailedAttempt,
+    RecordLastFailedAttempt,
+    RecordLastStep,
+    RecordStep,
     StepOutcome,
-    Submission,
 )
+from pgqrs.storage.queries.expressions import text_of
 
 Record: TypeAlias = (
     NewWorkflow | NewRun | Submission | RunStart | StepOutcome | FailedAttempt | RunEnd | RunRelease

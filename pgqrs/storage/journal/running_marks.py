@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Protocol
 
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.records import StartedStep, StepOutcome
+from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.records import StartedStep
 
 MARK_AFTER = 0.1
 """Seconds that a step executes before it is marked; also the seconds between two sweeps."""

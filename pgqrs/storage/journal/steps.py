@@ -1,9 +1,9 @@
-"""The operations on steps: outcomes, RUNNING marks, failed attempts, and reopened steps."""
+"""The operations on steps, with their records: outcomes, RUNNING marks, failed attempts, and reopened steps."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import BigInteger, Double, case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -21,10 +21,67 @@ from pgqrs.storage.journal.operation import (
     fencing_error,
 )
 from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
-from pgqrs.storage.records import FailedAttempt, LastFailedAttempt, LastOutcome, StepOutcome, StoredOutcome
+from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepStatus
 
 _FALSE: ColumnElement[bool] = literal_column("false")
+
+
+class StepOutcome(NamedTuple):
+    """A record to write: the outcome of a step, or the mark that the step is running.
+
+    One of `output` and `error` is JSON text; both are None for a mark. `elapsed` is the seconds that the step has
+    executed. `fingerprint` is the fingerprint of its arguments. `claim` is the token of the run: the record is
+    written only while the workflow has this claim. `claim` has this meaning in `FailedAttempt` too.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    output: str | None
+    error: str | None
+    elapsed: float
+    fingerprint: int | None = None
+    claim: int = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.output or self.error or "")
+
+
+class LastOutcome(StepOutcome):
+    """A record to write: the outcome of a step, in a run that knows that its workflow is to be cancelled."""
+
+    __slots__ = ()
+
+
+class FailedAttempt(NamedTuple):
+    """A record to write: a failed attempt of a step that is to be retried.
+
+    `failures` counts the failed attempts, this attempt included. `delay` is the seconds until the next attempt.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    error: str
+    elapsed: float
+    fingerprint: int | None
+    failures: int
+    delay: float
+    claim: int = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.error)
+
+
+class LastFailedAttempt(FailedAttempt):
+    """A record to write: a failed attempt in a run that knows that its workflow is to be cancelled."""
+
+    __slots__ = ()
 
 
 class _StepOperation(Operation[R]):

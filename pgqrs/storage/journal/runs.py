@@ -1,13 +1,13 @@
-"""The operations on workflows: create, begin, enqueue, start, end and release."""
+"""The operations on the runs of workflows, with their records: start, end and release."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+from uuid import UUID
 
-from sqlalchemy import BigInteger, Double, Uuid, case, func, null, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import BigInteger, Double, Uuid, case, func, null, update
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import (
@@ -19,16 +19,7 @@ from pgqrs.errors import (
     WorkflowNotFoundError,
 )
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.journal.operation import (
-    ID_TAKEN,
-    RETRY,
-    Arrays,
-    CurrentState,
-    LockedRows,
-    Operation,
-    R,
-    fencing_error,
-)
+from pgqrs.storage.journal.operation import RETRY, Arrays, CurrentState, LockedRows, Operation, R, fencing_error
 from pgqrs.storage.journal.steps import ReopenSteps
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
@@ -41,155 +32,77 @@ from pgqrs.storage.queries.expressions import (
     seconds_from_now,
     text_literal,
 )
-from pgqrs.storage.records import Claim, NewRun, NewWorkflow, RunEnd, RunRelease, RunStart, Submission
+from pgqrs.storage.records import Claim
 from pgqrs.types import WorkflowStatus
 
 
-class _InsertOperation(Operation[R]):
-    """Insert workflows under ids that are already reserved; an existing row stays unchanged.
+class RunStart(NamedTuple):
+    """A record to write: the start of a run by `executor`; the run writes with the token `claim` from then on.
 
-    An existing row with the token of the record came with the first sending of the record. A row with another
-    token is another workflow: a server that lost its last transactions gives out an id twice.
+    `timeout` is the seconds that the workflow may take from this start, unless it has a timeout or a deadline of
+    its own already.
     """
 
-    insert_columns: ClassVar[list[str]]
+    workflow_id: int
+    claim: int
+    executor: UUID
+    timeout: float | None = None
+    codec: str | None = None
 
-    def statement(self, *, single: bool = False) -> Any:
-        """Return the insert."""
-        given = self.plain() if single else self.rows().c
-        order = () if single else (given.workflow_id,)
-        columns = given.workflow_id, given.name, json_of(given.input), given.token
-        new = select(*columns, *self._values(given)).order_by(*order)
-        return (
-            insert(Workflow)
-            .from_select(["id", "name", "input", "token", *self.insert_columns], new, include_defaults=False)
-            .on_conflict_do_nothing()
-            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
-        )
-
-    @abstractmethod
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        """Return the values of `insert_columns` for the record whose columns are `given`."""
+    @property
+    def size(self) -> int:
+        """Zero: a start has no payload."""
+        return 0
 
 
-class CreateWorkflow(_InsertOperation[NewWorkflow]):
-    """Insert workflows that no executor runs yet."""
+class RunEnd(NamedTuple):
+    """A record to write: the end of a run, and the failed steps that the next run is to execute again.
 
-    name = "create"
-    fields = NewWorkflow._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["codec"]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [given.codec]
-
-    def result_for(self, record: NewWorkflow, epoch: int) -> None:
-        """Return None: a new workflow has no result."""
-
-    def resolve_missing(self, record: NewWorkflow, current: CurrentState) -> Any:
-        """Return None if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
-        return _unless_id_taken(None, record, current)
-
-
-class CreateAndStart(_InsertOperation[NewRun]):
-    """Insert workflows together with their first run."""
-
-    name = "begin"
-    fields = NewRun._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "executor": Uuid(),
-        "timeout": Double(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = [
-        "executor",
-        "status",
-        "epoch",
-        "claim",
-        "started_at",
-        "timeout",
-        "deadline",
-        "codec",
-    ]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.executor,
-            text_literal(WorkflowStatus.RUNNING),
-            ONE,
-            given.token,
-            func.now(),
-            given.timeout,
-            seconds_from_now(given.timeout),
-            given.codec,
-        ]
-
-    def result_for(self, record: NewRun, epoch: int) -> Claim:
-        """Return the claim."""
-        return Claim(epoch, token=record.token)
-
-    def resolve_missing(self, record: NewRun, current: CurrentState) -> Any:
-        """Return the claim if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
-        return _unless_id_taken(Claim(1, token=record.token), record, current)
-
-
-class EnqueueWorkflow(_InsertOperation[Submission]):
-    """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
-
-    name = "enqueue"
-    fields = Submission._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "queue": Text(),
-        "priority": BigInteger(),
-        "delay": Double(),
-        "timeout": Double(),
-        "key": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.queue,
-            given.priority,
-            case((given.delay.is_(None), func.now())),
-            seconds_from_now(given.delay),
-            given.timeout,
-            given.key,
-            given.codec,
-        ]
-
-    def result_for(self, record: Submission, epoch: int) -> bool:
-        """Return True: the inserted workflow has the key."""
-        return True
-
-    def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
-        """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
-        return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
-
-
-def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:
-    """Return the result if the id of a record has the record's own workflow, `ID_TAKEN` if it has another.
-
-    Return `RETRY` if the id has no workflow: the workflow that prevented the insert was deleted since.
+    `claim` is the token of the run: the record is written only while the workflow has this claim. `claim` has this
+    meaning in `RunRelease` too.
     """
-    if current.status is None:
-        return RETRY
-    return result if current.token == record.token else ID_TAKEN
+
+    workflow_id: int
+    epoch: int
+    output: str | None
+    error: str | None
+    reopen: tuple[str, ...] = ()
+    claim: int = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.output or self.error or "")
+
+
+class RunRelease(NamedTuple):
+    """A record to write: the release of a run whose workflow has not ended, or the cancellation of a workflow.
+
+    `status` has four values:
+
+    * WAITING parks the workflow for `wait` seconds; then it can be claimed again.
+    * PENDING hands the workflow to another worker at once.
+    * CANCELLED records the cancellation.
+    * RUNNING is for a run that its process has abandoned and any executor may take over.
+
+    `retries` is the number of retries of the workflow so far, None to keep the stored number. `error` is JSON
+    text. WAITING with an `error` and without `retries` is for a misfit: its run never began, and its attempts
+    continue to count.
+    """
+
+    workflow_id: int
+    epoch: int
+    status: WorkflowStatus
+    wait: float | None = None
+    error: str | None = None
+    retries: int | None = None
+    reopen: tuple[str, ...] = ()
+    claim: int = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the payload in characters."""
+        return len(self.error or "")
 
 
 class ClaimWorkflow(Operation[RunStart]):
