@@ -2,6 +2,7 @@
 
 The files in reading order:
 
+* `columns.py`: the columns of a record type, derived from its annotations.
 * `operation.py`: the interface of an operation, which is the statement of one record type.
 * `steps.py`: the operations on steps, with their records.
 * `creation.py`: the operations that insert workflows, with their records.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Double, Uuid, case, func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Text, Workflow
-from pgqrs.storage.journal.operation import ID_TAKEN, RETRY, CurrentState, Operation, R
+from pgqrs.models import Workflow
+from pgqrs.storage.journal.columns import R
+from pgqrs.storage.journal.operation import ID_TAKEN, RETRY, CurrentState, Operation
 from pgqrs.storage.queries.expressions import ONE, json_of, seconds_from_now, text_literal
 from pgqrs.storage.records import Claim
 from pgqrs.types import WorkflowStatus
@@ -89,42 +90,38 @@ class _InsertOperation(Operation[R]):
     token is another workflow: a server that lost its last transactions gives out an id twice.
     """
 
-    insert_columns: ClassVar[list[str]]
-
     def statement(self, *, single: bool = False) -> Any:
         """Return the insert."""
         given = self.plain() if single else self.rows().c
         order = () if single else (given.workflow_id,)
-        columns = given.workflow_id, given.name, json_of(given.input), given.token
-        new = select(*columns, *self._values(given)).order_by(*order)
+        values = {
+            "id": given.workflow_id,
+            "name": given.name,
+            "input": json_of(given.input),
+            "token": given.token,
+            **self._values(given),
+        }
+        new = select(*values.values()).order_by(*order)
         return (
             insert(Workflow)
-            .from_select(["id", "name", "input", "token", *self.insert_columns], new, include_defaults=False)
+            .from_select(list(values), new, include_defaults=False)
             .on_conflict_do_nothing()
             .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
         )
 
     @abstractmethod
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        """Return the values of `insert_columns` for the record whose columns are `given`."""
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        """Return the values of the further columns for the record whose columns are `given`."""
 
 
 class CreateWorkflow(_InsertOperation[NewWorkflow]):
     """Insert workflows that no executor runs yet."""
 
     name = "create"
-    fields = NewWorkflow._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["codec"]
+    record = NewWorkflow
 
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [given.codec]
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {"codec": given.codec}
 
     def result_for(self, record: NewWorkflow, epoch: int) -> None:
         """Return None: a new workflow has no result."""
@@ -138,38 +135,19 @@ class CreateAndStart(_InsertOperation[NewRun]):
     """Insert workflows together with their first run."""
 
     name = "begin"
-    fields = NewRun._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "executor": Uuid(),
-        "timeout": Double(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = [
-        "executor",
-        "status",
-        "epoch",
-        "claim",
-        "started_at",
-        "timeout",
-        "deadline",
-        "codec",
-    ]
+    record = NewRun
 
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.executor,
-            text_literal(WorkflowStatus.RUNNING),
-            ONE,
-            given.token,
-            func.now(),
-            given.timeout,
-            seconds_from_now(given.timeout),
-            given.codec,
-        ]
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "executor": given.executor,
+            "status": text_literal(WorkflowStatus.RUNNING),
+            "epoch": ONE,
+            "claim": given.token,
+            "started_at": func.now(),
+            "timeout": given.timeout,
+            "deadline": seconds_from_now(given.timeout),
+            "codec": given.codec,
+        }
 
     def result_for(self, record: NewRun, epoch: int) -> Claim:
         """Return the claim."""
@@ -184,31 +162,18 @@ class EnqueueWorkflow(_InsertOperation[Submission]):
     """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
 
     name = "enqueue"
-    fields = Submission._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "queue": Text(),
-        "priority": BigInteger(),
-        "delay": Double(),
-        "timeout": Double(),
-        "key": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
+    record = Submission
 
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.queue,
-            given.priority,
-            case((given.delay.is_(None), func.now())),
-            seconds_from_now(given.delay),
-            given.timeout,
-            given.key,
-            given.codec,
-        ]
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "queue": given.queue,
+            "priority": given.priority,
+            "ready_at": case((given.delay.is_(None), func.now())),
+            "due_at": seconds_from_now(given.delay),
+            "timeout": given.timeout,
+            "key": given.key,
+            "codec": given.codec,
+        }
 
     def result_for(self, record: Submission, epoch: int) -> bool:
         """Return True: the inserted workflow has the key."""

@@ -32,10 +32,11 @@ from pgqrs.storage.connections.errors import (
 from pgqrs.storage.connections.pooler import Driver, close_driver, is_bounded
 from pgqrs.storage.connections.watchdog import Watchdog
 from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.journal.columns import Arrays
 from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.journal.futures import Waker, WriteFuture
-from pgqrs.storage.journal.operation import EPOCH, RETRY, Arrays, CancelRequested, CurrentState, Operation
-from pgqrs.storage.journal.registry import OPERATIONS, Record
+from pgqrs.storage.journal.operation import EPOCH, RETRY, CancelRequested, CurrentState, Operation
+from pgqrs.storage.journal.registry import OPERATIONS, AskedRecord, Record
 from pgqrs.storage.journal.runs import RunEnd, RunRelease
 
 MAX_BATCH_ROWS = 1000
@@ -538,7 +539,7 @@ class Journal:
         entry.resolve(result)
 
     async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], CurrentState]:
-        asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
+        asked = [AskedRecord(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
         statement = self._statement((writes.CURRENT_STATE.name,))
         rows = await self._fetch(statement.text, statement.arguments(writes.CURRENT_STATE.arrays(asked)))
         return {(row[0], row[1]): CurrentState(*row[2:]) for row in rows}

@@ -17,28 +17,20 @@ in this way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from operator import itemgetter
-from types import SimpleNamespace
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Subquery, bindparam, cast, column, null, select, true
+from sqlalchemy import Subquery, cast, null, select, true
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.queries.expressions import array_of, text_literal, text_of_array, unnest
+from pgqrs.storage.journal.columns import R, RecordColumns
+from pgqrs.storage.queries.expressions import text_literal
 from pgqrs.storage.records import Claim, StoredOutcome
 from pgqrs.types import WorkflowStatus
 
 Result: TypeAlias = Claim | StoredOutcome | PgqrsError | bool | None
-Arrays: TypeAlias = dict[str, list[Any] | str | None]
-
-R = TypeVar("R", bound=tuple[Any, ...])
-
 EPOCH = -1
 """Index of the epoch in an answer; the answer of a single record has no other column."""
 
@@ -94,71 +86,6 @@ class LockedRows(NamedTuple):
     workflow_id: ColumnElement[int]
     epoch: ColumnElement[int]
     is_current: ColumnElement[bool]
-
-
-class RecordColumns(Generic[R]):
-    """Records as the rows of an `unnest`, with one array for each column; a single record as plain values."""
-
-    name: ClassVar[str]
-    columns: ClassVar[dict[str, TypeEngine[Any]]]
-    fields: ClassVar[tuple[str, ...]]
-    """The names of the fields of a record, in order; the statement uses only the fields that are columns."""
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """The index in a record of the value of each bind."""
-        return {f"{self.name}_{key}": self.fields.index(key) for key in self.columns}
-
-    def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array for each column, with the records in order."""
-        fields = list(zip(*records, strict=True))
-        return {bind: _array(fields[place]) for bind, place in self.places.items()}
-
-    def values(self, record: R) -> dict[str, Any]:
-        """Return the binds of a single record."""
-        return {bind: record[place] for bind, place in self.places.items()}
-
-    def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
-        """Return a function that takes the values of these binds, two at least, out of a single record."""
-        return itemgetter(*(self.places[bind] for bind in binds))
-
-    def plain(self) -> Any:
-        """Return the values of a single record, each as an attribute."""
-        binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
-        return SimpleNamespace(**binds)
-
-    def rows(self) -> Any:
-        """Return the records as a source to select from."""
-        binds = [self._array_bind(f"{self.name}_{key}", type_) for key, type_ in self.columns.items()]
-        named = [column(key, type_) for key, type_ in self.columns.items()]
-        return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
-
-    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-        return bindparam(name, type_=ARRAY(type_))
-
-
-class CallerColumns(RecordColumns[R]):
-    """Rows for the caller's session: arrays other than text arrays are passed as text; see `array_of`."""
-
-    def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array for each column, or the text of the array."""
-        types = list(self.columns.values())
-        arrays = zip(super().arrays(records).items(), types, strict=True)
-        return {bind: each if isinstance(type_, Text) else _as_text(each) for (bind, each), type_ in arrays}
-
-    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-        if isinstance(type_, Text):
-            return super()._array_bind(name, type_)
-        return array_of(bindparam(name, type_=Text()), type_)
-
-
-def _as_text(array: Any) -> Any:
-    return None if array is None else text_of_array(array)
-
-
-def _array(column: tuple[Any, ...]) -> list[Any] | None:
-    """Return a column as an array; None if all values are None, which saves the encoding: `unnest` fills it up."""
-    return None if column[0] is None and column.count(None) == len(column) else list(column)
 
 
 class Operation(RecordColumns[R], ABC):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import BigInteger, select, union_all
+from sqlalchemy import select, union_all
 
-from pgqrs.models import Step, Text, Workflow
+from pgqrs.models import Step, Workflow
+from pgqrs.storage.journal.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.journal.creation import (
     CreateAndStart,
     CreateWorkflow,
@@ -15,7 +16,7 @@ from pgqrs.storage.journal.creation import (
     NewWorkflow,
     Submission,
 )
-from pgqrs.storage.journal.operation import Arrays, CallerColumns, Operation, RecordColumns
+from pgqrs.storage.journal.operation import Operation
 from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow, RunEnd, RunRelease, RunStart
 from pgqrs.storage.journal.steps import (
     FailedAttempt,
@@ -34,12 +35,18 @@ Record: TypeAlias = (
 )
 
 
-class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
+class AskedRecord(NamedTuple):
+    """The ids of a record that stayed unanswered; `step_id` is None for a record of no step."""
+
+    workflow_id: int
+    step_id: str | None
+
+
+class CurrentStateQuery(RecordColumns[AskedRecord]):
     """Query the state of the workflows and steps of unanswered records."""
 
     name = "asked"
-    columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
-    fields = ("workflow_id", "step_id")
+    record = AskedRecord
 
     def statement(self) -> Any:
         """Return the query; each row has the ids of a record, followed by the fields of its `CurrentState`."""
@@ -68,7 +75,7 @@ class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
         )
 
 
-class CallerCurrentStateQuery(CallerColumns[tuple[int, str | None]], CurrentStateQuery):
+class CallerCurrentStateQuery(CallerColumns[AskedRecord], CurrentStateQuery):
     """The query of `CurrentStateQuery` for the caller's session."""
 
 

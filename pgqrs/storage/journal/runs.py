@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Double, Uuid, case, func, null, update
+from sqlalchemy import case, func, null, update
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import (
@@ -18,9 +18,10 @@ from pgqrs.errors import (
     WorkflowLockedError,
     WorkflowNotFoundError,
 )
-from pgqrs.models import Text, Workflow
-from pgqrs.storage.journal.operation import RETRY, Arrays, CurrentState, LockedRows, Operation, R, fencing_error
-from pgqrs.storage.journal.steps import ReopenSteps
+from pgqrs.models import Workflow
+from pgqrs.storage.journal.columns import Arrays
+from pgqrs.storage.journal.operation import RETRY, CurrentState, LockedRows, Operation, fencing_error
+from pgqrs.storage.journal.steps import ReopenedStep, ReopenSteps
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
     ONE,
@@ -109,15 +110,8 @@ class ClaimWorkflow(Operation[RunStart]):
     """Start the next epoch of workflows, which fences every older run."""
 
     name = "start"
-    fields = RunStart._fields
+    record = RunStart
     _is_fenced = False
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "executor": Uuid(),
-        "timeout": Double(),
-        "codec": Text(),
-    }
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the update; a workflow that had failed begins with a fresh count of retries."""
@@ -187,14 +181,18 @@ def _claim_error(record: RunStart, current: CurrentState) -> PgqrsError | None:
     return None
 
 
-class _ReleaseOperation(Operation[R]):
+End = TypeVar("End", bound=RunEnd | RunRelease)
+
+
+class _ReleaseOperation(Operation[End]):
     """A write that ends or releases runs, and marks the failed steps that the next run is to execute again."""
 
     reopening: ClassVar[ReopenSteps]
+    unsent: ClassVar = frozenset({"epoch", "reopen"})
 
-    def arrays(self, records: Sequence[R]) -> Arrays:
+    def arrays(self, records: Sequence[End]) -> Arrays:
         """Return the binds, with the binds of the reopened steps if there are such steps."""
-        steps = [(record.workflow_id, step_id) for record in _ends(records) for step_id in record.reopen]
+        steps = [ReopenedStep(record.workflow_id, step_id) for record in records for step_id in record.reopen]
         return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
 
     def statement(self, *, single: bool = False) -> Any:
@@ -221,16 +219,11 @@ class _ReleaseOperation(Operation[R]):
         return Workflow.epoch.expression
 
 
-def _ends(records: Sequence[Any]) -> Sequence[RunEnd | RunRelease]:
-    return records
-
-
 class FinishWorkflow(_ReleaseOperation[RunEnd]):
     """Record the ends of runs."""
 
     name = "end"
-    fields = RunEnd._fields
-    columns: ClassVar = {"workflow_id": BigInteger(), "claim": BigInteger(), "output": Text(), "error": Text()}
+    record = RunEnd
     reopening = ReopenSteps("reopen")
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
@@ -272,15 +265,7 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
     """Release workflows for a later claim, or record that their runs were cancelled."""
 
     name = "leave"
-    fields = RunRelease._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "status": Text(),
-        "wait": Double(),
-        "error": Text(),
-        "retries": BigInteger(),
-    }
+    record = RunRelease
     reopening = ReopenSteps("retry")
 
     def result_for(self, record: RunRelease, epoch: int) -> None:

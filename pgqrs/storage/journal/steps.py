@@ -5,19 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import BigInteger, Double, case, func, literal_column, not_, null, select, update
+from sqlalchemy import case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Step, Text, Workflow
+from pgqrs.models import Step, Workflow
+from pgqrs.storage.journal.columns import R, RecordColumns
 from pgqrs.storage.journal.operation import (
     RETRY,
     CancelRequested,
     CurrentState,
     LockedRows,
     Operation,
-    R,
-    RecordColumns,
     fencing_error,
 )
 from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
@@ -87,8 +86,7 @@ class LastFailedAttempt(FailedAttempt):
 class _StepOperation(Operation[R]):
     """A write of step rows for current runs; it replaces older rows of the steps unless they are successes."""
 
-    insert_columns: ClassVar[list[str]]
-
+    unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
     last_record: ClassVar[type[Any] | None] = None
     """The type of record that is written in place of this one once the run knows that it is to be cancelled.
 
@@ -102,9 +100,12 @@ class _StepOperation(Operation[R]):
         return self._insert(held, *order, single=single)
 
     def _insert(self, held: LockedRows, *order: ColumnElement[Any], single: bool) -> Any:
-        rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
-        statement = insert(Step).from_select(self.insert_columns, rows, include_defaults=False)
-        replaced = {key: statement.excluded[key] for key in self.insert_columns[2:]}
+        values = self._values(held)
+        columns = ["workflow_id", "step_id", *values]
+        rows = select(held.c.workflow_id, held.c.step_id, *values.values()).select_from(held.source)
+        ordered = rows.where(held.is_current).order_by(*order)
+        statement = insert(Step).from_select(columns, ordered, include_defaults=False)
+        replaced = {key: statement.excluded[key] for key in values}
         return statement.on_conflict_do_update(
             index_elements=[Step.workflow_id, Step.step_id],
             set_=replaced | {"reopened": _FALSE} | self._reset_columns(),
@@ -112,8 +113,8 @@ class _StepOperation(Operation[R]):
         ).returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, single=single))
 
     @abstractmethod
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
-        """Return the values of `insert_columns`, taken from the locked rows."""
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
+        """Return the values of the columns beside the ids, taken from the locked rows."""
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [] if self.last_record is None else [Workflow.cancel_interrupts.is_(None)]
@@ -125,7 +126,7 @@ class _StepOperation(Operation[R]):
         return CancelRequested(current.cancels, self.last_record(*record))
 
     def _reset_columns(self) -> dict[str, Any]:
-        """Return the columns outside `insert_columns` that a replaced row loses, with their new values."""
+        """Return the columns outside `_values` that a replaced row loses, with their new values."""
         return {}
 
     def _may_replace(self, excluded: Any) -> Any:
@@ -137,47 +138,25 @@ class _StepOperation(Operation[R]):
 class RecordStep(_StepOperation[StepOutcome]):
     """Record the outcomes or the RUNNING marks of steps, for current runs."""
 
-    name: ClassVar[str] = "step"
-    fields = StepOutcome._fields
+    name = "step"
+    record = StepOutcome
     last_record: ClassVar[type[Any] | None] = LastOutcome
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "step_id": Text(),
-        "output": Text(),
-        "error": Text(),
-        "elapsed": Double(),
-        "fingerprint": BigInteger(),
-    }
-    insert_columns: ClassVar = [
-        "workflow_id",
-        "step_id",
-        "status",
-        "epoch",
-        "started_at",
-        "completed_at",
-        "output",
-        "error",
-        "fingerprint",
-    ]
 
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         now = self._now()
-        return [
-            held.c.workflow_id,
-            held.c.step_id,
-            case(
+        return {
+            "status": case(
                 (held.c.output.is_not(None), text_literal(StepStatus.SUCCESS)),
                 (held.c.error.is_not(None), text_literal(StepStatus.ERROR)),
                 else_=text_literal(StepStatus.RUNNING),
             ),
-            held.epoch,
-            seconds_ago(held.c.elapsed, now),
-            case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
-            json_of(held.c.output),
-            json_of(held.c.error),
-            held.c.fingerprint,
-        ]
+            "epoch": held.epoch,
+            "started_at": seconds_ago(held.c.elapsed, now),
+            "completed_at": case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
+            "output": json_of(held.c.output),
+            "error": json_of(held.c.error),
+            "fingerprint": held.c.fingerprint,
+        }
 
     def _now(self) -> ColumnElement[Any]:
         return func.now()
@@ -200,6 +179,7 @@ class RecordLastStep(RecordStep):
     """Record the outcomes of steps for runs that know, or learn by the answer, that they are to be cancelled."""
 
     name = "last"
+    record = LastOutcome
     last_record = None
 
     def _now(self) -> ColumnElement[Any]:
@@ -228,43 +208,20 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
 class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     """Record failed attempts of steps that are to be retried, for current runs."""
 
-    name: ClassVar[str] = "failure"
+    name = "failure"
     last_record: ClassVar[type[Any] | None] = LastFailedAttempt
-    fields = FailedAttempt._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "step_id": Text(),
-        "error": Text(),
-        "elapsed": Double(),
-        "fingerprint": BigInteger(),
-        "failures": BigInteger(),
-        "delay": Double(),
-    }
-    insert_columns: ClassVar = [
-        "workflow_id",
-        "step_id",
-        "status",
-        "epoch",
-        "started_at",
-        "error",
-        "fingerprint",
-        "failures",
-        "retry_at",
-    ]
+    record = FailedAttempt
 
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
-        return [
-            held.c.workflow_id,
-            held.c.step_id,
-            text_literal(StepStatus.RUNNING),
-            held.epoch,
-            seconds_ago(held.c.elapsed),
-            json_of(held.c.error),
-            held.c.fingerprint,
-            held.c.failures,
-            seconds_from_now(held.c.delay),
-        ]
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
+        return {
+            "status": text_literal(StepStatus.RUNNING),
+            "epoch": held.epoch,
+            "started_at": seconds_ago(held.c.elapsed),
+            "error": json_of(held.c.error),
+            "fingerprint": held.c.fingerprint,
+            "failures": held.c.failures,
+            "retry_at": seconds_from_now(held.c.delay),
+        }
 
     def _reset_columns(self) -> dict[str, Any]:
         return {"completed_at": null(), "output": null()}
@@ -292,17 +249,24 @@ class RecordLastFailedAttempt(RecordFailedAttempt):
     """Record failed attempts for runs that know that they are to be cancelled."""
 
     name = "lastfailure"
+    record = LastFailedAttempt
     last_record = None
 
 
-class ReopenSteps(RecordColumns[tuple[int, str]]):
+class ReopenedStep(NamedTuple):
+    """A failed step that is to be executed again."""
+
+    workflow_id: int
+    step_id: str
+
+
+class ReopenSteps(RecordColumns[ReopenedStep]):
     """Mark failed steps to be executed again, in the workflows whose runs the same statement ends or releases."""
 
-    columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
-    fields = ("workflow_id", "step_id")
+    record = ReopenedStep
 
     def __init__(self, name: str) -> None:
-        self.name = name  # type: ignore[misc]  # one name for each operation that reopens steps
+        self.name = name
 
     def statement_after(self, ended: Any) -> Any:
         """Return the update; `ended` is the CTE of the ended or released runs."""
