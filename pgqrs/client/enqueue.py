@@ -332,7 +332,7 @@ def _portions(submissions: Iterable[Submission]) -> Generator[list[Submission]]:
     size = 0
     for each in submissions:
         portion.append(each)
-        size += each.size
+        size += len(each.input)
         if len(portion) >= BATCH_SIZE or size >= BATCH_BYTES:
             yield portion
             portion, size = [], 0

@@ -7,7 +7,7 @@ The files in reading order:
 * `steps.py`: the operations on steps, with their records.
 * `creation.py`: the operations that insert workflows, with their records.
 * `runs.py`: the operations that start, end and release runs, with their records.
-* `registry.py`: the operation of each record type, and the statement of a batch.
+* `registry.py`: the list of the operations, and the statement of a batch.
 * `futures.py`: the futures that callers await, and the ways to wake their tasks.
 * `journal.py`: the journal itself.
 * `running_marks.py`: the RUNNING marks of long steps, which are records of the journal too.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import case, func, select
@@ -11,7 +11,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.columns import R
 from pgqrs.storage.journal.operation import ID_TAKEN, RETRY, CurrentState, Operation
 from pgqrs.storage.queries.expressions import ONE, json_of, seconds_from_now, text_literal
 from pgqrs.storage.records import Claim
@@ -31,11 +30,6 @@ class NewWorkflow(NamedTuple):
     codec: str | None = None
     token: int = 0
 
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.input)
-
 
 class NewRun(NamedTuple):
     """A record to write: a new workflow together with its first run; `input` is JSON text.
@@ -51,11 +45,6 @@ class NewRun(NamedTuple):
     timeout: float | None
     codec: str | None = None
     token: int = 0
-
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.input)
 
 
 class Submission(NamedTuple):
@@ -77,13 +66,11 @@ class Submission(NamedTuple):
     codec: str | None = None
     token: int = 0
 
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.input)
+
+New = TypeVar("New", bound=NewWorkflow | NewRun | Submission)
 
 
-class _InsertOperation(Operation[R]):
+class _InsertOperation(Operation[New]):
     """Insert workflows under ids that are already reserved; an existing row stays unchanged.
 
     An existing row with the token of the record came with the first sending of the record. A row with another
@@ -108,6 +95,10 @@ class _InsertOperation(Operation[R]):
             .on_conflict_do_nothing()
             .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
         )
+
+    def payload_size(self, record: New) -> int:
+        """Return the length of the input."""
+        return len(record.input)
 
     @abstractmethod
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
@@ -163,6 +154,7 @@ class EnqueueWorkflow(_InsertOperation[Submission]):
 
     name = "enqueue"
     record = Submission
+    requeues_last: ClassVar = True  # another transaction may hold its key for a long time
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         return {

@@ -41,6 +41,19 @@ ID_TAKEN: Any = object()
 """Result of `Operation.resolve_missing` for a new workflow whose id another workflow has: draw another id."""
 
 
+NO_CONFLICT: Any = object()
+"""Key of `Operation.conflict_key` for a record that shares batches with all records that have a key."""
+
+
+class Record(Protocol):
+    """A record that a journal writes."""
+
+    @property
+    def workflow_id(self) -> int:
+        """The id of the workflow."""
+        ...
+
+
 class CancelRequested(NamedTuple):
     """Result of `Operation.resolve_missing` for a record of a run that is to be cancelled.
 
@@ -88,8 +101,45 @@ class LockedRows(NamedTuple):
     is_current: ColumnElement[bool]
 
 
+class Companion(RecordColumns[R], ABC):
+    """A further write in the statement of an operation, with rows of its own."""
+
+    @abstractmethod
+    def statement_after(self, written: Any) -> Any:
+        """Return the statement; `written` is the CTE of the operation's write."""
+
+
 class Operation(RecordColumns[R], ABC):
     """The statement of one record type, and the meaning of its answer or of a missing answer."""
+
+    requeues_last: ClassVar[bool] = False
+    """True to send a delayed record after all records that wait, False to send it before them."""
+
+    @property
+    def companion(self) -> Companion[Any] | None:
+        """The further write whose binds `arrays` may add to its own."""
+        return None
+
+    def payload_size(self, record: R) -> int:
+        """Return the length of the payload in characters."""
+        return 0
+
+    def conflict_key(self, record: R) -> str | None:
+        """Return the key by which a record conflicts with other records of its workflow in one batch.
+
+        One statement sees one snapshot, so records that depend on each other go in different batches. Records with
+        the same key conflict. A record with the key None conflicts with every record of its workflow. Records with
+        the key `NO_CONFLICT` conflict only with these.
+        """
+        return None
+
+    def answer_key(self, record: R) -> str | None:
+        """Return the `key` of the record's answer, which distinguishes it from other answers for its workflow."""
+        return None
+
+    def can_be_single(self, record: R) -> bool:
+        """Return whether the statement of a `single` record writes the whole record."""
+        return True
 
     @abstractmethod
     def statement(self, *, single: bool = False) -> Any:
@@ -138,7 +188,7 @@ class Operation(RecordColumns[R], ABC):
         return []
 
     def returning(
-        self, workflow_id: Any, epoch: Any, step_id: Any = None, *, single: bool = False
+        self, workflow_id: Any, epoch: Any, key: Any = None, *, single: bool = False
     ) -> list[ColumnElement[Any]]:
         """Return the columns that every operation answers with, so that a mixed batch can unite the answers."""
         if single:
@@ -146,18 +196,13 @@ class Operation(RecordColumns[R], ABC):
         return [
             text_literal(self.name).label("kind"),
             workflow_id.label("workflow_id"),
-            (cast(null(), Text()) if step_id is None else step_id).label("step_id"),
+            (cast(null(), Text()) if key is None else key).label("key"),
             epoch.label("epoch"),
         ]
 
 
-class RunRecord(Protocol):
+class RunRecord(Record, Protocol):
     """A record that the run with its claim writes."""
-
-    @property
-    def workflow_id(self) -> int:
-        """The id of the workflow."""
-        ...
 
     @property
     def epoch(self) -> int:

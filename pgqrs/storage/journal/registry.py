@@ -1,8 +1,9 @@
-"""The operation of each record type, and the statement of a batch of several record types."""
+"""The list of the operations, and the statement of a batch of several record types."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, union_all
 
@@ -12,27 +13,17 @@ from pgqrs.storage.journal.creation import (
     CreateAndStart,
     CreateWorkflow,
     EnqueueWorkflow,
-    NewRun,
-    NewWorkflow,
     Submission,
 )
 from pgqrs.storage.journal.operation import Operation
-from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow, RunEnd, RunRelease, RunStart
+from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
 from pgqrs.storage.journal.steps import (
-    FailedAttempt,
-    LastFailedAttempt,
-    LastOutcome,
     RecordFailedAttempt,
     RecordLastFailedAttempt,
     RecordLastStep,
     RecordStep,
-    StepOutcome,
 )
 from pgqrs.storage.queries.expressions import text_of
-
-Record: TypeAlias = (
-    NewWorkflow | NewRun | Submission | RunStart | StepOutcome | FailedAttempt | RunEnd | RunRelease
-)
 
 
 class AskedRecord(NamedTuple):
@@ -91,41 +82,62 @@ CALLER_ENQUEUE = CallerEnqueueWorkflow()
 
 RECORD_LAST_STEP = RecordLastStep()
 
-OPERATIONS: dict[type[Any], Operation[Any]] = {
-    NewWorkflow: CreateWorkflow(),
-    NewRun: CreateAndStart(),
-    Submission: EnqueueWorkflow(),
-    RunStart: ClaimWorkflow(),
-    StepOutcome: RecordStep(),
-    LastOutcome: RECORD_LAST_STEP,
-    FailedAttempt: RecordFailedAttempt(),
-    LastFailedAttempt: RecordLastFailedAttempt(),
-    RunEnd: FinishWorkflow(),
-    RunRelease: ReleaseWorkflow(),
-}
-_REOPENING = {
-    operation.reopening.name: (operation.name, operation.reopening)
-    for operation in (FinishWorkflow, ReleaseWorkflow)
-}
-_BY_NAME = {operation.name: operation for operation in OPERATIONS.values()} | {CURRENT_STATE.name: CURRENT_STATE}
+
+class Operations(Mapping[type[Any], Operation[Any]]):
+    """The operations that a journal writes, by the type of their records."""
+
+    def __init__(self, operations: Sequence[Operation[Any]]) -> None:
+        self._by_record = {each.record: each for each in operations}
+        self._by_name: dict[str, Operation[Any] | CurrentStateQuery] = {each.name: each for each in operations}
+        self._by_name[CURRENT_STATE.name] = CURRENT_STATE
+        self._companions = {
+            each.companion.name: (each.name, each.companion) for each in operations if each.companion is not None
+        }
+
+    def __getitem__(self, record: type[Any]) -> Operation[Any]:
+        return self._by_record[record]
+
+    def __iter__(self) -> Iterator[type[Any]]:
+        return iter(self._by_record)
+
+    def __len__(self) -> int:
+        return len(self._by_record)
+
+    def combine(self, names: Sequence[str]) -> Any:
+        """Return the statement that writes a batch of the operations with these names.
+
+        The name of a companion is in `names` only with the name of its operation.
+        """
+        if len(names) == 1:
+            return self._by_name[names[0]].statement()
+        ctes = {
+            name: self._by_name[name].statement().cte(f"{name}_done") for name in names if name in self._by_name
+        }
+        answers = union_all(*(select(cte) for cte in ctes.values()))
+        for name in names:
+            if name in self._companions:
+                after, companion = self._companions[name]
+                answers = answers.add_cte(companion.statement_after(ctes[after]).cte(f"{name}_done"))
+        return answers
+
+
+OPERATIONS = Operations(
+    [
+        CreateWorkflow(),
+        CreateAndStart(),
+        EnqueueWorkflow(),
+        ClaimWorkflow(),
+        RecordStep(),
+        RECORD_LAST_STEP,
+        RecordFailedAttempt(),
+        RecordLastFailedAttempt(),
+        FinishWorkflow(),
+        ReleaseWorkflow(),
+    ]
+)
+"""The operations of pgqrs; a new operation is listed here and nowhere else."""
 
 
 def operation_names(arrays: Arrays) -> tuple[str, ...]:
-    """Return the names of the operations that have these binds, as `combine` takes them."""
+    """Return the names of the operations and companions with these binds, as `Operations.combine` takes them."""
     return tuple(sorted({bind.partition("_")[0] for bind in arrays}))
-
-
-def combine(names: tuple[str, ...]) -> Any:
-    """Return the statement that writes a batch of these operations.
-
-    Two names reopen steps and need another name: ``"reopen"`` needs ``"end"``, ``"retry"`` needs ``"leave"``.
-    """
-    if len(names) == 1:
-        return _BY_NAME[names[0]].statement()
-    ctes = {name: _BY_NAME[name].statement().cte(f"{name}_done") for name in names if name in _BY_NAME}
-    answers = union_all(*(select(cte) for cte in ctes.values()))
-    for name in names:
-        if name in _REOPENING:
-            after, reopening = _REOPENING[name]
-            answers = answers.add_cte(reopening.statement_after(ctes[after]).cte(f"{name}_done"))
-    return answers

@@ -50,11 +50,6 @@ class RunStart(NamedTuple):
     timeout: float | None = None
     codec: str | None = None
 
-    @property
-    def size(self) -> int:
-        """Zero: a start has no payload."""
-        return 0
-
 
 class RunEnd(NamedTuple):
     """A record to write: the end of a run, and the failed steps that the next run is to execute again.
@@ -69,11 +64,6 @@ class RunEnd(NamedTuple):
     error: str | None
     reopen: tuple[str, ...] = ()
     claim: int = 0
-
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.output or self.error or "")
 
 
 class RunRelease(NamedTuple):
@@ -99,11 +89,6 @@ class RunRelease(NamedTuple):
     retries: int | None = None
     reopen: tuple[str, ...] = ()
     claim: int = 0
-
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.error or "")
 
 
 class ClaimWorkflow(Operation[RunStart]):
@@ -195,6 +180,15 @@ class _ReleaseOperation(Operation[End]):
         steps = [ReopenedStep(record.workflow_id, step_id) for record in records for step_id in record.reopen]
         return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
 
+    @property
+    def companion(self) -> ReopenSteps:
+        """The write that marks the failed steps."""
+        return self.reopening
+
+    def can_be_single(self, record: End) -> bool:
+        """Return whether the record reopens no step."""
+        return not record.reopen
+
     def statement(self, *, single: bool = False) -> Any:
         """Return the update of the workflows whose run is current and not yet ended or released."""
         held = self.lock_workflows(to_update=True, single=single)
@@ -225,6 +219,10 @@ class FinishWorkflow(_ReleaseOperation[RunEnd]):
     name = "end"
     record = RunEnd
     reopening = ReopenSteps("reopen")
+
+    def payload_size(self, record: RunEnd) -> int:
+        """Return the length of the output or of the error."""
+        return len(record.output or record.error or "")
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         is_kept = Workflow.cancel_interrupts.is_(None)
@@ -267,6 +265,10 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
     name = "leave"
     record = RunRelease
     reopening = ReopenSteps("retry")
+
+    def payload_size(self, record: RunRelease) -> int:
+        """Return the length of the error."""
+        return len(record.error or "")
 
     def result_for(self, record: RunRelease, epoch: int) -> None:
         """Return None: a release has no result."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from sqlalchemy import case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Workflow
-from pgqrs.storage.journal.columns import R, RecordColumns
 from pgqrs.storage.journal.operation import (
     RETRY,
     CancelRequested,
+    Companion,
     CurrentState,
     LockedRows,
     Operation,
@@ -43,11 +43,6 @@ class StepOutcome(NamedTuple):
     fingerprint: int | None = None
     claim: int = 0
 
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.output or self.error or "")
-
 
 class LastOutcome(StepOutcome):
     """A record to write: the outcome of a step, in a run that knows that its workflow is to be cancelled."""
@@ -71,11 +66,6 @@ class FailedAttempt(NamedTuple):
     delay: float
     claim: int = 0
 
-    @property
-    def size(self) -> int:
-        """The length of the payload in characters."""
-        return len(self.error)
-
 
 class LastFailedAttempt(FailedAttempt):
     """A record to write: a failed attempt in a run that knows that its workflow is to be cancelled."""
@@ -83,7 +73,10 @@ class LastFailedAttempt(FailedAttempt):
     __slots__ = ()
 
 
-class _StepOperation(Operation[R]):
+OfStep = TypeVar("OfStep", bound=StepOutcome | FailedAttempt)
+
+
+class _StepOperation(Operation[OfStep]):
     """A write of step rows for current runs; it replaces older rows of the steps unless they are successes."""
 
     unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
@@ -92,6 +85,14 @@ class _StepOperation(Operation[R]):
 
     None for the operation of that type itself, which writes whether or not a cancellation is requested.
     """
+
+    def conflict_key(self, record: OfStep) -> str:
+        """Return the id of the step."""
+        return record.step_id
+
+    def answer_key(self, record: OfStep) -> str:
+        """Return the id of the step."""
+        return record.step_id
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the insert, which replaces the row of an older run unless that row is a success."""
@@ -119,7 +120,7 @@ class _StepOperation(Operation[R]):
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [] if self.last_record is None else [Workflow.cancel_interrupts.is_(None)]
 
-    def _blocked(self, record: StepOutcome | FailedAttempt, current: CurrentState) -> Any:
+    def _blocked(self, record: OfStep, current: CurrentState) -> Any:
         """Return the reason that a permitted record was not written: a lock, or a requested cancellation."""
         if self.last_record is None or current.cancels is None:
             return RETRY
@@ -160,6 +161,10 @@ class RecordStep(_StepOperation[StepOutcome]):
 
     def _now(self) -> ColumnElement[Any]:
         return func.now()
+
+    def payload_size(self, record: StepOutcome) -> int:
+        """Return the length of the output or of the error."""
+        return len(record.output or record.error or "")
 
     def result_for(self, record: StepOutcome, epoch: int) -> StoredOutcome:
         """Return the outcome as it was sent."""
@@ -230,6 +235,10 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
         again = (Step.epoch == excluded.epoch) & (Step.failures >= excluded.failures)
         return super()._may_replace(excluded) & not_(again)
 
+    def payload_size(self, record: FailedAttempt) -> int:
+        """Return the length of the error."""
+        return len(record.error)
+
     def result_for(self, record: FailedAttempt, epoch: int) -> None:
         """Return None: a failed attempt has no result."""
 
@@ -260,7 +269,7 @@ class ReopenedStep(NamedTuple):
     step_id: str
 
 
-class ReopenSteps(RecordColumns[ReopenedStep]):
+class ReopenSteps(Companion[ReopenedStep]):
     """Mark failed steps to be executed again, in the workflows whose runs the same statement ends or releases."""
 
     record = ReopenedStep
@@ -268,12 +277,12 @@ class ReopenSteps(RecordColumns[ReopenedStep]):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def statement_after(self, ended: Any) -> Any:
-        """Return the update; `ended` is the CTE of the ended or released runs."""
+    def statement_after(self, written: Any) -> Any:
+        """Return the update; `written` is the CTE of the ended or released runs."""
         rows = self.rows()
         return (
             update(Step)
             .where(Step.workflow_id == rows.c.workflow_id, Step.step_id == rows.c.step_id)
-            .where(ended.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
+            .where(written.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
             .values(reopened=literal_column("true"), failures=ZERO)
         )
