@@ -11,7 +11,7 @@ from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
-from pgqrs.storage.records import KeyOwner
+from pgqrs.storage.records import KeyOwner, from_row
 from pgqrs.validation import check_is_int
 
 MAX_BLOCK = 1024
@@ -64,7 +64,7 @@ class IdAllocator:
     async def of_key(self, name: str, key: str) -> KeyOwner | None:
         """Return the workflow of this name that has the key, or None."""
         rows = await self._aside.fetch(of_keys, {"name": name, "keys": [key]})
-        return KeyOwner(*rows[0][1:]) if rows else None
+        return from_row(KeyOwner, rows[0]) if rows else None
 
 
 def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:

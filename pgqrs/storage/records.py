@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from pgqrs.types import WorkflowStatus
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+def from_row(record: type[T], row: Mapping[Any, Any]) -> T:
+    """Return a record, a `NamedTuple`, from a row that has a column with the name of each field."""
+    cls: Any = record
+    made: T = cls(**{name: row[name] for name in cls._fields})
+    return made
 
 
 class KeyOwner(NamedTuple):

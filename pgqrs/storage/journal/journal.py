@@ -43,6 +43,7 @@ from pgqrs.storage.journal.operation import (
     Record,
 )
 from pgqrs.storage.journal.registry import CURRENT_STATE, OPERATIONS, AskedRecord, Operations, operation_names
+from pgqrs.storage.records import from_row
 
 MAX_BATCH_ROWS = 1000
 """Maximum records of one batch."""
@@ -556,7 +557,7 @@ class Journal:
         statement = self._statement((CURRENT_STATE.name,))
         arrays = CURRENT_STATE.arrays([_asked(entry) for entry in entries])
         rows = await self._fetch(statement.text, statement.arguments(arrays))
-        return {AskedRecord(row[0], row[1]): CurrentState(*row[2:]) for row in rows}
+        return {from_row(AskedRecord, row): from_row(CurrentState, row) for row in rows}
 
     def _block(self, entry: Entry, at_least: float = 0.0) -> None:
         """Delay a record, and with it all later records of its workflow; `at_least` is in seconds."""

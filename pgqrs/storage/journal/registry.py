@@ -40,26 +40,26 @@ class CurrentStateQuery(RecordColumns[AskedRecord]):
     record = AskedRecord
 
     def statement(self) -> Any:
-        """Return the query; each row has the ids of a record, followed by the fields of its `CurrentState`."""
+        """Return the query; each row has the fields of an `AskedRecord` and of its `CurrentState`."""
         rows = self.rows()
-        current = (
-            Workflow.status,
-            Workflow.epoch,
-            Workflow.claim,
-            Workflow.token,
-            Workflow.cancel_interrupts,
-            Workflow.executor,
-            text_of(Workflow.output),
-            Workflow.codec,
-            Step.status,
-            Step.epoch,
-            text_of(Step.output),
-            text_of(Step.error),
-            Step.fingerprint,
-            Step.failures,
-        )
+        current: dict[str, Any] = {
+            "status": Workflow.status,
+            "epoch": Workflow.epoch,
+            "claim": Workflow.claim,
+            "token": Workflow.token,
+            "cancels": Workflow.cancel_interrupts,
+            "executor": Workflow.executor,
+            "output": text_of(Workflow.output),
+            "codec": Workflow.codec,
+            "step_status": Step.status,
+            "step_epoch": Step.epoch,
+            "step_output": text_of(Step.output),
+            "step_error": text_of(Step.error),
+            "step_fingerprint": Step.fingerprint,
+            "step_failures": Step.failures,
+        }
         return (
-            select(rows.c.workflow_id, rows.c.step_id, *current)
+            select(rows.c.workflow_id, rows.c.step_id, *(value.label(name) for name, value in current.items()))
             .select_from(rows)
             .outerjoin(Workflow, Workflow.id == rows.c.workflow_id)
             .outerjoin(Step, (Step.workflow_id == rows.c.workflow_id) & (Step.step_id == rows.c.step_id))

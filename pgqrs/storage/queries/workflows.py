@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -78,15 +78,17 @@ class WorkflowRepository:
             query = query.where(Workflow.name == name)
         if before is not None:
             query = query.where(Workflow.id < before)
-        return [_workflow(row, decode) for row in await self._connection.execute(query)]
+        return [_workflow(row, decode) for row in (await self._connection.execute(query)).mappings()]
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
-        texts = text_of(Workflow.output), text_of(Workflow.error)
+        texts = text_of(Workflow.output).label("output"), text_of(Workflow.error).label("error")
         query = select(Workflow.id, Workflow.status, *texts, Workflow.codec)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
-        return {row[0]: WorkflowResult(WorkflowStatus(row[1]), *row[2:]) for row in rows}
+        return {
+            row.id: WorkflowResult(WorkflowStatus(row.status), row.output, row.error, row.codec) for row in rows
+        }
 
     async def existing(self, ids: Collection[int]) -> set[int]:
         """Return the ids for which there is a workflow."""
@@ -96,7 +98,7 @@ class WorkflowRepository:
     async def get(self, decode: Decode, workflow_id: int) -> WorkflowRecord:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
-        row = found.one_or_none()
+        row = found.mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return _workflow(row, decode)
@@ -146,20 +148,20 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.id,
     Workflow.name,
     Workflow.status,
-    text_of(Workflow.input),
-    text_of(Workflow.output),
-    text_of(Workflow.error),
+    text_of(Workflow.input).label("input"),
+    text_of(Workflow.output).label("output"),
+    text_of(Workflow.error).label("error"),
     Workflow.epoch,
-    finite(Workflow.created_at),
-    finite(Workflow.started_at),
-    finite(Workflow.completed_at),
-    finite(Workflow.updated_at),
+    finite(Workflow.created_at).label("created_at"),
+    finite(Workflow.started_at).label("started_at"),
+    finite(Workflow.completed_at).label("completed_at"),
+    finite(Workflow.updated_at).label("updated_at"),
     Workflow.queue,
     Workflow.key,
     Workflow.priority,
-    finite(Workflow.due_at),
-    finite(Workflow.deadline),
-    Workflow.executor,
+    finite(Workflow.due_at).label("due_at"),
+    finite(Workflow.deadline).label("deadline"),
+    Workflow.executor.label("executor_id"),
     Workflow.attempts,
     Workflow.codec,
 )
@@ -175,17 +177,11 @@ _CANCELLED: dict[str, Any] = {
 }
 
 
-def _workflow(row: Sequence[Any], decode: Decode) -> WorkflowRecord:
-    identity, name, status, input_, output, error, *rest = row
-    return WorkflowRecord(
-        identity,
-        name,
-        WorkflowStatus(status),
-        decoded(input_, decode),
-        decoded(output, decode),
-        decoded(error, decode),
-        *rest,
-    )
+def _workflow(row: Mapping[Any, Any], decode: Decode) -> WorkflowRecord:
+    values: dict[str, Any] = {**row, "status": WorkflowStatus(row["status"])}
+    for name in ("input", "output", "error"):
+        values[name] = decoded(row[name], decode)
+    return WorkflowRecord(**values)
 
 
 def decoded(text: str | None, decode: Decode) -> Any:
@@ -276,7 +272,7 @@ def drawn_ids() -> Any:
 
 
 def of_keys() -> Any:
-    """Return the query for the keys and `KeyOwner`s of the workflows of a `name` that have one of the `keys`."""
+    """Return the query for the workflows of a `name` that have one of the `keys`: the key, and a `KeyOwner`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
-    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec
-    return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+    owner = Workflow.id.label("workflow_id"), text_of(Workflow.input).label("input"), Workflow.codec
+    return select(Workflow.key, *owner).where(Workflow.name == bindparam("name"), Workflow.key == asked)
