@@ -150,12 +150,8 @@ class StepExecution:
         """Return the record of the outcome: the JSON text of the value or of the error."""
         run = self.run
         return StepOutcome(
-            run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint, run.claim
+            run.workflow_id, run.epoch, self.step_id, output, error, self.began, self.fingerprint, run.claim
         )
-
-    def elapsed(self) -> float:
-        """Return the seconds since the step began."""
-        return monotonic() - self.began
 
     async def wait_settled(self) -> None:
         """Wait until the step has an outcome or was abandoned; the caller then checks again."""

@@ -482,9 +482,9 @@ class StepRunner:
             },
         )
         workflow_id, epoch, step_id, claim = execution.started
-        elapsed, failures = execution.elapsed(), execution.failures
+        began, failures = execution.began, execution.failures
         failure = FailedAttempt(
-            workflow_id, epoch, step_id, text, elapsed, execution.fingerprint, failures, delay, claim
+            workflow_id, epoch, step_id, text, began, execution.fingerprint, failures, delay, claim
         )
         try:
             await self._store.record_failure(failure)

@@ -1,14 +1,25 @@
 """The columns of a record type follow from the annotations of its fields."""
 
-from typing import NamedTuple
+import time
+from typing import Annotated, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import BigInteger, Boolean, Double, Uuid
 
 from pgqrs.models import Text
-from pgqrs.storage.journal.columns import RecordColumns
+from pgqrs.storage.journal.columns import RecordColumns, SecondsSince
 from pgqrs.types import WorkflowStatus
+
+
+class Began(NamedTuple):
+    workflow_id: int
+    at: Annotated[float, SecondsSince("age")]
+
+
+class BeganColumns(RecordColumns[Began]):
+    name = "began"
+    record = Began
 
 
 class Thing(NamedTuple):
@@ -63,6 +74,19 @@ def test_an_array_of_none_alone_is_not_sent():
     assert arrays["thing_name"] == ["x", "y"]
     assert arrays["thing_status"] == [None, "WAITING"]
     assert arrays["thing_share"] is None
+
+
+def test_a_time_is_sent_as_the_seconds_since_then_at_each_encoding():
+    columns = BeganColumns()
+    assert [type(kind) for kind in columns.columns.values()] == [BigInteger, Double]
+    records = [Began(1, time.monotonic() - 60), Began(2, time.monotonic() - 30)]
+    first, second = columns.arrays(records)["began_age"]
+    assert (round(first), round(second)) == (60, 30)
+    assert columns.arrays(records)["began_age"][0] > first
+    assert columns.values(records[0])["began_age"] > first
+    age, workflow_id = columns.picker(["began_age", "began_workflow_id"])(records[0])
+    assert age > first
+    assert workflow_id == 1
 
 
 def test_a_field_of_another_type_must_be_unsent():

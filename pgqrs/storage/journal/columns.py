@@ -6,8 +6,21 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import cached_property
 from operator import itemgetter
+from time import monotonic
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Boolean, Double, Uuid, bindparam, column
@@ -33,6 +46,16 @@ _FENCE = ("workflow_id", "claim")
 """The columns by which a statement finds and fences a workflow; they come first."""
 
 
+class SecondsSince(NamedTuple):
+    """The annotation of a field that has a monotonic time.
+
+    The field is sent as `column`, which has the seconds from this time to the encoding of the statement. The
+    seconds are not known earlier: a record may wait in the journal, and may be sent again.
+    """
+
+    column: str
+
+
 class RecordColumns(Generic[R]):
     """Records as the rows of an `unnest`, with one array for each column; a single record as plain values.
 
@@ -49,28 +72,56 @@ class RecordColumns(Generic[R]):
     @cached_property
     def columns(self) -> dict[str, TypeEngine[Any]]:
         """The types of the columns by name."""
-        hints = get_type_hints(self.record)
+        return {column: _column_type(name, hint) for column, (name, hint) in self._sent.items()}
+
+    @cached_property
+    def _sent(self) -> dict[str, tuple[str, Any]]:
+        """The name and the annotation of the field of each column."""
+        hints = get_type_hints(self.record, include_extras=True)
         names = [*filter(hints.__contains__, _FENCE), *(name for name in hints if name not in _FENCE)]
-        return {name: _column_type(name, hints[name]) for name in names if name not in self.unsent}
+        sent = {name: hints[name] for name in names if name not in self.unsent}
+        return {_since(hint) or name: (name, hint) for name, hint in sent.items()}
 
     @cached_property
     def places(self) -> dict[str, int]:
         """The index in a record of the value of each bind."""
         fields = list(get_type_hints(self.record))
-        return {f"{self.name}_{key}": fields.index(key) for key in self.columns}
+        return {f"{self.name}_{column}": fields.index(name) for column, (name, _) in self._sent.items()}
+
+    @cached_property
+    def _times(self) -> frozenset[str]:
+        """The binds of the fields with monotonic times."""
+        return frozenset(f"{self.name}_{column}" for column, (_, hint) in self._sent.items() if _since(hint))
 
     def arrays(self, records: Sequence[R]) -> Arrays:
         """Return the binds: an array for each column, with the records in order."""
         fields = list(zip(*records, strict=True))
-        return {bind: _array(fields[place]) for bind, place in self.places.items()}
+        now = monotonic()
+        return {
+            bind: [now - each for each in fields[place]] if bind in self._times else _array(fields[place])
+            for bind, place in self.places.items()
+        }
 
     def values(self, record: R) -> dict[str, Any]:
         """Return the binds of a single record."""
-        return {bind: record[place] for bind, place in self.places.items()}
+        binds = list(self.places)
+        return dict(zip(binds, self.picker(binds)(record), strict=True))
 
     def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
         """Return a function that takes the values of these binds, two at least, out of a single record."""
-        return itemgetter(*(self.places[bind] for bind in binds))
+        pick: Callable[[R], Sequence[Any]] = itemgetter(*(self.places[bind] for bind in binds))
+        since = [number for number, bind in enumerate(binds) if bind in self._times]
+        if not since:
+            return pick
+
+        def pick_at_once(record: R) -> Sequence[Any]:
+            values = [*pick(record)]
+            now = monotonic()
+            for number in since:
+                values[number] = now - values[number]
+            return values
+
+        return pick_at_once
 
     def plain(self) -> Any:
         """Return the values of a single record, each as an attribute."""
@@ -102,8 +153,16 @@ class CallerColumns(RecordColumns[R]):
         return array_of(bindparam(name, type_=Text()), type_)
 
 
+def _since(hint: Any) -> str | None:
+    """Return the column of a field with a monotonic time, None for any other field."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((mark.column for mark in marks if isinstance(mark, SecondsSince)), None)
+
+
 def _column_type(name: str, hint: Any) -> TypeEngine[Any]:
     """Return the type of the column for a field's annotation, which may be optional."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
     kinds = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
     (kind, *others) = (each for each in kinds if each is not NoneType)
     if others or not (kind in _TYPES or (isinstance(kind, type) and issubclass(kind, Enum))):

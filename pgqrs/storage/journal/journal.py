@@ -472,7 +472,14 @@ class Journal:
 
         return await self._database.retrying(also=is_about_tables)(send_again)
 
+    async def _connect_and_send(self, batch: Sequence[Entry]) -> list[Any]:
+        await self._connected()
+        return await self._send(batch)
+
     def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
+        if self._connection is None:
+            # Connecting takes long, and the times of steps are counted back from the encoding.
+            return self._connect_and_send(batch)
         if len(batch) == 1 and (first := batch[0]).operation.can_be_single(first.record):
             # Plain values: no arrays to encode, and no join and two sorts for the server.
             text, values_of = self._single_statement(first.operation)
@@ -482,10 +489,13 @@ class Journal:
         for entry in batch:
             size += entry.size
             grouped.setdefault(entry.operation, []).append(entry.record)
-        arrays: Arrays = {}
-        for operation, records in grouped.items():
-            arrays |= operation.arrays(records)
-        statement = self._statement(operation_names(arrays))
+        arrays = _encoded(grouped)
+        names = operation_names(arrays)
+        if names not in self._compiled:
+            # Compiling takes long, too.
+            self._statement(names)
+            arrays = _encoded(grouped)
+        statement = self._compiled[names]
         return self._fetch(statement.text, statement.arguments(arrays), size / MIN_NETWORK_RATE)
 
     def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
@@ -606,9 +616,7 @@ class Journal:
     async def _fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
         connection = self._connection
         if connection is None or connection.is_closed():
-            connection = self._connection = await self._database.open_driver()
-            # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
-            self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
+            connection = await self._connected()
         self.statements += 1
         self._watchdog.watch(connection, allowance)
         try:
@@ -624,6 +632,12 @@ class Journal:
             raise
         finally:
             self._watchdog.rest()
+
+    async def _connected(self) -> Driver:
+        connection = self._connection = await self._database.open_driver()
+        # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
+        self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
+        return connection
 
     def _start_idle_timer(self) -> None:
         self._last_used = self._loop.time()
@@ -650,6 +664,13 @@ def _concerns_all(error: Exception) -> bool:
 
 def _ignore(_result: Any) -> None:
     """Discard a result that no caller waits for."""
+
+
+def _encoded(grouped: dict[Operation[Any], list[Any]]) -> Arrays:
+    arrays: Arrays = {}
+    for operation, records in grouped.items():
+        arrays |= operation.arrays(records)
+    return arrays
 
 
 def _asked(entry: Entry) -> AskedRecord:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Workflow
+from pgqrs.storage.journal.columns import SecondsSince
 from pgqrs.storage.journal.operation import (
     RETRY,
     CancelRequested,
@@ -26,12 +27,16 @@ from pgqrs.types import StepStatus
 _FALSE: ColumnElement[bool] = literal_column("false")
 
 
+Began: TypeAlias = Annotated[float, SecondsSince("elapsed")]
+"""The monotonic time at which a step began."""
+
+
 class StepOutcome(NamedTuple):
     """A record to write: the outcome of a step, or the mark that the step is running.
 
-    One of `output` and `error` is JSON text; both are None for a mark. `elapsed` is the seconds that the step has
-    executed. `fingerprint` is the fingerprint of its arguments. `claim` is the token of the run: the record is
-    written only while the workflow has this claim. `claim` has this meaning in `FailedAttempt` too.
+    One of `output` and `error` is JSON text; both are None for a mark. `fingerprint` is the fingerprint of the
+    step's arguments. `claim` is the token of the run: the record is written only while the workflow has this
+    claim. `claim` has this meaning in `FailedAttempt` too.
     """
 
     workflow_id: int
@@ -39,7 +44,7 @@ class StepOutcome(NamedTuple):
     step_id: str
     output: str | None
     error: str | None
-    elapsed: float
+    began: Began
     fingerprint: int | None = None
     claim: int = 0
 
@@ -60,7 +65,7 @@ class FailedAttempt(NamedTuple):
     epoch: int
     step_id: str
     error: str
-    elapsed: float
+    began: Began
     fingerprint: int | None
     failures: int
     delay: float
