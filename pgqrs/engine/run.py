@@ -24,7 +24,8 @@ from pgqrs.errors import (
     WorkflowFinishedError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.records import History, RunEnd, RunRelease
+from pgqrs.storage.journal.runs import RunEnd, RunRelease
+from pgqrs.storage.records import History
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 

@@ -12,7 +12,8 @@ from weakref import ref
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs.storage.journal.futures import resolve
-from pgqrs.storage.records import StartedStep, StepOutcome
+from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.records import StartedStep
 
 
 # No class inherits from this protocol: `isinstance(scope, StepExecution)` would then run the slow check of the
@@ -169,12 +170,8 @@ class StepExecution:
         """Return the record of the outcome: the JSON text of the value or of the error."""
         run = self.run
         return StepOutcome(
-            run.workflow_id, run.epoch, self.step_id, output, error, self.elapsed(), self.fingerprint, run.claim
+            run.workflow_id, run.epoch, self.step_id, output, error, self.began, self.fingerprint, run.claim
         )
-
-    def elapsed(self) -> float:
-        """Return the seconds since the step began."""
-        return monotonic() - self.began
 
     async def wait_until_over(self) -> None:
         """Wait until the step has an outcome or was abandoned; the caller then checks again."""

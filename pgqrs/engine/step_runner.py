@@ -40,7 +40,8 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.journal.futures import WriteFuture
-from pgqrs.storage.records import FailedAttempt, StepOutcome, StoredOutcome
+from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
+from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
@@ -380,7 +381,7 @@ class StepRunner:
             epoch,
             step_id,
             text,
-            execution.elapsed(),
+            execution.began,
             execution.fingerprint,
             retry.failures,
             delay,

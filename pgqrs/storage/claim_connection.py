@@ -19,7 +19,7 @@ from pgqrs.storage.queries import claims, executors, maintenance
 from pgqrs.storage.queries.channels import parse_payload, queue_channel
 from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.records import ClaimedRun, from_row
 
 MAX_CLAIM_BYTES = 64 * 2**20
 """Maximum bytes of the inputs of claimed workflows that a worker holds; the last workflow may exceed it."""
@@ -119,7 +119,7 @@ class ClaimConnection:
             if not rows:
                 rows = await self._claim(values, limit)
             self._unanswered.clear()
-        self._floor.claimed(row["id"] for row in rows)
+        self._floor.claimed(row["workflow_id"] for row in rows)
         return _in_order(rows)
 
     async def _claim(self, values: dict[str, Any], limit: int) -> list[Any]:
@@ -133,7 +133,7 @@ class ClaimConnection:
             floor = self._floor.of((values["names"], values["queues"]))
             own = {"token": token, "limit": wanted, "window": window, "floor": floor, "budget": budget}
             found = await self._claimed(claims.claim, values | own)
-            taken = [row for row in found if row["id"] is not None]
+            taken = [row for row in found if row["workflow_id"] is not None]
             rows += taken
             budget -= sum(len(row["input"]) for row in taken)
             if len(taken) >= wanted or found[0]["seen"] < window or budget <= 0:
@@ -201,12 +201,9 @@ class ClaimConnection:
 
     async def _time_out(self, ids: list[int]) -> int:
         given = await self._fetch(maintenance.given_times, {"ids": ids})
-        errors = [
-            dump_error(WorkflowTimeoutError(workflow_id, timeout), terminal=True) for workflow_id, timeout in given
-        ]
-        return len(
-            await self._fetch(maintenance.end_past_deadline, {"ids": [row[0] for row in given], "errors": errors})
-        )
+        errors = [dump_error(WorkflowTimeoutError(row["id"], row["timeout"]), terminal=True) for row in given]
+        expired = {"ids": [row["id"] for row in given], "errors": errors}
+        return len(await self._fetch(maintenance.end_past_deadline, expired))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -252,5 +249,5 @@ class ClaimConnection:
 
 
 def _in_order(rows: list[Any]) -> list[ClaimedRun]:
-    first = sorted(rows, key=lambda row: (-row["priority"], row["id"]))
-    return [ClaimedRun(*row[: len(ClaimedRun._fields)]) for row in first]
+    first = sorted(rows, key=lambda row: (-row["priority"], row["workflow_id"]))
+    return [from_row(ClaimedRun, row) for row in first]

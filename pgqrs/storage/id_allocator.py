@@ -8,7 +8,7 @@ from collections import deque
 from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.queries.workflows import drawn_ids, of_keys
-from pgqrs.storage.records import KeyOwner
+from pgqrs.storage.records import KeyOwner, from_row
 from pgqrs.validation import check_is_int
 
 MAX_BLOCK = 1024
@@ -58,7 +58,7 @@ class IdAllocator:
     async def of_key(self, name: str, key: str) -> KeyOwner | None:
         """Return the workflow of this name that has the key, or None."""
         rows = await self._dedicated.fetch(of_keys, {"name": name, "keys": [key]})
-        return KeyOwner(*rows[0][1:]) if rows else None
+        return from_row(KeyOwner, rows[0]) if rows else None
 
 
 def check_id(workflow_id: int) -> None:

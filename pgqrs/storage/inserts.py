@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
+from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.journal.registry import CALLER_ENQUEUE, OPERATIONS
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
-from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission
+from pgqrs.storage.records import KeyOwner, from_row
 
 
 async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
@@ -45,5 +46,5 @@ async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -
 
 async def _of_keys(connection: Connection, name: str, keys: Sequence[str]) -> dict[str, KeyOwner]:
     """Return the workflows of this name that have these keys."""
-    rows: Any = await connection.execute(of_keys(), {"name": name, "keys": list(keys)})
-    return {key: KeyOwner(*rest) for key, *rest in rows}
+    rows = (await connection.execute(of_keys(), {"name": name, "keys": list(keys)})).mappings()
+    return {row["key"]: from_row(KeyOwner, row) for row in rows}

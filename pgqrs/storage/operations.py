@@ -7,11 +7,12 @@ from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from pgqrs.storage.id_allocator import IdAllocator, check_id
+from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import KeyOwner, NewWorkflow, Submission, WorkflowIdentity
+from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 
 T = TypeVar("T")
 

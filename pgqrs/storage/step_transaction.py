@@ -20,9 +20,10 @@ from pgqrs.storage.connections.commit_guard import CommitGuard, isolation_of
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate
 from pgqrs.storage.journal.operation import RETRY, CurrentState
-from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP
+from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP, AskedRecord
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.steps import StepRepository
-from pgqrs.storage.records import StepOutcome, StoredOutcome
+from pgqrs.storage.records import StoredOutcome, from_row
 
 T = TypeVar("T")
 
@@ -193,9 +194,9 @@ def _is_refusal(error: Exception) -> bool:
 
 async def _recorded_before(connection: CallerConnection, record: StepOutcome) -> StoredOutcome:
     """Return the outcome that the step has already, or raise the error for which the run may write no more."""
-    asked = CALLER_CURRENT_STATE.arrays([(record.workflow_id, record.step_id)])
-    row: Any = (await connection.execute(_ASK, asked)).one()
-    verdict = RECORD_LAST_STEP.resolve_missing(record, CurrentState(*row[2:]))
+    asked = CALLER_CURRENT_STATE.arrays([AskedRecord(record.workflow_id, record.step_id)])
+    row = (await connection.execute(_ASK, asked)).mappings().one()
+    verdict = RECORD_LAST_STEP.resolve_missing(record, from_row(CurrentState, row))
     if verdict is RETRY:
         raise DatabaseError(
             f"step {record.step_id!r} of workflow {record.workflow_id} could not be recorded, because its record "

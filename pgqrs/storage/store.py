@@ -25,17 +25,19 @@ from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.id_allocator import IdAllocator
+from pgqrs.storage.journal.creation import NewRun
 from pgqrs.storage.journal.futures import WriteFuture
 from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
 from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
+from pgqrs.storage.journal.runs import RunEnd, RunRelease, RunStart
 from pgqrs.storage.liveness import StoreLiveness
 from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.reader import StoreReader
-from pgqrs.storage.records import Claim, History, NewRun, RunEnd, RunRelease, RunStart
+from pgqrs.storage.records import Claim, History
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
 from pgqrs.storage.store_access import StoreAccess

@@ -16,8 +16,10 @@ from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.observer import Observer
 from pgqrs.storage.claim_connection import ClaimConnection
+from pgqrs.storage.journal.runs import RunEnd, RunRelease
+from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import ClaimedRun, FailedAttempt, RunEnd, RunRelease, StepOutcome
+from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded

@@ -24,7 +24,8 @@ from pgqrs.errors import (
     WorkflowNotFoundError,
 )
 from pgqrs.storage.claim_connection import MAX_CLAIM_BYTES
-from pgqrs.storage.records import ClaimedRun, RunRelease
+from pgqrs.storage.journal.runs import RunRelease
+from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
 from pgqrs.workflow.arguments import decode_input

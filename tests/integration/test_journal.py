@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import string
+import time
 from collections import deque
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -25,8 +26,11 @@ from pgqrs import (
 )
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import journal as journal_module
+from pgqrs.storage.journal.creation import NewWorkflow
+from pgqrs.storage.journal.runs import RunEnd, RunStart
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import Claim, NewWorkflow, RunEnd, RunStart, StepOutcome, StoredOutcome
+from pgqrs.storage.records import Claim, StoredOutcome
 from tests.support.journal_records import claimed, offered, submit
 from tests.support.waiting import DEADLINE, until
 from tests.support.wire import Wire
@@ -41,8 +45,8 @@ async def new_runs(admin, count):
     return [ctx.id() for ctx in contexts]
 
 
-def outcome(workflow_id, step_id="s", output="1", *, epoch=1, elapsed=0.0, claim=0):
-    return StepOutcome(workflow_id, epoch, step_id, output, None, elapsed, claim=claim)
+def outcome(workflow_id, step_id="s", output="1", *, epoch=1, began=0.0, claim=0):
+    return StepOutcome(workflow_id, epoch, step_id, output, None, began, claim=claim)
 
 
 @asynccontextmanager
@@ -75,6 +79,42 @@ async def five_steps(ctx: PyWorkflow) -> int:
 LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
 
 
+async def test_records_behind_a_batch_in_flight_keep_the_times_of_their_starts(admin, sql, schema):
+    await sql.execute(f"""
+        CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(1); RETURN new; END';
+        CREATE TRIGGER wait BEFORE INSERT ON {schema}.pgqrs_workflow_steps
+            FOR EACH ROW WHEN (new.step_id = 'in flight') EXECUTE FUNCTION {schema}.wait()
+    """)
+    journal = (await admin.store()).journal
+    (other,) = await new_runs(admin, 1)
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    began = {}
+
+    @step(id="short")
+    async def short(ctx: PyWorkflow) -> None:
+        began["short"] = time.monotonic()
+
+    @step(id="long")
+    async def long(ctx: PyWorkflow) -> None:
+        began["long"] = start = time.monotonic()
+        await until(lambda: time.monotonic() > start + 0.3)
+
+    in_flight = await submit(journal, outcome(other, "in flight"))
+    await until(lambda: journal._in_flight)
+    base, at_base = time.monotonic(), await sql.fetchval("SELECT clock_timestamp()")
+    async with asyncio.timeout(DEADLINE):
+        first = asyncio.create_task(short(ctx))
+        await until(lambda: journal._queue and time.monotonic() > began["short"] + 0.1)
+        await asyncio.gather(first, long(ctx), in_flight)
+    records = await admin.list_steps(ctx.id())
+    assert [each.step_id for each in records] == ["short", "long"]
+    for each in records:
+        assert abs((each.started_at - at_base).total_seconds() - (began[each.step_id] - base)) < 0.25
+        assert (each.completed_at - at_base).total_seconds() > 0.5
+
+
 @pytest.mark.parametrize(
     ("bad", "sqlstate"),
     [
@@ -82,7 +122,7 @@ LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
         ({"output": '"\0"'}, "22021"),
         ({"output": '"\ud800"'}, "22000"),
         ({"step_id": LONG_KEY}, "54000"),
-        ({"elapsed": 1e300}, "22008"),
+        ({"began": -1e300}, "22008"),
         ({"claim": 2**70}, "22000"),
     ],
     ids=["no JSON", "NUL", "lone surrogate", "a key too long", "an interval too long", "not a bigint"],

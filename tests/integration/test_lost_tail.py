@@ -8,7 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, WorkflowNotFoundError, step, workflow
-from pgqrs.storage.records import StepOutcome, Submission
+from pgqrs.storage.journal.creation import Submission
+from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.store import Store
 from tests.support.database import connected, engine_on
 from tests.support.journal_records import offered

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
 from pgqrs.clock import ClockReading, MonotonicClock
+from pgqrs.storage.journal.runs import RunEnd, RunRelease
 from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.records import RunEnd, RunRelease
 from pgqrs.storage.server_clock import ServerClock
 from tests.support.admins import limit
 from tests.support.database import connected

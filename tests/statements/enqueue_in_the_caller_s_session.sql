@@ -2,4 +2,4 @@ INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, read
 FROM unnest(CAST($1::TEXT AS BIGINT[]), $2::TEXT[], $3::TEXT[], $4::TEXT[], CAST($5::TEXT AS BIGINT[]), CAST($6::TEXT AS DOUBLE PRECISION[]), CAST($7::TEXT AS DOUBLE PRECISION[]), $8::TEXT[], $9::TEXT[], CAST($10::TEXT AS BIGINT[])) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
-RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS step_id, pgqrs.pgqrs_workflows.epoch AS epoch
+RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch

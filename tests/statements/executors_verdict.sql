@@ -17,7 +17,7 @@ OR pg_catalog.pg_locks.pid = pgqrs.pgqrs_executors.backend_pid))))
 OR pgqrs.pgqrs_executors.lock_key IS NULL
 AND pgqrs.pgqrs_executors.expires_at < pg_catalog.now())
 OR pgqrs.pgqrs_executors.suspected_at < pg_catalog.now() - coalesce(pgqrs.pgqrs_executors.expiry, 15.0) * interval '3.0 second'
-AND pgqrs.pgqrs_executors.expires_at < pg_catalog.now()) AS anon_1, pgqrs.pgqrs_executors.stopped_at IS NULL
+AND pgqrs.pgqrs_executors.expires_at < pg_catalog.now()) AS is_dead, pgqrs.pgqrs_executors.stopped_at IS NULL
 AND (NOT (pgqrs.pgqrs_executors.lock_key IS NULL
 OR (EXISTS (SELECT *
 FROM pg_catalog.pg_locks
@@ -31,6 +31,6 @@ AND ((CAST(pg_catalog.pg_locks.classid AS BIGINT) << 32) | CAST(pg_catalog.pg_lo
 AND (pgqrs.pgqrs_executors.backend_pid IS NULL
 OR pg_catalog.pg_locks.pid = pgqrs.pgqrs_executors.backend_pid))))
 OR pgqrs.pgqrs_executors.lock_key IS NULL
-AND pgqrs.pgqrs_executors.expires_at < pg_catalog.now()) AS anon_2
+AND pgqrs.pgqrs_executors.expires_at < pg_catalog.now()) AS is_in_doubt
 FROM pgqrs.pgqrs_executors
 WHERE pgqrs.pgqrs_executors.id = $2::UUID

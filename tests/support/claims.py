@@ -6,8 +6,8 @@ import json
 from contextlib import asynccontextmanager
 
 from pgqrs import PyWorkflow
+from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import Submission
 from pgqrs.workflow.definition import definition_of
 from tests.support.waiting import until
 

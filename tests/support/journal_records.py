@@ -7,8 +7,9 @@ from sqlalchemy import select
 
 from pgqrs.models import Workflow
 from pgqrs.storage.journal import futures as answers
+from pgqrs.storage.journal.creation import NewRun, Submission
+from pgqrs.storage.journal.runs import RunStart
 from pgqrs.storage.queries.tokens import new_token
-from pgqrs.storage.records import NewRun, RunStart, Submission
 from tests.support.waiting import DEADLINE
 
 

@@ -21,7 +21,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         yield f"{kind.name}", kind.statement()
         yield f"single {kind.name}", kind.statement(single=True)
     names = sorted({kind.name for kind in OPERATIONS.values()} | {"reopen", "retry"})
-    yield "a batch of all kinds", writes.combine(tuple(names))
+    yield "a batch of all kinds", OPERATIONS.combine(tuple(names))
     yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
     yield "current state", writes.CURRENT_STATE.statement()
     yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()

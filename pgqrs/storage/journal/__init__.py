@@ -2,13 +2,15 @@
 
 The files in reading order:
 
+* `columns.py`: the columns of a record type, derived from its annotations.
 * `operation.py`: the interface of an operation, which is the statement of one record type.
-* `steps.py`: the operations on steps.
-* `workflows.py`: the operations on workflows.
-* `registry.py`: the operation of each record type, and the statement of a batch.
+* `steps.py`: the operations on steps, with their records.
+* `creation.py`: the operations that insert workflows, with their records.
+* `runs.py`: the operations that start, end and release runs, with their records.
+* `registry.py`: the list of the operations, and the statement of a batch.
 * `futures.py`: the futures that callers await, and the ways to wake their tasks.
 * `journal.py`: the journal itself.
 * `running_marks.py`: the RUNNING marks of long steps, which are records of the journal too.
 
-The record types themselves are in `pgqrs/storage/records.py`.
+`pgqrs/storage/records.py` has the records that the operations answer with.
 """

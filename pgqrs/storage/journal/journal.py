@@ -31,13 +31,21 @@ from pgqrs.storage.connections.errors import (
     sqlstate,
     translate,
 )
-from pgqrs.storage.connections.pooler import is_bounded
+from pgqrs.storage.connections.pooler import Driver, is_bounded
 from pgqrs.storage.connections.watchdog import Watchdog
-from pgqrs.storage.journal import registry as writes
+from pgqrs.storage.journal.columns import Arrays
 from pgqrs.storage.journal.futures import Waker, WriteFuture
-from pgqrs.storage.journal.operation import EPOCH, RETRY, Arrays, CancelRequested, CurrentState, Operation
-from pgqrs.storage.journal.registry import OPERATIONS, Record
-from pgqrs.storage.records import RunEnd, RunRelease, Submission
+from pgqrs.storage.journal.operation import (
+    EPOCH,
+    NO_CONFLICT,
+    RETRY,
+    CancelRequested,
+    CurrentState,
+    Operation,
+    Record,
+)
+from pgqrs.storage.journal.registry import CURRENT_STATE, OPERATIONS, AskedRecord, Operations, operation_names
+from pgqrs.storage.records import from_row
 
 MAX_BATCH_SIZE = 4 * 1024 * 1024
 """Characters of payload at which a batch is full; a larger record goes to the journal beside."""
@@ -63,8 +71,8 @@ LOCK_SHARE = 5
 It bounds the share of its time in which a journal waits for keys that other transactions hold.
 """
 
-BatchedSteps: TypeAlias = str | set[str | None] | None
-"""The records of one workflow in a batch: a step id, None for a record of no step, or the set of several."""
+BatchedKeys: TypeAlias = str | set[str | None] | None
+"""The conflict keys of one workflow's records in a batch: the key of a single record, or the set of several."""
 
 
 class SingleStatement(NamedTuple):
@@ -81,12 +89,13 @@ class Entry:
     with it.
     """
 
-    __slots__ = ("on_result", "record", "resolved", "single", "size")
+    __slots__ = ("on_result", "operation", "record", "resolved", "single", "size")
 
-    def __init__(self, record: Any, on_result: Callable[[Any], None]) -> None:
+    def __init__(self, operation: Operation[Any], record: Any, on_result: Callable[[Any], None]) -> None:
+        self.operation = operation
         self.record = record
         self.on_result = on_result
-        self.size: int = record.size
+        self.size = operation.payload_size(record)
         self.resolved = False
         self.single = False
 
@@ -114,14 +123,18 @@ class Journal:
         owner: JournalOwner | None = None,
         *,
         beside: Journal | None = None,
+        operations: Operations = OPERATIONS,
         observer: Observer | None = None,
     ) -> None:
         """Write to a database; the `owner` is called when a run is to be cancelled.
 
         It stays alive while records are pending. If it were collected in the last moments of the loop, it
         would start to close resources that no task awaits any more. The journal `beside` has a connection of its
-        own. It takes the records that may take long, so that no other record waits for them.
+        own. It takes the records that may take long, so that no other record waits for them. `operations` are the
+        operations of all records that the journals write.
         """
+        self._operations = operations
+        self._operation_of = dict(operations)  # a dict: it is asked for each record
         self.beside = beside
         self._beside_size = 0
         self.observer = observer
@@ -174,7 +187,7 @@ class Journal:
         `on_result` is called once, with the result or with the exception that explains its absence. It is a
         callback and not a future so that a cancelled waiter loses no outcome. Await `wait_for_capacity` first.
         """
-        entry = Entry(record, on_result)
+        entry = Entry(self._operation_of[type(record)], record, on_result)
         if entry.size > MAX_BATCH_SIZE and self.beside is not None:
             self._pass_on(entry, self.beside)
             return
@@ -364,14 +377,14 @@ class Journal:
             return [queue.popleft()]
         batch: list[Entry] = []
         size = 0
-        taken: dict[int, BatchedSteps] = {}
+        taken: dict[int, BatchedKeys] = {}
         while queue and len(batch) < self._database.limits.max_batch and size < MAX_BATCH_SIZE:
             entry = queue[0]
             if self._blocked and (stalled := self._blocked.get(entry.record.workflow_id)):
                 stalled.append(queue.popleft())
                 self._queued_size -= entry.size
                 continue
-            if not _fits_batch(entry.record, taken) or (entry.single and batch):
+            if not _fits_batch(entry, taken) or (entry.single and batch):
                 break
             batch.append(queue.popleft())
             size += entry.size
@@ -432,26 +445,36 @@ class Journal:
 
         return await self._database.retrying(also=is_about_tables)(send_again)
 
+    async def _connect_and_send(self, batch: Sequence[Entry]) -> list[Any]:
+        await self._connect()
+        return await self._send(batch)
+
     def _send(self, batch: Sequence[Entry]) -> Awaitable[list[Any]]:
-        if len(batch) == 1 and not _reopens(record := batch[0].record):
+        if self._dedicated.driver is None:
+            # Connecting takes long, and the times of steps are counted back from the encoding.
+            return self._connect_and_send(batch)
+        if len(batch) == 1 and (first := batch[0]).operation.can_be_single(first.record):
             # Plain values: no arrays to encode, and no join and two sorts for the server.
-            text, values_of = self._single_statement(OPERATIONS[type(record)])
-            return self._fetch(text, values_of(record), batch[0].size / MIN_NETWORK_RATE)
+            text, values_of = self._single_statement(first.operation)
+            return self._fetch(text, values_of(first.record), first.size / MIN_NETWORK_RATE)
         grouped: dict[Operation[Any], list[Any]] = {}
         size = 0
         for entry in batch:
             size += entry.size
-            grouped.setdefault(OPERATIONS[type(entry.record)], []).append(entry.record)
-        arrays: Arrays = {}
-        for operation, records in grouped.items():
-            arrays |= operation.arrays(records)
-        statement = self._statement(writes.operation_names(arrays))
+            grouped.setdefault(entry.operation, []).append(entry.record)
+        arrays = _encoded(grouped)
+        names = operation_names(arrays)
+        if names not in self._compiled:
+            # Compiling takes long, too.
+            self._statement(names)
+            arrays = _encoded(grouped)
+        statement = self._compiled[names]
         return self._fetch(statement.text, statement.arguments(arrays), size / MIN_NETWORK_RATE)
 
     def _statement(self, names: tuple[str, ...]) -> CompiledStatement:
         compiled = self._compiled.get(names)
         if compiled is None:
-            compiled = self._compiled[names] = self._database.compile(writes.combine(names))
+            compiled = self._compiled[names] = self._database.compile(self._operations.combine(names))
         return compiled
 
     def _single_statement(self, operation: Operation[Any]) -> SingleStatement:
@@ -467,20 +490,20 @@ class Journal:
         resolve = self._resolve if self._delays else Entry.resolve
         if len(batch) == 1:
             (entry,) = batch
-            resolve(entry, OPERATIONS[type(entry.record)].result_for(entry.record, rows[0][EPOCH]))
+            resolve(entry, entry.operation.result_for(entry.record, rows[0][EPOCH]))
             return
         epochs = {row[1]: row[EPOCH] for row in rows}
         for entry in batch:
             record = entry.record
-            resolve(entry, OPERATIONS[type(record)].result_for(record, epochs[record.workflow_id]))
+            resolve(entry, entry.operation.result_for(record, epochs[record.workflow_id]))
 
     async def _resolve_answered(self, batch: Sequence[Entry], rows: list[Any]) -> None:
-        answers = {(row[0], row[1], row[2]): row[EPOCH] for row in rows}
+        answers = {(row["kind"], row["workflow_id"], row["key"]): row["epoch"] for row in rows}
         unanswered: list[Entry] = []
         for entry in batch:
             record = entry.record
-            operation = OPERATIONS[type(record)]
-            epoch = answers.get((operation.name, record.workflow_id, _step_id(record)))
+            operation = entry.operation
+            epoch = answers.get((operation.name, record.workflow_id, operation.answer_key(record)))
             if epoch is None:
                 unanswered.append(entry)
             else:
@@ -492,8 +515,7 @@ class Journal:
         """Find the reason that records were not written: a fenced run, an earlier sending, or a locked row."""
         states = await self._with_retries(self._ask, unanswered)
         for entry in unanswered:
-            record = entry.record
-            result = OPERATIONS[type(record)].resolve_missing(record, states[record.workflow_id, _step_id(record)])
+            result = entry.operation.resolve_missing(entry.record, states[_asked(entry)])
             if result is RETRY:
                 self._block(entry)
             elif isinstance(result, CancelRequested):
@@ -506,6 +528,7 @@ class Journal:
         if self._held_owner is not None:
             self._held_owner.cancel_asked(entry.record.workflow_id, request.interrupts)
         entry.record = request.instead
+        entry.operation = self._operation_of[type(request.instead)]
         self._requeue([entry])
 
     def _resolve(self, entry: Entry, result: Any) -> None:
@@ -513,11 +536,11 @@ class Journal:
             self._delays.pop(entry.record.workflow_id, None)
         entry.resolve(result)
 
-    async def _ask(self, entries: Sequence[Entry]) -> dict[tuple[int, str | None], CurrentState]:
-        asked = [(entry.record.workflow_id, _step_id(entry.record)) for entry in entries]
-        statement = self._statement((writes.CURRENT_STATE.name,))
-        rows = await self._fetch(statement.text, statement.arguments(writes.CURRENT_STATE.arrays(asked)))
-        return {(row[0], row[1]): CurrentState(*row[2:]) for row in rows}
+    async def _ask(self, entries: Sequence[Entry]) -> dict[AskedRecord, CurrentState]:
+        statement = self._statement((CURRENT_STATE.name,))
+        arrays = CURRENT_STATE.arrays([_asked(entry) for entry in entries])
+        rows = await self._fetch(statement.text, statement.arguments(arrays))
+        return {from_row(AskedRecord, row): from_row(CurrentState, row) for row in rows}
 
     def _block(self, entry: Entry, at_least: float = 0.0) -> None:
         """Delay a record, and with it all later records of its workflow; `at_least` is in seconds."""
@@ -532,8 +555,7 @@ class Journal:
 
     def _unblock(self, workflow_id: int) -> None:
         if entries := self._blocked.pop(workflow_id, None):
-            if isinstance(entries[0].record, Submission):
-                # Last in the queue: another transaction may hold its key for a long time.
+            if entries[0].operation.requeues_last:
                 self._queue.extend(entries)
                 self._queued_size += sum(entry.size for entry in entries)
             else:
@@ -568,9 +590,7 @@ class Journal:
         # Not `DedicatedConnection.fetch`: that is one more coroutine for each statement.
         connection = self._dedicated.driver
         if connection is None or connection.is_closed():
-            connection = await self._dedicated.open()
-            # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
-            self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
+            connection = await self._connect()
         self.statements += 1
         self._watchdog.watch(connection, allowance)
         try:
@@ -586,6 +606,12 @@ class Journal:
         finally:
             self._watchdog.rest()
 
+    async def _connect(self) -> Driver:
+        connection = await self._dedicated.open()
+        # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
+        self._bound = 2 * self._database.limits.timeout if is_bounded(connection) else None
+        return connection
+
     def _close_if_idle(self) -> None:
         if self._flusher is None:
             self._drop_connection()
@@ -593,10 +619,6 @@ class Journal:
     def _drop_connection(self) -> None:
         if self._dedicated.driver is not None:
             self._closing = self._loop.create_task(self._dedicated.close(), name="pgqrs-journal-close")
-
-
-# A tuple: `isinstance` takes twice as long with a union.
-_ENDINGS = (RunEnd, RunRelease)
 
 
 def _concerns_all(error: Exception) -> bool:
@@ -608,29 +630,31 @@ def _ignore(_result: Any) -> None:
     """Discard a result that no caller waits for."""
 
 
-def _step_id(record: Any) -> str | None:
-    return getattr(record, "step_id", None)
+def _encoded(grouped: dict[Operation[Any], list[Any]]) -> Arrays:
+    arrays: Arrays = {}
+    for operation, records in grouped.items():
+        arrays |= operation.arrays(records)
+    return arrays
 
 
-def _reopens(record: Any) -> bool:
-    return isinstance(record, _ENDINGS) and bool(record.reopen)
+def _asked(entry: Entry) -> AskedRecord:
+    return AskedRecord(entry.record.workflow_id, entry.operation.answer_key(entry.record))
 
 
-def _fits_batch(record: Any, taken: dict[int, BatchedSteps]) -> bool:
+def _fits_batch(entry: Entry, taken: dict[int, BatchedKeys]) -> bool:
     """Return True if a record may go into the batch that `taken` describes, and add the record to `taken` then.
 
-    One statement sees one snapshot, so a batch holds several records of a workflow only if their steps differ.
+    See `Operation.conflict_key` for the rule.
     """
-    workflow_id: int = record.workflow_id
-    # Not `_step_id`: this is for each record, where a call is a hundredth of a workflow's time in this process.
-    step_id: str | None = getattr(record, "step_id", None)
+    workflow_id: int = entry.record.workflow_id
+    key = entry.operation.conflict_key(entry.record)
     if workflow_id not in taken:
-        taken[workflow_id] = step_id
+        taken[workflow_id] = key
         return True
-    steps = taken[workflow_id]
-    if not isinstance(steps, set):
-        steps = taken[workflow_id] = {steps}
-    if None in steps or step_id is None or step_id in steps:
+    keys = taken[workflow_id]
+    if not isinstance(keys, set):
+        keys = taken[workflow_id] = {keys}
+    if None in keys or key is None or (key in keys and key is not NO_CONFLICT):
         return False
-    steps.add(step_id)
+    keys.add(key)
     return True

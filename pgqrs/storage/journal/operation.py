@@ -17,28 +17,20 @@ in this way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from operator import itemgetter
-from types import SimpleNamespace
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Subquery, bindparam, cast, column, null, select, true
+from sqlalchemy import Subquery, cast, null, select, true
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.queries.expressions import array_of, text_literal, text_of_array, unnest
-from pgqrs.storage.records import Claim, FailedAttempt, RunEnd, StepOutcome, StoredOutcome
+from pgqrs.storage.journal.columns import R, RecordColumns
+from pgqrs.storage.queries.expressions import text_literal
+from pgqrs.storage.records import Claim, StoredOutcome
 from pgqrs.types import WorkflowStatus
 
 Result: TypeAlias = Claim | StoredOutcome | PgqrsError | bool | None
-Arrays: TypeAlias = dict[str, list[Any] | str | None]
-
-R = TypeVar("R", bound=tuple[Any, ...])
-
 EPOCH = -1
 """Index of the epoch in an answer; the answer of a single record has no other column."""
 
@@ -47,6 +39,19 @@ RETRY: Any = object()
 
 ID_TAKEN: Any = object()
 """Result of `Operation.resolve_missing` for a new workflow whose id another workflow has: draw another id."""
+
+
+NO_CONFLICT: Any = object()
+"""Key of `Operation.conflict_key` for a record that shares batches with all records that have a key."""
+
+
+class Record(Protocol):
+    """A record that a journal writes."""
+
+    @property
+    def workflow_id(self) -> int:
+        """The id of the workflow."""
+        ...
 
 
 class CancelRequested(NamedTuple):
@@ -96,73 +101,45 @@ class LockedRows(NamedTuple):
     is_current: ColumnElement[bool]
 
 
-class RecordColumns(Generic[R]):
-    """Records as the rows of an `unnest`, with one array for each column; a single record as plain values."""
+class Companion(RecordColumns[R], ABC):
+    """A further write in the statement of an operation, with rows of its own."""
 
-    name: ClassVar[str]
-    columns: ClassVar[dict[str, TypeEngine[Any]]]
-    fields: ClassVar[tuple[str, ...]]
-    """The names of the fields of a record, in order; the statement uses only the fields that are columns."""
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """The index in a record of the value of each bind."""
-        return {f"{self.name}_{key}": self.fields.index(key) for key in self.columns}
-
-    def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array for each column, with the records in order."""
-        fields = list(zip(*records, strict=True))
-        return {bind: _array(fields[place]) for bind, place in self.places.items()}
-
-    def values(self, record: R) -> dict[str, Any]:
-        """Return the binds of a single record."""
-        return {bind: record[place] for bind, place in self.places.items()}
-
-    def picker(self, binds: Sequence[str]) -> Callable[[R], Sequence[Any]]:
-        """Return a function that takes the values of these binds, two at least, out of a single record."""
-        return itemgetter(*(self.places[bind] for bind in binds))
-
-    def plain(self) -> Any:
-        """Return the values of a single record, each as an attribute."""
-        binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
-        return SimpleNamespace(**binds)
-
-    def rows(self) -> Any:
-        """Return the records as a source to select from."""
-        binds = [self._array_bind(f"{self.name}_{key}", type_) for key, type_ in self.columns.items()]
-        named = [column(key, type_) for key, type_ in self.columns.items()]
-        return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
-
-    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-        return bindparam(name, type_=ARRAY(type_))
-
-
-class CallerColumns(RecordColumns[R]):
-    """Rows for the caller's session: arrays other than text arrays are passed as text; see `array_of`."""
-
-    def arrays(self, records: Sequence[R]) -> Arrays:
-        """Return the binds: an array for each column, or the text of the array."""
-        types = list(self.columns.values())
-        arrays = zip(super().arrays(records).items(), types, strict=True)
-        return {bind: each if isinstance(type_, Text) else _as_text(each) for (bind, each), type_ in arrays}
-
-    def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
-        if isinstance(type_, Text):
-            return super()._array_bind(name, type_)
-        return array_of(bindparam(name, type_=Text()), type_)
-
-
-def _as_text(array: Any) -> Any:
-    return None if array is None else text_of_array(array)
-
-
-def _array(column: tuple[Any, ...]) -> list[Any] | None:
-    """Return a column as an array; None if all values are None, which saves the encoding: `unnest` fills it up."""
-    return None if column[0] is None and column.count(None) == len(column) else list(column)
+    @abstractmethod
+    def statement_after(self, written: Any) -> Any:
+        """Return the statement; `written` is the CTE of the operation's write."""
 
 
 class Operation(RecordColumns[R], ABC):
     """The statement of one record type, and the meaning of its answer or of a missing answer."""
+
+    requeues_last: ClassVar[bool] = False
+    """True to send a delayed record after all records that wait, False to send it before them."""
+
+    @property
+    def companion(self) -> Companion[Any] | None:
+        """The further write whose binds `arrays` may add to its own."""
+        return None
+
+    def payload_size(self, record: R) -> int:
+        """Return the length of the payload in characters."""
+        return 0
+
+    def conflict_key(self, record: R) -> str | None:
+        """Return the key by which a record conflicts with other records of its workflow in one batch.
+
+        One statement sees one snapshot, so records that depend on each other go in different batches. Records with
+        the same key conflict. A record with the key None conflicts with every record of its workflow. Records with
+        the key `NO_CONFLICT` conflict only with these.
+        """
+        return None
+
+    def answer_key(self, record: R) -> str | None:
+        """Return the `key` of the record's answer, which distinguishes it from other answers for its workflow."""
+        return None
+
+    def can_be_single(self, record: R) -> bool:
+        """Return whether the statement of a `single` record writes the whole record."""
+        return True
 
     @abstractmethod
     def statement(self, *, single: bool = False) -> Any:
@@ -211,7 +188,7 @@ class Operation(RecordColumns[R], ABC):
         return []
 
     def returning(
-        self, workflow_id: Any, epoch: Any, step_id: Any = None, *, single: bool = False
+        self, workflow_id: Any, epoch: Any, key: Any = None, *, single: bool = False
     ) -> list[ColumnElement[Any]]:
         """Return the columns that every operation answers with, so that a mixed batch can unite the answers."""
         if single:
@@ -219,12 +196,26 @@ class Operation(RecordColumns[R], ABC):
         return [
             text_literal(self.name).label("kind"),
             workflow_id.label("workflow_id"),
-            (cast(null(), Text()) if step_id is None else step_id).label("step_id"),
+            (cast(null(), Text()) if key is None else key).label("key"),
             epoch.label("epoch"),
         ]
 
 
-def fencing_error(record: StepOutcome | FailedAttempt | RunEnd, current: CurrentState) -> PgqrsError | None:
+class RunRecord(Record, Protocol):
+    """A record that the run with its claim writes."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the run."""
+        ...
+
+    @property
+    def claim(self) -> int:
+        """The claim of the run."""
+        ...
+
+
+def fencing_error(record: RunRecord, current: CurrentState) -> PgqrsError | None:
     """Return the error of a run that may write no more, None for the current run."""
     if current.status is None:
         return WorkflowNotFoundError(record.workflow_id)

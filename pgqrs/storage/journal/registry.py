@@ -1,76 +1,72 @@
-"""The operation of each record type, and the statement of a batch of several record types."""
+"""The list of the operations, and the statement of a batch of several record types."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, select, union_all
+from sqlalchemy import select, union_all
 
-from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.journal.operation import Arrays, CallerColumns, Operation, RecordColumns
-from pgqrs.storage.journal.steps import RecordFailedAttempt, RecordLastFailedAttempt, RecordLastStep, RecordStep
-from pgqrs.storage.journal.workflows import (
-    ClaimWorkflow,
+from pgqrs.models import Step, Workflow
+from pgqrs.storage.journal.columns import Arrays, CallerColumns, RecordColumns
+from pgqrs.storage.journal.creation import (
     CreateAndStart,
     CreateWorkflow,
     EnqueueWorkflow,
-    FinishWorkflow,
-    ReleaseWorkflow,
-)
-from pgqrs.storage.queries.expressions import text_of
-from pgqrs.storage.records import (
-    FailedAttempt,
-    LastFailedAttempt,
-    LastOutcome,
-    NewRun,
-    NewWorkflow,
-    RunEnd,
-    RunRelease,
-    RunStart,
-    StepOutcome,
     Submission,
 )
-
-Record: TypeAlias = (
-    NewWorkflow | NewRun | Submission | RunStart | StepOutcome | FailedAttempt | RunEnd | RunRelease
+from pgqrs.storage.journal.operation import Operation
+from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
+from pgqrs.storage.journal.steps import (
+    RecordFailedAttempt,
+    RecordLastFailedAttempt,
+    RecordLastStep,
+    RecordStep,
 )
+from pgqrs.storage.queries.expressions import text_of
 
 
-class CurrentStateQuery(RecordColumns[tuple[int, str | None]]):
+class AskedRecord(NamedTuple):
+    """The ids of a record that stayed unanswered; `step_id` is None for a record of no step."""
+
+    workflow_id: int
+    step_id: str | None
+
+
+class CurrentStateQuery(RecordColumns[AskedRecord]):
     """Query the state of the workflows and steps of unanswered records."""
 
     name = "asked"
-    columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
-    fields = ("workflow_id", "step_id")
+    record = AskedRecord
 
     def statement(self) -> Any:
-        """Return the query; each row has the ids of a record, followed by the fields of its `CurrentState`."""
+        """Return the query; each row has the fields of an `AskedRecord` and of its `CurrentState`."""
         rows = self.rows()
-        current = (
-            Workflow.status,
-            Workflow.epoch,
-            Workflow.claim,
-            Workflow.token,
-            Workflow.cancel_interrupts,
-            Workflow.executor,
-            text_of(Workflow.output),
-            Workflow.codec,
-            Step.status,
-            Step.epoch,
-            text_of(Step.output),
-            text_of(Step.error),
-            Step.fingerprint,
-            Step.failures,
-        )
+        current: dict[str, Any] = {
+            "status": Workflow.status,
+            "epoch": Workflow.epoch,
+            "claim": Workflow.claim,
+            "token": Workflow.token,
+            "cancels": Workflow.cancel_interrupts,
+            "executor": Workflow.executor,
+            "output": text_of(Workflow.output),
+            "codec": Workflow.codec,
+            "step_status": Step.status,
+            "step_epoch": Step.epoch,
+            "step_output": text_of(Step.output),
+            "step_error": text_of(Step.error),
+            "step_fingerprint": Step.fingerprint,
+            "step_failures": Step.failures,
+        }
         return (
-            select(rows.c.workflow_id, rows.c.step_id, *current)
+            select(rows.c.workflow_id, rows.c.step_id, *(value.label(name) for name, value in current.items()))
             .select_from(rows)
             .outerjoin(Workflow, Workflow.id == rows.c.workflow_id)
             .outerjoin(Step, (Step.workflow_id == rows.c.workflow_id) & (Step.step_id == rows.c.step_id))
         )
 
 
-class CallerCurrentStateQuery(CallerColumns[tuple[int, str | None]], CurrentStateQuery):
+class CallerCurrentStateQuery(CallerColumns[AskedRecord], CurrentStateQuery):
     """The query of `CurrentStateQuery` for the caller's session."""
 
 
@@ -86,41 +82,62 @@ CALLER_ENQUEUE = CallerEnqueueWorkflow()
 
 RECORD_LAST_STEP = RecordLastStep()
 
-OPERATIONS: dict[type[Any], Operation[Any]] = {
-    NewWorkflow: CreateWorkflow(),
-    NewRun: CreateAndStart(),
-    Submission: EnqueueWorkflow(),
-    RunStart: ClaimWorkflow(),
-    StepOutcome: RecordStep(),
-    LastOutcome: RECORD_LAST_STEP,
-    FailedAttempt: RecordFailedAttempt(),
-    LastFailedAttempt: RecordLastFailedAttempt(),
-    RunEnd: FinishWorkflow(),
-    RunRelease: ReleaseWorkflow(),
-}
-_REOPENING = {
-    operation.reopening.name: (operation.name, operation.reopening)
-    for operation in (FinishWorkflow, ReleaseWorkflow)
-}
-_BY_NAME = {operation.name: operation for operation in OPERATIONS.values()} | {CURRENT_STATE.name: CURRENT_STATE}
+
+class Operations(Mapping[type[Any], Operation[Any]]):
+    """The operations that a journal writes, by the type of their records."""
+
+    def __init__(self, operations: Sequence[Operation[Any]]) -> None:
+        self._by_record = {each.record: each for each in operations}
+        self._by_name: dict[str, Operation[Any] | CurrentStateQuery] = {each.name: each for each in operations}
+        self._by_name[CURRENT_STATE.name] = CURRENT_STATE
+        self._companions = {
+            each.companion.name: (each.name, each.companion) for each in operations if each.companion is not None
+        }
+
+    def __getitem__(self, record: type[Any]) -> Operation[Any]:
+        return self._by_record[record]
+
+    def __iter__(self) -> Iterator[type[Any]]:
+        return iter(self._by_record)
+
+    def __len__(self) -> int:
+        return len(self._by_record)
+
+    def combine(self, names: Sequence[str]) -> Any:
+        """Return the statement that writes a batch of the operations with these names.
+
+        The name of a companion is in `names` only with the name of its operation.
+        """
+        if len(names) == 1:
+            return self._by_name[names[0]].statement()
+        ctes = {
+            name: self._by_name[name].statement().cte(f"{name}_done") for name in names if name in self._by_name
+        }
+        answers = union_all(*(select(cte) for cte in ctes.values()))
+        for name in names:
+            if name in self._companions:
+                after, companion = self._companions[name]
+                answers = answers.add_cte(companion.statement_after(ctes[after]).cte(f"{name}_done"))
+        return answers
+
+
+OPERATIONS = Operations(
+    [
+        CreateWorkflow(),
+        CreateAndStart(),
+        EnqueueWorkflow(),
+        ClaimWorkflow(),
+        RecordStep(),
+        RECORD_LAST_STEP,
+        RecordFailedAttempt(),
+        RecordLastFailedAttempt(),
+        FinishWorkflow(),
+        ReleaseWorkflow(),
+    ]
+)
+"""The operations of pgqrs; a new operation is listed here and nowhere else."""
 
 
 def operation_names(arrays: Arrays) -> tuple[str, ...]:
-    """Return the names of the operations that have these binds, as `combine` takes them."""
+    """Return the names of the operations and companions with these binds, as `Operations.combine` takes them."""
     return tuple(sorted({bind.partition("_")[0] for bind in arrays}))
-
-
-def combine(names: tuple[str, ...]) -> Any:
-    """Return the statement that writes a batch of these operations.
-
-    Two names reopen steps and need another name: ``"reopen"`` needs ``"end"``, ``"retry"`` needs ``"leave"``.
-    """
-    if len(names) == 1:
-        return _BY_NAME[names[0]].statement()
-    ctes = {name: _BY_NAME[name].statement().cte(f"{name}_done") for name in names if name in _BY_NAME}
-    answers = union_all(*(select(cte) for cte in ctes.values()))
-    for name in names:
-        if name in _REOPENING:
-            after, reopening = _REOPENING[name]
-            answers = answers.add_cte(reopening.statement_after(ctes[after]).cte(f"{name}_done"))
-    return answers

@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Protocol
 
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.records import StartedStep, StepOutcome
+from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.records import StartedStep
 
 MARK_AFTER = 0.1
 """Seconds that a step executes before it is marked; also the seconds between two sweeps."""
@@ -56,7 +57,7 @@ class RunningMarks:
         if step in self._young:
             del self._young[step]
             if not self._journal.is_full:
-                self._mark(step.started, monotonic() - step.began)
+                self._mark(step.started, step.began)
 
     async def stopped(self, step: Executing) -> None:
         """Stop tracking a step, and wait until a mark that is in flight is written."""
@@ -69,12 +70,12 @@ class RunningMarks:
         for step in list(takewhile(lambda step: now - step.began >= MARK_AFTER, self._young)):
             if not self._journal.is_full:
                 del self._young[step]
-                self._mark(step.started, now - step.began)
+                self._mark(step.started, step.began)
         self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep) if self._young else None
 
-    def _mark(self, step: StartedStep, elapsed: float) -> None:
+    def _mark(self, step: StartedStep, began: float) -> None:
         on_its_way = self._on_their_way[step] = self._loop.create_future()
-        mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, elapsed, None, step.claim)
+        mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, began, None, step.claim)
         self._journal.submit(mark, partial(self._on_written, step, on_its_way))
 
     def _on_written(self, step: StartedStep, on_its_way: asyncio.Future[None], _result: object) -> None:

@@ -1,42 +1,103 @@
-"""The operations on steps: outcomes, RUNNING marks, failed attempts, and reopened steps."""
+"""The operations on steps, with their records: outcomes, RUNNING marks, failed attempts, and reopened steps."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
-from sqlalchemy import BigInteger, Double, case, func, literal_column, not_, null, select, update
+from sqlalchemy import case, func, literal_column, not_, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Step, Text, Workflow
+from pgqrs.models import Step, Workflow
+from pgqrs.storage.journal.columns import SecondsSince
 from pgqrs.storage.journal.operation import (
     RETRY,
     CancelRequested,
+    Companion,
     CurrentState,
     LockedRows,
     Operation,
-    R,
-    RecordColumns,
     fencing_error,
 )
 from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
-from pgqrs.storage.records import FailedAttempt, LastFailedAttempt, LastOutcome, StepOutcome, StoredOutcome
+from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepStatus
 
 _FALSE: ColumnElement[bool] = literal_column("false")
 
 
-class _StepOperation(Operation[R]):
+Began: TypeAlias = Annotated[float, SecondsSince("elapsed")]
+"""The monotonic time at which a step began."""
+
+
+class StepOutcome(NamedTuple):
+    """A record to write: the outcome of a step, or the mark that the step is running.
+
+    One of `output` and `error` is JSON text; both are None for a mark. `fingerprint` is the fingerprint of the
+    step's arguments. `claim` is the token of the run: the record is written only while the workflow has this
+    claim. `claim` has this meaning in `FailedAttempt` too.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    output: str | None
+    error: str | None
+    began: Began
+    fingerprint: int | None = None
+    claim: int = 0
+
+
+class LastOutcome(StepOutcome):
+    """A record to write: the outcome of a step, in a run that knows that its workflow is to be cancelled."""
+
+    __slots__ = ()
+
+
+class FailedAttempt(NamedTuple):
+    """A record to write: a failed attempt of a step that is to be retried.
+
+    `failures` counts the failed attempts, this attempt included. `delay` is the seconds until the next attempt.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    error: str
+    began: Began
+    fingerprint: int | None
+    failures: int
+    delay: float
+    claim: int = 0
+
+
+class LastFailedAttempt(FailedAttempt):
+    """A record to write: a failed attempt in a run that knows that its workflow is to be cancelled."""
+
+    __slots__ = ()
+
+
+OfStep = TypeVar("OfStep", bound=StepOutcome | FailedAttempt)
+
+
+class _StepOperation(Operation[OfStep]):
     """A write of step rows for current runs; it replaces older rows of the steps unless they are successes."""
 
-    insert_columns: ClassVar[list[str]]
-
+    unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
     last_record: ClassVar[type[Any] | None] = None
     """The type of record that is written in place of this one once the run knows that it is to be cancelled.
 
     None for the operation of that type itself, which writes whether or not a cancellation is requested.
     """
+
+    def conflict_key(self, record: OfStep) -> str:
+        """Return the id of the step."""
+        return record.step_id
+
+    def answer_key(self, record: OfStep) -> str:
+        """Return the id of the step."""
+        return record.step_id
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the insert, which replaces the row of an older run unless that row is a success."""
@@ -45,9 +106,12 @@ class _StepOperation(Operation[R]):
         return self._insert(held, *order, single=single)
 
     def _insert(self, held: LockedRows, *order: ColumnElement[Any], single: bool) -> Any:
-        rows = select(*self._values(held)).select_from(held.source).where(held.is_current).order_by(*order)
-        statement = insert(Step).from_select(self.insert_columns, rows, include_defaults=False)
-        replaced = {key: statement.excluded[key] for key in self.insert_columns[2:]}
+        values = self._values(held)
+        columns = ["workflow_id", "step_id", *values]
+        rows = select(held.c.workflow_id, held.c.step_id, *values.values()).select_from(held.source)
+        ordered = rows.where(held.is_current).order_by(*order)
+        statement = insert(Step).from_select(columns, ordered, include_defaults=False)
+        replaced = {key: statement.excluded[key] for key in values}
         return statement.on_conflict_do_update(
             index_elements=[Step.workflow_id, Step.step_id],
             set_=replaced | {"reopened": _FALSE} | self._reset_columns(),
@@ -55,20 +119,20 @@ class _StepOperation(Operation[R]):
         ).returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, single=single))
 
     @abstractmethod
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
-        """Return the values of `insert_columns`, taken from the locked rows."""
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
+        """Return the values of the columns beside the ids, taken from the locked rows."""
 
     def _workflow_conditions(self) -> list[ColumnElement[bool]]:
         return [] if self.last_record is None else [Workflow.cancel_interrupts.is_(None)]
 
-    def _blocked(self, record: StepOutcome | FailedAttempt, current: CurrentState) -> Any:
+    def _blocked(self, record: OfStep, current: CurrentState) -> Any:
         """Return the reason that a permitted record was not written: a lock, or a requested cancellation."""
         if self.last_record is None or current.cancels is None:
             return RETRY
         return CancelRequested(current.cancels, self.last_record(*record))
 
     def _reset_columns(self) -> dict[str, Any]:
-        """Return the columns outside `insert_columns` that a replaced row loses, with their new values."""
+        """Return the columns outside `_values` that a replaced row loses, with their new values."""
         return {}
 
     def _may_replace(self, excluded: Any) -> Any:
@@ -80,50 +144,32 @@ class _StepOperation(Operation[R]):
 class RecordStep(_StepOperation[StepOutcome]):
     """Record the outcomes or the RUNNING marks of steps, for current runs."""
 
-    name: ClassVar[str] = "step"
-    fields = StepOutcome._fields
+    name = "step"
+    record = StepOutcome
     last_record: ClassVar[type[Any] | None] = LastOutcome
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "step_id": Text(),
-        "output": Text(),
-        "error": Text(),
-        "elapsed": Double(),
-        "fingerprint": BigInteger(),
-    }
-    insert_columns: ClassVar = [
-        "workflow_id",
-        "step_id",
-        "status",
-        "epoch",
-        "started_at",
-        "completed_at",
-        "output",
-        "error",
-        "fingerprint",
-    ]
 
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         now = self._now()
-        return [
-            held.c.workflow_id,
-            held.c.step_id,
-            case(
+        return {
+            "status": case(
                 (held.c.output.is_not(None), text_literal(StepStatus.SUCCESS)),
                 (held.c.error.is_not(None), text_literal(StepStatus.ERROR)),
                 else_=text_literal(StepStatus.RUNNING),
             ),
-            held.epoch,
-            seconds_ago(held.c.elapsed, now),
-            case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
-            json_of(held.c.output),
-            json_of(held.c.error),
-            held.c.fingerprint,
-        ]
+            "epoch": held.epoch,
+            "started_at": seconds_ago(held.c.elapsed, now),
+            "completed_at": case((func.coalesce(held.c.output, held.c.error).is_not(None), now)),
+            "output": json_of(held.c.output),
+            "error": json_of(held.c.error),
+            "fingerprint": held.c.fingerprint,
+        }
 
     def _now(self) -> ColumnElement[Any]:
         return func.now()
+
+    def payload_size(self, record: StepOutcome) -> int:
+        """Return the length of the output or of the error."""
+        return len(record.output or record.error or "")
 
     def result_for(self, record: StepOutcome, epoch: int) -> StoredOutcome:
         """Return the outcome as it was sent."""
@@ -143,6 +189,7 @@ class RecordLastStep(RecordStep):
     """Record the outcomes of steps for runs that know, or learn by the answer, that they are to be cancelled."""
 
     name = "last"
+    record = LastOutcome
     last_record = None
 
     def _now(self) -> ColumnElement[Any]:
@@ -171,43 +218,20 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
 class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     """Record failed attempts of steps that are to be retried, for current runs."""
 
-    name: ClassVar[str] = "failure"
+    name = "failure"
     last_record: ClassVar[type[Any] | None] = LastFailedAttempt
-    fields = FailedAttempt._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "step_id": Text(),
-        "error": Text(),
-        "elapsed": Double(),
-        "fingerprint": BigInteger(),
-        "failures": BigInteger(),
-        "delay": Double(),
-    }
-    insert_columns: ClassVar = [
-        "workflow_id",
-        "step_id",
-        "status",
-        "epoch",
-        "started_at",
-        "error",
-        "fingerprint",
-        "failures",
-        "retry_at",
-    ]
+    record = FailedAttempt
 
-    def _values(self, held: LockedRows) -> list[ColumnElement[Any]]:
-        return [
-            held.c.workflow_id,
-            held.c.step_id,
-            text_literal(StepStatus.RUNNING),
-            held.epoch,
-            seconds_ago(held.c.elapsed),
-            json_of(held.c.error),
-            held.c.fingerprint,
-            held.c.failures,
-            seconds_from_now(held.c.delay),
-        ]
+    def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
+        return {
+            "status": text_literal(StepStatus.RUNNING),
+            "epoch": held.epoch,
+            "started_at": seconds_ago(held.c.elapsed),
+            "error": json_of(held.c.error),
+            "fingerprint": held.c.fingerprint,
+            "failures": held.c.failures,
+            "retry_at": seconds_from_now(held.c.delay),
+        }
 
     def _reset_columns(self) -> dict[str, Any]:
         return {"completed_at": null(), "output": null()}
@@ -215,6 +239,10 @@ class RecordFailedAttempt(_StepOperation[FailedAttempt]):
     def _may_replace(self, excluded: Any) -> Any:
         again = (Step.epoch == excluded.epoch) & (Step.failures >= excluded.failures)
         return super()._may_replace(excluded) & not_(again)
+
+    def payload_size(self, record: FailedAttempt) -> int:
+        """Return the length of the error."""
+        return len(record.error)
 
     def result_for(self, record: FailedAttempt, epoch: int) -> None:
         """Return None: a failed attempt has no result."""
@@ -235,24 +263,31 @@ class RecordLastFailedAttempt(RecordFailedAttempt):
     """Record failed attempts for runs that know that they are to be cancelled."""
 
     name = "lastfailure"
+    record = LastFailedAttempt
     last_record = None
 
 
-class ReopenSteps(RecordColumns[tuple[int, str]]):
+class ReopenedStep(NamedTuple):
+    """A failed step that is to be executed again."""
+
+    workflow_id: int
+    step_id: str
+
+
+class ReopenSteps(Companion[ReopenedStep]):
     """Mark failed steps to be executed again, in the workflows whose runs the same statement ends or releases."""
 
-    columns: ClassVar = {"workflow_id": BigInteger(), "step_id": Text()}
-    fields = ("workflow_id", "step_id")
+    record = ReopenedStep
 
     def __init__(self, name: str) -> None:
-        self.name = name  # type: ignore[misc]  # one name for each operation that reopens steps
+        self.name = name
 
-    def statement_after(self, ended: Any) -> Any:
-        """Return the update; `ended` is the CTE of the ended or released runs."""
+    def statement_after(self, written: Any) -> Any:
+        """Return the update; `written` is the CTE of the ended or released runs."""
         rows = self.rows()
         return (
             update(Step)
             .where(Step.workflow_id == rows.c.workflow_id, Step.step_id == rows.c.step_id)
-            .where(ended.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
+            .where(written.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
             .values(reopened=literal_column("true"), failures=ZERO)
         )

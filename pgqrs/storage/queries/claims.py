@@ -134,12 +134,12 @@ def claimed_by_tokens() -> Any:
 def _claimed() -> list[ColumnElement[Any]]:
     """Return the columns of `ClaimedRun`, followed by the priority and the server's time."""
     columns: Any = (
-        Workflow.id,
+        Workflow.id.label("workflow_id"),
         Workflow.name,
         Workflow.epoch,
-        text_of(Workflow.input),
+        text_of(Workflow.input).label("input"),
         Workflow.attempts,
-        seconds_until(Workflow.deadline),
+        seconds_until(Workflow.deadline).label("seconds_left"),
         Workflow.claim,
         Workflow.priority,
         pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),

@@ -165,7 +165,7 @@ def verdict() -> Any:
     """Return the query for two conditions: an executor is dead, or it may soon be; no row for an unknown id."""
     asked = bindparam("executor", type_=Uuid())
     doubtful = Executor.stopped_at.is_(None) & (~_is_locked() | _is_silent_without_lock())
-    return select(is_dead(), doubtful).where(Executor.id == asked)
+    return select(is_dead().label("is_dead"), doubtful.label("is_in_doubt")).where(Executor.id == asked)
 
 
 def suspect() -> Any:

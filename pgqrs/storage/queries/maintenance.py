@@ -143,7 +143,7 @@ def given_times() -> Any:
     since_start = seconds_of(finite(Workflow.deadline) - finite(Workflow.started_at))
     given = func.coalesce(bounded(Workflow.timeout), since_start)
     asked = bindparam("ids", type_=ARRAY(BigInteger()))
-    return select(Workflow.id, given).where(Workflow.id == func.any(asked))
+    return select(Workflow.id, given.label("timeout")).where(Workflow.id == func.any(asked))
 
 
 def _levels() -> Any:

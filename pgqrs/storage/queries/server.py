@@ -23,6 +23,7 @@ from pgqrs.storage.queries.expressions import (
     pg,
     text_literal,
 )
+from pgqrs.storage.records import from_row
 
 
 class DatabaseIdentity(NamedTuple):
@@ -50,9 +51,9 @@ class ServerRepository:
         """Return the state of an executor, as it is known now; an unknown executor is dead."""
         asked = {"executor": executor_id, "settled": True}
         found: Any = (await self._connection.execute(executors.verdict(), asked)).one_or_none()
-        if found is None or found[0]:
+        if found is None or found.is_dead:
             return ExecutorState.DEAD
-        return ExecutorState.IN_DOUBT if found[1] else ExecutorState.ALIVE
+        return ExecutorState.IN_DOUBT if found.is_in_doubt else ExecutorState.ALIVE
 
     async def suspect(self) -> None:
         """Start to suspect the executors without a sign of life; only a later query can find them dead."""
@@ -65,9 +66,9 @@ class ServerRepository:
             .where(executors.DATABASES.c.datname == pg.current_database())
             .scalar_subquery()
         )
-        query = select(pg.pg_postmaster_start_time(), cast(own, BigInteger()))
-        row: Any = (await self._connection.execute(query)).one()
-        return DatabaseIdentity(*row)
+        started_at = pg.pg_postmaster_start_time().label("started_at")
+        query = select(started_at, cast(own, BigInteger()).label("database"))
+        return from_row(DatabaseIdentity, (await self._connection.execute(query)).mappings().one())
 
     async def violations(self, invariant: invariants.Invariant, limit: float) -> list[str]:
         """Return a sentence for each violation of an invariant; requires a transaction.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,7 +28,7 @@ from pgqrs.storage.queries.expressions import (
     size_of,
     text_of,
 )
-from pgqrs.storage.records import FailedAttempts, History, StoredOutcome
+from pgqrs.storage.records import FailedAttempts, History, StoredOutcome, from_row
 from pgqrs.types import StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024
@@ -49,36 +49,36 @@ class StepRepository:
         """
         rows: Any = await self._connection.execute(_HISTORY, {"workflow_id": workflow_id})
         history = History({}, {})
-        for step_id, status, output, error, fingerprint, failures, wait, size, total in rows:
-            if status == StepStatus.RUNNING:
-                history.failed[step_id] = FailedAttempts(failures, max(0.0, wait or 0.0))
+        for row in rows:
+            if row.status == StepStatus.RUNNING:
+                history.failed[row.step_id] = FailedAttempts(row.failures, max(0.0, row.wait or 0.0))
                 continue
-            history.outcomes[step_id] = StoredOutcome(output, error, fingerprint)
-            if total > HISTORY_BYTES:
-                later.append((step_id, size))
+            history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint)
+            if row.total > HISTORY_BYTES:
+                later.append((row.step_id, row.size))
         found = await self._connection.execute(_DEADLINE_AND_RETRIES, {"workflow_id": workflow_id})
-        row: Any = found.one_or_none()
-        return history if row is None else history._replace(seconds_left=row[0], retries=row[1])
+        own: Any = found.one_or_none()
+        return history if own is None else history._replace(seconds_left=own.seconds_left, retries=own.retries)
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
         """Return the texts of the outputs and errors of the steps, by step id."""
         rows: Any = await self._connection.execute(
             _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
         )
-        return {row[0]: (row[1], row[2]) for row in rows}
+        return {row.step_id: (row.output, row.error) for row in rows}
 
     async def locked_outcome(self, workflow_id: int, step_id: str) -> StoredOutcome | None:
         """Return the step's success or None, once every transaction that could record it has ended."""
         # Each such transaction holds a share lock of the workflow's row.
         held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
         await self._connection.execute(held)
-        found: Any = await self._connection.execute(
-            select(text_of(Step.output), text_of(Step.error), Step.fingerprint).where(
+        found = await self._connection.execute(
+            select(*_PAYLOADS, Step.fingerprint).where(
                 Step.workflow_id == workflow_id, Step.step_id == step_id, Step.status == StepStatus.SUCCESS
             )
         )
-        row = found.one_or_none()
-        return None if row is None else StoredOutcome(*row)
+        row = found.mappings().one_or_none()
+        return None if row is None else from_row(StoredOutcome, row)
 
     async def of_workflow(self, workflow_id: int) -> list[StoredStep]:
         """Return the workflow's steps in the order in which they were started."""
@@ -87,19 +87,20 @@ class StepRepository:
             .where(Step.workflow_id == workflow_id)
             .order_by(Step.started_at, Step.completed_at, Step.step_id)
         )
-        return [_step(row) for row in await self._connection.execute(query)]
+        return [_step(row) for row in (await self._connection.execute(query)).mappings()]
 
+
+_PAYLOADS = text_of(Step.output).label("output"), text_of(Step.error).label("error")
 
 _STEP_COLUMNS: Sequence[Any] = (
     Step.workflow_id,
     Step.step_id,
     Step.status,
-    text_of(Step.output),
-    text_of(Step.error),
+    *_PAYLOADS,
     Step.epoch,
     Step.reopened,
-    finite(Step.started_at),
-    finite(Step.completed_at),
+    finite(Step.started_at).label("started_at"),
+    finite(Step.completed_at).label("completed_at"),
     Step.failures,
 )
 
@@ -121,11 +122,11 @@ def _history() -> Any:
     return select(
         steps.c.step_id,
         steps.c.status,
-        case((is_now, text_of(steps.c.output))),
-        case((is_now, text_of(steps.c.error))),
+        case((is_now, text_of(steps.c.output))).label("output"),
+        case((is_now, text_of(steps.c.error))).label("error"),
         steps.c.fingerprint,
         steps.c.failures,
-        seconds_of(steps.c.retry_at - func.now()),
+        seconds_of(steps.c.retry_at - func.now()).label("wait"),
         steps.c.size,
         steps.c.total,
     )
@@ -133,16 +134,15 @@ def _history() -> Any:
 
 _HISTORY: Any = _history()
 
-_TEXTS: Any = select(Step.step_id, text_of(Step.output), text_of(Step.error)).where(
+_TEXTS: Any = select(Step.step_id, *_PAYLOADS).where(
     Step.workflow_id == bindparam("workflow_id"),
     Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
 )
 
-_DEADLINE_AND_RETRIES: Any = select(seconds_of(Workflow.deadline - func.now()), Workflow.retries).where(
-    Workflow.id == bindparam("workflow_id")
-)
+_DEADLINE_AND_RETRIES: Any = select(
+    seconds_of(Workflow.deadline - func.now()).label("seconds_left"), Workflow.retries
+).where(Workflow.id == bindparam("workflow_id"))
 
 
-def _step(row: Sequence[Any]) -> StoredStep:
-    workflow_id, step_id, status, *rest = row
-    return StoredStep(workflow_id, step_id, StepStatus(status), *rest)
+def _step(row: Mapping[Any, Any]) -> StoredStep:
+    return from_row(StoredStep, {**row, "status": StepStatus(row["status"])})

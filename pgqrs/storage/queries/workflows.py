@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +39,7 @@ from pgqrs.storage.queries.expressions import (
     text_of_array,
 )
 from pgqrs.storage.queries.tokens import check_token
-from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.records import WorkflowResult, from_row
 from pgqrs.types import StepStatus, WorkflowStatus
 
 
@@ -72,15 +72,18 @@ class WorkflowRepository:
             query = query.where(Workflow.name == name)
         if before is not None:
             query = query.where(Workflow.id < before)
-        return [_workflow(row) for row in await self._connection.execute(query)]
+        return [_workflow(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
-        texts = text_of(Workflow.output), text_of(Workflow.error)
+        texts = text_of(Workflow.output).label("output"), text_of(Workflow.error).label("error")
         query = select(Workflow.id, Workflow.status, *texts, Workflow.codec, Workflow.token)
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
-        return {row[0]: WorkflowResult(WorkflowStatus(row[1]), *row[2:]) for row in rows}
+        return {
+            row.id: WorkflowResult(WorkflowStatus(row.status), row.output, row.error, row.codec, row.token)
+            for row in rows
+        }
 
     async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
         """Return the tokens of the workflows that exist, by id."""
@@ -99,7 +102,7 @@ class WorkflowRepository:
     async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
         found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
-        row = found.one_or_none()
+        row = found.mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return _workflow(row)
@@ -153,20 +156,20 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.id,
     Workflow.name,
     Workflow.status,
-    text_of(Workflow.input),
-    text_of(Workflow.output),
-    text_of(Workflow.error),
+    text_of(Workflow.input).label("input"),
+    text_of(Workflow.output).label("output"),
+    text_of(Workflow.error).label("error"),
     Workflow.epoch,
-    finite(Workflow.created_at),
-    finite(Workflow.started_at),
-    finite(Workflow.completed_at),
-    finite(Workflow.updated_at),
+    finite(Workflow.created_at).label("created_at"),
+    finite(Workflow.started_at).label("started_at"),
+    finite(Workflow.completed_at).label("completed_at"),
+    finite(Workflow.updated_at).label("updated_at"),
     Workflow.queue,
     Workflow.key,
     Workflow.priority,
-    finite(Workflow.due_at),
-    finite(Workflow.deadline),
-    Workflow.executor,
+    finite(Workflow.due_at).label("due_at"),
+    finite(Workflow.deadline).label("deadline"),
+    Workflow.executor.label("executor_id"),
     Workflow.attempts,
     Workflow.codec,
     Workflow.token,
@@ -183,9 +186,8 @@ _CANCELLED: dict[str, Any] = {
 }
 
 
-def _workflow(row: Sequence[Any]) -> StoredWorkflow:
-    workflow_id, name, status, *rest = row
-    return StoredWorkflow(workflow_id, name, WorkflowStatus(status), *rest)
+def _workflow(row: Mapping[Any, Any]) -> StoredWorkflow:
+    return from_row(StoredWorkflow, {**row, "status": WorkflowStatus(row["status"])})
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:
@@ -273,7 +275,12 @@ def drawn_ids() -> Any:
 
 
 def of_keys() -> Any:
-    """Return the query for the keys and `KeyOwner`s of the workflows of a `name` that have one of the `keys`."""
+    """Return the query for the workflows of a `name` that have one of the `keys`: the key, and a `KeyOwner`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
-    columns = Workflow.key, Workflow.id, text_of(Workflow.input), Workflow.codec, Workflow.token
-    return select(*columns).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+    owner = (
+        Workflow.id.label("workflow_id"),
+        text_of(Workflow.input).label("input"),
+        Workflow.codec,
+        Workflow.token,
+    )
+    return select(Workflow.key, *owner).where(Workflow.name == bindparam("name"), Workflow.key == asked)

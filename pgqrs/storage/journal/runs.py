@@ -1,13 +1,13 @@
-"""The operations on workflows: create, begin, enqueue, start, end and release."""
+"""The operations on the runs of workflows, with their records: start, end and release."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
+from uuid import UUID
 
-from sqlalchemy import BigInteger, Double, Uuid, case, func, null, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import case, func, null, update
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import (
@@ -18,18 +18,10 @@ from pgqrs.errors import (
     WorkflowLockedError,
     WorkflowNotFoundError,
 )
-from pgqrs.models import Text, Workflow
-from pgqrs.storage.journal.operation import (
-    ID_TAKEN,
-    RETRY,
-    Arrays,
-    CurrentState,
-    LockedRows,
-    Operation,
-    R,
-    fencing_error,
-)
-from pgqrs.storage.journal.steps import ReopenSteps
+from pgqrs.models import Workflow
+from pgqrs.storage.journal.columns import Arrays
+from pgqrs.storage.journal.operation import RETRY, CurrentState, LockedRows, Operation, fencing_error
+from pgqrs.storage.journal.steps import ReopenedStep, ReopenSteps
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
     ONE,
@@ -41,170 +33,70 @@ from pgqrs.storage.queries.expressions import (
     seconds_from_now,
     text_literal,
 )
-from pgqrs.storage.records import Claim, NewRun, NewWorkflow, RunEnd, RunRelease, RunStart, Submission
+from pgqrs.storage.records import Claim
 from pgqrs.types import WorkflowStatus
 
 
-class _InsertOperation(Operation[R]):
-    """Insert workflows under ids that are already reserved; an existing row stays unchanged.
+class RunStart(NamedTuple):
+    """A record to write: the start of a run by `executor`; the run writes with the token `claim` from then on.
 
-    An existing row with the token of the record came with the first sending of the record. A row with another
-    token is another workflow: a server that lost its last transactions gives out an id twice.
+    `timeout` is the seconds that the workflow may take from this start, unless it has a timeout or a deadline of
+    its own already.
     """
 
-    insert_columns: ClassVar[list[str]]
-
-    def statement(self, *, single: bool = False) -> Any:
-        """Return the insert."""
-        given = self.plain() if single else self.rows().c
-        order = () if single else (given.workflow_id,)
-        columns = given.workflow_id, given.name, json_of(given.input), given.token
-        new = select(*columns, *self._values(given)).order_by(*order)
-        return (
-            insert(Workflow)
-            .from_select(["id", "name", "input", "token", *self.insert_columns], new, include_defaults=False)
-            .on_conflict_do_nothing()
-            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
-        )
-
-    @abstractmethod
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        """Return the values of `insert_columns` for the record whose columns are `given`."""
+    workflow_id: int
+    claim: int
+    executor: UUID
+    timeout: float | None = None
+    codec: str | None = None
 
 
-class CreateWorkflow(_InsertOperation[NewWorkflow]):
-    """Insert workflows that no executor runs yet."""
+class RunEnd(NamedTuple):
+    """A record to write: the end of a run, and the failed steps that the next run is to execute again.
 
-    name = "create"
-    fields = NewWorkflow._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["codec"]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [given.codec]
-
-    def result_for(self, record: NewWorkflow, epoch: int) -> None:
-        """Return None: a new workflow has no result."""
-
-    def resolve_missing(self, record: NewWorkflow, current: CurrentState) -> Any:
-        """Return None if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
-        return _unless_id_taken(None, record, current)
-
-
-class CreateAndStart(_InsertOperation[NewRun]):
-    """Insert workflows together with their first run."""
-
-    name = "begin"
-    fields = NewRun._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "executor": Uuid(),
-        "timeout": Double(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = [
-        "executor",
-        "status",
-        "epoch",
-        "claim",
-        "started_at",
-        "timeout",
-        "deadline",
-        "codec",
-    ]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.executor,
-            text_literal(WorkflowStatus.RUNNING),
-            ONE,
-            given.token,
-            func.now(),
-            given.timeout,
-            seconds_from_now(given.timeout),
-            given.codec,
-        ]
-
-    def result_for(self, record: NewRun, epoch: int) -> Claim:
-        """Return the claim."""
-        return Claim(epoch, token=record.token)
-
-    def resolve_missing(self, record: NewRun, current: CurrentState) -> Any:
-        """Return the claim if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
-        return _unless_id_taken(Claim(1, token=record.token), record, current)
-
-
-class EnqueueWorkflow(_InsertOperation[Submission]):
-    """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
-
-    name = "enqueue"
-    fields = Submission._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "name": Text(),
-        "input": Text(),
-        "queue": Text(),
-        "priority": BigInteger(),
-        "delay": Double(),
-        "timeout": Double(),
-        "key": Text(),
-        "codec": Text(),
-        "token": BigInteger(),
-    }
-    insert_columns: ClassVar = ["queue", "priority", "ready_at", "due_at", "timeout", "key", "codec"]
-
-    def _values(self, given: Any) -> list[ColumnElement[Any]]:
-        return [
-            given.queue,
-            given.priority,
-            case((given.delay.is_(None), func.now())),
-            seconds_from_now(given.delay),
-            given.timeout,
-            given.key,
-            given.codec,
-        ]
-
-    def result_for(self, record: Submission, epoch: int) -> bool:
-        """Return True: the inserted workflow has the key."""
-        return True
-
-    def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
-        """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
-        return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
-
-
-def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:
-    """Return the result if the id of a record has the record's own workflow, `ID_TAKEN` if it has another.
-
-    Return `RETRY` if the id has no workflow: the workflow that prevented the insert was deleted since.
+    `claim` is the token of the run: the record is written only while the workflow has this claim. `claim` has this
+    meaning in `RunRelease` too.
     """
-    if current.status is None:
-        return RETRY
-    return result if current.token == record.token else ID_TAKEN
+
+    workflow_id: int
+    epoch: int
+    output: str | None
+    error: str | None
+    reopen: tuple[str, ...] = ()
+    claim: int = 0
+
+
+class RunRelease(NamedTuple):
+    """A record to write: the release of a run whose workflow has not ended, or the cancellation of a workflow.
+
+    `status` has four values:
+
+    * WAITING parks the workflow for `wait` seconds; then it can be claimed again.
+    * PENDING hands the workflow to another worker at once.
+    * CANCELLED records the cancellation.
+    * RUNNING is for a run that its process has abandoned and any executor may take over.
+
+    `retries` is the number of retries of the workflow so far, None to keep the stored number. `error` is JSON
+    text. WAITING with an `error` and without `retries` is for a misfit: its run never began, and its attempts
+    continue to count.
+    """
+
+    workflow_id: int
+    epoch: int
+    status: WorkflowStatus
+    wait: float | None = None
+    error: str | None = None
+    retries: int | None = None
+    reopen: tuple[str, ...] = ()
+    claim: int = 0
 
 
 class ClaimWorkflow(Operation[RunStart]):
     """Start the next epoch of workflows, which fences every older run."""
 
     name = "start"
-    fields = RunStart._fields
+    record = RunStart
     _is_fenced = False
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "executor": Uuid(),
-        "timeout": Double(),
-        "codec": Text(),
-    }
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the update; a workflow that had failed begins with a fresh count of retries."""
@@ -274,15 +166,28 @@ def _claim_error(record: RunStart, current: CurrentState) -> PgqrsError | None:
     return None
 
 
-class _ReleaseOperation(Operation[R]):
+End = TypeVar("End", bound=RunEnd | RunRelease)
+
+
+class _ReleaseOperation(Operation[End]):
     """A write that ends or releases runs, and marks the failed steps that the next run is to execute again."""
 
     reopening: ClassVar[ReopenSteps]
+    unsent: ClassVar = frozenset({"epoch", "reopen"})
 
-    def arrays(self, records: Sequence[R]) -> Arrays:
+    def arrays(self, records: Sequence[End]) -> Arrays:
         """Return the binds, with the binds of the reopened steps if there are such steps."""
-        steps = [(record.workflow_id, step_id) for record in _ends(records) for step_id in record.reopen]
+        steps = [ReopenedStep(record.workflow_id, step_id) for record in records for step_id in record.reopen]
         return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
+
+    @property
+    def companion(self) -> ReopenSteps:
+        """The write that marks the failed steps."""
+        return self.reopening
+
+    def can_be_single(self, record: End) -> bool:
+        """Return whether the record reopens no step."""
+        return not record.reopen
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the update of the workflows whose run is current and not yet ended or released."""
@@ -308,17 +213,16 @@ class _ReleaseOperation(Operation[R]):
         return Workflow.epoch.expression
 
 
-def _ends(records: Sequence[Any]) -> Sequence[RunEnd | RunRelease]:
-    return records
-
-
 class FinishWorkflow(_ReleaseOperation[RunEnd]):
     """Record the ends of runs."""
 
     name = "end"
-    fields = RunEnd._fields
-    columns: ClassVar = {"workflow_id": BigInteger(), "claim": BigInteger(), "output": Text(), "error": Text()}
+    record = RunEnd
     reopening = ReopenSteps("reopen")
+
+    def payload_size(self, record: RunEnd) -> int:
+        """Return the length of the output or of the error."""
+        return len(record.output or record.error or "")
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         is_kept = Workflow.cancel_interrupts.is_(None)
@@ -359,16 +263,12 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
     """Release workflows for a later claim, or record that their runs were cancelled."""
 
     name = "leave"
-    fields = RunRelease._fields
-    columns: ClassVar = {
-        "workflow_id": BigInteger(),
-        "claim": BigInteger(),
-        "status": Text(),
-        "wait": Double(),
-        "error": Text(),
-        "retries": BigInteger(),
-    }
+    record = RunRelease
     reopening = ReopenSteps("retry")
+
+    def payload_size(self, record: RunRelease) -> int:
+        """Return the length of the error."""
+        return len(record.error or "")
 
     def result_for(self, record: RunRelease, epoch: int) -> None:
         """Return None: a release has no result."""

@@ -1,0 +1,186 @@
+"""The operations that insert workflows, with their records."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple, TypeVar
+from uuid import UUID
+
+from sqlalchemy import case, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.models import Workflow
+from pgqrs.storage.journal.operation import ID_TAKEN, RETRY, CurrentState, Operation
+from pgqrs.storage.queries.expressions import ONE, json_of, seconds_from_now, text_literal
+from pgqrs.storage.records import Claim
+from pgqrs.types import WorkflowStatus
+
+
+class NewWorkflow(NamedTuple):
+    """A record to write: a new workflow; `input` is JSON text.
+
+    `codec` is the name of the codec of the payloads, None for strict JSON; it has this meaning in all records.
+    `token` distinguishes the workflow from another workflow of the same id; see `pgqrs.storage.queries.tokens`.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    codec: str | None = None
+    token: int = 0
+
+
+class NewRun(NamedTuple):
+    """A record to write: a new workflow together with its first run; `input` is JSON text.
+
+    `timeout` is the seconds that the workflow may take from now, None for no limit. `token` is also the claim of
+    the run.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    executor: UUID
+    timeout: float | None
+    codec: str | None = None
+    token: int = 0
+
+
+class Submission(NamedTuple):
+    """A record to write: a workflow for the workers of `queue`; `input` is JSON text.
+
+    Workflows of higher `priority` are claimed first. `delay` is the seconds until the workflow may start, and
+    `timeout` is the seconds that it may take from its first start. Of the workflows of one name and `key` only the
+    first is written.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    key: str | None
+    codec: str | None = None
+    token: int = 0
+
+
+New = TypeVar("New", bound=NewWorkflow | NewRun | Submission)
+
+
+class _InsertOperation(Operation[New]):
+    """Insert workflows under ids that are already reserved; an existing row stays unchanged.
+
+    An existing row with the token of the record came with the first sending of the record. A row with another
+    token is another workflow: a server that lost its last transactions gives out an id twice.
+    """
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the insert."""
+        given = self.plain() if single else self.rows().c
+        order = () if single else (given.workflow_id,)
+        values = {
+            "id": given.workflow_id,
+            "name": given.name,
+            "input": json_of(given.input),
+            "token": given.token,
+            **self._values(given),
+        }
+        new = select(*values.values()).order_by(*order)
+        return (
+            insert(Workflow)
+            .from_select(list(values), new, include_defaults=False)
+            .on_conflict_do_nothing()
+            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
+        )
+
+    def payload_size(self, record: New) -> int:
+        """Return the length of the input."""
+        return len(record.input)
+
+    @abstractmethod
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        """Return the values of the further columns for the record whose columns are `given`."""
+
+
+class CreateWorkflow(_InsertOperation[NewWorkflow]):
+    """Insert workflows that no executor runs yet."""
+
+    name = "create"
+    record = NewWorkflow
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {"codec": given.codec}
+
+    def result_for(self, record: NewWorkflow, epoch: int) -> None:
+        """Return None: a new workflow has no result."""
+
+    def resolve_missing(self, record: NewWorkflow, current: CurrentState) -> Any:
+        """Return None if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
+        return _unless_id_taken(None, record, current)
+
+
+class CreateAndStart(_InsertOperation[NewRun]):
+    """Insert workflows together with their first run."""
+
+    name = "begin"
+    record = NewRun
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "executor": given.executor,
+            "status": text_literal(WorkflowStatus.RUNNING),
+            "epoch": ONE,
+            "claim": given.token,
+            "started_at": func.now(),
+            "timeout": given.timeout,
+            "deadline": seconds_from_now(given.timeout),
+            "codec": given.codec,
+        }
+
+    def result_for(self, record: NewRun, epoch: int) -> Claim:
+        """Return the claim."""
+        return Claim(epoch, token=record.token)
+
+    def resolve_missing(self, record: NewRun, current: CurrentState) -> Any:
+        """Return the claim if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
+        return _unless_id_taken(Claim(1, token=record.token), record, current)
+
+
+class EnqueueWorkflow(_InsertOperation[Submission]):
+    """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
+
+    name = "enqueue"
+    record = Submission
+    requeues_last: ClassVar = True  # another transaction may hold its key for a long time
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "queue": given.queue,
+            "priority": given.priority,
+            "ready_at": case((given.delay.is_(None), func.now())),
+            "due_at": seconds_from_now(given.delay),
+            "timeout": given.timeout,
+            "key": given.key,
+            "codec": given.codec,
+        }
+
+    def result_for(self, record: Submission, epoch: int) -> bool:
+        """Return True: the inserted workflow has the key."""
+        return True
+
+    def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
+        """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
+        return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
+
+
+def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:
+    """Return the result if the id of a record has the record's own workflow, `ID_TAKEN` if it has another.
+
+    Return `RETRY` if the id has no workflow: the workflow that prevented the insert was deleted since.
+    """
+    if current.status is None:
+        return RETRY
+    return result if current.token == record.token else ID_TAKEN

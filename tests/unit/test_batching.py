@@ -1,0 +1,138 @@
+"""The records that a journal sends as one statement, with operations of the test alone and a driver that only counts."""
+
+import asyncio
+from typing import NamedTuple
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from pgqrs.storage.connections.database import CompiledStatement, Limits
+from pgqrs.storage.journal.journal import Journal
+from pgqrs.storage.journal.operation import NO_CONFLICT, Operation
+from pgqrs.storage.journal.registry import Operations
+from pgqrs.storage.queries.expressions import ONE
+
+
+class Message(NamedTuple):
+    workflow_id: int
+    number: str
+
+
+class StepNote(NamedTuple):
+    workflow_id: int
+    step_id: str
+
+
+class Change(NamedTuple):
+    workflow_id: int
+
+
+class _Write(Operation):
+    def statement(self, *, single=False):
+        assert not single
+        return select(*self.returning(self.rows().c.workflow_id, ONE))
+
+    def can_be_single(self, record):
+        return False
+
+    def result_for(self, record, epoch):
+        return True
+
+    def resolve_missing(self, record, current):
+        raise AssertionError("every record is answered")
+
+
+class WriteMessage(_Write):
+    name = "message"
+    record = Message
+
+    def conflict_key(self, record):
+        return NO_CONFLICT
+
+
+class WriteNote(_Write):
+    name = "note"
+    record = StepNote
+
+    def conflict_key(self, record):
+        return record.step_id
+
+
+class WriteChange(_Write):
+    name = "change"
+    record = Change
+
+
+class Driver:
+    """Answers each record, and keeps how many records each statement had."""
+
+    def __init__(self):
+        self.batches = []
+
+    async def fetch(self, _text, *arguments, timeout):
+        del timeout
+        ids = [each for array in arguments for each in array if isinstance(each, int)]
+        self.batches.append(len(ids))
+        return [("", each, None, 1) for each in ids]
+
+    def is_closed(self):
+        return False
+
+    def terminate(self):
+        pass
+
+    async def close(self, timeout):
+        del timeout
+
+
+class Server:
+    """The parts of a `Database` that a journal uses."""
+
+    schema = "s"
+    limits = Limits(5.0, 5.0)
+
+    def __init__(self):
+        self.driver = Driver()
+
+    def compile(self, statement):
+        compiled = statement.compile(dialect=asyncpg.dialect())
+        return CompiledStatement(compiled.string, tuple(compiled.positiontup))
+
+    async def open_driver(self):
+        return self.driver
+
+
+async def batches_of(records):
+    """Submit records in one go and return the number of records of each statement."""
+    server = Server()
+    journal = Journal(server, operations=Operations([WriteMessage(), WriteNote(), WriteChange()]))
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*(journal.send(each) for each in records)) == [True] * len(records)
+        await journal.close()
+    return server.driver.batches
+
+
+async def test_a_thousand_records_that_conflict_with_nothing_are_one_batch():
+    assert await batches_of([Message(7, str(n)) for n in range(1000)]) == [1000]
+
+
+A, B = StepNote(7, "a"), StepNote(7, "b")
+M, N = Message(7, "1"), Message(7, "2")
+WHOLE, ELSEWHERE = Change(7), Change(8)
+
+
+@pytest.mark.parametrize(
+    ("records", "batches"),
+    [
+        ([A, B, M, N], [4]),
+        ([A, A], [1, 1]),
+        ([M, A, N, A], [3, 1]),
+        ([M, WHOLE, N], [1, 1, 1]),
+        ([WHOLE, A], [1, 1]),
+        ([A, WHOLE, ELSEWHERE], [1, 2]),
+        ([WHOLE, ELSEWHERE, WHOLE], [2, 1]),
+    ],
+)
+async def test_a_record_conflicts_by_its_key(records, batches):
+    assert await batches_of(records) == batches
