@@ -299,7 +299,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
         await asyncio.sleep(0.001)
     assert len(claimed_at) <= 2 + 0.5 / MIN_HINT_PAUSE
     before = len(claimed_at)
-    await until(lambda: time.monotonic() > claims._deaf_until and claims._hearing is None)
+    await until(lambda: time.monotonic() > claims._paused_until and claims._pause_timer is None)
     ready.append("work")
     claims.nudge()
     await until(lambda: slots.taken)

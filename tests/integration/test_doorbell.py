@@ -49,7 +49,7 @@ async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
         latencies, bell = [], (await admin.loop_state()).notifier
         for _ in range(12):
             await idle()
-            await until(lambda: not bell._ringing)  # a queue that was rung just now is rung again a moment later
+            await until(lambda: not bell._senders)  # a queue that was rung just now is rung again a moment later
             began = time.monotonic()
             latencies.append(await (await admin.enqueue(stamped)).result() - began)
         # 6 ms on a machine with nothing else to do; with polling alone it would be half a second.
@@ -131,7 +131,7 @@ async def test_a_slow_ring_delays_the_next_one_of_its_queue_and_no_other():
     for _ in range(3):
         bell.notify("slow", 1)
         bell.notify("q", 1)
-        await until(lambda: "q" not in bell._ringing)
+        await until(lambda: "q" not in bell._senders)
     assert rung.count("slow") == 1
     assert rung.count("q") == 3
     gate.set()
