@@ -1,13 +1,12 @@
-"""The records that a journal sends as one statement, with operations of the test alone and a driver that only counts."""
+"""The records that a journal sends as one statement, with operations of the test alone."""
 
 import asyncio
 from typing import NamedTuple
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import asyncpg
 
-from pgqrs.storage.connections.database import CompiledStatement, Limits
+from pgqrs.observer import Observer
 from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.operation import NO_CONFLICT, Operation
 from pgqrs.storage.journal.registry import Operations
@@ -64,57 +63,29 @@ class WriteChange(_Write):
     record = Change
 
 
-class Driver:
-    """Answers each record, and keeps how many records each statement had."""
+class Sizes(Observer):
+    """Keeps how many records each statement had."""
 
     def __init__(self):
         self.batches = []
 
-    async def fetch(self, _text, *arguments, timeout):
-        del timeout
-        ids = [each for array in arguments for each in array if isinstance(each, int)]
-        self.batches.append(len(ids))
-        return [("", each, None, 1) for each in ids]
-
-    def is_closed(self):
-        return False
-
-    def terminate(self):
-        pass
-
-    async def close(self, timeout):
-        del timeout
+    async def writing(self, records):
+        self.batches.append(len(records))
 
 
-class Server:
-    """The parts of a `Database` that a journal uses."""
-
-    schema = "s"
-    limits = Limits(5.0, 5.0)
-
-    def __init__(self):
-        self.driver = Driver()
-
-    def compile(self, statement):
-        compiled = statement.compile(dialect=asyncpg.dialect())
-        return CompiledStatement(compiled.string, tuple(compiled.positiontup))
-
-    async def open_driver(self):
-        return self.driver
-
-
-async def batches_of(records):
+async def batches_of(admin, records):
     """Submit records in one go and return the number of records of each statement."""
-    server = Server()
-    journal = Journal(server, operations=Operations([WriteMessage(), WriteNote(), WriteChange()]))
+    sizes = Sizes()
+    operations = Operations([WriteMessage(), WriteNote(), WriteChange()])
+    journal = Journal((await admin.store()).database, operations=operations, observer=sizes)
     async with asyncio.timeout(10):
         assert await asyncio.gather(*(journal.send(each) for each in records)) == [True] * len(records)
         await journal.close()
-    return server.driver.batches
+    return sizes.batches
 
 
-async def test_a_thousand_records_that_conflict_with_nothing_are_one_batch():
-    assert await batches_of([Message(7, str(n)) for n in range(1000)]) == [1000]
+async def test_a_thousand_records_that_conflict_with_nothing_are_one_batch(admin):
+    assert await batches_of(admin, [Message(7, str(n)) for n in range(1000)]) == [1000]
 
 
 A, B = StepNote(7, "a"), StepNote(7, "b")
@@ -134,5 +105,5 @@ WHOLE, ELSEWHERE = Change(7), Change(8)
         ([WHOLE, ELSEWHERE, WHOLE], [2, 1]),
     ],
 )
-async def test_a_record_conflicts_by_its_key(records, batches):
-    assert await batches_of(records) == batches
+async def test_a_record_conflicts_by_its_key(admin, records, batches):
+    assert await batches_of(admin, records) == batches
