@@ -164,7 +164,7 @@ async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_t
             reads.append((told[2], ", ".join(map(_literal, told[3]))))
 
     engine = store.database.engine.sync_engine
-    await store.ensure_installed()
+    await store.tables.ensure()
     event.listen(engine, "before_cursor_execute", note)
     await store.history(1)
     event.remove(engine, "before_cursor_execute", note)
