@@ -18,6 +18,9 @@ OLD_WARNINGS := -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST_OPTIONS ?=
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= tests/acceptance
+# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, and of the test kit.
+REPLAY_LEFT_OUT := $(foreach each,bad_input blocking_steps dask drain enqueue handles keys lent_sessions models orders_example \
+  server_away small_pools testing_kit testing_kit_codecs workers,--ignore=tests/acceptance/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= tests/acceptance
 
@@ -26,8 +29,10 @@ TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migr
   tests/integration/test_alembic_host.py \
   tests/integration/test_journal.py tests/integration/test_budgets.py
 
-# The test kit and the example are the longest, and use no more of the dependencies than the rest.
-OLD_LEFT_OUT := $(foreach each,testing_kit testing_kit_codecs orders_example dask,--ignore=tests/acceptance/test_$(each).py)
+# The test kit, the example, and the tests of processes and stops are the longest, and use no more of the dependencies
+# than the rest.
+OLD_LEFT_OUT := $(foreach each,blocking_steps crashes dask drain handles orders_example stops testing_kit \
+  testing_kit_codecs waiting_for_others workers,--ignore=tests/acceptance/test_$(each).py)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
@@ -61,7 +66,7 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
 	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
 	$(MAKE) --no-print-directory test-oldest > .venv/log/oldest 2>&1 & checks=$$!; \
-	$(MAKE) --no-print-directory test-packaging test-replay; packaged=$$?; \
+	$(MAKE) --no-print-directory test-packaging test-replay REPLAYED='tests/acceptance $(REPLAY_LEFT_OUT)'; packaged=$$?; \
 	wait $$checks; checked=$$?; cat .venv/log/oldest; \
 	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
