@@ -114,7 +114,7 @@ versions = $$($(1)/python -c 'import platform as p, sqlalchemy as s, asyncpg as 
   print("Python", p.python_version() + ", SQLAlchemy", s.__version__ + ", asyncpg", a.__version__)')
 
 .PHONY: lint
-lint: .venv/.dev ## ruff, the import contracts, and the count of words that hide a noun
+lint: .venv/.dev ## ruff, the import contracts, the prose and the names of tests
 	$(call heading,ruff)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
