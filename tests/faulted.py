@@ -1,4 +1,4 @@
-"""Fault mode: tests as they are, with one fault of the wire at each round trip of the library's journal.
+"""Fault mode: runs the tests with one network fault at each round trip of the journal.
 
 `pytest -p tests.faulted --faults before,after tests/acceptance`, or `make test-faults`. Each test runs once
 without a fault, which counts the round trips of its journals' connections, and then anew, with fixtures and a schema of

@@ -1,4 +1,4 @@
-"""What a user gives by mistake, and what they get for it: a clear error of ours, in time, and no password in it."""
+"""Invalid input raises a clear error of pgqrs within the timeout, without a password in it."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_a_number_out_of_range_is_refused(name, number):
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("given", ["x", None, True])
-def test_what_is_no_number_is_refused(name, given):
+def test_non_number_setting_is_refused(name, given):
     with pytest.raises(TypeError, match=name):
         Admin("postgresql://localhost/nowhere", **{name: given})
 
 
-def told(error):
+def shown_text(error):
     """Everything that a log would show of an error: its text, its repr, its traceback, its causes."""
     return "\n".join([str(error), repr(error), repr(error.args), *traceback.format_exception(error)])
 
@@ -93,20 +93,20 @@ async def listener():
         server.close()
 
 
-async def test_a_port_where_nobody_listens_is_unavailable_at_once(unused_tcp_port):
+async def test_closed_port_is_reported_as_unavailable(unused_tcp_port):
     for error in await refused(Admin(f"postgresql://user:s3cret@127.0.0.1:{unused_tcp_port}/db")):
         assert isinstance(error, DatabaseUnavailableError)
-        assert "s3cret" not in told(error)
+        assert "s3cret" not in shown_text(error)
 
 
-async def test_a_host_that_has_no_address_is_unavailable():
+async def test_unresolvable_host_is_reported_as_unavailable():
     for error in await refused(Admin("postgresql://user:s3cret@no-such-host.invalid/db", timeout=5)):
         assert isinstance(error, DatabaseUnavailableError)
-        assert "s3cret" not in told(error)
+        assert "s3cret" not in shown_text(error)
 
 
 @pytest.mark.parametrize("as_url", [False, True])
-async def test_a_server_that_never_answers_is_unavailable_within_the_timeout(listener, as_url):
+async def test_silent_server_is_unavailable_within_the_timeout(listener, as_url):
     dsn = f"postgresql://user:s3cret@127.0.0.1:{await listener()}/db"
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -114,33 +114,33 @@ async def test_a_server_that_never_answers_is_unavailable_within_the_timeout(lis
     assert loop.time() - began < 4 * 0.2 + 3
     for error in errors:
         assert isinstance(error, DatabaseUnavailableError)
-        assert "s3cret" not in told(error)
+        assert "s3cret" not in shown_text(error)
 
 
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 64, b"N" * 64, b"E\x00\x00\x00\x04"]
 )
-async def test_a_server_of_another_kind_is_an_error_of_ours_within_the_timeout(listener, answer):
+async def test_foreign_server_raises_database_error_within_timeout(listener, answer):
     port = await listener(answer)
     for error in await refused(Admin(f"postgresql://user:s3cret@127.0.0.1:{port}/db", timeout=0.5)):
         assert isinstance(error, DatabaseError)
-        assert "s3cret" not in told(error)
+        assert "s3cret" not in shown_text(error)
 
 
-async def test_a_socket_folder_that_is_not_there_is_unavailable(tmp_path):
+async def test_missing_socket_folder_is_unavailable(tmp_path):
     for error in await refused(Admin(f"postgresql://user:s3cret@/db?host={tmp_path}/none")):
         assert isinstance(error, DatabaseUnavailableError)
-        assert "s3cret" not in told(error)
+        assert "s3cret" not in shown_text(error)
 
 
-async def test_a_database_that_is_not_there_is_unavailable_and_named(dsn):
+async def test_missing_database_is_unavailable_and_named(dsn):
     url = make_url(dsn).set(database="no_such_database")
     for error in await refused(Admin(url.render_as_string(hide_password=False))):
         assert isinstance(error, DatabaseUnavailableError)
         assert "no_such_database" in str(error)
 
 
-# --- what is no DSN of PostgreSQL ---
+# --- invalid DSNs ---
 
 NOT_OURS = [
     "mysql://user:s3cr{}t9word@host/db",
@@ -158,13 +158,13 @@ NOT_OURS = [
 
 @pytest.mark.parametrize("special", ["", "#", "/", "@", "?", "%", ":", "\n"])
 @pytest.mark.parametrize("pattern", NOT_OURS)
-def test_what_is_no_dsn_of_postgresql_is_refused_at_once(pattern, special):
+def test_invalid_dsn_is_refused_without_its_password(pattern, special):
     given = pattern.format(special)
     with pytest.raises(InvalidDSNError) as caught:
         Admin(given)
     assert isinstance(caught.value, ValueError)
-    assert "s3cr" not in told(caught.value)
-    assert "t9word" not in told(caught.value)
+    assert "s3cr" not in shown_text(caught.value)
+    assert "t9word" not in shown_text(caught.value)
     assert "postgresql://" in str(caught.value)
 
 
@@ -180,8 +180,8 @@ async def test_a_password_with_special_characters_is_never_shown(unused_tcp_port
     async with no_hang():
         with pytest.raises(PgqrsError) as caught:
             await Admin(given, timeout=2).install()
-    assert "s3cr" not in told(caught.value)
-    assert "t9word" not in told(caught.value)
+    assert "s3cr" not in shown_text(caught.value)
+    assert "t9word" not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("special", ["#", "/", "@", "?", "%", ":"])
@@ -191,7 +191,7 @@ async def test_a_url_with_a_special_password_is_never_shown(unused_tcp_port, spe
     async with no_hang():
         with pytest.raises(DatabaseUnavailableError) as caught:
             await admin.install()
-    for text in (told(caught.value), repr(admin), str(admin)):
+    for text in (shown_text(caught.value), repr(admin), str(admin)):
         assert "s3cr" not in text
         assert "t9word" not in text
 
@@ -200,11 +200,11 @@ def test_a_url_of_another_database_is_refused_at_once():
     given = URL.create("mysql", "user", "s3cret", "host")
     with pytest.raises(InvalidDSNError, match="mysql") as caught:
         Admin(given)
-    assert "s3cret" not in told(caught.value)
+    assert "s3cret" not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize("given", [None, 5, b"postgresql://localhost/db", object()])
-def test_what_is_no_target_at_all_is_a_type_error(given):
+def test_target_of_a_wrong_type_is_a_type_error(given):
     with pytest.raises(TypeError, match="DSN"):
         Admin(given)
 
@@ -212,11 +212,11 @@ def test_what_is_no_target_at_all_is_a_type_error(given):
 @pytest.mark.parametrize(
     "rest", ["127.0.0.1:none/db", "127.0.0.1:99999999/db", "127.0.0.1/db?port=x", "127.0.0.1/db?sslmode=odd"]
 )
-async def test_parts_of_a_dsn_that_cannot_be_read_are_an_error_of_ours(rest):
+async def test_unreadable_dsn_part_raises_pgqrs_error(rest):
     given = f"postgresql://user:s3cret@{rest}"
     with pytest.raises(PgqrsError) as caught:
         await Admin(given, timeout=2).install()
-    assert "s3cret" not in told(caught.value)
+    assert "s3cret" not in shown_text(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +230,11 @@ def test_a_malformed_embedded_dsn_is_refused_at_once(given):
 @pytest.mark.parametrize(
     "odd", [{"port": 99_999_999}, {"query": {"port": "x"}}, {"query": {"sslmode": "odd"}}], ids=str
 )
-async def test_parts_of_a_url_that_cannot_be_read_are_an_error_of_ours(odd):
+async def test_unreadable_url_part_raises_pgqrs_error(odd):
     url = URL.create("postgresql", "user", "s3cret", "127.0.0.1", database="db").set(**odd)
     with pytest.raises(PgqrsError) as caught:
         await Admin(url, timeout=2).install()
-    assert "s3cret" not in told(caught.value).replace('"s3cret"', "")
+    assert "s3cret" not in shown_text(caught.value).replace('"s3cret"', "")
 
 
 # --- schema names ---
@@ -243,14 +243,14 @@ async def test_parts_of_a_url_that_cannot_be_read_are_an_error_of_ours(odd):
 @pytest.mark.parametrize(
     "name", ["", "x" * 64, "ü" * 32, "a\0b", "\ud800", 5, "a\tb", "a\nb", "a\x7fb"], ids=ascii
 )
-def test_a_schema_name_that_cannot_be_is_a_value_error(dsn, name):
+def test_invalid_schema_name_is_a_value_error(dsn, name):
     with pytest.raises(ValueError) as caught:
         Admin(dsn, name)
     assert isinstance(caught.value, ConfigurationError)
 
 
 @pytest.mark.parametrize("given", [True, "1", 1.0, None])
-async def test_an_id_that_is_none_is_a_type_error(admin, given):
+async def test_workflow_id_of_a_wrong_type_is_a_type_error(admin, given):
     await admin.create_workflow("greeting", "ann")
     calls = [admin.get_workflow, admin.resume_workflow, admin.cancel_workflow, admin.list_steps]
     for call in calls:
@@ -261,18 +261,18 @@ async def test_an_id_that_is_none_is_a_type_error(admin, given):
 @pytest.mark.parametrize(
     "page", [{"before": 1.5}, {"before": "x"}, {"before": True}, {"limit": 1.5}, {"limit": "x"}]
 )
-async def test_a_page_of_other_than_ints_is_a_type_error(admin, page):
+async def test_non_integer_page_bounds_are_a_type_error(admin, page):
     with pytest.raises(TypeError, match="must be an int, got"):
         await admin.list_workflows(**page)
 
 
-async def test_a_page_before_any_int_is_read(admin):
+async def test_page_before_any_integer_is_accepted(admin):
     ctx = await admin.create_workflow("greeting", "ann")
     assert [each.id for each in await admin.list_workflows(before=2**80)] == [ctx.id()]
     assert await admin.list_workflows(before=-5) == []
 
 
-async def test_a_name_whose_repr_fails_is_refused_by_its_class(admin):
+async def test_name_with_a_failing_repr_is_refused(admin):
     class Unshown:
         def __repr__(self):
             raise RuntimeError
@@ -312,7 +312,7 @@ async def test_a_schema_name_that_needs_quoting_works(own_database, name):
         assert len(await admin.list_steps(ctx.id())) == 1
 
 
-async def test_two_schemas_of_one_database_know_nothing_of_each_other(own_database):
+async def test_two_schemas_of_one_database_are_isolated(own_database):
     async with Admin(own_database, "one") as one, Admin(own_database, "two") as two:
         await one.install()
         with pytest.raises(NotInstalledError):
@@ -325,7 +325,7 @@ async def test_two_schemas_of_one_database_know_nothing_of_each_other(own_databa
 # --- schemas that are missing, older or newer ---
 
 
-async def test_a_call_before_install_names_what_installs(dsn, schema):
+async def test_call_before_install_names_the_install_commands(dsn, schema):
     async with Admin(dsn, schema) as admin:
         for call in (
             admin.verify,
@@ -345,7 +345,7 @@ async def test_a_call_before_install_names_what_installs(dsn, schema):
 
 @pytest.mark.plants_rows
 @pytest.mark.plants_rows
-async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(dsn, admin, sql, schema):
+async def test_dropped_tables_raise_not_installed_during_a_run(dsn, admin, sql, schema):
     async with no_hang(), Admin(dsn, schema, outage_timeout=0.5) as own:  # they may come back
         ctx = await own.create_workflow("greeting")
         await ctx.start()
@@ -356,7 +356,7 @@ async def test_tables_that_vanish_while_a_workflow_runs_are_a_clear_error(dsn, a
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize(("current", "remedy"), [("0000", "pgqrs install"), ("9999", "upgrade")])
-async def test_an_older_or_newer_schema_says_so_and_what_to_do(admin, sql, dsn, current, remedy):
+async def test_schema_version_mismatch_names_its_remedy(admin, sql, dsn, current, remedy):
     await sql.execute("UPDATE pgqrs_version SET version_num = $1", current)
     async with Admin(dsn, admin.schema) as late:
         for call in (late.verify, lambda: late.create_workflow("wf"), late.list_workflows):
@@ -366,7 +366,7 @@ async def test_an_older_or_newer_schema_says_so_and_what_to_do(admin, sql, dsn, 
 
 
 @pytest.mark.plants_rows
-async def test_install_does_not_touch_what_a_newer_pgqrs_made(admin, sql):
+async def test_install_leaves_a_newer_schema_unchanged(admin, sql):
     await sql.execute("UPDATE pgqrs_version SET version_num = '9999'")
     with pytest.raises(SchemaOutOfDateError):
         await admin.install()
@@ -376,7 +376,7 @@ async def test_install_does_not_touch_what_a_newer_pgqrs_made(admin, sql):
 # --- functions that are none of ours ---
 
 
-def test_functions_that_cannot_be_decorated_are_refused_by_name():
+def test_unsupported_functions_are_refused_by_name():
     def plain(ctx): ...
 
     async def generator(ctx):
@@ -402,7 +402,7 @@ def test_functions_that_cannot_be_decorated_are_refused_by_name():
 
 @pytest.mark.parametrize("wrong", [None, "ctx", 5, object()])
 @pytest.mark.parametrize("decorated", [greet, greeting])
-async def test_a_first_argument_that_is_no_workflow_names_the_function_at_the_call(decorated, wrong):
+async def test_wrong_first_argument_error_names_the_function(decorated, wrong):
     with pytest.raises(TypeError, match=rf"{decorated.__name__}.*PyWorkflow"):
         await decorated(wrong, "ann")
 
@@ -413,7 +413,7 @@ async def test_a_call_without_arguments_names_the_function(decorated):
         await decorated()
 
 
-async def test_what_is_no_workflow_cannot_be_run(admin):
+async def test_run_refuses_undecorated_functions(admin):
     async def plain(ctx): ...
 
     for function in (greet, plain):
@@ -429,7 +429,7 @@ def test_options_by_position_are_refused():
         workflow("a name")
 
 
-async def test_a_key_that_fails_fails_the_call_and_records_nothing(admin, sql):
+async def test_failing_key_function_fails_the_call_unrecorded(admin, sql):
     @step(key=lambda item: item["id"])
     async def handle(ctx: PyWorkflow, item: dict) -> None: ...
 
@@ -442,7 +442,7 @@ async def test_a_key_that_fails_fails_the_call_and_records_nothing(admin, sql):
 # --- loops ---
 
 
-async def test_an_engine_of_the_callers_in_a_second_loop_is_a_clear_error(engine, schema):
+async def test_caller_engine_in_a_second_loop_is_an_error(engine, schema):
     async with Admin(engine, schema) as admin:
         await admin.install()
 

@@ -25,7 +25,7 @@ WHERE = contextvars.ContextVar("where", default="nowhere")
 # --- threads ---
 
 
-async def test_a_plain_function_runs_in_a_thread_of_its_own_pool(admin, sql):
+async def test_blocking_function_runs_in_the_step_thread_pool(admin, sql):
     loop = asyncio.get_running_loop()
     loop.set_default_executor(refusing := RefusingExecutor())
 
@@ -51,7 +51,7 @@ class RefusingExecutor(ThreadPoolExecutor):
         raise AssertionError
 
 
-async def test_the_event_loop_goes_on_meanwhile(admin):
+async def test_event_loop_runs_during_a_blocking_step(admin):
     release = threading.Event()
 
     @step(thread=True)
@@ -68,7 +68,7 @@ async def test_the_event_loop_goes_on_meanwhile(admin):
         assert await task == "done"
 
 
-async def test_threads_are_bounded(admin):
+async def test_step_threads_are_bounded(admin):
     seen = set()
 
     @step(thread=True, key=lambda n: n)
@@ -84,7 +84,7 @@ async def test_threads_are_bounded(admin):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), StopIteration(), TimeoutError("x")])
-async def test_errors_of_a_thread_are_the_step_s(admin, sql, error):
+async def test_thread_error_is_recorded_as_the_step_error(admin, sql, error):
     @step(thread=True)
     def blocking(ctx: PyWorkflow) -> None:
         raise error
@@ -100,7 +100,7 @@ async def test_errors_of_a_thread_are_the_step_s(admin, sql, error):
     assert await steps(sql, ctx) == {"blocking": "ERROR"}
 
 
-async def test_retries_and_timeouts_of_threads(admin, sql):
+async def test_thread_step_times_out_and_retries(admin, sql):
     release, calls = threading.Event(), []
 
     @step(thread=True, timeout=0.1, retry=RetryPolicy(attempts=2, initial=0.01))
@@ -127,7 +127,7 @@ def one_thread(monkeypatch):
     return pool
 
 
-async def test_a_timeout_counts_from_the_call_and_not_from_the_queue(admin, one_thread):
+async def test_timeout_excludes_the_wait_for_a_thread(admin, one_thread):
     release = threading.Event()
 
     @step(thread=True)
@@ -154,7 +154,7 @@ async def _is_busy(pool):
     return pool._threads == 1 and not pool._idle and not pool._calls
 
 
-async def test_calls_that_hang_leave_their_places_to_others_and_are_named(admin, one_thread, caplog, monkeypatch):
+async def test_hung_calls_free_their_threads_and_are_logged(admin, one_thread, caplog, monkeypatch):
     release, ended = threading.Event(), []
 
     @step(thread=True, timeout=0.05, key=lambda n: n)
@@ -211,7 +211,7 @@ print("the end")
 """
 
 
-async def test_a_call_that_hangs_does_not_keep_its_process_from_ending(admin, program):
+async def test_hung_call_does_not_block_process_exit(admin, program):
     process = program(HANGING)
     assert await line_of(process.stdout) == "hangs\n"
     process.terminate()
@@ -219,7 +219,7 @@ async def test_a_call_that_hangs_does_not_keep_its_process_from_ending(admin, pr
     assert process.stdout.read() == "the end\n"
 
 
-async def test_a_cancelled_wait_drops_what_comes_late(admin, sql):
+async def test_cancelled_wait_discards_the_late_result(admin, sql):
     release, started = threading.Event(), threading.Event()
 
     @step(thread=True)
@@ -247,7 +247,7 @@ async def test_a_cancelled_wait_drops_what_comes_late(admin, sql):
 # --- executors ---
 
 
-async def test_a_pool_of_processes_runs_the_function_elsewhere(admin, sql):
+async def test_process_pool_runs_the_function_in_another_process(admin, sql):
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         square, pid, nested = await blocking_steps.computing(ctx, 7)
@@ -257,7 +257,7 @@ async def test_a_pool_of_processes_runs_the_function_elsewhere(admin, sql):
     assert await blocking_steps.heavy(await admin.create_workflow("wf"), 2) == [4, pid]
 
 
-async def test_errors_of_another_process_are_the_step_s(admin):
+async def test_process_error_is_recorded_as_the_step_error(admin):
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         with pytest.raises(LookupError, match="no such thing"):
@@ -267,7 +267,7 @@ async def test_errors_of_another_process_are_the_step_s(admin):
     assert is_replay(caught.value, LookupError)
 
 
-async def test_the_main_module_of_a_program_has_steps_for_other_processes(run_program):
+async def test_main_module_step_runs_in_another_process(run_program):
     code, out, err = run_program(PROGRAM)
     assert (code, err) == (0, "")
     number, same = out.split()
@@ -302,7 +302,7 @@ if __name__ == "__main__":
 """
 
 
-async def test_an_executor_is_made_when_it_is_first_needed_and_once(admin):
+async def test_executor_factory_is_called_once_at_first_use(admin):
     made = []
 
     def make():
@@ -321,7 +321,7 @@ async def test_an_executor_is_made_when_it_is_first_needed_and_once(admin):
     made[0].shutdown()
 
 
-async def test_a_pool_that_broke_is_made_anew(admin):
+async def test_broken_process_pool_is_replaced(admin):
     made = []
 
     def make():
@@ -337,7 +337,7 @@ async def test_a_pool_that_broke_is_made_anew(admin):
         each.shutdown()
 
 
-async def test_a_closure_goes_to_threads_as_it_is(admin):
+async def test_thread_executor_accepts_a_closure(admin):
     pool, extra = ThreadPoolExecutor(1), 5
 
     @step(executor=pool)
@@ -348,7 +348,7 @@ async def test_a_closure_goes_to_threads_as_it_is(admin):
     pool.shutdown()
 
 
-async def test_an_executor_that_gives_a_step_up_is_a_transient_error(admin):
+async def test_executor_cancelling_a_call_is_a_transient_error(admin):
     class GivesUp(ThreadPoolExecutor):
         def submit(self, *args, **kwargs):
             future = Future()
@@ -364,7 +364,7 @@ async def test_an_executor_that_gives_a_step_up_is_a_transient_error(admin):
         await lost(await admin.create_workflow("wf"), 1)
 
 
-async def test_what_is_no_executor_is_refused(admin):
+async def test_invalid_executor_is_refused(admin):
     with pytest.raises(TypeError, match="Executor"):
         step(executor=5)(lambda: None)
     no_executor = step(executor=lambda: 5, id="wrong")(lambda: None)
@@ -386,6 +386,6 @@ async def _asynchronous(ctx):
         ({"thread": True, "executor": ThreadPoolExecutor}, lambda ctx: None),
     ],
 )
-def test_functions_of_another_kind_are_refused(options, function):
+def test_unsupported_blocking_functions_are_refused(options, function):
     with pytest.raises(TypeError):
         step(**options)(function)

@@ -1,4 +1,4 @@
-"""A cancellation that was asked for is heard at the workflow's next durable write, whoever asked and however."""
+"""A requested cancellation takes effect at the next durable write of the workflow."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def booked(ctx: PyWorkflow, n: int) -> int:
 
 
 @pytest.mark.parametrize("kind", [part, booked], ids=["a step", "a transactional step"])
-async def test_no_step_begins_after_the_one_that_hears_of_it(admin, sql, kind):
+async def test_step_that_detects_a_cancellation_is_the_last(admin, sql, kind):
     begun = []
 
     @workflow
@@ -45,7 +45,7 @@ async def test_no_step_begins_after_the_one_that_hears_of_it(admin, sql, kind):
     ]
 
 
-async def test_all_steps_that_execute_are_recorded_with_it(admin, sql):
+async def test_running_steps_are_recorded_despite_a_cancellation(admin, sql):
     @step(key=lambda n: n)
     async def slow(ctx: PyWorkflow, n: int) -> int:
         await asyncio.sleep(0.01 * n)
@@ -62,7 +62,7 @@ async def test_all_steps_that_execute_are_recorded_with_it(admin, sql):
     assert sorted(each.output for each in await admin.list_steps(1)) == [0, 1, 2, 3, 4]
 
 
-async def test_a_workflow_that_ends_in_the_same_moment_is_cancelled(admin, sql):
+async def test_cancellation_wins_over_the_end_of_the_workflow(admin, sql):
     @workflow
     async def last_moment(ctx: PyWorkflow) -> str:
         await sql.execute(ASK, False, ctx.id())
@@ -82,7 +82,7 @@ async def test_a_workflow_that_ends_in_the_same_moment_is_cancelled(admin, sql):
     ] * 2
 
 
-async def test_a_failed_attempt_hears_of_it_and_is_recorded(admin, sql):
+async def test_failed_attempt_is_recorded_and_ends_a_cancelled_run(admin, sql):
     calls = []
 
     @step(retry=5)
@@ -102,7 +102,7 @@ async def test_a_failed_attempt_hears_of_it_and_is_recorded(admin, sql):
     assert (len(calls), recorded.failures, recorded.status) == (1, 1, StepStatus.RUNNING)
 
 
-async def test_one_that_interrupts_ends_the_steps_that_execute(admin, sql):
+async def test_interrupting_cancellation_cancels_running_steps(admin, sql):
     ended = []
 
     @step
@@ -123,7 +123,7 @@ async def test_one_that_interrupts_ends_the_steps_that_execute(admin, sql):
     assert ended == [1]
 
 
-async def test_one_that_a_lent_session_commits_is_heard_at_once(dsn, admin, app, sessions):
+async def test_cancellation_by_caller_session_takes_effect_at_commit(dsn, admin, app, sessions):
     waiting = asyncio.Event()
 
     @workflow

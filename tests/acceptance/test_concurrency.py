@@ -1,4 +1,4 @@
-"""Tasks of one run that ask for the same step, and steps that wait for each other."""
+"""Tasks of a run that call the same step, and steps that wait for each other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_concurrent_calls_of_one_step_share_one_execution(admin, sql):
     assert await steps(sql, ctx) == {"shared": "SUCCESS"}
 
 
-async def test_when_the_shared_execution_fails_the_others_get_its_recorded_error(admin):
+async def test_shared_execution_error_reaches_all_callers(admin):
     executed = []
 
     @step
@@ -67,7 +67,7 @@ async def test_when_the_shared_execution_fails_the_others_get_its_recorded_error
     assert replayed[-1] >= 3  # in a replay of the body the fourth gets it too
 
 
-async def test_when_the_executing_task_is_cancelled_another_takes_over(admin):
+async def test_waiter_executes_the_step_of_a_cancelled_task(admin):
     executed = []
     release = asyncio.Event()
 
@@ -95,7 +95,7 @@ async def test_when_the_executing_task_is_cancelled_another_takes_over(admin):
     assert cancelled[0]
 
 
-async def test_a_cancelled_waiter_leaves_the_execution_alone(admin):
+async def test_cancelled_waiter_does_not_stop_the_execution(admin):
     release = asyncio.Event()
 
     @step
@@ -120,7 +120,7 @@ async def test_a_cancelled_waiter_leaves_the_execution_alone(admin):
     assert cancelled[0]
 
 
-async def test_a_waiter_cancelled_while_the_outcome_is_being_written_does_not_lose_it(admin, sql):
+async def test_cancelled_waiter_does_not_lose_the_pending_outcome(admin, sql):
     """The row is locked by somebody else, so the write is on its way for as long as we want."""
     executed = []
     executing = asyncio.Event()
@@ -175,7 +175,7 @@ async def test_a_step_that_calls_itself_through_another_is_an_error(admin):
             await a(await admin.create_workflow("wf"))
 
 
-async def test_a_step_that_calls_itself_through_a_gather_or_a_task_is_an_error(admin):
+async def test_indirect_step_recursion_through_tasks_is_an_error(admin):
     @step
     async def gathers(ctx: PyWorkflow) -> None:
         await asyncio.gather(asyncio.sleep(0), inner(ctx))
@@ -189,7 +189,7 @@ async def test_a_step_that_calls_itself_through_a_gather_or_a_task_is_an_error(a
             await gathers(await admin.create_workflow("wf"))
 
 
-async def test_two_branches_that_wait_for_each_others_step_are_an_error_and_no_hang(admin, sql):
+async def test_mutually_waiting_branches_raise_a_cycle_error(admin, sql):
     both = asyncio.Barrier(2)
 
     @step
@@ -213,7 +213,7 @@ async def test_two_branches_that_wait_for_each_others_step_are_an_error_and_no_h
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_a_circle_of_three_through_tasks_of_steps_is_an_error_and_no_hang(admin):
+async def test_cycle_of_three_steps_through_tasks_does_not_hang(admin):
     everybody = asyncio.Barrier(3)
     following = {"a": "b", "b": "c", "c": "a"}
 
@@ -233,7 +233,7 @@ async def test_a_circle_of_three_through_tasks_of_steps_is_an_error_and_no_hang(
             await admin.run(wf)
 
 
-async def test_the_circle_may_be_caught_and_the_workflow_go_on(admin):
+async def test_workflow_continues_after_a_caught_cycle_error(admin):
     @step
     async def careful(ctx: PyWorkflow) -> str:
         try:
@@ -245,7 +245,7 @@ async def test_the_circle_may_be_caught_and_the_workflow_go_on(admin):
         assert await careful(await admin.create_workflow("wf")) == "broke the circle"
 
 
-async def test_waiting_for_a_step_that_waits_for_nothing_of_ours_is_no_circle(admin):
+async def test_waiting_for_an_independent_step_is_not_a_cycle(admin):
     started = asyncio.Event()
 
     @step
@@ -267,7 +267,7 @@ async def test_waiting_for_a_step_that_waits_for_nothing_of_ours_is_no_circle(ad
         assert await admin.run(wf) == [1, 2]
 
 
-async def test_a_keyed_recursion_is_no_circle(admin):
+async def test_recursion_with_different_keys_is_not_a_cycle(admin):
     @step(key=lambda n: n)
     async def factorial(ctx: PyWorkflow, n: int) -> int:
         return 1 if n == 0 else n * await factorial(ctx, n - 1)
@@ -276,7 +276,7 @@ async def test_a_keyed_recursion_is_no_circle(admin):
         assert await factorial(await admin.create_workflow("wf"), 10) == 3628800
 
 
-async def test_a_step_asked_for_again_after_it_failed_in_a_circle_is_not_stuck(admin):
+async def test_repeated_call_after_a_cycle_error_does_not_hang(admin):
     @step
     async def first(ctx: PyWorkflow) -> str:
         return await first(ctx)
@@ -291,7 +291,7 @@ async def test_a_step_asked_for_again_after_it_failed_in_a_circle_is_not_stuck(a
 # --- many ---
 
 
-async def test_one_failing_workflow_does_not_disturb_the_others(admin):
+async def test_failing_workflows_do_not_affect_other_workflows(admin):
     @step
     async def maybe(ctx: PyWorkflow, n: int) -> int:
         if n % 3 == 0:

@@ -1,4 +1,4 @@
-"""One context, one run at a time: starting, adopting, ending, and the tasks that a run leaves behind."""
+"""Contexts of workflows: start, adoption and end of a run, its leftover tasks, and lists of records."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ async def test_start_on_a_live_run_does_nothing(admin, sql):
     assert await note(ctx, "b") == "b"
 
 
-async def test_starts_at_once_start_once(admin, sql):
+async def test_concurrent_starts_claim_one_run(admin, sql):
     ctx = await admin.create_workflow("wf")
     await asyncio.gather(*(ctx.start() for _ in range(5)))
     assert await epoch(sql, ctx) == 1
 
 
-async def test_a_workflow_adopts_a_run_that_was_started_by_hand(admin, sql):
+async def test_workflow_call_adopts_a_manually_started_run(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> list:
         return [await note(ctx, "before"), await note(ctx, "within")]
@@ -57,7 +57,7 @@ async def test_a_workflow_adopts_a_run_that_was_started_by_hand(admin, sql):
     assert await status(sql, ctx) == "SUCCESS"
 
 
-async def test_a_workflow_claims_anew_after_an_end_and_after_a_crash(admin, sql):
+async def test_workflow_call_claims_a_new_run_after_an_error_or_crash(admin, sql):
     endings = [RuntimeError("end"), KeyboardInterrupt(), None]
 
     @workflow
@@ -78,7 +78,7 @@ async def test_a_workflow_claims_anew_after_an_end_and_after_a_crash(admin, sql)
     assert await epoch(sql, ctx) == 3
 
 
-async def test_calling_a_workflow_within_its_own_run_is_an_error(admin, sql):
+async def test_calling_a_workflow_in_its_own_run_is_an_error(admin, sql):
     @workflow
     async def inner(ctx: PyWorkflow) -> str:
         return "inner"
@@ -96,7 +96,7 @@ async def test_calling_a_workflow_within_its_own_run_is_an_error(admin, sql):
     assert await status(sql, ctx) == "SUCCESS"
 
 
-async def test_two_calls_of_a_workflow_at_once_are_one_run_and_one_error(admin):
+async def test_second_concurrent_call_of_a_workflow_is_an_error(admin):
     release = asyncio.Event()
 
     @workflow
@@ -116,7 +116,7 @@ async def test_two_calls_of_a_workflow_at_once_are_one_run_and_one_error(admin):
 # --- tasks left over ---
 
 
-async def test_a_task_left_over_from_a_run_that_ended_takes_no_further_step(admin, sql):
+async def test_leftover_task_of_an_ended_run_executes_no_step(admin, sql):
     release = asyncio.Event()
     executed = []
 
@@ -146,7 +146,7 @@ async def test_a_task_left_over_from_a_run_that_ended_takes_no_further_step(admi
 
 
 @pytest.mark.parametrize("ending", [RuntimeError("end"), asyncio.CancelledError()], ids=["end", "crash"])
-async def test_a_task_left_over_never_joins_the_next_run(admin, sql, ending):
+async def test_leftover_task_does_not_join_the_next_run(admin, sql, ending):
     release, second_goes = asyncio.Event(), asyncio.Event()
     executed = []
 
@@ -183,7 +183,7 @@ async def test_a_task_left_over_never_joins_the_next_run(admin, sql, ending):
     assert await steps(sql, ctx) == {}
 
 
-async def test_a_step_in_flight_when_its_run_ended_does_not_write_into_the_next_run(admin, sql):
+async def test_step_of_an_ended_run_does_not_write_into_the_next_run(admin, sql):
     """The next run has fenced it: the value of the straggler is not recorded."""
     release, started = asyncio.Event(), asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_a_step_in_flight_when_its_run_ended_does_not_write_into_the_next_
         assert await wf(ctx, "second") == "second"
 
 
-async def test_the_context_of_a_run_that_ended_takes_no_further_step_without_a_start(admin, sql):
+async def test_context_of_an_ended_run_needs_a_new_start(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         raise RuntimeError("end")
@@ -228,25 +228,25 @@ async def test_the_context_of_a_run_that_ended_takes_no_further_step_without_a_s
     assert await note(ctx, "a") == "a"
 
 
-# --- contexts of what is there, or is not ---
+# --- existing and missing workflows ---
 
 
 @pytest.mark.parametrize("missing", [99, 0, -1, 2**63 - 1, 2**63, 2**200])
-async def test_an_id_that_is_not_there_is_a_clear_error(admin, missing):
+async def test_unknown_workflow_id_is_reported(admin, missing):
     for ask in (admin.get_workflow, admin.resume_workflow, admin.list_steps):
         with pytest.raises(WorkflowNotFoundError, match=str(missing)) as caught:
             await ask(missing)
         assert caught.value.workflow_id == missing
 
 
-async def test_a_workflow_deleted_under_its_context_is_a_clear_error(admin, sql):
+async def test_start_of_a_deleted_workflow_raises_not_found(admin, sql):
     ctx = await admin.create_workflow("wf")
     await sql.execute("DELETE FROM pgqrs_workflows")
     with pytest.raises(WorkflowNotFoundError):
         await ctx.start()
 
 
-async def test_a_workflow_deleted_while_it_runs_is_a_clear_error(admin, sql):
+async def test_step_of_a_deleted_workflow_raises_not_found(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await sql.execute("DELETE FROM pgqrs_workflows")
@@ -255,13 +255,13 @@ async def test_a_workflow_deleted_while_it_runs_is_a_clear_error(admin, sql):
             await note(ctx, "a")
 
 
-async def test_a_context_fetched_by_id_knows_its_id_and_name(admin):
+async def test_context_fetched_by_id_has_its_id_and_name(admin):
     made = await admin.create_workflow("some name")
     fetched = await admin.get_workflow(made.id())
     assert (fetched.id(), fetched.name) == (made.id(), "some name")
 
 
-async def test_lists_filter_and_page(admin):
+async def test_workflow_lists_support_filters_and_pages(admin):
     @workflow
     async def fails(ctx: PyWorkflow) -> None:
         raise RuntimeError("x")
@@ -296,7 +296,7 @@ async def test_records_are_frozen_and_times_are_aware(admin):
     assert record.completed_at is None
 
 
-async def test_steps_are_listed_in_the_order_in_which_they_were_started(admin):
+async def test_steps_are_listed_in_start_order(admin):
     ctx = await admin.create_workflow("wf")
     for name in ("c", "a", "b"):
         await note(ctx, name)
@@ -307,7 +307,7 @@ DEEP = "[" * 5_000 + "]" * 5_000
 
 
 @pytest.mark.plants_rows
-async def test_a_list_has_every_row_though_one_cannot_be_read(admin, sql):
+async def test_list_includes_rows_with_unreadable_payloads(admin, sql):
     fine, broken = await admin.create_workflow("fine", 1), await admin.create_workflow("broken", 2)
     await sql.execute(
         "UPDATE pgqrs_workflows SET input = $2, output = $2, error = $2 WHERE id = $1", broken.id(), DEEP
@@ -330,7 +330,7 @@ async def test_a_list_has_every_row_though_one_cannot_be_read(admin, sql):
 
 
 @pytest.mark.plants_rows
-async def test_a_list_has_every_row_though_the_time_of_one_is_far_away(admin, sql):
+async def test_list_includes_rows_with_out_of_range_times(admin, sql):
     fine, late = await admin.create_workflow("fine", 1), await admin.create_workflow("late", 2)
     await sql.execute(
         "UPDATE pgqrs_workflows SET status = 'WAITING', due_at = timestamptz '33715-01-01', deadline = 'infinity',"

@@ -1,4 +1,4 @@
-"""What is no outcome: cancellation, interrupts, deadlines of the user's own; and runs that are lost."""
+"""Cancellations, interrupts and timeouts of the application are not outcomes; lost and fenced runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.workflows import cancel_once_begun
     ids=lambda crash: type(crash).__name__,
 )
 @pytest.mark.parametrize("where", ["step", "body"])
-async def test_a_crash_is_not_recorded_and_the_next_run_goes_on(admin, sql, crash, where):
+async def test_crash_is_not_recorded_and_the_next_run_continues(admin, sql, crash, where):
     executed = []
     crashes = [crash]
 
@@ -56,7 +56,7 @@ async def test_a_crash_is_not_recorded_and_the_next_run_goes_on(admin, sql, cras
     assert executed == (["before", "during", "during"] if where == "step" else ["before", "during"])
 
 
-async def test_a_cancelled_workflow_task_goes_on_from_the_step_that_it_was_in(admin, sql):
+async def test_cancelled_workflow_task_resumes_at_its_step(admin, sql):
     started = asyncio.Event()
     executed = []
 
@@ -80,7 +80,7 @@ async def test_a_cancelled_workflow_task_goes_on_from_the_step_that_it_was_in(ad
     assert len(executed) == 2
 
 
-async def test_a_base_exception_group_with_a_crash_in_it_is_a_crash(admin, sql):
+async def test_base_exception_group_counts_as_a_crash(admin, sql):
     crashes = [BaseExceptionGroup("both", [ValueError("x"), KeyboardInterrupt()])]
 
     @step
@@ -101,7 +101,7 @@ async def test_a_base_exception_group_with_a_crash_in_it_is_a_crash(admin, sql):
     assert await wf(ctx) == "d"
 
 
-async def test_a_crash_replays_the_errors_that_were_caught_before_it(admin):
+async def test_errors_caught_before_a_crash_are_replayed(admin):
     executed = []
 
     @step
@@ -130,7 +130,7 @@ async def test_a_crash_replays_the_errors_that_were_caught_before_it(admin):
 # --- deadlines of the user's own ---
 
 
-async def test_a_deadline_around_a_step_warns_when_the_run_goes_on(admin, sql, caplog):
+async def test_timed_out_step_warns_when_the_run_continues(admin, sql, caplog):
     @step
     async def slow(ctx: PyWorkflow) -> None:
         await asyncio.Event().wait()
@@ -160,7 +160,7 @@ async def test_a_deadline_around_a_step_warns_when_the_run_goes_on(admin, sql, c
     assert await steps(sql, ctx) == {"after": "SUCCESS"}
 
 
-async def test_a_deadline_around_the_last_step_warns_when_the_workflow_succeeds(admin, caplog):
+async def test_timed_out_last_step_warns_when_the_workflow_succeeds(admin, caplog):
     @step
     async def slow(ctx: PyWorkflow) -> None:
         await asyncio.Event().wait()
@@ -176,7 +176,7 @@ async def test_a_deadline_around_the_last_step_warns_when_the_workflow_succeeds(
     assert ["'slow'" in each.getMessage() for each in caplog.records] == [True]
 
 
-async def test_a_deadline_that_ends_the_run_does_not_warn_and_the_step_is_executed_again(admin, caplog):
+async def test_timeout_that_ends_the_run_reexecutes_the_step_silently(admin, caplog):
     executed = []
 
     @step
@@ -199,7 +199,7 @@ async def test_a_deadline_that_ends_the_run_does_not_warn_and_the_step_is_execut
     assert caplog.records == []
 
 
-async def test_a_deadline_inside_a_step_is_its_recorded_error(admin):
+async def test_timeout_inside_a_step_is_its_recorded_error(admin):
     executed = []
 
     @step
@@ -228,7 +228,7 @@ async def test_a_deadline_inside_a_step_is_its_recorded_error(admin):
 # --- poison ---
 
 
-async def test_nothing_carries_a_fenced_run_on(admin, sql):
+async def test_fenced_run_executes_no_further_step(admin, sql):
     executed = []
 
     @step(key=lambda n: n)
@@ -258,7 +258,7 @@ async def test_nothing_carries_a_fenced_run_on(admin, sql):
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_every_call_on_a_fenced_context_raises_until_it_is_started_anew(admin):
+async def test_fenced_context_raises_until_the_next_start(admin):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     other = await admin.get_workflow(ctx.id())
@@ -274,7 +274,7 @@ async def test_every_call_on_a_fenced_context_raises_until_it_is_started_anew(ad
         await other.success(1)
 
 
-async def test_a_recorded_error_of_a_fenced_run_is_not_recorded(admin, sql):
+async def test_step_error_of_a_fenced_run_is_not_recorded(admin, sql):
     @step
     async def fails(ctx: PyWorkflow) -> None:
         await (await admin.get_workflow(ctx.id())).start()
@@ -291,7 +291,7 @@ async def test_a_recorded_error_of_a_fenced_run_is_not_recorded(admin, sql):
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_a_run_whose_end_an_error_of_ours_prevents_is_given_up_at_once(admin, dsn, schema, sql, monkeypatch):
+async def test_run_is_abandoned_when_its_end_cannot_be_recorded(admin, dsn, schema, sql, monkeypatch):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         raise ValueError("the workflow's")

@@ -61,7 +61,7 @@ def folder(tmp_path):
     return folder
 
 
-async def test_a_step_runs_in_another_process_and_a_replay_does_not_run_it_again(client, admin, sql, folder):
+async def test_dask_step_runs_in_another_process_once(client, admin, sql, folder):
     note = note_call
 
     @step(executor=client.get_executor)
@@ -90,7 +90,7 @@ async def test_a_step_runs_in_another_process_and_a_replay_does_not_run_it_again
     assert calls(folder) == [pid]
 
 
-async def test_each_workflow_has_a_run_of_its_own(client, admin, folder):
+async def test_equal_calls_of_different_workflows_all_execute(client, admin, folder):
     """Dask takes calls that are alike for one."""
     note = note_call
 
@@ -106,7 +106,7 @@ async def test_each_workflow_has_a_run_of_its_own(client, admin, folder):
     assert len(calls(folder)) == 5
 
 
-async def test_errors_come_back_and_are_recorded_and_retried(client, admin, sql, folder):
+async def test_dask_errors_are_raised_recorded_and_retried(client, admin, sql, folder):
     note = note_call
 
     @step(executor=client.get_executor, retry=TWICE)
@@ -132,7 +132,7 @@ async def test_errors_come_back_and_are_recorded_and_retried(client, admin, sql,
 
 
 @pytest.mark.parametrize("retry", [TWICE, None], ids=["two attempts", "no policy"])
-async def test_a_worker_that_is_killed_is_a_matter_of_the_retry_policy(client, admin, sql, folder, retry):
+async def test_killed_dask_worker_follows_the_retry_policy(client, admin, sql, folder, retry):
     note = note_call
 
     @step(executor=client.get_executor, retry=retry)

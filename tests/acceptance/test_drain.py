@@ -1,4 +1,4 @@
-"""Stopping a worker: what executes may end, the rest is handed back at once, and no attempt is burnt."""
+"""Draining a worker: executing steps may end, other runs are requeued at once, and attempts are not counted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _handed_back(sql, handle):
     assert row["ready_at"] is not None
 
 
-async def test_a_run_between_steps_is_handed_back_at_once_and_goes_on_elsewhere(admin, sql, dsn, schema):
+async def test_run_between_steps_is_requeued_and_resumed_by_a_worker(admin, sql, dsn, schema):
     async with no_hang():
         async with Worker(admin, [pausing_between]):
             handle = await admin.enqueue(pausing_between)
@@ -81,7 +81,7 @@ async def test_a_run_between_steps_is_handed_back_at_once_and_goes_on_elsewhere(
     assert (record.attempts, record.epoch) == (1, 2)
 
 
-async def test_a_step_that_ends_within_the_grace_is_recorded_and_no_other_begins(admin, sql):
+async def test_step_ending_within_the_grace_is_the_last_of_its_run(admin, sql):
     async with no_hang():
         worker = Worker(admin, [pausing_within])
         await worker.start()
@@ -100,7 +100,7 @@ async def test_a_step_that_ends_within_the_grace_is_recorded_and_no_other_begins
     assert await later.steps() == []
 
 
-async def test_a_step_that_outlives_the_grace_is_executed_again_elsewhere(admin, sql):
+async def test_step_exceeding_the_grace_is_executed_by_another_worker(admin, sql):
     async with no_hang():
         worker = Worker(admin, [pausing_within])
         await worker.start()
@@ -114,7 +114,7 @@ async def test_a_step_that_outlives_the_grace_is_executed_again_elsewhere(admin,
     assert scene.executed == ["first", "first", "second"]
 
 
-async def test_a_second_drain_brings_the_end_nearer_and_a_cancelled_one_leaves_no_grace(admin, sql):
+async def test_second_or_cancelled_drain_shortens_the_grace(admin, sql):
     for hasten in (lambda worker, _draining: worker.drain(0), lambda _worker, draining: cancel_task(draining)):
         async with no_hang():
             scene.gate.reached.clear()
@@ -132,7 +132,7 @@ async def test_a_second_drain_brings_the_end_nearer_and_a_cancelled_one_leaves_n
         await handle.cancel()
 
 
-async def test_an_error_in_the_block_stops_the_worker_at_once(admin, sql):
+async def test_error_in_the_worker_block_stops_it_without_grace(admin, sql):
     async with no_hang():
         began = time.monotonic()
         with pytest.raises(ZeroDivisionError):
@@ -144,7 +144,7 @@ async def test_an_error_in_the_block_stops_the_worker_at_once(admin, sql):
     await _handed_back(sql, handle)
 
 
-async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
+async def test_cancelled_worker_requeues_its_runs_at_once(admin, sql):
     async with no_hang():
         running = asyncio.create_task(Worker(admin, [pausing_within]).run())
         handle = await admin.enqueue(pausing_within)
@@ -153,7 +153,7 @@ async def test_a_worker_whose_run_is_cancelled_hands_back_at_once(admin, sql):
     await _handed_back(sql, handle)
 
 
-async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, sql):
+async def test_heartbeat_continues_until_the_drain_ends(dsn, schema, admin, sql):
     own = Admin(dsn, schema)
     limit(own, heartbeat_interval=0.1, heartbeat_timeout=1.5)
     async with no_hang(), own, Worker(admin, [pausing_between]):  # the second knows not what the first runs
@@ -179,7 +179,7 @@ async def test_the_pulse_goes_on_until_the_drain_has_ended(dsn, schema, admin, s
 
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
-async def test_signals_drain_then_stop_and_the_handlers_are_restored(admin, sql, signals):
+async def test_first_signal_drains_and_second_stops_the_worker(admin, sql, signals):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     async with no_hang():
         running = asyncio.create_task(Worker(admin, [pausing_within], grace=60).run())
@@ -200,7 +200,7 @@ async def test_signals_drain_then_stop_and_the_handlers_are_restored(admin, sql,
     )
 
 
-async def test_a_signal_reaches_all_workers_of_a_loop_and_the_last_one_restores_the_handlers(admin):
+async def test_signal_drains_all_workers_of_the_loop(admin):
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     async with no_hang():
         workers = [Worker(admin, [pausing_within], queues=(queue,)) for queue in ("first", "second", "third")]
@@ -218,7 +218,7 @@ async def test_a_signal_reaches_all_workers_of_a_loop_and_the_last_one_restores_
     assert {each: signal.getsignal(each) for each in before} == before
 
 
-async def test_draining_an_idle_worker_takes_no_time(admin):
+async def test_draining_an_idle_worker_returns_quickly(admin):
     began = time.monotonic()
     async with no_hang(), Worker(admin, [pausing_within]) as worker:
         await worker.drain()

@@ -1,4 +1,4 @@
-"""Enqueueing: keys, options, many at once, and what is refused before it is written."""
+"""Enqueueing: keys, options, `enqueue_many`, and submissions that are refused before they are written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def other(ctx: PyWorkflow, name: str) -> str:
     return name
 
 
-async def test_it_is_on_disk_when_the_call_returns(admin, sql):
+async def test_enqueue_stores_the_workflow_before_it_returns(admin, sql):
     handle = await admin.enqueue(greet, "ann", loud=True)
     row = await sql.fetchrow("SELECT * FROM pgqrs_workflows WHERE id = $1", handle.id)
     assert (row["name"], row["status"], row["queue"], row["priority"]) == ("greet", "PENDING", "default", 0)
@@ -53,7 +53,7 @@ async def test_options_are_recorded(admin, sql):
     assert (row["ready_at"], row["delay"]) == (None, timedelta(hours=1))
 
 
-async def test_the_same_key_is_the_same_workflow(admin, dsn, schema):
+async def test_calls_with_one_key_return_one_workflow(admin, dsn, schema):
     async with Admin(dsn, schema) as elsewhere:
         given = [each.options(key="k").enqueue(greet, "ann") for n in range(25) for each in (admin, elsewhere)]
         handles = await asyncio.gather(*given)
@@ -71,7 +71,7 @@ async def test_a_key_outlives_the_end_of_its_workflow(admin):
         assert (second.id, await second.result()) == (first.id, "hello ann")
 
 
-async def test_many_are_written_in_order_and_each_is_run(admin):
+async def test_enqueue_many_keeps_order_and_every_workflow_runs(admin):
     handles = await admin.enqueue_many(greet, ((str(n),) for n in range(500)))
     assert [each.id for each in handles] == sorted({each.id for each in handles})
     async with no_hang(), Worker(admin, [greet]):
@@ -79,7 +79,7 @@ async def test_many_are_written_in_order_and_each_is_run(admin):
     assert results == [f"hello {n}" for n in range(500)]
 
 
-async def test_many_are_written_in_portions_bounded_in_rows_and_in_size(admin, sql, monkeypatch):
+async def test_enqueue_many_bounds_rows_and_bytes_of_a_batch(admin, sql, monkeypatch):
     monkeypatch.setattr(submitter, "BATCH_SIZE", 40)
     monkeypatch.setattr(submitter, "BATCH_BYTES", 10_000)
     query = "SELECT count(*) FROM pgqrs_workflows WHERE queue = $1 GROUP BY xmin::text ORDER BY min(id)"
@@ -92,7 +92,7 @@ async def test_many_are_written_in_portions_bounded_in_rows_and_in_size(admin, s
     assert [row["count"] for row in await sql.fetch(query, "huge")] == [1, 1]
 
 
-async def test_many_are_made_no_sooner_than_they_are_written(admin, monkeypatch):
+async def test_enqueue_many_consumes_its_input_batch_by_batch(admin, monkeypatch):
     monkeypatch.setattr(submitter, "BATCH_SIZE", 2)
 
     def names():
@@ -104,7 +104,7 @@ async def test_many_are_made_no_sooner_than_they_are_written(admin, monkeypatch)
     assert len(await admin.list_workflows()) == 2
 
 
-async def test_many_with_keys_that_repeat_within_the_call_and_before_it(admin):
+async def test_enqueue_many_reuses_workflows_of_repeated_keys(admin):
     before = await admin.options(key="n0").enqueue(greet, "0")
     names = [("0",), ("1",), ("2",), ("1",), ("0",), ("3",)]
     handles = await admin.enqueue_many(greet, names, key=lambda name: f"n{name}")
@@ -117,7 +117,7 @@ async def test_many_with_keys_that_repeat_within_the_call_and_before_it(admin):
     assert len(await admin.list_workflows()) == 4
 
 
-async def test_many_at_once_with_the_same_keys_in_opposite_order(admin, dsn, schema):
+async def test_concurrent_enqueue_many_with_reversed_keys_agree(admin, dsn, schema):
     names = [(str(n),) for n in range(300)]
 
     async def enqueued(own, inputs):
@@ -131,7 +131,7 @@ async def test_many_at_once_with_the_same_keys_in_opposite_order(admin, dsn, sch
     assert one == two
 
 
-async def test_a_hundred_thousand_in_a_few_statements(admin, sql):
+async def test_enqueue_many_sends_few_statements(admin, sql):
     began = time.monotonic()
     handles = await admin.enqueue_many(greet, ((str(n),) for n in range(100_000)))
     assert time.monotonic() - began < 30
@@ -141,14 +141,14 @@ async def test_a_hundred_thousand_in_a_few_statements(admin, sql):
     assert await sql.fetchval("SELECT count(DISTINCT created_at) FROM pgqrs_workflows") <= 20
 
 
-async def test_a_delay_is_waited_for_and_not_longer(admin):
+async def test_delayed_workflow_starts_when_due(admin):
     async with no_hang(), Worker(admin, [greet]):
         began = time.monotonic()
         assert await (await admin.options(delay=0.5).enqueue(greet, "ann")).result() == "hello ann"
         assert 0.5 <= time.monotonic() - began < 3
 
 
-async def test_a_timeout_is_a_deadline_from_the_first_start(admin):
+async def test_submitted_timeout_overrides_the_workflow_timeout(admin):
     @step
     async def endless(ctx: PyWorkflow) -> None:
         await asyncio.Event().wait()
@@ -162,7 +162,7 @@ async def test_a_timeout_is_a_deadline_from_the_first_start(admin):
             await (await admin.options(timeout=0.3).enqueue(slow)).result()
 
 
-async def test_run_with_a_key_runs_what_is_there_or_returns_its_output(admin):
+async def test_run_with_a_key_uses_the_existing_workflow(admin):
     submit = admin.options(key="k", queue="nobody", priority=3, on_conflict="ignore")
     assert await submit.run(greet, "ann") == "hello ann"
     assert await submit.run(greet, "bob") == "hello ann"
@@ -200,19 +200,19 @@ async def test_run_with_a_key_runs_what_is_there_or_returns_its_output(admin):
     ],
     ids=str,
 )
-async def test_options_that_cannot_be_are_refused(admin, options, error):
+async def test_invalid_options_are_refused(admin, options, error):
     with pytest.raises(error):
         admin.options(**options)
 
 
 @pytest.mark.parametrize("priority", [2**63 - 1, -(2**63)])
-async def test_the_extremes_of_a_bigint_are_priorities(admin, priority):
+async def test_bigint_limits_are_valid_priorities(admin, priority):
     handle = await admin.options(priority=priority, delay=0, key="k" * 512, queue="q" * 512).enqueue(greet, "ann")
     async with no_hang(), Worker(admin, [greet], queues=["q" * 512]):
         assert await handle.result() == "hello ann"
 
 
-async def test_what_cannot_be_called_or_stored_is_told_to_the_caller(admin):
+async def test_invalid_submissions_raise_in_the_caller(admin):
     with pytest.raises(
         TypeError, match="'greet' does not accept these arguments: missing a required argument: 'name'"
     ):
@@ -237,7 +237,7 @@ async def test_what_cannot_be_called_or_stored_is_told_to_the_caller(admin):
     assert await admin.list_workflows() == []
 
 
-async def test_without_tables_it_says_what_to_do(dsn):
+async def test_missing_tables_raise_not_installed(dsn):
     async with Admin(dsn, "no_such_schema_here") as bare:
         with pytest.raises(NotInstalledError):
             await bare.enqueue(greet, "ann")

@@ -98,7 +98,7 @@ def name_of(error):
 
 
 @pytest.mark.parametrize("error", TERMINAL, ids=name_of)
-async def test_a_terminal_error_is_replayed_and_the_step_not_executed_again(admin, error):
+async def test_terminal_error_is_replayed_without_execution(admin, error):
     assert await executions(admin, error) == 1
 
 
@@ -107,7 +107,7 @@ async def test_a_step_with_a_transient_error_is_executed_again(admin, error):
     assert await executions(admin, error) == 2
 
 
-async def test_the_options_of_a_step_decide_otherwise(admin):
+async def test_step_options_override_the_error_class(admin):
     assert await executions(admin, ValueError("x"), transient=(ValueError,)) == 2
     assert await executions(admin, OSError("x"), terminal=(OSError,)) == 1
     assert await executions(admin, ConnectionResetError("x"), terminal=(OSError,)) == 1
@@ -116,7 +116,7 @@ async def test_the_options_of_a_step_decide_otherwise(admin):
     assert await executions(admin, TransientError("x"), terminal=(TransientError,)) == 1
 
 
-async def test_the_more_specific_class_decides_between_the_two_options(admin):
+async def test_more_specific_option_class_wins(admin):
     options = {"terminal": (OSError,), "transient": (ConnectionError,)}
     assert await executions(admin, ConnectionResetError("x"), **options) == 2
     assert await executions(admin, PermissionError("x"), **options) == 1
@@ -144,16 +144,16 @@ async def manual(admin, error, **options):
     return len(executed)
 
 
-async def test_a_guard_that_fails_with_a_text_is_terminal(admin):
+async def test_guard_failure_with_a_text_is_terminal(admin):
     assert await manual(admin, OSError("x"), as_text=True) == 1
     assert await manual(admin, OSError("x"), as_text=True, transient=False) == 1
 
 
-async def test_a_guard_that_fails_with_a_text_is_transient_where_it_says_so(admin):
+async def test_guard_failure_with_a_text_can_be_marked_transient(admin):
     assert await manual(admin, OSError("x"), as_text=True, transient=True) == 2
 
 
-async def test_a_guard_that_fails_with_an_exception_goes_by_its_class_unless_it_says(admin):
+async def test_guard_failure_is_classified_by_exception_unless_marked(admin):
     assert await manual(admin, ValueError("x")) == 1
     assert await manual(admin, OSError("x")) == 2
     assert await manual(admin, OSError("x"), transient=False) == 1
@@ -180,7 +180,7 @@ async def replayed(admin, error):
 
 
 @pytest.mark.parametrize("error", [*TERMINAL, *TRANSIENT], ids=name_of)
-async def test_a_replayed_error_is_of_its_original_class_too_and_has_the_same_text(admin, error):
+async def test_replayed_error_keeps_its_class_and_text(admin, error):
     again = await replayed(admin, error)
     assert is_replay(again, type(error))
     assert str(again) == str(error)
@@ -194,7 +194,7 @@ async def test_a_replayed_error_is_caught_by_any_base_of_its_class(admin):
         raise await replayed(admin, ConnectionRefusedError(111, "refused"))
 
 
-async def test_an_error_with_an_init_of_its_own_comes_back_with_args_and_attributes(admin):
+async def test_replayed_error_keeps_args_and_attributes(admin):
     again = await replayed(admin, OwnError(5, hint="wait"))
     assert isinstance(again, OwnError)
     assert (again.code, again.hint, again.args) == (5, "wait", ("code 5",))
@@ -202,14 +202,14 @@ async def test_an_error_with_an_init_of_its_own_comes_back_with_args_and_attribu
     assert not hasattr(again, "unstorable")
 
 
-async def test_errors_with_fields_in_slots_keep_them(admin):
+async def test_replayed_error_keeps_slot_fields(admin):
     again = await replayed(admin, FileNotFoundError(2, "No such file", "/nowhere"))
     assert (again.errno, again.filename, again.strerror) == (2, "/nowhere", "No such file")
     again = await replayed(admin, KeyError("k"))
     assert (again.args, str(again)) == (("k",), "'k'")
 
 
-async def test_a_replayed_error_keeps_its_notes_and_can_be_pickled_copied_and_printed(admin):
+async def test_replayed_error_keeps_notes_and_can_be_pickled(admin):
     error = ValueError("x")
     error.add_note("while reading line 3")
     again = await replayed(admin, error)
@@ -220,7 +220,7 @@ async def test_a_replayed_error_keeps_its_notes_and_can_be_pickled_copied_and_pr
     assert "while reading line 3" in "".join(traceback.format_exception(again))
 
 
-async def test_a_class_that_cannot_be_found_falls_back_to_the_nearest_base_that_can(admin):
+async def test_missing_error_class_falls_back_to_its_base(admin):
     class Local(OwnValueError):
         pass
 
@@ -230,7 +230,7 @@ async def test_a_class_that_cannot_be_found_falls_back_to_the_nearest_base_that_
     assert str(again) == "x"
 
 
-async def test_nothing_that_the_database_names_is_imported_or_called(admin, sql):
+async def test_replay_imports_no_class_named_by_the_database(admin, sql):
     @step
     async def fails(ctx: PyWorkflow) -> None:
         raise ValueError("x")
@@ -249,7 +249,7 @@ async def test_nothing_that_the_database_names_is_imported_or_called(admin, sql)
     assert "antigravity" not in sys.modules
 
 
-async def test_a_group_comes_back_as_a_group_and_except_star_works(admin):
+async def test_replayed_group_supports_except_star(admin):
     @step
     async def several(ctx: PyWorkflow) -> None:
         async with asyncio.TaskGroup() as group:
@@ -280,7 +280,7 @@ async def test_a_group_comes_back_as_a_group_and_except_star_works(admin):
     assert await wf(ctx) == [["a", "b"], ["a", "b"]]
 
 
-async def test_nested_groups_come_back_nested(admin):
+async def test_replayed_groups_keep_their_nesting(admin):
     error = ExceptionGroup("outer", [ExceptionGroup("inner", [KeyError("k")]), OSError(5, "io")])
     again = await replayed(admin, error)
     assert isinstance(again, ExceptionGroup)
@@ -298,7 +298,7 @@ async def test_nested_groups_come_back_nested(admin):
     ["", "nul \0 nul", "half \ud800 pair", "ü€😀", "x" * 2_000_000],
     ids=["empty", "nul", "surrogate", "unicode", "huge"],
 )
-async def test_whatever_the_text_of_an_error_is_the_step_fails_and_the_workflow_ends(admin, sql, text):
+async def test_error_with_any_text_is_recorded(admin, sql, text):
     @step
     async def fails(ctx: PyWorkflow) -> None:
         raise ValueError(text)
@@ -322,7 +322,7 @@ class Hostile(Exception):
     __repr__ = __str__
 
 
-async def test_an_error_that_raises_when_asked_for_its_text_is_recorded_all_the_same(admin, sql):
+async def test_error_with_a_failing_str_is_recorded(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await hostile(ctx)
@@ -341,7 +341,7 @@ async def test_an_error_that_raises_when_asked_for_its_text_is_recorded_all_the_
 # --- guards ---
 
 
-async def test_a_guard_used_twice_says_so_and_the_first_outcome_is_kept(admin):
+async def test_second_use_of_a_guard_keeps_the_first_outcome(admin):
     ctx = await admin.create_workflow("wf")
     guard = (await ctx.acquire_step("a")).guard
     await guard.success(1)
@@ -358,13 +358,13 @@ async def test_a_guard_used_twice_says_so_and_the_first_outcome_is_kept(admin):
         await ctx.acquire_step("b")
 
 
-async def test_a_guard_returns_what_a_replay_will_see(admin):
+async def test_guard_success_returns_the_replayed_value(admin):
     ctx = await admin.create_workflow("wf")
     guard = (await ctx.acquire_step("a")).guard
     assert await guard.success((1, 2)) == [1, 2]
 
 
-async def test_failing_after_a_refused_success_does_nothing(admin, sql):
+async def test_guard_failure_after_a_refused_success_changes_nothing(admin, sql):
     ctx = await admin.create_workflow("wf")
     guard = (await ctx.acquire_step("a")).guard
     with pytest.raises(ValueError, match=r"'a'.*\$\.at"):
@@ -381,7 +381,7 @@ async def test_failing_after_a_refused_success_does_nothing(admin, sql):
 # --- workflows that end twice ---
 
 
-async def test_a_workflow_finished_twice_keeps_the_first_outcome(admin, sql):
+async def test_second_end_of_a_workflow_keeps_the_first_outcome(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await ctx.success(1)
@@ -399,7 +399,7 @@ async def test_a_workflow_finished_twice_keeps_the_first_outcome(admin, sql):
     assert (failed.status, failed.error["message"]) == ("ERROR", "first")
 
 
-async def test_a_body_that_ends_its_own_workflow_keeps_that_outcome(admin, sql):
+async def test_outcome_set_by_the_body_is_kept(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> int:
         await ctx.success(1)

@@ -1,4 +1,4 @@
-"""No two runs of a workflow can both record it, and whoever comes next goes on from what is recorded."""
+"""Only the current run of a workflow can record, and the next run resumes from the recorded steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.waiting import no_hang
 
 
 @pytest_asyncio.fixture
-async def elsewhere(dsn, schema, admin):
+async def other_admin(dsn, schema, admin):
     """Another executor: an `Admin` with connections of its own."""
     async with Admin(dsn, schema) as other:
         yield other
@@ -45,14 +45,14 @@ async def fence(admin, ctx, sql):
     await (await admin.get_workflow(ctx.id())).start()
 
 
-# --- started elsewhere ---
+# --- a start in another executor ---
 
 
-async def test_a_start_elsewhere_fences_the_stale_run_at_its_next_write(admin, elsewhere, sql):
+async def test_start_in_another_admin_fences_the_stale_run(admin, other_admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         await note(ctx, "before")
-        await fence(elsewhere, ctx, sql)
+        await fence(other_admin, ctx, sql)
         await note(ctx, "after")
         return "stale"
 
@@ -66,10 +66,10 @@ async def test_a_start_elsewhere_fences_the_stale_run_at_its_next_write(admin, e
 
 
 @pytest.mark.parametrize("ending", ["success", "error"])
-async def test_a_stale_run_cannot_end_its_workflow(admin, elsewhere, sql, ending):
+async def test_a_stale_run_cannot_end_its_workflow(admin, other_admin, sql, ending):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
-        await fence(elsewhere, ctx, sql)
+        await fence(other_admin, ctx, sql)
         if ending == "error":
             raise ValueError("stale")
         return "stale"
@@ -80,11 +80,11 @@ async def test_a_stale_run_cannot_end_its_workflow(admin, elsewhere, sql, ending
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_a_stale_run_cannot_change_what_the_newer_one_ended_with(admin, elsewhere, sql):
+async def test_stale_run_cannot_change_a_newer_outcome(admin, other_admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await presumed_dead(sql)
-    newer = await elsewhere.get_workflow(ctx.id())
+    newer = await other_admin.get_workflow(ctx.id())
     await newer.start()
     await note(newer, "a")
     await newer.success("of the newer")
@@ -96,7 +96,7 @@ async def test_a_stale_run_cannot_change_what_the_newer_one_ended_with(admin, el
     assert [(each.step_id, each.output) for each in await admin.list_steps(ctx.id())] == [("note:a", "a")]
 
 
-async def test_a_start_in_another_process_fences_this_one(admin, sql, run_program):
+async def test_start_in_another_process_fences_the_run(admin, sql, run_program):
     # The program has the other count as dead itself: on a busy machine its start takes longer than a beat.
     source = """
 import asyncio, asyncpg, os
@@ -128,17 +128,17 @@ asyncio.run(main())
     assert await steps(sql, ctx) == {"theirs": "SUCCESS"}
 
 
-async def test_resuming_fences_a_run_that_still_goes_on(admin, elsewhere, sql):
+async def test_resuming_fences_a_live_run(admin, other_admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
-    resumed = await elsewhere.resume_workflow(ctx.id())
+    resumed = await other_admin.resume_workflow(ctx.id())
     with pytest.raises(WorkflowFencedError):
         await note(ctx, "stale")
     assert await note(resumed, "resumed") == "resumed"
     assert await steps(sql, ctx) == {"note:resumed": "SUCCESS"}
 
 
-async def test_of_two_that_start_at_once_one_records_and_the_other_is_refused(admin, elsewhere, sql):
+async def test_concurrent_starts_leave_one_recording_run(admin, other_admin, sql):
     runs = []
 
     @workflow
@@ -149,7 +149,7 @@ async def test_of_two_that_start_at_once_one_records_and_the_other_is_refused(ad
 
     async def contest():
         ctx = await admin.create_workflow("wf")
-        rival = await elsewhere.get_workflow(ctx.id())
+        rival = await other_admin.get_workflow(ctx.id())
         results = await asyncio.gather(wf(ctx), wf(rival), return_exceptions=True)
         won = [each for each in results if isinstance(each, list)]
         assert all(isinstance(each, (list, WorkflowLockedError)) for each in results), results
@@ -167,7 +167,7 @@ async def test_of_two_that_start_at_once_one_records_and_the_other_is_refused(ad
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-async def test_a_stale_row_cannot_slip_in_beside_an_uncommitted_takeover(admin, sql, locker, end):
+async def test_step_write_waits_for_an_uncommitted_takeover(admin, sql, locker, end):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     takeover = locker.transaction()
@@ -191,7 +191,7 @@ async def test_a_stale_row_cannot_slip_in_beside_an_uncommitted_takeover(admin, 
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
-async def test_a_stale_end_cannot_slip_in_beside_an_uncommitted_takeover(admin, sql, locker, end):
+async def test_workflow_end_waits_for_an_uncommitted_takeover(admin, sql, locker, end):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     takeover = locker.transaction()
@@ -211,7 +211,7 @@ async def test_a_stale_end_cannot_slip_in_beside_an_uncommitted_takeover(admin, 
     assert await status(sql, ctx) == ("RUNNING" if end == "commit" else "SUCCESS")
 
 
-async def test_a_start_beside_a_lock_on_the_row_goes_through_when_the_lock_is_given_up(admin, sql, locker):
+async def test_start_waits_for_a_row_lock(admin, sql, locker):
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         async with locker.transaction():
@@ -223,7 +223,7 @@ async def test_a_start_beside_a_lock_on_the_row_goes_through_when_the_lock_is_gi
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_a_locked_row_delays_only_its_own_workflow(admin, sql, locker):
+async def test_locked_workflow_row_delays_only_its_workflow(admin, sql, locker):
     locked, free = await admin.create_workflow("wf"), await admin.create_workflow("wf")
     await locked.start()
     await free.start()
@@ -241,7 +241,7 @@ async def test_a_locked_row_delays_only_its_own_workflow(admin, sql, locker):
     assert len(await steps(sql, locked)) == 3
 
 
-async def test_a_locked_row_of_a_step_delays_only_its_own_workflow(admin, sql, locker):
+async def test_locked_step_row_delays_only_its_workflow(admin, sql, locker):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         return await flaky(ctx)
@@ -281,7 +281,7 @@ async def put_row(sql, ctx, state, *, epoch):
 
 
 @pytest.mark.parametrize("state", ["ERROR", "RUNNING"])
-async def test_a_newer_run_replaces_a_step_that_is_no_success(admin, sql, state):
+async def test_newer_run_replaces_a_step_without_success(admin, sql, state):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await ctx.fail("x")
@@ -292,7 +292,7 @@ async def test_a_newer_run_replaces_a_step_that_is_no_success(admin, sql, state)
     assert (record.status, record.output, record.error, record.epoch) == ("SUCCESS", "a", None, 2)
 
 
-async def test_a_newer_run_never_replaces_a_success_and_takes_it(admin, sql):
+async def test_newer_run_adopts_a_recorded_success(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await ctx.fail("x")
@@ -304,7 +304,7 @@ async def test_a_newer_run_never_replaces_a_success_and_takes_it(admin, sql):
     assert (record.output, record.epoch) == ("stored", 1)
 
 
-async def test_a_newer_run_takes_a_success_where_it_would_have_recorded_an_error(admin, sql):
+async def test_recorded_success_wins_over_the_error_of_a_newer_run(admin, sql):
     @step(id="note", key=lambda: "a")
     async def fails(ctx: PyWorkflow) -> str:
         raise RuntimeError("this run's")
@@ -318,14 +318,14 @@ async def test_a_newer_run_takes_a_success_where_it_would_have_recorded_an_error
     assert await steps(sql, ctx) == {"note:a": "SUCCESS"}
 
 
-async def test_a_running_row_left_by_a_crash_is_no_outcome(admin, sql):
+async def test_running_step_row_of_a_crash_is_not_an_outcome(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await put_row(sql, ctx, "RUNNING", epoch=1)
     assert await note(await admin.get_workflow(ctx.id()), "a") == "a"
 
 
-async def test_an_error_recorded_by_hand_is_replayed(admin, sql):
+async def test_manually_recorded_error_is_replayed(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await put_row(sql, ctx, "ERROR", epoch=1)
@@ -366,7 +366,7 @@ asyncio.run(main())
 """
 
 
-async def test_after_a_sigkill_in_a_step_another_process_goes_on_from_that_step(admin, sql, program):
+async def test_workflow_of_a_killed_process_resumes_at_its_step(admin, sql, program):
     await sql.execute("CREATE TABLE executions (k int, pid int)")
     ctx = await admin.create_workflow("parts")
     victim = program(KILLED, "3")
@@ -388,7 +388,7 @@ async def test_after_a_sigkill_in_a_step_another_process_goes_on_from_that_step(
     assert set((await steps(sql, ctx)).values()) == {"SUCCESS"}
 
 
-async def test_a_stopped_process_that_wakes_up_after_a_takeover_records_nothing(admin, sql, program):
+async def test_process_resumed_after_a_takeover_records_nothing(admin, sql, program):
     """SIGSTOP in a step, a takeover that finishes, SIGCONT: the classic stale worker."""
     source = """
 import asyncio, os, sys

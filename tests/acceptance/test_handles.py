@@ -53,7 +53,7 @@ async def sold_out(ctx: PyWorkflow, sku: str) -> None:
 async def nothing(ctx: PyWorkflow) -> None: ...
 
 
-async def test_a_handle_tells_status_result_and_steps(admin):
+async def test_handle_returns_status_result_and_steps(admin):
     handle = await admin.enqueue(buy, "lamp")
     assert repr(handle) == f"<WorkflowHandle {handle.id}>"
     assert await handle.status() == "PENDING"
@@ -68,7 +68,7 @@ async def test_a_handle_tells_status_result_and_steps(admin):
     assert await same.result(timeout=5) == {"sku": "lamp", "state": "reserved lamp"}
 
 
-async def test_a_failure_is_raised_as_a_replay_would(admin):
+async def test_handle_raises_the_replayed_error(admin):
     handle = await admin.enqueue(sold_out, "lamp")
     async with no_hang(), Worker(admin, [sold_out]):
         for _ in range(2):
@@ -78,7 +78,7 @@ async def test_a_failure_is_raised_as_a_replay_would(admin):
             assert (caught.value.missing, caught.value.workflow_id) == (3, handle.id)
 
 
-async def test_a_timeout_is_told_and_the_workflow_goes_on(admin):
+async def test_result_timeout_does_not_stop_the_workflow(admin):
     handle = await admin.enqueue(buy, "lamp")
     with pytest.raises(TimeoutError, match=rf"workflow {handle.id} did not end within 0.05 s"):
         await handle.result(timeout=0.05)
@@ -87,7 +87,7 @@ async def test_a_timeout_is_told_and_the_workflow_goes_on(admin):
 
 
 @pytest.mark.parametrize("missing", [1, 2**63 - 1, 2**63, 0, -1])
-async def test_what_is_not_there_is_told(admin, missing):
+async def test_handle_of_a_missing_workflow_raises_not_found(admin, missing):
     handle = admin.handle(missing)
     for use in (handle.status, handle.result, handle.steps, handle.cancel):
         with pytest.raises(WorkflowNotFoundError):
@@ -95,12 +95,12 @@ async def test_what_is_not_there_is_told(admin, missing):
 
 
 @pytest.mark.parametrize("odd", ["1", None, 1.0, True])
-async def test_an_id_is_an_int(admin, odd):
+async def test_handle_id_must_be_an_int(admin, odd):
     with pytest.raises(TypeError, match="int"):
         admin.handle(odd)
 
 
-async def test_a_queued_workflow_is_cancelled_at_once_and_resumed_into_its_queue(admin):
+async def test_queued_workflow_can_be_cancelled_and_resumed(admin):
     handle = await admin.enqueue(buy, "lamp")
     waiting = asyncio.create_task(handle.result())
     await handle.cancel()
@@ -119,7 +119,7 @@ async def test_a_queued_workflow_is_cancelled_at_once_and_resumed_into_its_queue
 
 @pytest.mark.parametrize("interrupt", [False, True])
 @pytest.mark.parametrize("elsewhere", [False, True])
-async def test_a_running_workflow_is_cancelled_wherever_it_runs(admin, dsn, schema, interrupt, elsewhere):
+async def test_running_workflow_is_cancelled_in_any_process(admin, dsn, schema, interrupt, elsewhere):
     gate, after = Gate(), []
     first = gate.step("first")
 
@@ -162,7 +162,7 @@ async def test_a_thousand_handles_wait_with_few_statements(dsn, schema, engine, 
         assert len(seen) - before <= 20 + 100 * (time.monotonic() - began)
 
 
-async def test_the_end_in_this_process_is_told_at_once(admin):
+async def test_end_in_the_same_process_resolves_the_result_at_once(admin):
     async with no_hang(), Worker(admin, [nothing]):
         await (await admin.enqueue(nothing)).result()
         go_on = asyncio.Event()
@@ -182,7 +182,7 @@ async def test_the_end_in_this_process_is_told_at_once(admin):
             assert time.monotonic() - ended < 0.2
 
 
-async def test_waiting_survives_an_outage_within_the_patience(dsn, schema, admin, sql):
+async def test_result_survives_an_outage_within_its_timeout(dsn, schema, admin, sql):
     async with no_hang(), Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as far:
         handle = await far.enqueue(buy, "lamp")
         waiting = [asyncio.create_task(far.handle(handle.id).result()) for _ in range(3)]
@@ -190,11 +190,11 @@ async def test_waiting_survives_an_outage_within_the_patience(dsn, schema, admin
         await wire.cut()
         async with Worker(admin, [buy]):
             assert (await admin.handle(handle.id).result())["sku"] == "lamp"
-        await wire.mend()
+        await wire.restore()
         assert [each["sku"] for each in await asyncio.gather(*waiting)] == ["lamp"] * 3
 
 
-async def test_an_outage_beyond_the_patience_is_told_to_all_who_wait(dsn, schema, admin, sql):
+async def test_outage_beyond_its_timeout_fails_all_waiting_results(dsn, schema, admin, sql):
     async with no_hang(), Wire(dsn, sql) as wire:
         far = Admin(wire.dsn, schema, outage_timeout=0.5, timeout=2)
         handle = await far.enqueue(buy, "lamp")
@@ -204,13 +204,13 @@ async def test_an_outage_beyond_the_patience_is_told_to_all_who_wait(dsn, schema
         for each in waiting:
             with pytest.raises(DatabaseUnavailableError):
                 await each
-        await wire.mend()
+        await wire.restore()
         assert await handle.status() == "PENDING"
         await far.close()
     await admin.cancel_workflow(handle.id)
 
 
-async def test_closing_tells_those_who_wait(dsn, schema, admin):
+async def test_closing_the_admin_fails_waiting_results(dsn, schema, admin):
     own = Admin(dsn, schema)
     handle = await own.enqueue(buy, "lamp")
     waiting = asyncio.create_task(handle.result())
@@ -225,7 +225,7 @@ async def test_closing_tells_those_who_wait(dsn, schema, admin):
         await waiting
 
 
-async def test_a_workflow_that_is_deleted_while_it_is_awaited_is_not_found(admin, dsn, schema):
+async def test_deleting_an_awaited_workflow_raises_not_found(admin, dsn, schema):
     kept, deleted = await admin.enqueue(nothing), await admin.enqueue(nothing)
     waiting = [asyncio.ensure_future(each.result()) for each in (kept, deleted)]
     async with no_hang():
@@ -243,7 +243,7 @@ async def _is_awaited(admin, workflow_id):
     return workflow_id in (await admin.loop_state()).results._waiting
 
 
-async def test_a_loop_that_stands_still_again_and_again_is_no_outage(dsn, installed):
+async def test_blocked_event_loop_is_not_an_outage(dsn, installed):
     """Each look of a handle runs into its time limit while the loop is blocked, and the database is there."""
 
     @step(key=lambda n: n)

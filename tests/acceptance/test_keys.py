@@ -1,4 +1,4 @@
-"""Keys of workflows: one workflow of a name and a key, for its own arguments, run by one task at a time."""
+"""Keys of workflows: a name and a key have one workflow, one set of arguments, and one run at a time."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ async def executed(who):
     return who in EXECUTED
 
 
-async def test_a_key_of_other_arguments_is_a_conflict(admin):
+async def test_key_with_different_arguments_is_a_conflict(admin):
     first = await admin.options(key="req-1").enqueue(pay, "alice")
     same = [
         await admin.options(key="req-1").enqueue(pay, "alice"),
@@ -54,7 +54,7 @@ async def test_a_key_of_other_arguments_is_a_conflict(admin):
     assert len(await admin.list_workflows()) == 1
 
 
-async def test_two_of_one_key_in_one_call_are_compared(admin):
+async def test_enqueue_many_compares_arguments_of_equal_keys(admin):
     handles = await admin.enqueue_many(pay, [("a", 1), ("a", 1)], key=lambda who, cents: who)
     assert handles[0].id == handles[1].id
     with pytest.raises(KeyConflictError):
@@ -62,7 +62,7 @@ async def test_two_of_one_key_in_one_call_are_compared(admin):
     assert len(await admin.list_workflows()) == 2  # the first of each key is there
 
 
-async def test_a_conflict_is_a_warning_or_nothing_where_that_is_asked(admin, caplog):
+async def test_on_conflict_sets_the_report_of_a_key_conflict(admin, caplog):
     first = await admin.options(key="k").enqueue(pay, "alice")
     for how, warned in (("warn", 1), ("ignore", 0)):
         caplog.clear()
@@ -73,7 +73,7 @@ async def test_a_conflict_is_a_warning_or_nothing_where_that_is_asked(admin, cap
         admin.options(key="k", on_conflict="error")
 
 
-async def test_a_conflict_leaves_a_lent_session_usable(admin, engine):
+async def test_key_conflict_leaves_the_caller_session_usable(admin, engine):
     await admin.options(key="k").enqueue(pay, "alice")
     async with async_sessionmaker(engine).begin() as session:
         with pytest.raises(KeyConflictError):
@@ -83,13 +83,13 @@ async def test_a_conflict_leaves_a_lent_session_usable(admin, engine):
     assert (handle.id, await other.status()) == (1, WorkflowStatus.PENDING)
 
 
-async def test_runs_of_one_key_in_one_process_are_one(admin):
+async def test_concurrent_runs_of_one_key_share_one_run(admin):
     results = await asyncio.gather(*(admin.options(key="k").run(pay, "alice") for _ in range(5)))
     assert (results, EXECUTED) == (["alice paid 5"] * 5, ["alice"])
     assert (await admin.list_workflows())[0].epoch == 1
 
 
-async def test_runs_of_one_key_share_an_error_and_a_later_one_tries_again(admin):
+async def test_runs_of_one_key_share_an_error_and_a_later_run_retries(admin):
     calls = []
 
     @workflow
@@ -108,7 +108,7 @@ async def test_runs_of_one_key_share_an_error_and_a_later_one_tries_again(admin)
     assert (await admin.options(key="k").run(failing), len(calls)) == ("done", 2)
 
 
-async def test_a_run_by_a_key_joins_one_that_another_process_carries_out(dsn, schema, admin):
+async def test_run_with_a_key_joins_the_run_of_another_executor(dsn, schema, admin):
     """A second `Admin` is another executor, as that of another process is."""
     async with Admin(dsn, schema) as other, Worker(other, [pay]):
         await admin.options(key="k").enqueue(pay, "alice")
@@ -124,7 +124,7 @@ async def test_a_run_by_a_key_joins_one_that_another_process_carries_out(dsn, sc
     assert EXECUTED == ["alice", "bob"]
 
 
-async def test_a_workflow_cannot_run_itself_by_its_key(admin):
+async def test_workflow_cannot_run_itself_by_its_key(admin):
     @workflow
     async def itself(ctx: PyWorkflow) -> None:
         await admin.options(key="k").run(itself)
@@ -133,7 +133,7 @@ async def test_a_workflow_cannot_run_itself_by_its_key(admin):
         await admin.options(key="k").run(itself)
 
 
-def test_a_forked_process_has_ids_and_an_executor_of_its_own(dsn, installed):
+def test_forked_process_has_its_own_executor(dsn, installed):
     own = Admin(dsn, installed)
     loop = asyncio.new_event_loop()
 

@@ -1,4 +1,4 @@
-"""The application's own session carries what is enqueued, created, cancelled and resumed."""
+"""Workflows are enqueued, created, cancelled and resumed in the caller's session."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def pack(_ctx, order):
     return f"packed {order}"
 
 
-async def test_what_is_enqueued_in_a_session_is_there_when_it_commits_and_gone_when_it_rolls_back(admin, sessions):
+async def test_session_commit_or_rollback_decides_an_enqueue(admin, sessions):
     async with sessions() as session:
         session.add(Payment(order=1, amount=5))
         gone = await admin.options(session=session).enqueue(ship, 1)
@@ -57,7 +57,7 @@ async def test_what_is_enqueued_in_a_session_is_there_when_it_commits_and_gone_w
         assert await paid(session) == [2]
 
 
-async def test_a_workflow_enqueued_in_a_session_is_worked_off_soon_after_the_commit(admin, sessions):
+async def test_workflow_enqueued_in_a_session_runs_after_the_commit(admin, sessions):
     async with Worker(admin, [ship]), no_hang():
         for order in range(3):
             async with sessions() as session, session.begin():
@@ -66,7 +66,7 @@ async def test_a_workflow_enqueued_in_a_session_is_worked_off_soon_after_the_com
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["commit", "savepoint and commit"])
-async def test_the_doorbell_is_rung_after_the_commit_and_not_before(admin, sessions, nested):
+async def test_queue_is_notified_after_the_commit(admin, sessions, nested):
     rung = asyncio.Event()
     watch = await (await admin.store()).claim_connection(lambda _queue: rung.set())
     await watch.claim(["nothing"], ["default"], 1)  # it listens from here on
@@ -86,7 +86,7 @@ async def test_the_doorbell_is_rung_after_the_commit_and_not_before(admin, sessi
         await watch.close()
 
 
-async def test_a_connection_carries_it_too(admin, app, sessions):
+async def test_connection_can_enqueue_a_workflow(admin, app, sessions):
     async with app.connect() as connection:
         gone = await admin.options(session=connection).enqueue(ship, 1)
         await connection.rollback()
@@ -96,7 +96,7 @@ async def test_a_connection_carries_it_too(admin, app, sessions):
     assert kept.id != gone.id
 
 
-async def test_a_connection_carries_what_is_created_cancelled_and_resumed(admin, app, sessions):
+async def test_connection_can_create_cancel_and_resume(admin, app, sessions):
     async with app.connect() as connection:
         gone = await admin.create_workflow("ship", 1, session=connection)
         await connection.rollback()
@@ -121,7 +121,7 @@ async def test_a_connection_carries_what_is_created_cancelled_and_resumed(admin,
     assert await ship(kept, 2) == "packed 2"
 
 
-async def test_what_was_enqueued_in_a_savepoint_that_is_rolled_back_is_gone_and_its_key_is_free(admin, sessions):
+async def test_savepoint_rollback_removes_the_workflow_and_its_key(admin, sessions):
     other = await admin.create_workflow("ship", 0)
     async with sessions() as session, session.begin():
         savepoint = await session.begin_nested()
@@ -137,7 +137,7 @@ async def test_what_was_enqueued_in_a_savepoint_that_is_rolled_back_is_gone_and_
     }
 
 
-async def test_a_session_that_is_bound_to_a_connection_follows_its_transaction(admin, app, sessions):
+async def test_session_bound_to_a_connection_follows_its_transaction(admin, app, sessions):
     for ends, workflows in (("rollback", 0), ("commit", 1)):
         async with app.connect() as connection:
             transaction = await connection.begin()
@@ -149,9 +149,7 @@ async def test_a_session_that_is_bound_to_a_connection_follows_its_transaction(a
         assert len(await admin.list_workflows()) == workflows
 
 
-async def test_it_goes_into_a_session_that_has_run_sql_and_leaves_its_own_schema_map_alone(
-    schema, admin, app, sessions
-):
+async def test_used_session_keeps_its_schema_translate_map(schema, admin, app, sessions):
     mapped = app.execution_options(schema_translate_map={None: schema, "pgqrs": "elsewhere"})
     async with AsyncSession(mapped) as session, session.begin():
         await session.execute(text("SELECT 1"))
@@ -172,7 +170,7 @@ async def test_it_goes_into_a_session_that_has_run_sql_and_leaves_its_own_schema
         assert await paid(session) == [7, 8, 9]
 
 
-async def test_a_key_in_a_session_gives_the_workflow_that_is_there(admin, sessions):
+async def test_key_in_a_session_returns_the_existing_workflow(admin, sessions):
     first = await admin.options(key="order 1").enqueue(ship, 1)
     async with sessions() as session, session.begin():
         assert (await admin.options(key="order 1", session=session).enqueue(ship, 1)).id == first.id
@@ -181,7 +179,7 @@ async def test_a_key_in_a_session_gives_the_workflow_that_is_there(admin, sessio
     assert len(await admin.list_workflows()) == 2
 
 
-async def test_many_are_enqueued_in_one_session(admin, sessions):
+async def test_enqueue_many_works_in_a_session(admin, sessions):
     async with sessions() as session, session.begin():
         many = admin.options(session=session)
         handles = await many.enqueue_many(ship, [(number % 40,) for number in range(50)], key=str)
@@ -190,7 +188,7 @@ async def test_many_are_enqueued_in_one_session(admin, sessions):
     assert len(await admin.list_workflows()) == len({handle.id for handle in handles}) == 40
 
 
-async def test_a_workflow_created_in_a_session_can_be_run_once_that_is_committed(admin, sessions):
+async def test_workflow_created_in_a_session_runs_after_the_commit(admin, sessions):
     async with sessions() as session, session.begin():
         gone = await admin.create_workflow("ship", 1, session=session)
         await session.rollback()
@@ -201,7 +199,7 @@ async def test_a_workflow_created_in_a_session_can_be_run_once_that_is_committed
     assert await ship(kept, 2) == "packed 2"
 
 
-async def test_a_cancellation_counts_once_it_is_committed(admin, sessions):
+async def test_cancel_and_resume_take_effect_at_the_commit(admin, sessions):
     handle = await admin.options(delay=60).enqueue(ship, 1)
     async with sessions() as session:
         await admin.cancel_workflow(handle.id, session=session)
@@ -217,7 +215,7 @@ async def test_a_cancellation_counts_once_it_is_committed(admin, sessions):
     assert await handle.status() == WorkflowStatus.PENDING
 
 
-async def test_a_running_workflow_hears_of_a_cancellation_that_was_committed(dsn, schema, sessions):
+async def test_committed_cancellation_stops_a_running_workflow(dsn, schema, sessions):
     began = asyncio.Event()
 
     @workflow
@@ -237,7 +235,7 @@ async def _is(handle, status):
     return await handle.status() == status
 
 
-async def test_what_cannot_be_cancelled_or_is_not_there_leaves_the_session_usable(admin, sessions):
+async def test_failed_cancel_or_resume_leaves_the_session_usable(admin, sessions):
     ended = await admin.create_workflow("ship", 1)
     await ship(ended, 1)
     async with sessions() as session, session.begin():
@@ -255,7 +253,7 @@ async def test_what_cannot_be_cancelled_or_is_not_there_leaves_the_session_usabl
 
 
 @pytest.mark.parametrize("verified", [False, True], ids=["the first use", "used before"])
-async def test_the_only_connection_of_a_pool_is_enough(dsn, schema, admin, verified):
+async def test_session_on_the_only_pool_connection_suffices(dsn, schema, admin, verified):
     engine = engine_on(dsn, pool_size=1, max_overflow=0)
     async with Admin(engine, schema, timeout=5) as single, no_hang():
         if verified:
@@ -296,7 +294,7 @@ async def _is_blocked(sql):
 
 
 @pytest.mark.parametrize("lend", ["session", "connection"])
-async def test_in_autocommit_each_write_is_there_at_once(admin, in_isolation, lend):
+async def test_autocommit_session_writes_at_once(admin, in_isolation, lend):
     engine = in_isolation("AUTOCOMMIT")
     async with AsyncSession(engine) if lend == "session" else engine.connect() as lent:
         created = await admin.create_workflow("ship", 1, session=lent)
@@ -313,7 +311,7 @@ async def test_in_autocommit_each_write_is_there_at_once(admin, in_isolation, le
     await admin.resume_workflow(created.id())
 
 
-async def test_in_autocommit_nobody_claims_a_workflow_in_the_middle_of_its_cancellation(admin, in_isolation):
+async def test_autocommit_cancellation_is_one_statement(admin, in_isolation):
     handle = await admin.enqueue(ship, 1)
     ctx = await admin.get_workflow(handle.id)
     engine, seen = in_isolation("AUTOCOMMIT"), []
@@ -331,7 +329,7 @@ async def test_in_autocommit_nobody_claims_a_workflow_in_the_middle_of_its_cance
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "AUTOCOMMIT"])
-async def test_a_cancellation_that_waits_for_a_claim_asks_the_one_who_claimed(admin, sql, in_isolation, level):
+async def test_cancellation_after_a_concurrent_claim_requests_a_stop(admin, sql, in_isolation, level):
     handle = await admin.enqueue(ship, 1)
     store = await admin.store()
     await store.ensure_heartbeat()
@@ -349,7 +347,7 @@ async def test_a_cancellation_that_waits_for_a_claim_asks_the_one_who_claimed(ad
     assert tuple(row) == ("RUNNING", store.executor_id, True)
 
 
-async def test_a_resumption_that_waits_for_a_step_s_error_has_that_step_executed_again(admin, sql, sessions):
+async def test_resume_reopens_a_concurrently_recorded_step_error(admin, sql, sessions):
     ctx = await admin.create_workflow("ship", 1)
     await ctx.start()
     async with sessions() as session, no_hang():
@@ -368,7 +366,7 @@ async def test_a_resumption_that_waits_for_a_step_s_error_has_that_step_executed
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-async def test_in_a_stricter_isolation_they_are_there_when_it_commits(admin, in_isolation, level):
+async def test_strict_isolation_writes_at_the_commit(admin, in_isolation, level):
     existing = await admin.create_workflow("ship", 0)
     async with AsyncSession(in_isolation(level)) as session, session.begin():
         await session.execute(text("SELECT 1"))
@@ -386,9 +384,7 @@ async def test_in_a_stricter_isolation_they_are_there_when_it_commits(admin, in_
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-async def test_what_the_snapshot_does_not_show_is_told_and_goes_through_in_the_next_transaction(
-    admin, in_isolation, level
-):
+async def test_stale_snapshot_fails_and_the_next_transaction_works(admin, in_isolation, level):
     existing = await admin.create_workflow("ship", 0)
     new = []
 
@@ -430,7 +426,7 @@ async def _refuses(admin, lent, match):
     assert await admin.list_workflows() == []
 
 
-async def test_what_is_not_asynchronous_is_refused(admin, app, sessions):
+async def test_unsupported_session_types_are_refused(admin, app, sessions):
     synchronous = create_engine("postgresql+asyncpg://")
     with Session(synchronous) as session:
         await _refuses(admin, session, "got Session")
@@ -439,7 +435,7 @@ async def test_what_is_not_asynchronous_is_refused(admin, app, sessions):
     await _refuses(admin, app.connect(), "not open")
 
 
-async def test_a_failed_transaction_is_refused_and_can_be_rolled_back(admin, app, sessions):
+async def test_failed_transaction_is_refused_until_rolled_back(admin, app, sessions):
     async with sessions() as session:
         with pytest.raises(Exception, match="nowhere"):
             await session.execute(text("SELECT * FROM nowhere"))
@@ -474,14 +470,14 @@ async def test_a_session_of_another_database_is_refused(admin, own_database):
         assert await there.list_workflows() == []
 
 
-async def test_what_is_run_at_once_is_no_part_of_a_transaction(admin, sessions):
+async def test_run_in_a_session_is_refused(admin, sessions):
     async with sessions() as session:
         with pytest.raises(ConfigurationError, match="use `enqueue` instead"):
             await admin.options(session=session).run(ship, 1)
 
 
 @pytest.mark.parametrize("lend", ["session", "connection"])
-async def test_where_nothing_is_installed_that_is_told_and_the_transaction_goes_on(dsn, app, sessions, lend):
+async def test_missing_tables_leave_the_caller_transaction_usable(dsn, app, sessions, lend):
     async with Admin(dsn, "test_nothing_is_here") as nowhere, sessions() as session:
         lent = session if lend == "session" else await session.connection()
         session.add(Payment(order=1, amount=1))

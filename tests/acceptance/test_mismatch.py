@@ -47,7 +47,7 @@ async def test_a_step_in_a_loop_without_a_key_warns_once(admin, caplog):
     assert "key=" in warning
 
 
-async def test_two_branches_of_a_gather_warn(admin, caplog):
+async def test_gather_branches_sharing_a_step_id_warn(admin, caplog):
     async def branch(ctx, n):
         await asyncio.sleep(0.01 * (2 - n))
         return await double(ctx, n)
@@ -60,7 +60,7 @@ async def test_two_branches_of_a_gather_warn(admin, caplog):
     assert len(warnings(caplog)) == 1
 
 
-async def test_calls_at_the_same_time_that_share_an_execution_warn(admin, caplog):
+async def test_concurrent_calls_with_different_arguments_warn(admin, caplog):
     @step
     async def slow(ctx: PyWorkflow, n: int) -> int:
         await asyncio.sleep(0.02)
@@ -72,7 +72,7 @@ async def test_calls_at_the_same_time_that_share_an_execution_warn(admin, caplog
     assert len(warnings(caplog)) == 1
 
 
-async def test_a_replay_with_other_arguments_warns_of_values_and_of_errors(admin, caplog):
+async def test_replay_with_other_arguments_warns(admin, caplog):
     given = [1]
 
     @step
@@ -100,7 +100,7 @@ async def test_a_replay_with_other_arguments_warns_of_values_and_of_errors(admin
     ]  # fmt: skip
 
 
-async def test_the_same_arguments_in_another_form_do_not_warn(admin, caplog):
+async def test_equal_arguments_in_another_form_do_not_warn(admin, caplog):
     ctx = await admin.create_workflow("wf")
     await double(ctx, 1)
     await double(ctx, number=1)
@@ -111,7 +111,7 @@ async def test_the_same_arguments_in_another_form_do_not_warn(admin, caplog):
     assert warnings(caplog) == []
 
 
-async def test_steps_by_hand_have_no_fingerprint(admin, caplog, sql):
+async def test_manual_steps_have_no_fingerprint(admin, caplog, sql):
     ctx = await admin.create_workflow("wf")
     await (await ctx.acquire_step("double")).guard.success(5)
     assert await double(ctx, 1) == 5
@@ -122,7 +122,7 @@ async def test_steps_by_hand_have_no_fingerprint(admin, caplog, sql):
     assert await sql.fetchval("SELECT fingerprint FROM pgqrs_workflow_steps WHERE step_id = 'nothing'") is not None
 
 
-async def test_a_sleep_of_another_length_warns(admin, caplog):
+async def test_replayed_sleep_of_another_length_warns(admin, caplog):
     failed = []
 
     @workflow
@@ -139,7 +139,7 @@ async def test_a_sleep_of_another_length_warns(admin, caplog):
     assert len(warnings(caplog)) == 1
 
 
-async def test_strict_makes_it_an_error(admin, sql, caplog):
+async def test_strict_workflow_raises_on_a_mismatch(admin, sql, caplog):
     @workflow(strict=True, retry=3)
     async def strict(ctx: PyWorkflow) -> list:
         return [await double(ctx, n) for n in range(2)]
@@ -156,7 +156,7 @@ async def test_strict_makes_it_an_error(admin, sql, caplog):
     assert warnings(caplog) == []
 
 
-async def test_arguments_that_json_cannot_say_do_no_harm(admin, caplog):
+async def test_non_json_arguments_do_not_warn(admin, caplog):
     @step
     async def anything(ctx: PyWorkflow, value: object) -> str:
         return "done"

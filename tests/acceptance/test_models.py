@@ -64,7 +64,7 @@ class Order(AppBase):
 
 
 @pytest_asyncio.fixture(params=[SCHEMA, "An other.schema"])
-async def our_schema(request):
+async def pgqrs_schema(request):
     return request.param
 
 
@@ -76,11 +76,11 @@ async def app_engine(own_database):
 
 
 @pytest_asyncio.fixture
-async def orders(app_engine, our_schema):
+async def orders(app_engine, pgqrs_schema):
     """The application's table in "public", and a workflow for each order, run to its end."""
     async with app_engine.begin() as connection:
         await connection.run_sync(AppBase.metadata.create_all)
-    async with Admin(app_engine, our_schema) as admin:
+    async with Admin(app_engine, pgqrs_schema) as admin:
         await admin.install()
         ids = {number: await _fulfilled(admin, number) for number in ("paid", "unpaid", "paid too")}
         async with AsyncSession(app_engine) as session, session.begin():
@@ -99,9 +99,9 @@ async def _fulfilled(admin, number):
 
 
 @pytest_asyncio.fixture
-async def session(app_engine, our_schema):
+async def session(app_engine, pgqrs_schema):
     """A session as the documentation makes it."""
-    mapped = app_engine.execution_options(schema_translate_map={SCHEMA: our_schema})
+    mapped = app_engine.execution_options(schema_translate_map={SCHEMA: pgqrs_schema})
     async with AsyncSession(mapped) as session:
         yield session
 
@@ -112,7 +112,7 @@ def statements_of(engine):
     return sent
 
 
-async def test_a_workflow_with_its_steps_in_their_order(session, orders):
+async def test_selectinload_returns_steps_in_start_order(session, orders):
     query = select(Workflow).where(Workflow.id == orders["paid"]).options(selectinload(Workflow.steps))
     found = (await session.scalars(query)).one()
     assert (found.status, found.input, found.output) == ("SUCCESS", {"args": ["paid"], "kwargs": {}}, "only")
@@ -128,7 +128,7 @@ async def test_the_workflow_of_a_loaded_step_costs_no_query(session, orders, app
     assert sent == []
 
 
-async def test_many_workflows_cost_two_queries(session, orders, app_engine):
+async def test_selectinload_of_many_workflows_sends_two_queries(session, orders, app_engine):
     sent = statements_of(app_engine)
     query = select(Workflow).options(selectinload(Workflow.steps)).order_by(Workflow.id)
     found = (await session.scalars(query)).all()
@@ -137,13 +137,13 @@ async def test_many_workflows_cost_two_queries(session, orders, app_engine):
 
 
 @pytest.mark.parametrize("load", [selectinload, joinedload])
-async def test_a_step_with_its_workflow(session, orders, load):
+async def test_step_loads_its_workflow(session, orders, load):
     query = select(Step).where(Step.status == "ERROR").options(load(Step.workflow))
     found = (await session.scalars(query)).one()
     assert (found.step_id, found.workflow.id, found.workflow.status) == ("charge", orders["unpaid"], "ERROR")
 
 
-async def test_joined_with_the_applications_tables(session, orders):
+async def test_workflow_joins_with_application_tables(session, orders):
     query = (
         select(Order.number, Workflow.status, func.count(Step.step_id))
         .join(Workflow, Workflow.id == Order.workflow_id)
@@ -155,14 +155,14 @@ async def test_joined_with_the_applications_tables(session, orders):
     assert found == [("paid", "SUCCESS", 3), ("paid too", "SUCCESS", 3), ("unpaid", "ERROR", 2)]
 
 
-async def test_at_the_end_of_the_applications_own_relationship(session, orders):
+async def test_application_relationship_loads_workflow_and_steps(session, orders):
     query = select(Order).order_by(Order.number).options(selectinload(Order.workflow).selectinload(Workflow.steps))
     found = (await session.scalars(query)).all()
     assert [order.workflow.status for order in found] == ["SUCCESS", "SUCCESS", "ERROR"]
     assert [step.step_id for step in found[0].workflow.steps] == STEPS
 
 
-async def test_steps_that_a_join_has_found(session, orders):
+async def test_contains_eager_loads_joined_steps(session, orders):
     query = (
         select(Workflow).join(Workflow.steps).where(Step.status == "ERROR").options(contains_eager(Workflow.steps))
     )
@@ -170,31 +170,31 @@ async def test_steps_that_a_join_has_found(session, orders):
     assert [step.step_id for step in found.steps] == ["charge"]
 
 
-async def test_conditions_on_steps(session, orders):
+async def test_relationships_support_any_and_has(session, orders):
     failed = select(Workflow.id).where(Workflow.steps.any(Step.status == "ERROR"))
     assert (await session.scalars(failed)).all() == [orders["unpaid"]]
     of_failed = select(Step.step_id).where(Step.workflow.has(status="ERROR")).order_by(Step.started_at)
     assert (await session.scalars(of_failed)).all() == STEPS[:2]
 
 
-async def test_lazily_where_the_session_may_wait(session, orders):
+async def test_run_sync_loads_steps_lazily(session, orders):
     def read(sync_session):
         return [step.step_id for step in sync_session.get_one(Workflow, orders["paid"]).steps]
 
     assert await session.run_sync(read) == STEPS
 
 
-async def test_the_map_of_one_statement_alone(app_engine, orders, our_schema):
+async def test_schema_map_of_one_statement_reaches_loader_queries(app_engine, orders, pgqrs_schema):
     """In a session that has already run SQL of its own; the loader's queries follow."""
     async with AsyncSession(app_engine) as session, session.begin():
         assert await session.scalar(select(func.count()).select_from(Order)) == 3
         query = select(Order).options(selectinload(Order.workflow).selectinload(Workflow.steps))
-        options = {"schema_translate_map": {SCHEMA: our_schema}}
+        options = {"schema_translate_map": {SCHEMA: pgqrs_schema}}
         found = (await session.scalars(query, execution_options=options)).all()
         assert sorted(len(order.workflow.steps) for order in found) == [2, 3, 3]
 
 
-async def test_what_is_done_to_the_relationship_writes_nothing(session, orders, app_engine):
+async def test_changing_the_relationship_writes_nothing(session, orders, app_engine):
     query = select(Workflow).where(Workflow.id == orders["paid"]).options(selectinload(Workflow.steps))
     found = (await session.scalars(query)).one()
     sent = statements_of(app_engine)

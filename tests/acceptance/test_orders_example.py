@@ -79,7 +79,7 @@ async def done(http, order, url=""):
 # --- in this process ---
 
 
-async def test_an_order_is_placed_once_and_tells_how_it_stands(own_database, sessions):
+async def test_repeated_order_is_placed_once_and_shows_its_state(own_database, sessions):
     order = a_lamp(quantity=2)
     async with browsing(own_database) as http:
         answers = await asyncio.gather(*(http.post("/orders", json=order) for _ in range(4)))
@@ -110,7 +110,7 @@ async def test_a_refused_order_leaves_neither_order_nor_workflow(own_database, s
         assert (await state_of(http, refused))["workflow"] == "PENDING"
 
 
-async def test_an_order_is_cancelled_before_it_is_paid_or_not_at_all(own_database, sessions):
+async def test_order_can_be_cancelled_only_before_payment(own_database, sessions):
     cancelled, paid = a_lamp(), a_lamp()
     async with browsing(own_database, workers=0) as http:
         await http.post("/orders", json=cancelled)
@@ -231,7 +231,7 @@ class Town:
         return said
 
 
-async def test_whenever_servers_are_killed_each_order_is_charged_and_shipped_once(own_database, sessions, serve):
+async def test_killed_servers_charge_and_ship_each_order_once(own_database, sessions, serve):
     async with asyncio.timeout(1.5 * DEADLINE), httpx.AsyncClient(timeout=20) as http:
         town = Town(serve, http)
         await asyncio.gather(town.open_one(), town.open_one())
@@ -276,7 +276,7 @@ async def _nothing_is_open(http, url):
     return all(state["workflow"] in {"SUCCESS", "CANCELLED"} for state in states)
 
 
-async def test_a_kill_in_the_transaction_and_one_between_the_effect_and_its_record(own_database, sessions, serve):
+async def test_kill_before_a_step_is_recorded_does_not_charge_twice(own_database, sessions, serve):
     order = a_lamp()
     async with asyncio.timeout(1.5 * DEADLINE), httpx.AsyncClient(timeout=20) as http:
         servers = [*await asyncio.gather(serve(), serve())]
@@ -289,7 +289,7 @@ async def test_a_kill_in_the_transaction_and_one_between_the_effect_and_its_reco
                 await lock_workflow(record_lock)
                 await payment_lock.commit()
                 await until(_holds_up, record_lock)  # ...and is about to commit
-                servers.remove(await kill_who_runs_it(sessions, servers))
+                servers.remove(await kill_running_server(sessions, servers))
             servers.append(await serve())
             await until(_holds_up, carrier_lock)  # another has charged, and asks the carrier
             async with sessions() as record_lock:
@@ -297,7 +297,7 @@ async def test_a_kill_in_the_transaction_and_one_between_the_effect_and_its_reco
                 await carrier_lock.commit()
                 # It has delivered, and the step cannot be recorded.
                 await until(_count, sessions, Delivery)
-                servers.remove(await kill_who_runs_it(sessions, servers))
+                servers.remove(await kill_running_server(sessions, servers))
         (survivor,) = servers
         state = await until(done, http, order, survivor.url)
     assert (state["workflow"], state["steps"]) == ("SUCCESS", ALL_STEPS)
@@ -331,7 +331,7 @@ async def _count(sessions, model):
         return await session.scalar(select(func.count()).select_from(model))
 
 
-async def kill_who_runs_it(sessions, servers):
+async def kill_running_server(sessions, servers):
     """Kill the server whose worker runs the only workflow."""
     async with sessions() as session:
         connection = await session.connection()
@@ -374,7 +374,7 @@ async def check_books(session, *, stock=None):
 # --- the page that describes it ---
 
 
-async def test_the_page_on_sessions_shows_what_runs(own_database, sessions):
+async def test_sessions_page_snippets_run_and_match_the_example(own_database, sessions):
     page = (ROOT / "docs" / "sessions.md").read_text()
     excerpts = {"app.py": 0, "shop.py": 0, "workflow.py": 0}
     names = vars(pgqrs) | {"UUID": UUID, "uuid4": uuid4, "Order": Order, "Payment": Payment}

@@ -12,7 +12,7 @@ from tests.support.recorded import status, steps
 from tests.support.waiting import no_hang
 
 
-async def test_finished_steps_are_skipped_and_the_transient_one_is_executed_again(admin, scenario):
+async def test_only_the_transient_step_is_executed_again(admin, scenario):
     a, b, c = scenario.step("a"), scenario.step("b", OSError("x")), scenario.step("c")
 
     async def body(ctx: PyWorkflow):
@@ -30,7 +30,7 @@ async def test_a_terminal_error_is_replayed_at_once(admin, scenario):
     assert await scenario.run_twice(admin, body, second=ValueError) == (["a", "b"], [])
 
 
-async def test_a_transient_error_may_come_again_and_again(admin, scenario, sql):
+async def test_transient_error_reopens_on_every_run(admin, scenario, sql):
     a = scenario.step("a", *[OSError(str(n)) for n in range(5)])
 
     @workflow
@@ -46,7 +46,7 @@ async def test_a_transient_error_may_come_again_and_again(admin, scenario, sql):
     assert len(scenario.executed) == 6
 
 
-async def test_a_context_from_elsewhere_reopens_the_same(admin, scenario):
+async def test_newly_fetched_context_reopens_the_step(admin, scenario):
     a = scenario.step("a", OSError("x"))
 
     @workflow
@@ -62,7 +62,7 @@ async def test_a_context_from_elsewhere_reopens_the_same(admin, scenario):
 # --- found through the exception that left the body ---
 
 
-async def test_the_step_is_found_through_a_cause(admin, scenario):
+async def test_step_is_found_through_the_cause(admin, scenario):
     a = scenario.step("a", OSError("x"))
 
     async def body(ctx: PyWorkflow):
@@ -74,7 +74,7 @@ async def test_the_step_is_found_through_a_cause(admin, scenario):
     assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
-async def test_the_step_is_found_through_a_context(admin, scenario):
+async def test_step_is_found_through_the_exception_context(admin, scenario):
     a = scenario.step("a", OSError("x"))
 
     async def body(ctx: PyWorkflow):
@@ -86,7 +86,7 @@ async def test_the_step_is_found_through_a_context(admin, scenario):
     assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
-async def test_the_step_is_found_through_a_context_that_is_suppressed(admin, scenario):
+async def test_step_is_found_through_a_suppressed_context(admin, scenario):
     """`from None` changes what a traceback shows, and not what brought the workflow down."""
     a = scenario.step("a", OSError("x"))
 
@@ -99,7 +99,7 @@ async def test_the_step_is_found_through_a_context_that_is_suppressed(admin, sce
     assert await scenario.run_twice(admin, body, first=LookupError) == (["a"], ["a"])
 
 
-async def test_a_terminal_step_is_not_reopened_by_a_transient_error_made_of_it(admin, scenario):
+async def test_transient_error_caused_by_a_terminal_error_is_final(admin, scenario):
     a = scenario.step("a", ValueError("x"))
 
     async def body(ctx: PyWorkflow):
@@ -111,7 +111,7 @@ async def test_a_terminal_step_is_not_reopened_by_a_transient_error_made_of_it(a
     assert await scenario.run_twice(admin, body, first=RuntimeError, second=RuntimeError) == (["a"], [])
 
 
-async def test_the_step_is_found_in_the_group_of_a_task_group(admin, scenario):
+async def test_step_is_found_in_a_task_group_error(admin, scenario):
     a, b, c = scenario.step("a", OSError("x")), scenario.step("b"), scenario.step("c", ValueError("y"))
 
     async def body(ctx: PyWorkflow):
@@ -147,7 +147,7 @@ async def test_both_failures_of_a_task_group_are_reopened(admin, scenario):
     assert sorted(two) == ["a", "b"]
 
 
-async def test_a_group_with_a_terminal_leaf_replays_that_and_reopens_the_transient_one(admin, scenario):
+async def test_group_reopens_only_its_transient_leaf(admin, scenario):
     a, b = scenario.step("a", OSError("x")), scenario.step("b", ValueError("y"))
 
     async def body(ctx: PyWorkflow):
@@ -158,7 +158,7 @@ async def test_a_group_with_a_terminal_leaf_replays_that_and_reopens_the_transie
     assert (sorted(one), two) == (["a", "b"], ["a"])
 
 
-async def test_the_second_failure_of_a_gather_is_reopened_too(admin, scenario):
+async def test_second_failure_of_a_gather_is_reopened(admin, scenario):
     ready = asyncio.Barrier(2)
 
     async def meet(ctx):
@@ -180,7 +180,7 @@ async def test_the_second_failure_of_a_gather_is_reopened_too(admin, scenario):
     assert sorted(two) == ["a", "b"]
 
 
-async def test_failures_that_a_gather_returned_and_the_body_raised_are_reopened(admin, scenario):
+async def test_failures_returned_by_a_gather_and_raised_are_reopened(admin, scenario):
     a, b = scenario.step("a", OSError("x")), scenario.step("b", OSError("y"))
 
     async def body(ctx: PyWorkflow):
@@ -194,7 +194,7 @@ async def test_failures_that_a_gather_returned_and_the_body_raised_are_reopened(
     assert sorted(two) == ["a", "b"]
 
 
-async def test_a_step_that_runs_while_the_error_is_on_its_way_out_hides_nothing(admin, scenario):
+async def test_cleanup_steps_do_not_hide_the_failed_step(admin, scenario):
     a, cleanup, last = scenario.step("a", OSError("x")), scenario.step("cleanup"), scenario.step("last")
 
     async def body(ctx: PyWorkflow):
@@ -209,7 +209,7 @@ async def test_a_step_that_runs_while_the_error_is_on_its_way_out_hides_nothing(
     assert await scenario.run_twice(admin, body, first=OSError) == (["a", "cleanup", "last"], ["a"])
 
 
-async def test_a_replayed_transient_error_that_leaves_the_body_is_reopened_too(admin, scenario):
+async def test_replayed_transient_error_reopens_its_step(admin, scenario):
     a = scenario.step("a", OSError("x"))
     seen = []
 
@@ -237,7 +237,7 @@ async def test_a_replayed_transient_error_that_leaves_the_body_is_reopened_too(a
     assert scenario.since() == ["a"]
 
 
-async def test_a_sibling_that_a_task_group_cancelled_is_executed_again(admin, scenario):
+async def test_sibling_cancelled_by_a_task_group_is_executed_again(admin, scenario):
     running, first_over = asyncio.Event(), []
 
     async def hang(ctx):
@@ -266,7 +266,7 @@ async def test_a_sibling_that_a_task_group_cancelled_is_executed_again(admin, sc
 # --- nested steps ---
 
 
-async def test_an_inner_and_its_outer_step_are_both_executed_again(admin, scenario):
+async def test_transient_inner_error_reopens_its_outer_step(admin, scenario):
     inner = scenario.step("inner", OSError("x"))
     outer = scenario.step("outer", body=inner)
 
@@ -276,7 +276,7 @@ async def test_an_inner_and_its_outer_step_are_both_executed_again(admin, scenar
     assert await scenario.run_twice(admin, body, first=OSError) == (["outer", "inner"], ["outer", "inner"])
 
 
-async def test_an_inner_success_is_skipped_when_its_outer_step_is_executed_again(admin, scenario):
+async def test_inner_success_is_skipped_when_its_outer_step_reopens(admin, scenario):
     inner = scenario.step("inner")
     outer = scenario.step("outer", OSError("x"), body=inner)
 
@@ -286,7 +286,7 @@ async def test_an_inner_success_is_skipped_when_its_outer_step_is_executed_again
     assert await scenario.run_twice(admin, body, first=OSError) == (["outer", "inner"], ["outer"])
 
 
-async def test_an_inner_error_wrapped_by_its_outer_step_reopens_both(admin, scenario):
+async def test_wrapped_inner_error_reopens_both_steps(admin, scenario):
     inner = scenario.step("inner", OSError("x"))
 
     async def wrapping(ctx):
@@ -314,7 +314,7 @@ async def test_a_terminal_inner_error_keeps_failing_its_outer_step(admin, scenar
     assert (one, two) == (["outer", "inner"], [])
 
 
-async def test_a_deeply_nested_error_reopens_every_step_on_its_way(admin, scenario):
+async def test_deeply_nested_error_reopens_all_enclosing_steps(admin, scenario):
     c = scenario.step("c", OSError("x"))
     b = scenario.step("b", body=c)
     a = scenario.step("a", body=b)
@@ -325,7 +325,7 @@ async def test_a_deeply_nested_error_reopens_every_step_on_its_way(admin, scenar
     assert await scenario.run_twice(admin, body, first=OSError) == (["a", "b", "c"], ["a", "b", "c"])
 
 
-async def test_a_crash_before_the_runs_end_does_not_hide_an_inner_error_from_the_next_run(admin, scenario):
+async def test_crash_before_the_end_of_a_run_keeps_inner_errors(admin, scenario):
     """The run after the crash is only told the outer step's error; the inner step must be executed again too."""
     c = scenario.step("c", OSError("x"))
     b = scenario.step("b", body=c)
@@ -353,7 +353,7 @@ async def test_a_crash_before_the_runs_end_does_not_hide_an_inner_error_from_the
     assert scenario.since() == ["a", "b", "c"]
 
 
-async def test_the_recorded_error_of_a_step_names_those_within_it_that_brought_it_about(admin, scenario):
+async def test_step_error_names_the_inner_steps_that_caused_it(admin, scenario):
     inner, caught = scenario.step("inner", OSError("x")), scenario.step("caught", OSError("y"))
 
     async def both(ctx):
@@ -377,10 +377,10 @@ async def test_the_recorded_error_of_a_step_names_those_within_it_that_brought_i
     assert "steps" not in record.error
 
 
-# --- what the body caught stays caught ---
+# --- errors that the body has caught ---
 
 
-async def test_a_caught_error_stays_caught_when_the_fallback_fails_later(admin, scenario):
+async def test_failed_fallback_does_not_reopen_the_caught_error(admin, scenario):
     primary, fallback = scenario.step("primary", OSError("x")), scenario.step("fallback", OSError("y"))
 
     async def body(ctx: PyWorkflow):
@@ -392,7 +392,7 @@ async def test_a_caught_error_stays_caught_when_the_fallback_fails_later(admin, 
     assert await scenario.run_twice(admin, body, first=OSError) == (["primary", "fallback"], ["fallback"])
 
 
-async def test_a_caught_error_stays_caught_when_the_body_fails_after_other_steps(admin, scenario):
+async def test_later_failure_of_the_body_reopens_no_caught_error(admin, scenario):
     a, b = scenario.step("a", OSError("x")), scenario.step("b")
     crashed = []
 
@@ -407,7 +407,7 @@ async def test_a_caught_error_stays_caught_when_the_body_fails_after_other_steps
     assert await scenario.run_twice(admin, body, first=RuntimeError) == (["a", "b"], [])
 
 
-async def test_a_body_that_fails_by_itself_reopens_nothing_that_was_caught(admin, scenario):
+async def test_error_of_the_body_reopens_no_caught_error(admin, scenario):
     a = scenario.step("a", OSError("x"))
     crashed = []
 
@@ -428,7 +428,7 @@ async def test_a_body_that_fails_by_itself_reopens_nothing_that_was_caught(admin
 # --- after the body has left ---
 
 
-async def test_a_stragglers_error_is_not_recorded_and_its_success_is(admin, scenario, sql):
+async def test_late_step_records_its_success_and_not_its_error(admin, scenario, sql):
     release, both = asyncio.Event(), asyncio.Barrier(3)
 
     async def wait(ctx):
@@ -459,7 +459,7 @@ async def test_a_stragglers_error_is_not_recorded_and_its_success_is(admin, scen
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_a_gathers_straggler_that_fails_after_the_body_left_runs_again(admin, scenario):
+async def test_late_failing_gather_step_is_executed_again(admin, scenario):
     release = asyncio.Event()
 
     async def wait(ctx):
@@ -490,7 +490,7 @@ async def test_a_gathers_straggler_that_fails_after_the_body_left_runs_again(adm
 # --- the operator's button ---
 
 
-async def test_resume_workflow_reopens_terminal_errors_too(admin, scenario, sql):
+async def test_resume_workflow_reopens_terminal_errors(admin, scenario, sql):
     a, b, c = scenario.step("a"), scenario.step("b", ValueError("bug")), scenario.step("c", TypeError("bug"))
 
     @workflow
@@ -514,7 +514,7 @@ async def test_resume_workflow_reopens_terminal_errors_too(admin, scenario, sql)
     assert await steps(sql, ctx) == {"a": "SUCCESS", "b": "SUCCESS", "c": "SUCCESS"}
 
 
-async def test_a_manual_run_that_fails_reopens_its_transient_failure(admin, scenario):
+async def test_failed_manual_run_reopens_its_transient_step(admin, scenario):
     a = scenario.step("a", OSError("x"))
     ctx = await admin.create_workflow("wf")
     await ctx.start()
@@ -525,7 +525,7 @@ async def test_a_manual_run_that_fails_reopens_its_transient_failure(admin, scen
     assert await a(ctx) == "a"
 
 
-async def test_a_manual_run_that_fails_with_a_text_reopens_what_nothing_followed(admin, scenario):
+async def test_manual_run_failed_with_a_text_reopens_its_last_step(admin, scenario):
     a = scenario.step("a", OSError("x"))
     ctx = await admin.create_workflow("wf")
     await ctx.start()
@@ -535,7 +535,7 @@ async def test_a_manual_run_that_fails_with_a_text_reopens_what_nothing_followed
     assert await a(await admin.get_workflow(ctx.id())) == "a"
 
 
-async def test_a_failed_step_is_replayed_when_the_run_crashed_and_did_not_end(admin, scenario, sql):
+async def test_step_error_of_an_unfinished_run_is_replayed(admin, scenario, sql):
     """Only the end of a run re-opens: until then the recorded error is what every later run sees."""
     a = scenario.step("a", OSError("x"))
     ctx = await admin.create_workflow("wf")
@@ -547,7 +547,7 @@ async def test_a_failed_step_is_replayed_when_the_run_crashed_and_did_not_end(ad
     assert scenario.since() == ["a"]
 
 
-async def test_a_failed_workflow_may_not_be_ended_from_the_run_that_failed(admin, scenario):
+async def test_failed_run_cannot_end_its_workflow_again(admin, scenario):
     a = scenario.step("a", OSError("x"))
 
     @workflow

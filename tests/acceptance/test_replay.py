@@ -1,4 +1,4 @@
-"""A step's recorded outcome, a success or an error, is what every later run of its workflow sees."""
+"""Every later run of a workflow receives the recorded outcome of a step, a success or an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.database import connected, engine_on
 from tests.support.recorded import is_replay, status, steps
 
 
-async def test_a_caught_error_replays_as_caught_and_the_workflow_goes_the_same_way(admin, sql):
+async def test_caught_error_is_replayed_and_caught_again(admin, sql):
     executed = []
     crash = [True]
 
@@ -46,7 +46,7 @@ async def test_a_caught_error_replays_as_caught_and_the_workflow_goes_the_same_w
 
 
 @pytest.mark.parametrize("value", [None, 0, "", [], {}, False, 0.0, -0.0, 1e300, "null", [None], {"b": 1, "a": 2}])
-async def test_a_value_replays_as_itself_and_is_not_executed_again(admin, value):
+async def test_value_is_replayed_unchanged_without_execution(admin, value):
     executed = []
 
     @step
@@ -74,7 +74,7 @@ async def test_a_value_replays_as_itself_and_is_not_executed_again(admin, value)
         assert type(each) is type(value)
 
 
-async def test_a_tuple_is_a_list_on_the_first_run_too(admin):
+async def test_first_run_returns_a_tuple_as_a_list(admin):
     @step
     async def pair(ctx: PyWorkflow):
         return (1, (2, 3))
@@ -87,7 +87,7 @@ async def test_a_tuple_is_a_list_on_the_first_run_too(admin):
     assert await admin.run(wf) == {"pair": [4, 5]}
 
 
-async def test_what_the_caller_does_with_a_value_does_not_change_what_is_recorded(admin):
+async def test_changing_a_returned_value_does_not_change_the_record(admin):
     @step
     async def items(ctx: PyWorkflow) -> list:
         return made
@@ -130,7 +130,7 @@ async def test_a_success_cannot_be_started_or_resumed(admin):
     assert await once(ctx) is None
 
 
-async def test_a_cancelled_workflow_raises_and_does_not_run_until_it_is_resumed(admin, sql):
+async def test_cancelled_workflow_does_not_run_until_resumed(admin, sql):
     runs = []
 
     @workflow
@@ -150,7 +150,7 @@ async def test_a_cancelled_workflow_raises_and_does_not_run_until_it_is_resumed(
 
 
 @pytest.mark.plants_rows
-async def test_a_workflow_cancelled_while_it_runs_does_not_end_in_success(admin, sql):
+async def test_workflow_cancelled_in_its_body_does_not_succeed(admin, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         await sql.execute("UPDATE pgqrs_workflows SET status = 'CANCELLED'")
@@ -165,7 +165,7 @@ async def test_a_workflow_cancelled_while_it_runs_does_not_end_in_success(admin,
 # --- ids and keys ---
 
 
-async def test_a_key_gives_calls_that_differ_ids_that_differ(admin, sql):
+async def test_keys_give_calls_of_one_step_different_ids(admin, sql):
     executed = []
 
     @step(key=lambda item, **_: item["id"])
@@ -191,7 +191,7 @@ async def test_a_key_gives_calls_that_differ_ids_that_differ(admin, sql):
     assert await steps(sql, ctx) == {"handle:a": "SUCCESS", "handle:b": "SUCCESS"}
 
 
-async def test_an_id_replaces_the_name_of_the_function_and_goes_with_a_key(admin, sql):
+async def test_step_id_replaces_the_function_name_and_takes_a_key(admin, sql):
     @step(id="load")
     async def first(ctx: PyWorkflow) -> None: ...
 
@@ -205,7 +205,7 @@ async def test_an_id_replaces_the_name_of_the_function_and_goes_with_a_key(admin
     assert set(await steps(sql, ctx)) == {"load", "load page:1", "load page:2"}
 
 
-async def test_branches_of_a_gather_that_take_another_order_on_replay_keep_their_own_values(admin):
+async def test_reordered_gather_branches_keep_their_values_on_replay(admin):
     """With keys, each branch asks for its own step, in whatever order the branches get there."""
 
     @step(key=lambda name: name)
@@ -233,7 +233,7 @@ async def test_branches_of_a_gather_that_take_another_order_on_replay_keep_their
     assert await both(ctx) == ["value of a", "value of b"]
 
 
-async def test_a_gather_of_many_steps_is_not_executed_again(admin):
+async def test_gathered_steps_are_replayed_without_execution(admin):
     executed = []
 
     @step(key=lambda n: n)
@@ -261,7 +261,7 @@ async def test_a_gather_of_many_steps_is_not_executed_again(admin):
 # --- where steps may be called ---
 
 
-async def test_a_step_on_a_context_that_was_never_started_starts_it(admin, sql):
+async def test_step_starts_an_unstarted_context(admin, sql):
     @step
     async def alone(ctx: PyWorkflow) -> str:
         return "done"
@@ -272,7 +272,7 @@ async def test_a_step_on_a_context_that_was_never_started_starts_it(admin, sql):
     assert await steps(sql, ctx) == {"alone": "SUCCESS"}
 
 
-async def test_many_steps_on_a_context_that_was_never_started_start_it_once(admin, sql):
+async def test_concurrent_steps_start_an_unstarted_context_once(admin, sql):
     @step(key=lambda n: n)
     async def each(ctx: PyWorkflow, n: int) -> int:
         return n
@@ -334,7 +334,7 @@ async def test_a_workflow_may_run_another_workflow_in_its_step(admin):
 
 
 @pytest.mark.without_replay("what the body prints is compared")
-async def test_replay_does_not_depend_on_the_process_that_recorded(admin, run_program, dsn, schema):
+async def test_replay_works_in_another_process(admin, run_program, dsn, schema):
     source = """
 import asyncio, os
 from pgqrs import Admin, PyWorkflow, step, workflow
@@ -371,7 +371,7 @@ asyncio.run(main())
     assert await asyncio.to_thread(run_program, source) == (0, "caught 'missing' Exception\n3\n", "")
 
 
-async def test_ids_beyond_two_to_the_31_work(admin, sql):
+async def test_workflow_ids_beyond_32_bits_work(admin, sql):
     await sql.execute("SELECT setval('pgqrs_workflows_id_seq', 3000000000)")
 
     @step
@@ -390,7 +390,7 @@ async def test_ids_beyond_two_to_the_31_work(admin, sql):
     assert [record.step_id for record in await admin.list_steps(ctx.id())] == ["one"]
 
 
-async def test_a_pool_of_one_connection_serves_many_workflows_and_nested_steps(dsn, schema):
+async def test_pool_of_one_connection_serves_nested_steps(dsn, schema):
     engine = engine_on(
         dsn,
         pool_size=1,
@@ -417,7 +417,7 @@ async def test_a_pool_of_one_connection_serves_many_workflows_and_nested_steps(d
     await engine.dispose()
 
 
-async def test_a_database_that_defaults_to_serializable_disturbs_nothing(own_database):
+async def test_serializable_default_isolation_works(own_database):
     async with connected(own_database) as connection:
         name = await connection.fetchval("SELECT current_database()")
         await connection.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'")
@@ -436,7 +436,7 @@ async def test_a_database_that_defaults_to_serializable_disturbs_nothing(own_dat
     assert results == [list(range(5))] * 40
 
 
-async def test_the_first_error_of_a_replay_is_of_both_classes(admin):
+async def test_replayed_error_is_of_both_classes(admin):
     @step
     async def fails(ctx: PyWorkflow) -> None:
         raise KeyError("k")

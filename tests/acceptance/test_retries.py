@@ -56,7 +56,7 @@ async def column(sql, name):
 # --- steps, in place ---
 
 
-async def test_a_transient_error_is_tried_again(admin, sql):
+async def test_transient_error_is_retried(admin, sql):
     flaky = Flaky(OSError("1"), OSError("2"))
 
     @step(retry=QUICK)
@@ -73,7 +73,7 @@ async def test_a_transient_error_is_tried_again(admin, sql):
     assert flaky.calls == 3
 
 
-async def test_the_last_error_is_the_outcome(admin, sql):
+async def test_last_error_is_the_outcome(admin, sql):
     flaky = Flaky(OSError("1"), OSError("2"), OSError("3"))
 
     @step(retry=QUICK)
@@ -91,7 +91,7 @@ async def test_the_last_error_is_the_outcome(admin, sql):
     assert await steps(sql, ctx) == {"attempt": "ERROR"}
 
 
-async def test_a_number_is_that_many_attempts(admin, monkeypatch):
+async def test_retry_number_is_the_number_of_attempts(admin, monkeypatch):
     flaky = Flaky(TransientError("1", retry_after=0.01), TransientError("2", retry_after=0), TransientError("3"))
 
     @step(retry=2)
@@ -104,7 +104,7 @@ async def test_a_number_is_that_many_attempts(admin, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), TerminalError("x"), KeyError("x")])
-async def test_a_terminal_error_is_not_tried_again(admin, error):
+async def test_terminal_error_is_not_retried(admin, error):
     flaky = Flaky(error)
 
     @step(retry=QUICK)
@@ -116,7 +116,7 @@ async def test_a_terminal_error_is_not_tried_again(admin, error):
     assert flaky.calls == 1
 
 
-async def test_the_step_s_own_classes_decide(admin):
+async def test_error_classes_of_the_step_decide_on_retries(admin):
     flaky = Flaky(ValueError("mend"), OSError("give up"))
 
     @step(retry=QUICK, transient=(ValueError,), terminal=(OSError,))
@@ -128,7 +128,7 @@ async def test_the_step_s_own_classes_decide(admin):
     assert flaky.calls == 2
 
 
-async def test_the_value_is_refused_once(admin):
+async def test_refused_value_is_not_retried(admin):
     calls = []
 
     @step(retry=QUICK)
@@ -141,7 +141,7 @@ async def test_the_value_is_refused_once(admin):
     assert calls == [1]
 
 
-async def test_another_task_waits_for_all_the_attempts(admin):
+async def test_concurrent_callers_share_all_attempts(admin):
     flaky = Flaky(OSError("1"), OSError("2"))
 
     @step(retry=QUICK)
@@ -155,7 +155,7 @@ async def test_another_task_waits_for_all_the_attempts(admin):
     assert flaky.calls == 3
 
 
-async def test_a_long_attempt_shows_while_it_runs(admin, sql):
+async def test_long_attempt_is_listed_as_running(admin, sql):
     release = asyncio.Event()
     flaky = Flaky(OSError("first"))
 
@@ -177,7 +177,7 @@ async def test_a_long_attempt_shows_while_it_runs(admin, sql):
         assert await task == "done"
 
 
-async def test_what_failed_within_a_step_is_recorded_and_not_tried_again_by_it(admin):
+async def test_inner_step_error_is_not_retried_by_its_outer_step(admin):
     """The inner step's error is its outcome in this run: another attempt would only meet it again."""
     inner_calls, outer_calls = Flaky(OSError("inner")), []
 
@@ -198,7 +198,7 @@ async def test_what_failed_within_a_step_is_recorded_and_not_tried_again_by_it(a
     assert (inner_calls.calls, len(outer_calls)) == (2, 2)
 
 
-async def test_sleeps_of_each_attempt_are_the_same(admin, sql):
+async def test_attempts_share_the_ids_of_their_sleeps(admin, sql):
     flaky = Flaky(OSError("1"), OSError("2"))
 
     @step(retry=QUICK)
@@ -234,7 +234,7 @@ async def test_failed_attempts_count_across_crashes(admin, sql):
     assert flaky.calls == 4
 
 
-async def test_a_delay_goes_on_after_a_crash(admin, sql):
+async def test_retry_delay_continues_after_a_crash(admin, sql):
     flaky = Flaky(TransientError("1", retry_after=30))
 
     @step(retry=QUICK)
@@ -260,7 +260,7 @@ async def test_a_delay_goes_on_after_a_crash(admin, sql):
     assert flaky.calls == 2
 
 
-async def test_cancelling_ends_a_delay_at_once(admin, sql):
+async def test_cancellation_ends_a_retry_delay(admin, sql):
     @step(retry=RetryPolicy(initial=3600, maximum=3600))
     async def attempt(ctx: PyWorkflow) -> str:
         raise OSError("1")
@@ -282,7 +282,7 @@ async def test_cancelling_ends_a_delay_at_once(admin, sql):
 # --- steps, parked ---
 
 
-async def test_a_long_delay_parks(sql, claimer):
+async def test_long_retry_delay_parks_the_run(sql, claimer):
     flaky = Flaky(TransientError("1", retry_after=600))
 
     @step(retry=QUICK)
@@ -306,7 +306,7 @@ async def test_a_long_delay_parks(sql, claimer):
     assert flaky.calls == 2
 
 
-async def test_delays_at_once_park_until_the_first_is_due(sql, claimer):
+async def test_concurrent_retry_delays_park_until_the_earliest(sql, claimer):
     flaky = {n: Flaky(TransientError("1", retry_after=600 + n)) for n in range(3)}
 
     @step(key=lambda n: n, retry=QUICK)
@@ -330,7 +330,7 @@ async def test_delays_at_once_park_until_the_first_is_due(sql, claimer):
 # --- workflows ---
 
 
-async def test_a_workflow_is_tried_again_in_the_same_call(admin, sql):
+async def test_workflow_is_retried_in_the_same_call(admin, sql):
     calls, flaky = [], Flaky(OSError("1"), OSError("2"))
 
     @step
@@ -353,7 +353,7 @@ async def test_a_workflow_is_tried_again_in_the_same_call(admin, sql):
     assert (await admin.store()).runs == {}
 
 
-async def test_exhausted_retries_end_in_error(admin, sql):
+async def test_exhausted_workflow_retries_end_in_error(admin, sql):
     flaky = Flaky(OSError("1"), OSError("2"), OSError("3"))
 
     @workflow(retry=QUICK)
@@ -366,7 +366,7 @@ async def test_exhausted_retries_end_in_error(admin, sql):
     assert json.loads(await column(sql, "error"))["message"] == "3"
 
 
-async def test_a_start_by_hand_of_a_workflow_in_error_begins_with_fresh_retries(admin, sql):
+async def test_new_call_of_a_failed_workflow_resets_its_retries(admin, sql):
     flaky = Flaky(*(OSError(str(n)) for n in range(1, 6)))
 
     @workflow(retry=QUICK)
@@ -382,7 +382,7 @@ async def test_a_start_by_hand_of_a_workflow_in_error_begins_with_fresh_retries(
     assert (flaky.calls, await column(sql, "retries")) == (6, 2)
 
 
-async def test_terminal_errors_of_a_workflow_are_not_tried_again(admin, sql):
+async def test_terminal_workflow_error_is_not_retried(admin, sql):
     flaky = Flaky(ValueError("1"))
 
     @workflow(retry=QUICK)
@@ -394,7 +394,7 @@ async def test_terminal_errors_of_a_workflow_are_not_tried_again(admin, sql):
     assert (flaky.calls, await column(sql, "status")) == (1, "ERROR")
 
 
-async def test_a_workflow_in_a_worker_parks_between_its_attempts(sql, claimer):
+async def test_worker_parks_a_workflow_between_its_retries(sql, claimer):
     flaky = Flaky(*(TransientError(str(n), retry_after=0) for n in range(3)))
 
     @workflow(retry=3)
@@ -413,7 +413,7 @@ async def test_a_workflow_in_a_worker_parks_between_its_attempts(sql, claimer):
     assert await column(sql, "status") == "ERROR"
 
 
-async def test_retries_of_a_workflow_count_across_crashes(admin, sql):
+async def test_workflow_retries_count_across_crashes(admin, sql):
     flaky = Flaky(OSError("1"), Killed(), OSError("2"), OSError("3"))
 
     @workflow(retry=QUICK)
@@ -428,7 +428,7 @@ async def test_retries_of_a_workflow_count_across_crashes(admin, sql):
     assert flaky.calls == 4
 
 
-async def test_a_workflow_that_waits_for_its_next_attempt_is_in_progress_and_can_be_cancelled(admin, sql):
+async def test_workflow_between_retries_can_be_cancelled(admin, sql):
     @workflow(retry=RetryPolicy(initial=0.5, jitter=0))
     async def wf(ctx: PyWorkflow) -> str:
         raise OSError("1")
@@ -449,7 +449,7 @@ async def test_a_workflow_that_waits_for_its_next_attempt_is_in_progress_and_can
     assert await status(sql, ctx) == "CANCELLED"
 
 
-async def test_both_steps_and_workflows_are_tried_again(admin, caplog):
+async def test_step_and_workflow_retries_combine(admin, caplog):
     flaky = Flaky(*(OSError(str(n)) for n in range(5)))
 
     @step(retry=QUICK)
@@ -468,7 +468,7 @@ async def test_both_steps_and_workflows_are_tried_again(admin, caplog):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "3", 2.5])
-def test_what_is_no_policy_is_refused(wrong):
+def test_invalid_retry_policy_is_refused(wrong):
     for decorator in (step, workflow):
         with pytest.raises((ValueError, TypeError)):
             decorator(retry=wrong)
@@ -479,9 +479,7 @@ def test_what_is_no_policy_is_refused(wrong):
 
 @pytest.mark.parametrize("through", ["asyncpg", "SQLAlchemy"])
 @pytest.mark.parametrize("case", [("22012", 1), ("42P01", 1), ("40001", 2), ("40P01", 2), ("55P03", 2)])
-async def test_a_statement_that_the_database_refuses_for_good_is_not_tried_again(
-    admin, sql, engine, through, case
-):
+async def test_only_transient_database_errors_are_retried(admin, sql, engine, through, case):
     code, calls = case
     called = []
     statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$"

@@ -1,4 +1,4 @@
-"""A PostgreSQL that asks for a password, and one that goes away and comes back: servers of the tests' own."""
+"""PostgreSQL servers of these tests: a server with a password, a restarted server, an absent server."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def away_sql(server, away_admin, schema_name):
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3cr#t9", "s3cr/t9", "s3cr@t9", "s3cr?t9", "s3cr%t9", "s3cr:t9"])
-async def test_a_wrong_password_is_an_error_of_ours_and_is_not_shown(server, away_sql, password):
+async def test_wrong_password_error_does_not_show_the_password(server, away_sql, password):
     if not await away_sql.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 'guarded'"):
         await away_sql.execute("CREATE ROLE guarded LOGIN SUPERUSER PASSWORD 'the right one'")
     hba = server.folder / "data" / "pg_hba.conf"
@@ -138,7 +138,7 @@ async def part(ctx: PyWorkflow, n: int, executed: list) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
-async def test_a_restart_between_two_steps_loses_nothing_and_doubles_nothing(server, away_admin, away_sql, number):
+async def test_server_restart_between_steps_keeps_the_run(server, away_admin, away_sql, number):
     executed = []
 
     @workflow
@@ -157,7 +157,7 @@ async def test_a_restart_between_two_steps_loses_nothing_and_doubles_nothing(ser
     assert await away_sql.fetchval("SELECT epoch FROM pgqrs_workflows") == 1
 
 
-async def test_a_step_that_ends_while_the_server_is_away_waits_and_goes_through(server, away_admin, away_sql):
+async def test_step_waits_for_an_absent_server_to_be_recorded(server, away_admin, away_sql):
     executed = []
 
     @workflow
@@ -177,9 +177,7 @@ async def test_a_step_that_ends_while_the_server_is_away_waits_and_goes_through(
     assert await steps(away_sql, ctx) == {"part:1": "SUCCESS", "part:2": "SUCCESS"}
 
 
-async def test_a_crash_of_the_server_under_many_workflows_loses_nothing_and_doubles_nothing(
-    server, away_admin, away_sql
-):
+async def test_server_crash_under_load_executes_each_step_once(server, away_admin, away_sql):
     executed = []
 
     @step(key=lambda n: n)
@@ -203,9 +201,7 @@ async def test_a_crash_of_the_server_under_many_workflows_loses_nothing_and_doub
     assert await away_sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 20
 
 
-async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
-    server, away_admin, away_sql, schema_name
-):
+async def test_outage_beyond_its_timeout_ends_the_run(server, away_admin, away_sql, schema_name):
     executed = []
 
     @workflow
@@ -236,7 +232,7 @@ async def test_a_server_that_stays_away_longer_than_our_patience_ends_the_run(
     assert executed == [1, 2, 2, 3]
 
 
-async def test_connections_killed_by_the_administrator_are_replaced(away_admin, away_sql):
+async def test_terminated_connections_are_replaced(away_admin, away_sql):
     executed = []
 
     @workflow

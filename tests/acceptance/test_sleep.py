@@ -1,4 +1,4 @@
-"""Durable time: sleeps that a replay goes on with, workflows that park while they sleep, cancelling, handing back."""
+"""Durable time: replayed sleeps, parked workflows, cancellation, requeueing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def output(sql, workflow_id, step_id):
 # --- in place ---
 
 
-async def test_a_sleep_lasts_as_long_as_told_and_is_recorded(admin, sql):
+async def test_sleep_lasts_its_duration_and_is_recorded(admin, sql):
     @workflow
     async def naps(ctx: PyWorkflow) -> None:
         await ctx.sleep(0.05)
@@ -61,7 +61,7 @@ async def test_a_sleep_lasts_as_long_as_told_and_is_recorded(admin, sql):
     assert abs(wake_up - started - timedelta(seconds=0.05)) < timedelta(seconds=2)
 
 
-async def test_a_replay_goes_on_with_the_same_sleep(admin, sql):
+async def test_replay_continues_the_recorded_sleep(admin, sql):
     """Not with a sleep of its own: the second run waits for what is left, the third not at all."""
     sleeping = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def test_a_replay_goes_on_with_the_same_sleep(admin, sql):
     await admin.verify(deep=True)
 
 
-async def test_now_is_recorded_and_aware(admin, sql):
+async def test_now_is_recorded_and_timezone_aware(admin, sql):
     seen = []
 
     @workflow
@@ -104,7 +104,7 @@ async def test_now_is_recorded_and_aware(admin, sql):
     assert abs(seen[0][0] - await sql.fetchval("SELECT started_at FROM pgqrs_workflows")) < timedelta(seconds=5)
 
 
-async def test_sleep_until(admin):
+async def test_sleep_until_waits_for_the_given_time(admin):
     @workflow
     async def until_then(ctx: PyWorkflow) -> None:
         await ctx.sleep_until(await ctx.now() + timedelta(seconds=0.1))
@@ -115,7 +115,7 @@ async def test_sleep_until(admin):
     assert 0.1 <= time.monotonic() - began < 5
 
 
-async def test_the_numbers_of_a_step_go_with_it(admin, sql):
+async def test_timer_numbers_of_a_step_are_freed_with_it(admin, sql):
     """Kept in the run, each further step would have to look through those of all before it."""
 
     @step(key=lambda n: n, retry=RetryPolicy(attempts=2, initial=0))
@@ -136,13 +136,13 @@ async def test_the_numbers_of_a_step_go_with_it(admin, sql):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e11, "1", None, True])
-async def test_delays_that_cannot_be_are_refused(admin, wrong):
+async def test_invalid_sleep_durations_are_refused(admin, wrong):
     ctx = await admin.create_workflow("wf")
     with pytest.raises((ValueError, TypeError)):
         await ctx.sleep(wrong)
 
 
-async def test_a_time_without_a_zone_is_refused(admin):
+async def test_naive_time_is_refused(admin):
     ctx = await admin.create_workflow("wf")
     with pytest.raises(ValueError, match="aware"):
         await ctx.sleep_until(datetime(2030, 1, 1))  # noqa: DTZ001
@@ -150,7 +150,7 @@ async def test_a_time_without_a_zone_is_refused(admin):
         await ctx.sleep_until(5)
 
 
-async def test_sleeps_in_a_step_are_numbered_in_it(admin, sql):
+async def test_sleeps_are_numbered_within_their_step(admin, sql):
     """A replay skips the step, and must not give the body's sleep the number of the step's."""
 
     @step
@@ -177,7 +177,7 @@ async def sleeper(ctx: PyWorkflow, seconds: float) -> list:
     return [before, await note(ctx, "after")]
 
 
-async def test_a_worker_s_run_parks_and_goes_on_when_it_is_due(sql, claimer):
+async def test_worker_run_parks_and_resumes_when_due(sql, claimer):
     workflow_id = await claimer.submit(sleeper, 3600)
     with pytest.raises(Parked):
         await claimer.run(sleeper)
@@ -191,7 +191,7 @@ async def test_a_worker_s_run_parks_and_goes_on_when_it_is_due(sql, claimer):
     assert (await row(sql, workflow_id))["epoch"] == 2
 
 
-async def test_claimed_too_early_it_parks_again_for_what_is_left(sql, claimer):
+async def test_run_claimed_too_early_parks_for_the_remaining_time(sql, claimer):
     workflow_id = await claimer.submit(sleeper, 3600)
     with pytest.raises(Parked):
         await claimer.run(sleeper)
@@ -297,7 +297,7 @@ async def in_a_task_group(ctx: PyWorkflow) -> str:
 
 
 @swallowing
-async def in_a_task_that_nobody_awaits(ctx: PyWorkflow) -> str:
+async def in_an_unawaited_task(ctx: PyWorkflow) -> str:
     awake = asyncio.Event()
 
     async def wake():
@@ -311,7 +311,7 @@ async def in_a_task_that_nobody_awaits(ctx: PyWorkflow) -> str:
 
 
 @pytest.mark.parametrize("name", SWALLOWING)
-async def test_parking_survives_what_the_body_makes_of_it(sql, claimer, caplog, name):
+async def test_parking_survives_exception_handlers_of_the_body(sql, claimer, caplog, name):
     function = SWALLOWING[name]
     workflow_id = await claimer.submit(function)
     async with no_hang():
@@ -339,7 +339,7 @@ class _Id:
         return self._id
 
 
-async def test_nothing_parks_while_another_step_executes(sql, claimer):
+async def test_run_does_not_park_while_a_step_executes(sql, claimer):
     release = asyncio.Event()
 
     @step
@@ -363,7 +363,7 @@ async def test_nothing_parks_while_another_step_executes(sql, claimer):
     assert await steps(sql, _Id(workflow_id)) == {"slow": "SUCCESS", "sleep:1": "SUCCESS"}
 
 
-async def test_tasks_that_go_on_from_step_to_step_are_not_disturbed(sql, claimer):
+async def test_run_does_not_park_between_steps_of_a_task(sql, claimer):
     @step(key=lambda n: n)
     async def work(ctx: PyWorkflow, n: int) -> None:
         await asyncio.sleep(0.02)
@@ -384,7 +384,7 @@ async def test_tasks_that_go_on_from_step_to_step_are_not_disturbed(sql, claimer
     assert len(await steps(sql, _Id(workflow_id))) == 31
 
 
-async def test_a_replay_that_takes_long_is_not_taken_for_one_that_only_waits(sql, claimer):
+async def test_long_replay_does_not_park_the_run_early(sql, claimer):
     """Between steps that are recorded nothing executes, but a body that comes to the next one goes on."""
     executed, failed = [], []
 
@@ -432,7 +432,7 @@ async def test_a_sleep_within_a_step_waits_in_place(sql, claimer):
     assert executed == [1]
 
 
-async def test_thousands_of_sleeps_park_at_the_earliest(sql, claimer):
+async def test_thousands_of_sleeps_park_until_the_earliest(sql, claimer):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await asyncio.gather(*(ctx.sleep(1000 + n, id=f"nap {n}") for n in range(2000)))
@@ -449,7 +449,7 @@ async def test_thousands_of_sleeps_park_at_the_earliest(sql, claimer):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_cancelling_ends_a_sleep_at_once(admin, sql, interrupt):
+async def test_cancellation_ends_a_sleep(admin, sql, interrupt):
     ctx = await admin.create_workflow("sleeper")
     task = asyncio.create_task(sleeper(ctx, 3600))
     async with no_hang():
@@ -471,7 +471,7 @@ async def _is_there(sql, ctx, step_id):
     return step_id in await steps(sql, ctx)
 
 
-async def test_cancelling_lets_a_running_step_end_and_starts_no_other(admin, sql):
+async def test_cancellation_lets_a_running_step_end(admin, sql):
     gate = Gate()
     slow = gate.step("slow")
 
@@ -496,7 +496,7 @@ async def test_cancelling_lets_a_running_step_end_and_starts_no_other(admin, sql
     assert await status(sql, ctx) == "CANCELLED"
 
 
-async def test_interrupting_cancels_steps_wherever_they_run(admin, sql):
+async def test_interruption_cancels_steps_in_all_tasks(admin, sql):
     started, seen = [], []
 
     @step(key=lambda n: n)
@@ -536,7 +536,7 @@ async def test_interrupting_cancels_steps_wherever_they_run(admin, sql):
     assert await status(sql, ctx) == "CANCELLED"
 
 
-async def test_the_task_that_ran_a_cancelled_workflow_is_not_cancelled_itself(admin):
+async def test_cancelled_workflow_does_not_cancel_its_caller(admin):
     started = asyncio.Event()
 
     @workflow
@@ -561,7 +561,7 @@ async def test_the_task_that_ran_a_cancelled_workflow_is_not_cancelled_itself(ad
         assert await asyncio.create_task(caller()) == "went on"
 
 
-async def test_a_cancellation_from_outside_stays_one(admin, sql):
+async def test_task_cancellation_is_not_replaced_by_an_interruption(admin, sql):
     started = asyncio.Event()
 
     @workflow
@@ -578,7 +578,7 @@ async def test_a_cancellation_from_outside_stays_one(admin, sql):
     assert await status(sql, ctx) in {"RUNNING", "CANCELLED"}
 
 
-async def test_a_run_by_hand_is_cancelled_too(admin, sql):
+async def test_manual_run_is_cancelled(admin, sql):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
     await note(ctx, "a")
@@ -590,7 +590,7 @@ async def test_a_run_by_hand_is_cancelled_too(admin, sql):
             await call()
 
 
-async def test_a_parked_workflow_is_cancelled_in_the_tables(admin, sql, claimer):
+async def test_parked_workflow_is_cancelled(admin, sql, claimer):
     workflow_id = await claimer.submit(sleeper, 3600)
     with pytest.raises(Parked):
         await claimer.run(sleeper)
@@ -601,7 +601,7 @@ async def test_a_parked_workflow_is_cancelled_in_the_tables(admin, sql, claimer)
 # --- handed back ---
 
 
-async def test_a_run_is_handed_back_for_another_to_go_on(sql, claimer):
+async def test_requeued_run_is_resumed_by_another_claim(sql, claimer):
     waiting = asyncio.Event()
 
     @workflow
@@ -635,7 +635,7 @@ async def _hand_back_at(gate, ctx):
     await handing
 
 
-async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, claimer):
+async def test_requeue_waits_for_the_running_step_only(sql, claimer):
     gate = Gate()
     slow = gate.step("slow")
 
@@ -656,7 +656,7 @@ async def test_a_running_step_gets_the_grace_and_the_next_is_not_begun(sql, clai
         assert await claimer.run(wf) == "second"
 
 
-async def test_a_workflow_that_ends_within_the_grace_has_ended(sql, claimer):
+async def test_workflow_ending_within_the_requeue_grace_succeeds(sql, claimer):
     gate = Gate()
     last = gate.step("last")
 
@@ -673,7 +673,7 @@ async def test_a_workflow_that_ends_within_the_grace_has_ended(sql, claimer):
     assert await status(sql, ctx) == "SUCCESS"
 
 
-async def test_after_the_grace_a_step_is_interrupted(sql, claimer):
+async def test_step_is_interrupted_after_the_requeue_grace(sql, claimer):
     started = asyncio.Event()
 
     @step
@@ -698,7 +698,7 @@ async def test_after_the_grace_a_step_is_interrupted(sql, claimer):
         assert await claimer.run(wf) == "done"
 
 
-async def test_a_run_that_never_began_is_handed_back(sql, claimer):
+async def test_unstarted_run_can_be_requeued(sql, claimer):
     workflow_id = await claimer.submit(sleeper, 0)
     ctx, _ = await claimer.adopt(sleeper)
     await ctx.requeue()

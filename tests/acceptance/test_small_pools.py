@@ -1,4 +1,4 @@
-"""A pool of one connection is enough, also for a transactional step that holds it and asks the library for more."""
+"""A pool of one connection suffices, even for a transactional step that calls pgqrs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def _runs(admin, _ctx):
     [_asks_the_time, _sleeps, _enqueues, _enqueues_with_keys, _creates, _runs],
     ids=lambda asks: asks.__name__,
 )
-async def test_a_transactional_step_asks_while_it_holds_the_only_connection(only, sessions, asks):
+async def test_transactional_step_calls_pgqrs_on_a_pool_of_one(only, sessions, asks):
     @step(transactional=True)
     async def pay(ctx):
         await _pay(ctx, 1)
@@ -105,7 +105,7 @@ async def test_a_transactional_step_asks_while_it_holds_the_only_connection(only
         assert await paid(session) == [1]
 
 
-async def test_many_such_steps_at_once_take_turns(only, sessions):
+async def test_concurrent_transactional_steps_share_a_pool_of_one(only, sessions):
     @step(transactional=True)
     async def pay(ctx, order):
         await _pay(ctx, order)
@@ -128,7 +128,7 @@ async def test_many_such_steps_at_once_take_turns(only, sessions):
     assert len(written) == 20 + 10 + 20
 
 
-async def test_who_holds_the_only_connection_outside_of_a_step_can_ask_too(only):
+async def test_caller_of_the_only_connection_can_enqueue(only):
     store = await only.store()
     await only.list_workflows()  # which looks at the tables, once
     async with no_hang(), store.database.engine.connect():
@@ -139,7 +139,7 @@ async def test_who_holds_the_only_connection_outside_of_a_step_can_ask_too(only)
 # --- the connection beside the pool ---
 
 
-async def test_the_connection_beside_the_pool_is_kept_for_a_while_and_made_anew(only, backends, monkeypatch):
+async def test_connection_outside_the_pool_is_closed_when_idle(only, backends, monkeypatch):
     store = await only.store()
     assert await store.ids.block(2) == [1, 2]
     (first,) = await backends("nextval")
@@ -160,7 +160,7 @@ async def test_the_connection_beside_the_pool_is_kept_for_a_while_and_made_anew(
     await until(is_gone)
 
 
-async def test_a_connection_beside_the_pool_that_is_lost_or_given_up_is_replaced(only, sql, backends):
+async def test_lost_connection_outside_the_pool_is_replaced(only, sql, backends):
     store = await only.store()
     await store.ids.block(1)
     (lost,) = await backends("nextval")
@@ -173,7 +173,7 @@ async def test_a_connection_beside_the_pool_that_is_lost_or_given_up_is_replaced
     assert await store.ids.of_key("child", "a") is None
 
 
-async def test_a_lock_on_the_table_is_waited_for_beyond_the_settings_of_the_connection(only, sql, backends):
+async def test_key_lookup_outlasts_the_lock_timeout(only, sql, backends):
     store = await only.store()
     handle = await only.options(key="taken").enqueue(child)
     seen = set()
@@ -193,7 +193,7 @@ async def test_a_lock_on_the_table_is_waited_for_beyond_the_settings_of_the_conn
         assert (await asking).workflow_id == handle.id
 
 
-async def test_a_server_that_stays_away_is_told_within_the_patience(dsn, schema, admin):
+async def test_absent_server_is_reported_within_the_outage_timeout(dsn, schema, admin):
     async def connect():
         raise ConnectionRefusedError
 

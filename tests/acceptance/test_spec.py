@@ -22,12 +22,12 @@ from tests.support.workflows import greet, greeting
 # --- Quick Start ---
 
 
-async def test_the_quick_start_returns_what_its_step_made(admin):
+async def test_quick_start_returns_the_value_of_its_step(admin):
     ctx = await admin.create_workflow("greeting", "ann")
     assert await greeting(ctx, "ann") == "hello ann"
 
 
-async def test_the_decorators_are_those_of_pgqrs_decorators():
+async def test_decorators_are_reexported_from_pgqrs():
     assert pgqrs.step is pgqrs.decorators.step
     assert pgqrs.workflow is pgqrs.decorators.workflow
 
@@ -63,7 +63,7 @@ async def test_a_completed_step_is_not_executed_on_the_next_run(admin):
     assert processed == [{"id": 7, "name": "ann"}] * 2
 
 
-async def test_the_second_call_of_a_step_returns_the_result_of_the_first(admin):
+async def test_second_call_of_a_step_returns_the_first_result(admin):
     executed = []
 
     @step
@@ -108,12 +108,12 @@ def test_a_function_that_is_not_async_is_refused_at_decoration(decorator):
 
 
 @pytest.mark.parametrize("decorated", [greet, greeting])
-async def test_a_first_argument_that_is_no_workflow_is_refused_at_the_call(decorated):
+async def test_wrong_first_argument_is_refused_at_the_call(decorated):
     with pytest.raises(TypeError, match=r"greet(ing)?.* PyWorkflow"):
         await decorated("ann", "bob")
 
 
-async def test_a_step_persists_after_it_has_finished_and_not_before(admin, sql):
+async def test_step_is_recorded_only_after_it_has_finished(admin, sql):
     seen = []
 
     @step
@@ -129,7 +129,7 @@ async def test_a_step_persists_after_it_has_finished_and_not_before(admin, sql):
 # --- @workflow ---
 
 
-async def test_a_workflow_is_pending_then_running_then_a_success_with_its_output(admin, sql):
+async def test_workflow_status_changes_from_pending_to_success(admin, sql):
     seen = []
 
     @workflow
@@ -145,7 +145,7 @@ async def test_a_workflow_is_pending_then_running_then_a_success_with_its_output
     assert (record.status, record.output, record.error) == ("SUCCESS", {"data": "x"}, None)
 
 
-async def test_a_pipeline_hands_the_result_of_one_step_to_the_next(admin):
+async def test_pipeline_passes_results_between_steps(admin):
     @step
     async def step_one(ctx: PyWorkflow, data: str) -> str:
         return f"step1_{data}"
@@ -165,7 +165,7 @@ async def test_a_pipeline_hands_the_result_of_one_step_to_the_next(admin):
     assert my_pipeline.__doc__ == "A durable pipeline that survives crashes."
 
 
-async def test_workflow_functions_take_positional_and_keyword_arguments_and_defaults(admin):
+async def test_workflow_function_accepts_all_kinds_of_arguments(admin):
     @step
     async def collect(ctx: PyWorkflow, *args, **kwargs) -> list:
         return [list(args), kwargs]
@@ -179,7 +179,7 @@ async def test_workflow_functions_take_positional_and_keyword_arguments_and_defa
 
 
 @pytest.mark.parametrize("decorated", [greet, greeting])
-def test_a_decorated_function_keeps_its_name_its_signature_and_its_kind(decorated):
+def test_decorated_function_keeps_its_name_and_signature(decorated):
     assert inspect.iscoroutinefunction(decorated)
     assert list(inspect.signature(decorated).parameters) == ["ctx", "name"]
     assert decorated.__name__ in {"greet", "greeting"}
@@ -189,7 +189,7 @@ def test_a_decorated_function_keeps_its_name_its_signature_and_its_kind(decorate
 # --- PyWorkflow ---
 
 
-async def test_a_workflow_is_created_with_the_keywords_of_the_specification(admin):
+async def test_create_workflow_accepts_the_specified_keywords(admin):
     ctx = await admin.create_workflow(name="my_workflow", input_arg="some data")
     assert isinstance(ctx, PyWorkflow)
     assert ctx.id() == 1
@@ -201,7 +201,7 @@ async def test_a_workflow_is_created_with_the_keywords_of_the_specification(admi
     )
 
 
-async def test_a_workflow_driven_by_hand_ends_in_success(admin, sql):
+async def test_manual_workflow_ends_in_success(admin, sql):
     ctx = await admin.create_workflow("by_hand", 1)
     await ctx.start()
     assert await status(sql, ctx) == "RUNNING"
@@ -210,7 +210,7 @@ async def test_a_workflow_driven_by_hand_ends_in_success(admin, sql):
     assert (record.status, record.output) == ("SUCCESS", {"n": 1})
 
 
-async def test_a_workflow_driven_by_hand_ends_in_error(admin):
+async def test_manual_workflow_ends_in_error(admin):
     ctx = await admin.create_workflow("by_hand", 1)
     await ctx.start()
     await ctx.fail("it broke")
@@ -218,7 +218,7 @@ async def test_a_workflow_driven_by_hand_ends_in_error(admin):
     assert (record.status, record.output, record.error["message"]) == ("ERROR", None, "it broke")
 
 
-async def test_a_manual_step_executes_once_and_is_skipped_afterwards(admin):
+async def test_manual_step_executes_once(admin):
     executed = []
 
     async def manual_step(ctx: PyWorkflow, data: str) -> str:
@@ -245,7 +245,7 @@ async def test_a_manual_step_executes_once_and_is_skipped_afterwards(admin):
     assert executed == ["a"]
 
 
-async def test_a_manual_step_that_failed_raises_its_text_the_next_time(admin):
+async def test_failed_manual_step_raises_its_recorded_text(admin):
     async def manual_step(ctx):
         step_result = await ctx.acquire_step("manual")
         try:
@@ -261,7 +261,7 @@ async def test_a_manual_step_that_failed_raises_its_text_the_next_time(admin):
         await ctx.acquire_step("manual")
 
 
-async def test_the_status_of_a_step_result_is_equal_to_the_plain_strings(admin):
+async def test_step_result_status_equals_plain_strings(admin):
     ctx = await admin.create_workflow("manual")
     first = await ctx.acquire_step("s")
     assert first.status == "EXECUTE"
@@ -285,7 +285,7 @@ async def test_admin_without_a_schema_uses_the_schema_pgqrs(own_database):
             assert await connection.fetchval("SELECT status FROM pgqrs.pgqrs_workflows") == "SUCCESS"
 
 
-async def test_admin_with_a_schema_keeps_everything_in_it(own_database):
+async def test_admin_creates_tables_only_in_its_schema(own_database):
     async with Admin(own_database, "custom_schema") as admin:
         await admin.install()
         await greeting(await admin.create_workflow("greeting", "ann"), "ann")
@@ -297,7 +297,7 @@ async def test_admin_with_a_schema_keeps_everything_in_it(own_database):
     assert [row[0] for row in schemas] == ["custom_schema"]
 
 
-async def test_install_is_idempotent_and_keeps_what_is_there(admin):
+async def test_install_is_idempotent_and_keeps_existing_rows(admin):
     await greeting(await admin.create_workflow("greeting", "ann"), "ann")
     await admin.install()
     await admin.install()
@@ -307,7 +307,7 @@ async def test_install_is_idempotent_and_keeps_what_is_there(admin):
 @pytest.mark.parametrize(
     "form", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2", "URL", "engine"]
 )
-async def test_admin_connects_with_every_form_of_address(dsn, schema, form):
+async def test_admin_accepts_every_form_of_address(dsn, schema, form):
     rest = dsn.split("://", 1)[1]
     async with connected(dsn) as connection:
         addresses = connection._addr  # the socket's folder, or host and port
@@ -330,13 +330,13 @@ async def test_admin_connects_with_every_form_of_address(dsn, schema, form):
     await engine.dispose()
 
 
-async def test_close_may_be_called_again_and_an_admin_used_after_it(admin):
+async def test_admin_can_be_closed_twice_and_used_again(admin):
     await admin.close()
     await admin.close()
     assert (await admin.create_workflow("greeting")).id() > 0
 
 
-async def test_an_engine_of_the_callers_is_not_disposed(engine, schema):
+async def test_caller_engine_is_not_disposed(engine, schema):
     async with Admin(engine, schema) as admin:
         await admin.install()
         pool = engine.pool
@@ -424,19 +424,19 @@ Final result: Saved: HELLO WORLD
 
 @prints_once
 @pytest.mark.parametrize("end", ["pass", "await admin.close()"])
-def test_the_complete_example_prints_what_is_shown_and_nothing_else(run_program, own_database, end):
+def test_complete_example_prints_the_documented_output(run_program, own_database, end):
     ran = run_program(COMPLETE.replace("# CLOSE", end), dev=True, PGQRS_DSN=own_database)
     assert ran == (0, OUTPUT, "")
 
 
 @prints_once
-def test_a_program_that_fails_without_closing_shows_its_own_error_and_no_other(run_program, own_database):
+def test_program_exiting_without_close_prints_no_error(run_program, own_database):
     source = COMPLETE.replace("# CLOSE", "raise SystemExit(3)")
     assert run_program(source, PGQRS_DSN=own_database) == (3, OUTPUT, "")
 
 
 @prints_once
-def test_two_event_loops_one_after_the_other_end_in_silence(run_program, own_database):
+def test_two_successive_event_loops_print_no_error(run_program, own_database):
     source = COMPLETE.replace("asyncio.run(main())", "asyncio.run(main()); asyncio.run(main())")
     second = OUTPUT.replace("Created workflow: 1", "Created workflow: 2")
     assert run_program(source, PGQRS_DSN=own_database) == (0, OUTPUT + second, "")
@@ -445,7 +445,7 @@ def test_two_event_loops_one_after_the_other_end_in_silence(run_program, own_dat
 # --- Error Handling ---
 
 
-async def test_a_step_error_is_caught_persisted_and_raised_again_with_the_same_text(admin, sql, capsys):
+async def test_step_error_is_recorded_and_replayed_with_its_text(admin, sql, capsys):
     executed = []
 
     @step
@@ -473,7 +473,7 @@ async def test_a_step_error_is_caught_persisted_and_raised_again_with_the_same_t
     assert await error_demo(await admin.create_workflow("error_demo", "good"), "good") == "ok_good"
 
 
-async def test_an_unhandled_exception_of_a_workflow_is_persisted(admin):
+async def test_unhandled_workflow_exception_is_recorded(admin):
     @workflow
     async def may_fail(ctx: PyWorkflow, data: str) -> str:
         if data == "crash":
@@ -488,7 +488,7 @@ async def test_an_unhandled_exception_of_a_workflow_is_persisted(admin):
     assert (record.error["type"], record.error["message"]) == ("RuntimeError", "Workflow crashed")
 
 
-async def test_a_step_in_error_is_terminal_and_rerunning_fails_immediately(admin):
+async def test_terminal_step_error_fails_the_next_run_at_once(admin):
     executed = []
 
     @step
@@ -516,7 +516,7 @@ async def test_a_step_in_error_is_terminal_and_rerunning_fails_immediately(admin
 # --- Crash Recovery ---
 
 
-async def test_crash_recovery_resumes_at_the_step_that_crashed(admin, sql, capsys):
+async def test_next_run_resumes_at_the_failed_step(admin, sql, capsys):
     crash_on_step_two = True
 
     @step
@@ -550,7 +550,7 @@ async def test_crash_recovery_resumes_at_the_step_that_crashed(admin, sql, capsy
 # --- Best Practices ---
 
 
-async def test_a_datetime_fails_and_its_isoformat_does_not(admin, sql):
+async def test_datetime_is_refused_and_isoformat_text_is_not(admin, sql):
     @step
     async def get_timestamp(ctx: PyWorkflow) -> datetime:
         return datetime.now(UTC)
@@ -566,7 +566,7 @@ async def test_a_datetime_fails_and_its_isoformat_does_not(admin, sql):
     assert await steps(sql, ctx) == {"get_timestamp": "ERROR", "get_text": "SUCCESS"}
 
 
-async def test_the_workflow_id_makes_an_idempotency_key_that_a_rerun_repeats(admin):
+async def test_workflow_id_gives_a_stable_idempotency_key(admin):
     sent = []
 
     @step
@@ -587,7 +587,7 @@ async def test_the_workflow_id_makes_an_idempotency_key_that_a_rerun_repeats(adm
     assert sent == [f"workflow-{ctx.id()}-notify-u1"] * 2
 
 
-async def test_error_boundaries_permanent_errors_are_data_and_transient_ones_are_retried(admin):
+async def test_step_returns_permanent_errors_as_data(admin):
     class PermanentError(Exception):
         pass
 
@@ -625,13 +625,13 @@ async def test_a_step_can_be_unit_tested_with_a_mocked_context():
     guard.success.assert_awaited_once_with("hello ann")
 
 
-async def test_a_mocked_context_can_say_that_a_step_is_recorded():
+async def test_mocked_context_can_skip_a_step():
     ctx = MagicMock(spec=PyWorkflow)
     ctx.acquire_step = AsyncMock(return_value=MagicMock(status="SKIPPED", value="recorded"))
     assert await greet(ctx, "ann") == "recorded"
 
 
-async def test_the_logic_of_a_step_can_be_reached_without_durability():
+async def test_step_function_can_be_unwrapped():
     assert await inspect.unwrap(greet)(None, "ann") == "hello ann"
 
 

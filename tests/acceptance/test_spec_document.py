@@ -1,4 +1,4 @@
-"""The specification's own snippets, where the specification is there beside the checkout.
+"""The snippets of the specification, if the specification is beside the checkout.
 
 Every Python snippet must compile; every one must run, to exit code 0 and with nothing on stderr, with the DSN
 put in and with the names that it leaves open supplied (`PRELUDE`). What a snippet defines is called (`CALLS`).
@@ -144,7 +144,7 @@ def test_the_snippet_compiles(line, source):
 
 
 @pytest.mark.without_replay("what the body prints is compared")
-def test_the_programs_run_and_print_what_is_shown(run_program, own_database):
+def test_programs_print_the_documented_output(run_program, own_database):
     quick_start, complete = PROGRAMS
     ran = run_program(with_dsn(complete[1], own_database), dev=True)
     assert ran == (0, output_shown_after(complete[0]), "")
@@ -152,7 +152,7 @@ def test_the_programs_run_and_print_what_is_shown(run_program, own_database):
     assert ran == (0, "processed_test\n", "")
 
 
-def test_the_fragments_run_and_one_warns_of_the_step_it_calls_twice(run_program, own_database, tmp_path):
+def test_fragments_run_with_one_mismatch_warning(run_program, own_database, tmp_path):
     snippets = tmp_path / "snippets.json"
     snippets.write_text(json.dumps([(line, with_dsn(source, own_database)) for line, source in FRAGMENTS]))
     code, out, err = run_program(PRELUDE + CALLS + RUNNER, str(snippets), dev=True, PGQRS_DSN=own_database)

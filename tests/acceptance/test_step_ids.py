@@ -1,4 +1,4 @@
-"""A step id is that of one step: keys that users choose cannot make another one's, and have one text everywhere."""
+"""Step ids are unambiguous: a key cannot produce the id of another step, and has the same text everywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def pay(ctx: PyWorkflow, name: str) -> str:
     return f"paid {name}"
 
 
-async def test_a_key_that_holds_separators_is_not_the_id_of_a_time_within_another_step(admin):
+async def test_key_with_separators_does_not_collide_with_a_timer_id(admin):
     @workflow
     async def parcels(ctx: PyWorkflow, names: list[str]) -> list[str]:
         return [await ship(ctx, name) for name in names]
@@ -40,19 +40,19 @@ async def test_a_key_that_holds_separators_is_not_the_id_of_a_time_within_anothe
 
 
 @pytest.mark.parametrize("name", ["pay:refund", "pay/refund"])
-def test_the_id_of_a_decorator_holds_no_separator(name):
+def test_separators_in_a_decorator_id_are_refused(name):
     with pytest.raises(InvalidNameError, match="separate an id from a key"):
         step(id=name)(pay.__wrapped__)
 
 
 @pytest.mark.parametrize("name", ["now", "sleep"])
-def test_a_step_with_a_key_does_not_take_the_ids_of_times(name):
+def test_keyed_step_cannot_use_a_timer_name(name):
     step(id=name)(pay.__wrapped__)
     with pytest.raises(InvalidNameError, match=f"ctx.{name}\\(\\)"):
         step(id=name, key=str)(pay.__wrapped__)
 
 
-async def test_the_name_of_a_time_is_not_the_id_of_a_step(admin, sql):
+async def test_timer_id_does_not_collide_with_a_step_id(admin, sql):
     @step
     async def charge(ctx: PyWorkflow) -> str:
         return "charged"
@@ -68,7 +68,7 @@ async def test_the_name_of_a_time_is_not_the_id_of_a_step(admin, sql):
     assert set(await steps(sql, ctx)) == ids
 
 
-async def test_the_limit_holds_for_what_is_recorded(admin):
+async def test_length_limit_applies_to_the_recorded_id(admin):
     ctx = await admin.create_workflow("wf")
     assert await pay(ctx, "x" * 508)
     for refuse in (lambda: pay(ctx, ":" * 200), lambda: ctx.now(id=":" * 200), lambda: ctx.sleep(0, id="x" * 507)):
@@ -122,11 +122,11 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
         (("order-17", 3), "order-17:3"),
     ],
 )
-def test_the_text_of_a_key(key, text):
+def test_key_text_encodes_a_key(key, text):
     assert key_text(key) == text
 
 
-def test_keys_that_differ_have_texts_that_differ():
+def test_different_keys_have_different_texts():
     keys = ["a", "a:b", "a/b", "a%3Ab", "%(a%)", "a%", ("a",), ("a", "b"), ("a:b",), (("a", "b"),), ()]
     keys += [
         ("a", ("b", "c")),
@@ -147,7 +147,7 @@ class Carrier:
 @pytest.mark.parametrize(
     "key", [{"red"}, frozenset("ab"), Carrier(), None, ["a"], {"a": 1}, b"a", Path("a"), ("a", {"b"}), Colour]
 )
-async def test_a_key_without_a_text_of_its_own_is_refused_and_the_step_is_not_called(admin, key):
+async def test_unsupported_key_is_refused_before_the_step_is_called(admin, key):
     called = []
 
     @step(key=lambda: key)

@@ -88,7 +88,7 @@ async def _awaiting(call):
 
 @pytest.mark.parametrize("why", ERRORS)
 @pytest.mark.parametrize("how", SWALLOWS)
-async def test_the_fallback_of_a_step_is_not_recorded_after_a_stop(admin, sql, why, how):
+async def test_step_fallback_is_not_recorded_after_a_stop(admin, sql, why, how):
     @step
     async def careful(ctx: PyWorkflow) -> str:
         await stop(admin, ctx, why)
@@ -115,7 +115,7 @@ async def test_the_fallback_of_a_step_is_not_recorded_after_a_stop(admin, sql, w
 
 
 @pytest.mark.parametrize("how", SWALLOWS)
-async def test_the_steps_around_record_nothing_either(admin, sql, how):
+async def test_enclosing_steps_record_nothing_after_a_stop(admin, sql, how):
     @step
     async def inner(ctx: PyWorkflow) -> str:
         await cancel(admin, ctx)
@@ -141,7 +141,7 @@ async def test_the_steps_around_record_nothing_either(admin, sql, how):
     assert await status(sql, ctx) == "CANCELLED"
 
 
-async def test_a_resumed_workflow_executes_the_step_whose_fallback_was_dropped(admin):
+async def test_resumed_workflow_executes_the_stopped_step_again(admin):
     charged = []
 
     @step
@@ -166,7 +166,7 @@ async def test_a_resumed_workflow_executes_the_step_whose_fallback_was_dropped(a
         assert await wf(await admin.resume_workflow(ctx.id())) == 100
 
 
-async def test_a_transactional_step_rolls_back_what_it_wrote_after_a_stop(dsn, schema, sessions, sql):
+async def test_transactional_step_rolls_back_after_a_stop(dsn, schema, sessions, sql):
     async with Admin(dsn, schema, sessionmaker=sessions) as shop:
 
         @step(transactional=True, retry=3)
@@ -189,7 +189,7 @@ async def test_a_transactional_step_rolls_back_what_it_wrote_after_a_stop(dsn, s
         assert await sql.fetchval("SELECT count(*) FROM payments") == 0
 
 
-async def test_what_a_step_made_before_the_stop_is_recorded(admin, sql):
+async def test_step_that_never_met_the_stop_is_recorded(admin, sql):
     """No stop was told within it: its effect happened."""
 
     @step
@@ -208,7 +208,7 @@ async def test_what_a_step_made_before_the_stop_is_recorded(admin, sql):
     assert await steps(sql, ctx) == {"charge": "SUCCESS"}
 
 
-async def test_an_error_that_a_step_made_of_a_stop_reaches_nobody(admin):
+async def test_error_converted_from_a_stop_is_not_raised_in_the_body(admin):
     """`except Exception` of the body would log a failure that there was not."""
 
     @step(retry=3)
@@ -233,7 +233,7 @@ async def test_an_error_that_a_step_made_of_a_stop_reaches_nobody(admin):
     assert failures == []
 
 
-async def test_a_task_group_passes_a_stop_through(admin, sql):
+async def test_task_group_propagates_a_stop(admin, sql):
     @step
     async def grouped(ctx: PyWorkflow) -> str:
         await cancel(admin, ctx)
@@ -257,7 +257,7 @@ async def test_a_task_group_passes_a_stop_through(admin, sql):
         assert "SUCCESS" not in (await steps(sql, ctx)).values()
 
 
-async def test_a_thread_step_that_swallows_a_stop_is_not_recorded(admin, sql):
+async def test_thread_step_swallowing_a_stop_is_not_recorded(admin, sql):
     loop = asyncio.get_running_loop()
 
     @step(thread=True)
@@ -282,7 +282,7 @@ async def test_a_thread_step_that_swallows_a_stop_is_not_recorded(admin, sql):
 
 
 @pytest.mark.parametrize("why", ERRORS)
-async def test_a_body_s_except_exception_hears_nothing_of_a_stop(admin, why):
+async def test_except_exception_in_the_body_does_not_catch_a_stop(admin, why):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         await stop(admin, ctx, why)
@@ -305,7 +305,7 @@ async def test_a_body_s_except_exception_hears_nothing_of_a_stop(admin, why):
     assert told[0].__cause__ is told[0].error
 
 
-async def test_a_body_that_ends_its_run_by_hand_is_stopped_at_its_next_step(admin):
+async def test_body_that_ends_its_run_is_stopped_at_its_next_step(admin):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await ctx.fail("by hand")
@@ -320,7 +320,7 @@ async def test_a_body_that_ends_its_run_by_hand_is_stopped_at_its_next_step(admi
     assert failures == []
 
 
-async def test_a_stop_of_one_workflow_is_an_error_in_another(admin):
+async def test_stop_of_a_child_is_an_ordinary_error_in_its_parent(admin):
     @workflow
     async def child(ctx: PyWorkflow) -> None:
         await cancel(admin, ctx)
@@ -347,7 +347,7 @@ async def test_a_stop_of_one_workflow_is_an_error_in_another(admin):
 
 
 @pytest.mark.parametrize("how", ["swallows", "lets through"])
-async def test_the_outermost_step_by_hand_raises_the_error_itself(admin, sql, how):
+async def test_outermost_manual_step_raises_the_error_of_the_stop(admin, sql, how):
     @step
     async def outer(ctx: PyWorkflow) -> str:
         await cancel(admin, ctx)
@@ -369,7 +369,7 @@ async def test_the_outermost_step_by_hand_raises_the_error_itself(admin, sql, ho
     assert "SUCCESS" not in (await steps(sql, ctx)).values()
 
 
-async def test_a_step_by_hand_that_is_interrupted_raises_the_error_and_leaves_its_task_alone(admin):
+async def test_interrupted_manual_step_does_not_cancel_its_task(admin):
     @step
     async def hangs(ctx: PyWorkflow) -> None:
         began.set()
@@ -391,7 +391,7 @@ async def test_a_step_by_hand_that_is_interrupted_raises_the_error_and_leaves_it
         assert await task == 0
 
 
-async def test_a_guard_by_hand_raises_the_stop_that_was_told_while_it_was_open(admin, sql):
+async def test_manual_guard_raises_a_stop_received_while_open(admin, sql):
     ctx = await admin.create_workflow("wf")
     guard = (await ctx.acquire_step("by hand")).guard
     await cancel(admin, ctx)
@@ -406,7 +406,7 @@ async def test_a_guard_by_hand_raises_the_stop_that_was_told_while_it_was_open(a
 # --- the body that waits for something foreign ---
 
 
-async def test_a_body_that_awaits_something_foreign_hears_of_a_cancellation(admin, sql, monkeypatch):
+async def test_body_awaiting_a_foreign_future_is_cancelled(admin, sql, monkeypatch):
     monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @workflow
@@ -430,7 +430,7 @@ async def test_a_body_that_awaits_something_foreign_hears_of_a_cancellation(admi
     assert task.cancelling() == 0
 
 
-async def test_a_body_that_goes_on_after_its_interruption_is_told_at_its_next_call(admin, sql, monkeypatch):
+async def test_body_swallowing_an_interruption_stops_at_its_next_call(admin, sql, monkeypatch):
     monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @workflow
@@ -451,7 +451,7 @@ async def test_a_body_that_goes_on_after_its_interruption_is_told_at_its_next_ca
     assert await steps(sql, ctx) == {}
 
 
-async def test_the_time_of_executing_steps_is_not_the_body_s(admin, sql, monkeypatch):
+async def test_unwind_grace_excludes_executing_steps(admin, sql, monkeypatch):
     monkeypatch.setattr("pgqrs.engine.lifecycle.UNWIND_GRACE", 0.05)
 
     @step
@@ -478,7 +478,7 @@ async def test_the_time_of_executing_steps_is_not_the_body_s(admin, sql, monkeyp
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_run_may_be_cancelled_again_and_again(admin, sql, interrupt):
+async def test_repeated_cancellation_of_a_run_is_harmless(admin, sql, interrupt):
     """As the journal and each beat do until the run has ended."""
 
     @step
@@ -517,7 +517,7 @@ async def test_a_run_may_be_cancelled_again_and_again(admin, sql, interrupt):
 
 @pytest.mark.parametrize("interrupt", [False, True])
 @pytest.mark.parametrize("carried_out", ["in a body", "by hand"])
-async def test_a_run_may_be_cancelled_while_the_journal_settles_its_step(admin, sql, interrupt, carried_out):
+async def test_run_can_be_cancelled_while_its_step_is_recorded(admin, sql, interrupt, carried_out):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await note(ctx, "a")
@@ -546,11 +546,11 @@ async def _is_cancelled(sql, ctx):
     return await status(sql, ctx) == "CANCELLED"
 
 
-# --- what began and has no outcome ---
+# --- started steps without an outcome ---
 
 
 @pytest.mark.parametrize("how", ["interrupted", "swallowed", "timed out"])
-async def test_a_step_that_began_shows_in_a_workflow_that_was_stopped_however_short_it_was(admin, how):
+async def test_started_step_of_a_stopped_run_has_an_unknown_outcome(admin, how):
     """A compensation looks at the steps; one that left no trace would be taken for one that never began."""
 
     @step
@@ -580,7 +580,7 @@ async def test_a_step_that_began_shows_in_a_workflow_that_was_stopped_however_sh
     assert found == {"note:recorded": False, "around": True, "charge": True}
 
 
-async def test_cancelling_what_has_just_ended_tells_how_it_ended(admin):
+async def test_cancelling_an_ended_workflow_reports_its_status(admin):
     @workflow
     async def wf(ctx: PyWorkflow) -> str:
         return "done"
@@ -593,7 +593,7 @@ async def test_cancelling_what_has_just_ended_tells_how_it_ended(admin):
 
 
 @pytest.mark.parametrize("fate", ["cancelled in the step", "cancelled before it", "cancelled too late"])
-async def test_a_compensation_undoes_what_may_have_happened(admin, fate):
+async def test_compensation_runs_only_for_an_unknown_outcome(admin, fate):
     """The example of docs/workers.md."""
     refunds = []
 
@@ -645,7 +645,7 @@ async def test_a_compensation_undoes_what_may_have_happened(admin, fate):
 # --- guards that are let go ---
 
 
-async def test_a_guard_that_is_let_go_gives_the_step_up_and_a_warning_names_it(admin, caplog):
+async def test_collected_guard_releases_its_step_with_a_warning(admin, caplog):
     ctx = await admin.create_workflow("wf")
     await ctx.start()
 
@@ -665,7 +665,7 @@ async def test_a_guard_that_is_let_go_gives_the_step_up_and_a_warning_names_it(a
     assert f"workflow {ctx.id()} " in warning.getMessage()
 
 
-async def test_a_guard_may_be_collected_in_another_thread(admin, caplog):
+async def test_guard_can_be_collected_in_another_thread(admin, caplog):
     ctx = await admin.create_workflow("wf")
     held = [await asyncio.create_task(ctx.acquire_step("charge"))]
     async with no_hang():
@@ -675,7 +675,7 @@ async def test_a_guard_may_be_collected_in_another_thread(admin, caplog):
     assert "charge" in caplog.records[0].getMessage()
 
 
-async def test_a_guard_that_was_used_or_outlives_its_loop_is_let_go_in_silence(admin, caplog, run_program):
+async def test_used_or_outliving_guard_is_collected_silently(admin, caplog, run_program):
     ctx = await admin.create_workflow("wf")
     await (await ctx.acquire_step("a")).guard.success(1)
     await (await ctx.acquire_step("b")).guard.fail("no")

@@ -127,7 +127,7 @@ async def patient(ctx: PyWorkflow) -> str:
 # --- the clock ---
 
 
-async def test_a_month_in_place_is_skipped(kit, clock):
+async def test_clock_skips_a_month_of_sleep(kit, clock):
     began = time.monotonic()
     async with clock.skipping():
         assert await kit.run(month, 1) == 4
@@ -138,7 +138,7 @@ async def test_a_month_in_place_is_skipped(kit, clock):
     assert 29.9 * DAY < clock.ahead < 31 * DAY
 
 
-async def test_thirty_days_parked_under_a_worker_are_skipped(kit, clock):
+async def test_clock_skips_parked_sleeps_under_a_worker(kit, clock):
     async with no_hang(), Worker(kit, [daily]), clock.skipping():
         handle = await kit.enqueue(daily)
         assert await handle.result() == 2 * sum(range(30))
@@ -146,7 +146,7 @@ async def test_thirty_days_parked_under_a_worker_are_skipped(kit, clock):
     assert (await kit.list_workflows())[0].epoch > 15  # a sleep that is over before it has parked needs no claim
 
 
-async def test_an_advance_wakes_what_is_due_and_nothing_else(kit, clock):
+async def test_advance_wakes_only_due_sleeps(kit, clock):
     woken = asyncio.Event()
 
     @workflow
@@ -165,7 +165,7 @@ async def test_an_advance_wakes_what_is_due_and_nothing_else(kit, clock):
         assert await running == "awake"
 
 
-async def test_an_advance_wakes_what_is_parked_however_soon_after_it_fell_asleep(kit, clock):
+async def test_advance_wakes_a_just_parked_workflow(kit, clock):
     async with no_hang(), Worker(kit, [month]):
         for _ in range(10):
             handle = await kit.enqueue(month, 1)
@@ -174,7 +174,7 @@ async def test_an_advance_wakes_what_is_parked_however_soon_after_it_fell_asleep
             assert await handle.result() == 4
 
 
-async def test_delays_and_retries_go_by_the_clock(kit, clock):
+async def test_delays_and_retries_follow_the_clock(kit, clock):
     handle = await kit.options(delay=7 * DAY).enqueue(patient)
     async with no_hang(), Worker(kit, [patient]):
         await clock.advance(days=6)
@@ -184,7 +184,7 @@ async def test_delays_and_retries_go_by_the_clock(kit, clock):
     assert clock.ahead > 7 * DAY + timedelta(seconds=100)
 
 
-async def test_a_workflow_that_is_retried_in_place_goes_by_the_clock(kit, clock):
+async def test_workflow_retries_follow_the_clock(kit, clock):
     @workflow(retry=RetryPolicy(attempts=3, initial=86400, maximum=86400 * 5))
     async def failing(ctx: PyWorkflow) -> int:
         calls[ctx.id()] += 1
@@ -197,7 +197,7 @@ async def test_a_workflow_that_is_retried_in_place_goes_by_the_clock(kit, clock)
     assert clock.ahead > 2 * DAY
 
 
-async def test_a_deadline_passes_when_the_clock_says_so(kit, clock):
+async def test_deadline_follows_the_clock(kit, clock):
     @step
     async def stuck(ctx: PyWorkflow) -> None:
         calls["stuck"] += 1
@@ -217,7 +217,7 @@ async def test_a_deadline_passes_when_the_clock_says_so(kit, clock):
             await running
 
 
-async def test_nobody_dies_of_a_jump(kit, clock):
+async def test_clock_jump_does_not_expire_executors(kit, clock):
     go_on = asyncio.Event()
 
     @step
@@ -243,7 +243,7 @@ async def test_nobody_dies_of_a_jump(kit, clock):
     assert (await kit.list_workflows())[0].epoch == 1
 
 
-async def test_time_stands_still_while_a_step_executes(kit, clock):
+async def test_skipping_waits_for_an_executing_step(kit, clock):
     go_on = asyncio.Event()
 
     @step
@@ -265,7 +265,7 @@ async def test_time_stands_still_while_a_step_executes(kit, clock):
     assert clock.ahead > 0.9 * DAY
 
 
-async def test_every_time_in_the_tables_is_the_clocks(kit, clock, raw):
+async def test_recorded_times_follow_the_clock(kit, clock, raw):
     @step(retry=RetryPolicy(attempts=2, initial=5))
     async def failing(ctx: PyWorkflow) -> None:
         raise TransientError("again")
@@ -299,7 +299,7 @@ async def test_every_time_in_the_tables_is_the_clocks(kit, clock, raw):
             await running
 
 
-async def test_the_workflow_sees_the_time_go_by(kit, clock):
+async def test_workflow_time_follows_the_clock(kit, clock):
     @workflow
     async def looks(ctx: PyWorkflow) -> float:
         before = await ctx.now()
@@ -310,7 +310,7 @@ async def test_the_workflow_sees_the_time_go_by(kit, clock):
         assert 86400 <= await kit.run(looks) < 86500
 
 
-async def test_a_clock_that_is_moved_while_all_begins_agrees_with_the_database(kit, clock, raw):
+async def test_clock_advanced_during_a_start_matches_the_database(kit, clock, raw):
     for ctx in [await kit.create_workflow("month") for _ in range(5)]:
         running = asyncio.create_task(month(ctx, 1))
         await clock.advance(days=15)
@@ -319,7 +319,7 @@ async def test_a_clock_that_is_moved_while_all_begins_agrees_with_the_database(k
         assert abs(await clock.now() - await raw.fetchval("SELECT clock_timestamp()")) < timedelta(minutes=1)
 
 
-async def test_time_that_is_skipped_by_several_is_skipped_once(kit, clock):
+async def test_nested_skipping_advances_the_clock_once(kit, clock):
     handle = await kit.enqueue(month, 1)
     async with no_hang(), clock.skipping(), clock.skipping():
         assert await run_enqueued(kit, [month]) == 1
@@ -327,7 +327,7 @@ async def test_time_that_is_skipped_by_several_is_skipped_once(kit, clock):
     assert 29.9 * DAY < clock.ahead < 31 * DAY
 
 
-async def test_a_clock_that_cannot_be_moved_says_why(kit, clock, dsn):
+async def test_invalid_clock_moves_are_refused(kit, clock, dsn):
     with pytest.raises(ConfigurationError, match="does not go back"):
         await clock.advance(seconds=-1)
     with pytest.raises(ConfigurationError, match="does not go back"):
@@ -340,7 +340,7 @@ async def test_a_clock_that_cannot_be_moved_says_why(kit, clock, dsn):
         await TestClock("somewhere").advance(days=1)
 
 
-async def test_an_admin_of_ones_own_can_share_the_clock(kit, clock, pgqrs_dsn):
+async def test_second_admin_can_share_the_clock(kit, clock, pgqrs_dsn):
     async with Admin(pgqrs_dsn, clock.schema, clock=clock) as other:
         clock.follow(other)
         async with no_hang(), clock.skipping():
@@ -365,7 +365,7 @@ async def test_a_plain_workflow_survives_every_crash(kit):
     )  # those before whose write it was executed again, and only those
 
 
-async def test_each_run_has_arguments_that_are_arranged_for_it(kit):
+async def test_arrange_supplies_the_arguments_of_each_run(kit):
     arranged = []
 
     @workflow
@@ -382,7 +382,7 @@ async def test_each_run_has_arguments_that_are_arranged_for_it(kit):
     assert sorted(inputs) == [[3, row] for row in arranged]
 
 
-async def test_what_is_arranged_is_a_tuple_and_in_place_of_arguments(kit):
+async def test_arrange_must_return_a_tuple_and_replaces_arguments(kit):
     @workflow
     async def one(ctx: PyWorkflow, n: int) -> int:
         return n
@@ -415,7 +415,7 @@ async def test_retries_survive_every_crash(kit):
         assert await crash_everywhere(twice, admin=kit) == "at last"
 
 
-async def test_steps_at_once_and_within_each_other_survive_every_crash(kit):
+async def test_concurrent_and_nested_steps_survive_every_crash(kit):
     @step
     async def outer(ctx: PyWorkflow, n: int) -> int:
         return await double(ctx, n) + 1
@@ -429,7 +429,7 @@ async def test_steps_at_once_and_within_each_other_survive_every_crash(kit):
         assert await crash_everywhere(several, admin=kit) == [2, 4, 7]
 
 
-async def test_what_a_transactional_step_writes_is_there_once_after_every_crash(kit, raw):
+async def test_transactional_step_writes_once_after_every_crash(kit, raw):
     await raw.execute("CREATE TABLE effects (workflow_id bigint NOT NULL)")
     insert = text(f"INSERT INTO {kit.schema}.effects VALUES (:id)")
 
@@ -451,7 +451,7 @@ async def test_what_a_transactional_step_writes_is_there_once_after_every_crash(
     assert len(ids) == 1 + 2 * 3
 
 
-async def test_a_workflow_that_fails_fails_the_same_after_every_crash(kit):
+async def test_workflow_error_is_equal_after_every_crash(kit):
     @workflow
     async def fails(ctx: PyWorkflow, n: int) -> None:
         await double(ctx, n)
@@ -469,7 +469,7 @@ async def test_a_workflow_that_fails_fails_the_same_after_every_crash(kit):
         "order_{id}, v1",
     ],
 )
-async def test_an_error_may_tell_the_workflows_own_id(kit, told):
+async def test_error_may_contain_the_workflow_id(kit, told):
     @workflow
     async def refused(ctx: PyWorkflow) -> None:
         await double(ctx, 1)
@@ -479,7 +479,7 @@ async def test_an_error_may_tell_the_workflows_own_id(kit, told):
         await crash_everywhere(refused, admin=kit)
 
 
-async def test_a_workflow_that_times_out_does_so_after_every_crash(kit):
+async def test_workflow_times_out_after_every_crash(kit):
     @workflow(timeout=60)
     async def late(ctx: PyWorkflow) -> None:
         await double(ctx, 1)
@@ -491,7 +491,7 @@ async def test_a_workflow_that_times_out_does_so_after_every_crash(kit):
 
 
 @pytest.mark.parametrize("told", ["{id}.5 of them", "{id}0 of them", "{runs} runs"])
-async def test_errors_that_tell_another_number_are_told_without_a_word_of_compare(kit, told):
+async def test_differing_error_numbers_are_reported(kit, told):
     @workflow
     async def counts(ctx: PyWorkflow) -> None:
         calls["runs"] += 1
@@ -504,7 +504,7 @@ async def test_errors_that_tell_another_number_are_told_without_a_word_of_compar
     assert "compare=" not in str(found.value)
 
 
-async def test_errors_of_other_classes_differ(kit):
+async def test_error_of_another_class_is_a_difference(kit):
     @workflow
     async def either(ctx: PyWorkflow) -> None:
         await double(ctx, 1)
@@ -517,7 +517,7 @@ async def test_errors_of_other_classes_differ(kit):
 
 
 @pytest.mark.without_replay("the body is to run once without a crash")
-async def test_a_body_that_goes_another_way_is_told_with_the_crash_and_the_difference(kit):
+async def test_nondeterministic_body_is_reported_with_its_crash(kit):
     @workflow
     async def forgetful(ctx: PyWorkflow) -> int:
         calls[ctx.id()] += 1  # what a process remembers, and the next one does not
@@ -533,7 +533,7 @@ async def test_a_body_that_goes_another_way_is_told_with_the_crash_and_the_diffe
 
 
 @pytest.mark.without_replay("the body is to run once without a crash")
-async def test_other_steps_are_told(kit):
+async def test_differing_steps_are_reported(kit):
     @workflow
     async def wanders(ctx: PyWorkflow) -> int:
         calls[ctx.id()] += 1
@@ -545,7 +545,7 @@ async def test_other_steps_are_told(kit):
         await crash_everywhere(wanders, admin=kit)
 
 
-async def test_results_that_differ_anyway_are_told_to_and_can_be_compared_otherwise(kit):
+async def test_compare_option_accepts_differing_results(kit):
     @workflow
     async def named(ctx: PyWorkflow) -> dict[str, int]:
         return {"id": ctx.id(), "value": await double(ctx, 1)}
@@ -556,7 +556,7 @@ async def test_results_that_differ_anyway_are_told_to_and_can_be_compared_otherw
     assert result["value"] == 2
 
 
-async def test_compare_is_not_recommended_where_steps_differ_too(kit):
+async def test_compare_is_not_suggested_for_differing_steps(kit):
     @workflow
     async def named(ctx: PyWorkflow) -> int:
         return await double(ctx, ctx.id())
@@ -568,7 +568,7 @@ async def test_compare_is_not_recommended_where_steps_differ_too(kit):
 
 
 @pytest.mark.without_replay("the body is to run once without a crash")
-async def test_a_crash_that_leads_nowhere_is_bounded(kit):
+async def test_run_that_hangs_after_a_crash_times_out(kit):
     @workflow
     async def hangs(ctx: PyWorkflow) -> None:
         calls[ctx.id()] += 1
@@ -582,7 +582,7 @@ async def test_a_crash_that_leads_nowhere_is_bounded(kit):
     assert time.monotonic() - began < 30
 
 
-async def test_cleaning_up_after_the_kill_writes_nothing(kit):
+async def test_cleanup_after_a_crash_writes_nothing(kit):
     @workflow
     async def tidy(ctx: PyWorkflow) -> int:
         try:
@@ -596,14 +596,14 @@ async def test_cleaning_up_after_the_kill_writes_nothing(kit):
         assert [each.step_id for each in await kit.list_steps(record.id)] == ["double:1"]
 
 
-async def test_crashes_under_the_machines_clock_and_beside_others(admin):
+async def test_crash_everywhere_ignores_other_workflows(admin):
     waiting = await admin.enqueue(quick, 1)
     assert await crash_everywhere(quick, 7, admin=admin) == 14
     assert await waiting.status() == "PENDING"
     assert {each.status for each in await admin.list_workflows(name="quick")} == {"PENDING", "SUCCESS"}
 
 
-async def test_crashes_need_no_admin(tmp_path, monkeypatch):
+async def test_crash_everywhere_works_without_an_admin(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.chdir(tmp_path)
     try:
@@ -615,7 +615,7 @@ async def test_crashes_need_no_admin(tmp_path, monkeypatch):
 # --- the queues ---
 
 
-async def test_what_is_enqueued_is_found(kit):
+async def test_assert_enqueued_finds_workflows_and_lists_the_queue(kit):
     await assert_not_enqueued(kit, quick)
     await kit.options(key="k", queue="mail").enqueue(quick, 1)
     await kit.options(delay=DAY).enqueue(month, n=2)
@@ -636,7 +636,7 @@ async def test_what_is_enqueued_is_found(kit):
         await assert_not_enqueued(kit, quick)
 
 
-async def test_arguments_are_those_that_are_recorded_with_their_defaults(kit):
+async def test_assert_enqueued_fills_in_default_arguments(kit):
     @workflow
     async def cuts(
         ctx: PyWorkflow, n: int, pair: tuple[int, int] = (1, 2), colour: Colour = Colour.RED
@@ -654,7 +654,7 @@ async def test_arguments_are_those_that_are_recorded_with_their_defaults(kit):
         await assert_enqueued(kit, cuts, 1, colour=Colour.RED)
 
 
-async def test_arguments_of_every_kind_are_compared_by_their_parameters(kit):
+async def test_assert_enqueued_compares_arguments_by_parameter(kit):
     @workflow
     async def every(ctx: PyWorkflow, a: int = 1, /, b: int = 2, *rest: int, c: int = 3, **more: int) -> None: ...
 
@@ -668,7 +668,7 @@ async def test_arguments_of_every_kind_are_compared_by_their_parameters(kit):
     await assert_not_enqueued(kit, every, 1, 2, 4, d=4)
 
 
-async def test_arguments_that_do_not_fit_are_an_error_and_not_an_answer(kit):
+async def test_assert_enqueued_refuses_misfitting_arguments(kit):
     for check in (assert_enqueued, assert_not_enqueued):
         with pytest.raises(TypeError, match=r"'quick' does not accept these arguments: .*'n'"):
             await check(kit, quick, m=1)
@@ -676,7 +676,7 @@ async def test_arguments_that_do_not_fit_are_an_error_and_not_an_answer(kit):
             await check(kit, quick, 1, 2)
 
 
-async def test_what_was_enqueued_when_the_function_was_another_is_called_with_nothing_of_now(kit):
+async def test_assert_enqueued_handles_an_older_signature(kit):
     @workflow(name="quick")
     async def quick_before(ctx: PyWorkflow, n: int, m: int) -> None: ...
 
@@ -685,7 +685,7 @@ async def test_what_was_enqueued_when_the_function_was_another_is_called_with_no
     await assert_not_enqueued(kit, quick, 1)
 
 
-async def test_what_has_run_is_enqueued_no_more(kit):
+async def test_finished_workflow_is_not_enqueued(kit):
     with pytest.raises(AssertionError, match="no workflow is enqueued"):
         await assert_enqueued(kit, quick)
     await kit.enqueue(quick, 1)
@@ -695,7 +695,7 @@ async def test_what_has_run_is_enqueued_no_more(kit):
         await assert_enqueued(kit, len)
 
 
-async def test_what_is_enqueued_runs_here_with_its_sleeps_and_retries(kit, clock):
+async def test_run_enqueued_skips_sleeps_and_retry_delays(kit, clock):
     first = await kit.enqueue(month, 1)
     second = await kit.enqueue(patient)
     third = await kit.options(delay=7 * DAY, queue="other").enqueue(quick, 4)
@@ -706,7 +706,7 @@ async def test_what_is_enqueued_runs_here_with_its_sleeps_and_retries(kit, clock
     assert await run_enqueued(kit, [month, patient, quick]) == 0
 
 
-async def test_what_a_workflow_enqueues_runs_too_and_what_is_not_meant_is_left(kit):
+async def test_run_enqueued_runs_children_and_skips_other_workflows(kit):
     @step
     async def hand_on(ctx: PyWorkflow, n: int) -> int:
         return (await kit.enqueue(quick, n)).id
@@ -727,7 +727,7 @@ async def test_what_a_workflow_enqueues_runs_too_and_what_is_not_meant_is_left(k
     await assert_enqueued(kit, quick, 2, queue="b")
 
 
-async def test_errors_are_the_handles(kit):
+async def test_run_enqueued_leaves_errors_to_the_handle(kit):
     @workflow
     async def fails(ctx: PyWorkflow) -> None:
         raise ValueError("no")
@@ -738,14 +738,14 @@ async def test_errors_are_the_handles(kit):
         await handle.result()
 
 
-async def test_under_the_machines_clock_what_is_due_later_is_left(admin):
+async def test_run_enqueued_skips_delayed_workflows_without_a_clock(admin):
     await admin.options(delay=DAY).enqueue(quick, 1)
     await admin.enqueue(quick, 2)
     assert await run_enqueued(admin, [quick]) == 1
     await assert_enqueued(admin, quick, 1)
 
 
-async def test_what_another_codec_has_written_is_left_and_not_waited_for(kit, clock, pgqrs_dsn):
+async def test_run_enqueued_skips_workflows_of_another_codec(kit, clock, pgqrs_dsn):
     foreign = await kit.enqueue(quick, 1)
     later = await kit.options(delay=DAY, queue="other").enqueue(quick, 1)
     async with Admin(pgqrs_dsn, clock.schema, codec=PydanticCodec(), clock=clock) as other, no_hang():
@@ -761,7 +761,7 @@ async def test_what_another_codec_has_written_is_left_and_not_waited_for(kit, cl
         clock.leave(other)
 
 
-async def test_what_has_ended_is_not_waited_for_whatever_is_left_in_its_row(kit, raw):
+async def test_run_enqueued_does_not_wait_for_a_cancelled_workflow(kit, raw):
     await kit.options(delay=DAY).enqueue(quick, 1)
     await raw.execute("UPDATE pgqrs_workflows SET status = 'CANCELLED'")
     async with no_hang():
@@ -771,7 +771,7 @@ async def test_what_has_ended_is_not_waited_for_whatever_is_left_in_its_row(kit,
 # --- schemas ---
 
 
-async def test_a_scratch_admin_leaves_nothing(dsn):
+async def test_scratch_admin_drops_its_schema(dsn):
     async with scratch_admin(dsn, heartbeat_timeout=9.0) as admin:
         assert await admin.run(quick, 1) == 2
         schema = admin.schema
@@ -781,7 +781,7 @@ async def test_a_scratch_admin_leaves_nothing(dsn):
             await left.verify()
 
 
-async def test_a_schema_is_used_again_and_what_is_left_of_a_test_does_not_reach_it(dsn):
+async def test_reused_schema_is_isolated_from_the_previous_test(dsn):
     schemas = SchemaPool(dsn)
     try:
         first = await schemas.lend()
@@ -803,7 +803,7 @@ async def test_a_schema_is_used_again_and_what_is_left_of_a_test_does_not_reach_
 @pytest.mark.parametrize(
     "left", ["CREATE TABLE {}.mine (id int)", "DROP TABLE {}.pgqrs_version", "DROP SCHEMA {} CASCADE"]
 )
-async def test_a_schema_that_a_test_has_changed_is_not_used_again(dsn, left):
+async def test_changed_schema_is_not_reused(dsn, left):
     schemas = SchemaPool(dsn)
     connection = await asyncpg.connect(dsn)
     try:
@@ -817,7 +817,7 @@ async def test_a_schema_that_a_test_has_changed_is_not_used_again(dsn, left):
         await schemas.close()
 
 
-async def test_a_schema_that_is_locked_is_left_alone(dsn):
+async def test_locked_schema_is_not_reused(dsn):
     schemas = SchemaPool(dsn)
     connection = await asyncpg.connect(dsn)
     try:
@@ -832,7 +832,7 @@ async def test_a_schema_that_is_locked_is_left_alone(dsn):
         await schemas.close()
 
 
-async def test_the_schemas_of_a_process_that_died_are_dropped_by_the_next(dsn):
+async def test_schemas_of_a_dead_process_are_dropped(dsn):
     connection = await asyncpg.connect(dsn)
     dead = f"{testbed.PREFIX}deadbeef_1"
     await connection.execute(f"DROP SCHEMA IF EXISTS {dead} CASCADE")
@@ -862,7 +862,7 @@ async def intruder(own_database):
         await connection.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
-async def test_the_name_of_a_schema_is_never_run_as_sql(intruder):
+async def test_schema_name_is_never_executed_as_sql(intruder):
     role, dsn = intruder
     hostile = f"pgqrs_test_;ALTER ROLE {role} SUPERUSER;--_1"
     connection = await asyncpg.connect(dsn)
@@ -876,7 +876,7 @@ async def test_the_name_of_a_schema_is_never_run_as_sql(intruder):
         await connection.close()
 
 
-async def test_only_schemas_that_the_kit_made_for_this_role_are_dropped(intruder):
+async def test_schemas_not_created_by_the_kit_are_not_dropped(intruder):
     role, dsn = intruder
     connection = await asyncpg.connect(dsn)
     named_alike, unmarked = "pgqrs_test_staging", "pgqrs_test_0123abcd_1"
@@ -897,7 +897,7 @@ async def test_only_schemas_that_the_kit_made_for_this_role_are_dropped(intruder
         await connection.close()
 
 
-async def test_a_schema_that_another_role_made_under_a_lent_name_is_left_alone(intruder):
+async def test_pool_keeps_a_schema_recreated_by_another_role(intruder):
     role, dsn = intruder
     connection = await asyncpg.connect(dsn)
     schemas = SchemaPool(dsn)
@@ -912,7 +912,7 @@ async def test_a_schema_that_another_role_made_under_a_lent_name_is_left_alone(i
         await connection.close()
 
 
-def test_the_search_path_of_a_clock_quotes_its_schema():
+def test_clock_search_path_quotes_its_schema():
     assert TestClock('x", mine; --').search_path == '"$user", public, "x"", mine; --", pg_catalog'
 
 

@@ -1,4 +1,4 @@
-"""`pgqrs.testing` with codecs that go by types, and with one that seals."""
+"""`pgqrs.testing` with a typed codec and with an encrypting codec."""
 
 from __future__ import annotations
 
@@ -85,18 +85,18 @@ async def paints(
 # --- crashes ---
 
 
-async def test_the_result_is_what_the_workflow_is_annotated_to_return(kit):
+async def test_result_has_the_annotated_type(kit):
     assert await crash_everywhere(bills, Decimal("1.00"), admin=kit) == Bill(id=7, total=Decimal("1.10"))
 
 
-async def test_compare_is_called_with_that_result(kit):
+async def test_compare_receives_the_typed_result(kit):
     with pytest.raises(AssertionError, match=r"it returned Bill\(id=2, .*returned Bill\(id=1, (?s:.*)compare="):
         await crash_everywhere(own_bill, Decimal(1), admin=kit)
     made = await crash_everywhere(own_bill, Decimal(1), admin=kit, compare=lambda bill: bill.total)
     assert (type(made), made.total) == (Bill, Decimal(1))
 
 
-async def test_an_error_is_the_same_however_it_is_stored(kit):
+async def test_errors_compare_equal_with_any_codec(kit):
     @step(retry=RetryPolicy(attempts=2, initial=60))
     async def refuse(ctx: PyWorkflow) -> Bill:
         raise TransientError(f"workflow {ctx.id()} is refused")
@@ -111,7 +111,7 @@ async def test_an_error_is_the_same_however_it_is_stored(kit):
     assert is_replay(raised.value, TransientError)
 
 
-async def test_a_timeout_is_the_same_however_it_is_stored(kit):
+async def test_timeouts_compare_equal_with_any_codec(kit):
     @workflow(timeout=60)
     async def late(ctx: PyWorkflow) -> Bill:
         bill = await add(ctx, Bill(id=1, total=Decimal(1)), Decimal(1))
@@ -123,7 +123,7 @@ async def test_a_timeout_is_the_same_however_it_is_stored(kit):
             await crash_everywhere(late, admin=kit)
 
 
-async def test_results_are_the_same_that_equal_only_themselves(kit):
+async def test_results_without_equality_are_compared_by_value(kit):
     @workflow
     async def token(ctx: PyWorkflow, text: str) -> Token:
         return Token(text)
@@ -131,7 +131,7 @@ async def test_results_are_the_same_that_equal_only_themselves(kit):
     assert (await crash_everywhere(token, "a", admin=kit)).text == "a"
 
 
-async def test_results_are_the_same_whose_json_is_in_another_order(kit):
+async def test_results_with_reordered_json_are_equal(kit):
     @workflow
     async def numbers(ctx: PyWorkflow) -> set[int]:
         return set(IN_ONE_ORDER if ctx.id() % 2 else IN_THE_OTHER)
@@ -142,7 +142,7 @@ async def test_results_are_the_same_whose_json_is_in_another_order(kit):
 # --- the queues ---
 
 
-async def test_defaults_are_the_arguments_that_they_stand_for(kit):
+async def test_defaults_equal_explicit_arguments(kit):
     await kit.enqueue(paints, 1)
     await kit.enqueue(paints, 2, Colour.RED, pair=(1, 2))
     for n in (1, 2):
@@ -169,7 +169,7 @@ async def test_arguments_are_compared_by_their_types(kit):
     await assert_not_enqueued(kit, typed, Bill(id=1, total=Decimal("1.5")), **wanted | {"token": Token("u")})
 
 
-async def test_what_is_enqueued_runs_here_with_its_types(kit):
+async def test_run_enqueued_keeps_the_types(kit):
     handle = await kit.enqueue(bills, Decimal(1))
     assert await run_enqueued(kit, [bills]) == 1
     assert await handle.result() == Bill(id=7, total=Decimal("1.10"))

@@ -39,7 +39,7 @@ async def hangs(ctx: PyWorkflow) -> None:
 # --- steps ---
 
 
-async def test_a_step_that_takes_too_long_fails(admin, sql):
+async def test_step_exceeding_its_timeout_fails(admin, sql):
     cleaned = []
 
     @step(timeout=0.05)
@@ -63,7 +63,7 @@ async def test_a_step_that_takes_too_long_fails(admin, sql):
     assert is_replay(caught.value, TimeoutError)
 
 
-async def test_a_timeout_is_transient_and_bounds_each_attempt(admin):
+async def test_step_timeout_is_transient_and_applies_per_attempt(admin):
     calls = []
 
     @step(timeout=timedelta(seconds=0.05), retry=RetryPolicy(initial=0.01))
@@ -78,7 +78,7 @@ async def test_a_timeout_is_transient_and_bounds_each_attempt(admin):
     assert len(calls) == 3
 
 
-async def test_a_step_that_swallows_its_timeout_has_timed_out_all_the_same(admin, sql):
+async def test_step_swallowing_its_timeout_still_times_out(admin, sql):
     @step(timeout=0.05)
     async def late(ctx: PyWorkflow) -> str:
         with contextlib.suppress(asyncio.CancelledError):
@@ -93,7 +93,7 @@ async def test_a_step_that_swallows_its_timeout_has_timed_out_all_the_same(admin
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_a_late_attempt_is_tried_again(admin):
+async def test_late_attempt_is_retried(admin):
     calls = []
 
     @step(timeout=0.05, retry=RetryPolicy(initial=0.01))
@@ -109,7 +109,7 @@ async def test_a_late_attempt_is_tried_again(admin):
         assert await late_at_first(await admin.create_workflow("wf")) == "in time"
 
 
-async def test_a_time_out_of_the_step_s_own_is_its_own(admin):
+async def test_timeout_raised_by_the_step_is_not_a_step_timeout(admin):
     @step(timeout=60)
     async def own(ctx: PyWorkflow) -> None:
         async with asyncio.timeout(0.01):
@@ -120,7 +120,7 @@ async def test_a_time_out_of_the_step_s_own_is_its_own(admin):
     assert not isinstance(caught.value, StepTimeoutError)
 
 
-async def test_a_step_within_a_step_that_timed_out_is_given_up_without_a_warning(admin, sql, caplog):
+async def test_inner_step_of_a_timed_out_step_ends_without_a_warning(admin, sql, caplog):
     @step(timeout=0.05)
     async def outer(ctx: PyWorkflow) -> None:
         await hangs(ctx)
@@ -144,7 +144,7 @@ async def test_a_step_within_a_step_that_timed_out_is_given_up_without_a_warning
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-async def test_cancelling_is_not_taken_for_a_timeout(admin, sql):
+async def test_cancellation_is_not_a_timeout(admin, sql):
     started = asyncio.Event()
 
     @step(timeout=60)
@@ -160,7 +160,7 @@ async def test_cancelling_is_not_taken_for_a_timeout(admin, sql):
 # --- workflows ---
 
 
-async def test_a_workflow_ends_at_its_deadline_whatever_it_does(admin, sql):
+async def test_workflow_ends_at_its_deadline(admin, sql):
     @workflow(timeout=0.3)
     async def wf(ctx: PyWorkflow) -> None:
         try:
@@ -182,7 +182,7 @@ async def test_a_workflow_ends_at_its_deadline_whatever_it_does(admin, sql):
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_steps_in_tasks_get_no_time_beyond_it(admin, sql):
+async def test_deadline_cancels_steps_in_tasks(admin, sql):
     ended = []
 
     @step(key=lambda n: n)
@@ -208,7 +208,7 @@ async def test_steps_in_tasks_get_no_time_beyond_it(admin, sql):
 
 
 @pytest.mark.parametrize("how", ["swallows", "returns", "raises", "sleeps", "gathers"])
-async def test_a_body_cannot_talk_its_way_out(admin, sql, how):
+async def test_body_cannot_avoid_its_deadline(admin, sql, how):
     @workflow(timeout=0.1)
     async def wf(ctx: PyWorkflow) -> str:
         try:
@@ -232,7 +232,7 @@ async def test_a_body_cannot_talk_its_way_out(admin, sql, how):
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_in_time_is_in_time(admin, sql):
+async def test_workflow_within_its_timeout_succeeds(admin, sql):
     @workflow(timeout=30)
     async def wf(ctx: PyWorkflow) -> str:
         return "in time"
@@ -243,7 +243,7 @@ async def test_in_time_is_in_time(admin, sql):
     assert await admin.run(wf) == "in time"
 
 
-async def test_a_cancellation_before_the_deadline_stays_a_cancellation(admin, sql):
+async def test_task_cancellation_before_the_deadline_is_not_a_timeout(admin, sql):
     started = asyncio.Event()
 
     @workflow(timeout=30)
@@ -256,7 +256,7 @@ async def test_a_cancellation_before_the_deadline_stays_a_cancellation(admin, sq
     assert await status(sql, ctx) == "RUNNING"
 
 
-async def test_the_deadline_holds_across_restarts(admin, sql):
+async def test_deadline_holds_across_runs(admin, sql):
     """The second run has what is left, the third does not begin."""
     runs = []
 
@@ -277,7 +277,7 @@ async def test_the_deadline_holds_across_restarts(admin, sql):
     assert 0.7 < time.monotonic() - runs[0] < 1.5
 
 
-async def test_a_deadline_that_has_passed_lets_nothing_begin(admin, sql):
+async def test_passed_deadline_prevents_a_new_run(admin, sql):
     runs = []
 
     @workflow(timeout=60)
@@ -295,7 +295,7 @@ async def test_a_deadline_that_has_passed_lets_nothing_begin(admin, sql):
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_a_deadline_is_not_tried_again(admin):
+async def test_workflow_timeout_is_not_retried(admin):
     runs = []
 
     @workflow(timeout=0.1, retry=5)
@@ -309,7 +309,7 @@ async def test_a_deadline_is_not_tried_again(admin):
     assert runs == [1]
 
 
-async def test_retries_end_at_the_deadline(admin):
+async def test_workflow_retries_end_at_the_deadline(admin):
     @workflow(timeout=0.2, retry=RetryPolicy(attempts=1000, initial=0.05, factor=1))
     async def wf(ctx: PyWorkflow) -> None:
         raise OSError("again")
@@ -319,7 +319,7 @@ async def test_retries_end_at_the_deadline(admin):
             await admin.run(wf)
 
 
-async def test_a_worker_s_run_has_the_time_that_is_left(sql, claimer):
+async def test_worker_run_ends_at_the_deadline(sql, claimer):
     @workflow(timeout=0.2)
     async def wf(ctx: PyWorkflow) -> None:
         await hangs(ctx)
@@ -331,7 +331,7 @@ async def test_a_worker_s_run_has_the_time_that_is_left(sql, claimer):
     assert await sql.fetchval("SELECT status FROM pgqrs_workflows") == "ERROR"
 
 
-async def test_a_parked_workflow_times_out_in_the_tables(sql, claimer):
+async def test_maintenance_times_out_a_parked_workflow(sql, claimer):
     @workflow(timeout=60)
     async def wf(ctx: PyWorkflow) -> None:
         await ctx.sleep(3600)
@@ -350,7 +350,7 @@ async def test_a_parked_workflow_times_out_in_the_tables(sql, claimer):
 
 
 @pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "1", True, timedelta(0)])
-def test_what_is_no_timeout_is_refused(wrong):
+def test_invalid_timeout_is_refused(wrong):
     for decorator in (step, workflow):
         with pytest.raises((ConfigurationError, TypeError)):
             decorator(timeout=wrong)

@@ -1,4 +1,4 @@
-"""What a transactional step does with its session that it must not do: a clear error, and nothing is recorded."""
+"""Misuse of the session of a transactional step is a clear error, and nothing is recorded."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ async def _returns(_ctx):
         (_commit_as_sql_of_the_driver, [1]),
     ],
 )
-async def test_a_commit_of_any_other_kind_is_an_error_and_never_tried_again(
-    shop, sql, *, how, written, swallows, then
-):
+async def test_foreign_commit_is_an_error_and_not_retried(shop, sql, *, how, written, swallows, then):
     async def body(ctx):
         await write(ctx, 1)
         try:
@@ -134,7 +132,7 @@ async def test_a_commit_of_any_other_kind_is_an_error_and_never_tried_again(
     assert await on_disk(sql) == ([1, 3] if late else written)
 
 
-async def test_a_commit_that_was_refused_leaves_nothing_for_the_next_one_to_commit(dsn, schema, sessions, sql):
+async def test_refused_commit_leaves_nothing_in_the_connection(dsn, schema, sessions, sql):
     engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
 
     async def body(ctx):
@@ -153,7 +151,7 @@ async def test_a_commit_that_was_refused_leaves_nothing_for_the_next_one_to_comm
 
 
 @pytest.mark.parametrize("then", [_returns, _writes_more])
-async def test_a_rollback_behind_the_session_s_back_is_an_error_too(shop, sql, then):
+async def test_rollback_on_the_connection_is_an_error(shop, sql, then):
     async def body(ctx):
         await write(ctx, 1)
         await _rollback_of_connection(ctx)
@@ -163,7 +161,7 @@ async def test_a_rollback_behind_the_session_s_back_is_an_error_too(shop, sql, t
     assert await on_disk(sql) == []
 
 
-async def test_an_error_is_the_step_s_own_where_nothing_was_executed_or_the_flush_has_failed(shop, sessions, sql):
+async def test_ordinary_step_errors_are_not_reported_as_misuse(shop, sessions, sql):
     """Neither leaves the driver in a transaction that goes on, and neither is misuse."""
 
     @step(transactional=True)
@@ -187,7 +185,7 @@ async def test_an_error_is_the_step_s_own_where_nothing_was_executed_or_the_flus
 
 @pytest.mark.parametrize("then", [_returns, _writes_more])
 @pytest.mark.parametrize("how", ["statement", "flush"])
-async def test_a_transaction_that_failed_unnoticed_is_an_error(shop, sql, how, then):
+async def test_swallowed_transaction_failure_is_an_error(shop, sql, how, then):
     async def body(ctx):
         await write(ctx, 1)
         try:
@@ -211,7 +209,7 @@ async def test_a_transaction_that_failed_unnoticed_is_an_error(shop, sql, how, t
 
 @pytest.mark.parametrize("swallows", [False, True], ids=["raised", "swallowed"])
 @pytest.mark.parametrize("of", ["engine", "connection"])
-async def test_autocommit_is_refused_before_anything_is_written(dsn, schema, sessions, sql, *, of, swallows):
+async def test_autocommit_is_refused_before_the_first_write(dsn, schema, sessions, sql, *, of, swallows):
     options = {"isolation_level": "AUTOCOMMIT"}
     engine = engine_on(dsn, schema, **(options if of == "engine" else {}))
 
@@ -238,9 +236,7 @@ async def test_autocommit_is_refused_before_anything_is_written(dsn, schema, ses
         ("control_fully", True),
     ],
 )
-async def test_a_session_that_joins_a_transaction_is_refused_before_the_step(
-    dsn, schema, app, sessions, sql, *, mode, in_savepoint
-):
+async def test_joined_session_is_refused_before_the_step(dsn, schema, app, sessions, sql, *, mode, in_savepoint):
     async with app.connect() as connection:
         await connection.begin()
         if in_savepoint:
@@ -255,9 +251,7 @@ async def test_a_session_that_joins_a_transaction_is_refused_before_the_step(
 
 
 @pytest.mark.parametrize("joins", [False, True])
-async def test_a_session_on_a_connection_whose_commit_is_one_will_do_and_leaves_it_alone(
-    dsn, schema, app, sessions, sql, *, joins
-):
+async def test_session_controlling_its_connection_is_accepted(dsn, schema, app, sessions, sql, *, joins):
     async with app.connect() as connection:
         if joins:
             await connection.begin()
@@ -273,7 +267,7 @@ async def test_a_session_on_a_connection_whose_commit_is_one_will_do_and_leaves_
     assert await recorded(sql, ctx) == {"misuse": "SUCCESS"}
 
 
-async def test_a_commit_that_is_none_is_an_error(dsn, schema, app, sessions, sql):
+async def test_session_commit_without_a_database_commit_is_an_error(dsn, schema, app, sessions, sql):
     class Held(AsyncSession):
         async def commit(self):
             await self.flush()

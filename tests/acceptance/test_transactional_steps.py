@@ -1,4 +1,4 @@
-"""What a transactional step writes and its outcome commit together, once, or not at all."""
+"""The writes and the outcome of a transactional step are committed together, once, or not at all."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def _steps(admin, workflow_id):
     return {each.step_id: each.status for each in await admin.list_steps(workflow_id)}
 
 
-async def test_what_a_step_writes_and_its_outcome_are_there_together(shop, sessions):
+async def test_writes_and_outcome_are_committed_together(shop, sessions):
     ctx = await shop.create_workflow("buy")
     assert await buy(ctx, 1) == {"payment": 1}
     again = await shop.get_workflow(ctx.id())
@@ -90,7 +90,7 @@ async def test_what_a_step_writes_and_its_outcome_are_there_together(shop, sessi
     assert (recorded.status, recorded.output) == ("SUCCESS", {"payment": 1})
 
 
-async def test_its_times_are_those_of_its_call_and_not_of_its_transaction_s_begin(shop, sql):
+async def test_step_times_are_the_times_of_its_call(shop, sql):
     @step(transactional=True)
     async def slow(ctx) -> None:
         await ctx.session.execute(text("SELECT pg_sleep(0.2)"))
@@ -105,7 +105,7 @@ async def test_its_times_are_those_of_its_call_and_not_of_its_transaction_s_begi
     assert (recorded.completed_at - recorded.started_at).total_seconds() >= 0.29
 
 
-async def test_the_outcome_is_the_last_statement_before_the_one_commit(shop, app, sessions):
+async def test_outcome_is_the_last_statement_before_the_commit(shop, app, sessions):
     await shop.run(buy, 0)  # which looks at what database it is
     said = []
     event.listen(app.sync_engine, "before_cursor_execute", lambda *given: said.append(given[2]))
@@ -116,7 +116,7 @@ async def test_the_outcome_is_the_last_statement_before_the_one_commit(shop, app
     assert said[2:] == ["COMMIT"]
 
 
-async def test_the_session_is_made_as_the_application_makes_its_own(shop):
+async def test_session_comes_from_the_application_sessionmaker(shop):
     @step(transactional=True)
     async def look(ctx):
         assert type(ctx.session) is OwnSession
@@ -126,7 +126,7 @@ async def test_the_session_is_made_as_the_application_makes_its_own(shop):
     assert await look(ctx) == "app"
 
 
-async def test_without_a_sessionmaker_it_is_on_the_engine_of_the_admin(dsn, schema, sessions):
+async def test_session_uses_the_admin_engine_without_a_sessionmaker(dsn, schema, sessions):
     engine = engine_on(dsn, schema)
     async with Admin(engine, schema) as admin:
         await admin.run(buy, 4)
@@ -134,7 +134,7 @@ async def test_without_a_sessionmaker_it_is_on_the_engine_of_the_admin(dsn, sche
     assert await payments(sessions) == [4]
 
 
-async def test_an_error_rolls_the_writes_back_and_is_recorded(shop, sessions):
+async def test_error_is_recorded_and_rolls_back_the_writes(shop, sessions):
     @step(transactional=True)
     async def refuse(ctx):
         await pay.__wrapped__(ctx, 1)
@@ -149,7 +149,7 @@ async def test_an_error_rolls_the_writes_back_and_is_recorded(shop, sessions):
     assert await _steps(shop, ctx.id()) == {"refuse": "ERROR"}
 
 
-async def test_a_value_that_cannot_be_recorded_rolls_the_writes_back(shop, sessions):
+async def test_unserializable_value_rolls_back_the_writes(shop, sessions):
     @step(transactional=True)
     async def strange(ctx):
         await pay.__wrapped__(ctx, 1)
@@ -163,7 +163,7 @@ async def test_a_value_that_cannot_be_recorded_rolls_the_writes_back(shop, sessi
     assert await _steps(shop, ctx.id()) == {"strange": "ERROR"}
 
 
-async def test_a_failed_statement_is_the_step_s_error(shop, sessions):
+async def test_failed_statement_is_the_step_error(shop, sessions):
     @step(transactional=True)
     async def twice(ctx):
         ctx.session.add_all([Payment(id=1, order=1, amount=1)])
@@ -177,7 +177,7 @@ async def test_a_failed_statement_is_the_step_s_error(shop, sessions):
     assert await _steps(shop, ctx.id()) == {"twice": "ERROR"}
 
 
-async def test_calls_at_the_same_time_have_sessions_of_their_own(shop, sessions):
+async def test_concurrent_calls_have_separate_sessions(shop, sessions):
     seen = []
 
     @step(key=lambda order: order, transactional=True)
@@ -201,7 +201,7 @@ async def test_calls_at_the_same_time_have_sessions_of_their_own(shop, sessions)
         assert sorted(await paid(session)) == [0, 1, 2, 4, 5, 6, 7]
 
 
-async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, schema, sessions):
+async def test_serializable_conflict_is_retried(dsn, schema, sessions):
     engine = engine_on(dsn, schema, isolation_level="SERIALIZABLE")
     barrier = asyncio.Barrier(2)
     calls = []
@@ -226,7 +226,7 @@ async def test_a_serialization_failure_is_tried_again_as_the_policy_says(dsn, sc
 
 
 @pytest.mark.parametrize("retry", [None, SOON], ids=["without a policy", "with a policy"])
-async def test_a_serialization_failure_is_recorded_without_a_policy(dsn, schema, sessions, retry):
+async def test_serialization_failure_is_recorded_without_a_policy(dsn, schema, sessions, retry):
     engine = engine_on(dsn, schema, isolation_level="REPEATABLE READ")
     async with sessions.begin() as session:
         session.add(Payment(order=1, amount=1))
@@ -257,7 +257,7 @@ async def test_a_serialization_failure_is_recorded_without_a_policy(dsn, schema,
         assert await session.scalar(select(Payment.amount)) == (2 if retry is None else 3)
 
 
-async def test_a_deadlock_is_tried_again_as_the_policy_says(shop, sessions):
+async def test_deadlock_is_retried(shop, sessions):
     async with sessions.begin() as session:
         session.add_all([Payment(id=1, order=1, amount=0), Payment(id=2, order=2, amount=0)])
     barrier = asyncio.Barrier(2)
@@ -283,7 +283,7 @@ async def test_a_deadlock_is_tried_again_as_the_policy_says(shop, sessions):
         assert list(await session.scalars(select(Payment.amount))) == [2, 2]
 
 
-async def test_attempts_that_fail_leave_no_writes(shop, sessions):
+async def test_failed_attempts_leave_no_writes(shop, sessions):
     calls = []
 
     @step(transactional=True, retry=SOON)
@@ -301,7 +301,7 @@ async def test_attempts_that_fail_leave_no_writes(shop, sessions):
 
 
 @pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
-async def test_a_stale_run_s_transaction_is_refused_as_a_whole(dsn, schema, sessions, level):
+async def test_transaction_of_a_fenced_run_is_rolled_back(dsn, schema, sessions, level):
     engine = engine_on(dsn, schema, isolation_level=level)
     gate = Gate()
 
@@ -329,7 +329,7 @@ async def test_a_stale_run_s_transaction_is_refused_as_a_whole(dsn, schema, sess
     await engine.dispose()
 
 
-async def test_a_cancelled_step_leaves_nothing(shop, sessions):
+async def test_cancelled_step_leaves_no_writes(shop, sessions):
     began = asyncio.Event()
 
     @step(transactional=True)
@@ -347,7 +347,7 @@ async def test_a_cancelled_step_leaves_nothing(shop, sessions):
     assert await payments(sessions) == []
 
 
-async def test_a_timeout_rolls_back_and_one_that_comes_with_the_commit_does_not(shop, sessions, monkeypatch):
+async def test_timeout_rolls_back_unless_the_commit_has_begun(shop, sessions, monkeypatch):
     @step(transactional=True, timeout=0.2)
     async def late(ctx, hangs):
         await pay.__wrapped__(ctx, 1)
@@ -372,7 +372,7 @@ async def test_a_timeout_rolls_back_and_one_that_comes_with_the_commit_does_not(
     assert await _steps(shop, ctx.id()) == {"late": "SUCCESS"}
 
 
-async def test_a_step_that_swallows_its_timeout_is_rolled_back(shop, sessions):
+async def test_step_swallowing_its_timeout_is_rolled_back(shop, sessions):
     @step(transactional=True, timeout=0.1)
     async def late(ctx):
         await pay.__wrapped__(ctx, 1)
@@ -389,7 +389,7 @@ async def test_a_step_that_swallows_its_timeout_is_rolled_back(shop, sessions):
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["after the commit", "before the commit"])
-async def test_a_connection_lost_with_the_commit_costs_and_doubles_nothing(shop, app, sessions, arrives):
+async def test_connection_lost_at_the_commit_writes_once(shop, app, sessions, arrives):
     lost = []
 
     def lose(connection):
@@ -417,9 +417,7 @@ async def test_a_connection_lost_with_the_commit_costs_and_doubles_nothing(shop,
 
 
 @pytest.mark.parametrize("fault", [Fault.SILENT_BEFORE, Fault.SILENT_AFTER])
-async def test_a_server_that_falls_silent_at_the_commit_costs_and_doubles_nothing(
-    dsn, schema, sessions, sql, *, fault
-):
+async def test_silent_server_at_the_commit_writes_once(dsn, schema, sessions, sql, *, fault):
     async with Wire(dsn, sql) as wire, no_hang():
         engine = engine_on(wire.dsn, schema)
         event.listen(engine.sync_engine, "commit", lambda _connection: wire.arm(1, fault), once=True)
@@ -442,9 +440,7 @@ async def buy_patiently(ctx):
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_a_commit_of_which_nothing_is_heard_ends_the_run_within_our_patience(
-    dsn, schema, sessions, sql, *, is_cancelled
-):
+async def test_unanswered_commit_ends_the_run_within_the_timeout(dsn, schema, sessions, sql, *, is_cancelled):
     @step(transactional=True)
     async def held(ctx):
         await pay.__wrapped__(ctx, 1)
@@ -514,7 +510,7 @@ async def _commits_slowly(sessions, sql):
     return one_waits
 
 
-async def test_cancellations_wait_for_the_end_of_a_commit(shop, sessions, sql):
+async def test_cancellation_waits_for_the_end_of_a_commit(shop, sessions, sql):
     one_waits = await _commits_slowly(sessions, sql)
     ctx = await shop.create_workflow("buy")
     async with no_hang():
@@ -531,7 +527,7 @@ async def test_cancellations_wait_for_the_end_of_a_commit(shop, sessions, sql):
     assert await payments(sessions) == [1]
 
 
-async def test_a_session_that_is_not_back_when_its_commit_is_over_harms_nobody(dsn, schema, app, sessions):
+async def test_slow_commit_method_does_not_break_another_connection(dsn, schema, app, sessions):
     """The connection may be somebody else's by then."""
     engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
     limit = 1.0
@@ -552,7 +548,7 @@ async def test_a_session_that_is_not_back_when_its_commit_is_over_harms_nobody(d
     assert await payments(sessions) == [1]
 
 
-async def test_it_may_use_savepoints_and_roll_back_what_it_wrote(shop, sessions):
+async def test_step_may_use_savepoints_and_rollback(shop, sessions):
     @step(transactional=True)
     async def partly(ctx):
         await pay.__wrapped__(ctx, 1)
@@ -573,7 +569,7 @@ async def test_it_may_use_savepoints_and_roll_back_what_it_wrote(shop, sessions)
 
 
 @pytest.mark.without_replay("the body waits until its step is seen to be running")
-async def test_a_long_transaction_shows_as_running_and_holds_no_other_step_up(shop, sessions):
+async def test_long_transaction_is_listed_and_blocks_no_other_step(shop, sessions):
     gate = Gate()
 
     @step(transactional=True)
@@ -635,7 +631,7 @@ async def _runs_long(admin, ctx):
 @pytest.mark.without_replay("the body waits until its steps are seen to be running")
 @pytest.mark.parametrize("where", ["engine", "server"])
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-async def test_a_long_step_succeeds_at_once_at_every_level(dsn, schema, sessions, *, level, where):
+async def test_long_step_succeeds_at_every_isolation_level(dsn, schema, sessions, *, level, where):
     engine = _engine_of_level(dsn, schema, level, where)
     gate = Gate()
 
@@ -663,7 +659,7 @@ async def test_a_long_step_succeeds_at_once_at_every_level(dsn, schema, sessions
 
 @pytest.mark.without_replay("the body waits until its step is seen to be running")
 @pytest.mark.parametrize("mark", ["written", "on its way"])
-async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(dsn, schema, sessions, mark):
+async def test_step_with_a_late_first_statement_succeeds(dsn, schema, sessions, mark):
     engine = engine_on(dsn, schema, isolation_level="SERIALIZABLE")
     on_its_way, lets_through = asyncio.Event(), asyncio.Event()
 
@@ -699,7 +695,7 @@ async def test_a_step_that_is_long_before_its_first_statement_succeeds_at_once(d
     assert await payments(sessions) == [1]
 
 
-async def test_what_it_enqueues_in_its_session_is_part_of_it(shop, sessions):
+async def test_workflow_enqueued_in_its_session_rolls_back_with_it(shop, sessions):
     calls = []
 
     @step(transactional=True, retry=SOON)
@@ -719,7 +715,7 @@ async def test_what_it_enqueues_in_its_session_is_part_of_it(shop, sessions):
 
 @pytest.mark.parametrize("swallows", [False, True], ids=["raised", "swallowed"])
 @pytest.mark.parametrize("how", ["commit", "begin"])
-async def test_a_commit_inside_is_an_error_and_nothing_is_recorded(shop, sessions, how, swallows):
+async def test_commit_inside_a_step_is_an_error_and_unrecorded(shop, sessions, how, swallows):
     @step(transactional=True)
     async def hasty(ctx):
         try:
@@ -744,7 +740,7 @@ async def test_a_commit_inside_is_an_error_and_nothing_is_recorded(shop, session
     assert await _steps(shop, ctx.id()) == {}
 
 
-async def test_there_is_no_session_outside_a_transactional_step(shop):
+async def test_session_outside_a_transactional_step_is_an_error(shop):
     kept = []
 
     @step(transactional=True)
@@ -776,7 +772,7 @@ async def test_there_is_no_session_outside_a_transactional_step(shop):
         _ = kept[0].session
 
 
-async def test_a_step_elsewhere_cannot_be_transactional():
+async def test_offloaded_step_cannot_be_transactional():
     for options in ({"thread": True}, {"executor": lambda: None}):
         with pytest.raises(TypeError, match="event loop"):
             step(transactional=True, **options)
@@ -801,13 +797,13 @@ async def nesting(ctx):
     return await outer(ctx)
 
 
-async def test_nested_ones_have_a_transaction_each_where_the_pool_allows_it(shop, sessions):
+async def test_nested_transactional_steps_have_separate_transactions(shop, sessions):
     assert await shop.run(nesting) == "inner"
     async with sessions() as session:
         assert sorted(await paid(session)) == [1, 2]
 
 
-async def test_nested_ones_with_a_pool_of_one_are_an_error_and_no_hang(dsn, schema, sessions):
+async def test_nested_transactional_steps_need_two_connections(dsn, schema, sessions):
     engine = engine_on(dsn, schema, pool_size=1, max_overflow=0)
     async with Admin(engine, schema, timeout=1) as admin, no_hang():
         ctx = await admin.create_workflow("nesting")
@@ -818,7 +814,7 @@ async def test_nested_ones_with_a_pool_of_one_are_an_error_and_no_hang(dsn, sche
     assert await payments(sessions) == []
 
 
-async def test_an_engine_in_autocommit_is_refused(dsn, schema, sessions):
+async def test_autocommit_engine_is_refused(dsn, schema, sessions):
     engine = engine_on(dsn, schema, isolation_level="AUTOCOMMIT")
     async with Admin(dsn, schema, sessionmaker=async_sessionmaker(engine)) as admin:
         with pytest.raises(SessionError, match="AUTOCOMMIT"):
@@ -838,14 +834,14 @@ async def test_sessions_of_another_database_are_refused(dsn, schema, admin, own_
     await engine.dispose()
 
 
-async def test_a_sessionmaker_of_something_else_is_refused(dsn, schema, admin):
+async def test_sessionmaker_of_another_type_is_refused(dsn, schema, admin):
     async with Admin(dsn, schema, sessionmaker=partial(dict)) as wrong:
         with pytest.raises(SessionError, match="must make an AsyncSession, got dict"):
             await wrong.run(buy, 1)
 
 
 @pytest.mark.parametrize("moment", ["commit", "after_commit"])
-async def test_an_error_of_the_application_s_own_hook_is_no_hang_and_tells_the_truth(shop, app, sessions, moment):
+async def test_error_of_an_application_commit_hook_does_not_hang(shop, app, sessions, moment):
     def refuse(*_):
         raise RuntimeError("the hook fails")
 

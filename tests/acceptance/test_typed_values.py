@@ -1,4 +1,4 @@
-"""Values by their types and values that nobody can read, in steps, inputs and outputs, in the first run and later."""
+"""Typed and encrypted values of steps, inputs and outputs, in the first run and in a replay."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def everything(sql):
 # --- results of steps and workflows ---
 
 
-async def test_a_step_gives_what_it_is_annotated_with_first_and_later(typed, open_admin, sql):
+async def test_annotated_step_returns_its_type_on_first_run_and_replay(typed, open_admin, sql):
     seen, executed = [], []
 
     @step
@@ -166,7 +166,7 @@ async def test_a_step_gives_what_it_is_annotated_with_first_and_later(typed, ope
     assert record.output == stored
 
 
-async def test_without_an_annotation_a_step_gives_json_first_and_later(typed):
+async def test_unannotated_step_returns_json_on_first_run_and_replay(typed):
     seen = []
 
     @step
@@ -204,7 +204,7 @@ async def keyed(ctx: PyWorkflow, number: int) -> Decimal:
     return Decimal(number) / 4
 
 
-async def test_every_kind_of_step_and_of_waiting(open_admin):
+async def test_typed_values_work_in_every_kind_of_step(open_admin):
     seen = []
 
     @workflow
@@ -231,7 +231,7 @@ async def test_every_kind_of_step_and_of_waiting(open_admin):
 @pytest.mark.parametrize(
     "codec", [PydanticCodec(), FernetCodec([OLD], PydanticCodec())], ids=lambda codec: codec.name
 )
-async def test_a_transactional_step_has_the_types(codec, open_admin, sql):
+async def test_transactional_step_returns_typed_values(codec, open_admin, sql):
     @step(transactional=True)
     async def load(ctx: PyWorkflow) -> Receipt:
         return RECEIPT
@@ -255,7 +255,7 @@ async def test_a_transactional_step_has_the_types(codec, open_admin, sql):
     assert [each.status for each in await admin.list_steps(1)] == ["SUCCESS", "ERROR"]
 
 
-async def test_a_step_taken_by_hand_gives_json(typed):
+async def test_manual_step_returns_json(typed):
     ctx = await typed.create_workflow("by hand", {"at": MOMENT})
     await ctx.start()
     guard = (await ctx.acquire_step("load")).guard
@@ -270,7 +270,7 @@ async def test_a_step_taken_by_hand_gives_json(typed):
 # --- inputs ---
 
 
-async def test_arguments_come_as_their_parameters_are_annotated(typed, sql):
+async def test_arguments_have_the_types_of_their_parameters(typed, sql):
     assert await typed.run(checkout, ORDER, by=Card(number="1")) == [
         Receipt(ORDER, Decimal("19.90"), Card(number="1"), dt.date(2026, 5, 4))
     ]
@@ -282,7 +282,7 @@ async def test_arguments_come_as_their_parameters_are_annotated(typed, sql):
 @pytest.mark.parametrize(
     "codec", [PydanticCodec(), FernetCodec([OLD], PydanticCodec())], ids=lambda codec: codec.name
 )
-async def test_workers_and_handles_have_the_types(codec, open_admin):
+async def test_workers_and_handles_return_typed_values(codec, open_admin):
     admin = open_admin(codec)
     async with no_hang(), Worker(admin, [checkout, several]):
         handle = await admin.enqueue(checkout, ORDER, by=Cash(), note="x")
@@ -302,13 +302,13 @@ async def several(ctx: PyWorkflow, order: Order, number: int) -> tuple[Order, in
     return order, number
 
 
-async def test_a_key_that_is_there_is_run_with_the_arguments_that_are_recorded(typed):
+async def test_existing_key_runs_with_the_recorded_arguments(typed):
     submitter = typed.options(key="one", on_conflict="ignore")
     await submitter.enqueue(several, ORDER, 1)
     assert await submitter.run(several, ORDER.model_copy(update={"id": 9}), 2) == (ORDER, 1)
 
 
-async def test_an_argument_that_does_not_fit_is_refused_at_once(typed, sql):
+async def test_misfitting_argument_is_refused_at_submission(typed, sql):
     for submit in (typed.run, typed.enqueue, typed.options(key="x").run):
         with pytest.raises(SerializationError) as caught:
             await submit(several, ORDER, "one")
@@ -318,7 +318,7 @@ async def test_an_argument_that_does_not_fit_is_refused_at_once(typed, sql):
     assert await typed.list_workflows() == []
 
 
-async def test_an_input_that_a_new_version_cannot_read_fails_the_workflow_until_it_can(typed, open_admin):
+async def test_unreadable_input_fails_until_the_function_is_fixed(typed, open_admin):
     @workflow(name="changed")
     async def before(ctx: PyWorkflow, order: dict[str, int]) -> int: ...
 
@@ -348,7 +348,7 @@ class Patch(BaseModel):
 @pytest.mark.parametrize(
     "codec", [PydanticCodec(), FernetCodec([OLD], PydanticCodec())], ids=lambda codec: codec.name
 )
-async def test_what_nobody_set_stays_unset_in_arguments_and_results(codec, open_admin):
+async def test_unset_fields_stay_unset_in_arguments_and_results(codec, open_admin):
     seen = []
 
     @step
@@ -372,7 +372,7 @@ async def test_what_nobody_set_stays_unset_in_arguments_and_results(codec, open_
     assert [each.model_dump(exclude_unset=True) for each in seen] == [{"name": "Ada"}] * 5
 
 
-async def test_any_iterable_is_carried_as_a_list(typed):
+async def test_iterables_are_stored_as_lists(typed):
     @step
     async def load(ctx: PyWorkflow) -> Iterable[Order]:
         return (ORDER,)
@@ -385,7 +385,7 @@ async def test_any_iterable_is_carried_as_a_list(typed):
     assert await typed.run(wf, [ORDER]) == [ORDER]
 
 
-async def test_a_workflow_that_never_returns_starts(typed):
+async def test_workflow_annotated_as_noreturn_starts(typed):
     @workflow
     async def wf(ctx: PyWorkflow) -> NoReturn:
         raise LookupError("started")
@@ -394,10 +394,10 @@ async def test_a_workflow_that_never_returns_starts(typed):
         await typed.run(wf)
 
 
-# --- what does not fit ---
+# --- misfitting values ---
 
 
-async def test_a_result_that_does_not_fit_is_the_steps_terminal_error(typed, sql):
+async def test_misfitting_result_is_a_terminal_step_error(typed, sql):
     @step
     async def load(ctx: PyWorkflow) -> list[Order]:
         return [ORDER, Order.model_construct(id="x", at=MOMENT)]
@@ -429,7 +429,7 @@ class User(Entity):
     name: str
 
 
-async def test_what_calls_itself_equal_loses_nothing_in_silence(typed, sql):
+async def test_lossy_subclass_with_custom_equality_is_refused(typed, sql):
     @step
     async def load(ctx: PyWorkflow) -> Entity:
         return User(id=1, name="Ada")
@@ -444,7 +444,7 @@ async def test_what_calls_itself_equal_loses_nothing_in_silence(typed, sql):
     assert await steps(sql, ctx) == {"load": "ERROR"}
 
 
-async def test_the_last_moment_is_recorded_in_every_zone(typed):
+async def test_latest_datetime_is_recorded_in_any_zone(typed):
     last = dt.datetime.max.replace(tzinfo=ZoneInfo("America/New_York"))
 
     @step
@@ -475,7 +475,7 @@ async def test_encryption_alone_needs_no_annotations(open_admin):
         assert await handle.result() == await admin.run(wf, {"b": 2}) == {"b": 2, "a": 1}
 
 
-async def test_an_output_that_does_not_fit_is_the_workflows_error(typed, sql):
+async def test_misfitting_output_is_the_workflow_error(typed, sql):
     @workflow
     async def wf(ctx: PyWorkflow) -> Card | Cash:
         return ORDER  # what a type checker would refuse
@@ -487,7 +487,7 @@ async def test_an_output_that_does_not_fit_is_the_workflows_error(typed, sql):
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_annotations_that_cannot_be_recorded_say_so_before_anything_is_executed(typed, sql):
+async def test_unsupported_annotations_are_refused_before_execution(typed, sql):
     executed = []
 
     class Unknown:
@@ -520,7 +520,7 @@ async def test_annotations_that_cannot_be_recorded_say_so_before_anything_is_exe
     assert executed == []
 
 
-async def test_a_model_that_has_changed_fails_the_replay_until_it_is_mended(typed, sql):
+async def test_changed_model_fails_the_replay_until_it_is_fixed(typed, sql):
     class Grown(BaseModel):
         id: int
         new: str
@@ -560,7 +560,7 @@ async def test_a_model_that_has_changed_fails_the_replay_until_it_is_mended(type
     assert await version(Mended)(ctx) == "Mended"
 
 
-async def test_a_call_with_another_model_is_noticed(typed, secret, caplog):
+async def test_call_with_another_model_is_a_mismatch(typed, secret, caplog):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await charge(ctx, ORDER, Cash())
@@ -604,7 +604,7 @@ receipts = st.builds(
 @pytest.mark.unfaulted("hypothesis draws other values in each run, so its n-th round trip is another")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(receipts | orders | st.none(), max_size=3))
-async def test_first_run_and_replay_are_equal_for_whatever_fits(typed, value):
+async def test_first_run_and_replay_return_equal_values(typed, value):
     failed = []
 
     @step
@@ -629,7 +629,7 @@ async def test_first_run_and_replay_are_equal_for_whatever_fits(typed, value):
 # --- encryption at rest ---
 
 
-async def test_no_payload_can_be_read_in_the_tables(secret, sql):
+async def test_encrypted_payloads_are_unreadable_in_the_tables(secret, sql):
     secrets = ["4111-1111", "top secret", "hidden note", "leaked"]
 
     @step(retry=2)
@@ -659,7 +659,7 @@ async def test_no_payload_can_be_read_in_the_tables(secret, sql):
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps WHERE fingerprint IS NOT NULL") == 0
 
 
-async def test_errors_are_opened_for_those_who_have_the_key(secret, open_admin, sql):
+async def test_errors_are_readable_only_with_the_key(secret, open_admin, sql):
     raised = []
 
     @step
@@ -698,7 +698,7 @@ async def test_errors_are_opened_for_those_who_have_the_key(secret, open_admin, 
         assert "none of the keys" in payload.error
 
 
-async def test_keys_are_rotated_in_the_middle_of_a_workflow(open_admin, sql):
+async def test_keys_can_be_rotated_during_a_workflow(open_admin, sql):
     failed = []
 
     @workflow
@@ -726,7 +726,7 @@ async def test_keys_are_rotated_in_the_middle_of_a_workflow(open_admin, sql):
 
 
 @pytest.mark.plants_rows
-async def test_what_was_encrypted_for_one_step_is_no_outcome_of_another(secret, sql):
+async def test_encrypted_outcome_cannot_be_moved_to_another_step(secret, sql):
     wired = []
 
     @step(key=lambda name: name)
@@ -754,7 +754,7 @@ async def test_what_was_encrypted_for_one_step_is_no_outcome_of_another(secret, 
 
 
 @pytest.mark.plants_rows
-async def test_an_error_without_encryption_is_not_believed(secret, sql):
+async def test_unencrypted_error_is_refused(secret, sql):
     @step
     async def fails(ctx: PyWorkflow) -> None:
         raise LookupError
@@ -779,7 +779,7 @@ async def test_an_error_without_encryption_is_not_believed(secret, sql):
 
 
 @pytest.mark.plants_rows
-async def test_an_input_belongs_to_workflows_of_its_name(secret, sql):
+async def test_encrypted_input_cannot_be_moved_to_another_workflow(secret, sql):
     @workflow(name="refund", max_attempts=1)
     async def refund(ctx: PyWorkflow, amount: int) -> int:
         return amount
@@ -795,7 +795,7 @@ async def test_an_input_belongs_to_workflows_of_its_name(secret, sql):
             await handle.result()
 
 
-async def test_a_sleep_that_cannot_be_read_says_why(secret, open_admin):
+async def test_unreadable_timer_is_reported(secret, open_admin):
     @workflow
     async def wf(ctx: PyWorkflow) -> None:
         await ctx.now()
@@ -809,7 +809,7 @@ async def test_a_sleep_that_cannot_be_read_says_why(secret, open_admin):
         await wf(await stranger.get_workflow(ctx.id()))
 
 
-async def test_what_a_worker_ends_without_a_run_can_be_read(secret):
+async def test_timeout_recorded_by_maintenance_is_readable(secret):
     handle = await secret.options(timeout=0.2).enqueue(never_ending)
     async with no_hang(), Worker(secret, [never_ending]):
         with pytest.raises(WorkflowTimeoutError):
@@ -855,7 +855,7 @@ async def test_a_history_written_with_one_codec_refuses_another(open_admin, admi
         await sql.execute("DELETE FROM pgqrs_workflows")
 
 
-async def test_lists_show_what_is_written_with_another_codec_without_its_payloads(open_admin, admin):
+async def test_lists_hide_payloads_of_another_codec(open_admin, admin):
     sealing = open_admin(FernetCodec([OLD], PydanticCodec()))
     foreign = await sealing.create_workflow("several", "a secret")
     with pytest.raises(ValueError, match="2"):
@@ -886,7 +886,7 @@ async def failing(ctx: PyWorkflow, number: int) -> int:
     return await fails(ctx, number)
 
 
-async def test_workers_leave_what_is_written_with_another_codec_to_others(typed, admin):
+async def test_workers_skip_workflows_of_another_codec(typed, admin):
     mine, other = await typed.enqueue(several, ORDER, 1), await admin.enqueue(plain, 1)
     async with no_hang():
         async with Worker(admin, [several, plain]):
@@ -901,7 +901,7 @@ async def plain(ctx: PyWorkflow, number: int) -> int:
     return number
 
 
-# --- codecs of one's own ---
+# --- custom codecs ---
 
 
 class Nameless:
@@ -917,7 +917,7 @@ class Mine(Nameless):
     name = "mine"
 
 
-async def test_a_codec_without_a_name_is_refused_and_one_with_a_name_works(dsn, schema, open_admin):
+async def test_custom_codec_needs_a_name(dsn, schema, open_admin):
     with pytest.raises(TypeError, match="`name`"):
         Admin(dsn, schema, codec=Nameless())
     with pytest.raises(TypeError, match=r"JsonCodec\(\)"):

@@ -67,7 +67,7 @@ async def pay(ctx: PyWorkflow) -> None:
 
 @pytest.mark.without_replay("a replay raises the recorded error in the place of the user's")
 @pytest.mark.parametrize("where", PLACES)
-async def test_an_awaited_run_ends_with_the_error_of_the_user(admin, sql, breaks, caplog, where):
+async def test_awaited_run_ends_with_the_application_error(admin, sql, breaks, caplog, where):
     breaks(PLACES[where])
     ctx = await admin.create_workflow("pay")
     async with no_hang():
@@ -81,7 +81,7 @@ async def test_an_awaited_run_ends_with_the_error_of_the_user(admin, sql, breaks
 
 
 @pytest.mark.parametrize("where", PLACES)
-async def test_a_run_of_a_worker_ends_with_the_error_of_the_user(admin, breaks, where):
+async def test_worker_run_ends_with_the_application_error(admin, breaks, where):
     breaks(PLACES[where])
     async with no_hang(), Worker(admin, [pay]):
         with pytest.raises(StepFailedError, match="network is away"):
@@ -91,7 +91,7 @@ async def test_a_run_of_a_worker_ends_with_the_error_of_the_user(admin, breaks, 
 SEALED = [("pgqrs.engine.run", "seal_error"), ("pgqrs.engine.step_runner", "seal_error")]
 
 
-async def test_an_awaited_run_whose_error_cannot_be_recorded_is_given_up(admin, sql, breaks):
+async def test_awaited_run_with_an_unrecordable_error_is_abandoned(admin, sql, breaks):
     breaks(SEALED, times=6)
     ctx = await admin.create_workflow("pay")
     async with no_hang():
@@ -106,7 +106,7 @@ async def test_an_awaited_run_whose_error_cannot_be_recorded_is_given_up(admin, 
     assert await status(sql, ctx) == "ERROR"
 
 
-async def test_a_run_of_a_worker_whose_error_cannot_be_recorded_is_claimed_again(admin, breaks):
+async def test_worker_run_with_an_unrecordable_error_is_claimed_again(admin, breaks):
     breaks(SEALED, times=6)
     async with no_hang(), Worker(admin, [pay]):
         with pytest.raises(StepFailedError, match="network is away"):
@@ -114,7 +114,7 @@ async def test_a_run_of_a_worker_whose_error_cannot_be_recorded_is_claimed_again
     assert breaks.calls > 6
 
 
-async def test_an_error_with_a_long_chain_of_causes_is_recorded(admin, sql):
+async def test_error_with_a_long_chain_of_causes_is_recorded(admin, sql):
     @step
     async def poll(ctx: PyWorkflow) -> None:
         last = None
@@ -135,7 +135,7 @@ async def test_an_error_with_a_long_chain_of_causes_is_recorded(admin, sql):
 
 
 @pytest.mark.parametrize("after", [10**13, 10**19, 10**400])
-async def test_a_retry_after_of_any_size_parks_the_workflow_for_a_day_at_most(admin, sql, after):
+async def test_huge_retry_after_parks_for_at_most_a_day(admin, sql, after):
     @step(retry=3)
     async def busy(ctx: PyWorkflow) -> None:
         raise TransientError("503", retry_after=after)
@@ -160,7 +160,7 @@ class Page:
     """What a step holds while it fails."""
 
 
-async def test_a_run_does_not_keep_what_the_errors_hold_that_its_body_caught(admin):
+async def test_run_does_not_keep_caught_errors_alive(admin):
     pages = []
 
     @step(key=lambda n: n)
@@ -182,7 +182,7 @@ async def test_a_run_does_not_keep_what_the_errors_hold_that_its_body_caught(adm
 
 
 @pytest.mark.without_replay("a replay raises the recorded error in the place of the user's")
-async def test_one_error_that_two_runs_raise_is_that_of_a_step_of_each(admin, sql):
+async def test_error_instance_shared_by_two_runs_reopens_both_steps(admin, sql):
     shared = ConnectionError("the pool's one connection")
 
     @step

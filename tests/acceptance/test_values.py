@@ -1,4 +1,4 @@
-"""Strict JSON, at every place where a value enters: steps, workflows, inputs; and what else cannot be stored."""
+"""Strict JSON for the values of steps, workflows and inputs, and other text that cannot be stored."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ each_refused = pytest.mark.parametrize("value", REFUSED.values(), ids=REFUSED.ke
 
 
 @each_refused
-async def test_a_refused_value_fails_its_step_and_says_where(admin, sql, value):
+async def test_refused_value_fails_its_step_with_its_path(admin, sql, value):
     executed = []
 
     @step
@@ -124,7 +124,7 @@ async def test_a_refused_value_fails_its_step_and_says_where(admin, sql, value):
 
 
 @pytest.mark.parametrize("value", ["a\0b", math.nan, {1: 2}, dt.date(2026, 1, 1), "\ud800"], ids=repr)
-async def test_a_refused_value_at_the_top_has_the_path_of_the_whole(admin, value):
+async def test_refused_top_level_value_has_the_root_path(admin, value):
     @step
     async def collect(ctx: PyWorkflow) -> object:
         return value
@@ -146,7 +146,7 @@ async def test_a_refused_input_creates_nothing(admin, sql, value):
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 0
 
 
-async def test_a_refused_value_is_no_other_workflows_problem(admin):
+async def test_refused_value_does_not_affect_other_workflows(admin):
     @step
     async def produce(ctx: PyWorkflow, n: int) -> object:
         await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_a_refused_value_is_no_other_workflows_problem(admin):
     assert len(await admin.list_workflows(status="ERROR")) == 40
 
 
-async def test_a_refused_value_can_be_caught_and_the_workflow_go_on(admin, sql):
+async def test_refused_value_can_be_caught(admin, sql):
     @step
     async def bad(ctx: PyWorkflow) -> object:
         return {1}
@@ -205,7 +205,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize("value", KEPT, ids=lambda value: repr(value)[:20])
-async def test_whatever_is_json_comes_back_exactly_on_both_runs(admin, value):
+async def test_json_values_are_replayed_exactly(admin, value):
     @workflow
     async def wf(ctx: PyWorkflow) -> object:
         return await produce(ctx)
@@ -223,7 +223,7 @@ async def test_whatever_is_json_comes_back_exactly_on_both_runs(admin, value):
         assert repr(each) == repr(value)
 
 
-async def test_what_json_has_no_word_for_is_seen_as_json_on_the_first_run_too(admin):
+async def test_first_run_returns_non_json_types_as_json(admin):
 
     class Text(str):
         __slots__ = ()
@@ -246,7 +246,7 @@ async def test_what_json_has_no_word_for_is_seen_as_json_on_the_first_run_too(ad
     assert repr(first) == repr(again) == "{'pair': [1, [2]], 'text': 'x', 'number': 1, 'dict': {'a': 1}}"
 
 
-async def test_a_payload_that_is_too_large_fails_its_step_and_only_that(admin, dsn, schema):
+async def test_oversized_payload_fails_only_its_step(admin, dsn, schema):
     @step
     async def produce(ctx: PyWorkflow, size: int) -> str:
         return "x" * size
@@ -265,7 +265,7 @@ async def test_a_payload_that_is_too_large_fails_its_step_and_only_that(admin, d
     assert await admin.run(wf, 10_000_000) == 10_000_000
 
 
-async def test_what_no_limit_of_ours_caught_is_refused_by_the_server_for_that_step_alone(admin, dsn, schema):
+async def test_invalid_json_of_a_codec_fails_only_its_step(admin, dsn, schema):
     """A careless codec of the user's: PostgreSQL refuses the row, and only the step that it belongs to fails."""
 
     class Careless(JsonCodec):
@@ -307,7 +307,7 @@ async def refused(ctx: PyWorkflow) -> str:
     return "refused"
 
 
-async def test_a_codec_that_fails_in_a_way_of_its_own_holds_nobody_up(dsn, schema, admin):
+async def test_unexpected_codec_error_is_recorded(dsn, schema, admin):
     @workflow
     async def twice_at_once(ctx: PyWorkflow) -> list[bool]:
         answers = await asyncio.gather(refused(ctx), refused(ctx), return_exceptions=True)
@@ -333,7 +333,7 @@ NAMES = ["", "a\0b", "\ud800", "x" * 513, "ü" * 257]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-async def test_names_that_cannot_be_stored_are_refused_everywhere(admin, name):
+async def test_invalid_names_are_refused_everywhere(admin, name):
     ctx = await admin.create_workflow("wf")
     for refuse in (lambda: admin.create_workflow(name), lambda: ctx.acquire_step(name)):
         with pytest.raises(InvalidNameError):
@@ -351,14 +351,14 @@ async def never_awaited_step(ctx: PyWorkflow) -> None: ...
 
 
 @pytest.mark.parametrize("name", [1, None, b"x"])
-async def test_names_that_are_no_strings_are_refused(admin, name):
+async def test_non_string_names_are_refused(admin, name):
     with pytest.raises((InvalidNameError, TypeError)):
         await admin.create_workflow(name)
     with pytest.raises((InvalidNameError, TypeError)):
         await (await admin.create_workflow("wf")).acquire_step(name)
 
 
-async def test_names_of_the_longest_length_and_of_any_text_work(admin):
+async def test_names_of_maximum_length_and_any_text_work(admin):
     for name in ("x" * 512, "ü" * 256, "with 'quotes\" and : $ % \\ \n", "😀"):
         ctx = await admin.create_workflow(name)
         await (await ctx.acquire_step(name)).guard.success(1)

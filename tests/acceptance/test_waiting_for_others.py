@@ -1,4 +1,4 @@
-"""A workflow that waits for another one's result gives its place in the worker up."""
+"""A workflow that waits for the result of another workflow frees its slot in the worker."""
 
 import asyncio
 import logging
@@ -29,14 +29,14 @@ async def nested(ctx: PyWorkflow, depth: int) -> int:
     return 1 + await ADMIN[0].handle(workflow_id, nested).result()
 
 
-async def test_a_worker_with_one_place_runs_parents_and_children(admin):
+async def test_worker_with_one_slot_runs_parents_and_children(admin):
     ADMIN[:] = [admin]
     async with no_hang(), Worker(admin, [nested], concurrency=1):
         handles = await admin.enqueue_many(nested, [(5,), (3,)])
         assert [await each.result() for each in handles] == [5, 3]
 
 
-async def test_a_worker_whose_workflows_all_wait_says_so_and_takes_no_more(admin, caplog):
+async def test_worker_warns_and_claims_no_more_when_all_runs_wait(admin, caplog):
     waiting = []
     never = await admin.options(queue="nobody serves it").enqueue(nested, 0)
 

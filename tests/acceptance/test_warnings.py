@@ -1,4 +1,4 @@
-"""What the log says of workflows: mistakes that a run shows, failed attempts, and errors on one line each."""
+"""Log messages of workflows: mistakes that a run shows, failed attempts, and errors on one line each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOON = RetryPolicy(attempts=2, initial=0.001, jitter=0)
 FORGED = "bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J"
 
 
-def said(caplog, text):
+def messages_with(caplog, text):
     return [
         each.getMessage() for each in caplog.records if each.name.startswith("pgqrs") and text in each.getMessage()
     ]
@@ -33,7 +33,7 @@ async def killed(workflow, ctx):
 # --- recorded steps that the code does not come to ---
 
 
-async def test_a_renamed_step_is_named_at_the_end(admin, caplog):
+async def test_unused_outcome_of_a_renamed_step_is_logged(admin, caplog):
     @step
     async def charge(ctx: PyWorkflow) -> str:
         return "receipt"
@@ -71,12 +71,12 @@ async def test_a_renamed_step_is_named_at_the_end(admin, caplog):
         ctx = await admin.create_workflow("order")
         await killed(workflow_(name="order")(old), ctx)
         assert await workflow_(name="order")(code)(await admin.get_workflow(ctx.id())) == "receipt"
-        found = said(caplog, "did not use")
+        found = messages_with(caplog, "did not use")
         assert len(found) == expected
     assert "1 steps that its earlier runs recorded: 'charge'." in found[0]
 
 
-async def test_of_many_steps_that_are_not_come_to_ten_are_named(admin, caplog):
+async def test_at_most_ten_unused_steps_are_named(admin, caplog):
     @step(key=lambda n: n)
     async def count(ctx: PyWorkflow, n: int) -> None: ...
 
@@ -92,7 +92,7 @@ async def test_of_many_steps_that_are_not_come_to_ten_are_named(admin, caplog):
     await killed(workflow_(old), ctx)
     with pytest.raises(ValueError, match="at once"):
         await workflow_(new)(await admin.get_workflow(ctx.id()))
-    [warning] = said(caplog, "did not use")
+    [warning] = messages_with(caplog, "did not use")
     assert "12 steps" in warning
     assert warning.count("'count:") == 10
 
@@ -100,7 +100,7 @@ async def test_of_many_steps_that_are_not_come_to_ten_are_named(admin, caplog):
 # --- two functions, a poll, a submission in a body ---
 
 
-async def test_two_functions_whose_steps_have_one_id_are_named_once(admin, caplog):
+async def test_two_functions_sharing_a_step_id_are_logged_once(admin, caplog):
     def made(value):
         @step(id="same")
         async def one(ctx: PyWorkflow) -> str:
@@ -117,12 +117,12 @@ async def test_two_functions_whose_steps_have_one_id_are_named_once(admin, caplo
         return [await each(ctx) for each in (made("a"), made("a"), another, another)]
 
     assert await admin.run(wf) == ["a"] * 4
-    [warning] = said(caplog, "is answered by the outcome of")
+    [warning] = messages_with(caplog, "is answered by the outcome of")
     assert "made.<locals>.one" in warning
     assert "another" in warning
 
 
-async def test_a_step_that_is_polled_without_a_key_is_named_once(admin, caplog, monkeypatch):
+async def test_step_polled_without_a_key_is_logged_once(admin, caplog, monkeypatch):
     monkeypatch.setattr("pgqrs.engine.history.REPEATS_BEFORE_WARNING", 5)
 
     @step
@@ -135,9 +135,9 @@ async def test_a_step_that_is_polled_without_a_key_is_named_once(admin, caplog, 
             await check(ctx)
 
     await admin.run(polls, 4)
-    assert not said(caplog, "from its recorded outcome")
+    assert not messages_with(caplog, "from its recorded outcome")
     await admin.run(polls, 12)
-    [warning] = said(caplog, "from its recorded outcome")
+    [warning] = messages_with(caplog, "from its recorded outcome")
     assert "'check' was replayed from its recorded outcome 5 times" in warning
 
 
@@ -146,7 +146,7 @@ async def child(ctx: PyWorkflow, n: int) -> int:
     return n
 
 
-async def test_a_submission_in_a_body_without_a_key_is_told_once(admin, caplog):
+async def test_keyless_submission_in_a_body_is_logged_once(admin, caplog):
     @step
     async def submits(ctx: PyWorkflow) -> None:
         await admin.enqueue(child, 1)
@@ -171,16 +171,16 @@ async def test_a_submission_in_a_body_without_a_key_is_told_once(admin, caplog):
 
     for how, expected in (("keyed", 0), ("step", 0), ("enqueue", 1), ("many", 2), ("run", 3), ("create", 4)):
         await admin.run(parent, how)
-        found = said(caplog, "submits 'child' in its body")
+        found = messages_with(caplog, "submits 'child' in its body")
         assert len(found) == expected, how
     await admin.enqueue(child, 1)
-    assert len(said(caplog, "in its body")) == 4
+    assert len(messages_with(caplog, "in its body")) == 4
 
 
 # --- failed attempts, and errors in the log ---
 
 
-async def test_attempts_that_are_tried_again_are_warnings_on_one_line(admin, caplog):
+async def test_retried_attempts_are_logged_on_one_line(admin, caplog):
     failures = []
 
     @step(retry=SOON)
@@ -199,14 +199,14 @@ async def test_attempts_that_are_tried_again_are_warnings_on_one_line(admin, cap
         return fetched
 
     assert await admin.run(wf) == "fetched"
-    of_step, of_workflow = said(caplog, "is retried in")
+    of_step, of_workflow = messages_with(caplog, "is retried in")
     assert of_step.startswith("step 'fetch' of workflow 1 ('wf') failed in attempt 1 and is retried in 0.001 s: ")
     assert of_step.endswith(r"TransientError: bad\n2026-11-26 INFO workflow 99 was approved\x1b[2J")
     assert of_workflow.startswith("workflow 1 ('wf') failed in attempt 1 and is retried in 0.001 s: OSError: xxx")
     assert len(of_workflow) < 1000
 
 
-async def test_a_record_of_the_log_has_the_workflow_step_attempt_and_delay_as_attributes(admin, caplog):
+async def test_log_record_has_workflow_and_step_attributes(admin, caplog):
     failures = []
 
     @step(retry=SOON)
@@ -228,9 +228,7 @@ async def test_a_record_of_the_log_has_the_workflow_step_attempt_and_delay_as_at
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_a_failed_workflow_of_a_worker_is_one_line_without_what_is_encrypted(
-    dsn, installed, caplog, encrypted
-):
+async def test_failed_workflow_is_logged_without_encrypted_text(dsn, installed, caplog, encrypted):
     @step(retry=SOON)
     async def pays(ctx: PyWorkflow) -> None:
         raise OSError(FORGED)
@@ -243,7 +241,7 @@ async def test_a_failed_workflow_of_a_worker_is_one_line_without_what_is_encrypt
     async with Admin(dsn, installed, **codec) as admin, Worker(admin, [wf]), no_hang():
         with pytest.raises(StepFailedError):
             await (await admin.enqueue(wf)).result()
-    found = said(caplog, "failed")
+    found = messages_with(caplog, "failed")
     assert len(found) == 2
     assert all("OSError" in each and "\n" not in each for each in found)
     assert all(("approved" in each) is not encrypted for each in found)
@@ -263,7 +261,7 @@ def test_an_error_is_shown_on_one_line():
 # --- a decorator around a workflow ---
 
 
-async def test_workers_call_a_workflow_through_the_decorators_around_it(admin):
+async def test_workers_call_a_workflow_through_its_outer_decorators(admin):
     traces = []
 
     def traced(function):

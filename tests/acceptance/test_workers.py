@@ -1,4 +1,4 @@
-"""Workers: what is enqueued is run, by whom, how many at once, and nothing that a workflow does stops them."""
+"""Workers: claims, slots, misfits, poisoned workflows, and arguments of `Worker`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def failing(ctx: PyWorkflow, text: str) -> None:
     raise LookupError(text)
 
 
-async def test_what_is_enqueued_is_run(admin):
+async def test_worker_runs_enqueued_workflows(admin):
     before = await admin.enqueue(double, 1)
     async with no_hang(), Worker(admin, [double]):
         after = await admin.enqueue(double, 2, plus=1)
@@ -52,7 +52,7 @@ async def test_what_is_enqueued_is_run(admin):
     ] * 2
 
 
-async def test_another_process_runs_it_under_another_admin(admin, dsn, schema):
+async def test_worker_of_another_admin_runs_the_workflow(admin, dsn, schema):
     handle = await admin.enqueue(double, 21)
     async with no_hang(), Admin(dsn, schema) as other, Worker(other, [double]):
         assert await handle.result() == 42
@@ -76,7 +76,7 @@ exits: list[int] = []
 
 
 @pytest.mark.parametrize("crashing", [exiting, cancelling_itself])
-async def test_no_workflow_stops_the_worker_and_a_crash_is_run_again(admin, crashing):
+async def test_worker_survives_failures_and_runs_a_crash_again(admin, crashing):
     exits.clear()
     async with no_hang(), Worker(admin, [failing, double, crashing], concurrency=1):
         failed, crashed = await admin.enqueue(failing, "x"), await admin.enqueue(crashing)
@@ -89,7 +89,7 @@ async def test_no_workflow_stops_the_worker_and_a_crash_is_run_again(admin, cras
     assert exits == [1]
 
 
-async def test_unknown_names_and_other_queues_are_left_alone(admin):
+async def test_worker_ignores_unknown_names_and_other_queues(admin):
     unknown = await admin.enqueue(failing, "x")
     elsewhere = await admin.options(queue="elsewhere").enqueue(double, 1)
     async with no_hang(), Worker(admin, [double]):
@@ -105,25 +105,25 @@ async def twice(ctx: PyWorkflow, number: int) -> int:
     return 2 * number
 
 
-async def test_an_input_that_only_a_newer_worker_takes_waits_for_it(admin, dsn, schema, caplog):
+async def test_misfit_waits_for_a_newer_worker(admin, dsn, schema, caplog):
     async def thrice(ctx: PyWorkflow, number: int, unit: str) -> str:
         return f"{3 * number} {unit}"
 
     old, new = workflow(name="grown")(twice), workflow(name="grown")(thrice)
     async with no_hang(), Admin(dsn, schema) as newer, Worker(admin, [old]):
         handle = await newer.enqueue(new, 2, "EUR")
-        await until(_stands, handle, "WAITING")
+        await until(_has_status, handle, "WAITING")
         assert (await admin.list_workflows())[0].attempts == 1
         async with Worker(newer, [new]):
             assert await handle.result() == "6 EUR"
     assert "newer worker" in caplog.text
 
 
-async def _stands(handle, status):
+async def _has_status(handle, status):
     return await handle.status() == status
 
 
-async def test_a_recorded_input_that_does_not_fit_ends_in_an_error_that_says_so(admin, sql):
+async def test_misfit_ends_in_an_error_after_its_attempts(admin, sql):
     double = workflow(name="double", max_attempts=2)(twice)
     handle = await admin.enqueue(double, 1)
     other = await admin.enqueue(double, 1)
@@ -146,7 +146,7 @@ async def fragile(ctx: PyWorkflow) -> str:
     return "ran"
 
 
-async def test_a_poison_pill_ends_in_error_without_being_run(admin, sql):
+async def test_workflow_out_of_attempts_ends_in_error_without_a_run(admin, sql):
     poisoned, tough = await admin.enqueue(fragile), await admin.enqueue(fragile)
     await sql.execute("UPDATE pgqrs_workflows SET attempts = 3 WHERE id = $1", poisoned.id)
     await sql.execute("UPDATE pgqrs_workflows SET attempts = 2 WHERE id = $1", tough.id)
@@ -162,7 +162,7 @@ async def deadly(ctx: PyWorkflow) -> None:
     raise SystemExit(3)
 
 
-async def test_a_workflow_that_crashes_each_time_is_a_poison_pill(admin):
+async def test_repeatedly_crashing_workflow_is_poisoned(admin):
     exits.clear()
     async with no_hang(), Worker(admin, [deadly]):
         with pytest.raises(PoisonedWorkflowError, match="2 times"):
@@ -178,7 +178,7 @@ async def noted(ctx: PyWorkflow, number: int) -> None:
 order: list[int] = []
 
 
-async def test_priority_goes_first_then_age(admin):
+async def test_workflows_run_by_priority_and_then_by_age(admin):
     order.clear()
     handles = [await admin.options(priority=p).enqueue(noted, n) for n, p in enumerate([0, 5, -1, 5, 0])]
     async with no_hang(), Worker(admin, [noted], concurrency=1):
@@ -213,7 +213,7 @@ async def _inside(count):
     return len(inside) >= count
 
 
-async def test_no_more_are_claimed_than_there_are_slots(admin, closed_gate):
+async def test_worker_claims_no_more_than_its_slots(admin, closed_gate):
     handles = [await admin.enqueue(waiting) for _ in range(10)]
     async with no_hang(), Worker(admin, [waiting], concurrency=3) as _worker:
         await until(_inside, 3)
@@ -225,7 +225,7 @@ async def test_no_more_are_claimed_than_there_are_slots(admin, closed_gate):
     assert sorted(inside) == sorted(each.id for each in handles)
 
 
-async def test_a_live_run_is_locked_against_others(admin, dsn, schema, closed_gate):
+async def test_live_run_is_locked_against_another_admin(admin, dsn, schema, closed_gate):
     handle = await admin.enqueue(waiting)
     async with no_hang(), Worker(admin, [waiting]):
         await until(_inside, 1)
@@ -282,12 +282,12 @@ async def test_two_workers_share_ten_thousand_jobs_and_run_each_once(admin, dsn,
         ({"grace": float("nan")}, ConfigurationError, "grace"),
     ],
 )
-async def test_what_cannot_work_is_refused(admin, arguments, error, message):
+async def test_invalid_worker_arguments_are_refused(admin, arguments, error, message):
     with pytest.raises(error, match=message):
         Worker(admin, **({"workflows": [double]} | arguments))
 
 
-async def test_two_functions_of_one_name_are_refused_and_one_given_twice_is_not(admin):
+async def test_two_functions_of_one_name_are_refused(admin):
     @workflow(name="double")
     async def impostor(ctx: PyWorkflow) -> None: ...
 
@@ -296,7 +296,7 @@ async def test_two_functions_of_one_name_are_refused_and_one_given_twice_is_not(
     Worker(admin, [double, double])
 
 
-async def test_a_worker_works_once(admin):
+async def test_worker_cannot_be_started_twice(admin):
     worker = Worker(admin, [double])
     async with worker:
         pass
@@ -305,7 +305,7 @@ async def test_a_worker_works_once(admin):
     await worker.drain()
 
 
-def test_it_works_in_a_thread_where_no_signal_can_be_caught(dsn, schema):
+def test_worker_runs_in_a_thread_without_signal_handlers(dsn, schema):
     async def main():
         async with no_hang(), Admin(dsn, schema) as own:
             await own.install()
@@ -323,7 +323,7 @@ def test_it_works_in_a_thread_where_no_signal_can_be_caught(dsn, schema):
     assert results == [4]
 
 
-async def test_tables_that_were_tampered_with_are_told(admin, sql):
+async def test_deep_verification_reports_tampered_tables(admin, sql):
     handle = await admin.enqueue(double, 1)
     await sql.execute("UPDATE pgqrs_workflows SET status = 'RUNNING', ready_at = NULL WHERE id = $1", handle.id)
     with pytest.raises(
@@ -335,7 +335,7 @@ async def test_tables_that_were_tampered_with_are_told(admin, sql):
     await sql.execute("DELETE FROM pgqrs_workflows")
 
 
-async def test_the_deep_check_may_take_longer_than_the_timeout_and_the_patience(admin, sql, dsn, schema):
+async def test_deep_verification_outlasts_the_timeouts(admin, sql, dsn, schema):
     waiting = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pgqrs_workflow_steps'::regclass"
     async with no_hang(), Admin(dsn, schema, timeout=0.3, outage_timeout=0.3) as hasty:
         await hasty.verify()
@@ -349,7 +349,7 @@ async def test_the_deep_check_may_take_longer_than_the_timeout_and_the_patience(
         await checking
 
 
-async def test_a_run_is_named_when_it_blocks_the_loop(admin, caplog):
+async def test_step_that_blocks_the_loop_is_logged(admin, caplog):
     @step
     async def crunch(ctx: PyWorkflow) -> None:
         end = time.monotonic() + 1.8
@@ -367,4 +367,4 @@ async def test_a_run_is_named_when_it_blocks_the_loop(admin, caplog):
         each.getMessage() for each in caplog.records if "event loop has been blocked" in each.getMessage()
     ]
     assert f"step 'crunch' of workflow {handle.id} ('heavy')" in warning
-    assert "in test_a_run_is_named_when_it_blocks_the_loop.<locals>.crunch" in warning
+    assert "in test_step_that_blocks_the_loop_is_logged.<locals>.crunch" in warning

@@ -1,4 +1,4 @@
-"""What the hot path may cost: statements of the journal, round trips on the wire, statements of the engine."""
+"""Limits of the hot path: statements of the journal and of the engine, and round trips."""
 
 import asyncio
 import selectors
@@ -51,7 +51,7 @@ async def _ids_in_stock(admin):
     return store.journal
 
 
-async def test_a_step_in_sequence_is_one_statement_and_no_read(own_engine, schema):
+async def test_sequential_step_sends_one_statement_and_no_read(own_engine, schema):
     async with Admin(own_engine, schema) as admin:
         journal = await _ids_in_stock(admin)
         ctx = await admin.create_workflow("w")
@@ -67,7 +67,7 @@ async def test_a_step_in_sequence_is_one_statement_and_no_read(own_engine, schem
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
-async def test_a_workflow_is_its_steps_and_two_statements_and_reads_nothing(own_engine, schema, steps):
+async def test_workflow_sends_two_statements_beside_its_steps(own_engine, schema, steps):
     async with Admin(own_engine, schema) as admin:
         journal = await _ids_in_stock(admin)
         before = journal.statements
@@ -87,7 +87,7 @@ class _Turns(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_answer_comes(dsn, schema, admin):
+def test_sequential_step_takes_two_turns_of_the_event_loop(dsn, schema, admin):
     turns = _Turns()
 
     async def take(steps):
@@ -105,7 +105,7 @@ def test_a_step_in_sequence_takes_the_loop_one_turn_beside_that_in_which_the_ans
     assert 2 * 200 <= took < 2.2 * 200  # now and then a timer has a turn of its own
 
 
-async def test_each_statement_is_one_round_trip(dsn, schema, admin, sql):
+async def test_each_statement_takes_one_round_trip(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         limit(own, heartbeat_interval=3600.0)  # or the beats would count
         await own.run(counting, 3)  # the connection knows the statements now
@@ -117,7 +117,7 @@ async def test_each_statement_is_one_round_trip(dsn, schema, admin, sql):
             assert wire.exchanges - before == steps + 2
 
 
-async def test_a_gather_of_steps_is_two_statements_at_most(admin):
+async def test_gathered_steps_send_at_most_two_statements(admin):
     journal = await _ids_in_stock(admin)
     ctx = await admin.create_workflow("w")
     await ctx.start()
@@ -126,7 +126,7 @@ async def test_a_gather_of_steps_is_two_statements_at_most(admin):
     assert journal.statements - before <= 2
 
 
-async def test_a_second_run_reads_once_and_writes_no_step_again(own_engine, schema):
+async def test_second_run_reads_its_history_once_and_writes_no_step(own_engine, schema):
     @workflow
     async def killed(ctx: PyWorkflow) -> None:
         for n in range(20):
@@ -151,7 +151,7 @@ async def test_a_second_run_reads_once_and_writes_no_step_again(own_engine, sche
         assert journal.statements - before <= 5
 
 
-async def test_fifty_workflows_at_once_share_their_statements(admin):
+async def test_concurrent_workflows_share_statements(admin):
     journal = await _ids_in_stock(admin)
     await asyncio.gather(*(admin.run(counting, 5) for _ in range(50)))
     before = journal.statements
@@ -159,7 +159,7 @@ async def test_fifty_workflows_at_once_share_their_statements(admin):
     assert journal.statements - before <= 40  # 400 records
 
 
-async def test_a_thousand_creations_reserve_their_ids_in_blocks(own_engine, schema):
+async def test_created_workflows_reserve_their_ids_in_blocks(own_engine, schema):
     async with Admin(own_engine, schema) as admin:
         with statements_of(own_engine) as read:
             contexts = await asyncio.gather(*(admin.create_workflow("w") for _ in range(1000)))
@@ -167,7 +167,7 @@ async def test_a_thousand_creations_reserve_their_ids_in_blocks(own_engine, sche
         assert len([each for each in read if "nextval" in each]) <= 11
 
 
-async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, schema, admin, sql):
+async def test_new_journal_connection_takes_few_round_trips(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         store = await own.store()
         await own.list_workflows(limit=0)
@@ -177,7 +177,7 @@ async def test_a_fresh_connection_of_the_journal_costs_few_round_trips(dsn, sche
         await driver.close()
 
 
-async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(dsn, schema, admin, sql):
+async def test_heartbeat_takes_one_round_trip_for_each_beat(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as own:
         limit(own, heartbeat_interval=3600.0)
         store = await own.store()
@@ -195,14 +195,14 @@ async def test_a_sign_of_life_costs_few_round_trips_once_and_one_for_each_beat(d
         assert wire.exchanges - before == 1
 
 
-async def test_what_is_created_before_it_is_run_is_one_statement_more(admin):
+async def test_separately_created_workflow_sends_one_more_statement(admin):
     journal = await _ids_in_stock(admin)
     before = journal.statements
     assert await counting(await admin.create_workflow("counting"), 5) == 10
     assert journal.statements - before == 5 + 3
 
 
-async def test_an_enqueued_workflow_is_one_statement_and_many_are_a_few(own_engine, schema):
+async def test_enqueue_sends_one_statement_and_enqueue_many_few(own_engine, schema):
     async with Admin(own_engine, schema) as admin:
         journal = await _ids_in_stock(admin)
         before = journal.statements
@@ -214,7 +214,7 @@ async def test_an_enqueued_workflow_is_one_statement_and_many_are_a_few(own_engi
         assert len([each for each in seen if "INSERT" in each or "nextval" in each]) <= 6
 
 
-async def test_a_worker_reads_nothing_for_a_workflow_that_was_never_run(own_engine, schema):
+async def test_worker_reads_no_history_for_a_first_run(own_engine, schema):
     async with Admin(own_engine, schema) as admin:
         journal = await _ids_in_stock(admin)
         handles = await admin.enqueue_many(counting, [(5,)] * 50)

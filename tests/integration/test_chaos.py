@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_nothing_is_lost_or_done_twice_under_faults():
+def test_chaos_run_loses_and_repeats_nothing():
     process = subprocess.Popen(
         [sys.executable, "-m", "chaos", "--quick", "--folder", ".pgqrs/chaos-short"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

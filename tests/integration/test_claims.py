@@ -1,4 +1,4 @@
-"""What a claim takes of what is ready, what it costs, and what it must not miss."""
+"""Claims: selection of ready workflows, cost, and completeness."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ def ids_of(runs):
     return [run.workflow_id for run in runs]
 
 
-async def test_claims_at_once_take_what_has_the_highest_priority(store, sql):
+async def test_concurrent_claims_take_the_highest_priority(store, sql):
     high = [each for name in NAMES for each in await planted(sql, 20, name=name, priority=9)]
     low = [each for name in NAMES for each in await planted(sql, 40, name=name)]
     async with watching(store) as one, watching(store) as two, watching(store) as three:
@@ -49,7 +49,7 @@ async def test_claims_at_once_take_what_has_the_highest_priority(store, sql):
         assert set(ids_of(await one.claim(NAMES, ["default"], 10))) <= set(low)
 
 
-async def test_a_claim_locks_nothing_but_what_it_takes(watch, sql):
+async def test_claim_locks_only_the_claimed_rows(watch, sql):
     for name in NAMES:
         await planted(sql, 30, name=name)
     async with sql.transaction():
@@ -58,7 +58,7 @@ async def test_a_claim_locks_nothing_but_what_it_takes(watch, sql):
         assert await sql.fetchval(locked) == 0
 
 
-async def test_a_claim_passes_over_more_than_it_looked_at_where_others_hold_it(watch, sql, monkeypatch):
+async def test_claim_skips_many_locked_rows(watch, sql, monkeypatch):
     monkeypatch.setattr(watch_module, "_SLACK", 1)
     watch._slack = 1
     ids = await planted(sql, 12)
@@ -69,7 +69,7 @@ async def test_a_claim_passes_over_more_than_it_looked_at_where_others_hold_it(w
     assert ids_of(await watch.claim(["w"], ["default"], 12)) == [*ids[:6], *ids[8:]]
 
 
-async def test_what_several_statements_of_a_claim_took_is_found_again(watch, sql, monkeypatch):
+async def test_interrupted_claim_finds_its_claimed_workflows_again(watch, sql, monkeypatch):
     watch._slack = 1
     ids = await planted(sql, 6)
     fetch, sent = watch._fetch, []
@@ -93,19 +93,19 @@ async def test_what_several_statements_of_a_claim_took_is_found_again(watch, sql
 # The bytes of what is claimed
 
 
-async def test_a_claim_takes_inputs_of_so_many_bytes_and_at_least_one(watch, sql):
+async def test_claim_bounds_the_bytes_of_its_inputs(watch, sql):
     ids = await planted(sql, 5, payload='"' + "".join(str(uuid4()) for _ in range(28)) + '"')  # a kilobyte
     assert ids_of(await watch.claim(["w"], ["default"], 5, 2500)) == ids[:3]
     assert ids_of(await watch.claim(["w"], ["default"], 5, 1)) == ids[3:4]
 
 
-async def test_an_input_that_is_compressed_well_may_be_a_hundred_times_as_large(watch, sql):
+async def test_claim_estimates_the_size_of_compressed_inputs(watch, sql):
     await planted(sql, 3, payload='"' + "x" * 2_000_000 + '"')  # 23 KB as it is stored
     assert len(await watch.claim(["w"], ["default"], 3, 3_000_000)) == 2
     assert len(await watch.claim(["w"], ["default"], 3, 1_000_000)) == 1
 
 
-async def test_large_inputs_are_held_one_after_another(admin, monkeypatch):
+async def test_worker_bounds_the_bytes_of_concurrent_inputs(admin, monkeypatch):
     monkeypatch.setattr(runs_module, "MAX_CLAIM_BYTES", 30_000)
     held = asyncio.Semaphore(0)
     inside, most = set(), []
@@ -137,7 +137,7 @@ async def test_large_inputs_are_held_one_after_another(admin, monkeypatch):
     ["timeout = 'NaN'", "timeout = 1e300", "timeout = -1e300", "deadline = 'infinity'", "due_at = 'infinity'",
      "attempts = 9223372036854775807", "epoch = 9223372036854775807", "started_at = '-infinity'"],
 )  # fmt: skip
-async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, sql, column):
+async def test_row_with_invalid_numbers_stops_no_worker(admin, watch, sql, column):
     (odd,) = await planted(sql, 1)
     await sql.execute(f"UPDATE pgqrs_workflows SET {column} WHERE id = $1", odd)
     ids = await planted(sql, 2)
@@ -147,7 +147,7 @@ async def test_a_row_with_numbers_that_cannot_be_stops_no_worker(admin, watch, s
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("timeout", ["NaN", "1e300", "-1e300"])
-async def test_a_workflow_with_a_timeout_that_cannot_be_is_run_by_its_id(admin, sql, timeout):
+async def test_workflow_with_an_invalid_timeout_can_be_claimed_by_id(admin, sql, timeout):
     (odd,) = await planted(sql, 1)
     await sql.execute("UPDATE pgqrs_workflows SET timeout = $2::text::float8 WHERE id = $1", odd, timeout)
     claim = await (await admin.store()).claim(odd)
@@ -155,7 +155,7 @@ async def test_a_workflow_with_a_timeout_that_cannot_be_is_run_by_its_id(admin, 
 
 
 @pytest.mark.plants_rows
-async def test_a_run_of_the_dead_whose_epoch_is_at_its_end_stops_no_takeover(watch, sql):
+async def test_exhausted_epoch_does_not_stop_recovery(watch, sql):
     dead = await planted_executor(sql, expires_in=-1.0)
     ids = await planted(sql, 2)
     await sql.execute(
@@ -180,7 +180,7 @@ class _Time:
         return self.now
 
 
-def test_a_floor_lies_below_what_is_ready_and_what_was_claimed(monkeypatch):
+def test_claim_floor_lies_below_ready_and_claimed_ids(monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 10)
     floor = ClaimFloor(time := _Time())
     assert floor.is_due
@@ -208,7 +208,7 @@ def test_a_floor_lies_below_what_is_ready_and_what_was_claimed(monkeypatch):
     assert floor.is_due
 
 
-async def test_what_becomes_ready_below_the_floor_is_found(admin, sql, watch, monkeypatch):
+async def test_workflow_ready_below_the_claim_floor_is_found(admin, sql, watch, monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 0)
     old, new, last = await planted(sql, 3)
     await sql.execute(
@@ -245,7 +245,7 @@ async def test_what_becomes_ready_below_the_floor_is_found(admin, sql, watch, mo
     assert await claimed() == [old]
 
 
-async def test_a_worker_finds_what_is_resumed_below_its_floor_within_seconds(admin, sql, monkeypatch):
+async def test_worker_finds_a_workflow_resumed_below_its_claim_floor(admin, sql, monkeypatch):
     monkeypatch.setattr(floor_module, "MARGIN", 0)
 
     @workflow
@@ -280,7 +280,7 @@ class _Slots:
         self.taken.append(claimed)
 
 
-async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
+async def test_useless_notifications_are_throttled():
     claimed_at, ready = [], []
 
     async def claim(limit, room):
@@ -311,7 +311,7 @@ async def test_hints_that_are_for_nothing_are_acted_upon_ever_less():
     await claims.stop()
 
 
-async def test_a_stranger_who_rings_has_workers_claim_a_few_times_a_second(admin, sql, schema):
+async def test_foreign_notifications_cause_few_claims(admin, sql, schema):
     @workflow
     async def idle(ctx: PyWorkflow) -> None: ...
 
@@ -325,6 +325,6 @@ async def test_a_stranger_who_rings_has_workers_claim_a_few_times_a_second(admin
         await sql.execute("SELECT pg_notify($1, $2)", queue_channel(schema), payload_of("default", 1) + "x")
 
 
-async def test_the_name_of_a_queue_is_not_told_to_every_role(schema, admin, dsn, sql):
+async def test_notifications_do_not_reveal_queue_names(schema, admin, dsn, sql):
     assert "salaries" not in payload_of("salaries", 7)
     assert Admin(dsn, schema).schema not in queue_channel(schema)

@@ -45,7 +45,7 @@ def test_install_then_verify(pgqrs, schema):
 
 
 @pytest.mark.parametrize("arguments", [["verify"], ["worker", "shop.orders"]])
-def test_a_command_that_only_reads_makes_no_embedded_server(tmp_path, monkeypatch, arguments):
+def test_reading_command_creates_no_embedded_server(tmp_path, monkeypatch, arguments):
     monkeypatch.setattr(cli, "_collected", lambda targets: [])
     dsn = f"embedded://{tmp_path}/typo"
     result = CliRunner().invoke(cli.main, [*arguments, "--dsn", dsn])
@@ -68,7 +68,7 @@ def test_a_command_that_only_reads_makes_no_embedded_server(tmp_path, monkeypatc
         (["sql", "--from", "0000"], "the revision must be one of base, 0001, 0002, 0003, 0004, 0005, got '0000'"),
     ],
 )
-def test_bad_input_is_told_in_one_line(arguments, message):
+def test_bad_input_is_reported_on_one_line(arguments, message):
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
@@ -77,7 +77,7 @@ def test_bad_input_is_told_in_one_line(arguments, message):
     assert "hunter2" not in result.output
 
 
-def test_no_database_given(monkeypatch):
+def test_missing_dsn_is_a_usage_error(monkeypatch):
     monkeypatch.delenv("PGQRS_DSN", raising=False)
     result = CliRunner().invoke(cli.main, ["install"])
     assert result.exit_code == 2
@@ -91,11 +91,11 @@ def test_sql_needs_no_database(monkeypatch):
         assert (result.exit_code, result.output) == (0, sql_script("per%cent") + "\n")
 
 
-def test_version():
+def test_version_option_prints_the_version():
     result = CliRunner().invoke(cli.main, ["--version"])
     assert (result.exit_code, result.output) == (0, f"pgqrs {version('pgqrs')}\n")
 
 
-def test_is_the_console_script():
+def test_main_is_the_console_script():
     (script,) = entry_points(group="console_scripts", name="pgqrs")
     assert script.load() is cli.main

@@ -1,4 +1,4 @@
-"""Python's garbage collector: tuned while the process carries workflows, and the application's where that set it."""
+"""Tuning of Python's garbage collector while the process runs workflows, unless the application has set it."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ def set_meanwhile(*thresholds):
     return setting
 
 
-async def test_the_collector_is_tuned_from_the_first_run_until_the_admin_is_closed(dsn, installed):
+async def test_gc_is_tuned_from_the_first_run_until_close(dsn, installed):
     async with Admin(dsn, installed) as admin:
         await admin.list_workflows()
         assert gc.get_threshold() == DEFAULT
@@ -51,13 +51,13 @@ async def test_the_collector_is_tuned_from_the_first_run_until_the_admin_is_clos
     assert gc.get_threshold() == DEFAULT
 
 
-async def test_starts_at_once_are_one_user(dsn, installed):
+async def test_concurrent_starts_count_as_one_gc_user(dsn, installed):
     async with Admin(dsn, installed) as admin:
         assert await asyncio.gather(*(admin.run(seen) for _ in range(10))) == [list(TUNED)] * 10
     assert gc.get_threshold() == DEFAULT
 
 
-async def test_the_last_of_several_admins_and_workers_gives_it_back(dsn, installed):
+async def test_last_user_restores_the_gc_thresholds(dsn, installed):
     async with Admin(dsn, installed) as first, Admin(dsn, installed) as second:
         await first.run(seen)
         async with Worker(second, [seen]), Worker(second, [seen]):
@@ -67,7 +67,7 @@ async def test_the_last_of_several_admins_and_workers_gives_it_back(dsn, install
         assert gc.get_threshold() == DEFAULT
 
 
-async def test_it_can_be_turned_off(dsn, installed):
+async def test_gc_tuning_can_be_turned_off(dsn, installed):
     async with Admin(dsn, installed, tune_gc=False) as admin:
         assert await admin.run(seen) == list(DEFAULT)
         async with Worker(admin, [seen]):
@@ -76,28 +76,28 @@ async def test_it_can_be_turned_off(dsn, installed):
             assert await twin.run(seen) == list(DEFAULT)
 
 
-async def test_what_the_application_sets_meanwhile_stays(dsn, installed):
+async def test_thresholds_set_during_tuning_are_kept(dsn, installed):
     async with Admin(dsn, installed) as admin:
         await admin.run(set_meanwhile(500, 5, 11))
     assert gc.get_threshold() == (500, 5, 11)
 
 
 @pytest.mark.parametrize("thresholds", [(20_000, 20, 100), (700, 10, 50), (0, 10, 10)])
-async def test_thresholds_of_the_application_are_left_alone(dsn, installed, thresholds):
+async def test_custom_thresholds_are_not_tuned(dsn, installed, thresholds):
     gc.set_threshold(*thresholds)
     async with Admin(dsn, installed) as admin:
         assert await admin.run(seen) == list(thresholds)
     assert gc.get_threshold() == thresholds
 
 
-async def test_a_disabled_collector_is_left_alone(dsn, installed):
+async def test_disabled_collector_stays_disabled(dsn, installed):
     gc.disable()
     async with Admin(dsn, installed) as admin:
         assert await admin.run(seen) == list(DEFAULT)
     assert not gc.isenabled()
 
 
-def test_threads_with_loops_of_their_own_share_it(dsn, installed):
+def test_event_loops_of_several_threads_share_the_tuning(dsn, installed):
     inside, outside, found = threading.Barrier(3), threading.Barrier(3), []
 
     async def use():
@@ -117,7 +117,7 @@ def test_threads_with_loops_of_their_own_share_it(dsn, installed):
     assert gc.get_threshold() == DEFAULT
 
 
-def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
+def test_long_full_collections_are_postponed(monkeypatch):
     monkeypatch.setattr(collector, "AT_FIRST", 0.0)
     monkeypatch.setattr(collector, "NOTICEABLE", 0.0)
     monkeypatch.setattr(collector, "MAX_PAUSE", 0.05)
@@ -138,7 +138,7 @@ def test_full_collections_that_take_long_are_held_back_for_a_while(monkeypatch):
     assert gc.get_threshold() == DEFAULT
 
 
-def test_short_full_collections_are_let_alone(monkeypatch):
+def test_short_full_collections_are_not_postponed(monkeypatch):
     monkeypatch.setattr(collector, "AT_FIRST", 0.0)
     monkeypatch.setattr(collector, "NOTICEABLE", 60.0)
     collector.start()

@@ -1,4 +1,4 @@
-"""The doorbell and the polling behind it: how soon work is found, and what looking for it costs."""
+"""Queue notifications and polling: latency of a start and cost of an idle worker."""
 
 import asyncio
 import statistics
@@ -44,7 +44,7 @@ async def idle_worker(admin):
         yield idle
 
 
-async def test_from_enqueue_to_start_on_an_idle_worker(admin, dsn, schema):
+async def test_notified_idle_worker_starts_a_workflow_at_once(admin, dsn, schema):
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         latencies, bell = [], (await admin.loop_state()).notifier
         for _ in range(12):
@@ -68,7 +68,7 @@ async def _unreachable(queue, first):
     raise DatabaseUnavailableError("the bell is broken")
 
 
-async def test_polling_alone_finds_everything(admin, sql):
+async def test_polling_finds_workflows_without_notifications(admin, sql):
     async with idle_worker(admin) as idle:
         await idle()
         began = time.monotonic()
@@ -79,7 +79,7 @@ async def test_polling_alone_finds_everything(admin, sql):
         assert await admin.handle(workflow_id).result() - began < MAX_POLL_INTERVAL + 1
 
 
-async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, sql, schema):
+async def test_burst_of_enqueues_sends_few_notifications(admin, sql, schema):
     heard = []
     await sql.add_listener(queue_channel(schema), lambda *told: heard.append(told[-1]))
     began = time.monotonic()
@@ -95,7 +95,7 @@ async def test_a_burst_rings_a_hundred_times_a_second_at_most(admin, sql, schema
     assert not any("a:" in each for each in heard if not each.startswith(mark_of("a")))
 
 
-async def test_a_bell_is_rung_at_once_then_once_for_all_that_followed():
+async def test_notifier_sends_the_first_at_once_and_batches_the_rest():
     rung, heard = [], []
 
     async def ring(queue, first):
@@ -119,7 +119,7 @@ async def test_a_bell_is_rung_at_once_then_once_for_all_that_followed():
     assert len(heard) == 103
 
 
-async def test_a_slow_ring_delays_the_next_one_of_its_queue_and_no_other():
+async def test_slow_notification_delays_only_its_queue():
     gate, rung = asyncio.Event(), []
 
     async def ring(queue, first):
@@ -139,7 +139,7 @@ async def test_a_slow_ring_delays_the_next_one_of_its_queue_and_no_other():
     assert rung.count("slow") == 2
 
 
-async def test_a_bell_that_cannot_be_rung_is_no_ones_concern():
+async def test_failed_notification_is_ignored():
     bell = QueueNotifier(_unreachable)
     bell.notify("q", 1)
     bell.notify("q", 1)
@@ -147,7 +147,7 @@ async def test_a_bell_that_cannot_be_rung_is_no_ones_concern():
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn, schema, sql, times):
+async def test_killed_listening_connection_is_reopened(admin, dsn, schema, sql, times):
     async with Admin(dsn, schema) as other, idle_worker(other) as idle:
         for _ in range(times):
             services = await idle()
@@ -159,7 +159,7 @@ async def test_a_listening_connection_that_is_killed_is_opened_again(admin, dsn,
         assert await (await admin.enqueue(stamped)).result() - began < 0.5
 
 
-async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admin, sql, caplog):
+async def test_outage_is_logged_once_and_the_worker_continues(dsn, schema, admin, sql, caplog):
     async with asyncio.timeout(60), Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as far:
         async with Worker(far, [stamped]) as worker:
             await (await admin.enqueue(stamped)).result()
@@ -167,7 +167,7 @@ async def test_an_outage_is_logged_once_and_the_worker_goes_on(dsn, schema, admi
             await wire.cut()
             handle = await admin.enqueue(stamped)
             await until(lambda: min(services._claimer._failures, services._maintenance._failures) >= 4)
-            await wire.mend()
+            await wire.restore()
             await handle.result()
         failures = [each for each in caplog.records if "failed and will be retried" in each.getMessage()]
         assert len(failures) == 2  # the claims and the ticks, each once
@@ -181,7 +181,7 @@ async def test_an_idle_worker_sends_at_most_two_statements_a_second(dsn, schema,
         assert wire.exchanges - before <= 2 * (time.monotonic() - began)
 
 
-async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schema, admin, sql):
+async def test_worker_reconnects_after_a_silent_server(dsn, schema, admin, sql):
     async with (
         asyncio.timeout(60),
         Wire(dsn, sql) as wire,
@@ -195,7 +195,7 @@ async def test_a_server_that_falls_silent_is_given_up_and_found_again(dsn, schem
         await until(lambda: min(services._claimer._failures, services._maintenance._failures) >= 1)
         await wire.cut()
         wire._muted = False
-        await wire.mend()
+        await wire.restore()
         await handle.result()
     [record] = await admin.list_workflows(limit=1)
     assert (record.id, record.attempts) == (handle.id, 1)

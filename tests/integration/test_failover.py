@@ -1,4 +1,4 @@
-"""The primary dies and its synchronous standby takes its place: everything goes on, and nothing is lost."""
+"""Failover to a synchronous standby: workflows continue, and nothing is lost."""
 
 import asyncio
 import signal
@@ -80,7 +80,7 @@ def url_of(pair):
 
 
 @pytest.mark.parametrize("target", ["dsn", "url"])
-async def test_workers_go_on_with_the_standby_and_nothing_acknowledged_is_lost(pair, both, target):
+async def test_failover_to_the_standby_loses_no_recorded_step(pair, both, target):
     lottery, ledger = ledgered()
     dsn = both if target == "dsn" else url_of(pair)
     async with (
@@ -110,7 +110,7 @@ async def test_workers_go_on_with_the_standby_and_nothing_acknowledged_is_lost(p
         await one.verify(deep=True)
 
 
-async def test_a_primary_that_only_falls_silent_does_not_hide_the_next_host(pair):
+async def test_silent_primary_does_not_hide_the_next_host(pair):
     lottery, ledger = ledgered()
     async with (
         asyncio.timeout(DEADLINE),
@@ -134,8 +134,8 @@ async def test_a_primary_that_only_falls_silent_does_not_hide_the_next_host(pair
             await agrees(pair[1], ledger)
 
 
-@pytest.mark.parametrize("ending", ["the standby is promoted", "the address leads to the primary again"])
-async def test_a_standby_that_takes_no_writes_is_waited_for(pair, ending):
+@pytest.mark.parametrize("ending", ["the standby is promoted", "the address leads back to the primary"])
+async def test_read_only_standby_is_waited_for(pair, ending):
     lottery, _ = ledgered()
     primary, standby = pair
     refused = "SELECT count(*) > 0 FROM pg_stat_database WHERE datname = 'postgres' AND xact_rollback > {0}"
@@ -149,7 +149,7 @@ async def test_a_standby_that_takes_no_writes_is_waited_for(pair, ending):
         await admin.install()
         home, wire.address = wire.address, other._addr
         await wire.cut()
-        await wire.mend()
+        await wire.restore()
         rollbacks = await other.fetchval("SELECT xact_rollback FROM pg_stat_database WHERE datname = 'postgres'")
         running = asyncio.create_task(admin.run(lottery, 3))
         await until(lambda: other.fetchval(refused.format(rollbacks + 2)))
@@ -166,7 +166,7 @@ async def echo(ctx: PyWorkflow, n: int) -> int:
     return n
 
 
-async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both):
+async def test_acknowledged_writes_are_on_the_synchronous_standby(pair, both):
     """Nor after it was given up and sent again: PostgreSQL commits alone when the wait for a standby is cancelled."""
     primary, standby = pair
     gate, acknowledged = Gate(), asyncio.Event()
@@ -192,7 +192,7 @@ async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both
         ]
         writes = [running, *map(asyncio.ensure_future, acts)]
         try:
-            await until(lambda: gave_up(primary, writes))
+            await until(lambda: waited_for_long(primary, writes))
             assert not acknowledged.is_set()
             assert not any(each.done() for each in writes)
         finally:
@@ -203,7 +203,7 @@ async def test_nothing_is_acknowledged_that_the_standby_does_not_have(pair, both
         assert await connection.fetchval("SELECT count(*) FROM pgqrs.pgqrs_workflows") == 6
 
 
-async def gave_up(primary, writes):
+async def waited_for_long(primary, writes):
     """Tell whether the writes wait for so long that each was sent several times; or whether one waits no more."""
     long = "query_start < now() - interval '4 s' AND query NOT LIKE '%executors%'"
     waits = await primary.fetchval(

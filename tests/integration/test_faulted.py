@@ -56,7 +56,7 @@ def _faulted(path, *options):
     return run.stdout
 
 
-def test_each_fault_is_at_each_round_trip_and_named_where_a_test_does_not_hold(tmp_path):
+def test_faults_hit_each_round_trip_and_failures_name_them(tmp_path):
     path = tmp_path / "test_two.py"
     path.write_text(TESTS)
     told = _faulted(path, "-n", "2", "--faults", "before,after")

@@ -1,4 +1,4 @@
-"""The record of earlier runs is read in portions, so that a large one can be carried on."""
+"""The history of a workflow is read in portions, so that a workflow with a large history can be resumed."""
 
 import json
 
@@ -23,9 +23,9 @@ async def parts(ctx: PyWorkflow, sizes: list[int]) -> list[int]:
 @pytest.mark.parametrize(
     "sizes",
     [[10] * 30, [60_000] * 12, [10, 500_000, 10, 10, 300_000, 10], []],
-    ids=["small ones", "in portions", "larger than a portion", "none"],
+    ids=["small outcomes", "several portions", "larger than a portion", "none"],
 )
-async def test_a_history_is_complete_however_large(admin, sql, monkeypatch, sizes):
+async def test_history_of_any_size_is_complete(admin, sql, monkeypatch, sizes):
     await sql.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
     monkeypatch.setattr(store, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(step_queries, "HISTORY_BYTES", 100_000)
@@ -48,7 +48,7 @@ async def test_a_history_is_complete_however_large(admin, sql, monkeypatch, size
     assert len(read) <= len(sizes)
 
 
-async def test_a_small_history_is_read_by_one_statement(admin, monkeypatch):
+async def test_small_history_is_read_by_one_statement(admin, monkeypatch):
     await admin.run(parts, [10] * 500)
 
     async def unwanted(self, workflow_id, step_ids):

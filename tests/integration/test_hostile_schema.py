@@ -1,4 +1,4 @@
-"""A role that may create in `public` puts functions and operators there, and none of ours ever calls them.
+"""pgqrs never calls functions and operators that another role has created in `public`.
 
 PostgreSQL takes a function or an operator of exactly the types given before its own that takes them by conversion,
 wherever in the `search_path` it lies. So for the functions and operators that our statements use, one lies in wait
@@ -148,7 +148,7 @@ async def _use(dsn: str, pooler: str) -> None:
         bad = await admin.enqueue(failing)
         with pytest.raises(ValueError, match="it fails"):
             await bad.result(timeout=30)
-        await _lend(dsn, admin)
+        await _use_caller_session(dsn, admin)
         resumed = await admin.resume_workflow(bad.id)
         await admin.cancel_workflow(resumed.id())
         assert len(await admin.list_workflows(status="SUCCESS", name="of_many_kinds")) == 6
@@ -156,7 +156,7 @@ async def _use(dsn: str, pooler: str) -> None:
         await admin.verify(deep=True)
 
 
-async def _lend(dsn: str, admin: Admin) -> None:
+async def _use_caller_session(dsn: str, admin: Admin) -> None:
     engine = engine_on(dsn)
     async with AsyncSession(engine) as session:
         unserved = admin.options(queue="unserved", session=session)
@@ -170,7 +170,7 @@ async def _lend(dsn: str, admin: Admin) -> None:
 
 
 @pytest.mark.parametrize("pooler", ["session", "transaction"])
-async def test_nothing_of_ours_calls_what_lies_in_public(own_database, pooler):
+async def test_no_function_in_public_is_called(own_database, pooler):
     async with looted(own_database) as loot:
         async with Admin(own_database) as admin:
             await admin.install()
@@ -178,7 +178,7 @@ async def test_nothing_of_ours_calls_what_lies_in_public(own_database, pooler):
         assert await loot() == (0, [])
 
 
-async def test_the_alembic_command_and_the_script_call_nothing_that_lies_in_public(own_database):
+async def test_alembic_and_script_call_no_function_in_public(own_database):
     async with looted(own_database) as loot:
         for arguments in (["upgrade", "head"], ["check"], ["downgrade", "0001"], ["upgrade", "head"], ["current"]):
             options = ["--raiseerr", "-c", str(CHECKOUT / "alembic.ini"), "-x", f"dsn={own_database}"]
@@ -189,7 +189,7 @@ async def test_the_alembic_command_and_the_script_call_nothing_that_lies_in_publ
         assert await loot() == (0, [])
 
 
-async def test_the_traps_catch_what_is_written_without_care(own_database):
+async def test_traps_catch_unqualified_function_calls(own_database):
     async with looted(own_database) as loot, connected(own_database) as connection:
         for careless in (
             "SELECT hashtextextended('x'::varchar, 0)",

@@ -1,4 +1,4 @@
-"""What the journal owes each record, whatever happens to the others."""
+"""The journal writes each record independently of the fate of other records."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ async def five_steps(ctx: PyWorkflow) -> int:
 LONG_KEY = "".join(random.Random(3).choices(string.printable[:90], k=9000))
 
 
-async def test_records_behind_a_batch_in_flight_keep_the_times_of_their_starts(admin, sql, schema):
+async def test_records_behind_a_batch_keep_the_times_of_their_starts(admin, sql, schema):
     await sql.execute(f"""
         CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN PERFORM pg_sleep(1); RETURN new; END';
@@ -127,7 +127,7 @@ async def test_records_behind_a_batch_in_flight_keep_the_times_of_their_starts(a
     ],
     ids=["no JSON", "NUL", "lone surrogate", "a key too long", "an interval too long", "not a bigint"],
 )
-async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, sql, bad, sqlstate):
+async def test_bad_row_raises_only_in_its_caller(admin, sql, bad, sqlstate):
     journal = (await admin.store()).journal
     ids = await new_runs(admin, 30)
     records = [outcome(workflow_id, f"s{n}") for workflow_id in ids for n in range(2)]
@@ -144,7 +144,7 @@ async def test_only_the_caller_of_a_bad_row_sees_the_error(admin, sql, bad, sqls
     assert (await offered(journal, [outcome(ids[0], "after")])) == [StoredOutcome("1", None)]
 
 
-async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, sql):
+async def test_bad_row_in_a_mixed_batch_fails_alone(admin, sql):
     store = await admin.store()
     started, created, ended, stepping = (
         (await new_runs(admin, 1))[0],
@@ -170,7 +170,7 @@ async def test_a_bad_row_among_all_kinds_of_records_fails_alone(admin, sql):
     }  # fmt: skip
 
 
-async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_four(admin, sql):
+async def test_whole_workflow_in_one_batch_is_sent_as_four_statements(admin, sql):
     store = await admin.store()
     new, other = await store.ids.next(), (await new_runs(admin, 1))[0]
     before = store.journal.statements
@@ -194,14 +194,14 @@ async def test_a_whole_life_offered_at_once_is_written_in_order_and_cut_into_fou
     assert [each["step_id"] for each in steps] == ["a", "b"]
 
 
-async def test_of_two_outcomes_of_one_step_the_first_is_kept_and_both_callers_see_it(admin):
+async def test_first_of_several_outcomes_is_returned_to_all_callers(admin):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     results = await offered(journal, [outcome(workflow_id, output=text) for text in ("1", "2", "3")])
     assert results == [StoredOutcome("1", None)] * 3
 
 
-async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, sql):
+async def test_stale_epoch_in_a_batch_is_fenced_alone(admin, sql):
     journal = (await admin.store()).journal
     ids = await new_runs(admin, 40)
     stale = ids[17]
@@ -216,7 +216,7 @@ async def test_a_stale_epoch_among_live_ones_fences_itself_only(admin, sql):
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == 39
 
 
-async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, sql):
+async def test_step_waiting_for_an_uncommitted_takeover_is_fenced(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     async with sql.transaction():
@@ -230,7 +230,7 @@ async def test_an_uncommitted_takeover_fences_the_step_that_meets_it(admin, sql)
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
 
 
-async def test_a_locked_workflow_delays_its_own_writes_only(admin, sql):
+async def test_locked_workflow_delays_only_its_own_writes(admin, sql):
     journal = (await admin.store()).journal
     locked, *others = await new_runs(admin, 10)
     async with held(sql, locked):
@@ -249,7 +249,7 @@ async def test_a_locked_workflow_delays_its_own_writes_only(admin, sql):
     assert await sql.fetchval("SELECT status FROM pgqrs_workflows WHERE id = $1", locked) == "SUCCESS"
 
 
-async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(admin, sql):
+async def test_backlog_is_empty_after_records_waited_for_a_lock(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
@@ -263,7 +263,7 @@ async def test_the_backlog_is_counted_rightly_after_records_waited_for_a_lock(ad
     assert (journal._blocked, journal._delays) == ({}, {})
 
 
-async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_behind(admin, sql):
+async def test_fenced_waiting_run_leaves_no_journal_state(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
@@ -275,7 +275,7 @@ async def test_a_run_that_is_fenced_while_it_waits_for_a_lock_leaves_nothing_beh
     assert (journal._blocked, journal._delays, journal._queued_size) == ({}, {}, 0)
 
 
-async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, sql):
+async def test_write_of_a_cancelled_task_is_recorded_and_replayed(admin, sql):
     calls = []
 
     @step
@@ -300,7 +300,7 @@ async def test_the_write_of_a_cancelled_task_lands_and_the_run_sees_it(admin, sq
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 1
 
 
-async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_journal(admin):
+async def test_cancelled_flusher_does_not_stop_the_journal(admin):
     """As at the end of a loop, or by a program that cancels every task it finds."""
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
@@ -312,7 +312,7 @@ async def test_a_flusher_that_is_cancelled_before_it_begins_does_not_stop_the_jo
         assert await numbered(await admin.create_workflow("w"), 1) == 1
 
 
-async def test_close_returns_while_somebody_goes_on_writing(admin):
+async def test_close_returns_during_continuous_writes(admin):
     journal = (await admin.store()).journal
     (run,) = await claimed(journal._database, *map(outcome, await new_runs(admin, 1)))
     written = 0
@@ -335,7 +335,7 @@ async def test_close_returns_while_somebody_goes_on_writing(admin):
     await asyncio.wait([writing])
 
 
-async def test_the_journal_works_in_no_context_of_its_callers(dsn, schema, admin):
+async def test_journal_does_not_inherit_the_context_of_its_callers(dsn, schema, admin):
     """Else the driver's timers keep alive what a caller's context variables hold, a run of ours among it."""
     seen = []
 
@@ -371,7 +371,7 @@ class WatchedQueue(deque):
         self.order.setdefault(entry.record.workflow_id, []).append(int(entry.record.step_id))
 
 
-async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admin, sql):
+async def test_many_concurrent_records_stay_bounded_and_ordered(admin, sql):
     store = await admin.store()
     # No task executes these runs: a heartbeat would abandon them where the test takes long.
     heartbeat = store.liveness.heartbeat
@@ -394,7 +394,7 @@ async def test_a_hundred_thousand_records_at_once_stay_bounded_and_in_order(admi
     assert (len(journal._queue), journal._queued_size) == (0, 0)
 
 
-async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(admin, monkeypatch, sql):
+async def test_large_payloads_are_split_into_bounded_batches(admin, monkeypatch, sql):
     monkeypatch.setattr(journal_module, "MAX_BATCH_SIZE", 100_000)
     monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 300_000)
     journal = (await admin.store()).journal
@@ -415,7 +415,7 @@ async def test_large_payloads_are_bounded_in_size_and_sent_in_several_batches(ad
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 60
 
 
-async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, monkeypatch, sql):
+async def test_locked_workflow_does_not_fill_the_backlog(admin, monkeypatch, sql):
     monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 20_000)
     journal = (await admin.store()).journal
     locked, other = await new_runs(admin, 2)
@@ -433,7 +433,7 @@ async def test_a_locked_workflow_does_not_use_up_the_room_of_the_others(admin, m
 @pytest.mark.parametrize(
     "pool", [{"pool_size": 1, "max_overflow": 0, "pool_timeout": 10}, {"poolclass": NullPool}]
 )
-async def test_a_pool_of_one_connection_and_no_pool_at_all_make_progress(dsn, schema, admin, pool):
+async def test_journal_works_with_a_small_pool_or_none(dsn, schema, admin, pool):
     async with engine_admin(dsn, schema, **pool) as (own, engine):
         async with asyncio.timeout(DEADLINE):
             assert await asyncio.gather(*(own.run(five_steps) for _ in range(40))) == [10] * 40
@@ -445,9 +445,7 @@ async def test_a_pool_of_one_connection_and_no_pool_at_all_make_progress(dsn, sc
         assert engine.pool.checkedout() == 0
 
 
-async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_runs_stay_resumable(
-    dsn, schema, admin, sql
-):
+async def test_outage_beyond_its_timeout_leaves_runs_resumable(dsn, schema, admin, sql):
     gate = asyncio.Event()
     at_the_gate = []
 
@@ -474,7 +472,7 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
         for ctx in contexts:
             with pytest.raises(DatabaseUnavailableError):
                 await numbered(ctx, 3)
-        await wire.mend()
+        await wire.restore()
         async with asyncio.timeout(DEADLINE):
             assert await gated(contexts[0]) == 3
             again = [await own.get_workflow(ctx.id()) for ctx in contexts[1:]]
@@ -482,19 +480,19 @@ async def test_an_outage_beyond_the_patience_is_told_to_every_caller_and_the_run
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 20
 
 
-async def test_an_outage_within_the_patience_is_waited_for(dsn, schema, admin, sql):
+async def test_outage_within_its_timeout_is_waited_for(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema, outage_timeout=30) as own:
         await own.run(five_steps)
         await wire.cut()
         running = [asyncio.create_task(own.run(five_steps)) for _ in range(10)]
         _, pending = await asyncio.wait(running, timeout=0.3)
         assert len(pending) == 10
-        await wire.mend()
+        await wire.restore()
         async with asyncio.timeout(DEADLINE):
             assert await asyncio.gather(*running) == [10] * 10
 
 
-async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, sql):
+async def test_idle_connection_closed_by_the_server_is_replaced(admin, sql):
     await admin.run(five_steps)
     journal = (await admin.store()).journal
     pid = journal._dedicated.driver.get_server_pid()
@@ -502,7 +500,7 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced(admin, sql)
     assert await admin.run(five_steps) == 10
 
 
-async def test_a_deadlock_is_sent_again(admin, sql):
+async def test_batch_is_sent_again_after_a_deadlock(admin, sql):
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     await sql.execute("SET deadlock_timeout = '60s'")
@@ -534,7 +532,7 @@ async def test_a_deadlock_is_sent_again(admin, sql):
     ],
     ids=", ".join,
 )
-async def test_what_a_role_sets_by_default_does_not_disturb(dsn, schema, admin, settings):
+async def test_journal_works_with_default_settings_of_a_role(dsn, schema, admin, settings):
     async with engine_admin(dsn, schema, settings) as (own, _), asyncio.timeout(DEADLINE):
         contexts = [await own.create_workflow("five_steps") for _ in range(20)]
         rivals = [await own.get_workflow(ctx.id()) for ctx in contexts]
@@ -546,9 +544,7 @@ async def test_what_a_role_sets_by_default_does_not_disturb(dsn, schema, admin, 
 @pytest.mark.parametrize(
     "setting", ["statement_timeout", "lock_timeout", "transaction_timeout", "idle_session_timeout"]
 )
-async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wait(
-    dsn, schema, admin, sql, setting
-):
+async def test_short_timeouts_of_a_role_do_not_break_a_waiting_write(dsn, schema, admin, sql, setting):
     if not await sql.fetchval("SELECT count(*) FROM pg_settings WHERE name = $1", setting):
         pytest.skip(f"this server has no {setting}")
     (workflow_id,) = await new_runs(admin, 1)
@@ -568,7 +564,7 @@ async def test_a_small_timeout_of_the_role_does_not_break_a_write_that_has_to_wa
             assert await offered(journal, [outcome(workflow_id, "after")]) == [StoredOutcome("1", None)]
 
 
-async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_run(admin, sql):
+async def test_late_copy_of_a_start_does_not_undo_the_end_of_its_run(admin, sql):
     """A network that heals delivers what the client gave up long ago; see what the sending then finds."""
     store = await admin.store()
     journal = store.journal
@@ -583,7 +579,7 @@ async def test_the_late_first_sending_of_a_start_does_not_undo_the_end_of_its_ru
 
 
 @pytest.mark.plants_rows
-async def test_the_late_first_sending_of_any_other_record_changes_nothing(admin, sql):
+async def test_late_copies_of_other_records_change_nothing(admin, sql):
     journal = (await admin.store()).journal
     store = await admin.store()
     new = await store.ids.next()

@@ -198,7 +198,7 @@ async def a_crash_and_another_run(admin, calls):
 
 
 @scenario
-async def everything_by_hand(admin, calls):
+async def a_manual_workflow(admin, calls):
     """A run that is started, failed and ended by hand, and its steps acquired and recorded by hand."""
     ctx = await admin.create_workflow("by hand", {"n": 1})
     await ctx.start()
@@ -331,7 +331,7 @@ each_fault = pytest.mark.parametrize(
 
 @each_fault
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_nothing_is_lost_or_doubled_and_nobody_sees_an_error(scenario, fault, dsn, schema, admin):
+async def test_faults_lose_and_repeat_nothing_and_raise_no_error(scenario, fault, dsn, schema, admin):
     round_trips = itertools.count(1)
     lanes = (_lane(round_trips, scenario, fault, dsn, schema) for _ in range(_lanes(fault)))
     outcomes = await asyncio.gather(*lanes)
@@ -340,7 +340,7 @@ async def test_nothing_is_lost_or_doubled_and_nobody_sees_an_error(scenario, fau
 
 
 @each_fault
-async def test_a_connection_that_fails_while_it_is_made_costs_nothing(fault, dsn, schema, admin, sql):
+async def test_failed_connection_attempts_lose_nothing(fault, dsn, schema, admin, sql):
     scenario = SCENARIOS["five_steps_in_sequence"]
 
     few = asyncio.Semaphore(16 if fault in SLOW else 10)  # each has three connections, and the server not as many

@@ -1,6 +1,6 @@
-"""The hot path's statements go by the primary keys, whatever the tables held when they were planned.
+"""The statements of the hot path use the primary keys, whatever the tables held when they were planned.
 
-So do those of workers, by the partial indexes of live workflows, which know nothing of those that have ended.
+The statements of workers use the partial indexes of live workflows, which hold no ended workflows.
 """
 
 import itertools
@@ -151,9 +151,7 @@ async def _check_pages(driver, statements):
 
 
 # One test, for the rows take longer than all that is asked of them.
-async def test_no_statement_reads_a_large_table_from_end_to_end_nor_more_pages_than_its_rows_take(
-    dsn, schema, admin
-):
+async def test_journal_statements_never_scan_a_large_table(dsn, schema, admin):
     store = await admin.store()
     driver = await store.database.open_driver()
     reader = await asyncpg.connect(dsn, server_settings={"plan_cache_mode": "force_generic_plan"})
@@ -356,7 +354,7 @@ def _check_scans(state, name, scans):
 
 
 @pytest.mark.parametrize("full", FULL)
-async def test_workers_look_things_up_by_the_indexes_of_what_is_live_and_touch_few_pages(admin, driver, full):
+async def test_worker_queries_use_indexes_and_touch_few_pages(admin, driver, full):
     looks = Looks(await admin.store(), driver)
     await looks.prepare()
     await _plant(driver, queued=200)
@@ -380,7 +378,7 @@ async def test_workers_look_things_up_by_the_indexes_of_what_is_live_and_touch_f
             assert pages <= 3 * few[look] + 50, (state, look, pages, few[look])
 
 
-async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_beginning(admin, driver):
+async def test_claim_stays_cheap_in_a_mostly_processed_queue(admin, driver):
     """The index entries of what was claimed are dead, and must not be walked through again and again."""
     looks = Looks(await admin.store(), driver)
     await looks.prepare()
@@ -398,6 +396,6 @@ async def test_a_claim_is_as_cheap_when_a_queue_has_been_worked_off_as_at_its_be
     assert await driver.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NULL") == 30_000
 
 
-def test_every_kind_of_record_is_tried():
+def test_every_record_type_is_covered():
     assert {*KINDS, *LATE} == {kind.name for kind in writes.OPERATIONS.values()}
     assert Executor.__tablename__ not in TABLES

@@ -1,4 +1,4 @@
-"""A table that another session has locked whole, as VACUUM FULL and ALTER TABLE do: calls give up, and so does the server."""
+"""Calls on a table that another session has locked time out, and leave no waiting session in the server."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ async def _waiting(sql, schema):
 
 
 @pytest.mark.parametrize("kind", ["a DSN", "an engine"])
-async def test_a_call_that_gave_up_leaves_no_session_that_waits(dsn, schema, admin, sql, kind):
+async def test_timed_out_call_leaves_no_waiting_session(dsn, schema, admin, sql, kind):
     async with admin_of(kind, dsn, schema) as own:
         await own.list_workflows()
         async with sql.transaction():

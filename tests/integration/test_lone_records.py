@@ -1,4 +1,4 @@
-"""A record that goes alone: whoever waits for it goes on within the journal's own step."""
+"""A batch of one record: its waiter is resumed within the task step of the journal."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ async def _started(admin):
 
 
 @pytest.mark.parametrize("bound", [0.2, None])
-async def test_a_time_out_of_the_applications_connections_is_not_that_of_a_write(dsn, schema, admin, sql, bound):
+async def test_command_timeout_of_the_engine_does_not_apply_to_writes(dsn, schema, admin, sql, bound):
     await sql.execute(f"""
         CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
             'BEGIN PERFORM pg_sleep(0.6); RETURN new; END';
@@ -49,7 +49,7 @@ async def test_a_time_out_of_the_applications_connections_is_not_that_of_a_write
         await engine.dispose()
 
 
-async def test_an_answer_that_came_while_somebody_blocked_the_loop_is_not_too_late(dsn, schema, admin):
+async def test_answer_received_during_a_blocked_loop_is_accepted(dsn, schema, admin):
     async with Admin(dsn, schema, timeout=0.2) as own:
         ctx = await _started(own)
         await numbered(ctx, -1)  # the connection knows the statement now, which is one round trip
@@ -131,14 +131,14 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(("program", "printed"), [(NESTING, "3\n15\n"), (NESTING_LATER, "30\n")])
-def test_a_step_in_a_loop_within_the_loop_is_written_as_well(dsn, schema, admin, program, printed):
+def test_step_in_a_nested_event_loop_is_recorded(dsn, schema, admin, program, printed):
     """In a program of its own: `nest_asyncio` changes asyncio for good."""
     command = [sys.executable, "-c", program, dsn, schema]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=DEADLINE)
     assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
-async def test_it_keeps_nothing_of_a_task_that_has_ended_while_others_go_on_writing(admin):
+async def test_journal_keeps_no_reference_to_an_ended_task(admin):
     contexts = [await _started(admin) for _ in range(2)]
     may_begin, stop = asyncio.Event(), asyncio.Event()
     freed = {}

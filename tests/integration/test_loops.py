@@ -97,11 +97,11 @@ ENDS = {
     "exits": (["await admin.run(three_steps)", "sys.exit(3)"], 3, None),
     "leaves a task that runs": ([RUNNING], 0, None),
     "leaves many tasks that run": ([FIFTY.format("endless", 0.1)], 0, None),
-    "leaves tasks that only begin": ([FIFTY.format("three_steps", 0)], 0, None),
+    "leaves tasks just started": ([FIFTY.format("three_steps", 0)], 0, None),
     "raises with tasks running": ([RUNNING, "raise RuntimeError('my own')"], 1, "RuntimeError: my own"),
     "is interrupted with tasks running": ([RUNNING, "raise KeyboardInterrupt"], -2, "KeyboardInterrupt"),
     "exits with tasks running": ([RUNNING, "sys.exit(3)"], 3, None),
-    "exits with a write that is just accepted": (
+    "exits with a write just accepted": (
         [STARTED, "await offer(admin, 1, ctx.id(), ctx._run.claim)", "sys.exit(3)"],
         3,
         None,
@@ -119,13 +119,13 @@ ENDS = {
         None,
     ),
     "cancels a close": ([STARTED, CLOSING, "task.cancel(); await asyncio.wait([task])"], 0, None),
-    "goes on after a close": (["await admin.run(three_steps)", "await admin.close()"] * 2, 0, None),
+    "continues after a close": (["await admin.run(three_steps)", "await admin.close()"] * 2, 0, None),
     "uses a run's context after a close": ([STARTED, "await admin.close()", "await numbered(ctx, 1)"], 0, None),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_program_that_ends_anyhow_says_nothing_of_its_own(dsn, installed, end):
+def test_program_ending_without_close_prints_no_warning(dsn, installed, end):
     lines, code, last_line = ENDS[end]
     body = "\n    ".join([QUIET, "admin = Admin(dsn, schema)", *lines])
     program = f"async def main():\n    {body}\n\nasyncio.run(main())\n"
@@ -142,7 +142,7 @@ def test_a_program_that_ends_anyhow_says_nothing_of_its_own(dsn, installed, end)
 @pytest.mark.parametrize(
     "last", ["", "raise SystemExit", "asyncio.current_task().cancel(); await asyncio.sleep(1)"]
 )
-def test_what_was_accepted_is_written_when_the_loop_ends(dsn, installed, last):
+def test_accepted_records_are_written_at_the_end_of_the_loop(dsn, installed, last):
     program = f"""
 async def main():
     {QUIET}
@@ -161,7 +161,7 @@ except asyncio.CancelledError:
     assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
 
 
-def test_what_was_accepted_is_written_by_close(dsn, installed):
+def test_accepted_records_are_written_by_close(dsn, installed):
     async def main():
         async with Admin(dsn, installed) as admin:
             ctx = await admin.create_workflow("w")
@@ -178,7 +178,7 @@ def test_what_was_accepted_is_written_by_close(dsn, installed):
     assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
 
 
-def test_a_locked_workflow_does_not_hold_the_end_of_a_program_up_for_ever(dsn, installed):
+def test_locked_workflow_does_not_block_program_exit(dsn, installed):
     program = """
 import asyncpg
 
@@ -216,7 +216,7 @@ asyncio.run(main())
     ],
     ids=["return", "close", "exit"],
 )
-async def test_a_program_that_ends_while_the_server_is_away_ends_in_time_and_in_silence(  # noqa: PLR0917  # fixtures
+async def test_program_exits_promptly_during_an_outage(  # noqa: PLR0917  # fixtures
     dsn, schema, admin, sql, how, end
 ):
     program = f"""
@@ -252,7 +252,7 @@ asyncio.run(main())
     assert (process.returncode, SLOW_CALLBACK.sub("", stderr.decode())) == (0, "")
 
 
-def test_one_admin_serves_one_loop_after_another_and_each_has_its_own_store(dsn, installed):
+def test_admin_has_a_separate_store_for_each_event_loop(dsn, installed):
     admin = Admin(dsn, installed)
     stores = []
 
@@ -265,7 +265,7 @@ def test_one_admin_serves_one_loop_after_another_and_each_has_its_own_store(dsn,
     assert len(admin._loops.stores) == 1
 
 
-def test_one_admin_serves_two_loops_at_once(dsn, installed):
+def test_admin_serves_two_event_loops_concurrently(dsn, installed):
     admin = Admin(dsn, installed)
 
     async def main():
@@ -276,7 +276,7 @@ def test_one_admin_serves_two_loops_at_once(dsn, installed):
     asyncio.run(main())
 
 
-def test_a_workflow_goes_on_in_a_second_loop(dsn, installed):
+def test_workflow_resumes_in_a_second_event_loop(dsn, installed):
     admin = Admin(dsn, installed)
 
     @workflow
@@ -294,7 +294,7 @@ def test_a_workflow_goes_on_in_a_second_loop(dsn, installed):
     assert asyncio.run(three_steps(ctx)) == 3
 
 
-def test_an_engine_of_the_callers_on_a_second_loop_is_a_clear_error(dsn, installed):
+def test_caller_engine_in_a_second_event_loop_is_an_error(dsn, installed):
     engine = engine_on(dsn)
     admin = Admin(engine, installed)
 
@@ -310,7 +310,7 @@ def test_an_engine_of_the_callers_on_a_second_loop_is_a_clear_error(dsn, install
     asyncio.run(second())
 
 
-async def test_close_leaves_the_callers_engine_usable_and_nothing_checked_out(engine, schema, admin):
+async def test_close_returns_all_connections_of_the_caller_engine(engine, schema, admin):
     async with Admin(engine, schema) as own:
         await asyncio.gather(*(own.run(three_steps) for _ in range(20)))
     await own.close()
@@ -319,7 +319,7 @@ async def test_close_leaves_the_callers_engine_usable_and_nothing_checked_out(en
         assert (await connection.exec_driver_sql("SELECT 1")).scalar() == 1
 
 
-async def test_close_gives_every_connection_back_to_the_server(dsn, schema, admin, sql):
+async def test_close_closes_every_connection(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire:
         own = Admin(wire.dsn, schema)
         assert await asyncio.gather(*(own.run(three_steps) for _ in range(20))) == [3] * 20
@@ -331,7 +331,7 @@ async def test_close_gives_every_connection_back_to_the_server(dsn, schema, admi
         await own.close()
 
 
-async def test_every_close_at_once_returns_when_the_writes_are_written(dsn, schema, admin):
+async def test_concurrent_closes_wait_for_pending_writes(dsn, schema, admin):
     own = Admin(dsn, schema)
     ctx = await own.create_workflow("w")
     await ctx.start()
@@ -354,7 +354,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_a_dropped_admin_closes_its_connections_without_a_word(dsn, schema, admin, sql, use):
+async def test_dropped_admin_closes_its_connections_silently(dsn, schema, admin, sql, use):
     async with Wire(dsn, sql) as wire:
         own = Admin(wire.dsn, schema)
         await USES[use](own)
@@ -375,7 +375,7 @@ HAND_MADE = {
 
 
 @pytest.mark.parametrize("way", HAND_MADE)
-def test_a_loop_made_by_hand_ends_in_silence(dsn, installed, way):
+def test_manually_created_loop_ends_without_warnings(dsn, installed, way):
     program = f"""
 admin = Admin(dsn, schema)
 

@@ -44,7 +44,7 @@ class Tail:
             for each in statements:
                 await connection.execute(each)
 
-    async def _alone(self, *statements):
+    async def _execute_without_sessions(self, *statements):
         """Execute statements while no session is in the database."""
         await self.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
         async with connected(self.server) as connection:
@@ -61,14 +61,14 @@ class Tail:
 
     async def remember(self):
         """Keep the state: it is what a standby has."""
-        await self._alone(
+        await self._execute_without_sessions(
             f"CREATE DATABASE {self.name}_then TEMPLATE {self.name} STRATEGY file_copy",
             f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true",
         )
 
     async def lose(self):
         """Break all connections, and go on from the state that was kept."""
-        await self._alone(
+        await self._execute_without_sessions(
             f"ALTER DATABASE {self.name} RENAME TO {self.name}_lost",
             f"ALTER DATABASE {self.name}_then RENAME TO {self.name}",
         )
@@ -99,8 +99,8 @@ async def submissions(admin, session=None):
     return made
 
 
-@pytest.mark.parametrize("lent", [False, True], ids=["in transactions of their own", "in a lent session"])
-async def test_ids_given_twice_mix_no_workflows(dsn, lent):
+@pytest.mark.parametrize("lent", [False, True], ids=["own transactions", "caller's session"])
+async def test_reissued_ids_do_not_mix_workflows(dsn, lent):
     async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
         await ours.install()
         for n in range(3):
@@ -126,7 +126,7 @@ async def test_ids_given_twice_mix_no_workflows(dsn, lent):
         assert await inputs(theirs) == sorted(expected)
 
 
-async def test_a_run_begun_under_an_id_given_twice_is_its_own(dsn):
+async def test_runs_with_reissued_ids_keep_their_results(dsn):
     async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
         await ours.install()
         await ours.run(order, "before")
@@ -141,7 +141,7 @@ async def test_a_run_begun_under_an_id_given_twice_is_its_own(dsn):
         ]
 
 
-async def test_an_epoch_given_twice_fences_the_run_whose_claim_was_lost(dsn):
+async def test_reissued_epoch_fences_the_run_of_the_lost_claim(dsn):
     async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
         await ours.install()
         ctx = await ours.create_workflow("order")
@@ -176,7 +176,7 @@ async def replaced(dsn):
         yield theirs, lost, kept
 
 
-async def test_handle_of_lost_workflow_does_not_show_the_one_that_has_its_id(dsn):
+async def test_handle_of_lost_workflow_does_not_show_another_workflow(dsn):
     async with replaced(dsn) as (theirs, lost, _kept), Worker(theirs, [order]):
         for handle in lost:
             assert (await theirs.handle(handle.id).result(timeout=20)).startswith("charged theirs")
@@ -186,7 +186,7 @@ async def test_handle_of_lost_workflow_does_not_show_the_one_that_has_its_id(dsn
                     await use
 
 
-async def test_handle_of_lost_workflow_neither_cancels_nor_waits_for_another_one(dsn):
+async def test_handle_of_lost_workflow_cancels_no_other_workflow(dsn):
     async with replaced(dsn) as (theirs, lost, _kept):
         for handle in lost:
             with pytest.raises(WorkflowNotFoundError, match="another workflow has its id"):
@@ -196,14 +196,14 @@ async def test_handle_of_lost_workflow_neither_cancels_nor_waits_for_another_one
                 await handle.result(timeout=20)
 
 
-async def test_handle_of_a_taken_key_is_of_the_workflow_that_has_the_key(dsn):
+async def test_handle_of_a_taken_key_is_of_the_workflow_with_the_key(dsn):
     async with replaced(dsn) as (theirs, _lost, kept), Worker(theirs, [order]):
         assert await kept.result(timeout=20) == "charged kept"
         assert await kept.status() == "SUCCESS"
         assert [each.output for each in await kept.steps()] == ["charged kept"]
 
 
-async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, sql):
+async def test_submission_resent_after_a_claim_creates_no_workflow(admin, sql):
     """The token of a workflow stays, whichever run claims it."""
     store: Store = await admin.store()
     new = Submission(await store.ids.next(), "w", "{}", "default", 0, None, None, None, None, 77)
@@ -213,7 +213,7 @@ async def test_a_submission_sent_again_after_its_claim_is_the_same(admin, sql):
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 1
 
 
-async def test_the_outcome_of_another_claim_of_the_epoch_is_refused(admin):
+async def test_outcome_of_another_claim_of_the_epoch_is_refused(admin):
     store: Store = await admin.store()
     ctx = await admin.create_workflow("w")
     await ctx.start()

@@ -1,4 +1,4 @@
-"""Thousands of workflows in one process: what they cost, and that the event loop stays free."""
+"""Thousands of workflows in one process use few threads, and the event loop stays responsive."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Turns:
 
 
 @pytest.mark.without_replay("it measures what runs cost that are not replayed")
-async def test_ten_thousand_run_at_once_without_a_thread_each_and_the_loop_stays_free(admin):
+async def test_worker_runs_many_concurrent_workflows_responsively(admin):
     inside, most = set(), 0
 
     @step(key=lambda number: number)

@@ -109,7 +109,7 @@ async def odd_schema(request: pytest.FixtureRequest, engine: AsyncEngine) -> Asy
 
 
 class TestInstall:
-    async def test_makes_the_tables_and_does_nothing_more_the_second_time(self, engine, schema):
+    async def test_creates_the_tables_once(self, engine, schema):
         with pytest.raises(NotInstalledError, match="pgqrs install"):
             await verified(engine, schema)
         await migrate.install(engine, schema)
@@ -119,7 +119,7 @@ class TestInstall:
             await migrate.take_lock(keeping_others_out, schema)
             await migrate.install(engine, schema)
 
-    async def test_logs_one_line_and_nothing_of_alembics(self, engine, schema, caplog):
+    async def test_logs_one_line_and_no_alembic_messages(self, engine, schema, caplog):
         with caplog.at_level(logging.INFO):
             await migrate.install(engine, schema)
             migrate.sql_script(schema)
@@ -128,7 +128,7 @@ class TestInstall:
         assert told == [f"pgqrs: upgraded the tables in the schema {schema!r} from revision base to {HEAD}"]
 
     @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
-    async def test_a_database_that_cannot_hold_every_character_is_refused(self, dsn, encoding):
+    async def test_refuses_a_database_without_a_unicode_encoding(self, dsn, encoding):
         name = f"test_{uuid.uuid4().hex[:12]}"
         root = await asyncpg.connect(dsn)
         await root.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
@@ -145,7 +145,7 @@ class TestInstall:
             await root.execute(f"DROP DATABASE {name} WITH (FORCE)")
             await root.close()
 
-    async def test_tells_whose_lock_it_waits_for_no_longer_than_it_should(self, engine, schema):
+    async def test_reports_the_holder_of_its_lock_after_a_timeout(self, engine, schema):
         """Any role can take the lock: its key is made of the schema's name."""
         async with engine.connect() as squatter:
             pid = await squatter.scalar(select(func.pg_backend_pid()))
@@ -156,17 +156,17 @@ class TestInstall:
                 await migrate.install(engine, schema, patience=0.1)
         await migrate.install(engine, schema)
 
-    async def test_odd_schema_names(self, engine, odd_schema):
+    async def test_supports_odd_schema_names(self, engine, odd_schema):
         await migrate.install(engine, odd_schema)
         await migrate.install(engine, odd_schema)
         await verified(engine, odd_schema)
         assert await tables(engine, odd_schema) == OURS | {"pgqrs_version"}
 
-    async def test_twenty_tasks_at_once(self, engine, schema):
+    async def test_works_in_concurrent_tasks(self, engine, schema):
         await asyncio.gather(*[migrate.install(engine, schema) for _ in range(20)])
         await verified(engine, schema)
 
-    async def test_loops_in_several_threads_at_once(self, engine, dsn, schema):
+    async def test_works_in_concurrent_event_loops(self, engine, dsn, schema):
         async def install() -> None:
             async with own_engine(dsn) as own:
                 await asyncio.gather(*[migrate.install(own, schema) for _ in range(3)])
@@ -174,7 +174,7 @@ class TestInstall:
         await asyncio.gather(*[asyncio.to_thread(asyncio.run, install()) for _ in range(4)])
         await verified(engine, schema)
 
-    async def test_twenty_processes_at_once(self, engine, dsn, schema):
+    async def test_works_in_concurrent_processes(self, engine, dsn, schema):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", TWENTY_PROCESSES, dsn, schema, stderr=asyncio.subprocess.PIPE
         )
@@ -183,18 +183,18 @@ class TestInstall:
         await verified(engine, schema)
 
     @pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE READ", "AUTOCOMMIT"])
-    async def test_any_isolation_level_of_the_engine(self, dsn, schema, level):
+    async def test_works_at_any_isolation_level_of_the_engine(self, dsn, schema, level):
         async with own_engine(dsn, isolation_level=level) as engine:
             await asyncio.gather(*[migrate.install(engine, schema) for _ in range(5)])
             await verified(engine, schema)
 
-    async def test_serializable_by_the_servers_setting(self, dsn, schema):
+    async def test_works_with_serializable_as_the_server_default(self, dsn, schema):
         settings = {"default_transaction_isolation": "serializable"}
         async with own_engine(dsn, settings) as engine:
             await asyncio.gather(*[migrate.install(engine, schema) for _ in range(5)])
             await verified(engine, schema)
 
-    async def test_leaves_the_engine_as_it_was(self, dsn, schema):
+    async def test_leaves_the_engine_unchanged(self, dsn, schema):
         async with own_engine(dsn, pool_size=1, max_overflow=0, isolation_level="SERIALIZABLE") as engine:
             async with engine.connect() as connection:
                 before = (await connection.get_raw_connection()).driver_connection
@@ -203,7 +203,7 @@ class TestInstall:
                 assert (await connection.get_raw_connection()).driver_connection is before
                 assert await connection.scalar(text("SHOW transaction_isolation")) == "serializable"
 
-    async def test_without_the_right_to_create_schemas(self, engine, dsn, schema):
+    async def test_works_without_the_right_to_create_schemas(self, engine, dsn, schema):
         role = f"{schema}_owner"
         await run(engine, f"CREATE ROLE {quoted(role)}", f"GRANT {quoted(role)} TO CURRENT_USER")
         try:
@@ -218,7 +218,7 @@ class TestInstall:
         finally:
             await run(engine, f"DROP OWNED BY {quoted(role)}", f"DROP ROLE {quoted(role)}")
 
-    async def test_a_newer_schema(self, engine, schema):
+    async def test_refuses_a_newer_schema(self, engine, schema):
         await migrate.install(engine, schema)
         await run(engine, f"UPDATE {quoted(schema)}.pgqrs_version SET version_num = '9999'")
         for act in (migrate.install, verified):
@@ -234,7 +234,7 @@ class TestInstall:
 
 
 class TestVerify:
-    async def test_an_older_schema(self, engine, schema):
+    async def test_refuses_an_older_schema(self, engine, schema):
         await migrate.install(engine, schema)
         await run(engine, f"UPDATE {quoted(schema)}.pgqrs_version SET version_num = '0000'")
         with pytest.raises(SchemaOutOfDateError, match="pgqrs install") as caught:
@@ -254,13 +254,13 @@ class TestVerify:
 
 
 class TestScript:
-    async def test_run_by_hand_it_leaves_install_nothing_to_do(self, engine, odd_schema):
+    async def test_manually_run_script_equals_install(self, engine, odd_schema):
         await _as_psql(engine, migrate.sql_script(odd_schema))
         await verified(engine, odd_schema)
         await migrate.install(engine, odd_schema)
         assert await _shape(engine, odd_schema)
 
-    async def test_revision_by_revision_up_and_down_again(self, engine, odd_schema):
+    async def test_upgrades_and_downgrades_one_revision_at_a_time(self, engine, odd_schema):
         revisions = ["base", *(f"{number:04}" for number in range(1, int(HEAD) + 1))]
         shapes = []
         for start, end in pairwise(revisions):
@@ -272,7 +272,7 @@ class TestScript:
             await _as_psql(engine, migrate.sql_script(odd_schema, start=start, end=end))
         assert await tables(engine, odd_schema) == set()
 
-    async def test_down_at_once_and_installed_again(self, engine, schema):
+    async def test_downgrades_to_base_and_can_be_installed_again(self, engine, schema):
         await migrate.install(engine, schema)
         await _as_psql(engine, migrate.sql_script(schema, start=HEAD, end="base"))
         assert await tables(engine, schema) == set()
@@ -280,18 +280,18 @@ class TestScript:
         await verified(engine, schema)
 
     @pytest.mark.parametrize("revision", ["base", "0001", HEAD])
-    def test_from_a_revision_to_itself_it_is_empty(self, revision):
+    def test_script_between_equal_revisions_is_empty(self, revision):
         assert migrate.sql_script("pgqrs", start=revision, end=revision) == ""
         assert migrate.sql_script("pgqrs", start=HEAD) == ""
 
     @pytest.mark.parametrize("revision", ["0000", "head", "", "nonsense"])
-    def test_of_what_is_no_revision(self, revision):
+    def test_refuses_an_unknown_revision(self, revision):
         for ends in ({"start": revision}, {"end": revision}, {"start": revision, "end": revision}):
             with pytest.raises(ConfigurationError, match="the revision must be one of base, 0001"):
                 migrate.sql_script("pgqrs", **ends)
 
     @pytest.mark.parametrize("name", ["", "n" * 64, "nul\x00"])
-    def test_of_what_is_no_schema_name(self, name):
+    def test_refuses_an_invalid_schema_name(self, name):
         with pytest.raises(ValueError, match="invalid schema name"):
             migrate.sql_script(name)
 
@@ -301,7 +301,7 @@ class TestModels:
         script = ScriptDirectory.from_config(Config(CHECKOUT / "alembic.ini"))
         assert script.get_heads() == [HEAD]
 
-    async def test_are_what_the_revisions_make(self, engine, schema):
+    async def test_match_the_revisions(self, engine, schema):
         """Autogenerate sees no CHECKs and no identity; the catalog does."""
         await migrate.install(engine, schema)
         twin = f"{schema}_twin"
@@ -313,7 +313,7 @@ class TestModels:
         finally:
             await run(engine, f"DROP SCHEMA IF EXISTS {quoted(twin)} CASCADE")
 
-    async def test_leave_room_on_the_page(self, engine, schema):
+    async def test_set_a_fillfactor(self, engine, schema):
         await migrate.install(engine, schema)
         query = text(
             "SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"
@@ -328,7 +328,7 @@ class TestModels:
 
 
 class TestAlembicCommand:
-    async def test_up_down_and_up(self, engine, schema, alembic):
+    async def test_upgrades_downgrades_and_upgrades_again(self, engine, schema, alembic):
         await alembic("upgrade", "head")
         await verified(engine, schema)
         await alembic("downgrade", "base")
@@ -341,7 +341,7 @@ class TestAlembicCommand:
         await migrate.install(engine, schema)
         await verified(engine, schema)
 
-    async def test_up_and_down_in_an_oddly_named_schema(self, engine, odd_schema, alembic):
+    async def test_upgrades_and_downgrades_an_oddly_named_schema(self, engine, odd_schema, alembic):
         await alembic("upgrade", "head", schema=odd_schema)
         await alembic("downgrade", "0001", schema=odd_schema)
         await alembic("upgrade", "head", schema=odd_schema)
@@ -349,7 +349,7 @@ class TestAlembicCommand:
         await alembic("downgrade", "base", schema=odd_schema)
         assert await tables(engine, odd_schema) == {"pgqrs_version"}
 
-    async def test_sql_run_by_hand_leaves_install_nothing_to_do(self, engine, schema, alembic, capsys):
+    async def test_manually_run_offline_sql_equals_an_upgrade(self, engine, schema, alembic, capsys):
         await alembic("upgrade", "head", "--sql")
         script = capsys.readouterr().out
         assert script.startswith("BEGIN;\n\nCREATE SCHEMA IF NOT EXISTS ")
@@ -357,17 +357,17 @@ class TestAlembicCommand:
         await verified(engine, schema)
         await alembic("check")
 
-    async def test_check_sees_nothing_in_a_fresh_schema(self, engine, odd_schema, alembic):
+    async def test_check_finds_no_drift_in_a_fresh_schema(self, engine, odd_schema, alembic):
         await migrate.install(engine, odd_schema)
         await alembic("check", schema=odd_schema)
 
-    async def test_check_and_current_make_nothing(self, engine, schema, alembic):
+    async def test_check_and_current_create_no_tables(self, engine, schema, alembic):
         await alembic("current")
         with pytest.raises(CommandError, match="not up to date"):
             await alembic("check")
         assert await tables(engine, schema) == set()
 
-    async def test_check_leaves_the_tables_of_others_alone(self, engine, schema, alembic):
+    async def test_check_ignores_other_tables(self, engine, schema, alembic):
         await migrate.install(engine, schema)
         await run(engine, f"CREATE TABLE {quoted(schema)}.orders (id int)")
         await alembic("check")
@@ -385,7 +385,7 @@ class TestAlembicCommand:
             "CREATE TABLE {}.pgqrs_more (id int)",
         ],
     )
-    async def test_check_sees_drift(self, engine, schema, alembic, drift):
+    async def test_check_finds_drift(self, engine, schema, alembic, drift):
         await migrate.install(engine, schema)
         await run(engine, drift.format(quoted(schema)))
         with pytest.raises(AutogenerateDiffsDetected):
@@ -410,14 +410,14 @@ class TestAlembicCommand:
         await alembic("revision", "-m", "by hand", folder=tmp_path)
         assert (tmp_path / "migrations" / "versions" / f"{_after_head(2)}_by_hand.py").exists()
 
-    async def test_without_a_database(self, schema, alembic, monkeypatch):
+    async def test_reports_a_missing_dsn_and_an_invalid_schema_name(self, schema, alembic, monkeypatch):
         monkeypatch.delenv("PGQRS_DSN", raising=False)
         with pytest.raises(CommandError, match="PGQRS_DSN"):
             await asyncio.to_thread(alembic_main, ["--raiseerr", "-c", str(CHECKOUT / "alembic.ini"), "current"])
         with pytest.raises(CommandError, match="invalid schema name"):
             await alembic("current", schema="n" * 64)
 
-    async def test_from_a_shell(self, engine, dsn, schema, tmp_path):
+    async def test_works_from_a_shell(self, engine, dsn, schema, tmp_path):
         settings = os.environ | {
             "PGQRS_DSN": dsn.replace("postgresql://", "postgres://", 1),
             "PGQRS_SCHEMA": schema,
@@ -496,7 +496,7 @@ def upgrade():
 
 
 class TestBesideAHost:
-    async def test_whose_own_migrations_are_running(self, engine, dsn, schema, tmp_path, monkeypatch):
+    async def test_installs_within_migrations_of_the_host(self, engine, dsn, schema, tmp_path, monkeypatch):
         """The hardest case: the same schema, and installing from within the host's environment."""
         monkeypatch.setenv("HOST_SCHEMA", schema)
         monkeypatch.setenv("HOST_DSN", dsn)
@@ -513,7 +513,7 @@ class TestBesideAHost:
             query = f"SELECT version_num FROM {quoted(schema)}.alembic_version"
             assert (await connection.exec_driver_sql(query)).scalars().all() == ["host1"]
 
-    async def test_pasted_statement_by_statement(self, engine, schema):
+    async def test_script_runs_statement_by_statement(self, engine, schema):
         """As a host does in a revision of its own."""
         await run(engine, *migrate.sql_script(schema).split(";\n\n"))
         await verified(engine, schema)

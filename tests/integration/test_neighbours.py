@@ -40,7 +40,7 @@ async def on_write(sql, body):
 
 
 @pytest.mark.parametrize("code", ["P0001", "42501", "53400", "XX001"])
-async def test_a_row_that_is_refused_fails_its_own_workflow_alone(admin, sql, code):
+async def test_refused_row_fails_only_its_workflow(admin, sql, code):
     await on_write(
         sql,
         f"""
@@ -57,7 +57,7 @@ async def test_a_row_that_is_refused_fails_its_own_workflow_alone(admin, sql, co
     assert record.status == (WorkflowStatus.RUNNING if code == "XX001" else WorkflowStatus.ERROR)
 
 
-async def test_a_policy_is_told_from_a_right_that_is_missing(admin, sql):
+async def test_row_policy_violation_differs_from_a_missing_privilege(admin, sql):
     with pytest.raises(asyncpg.InsufficientPrivilegeError) as missing:
         async with sql.transaction():
             await sql.execute("CREATE ROLE nothing; SET LOCAL ROLE nothing; SELECT FROM pg_authid")
@@ -72,7 +72,7 @@ async def test_a_policy_is_told_from_a_right_that_is_missing(admin, sql):
     assert (is_about_tables(policy.value), is_data_error(policy.value)) == (False, True)
 
 
-async def test_a_statement_that_is_cancelled_is_sent_again(admin, sql):
+async def test_cancelled_statement_is_sent_again(admin, sql):
     await on_write(sql, "PERFORM pg_sleep(0.3);")
     running = asyncio.create_task(admin.run(one_part, "fine"))
     query = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE $1"
@@ -80,7 +80,7 @@ async def test_a_statement_that_is_cancelled_is_sent_again(admin, sql):
     assert await running == "fine"
 
 
-async def test_tables_that_are_away_for_a_moment_are_waited_for(admin, sql, schema):
+async def test_temporarily_missing_tables_are_waited_for(admin, sql, schema):
     gate = Gate()
     waiting = gate.step("waiting", "fine")
 
@@ -101,7 +101,7 @@ async def test_tables_that_are_away_for_a_moment_are_waited_for(admin, sql, sche
     assert await running == "fine"
 
 
-async def test_a_large_record_has_more_time_and_holds_no_other_up(dsn, schema, admin, sql):
+async def test_large_record_has_more_time_and_delays_no_other_record(dsn, schema, admin, sql):
     await on_write(sql, "IF length(NEW.output::text) > 4000000 THEN PERFORM pg_sleep(1.5); END IF;")
     async with Admin(dsn, schema, timeout=0.7) as own:
         large = asyncio.create_task(own.run(one_part, "x" * 5_000_000))
@@ -112,7 +112,7 @@ async def test_a_large_record_has_more_time_and_holds_no_other_up(dsn, schema, a
         assert len(await large) == 5_000_000
 
 
-async def test_a_batch_that_stays_unanswered_takes_no_other_with_it(dsn, schema, admin, sql):
+async def test_unanswered_batch_does_not_affect_other_records(dsn, schema, admin, sql):
     await on_write(sql, "IF NEW.output::text LIKE '%endless%' THEN PERFORM pg_sleep(60); END IF;")
     async with Admin(dsn, schema, timeout=0.3, outage_timeout=1.0) as own:
         stuck = asyncio.create_task(own.run(one_part, "endless"))
@@ -125,7 +125,7 @@ async def test_a_batch_that_stays_unanswered_takes_no_other_with_it(dsn, schema,
                 await stuck
 
 
-async def test_keys_that_a_transaction_holds_keep_no_step_waiting(dsn, schema, admin, app_sessions):
+async def test_keys_locked_by_a_transaction_delay_no_step(dsn, schema, admin, app_sessions):
     keys = [f"key {n}" for n in range(20)]
     async with app_sessions() as session:
         for key in keys:
@@ -143,7 +143,7 @@ async def test_keys_that_a_transaction_holds_keep_no_step_waiting(dsn, schema, a
     assert len({each.id for each in (*handles, handle)}) == 21
 
 
-async def test_keys_of_a_process_held_by_its_own_steps_end(admin, app_sessions):
+async def test_keys_locked_by_steps_of_a_process_do_not_deadlock(admin, app_sessions):
     """The steps that hold the keys wait for the journal, which must not wait for the keys."""
 
     @step(transactional=True)

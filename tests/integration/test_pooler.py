@@ -59,11 +59,11 @@ async def bouncer(dsn):
         yield bouncer
 
 
-def said(dsn, mode="transaction"):
+def with_pooler_mode(dsn, mode="transaction"):
     return f"{dsn}&pgqrs_pooler={mode}"
 
 
-async def carry_out(admin, count=30):
+async def run_many(admin, count=30):
     """Run workflows, of a worker and plain ones, more than there are connections."""
     async with asyncio.timeout(DEADLINE), Worker(admin, [doubled], concurrency=20):
         handles = await admin.enqueue_many(doubled, [(n % 7,) for n in range(count)])
@@ -102,22 +102,22 @@ async def executor(sql):
     return await sql.fetchrow("SELECT * FROM pgqrs_executors")
 
 
-@pytest.mark.parametrize("said_so", [True, False], ids=["said", "found"])
+@pytest.mark.parametrize("is_declared", [True, False], ids=["declared", "detected"])
 @pytest.mark.parametrize("kind", ["dsn", "url", "engine"])
-async def test_everything_works_behind_a_pooler_and_leaves_nothing_there(  # noqa: PLR0917
-    bouncer, schema, sql, caplog, kind, said_so
+async def test_pooler_works_and_keeps_no_session_state(  # noqa: PLR0917
+    bouncer, schema, sql, caplog, kind, is_declared
 ):
-    target, engine = said(bouncer.dsn) if said_so else bouncer.dsn, None
+    target, engine = with_pooler_mode(bouncer.dsn) if is_declared else bouncer.dsn, None
     if kind != "dsn":
         target = make_url(target).set(drivername="postgresql+asyncpg")
     if kind == "engine":
-        options = {"pgqrs_pooler": "transaction"} if said_so else {}
+        options = {"pgqrs_pooler": "transaction"} if is_declared else {}
         url = target.difference_update_query(["pgqrs_pooler"])
         target = engine = create_async_engine(url, connect_args=UNNAMED, execution_options=options)
     with caplog.at_level(logging.WARNING, "pgqrs"):
         async with Admin(target, schema) as admin:
             await admin.install()
-            await carry_out(admin)
+            await run_many(admin)
             async with Worker(admin, [doubled]):
                 assert (await executor(sql))["lock_key"] is None
             await admin.verify(deep=True)
@@ -127,24 +127,27 @@ async def test_everything_works_behind_a_pooler_and_leaves_nothing_there(  # noq
         await engine.dispose()
 
 
-async def test_a_pooler_in_session_mode_takes_nothing_away(dsn, schema, sql, caplog):
-    async with bouncing(dsn, "session") as bouncer, Admin(said(bouncer.dsn, "session"), schema) as admin:
+async def test_session_mode_pooler_keeps_the_session_lock(dsn, schema, sql, caplog):
+    async with (
+        bouncing(dsn, "session") as bouncer,
+        Admin(with_pooler_mode(bouncer.dsn, "session"), schema) as admin,
+    ):
         await admin.install()
-        await carry_out(admin, 5)
+        await run_many(admin, 5)
         async with Worker(admin, [doubled]):
             locked = (await executor(sql))["lock_key"]
             assert await sql.fetchval("SELECT NOT pg_try_advisory_lock($1)", locked)
     assert warnings_in(caplog) == []
 
 
-async def test_no_pooler_is_found_where_there_is_none(admin, sql, caplog):
-    await carry_out(admin, 5)
+async def test_direct_connection_is_not_taken_for_a_pooler(admin, sql, caplog):
+    await run_many(admin, 5)
     async with Worker(admin, [doubled]):
         assert (await executor(sql))["lock_key"] is not None
     assert warnings_in(caplog) == []
 
 
-async def test_an_engine_that_names_its_statements_is_told_what_is_amiss(bouncer, schema):
+async def test_engine_with_named_statements_gets_a_helpful_error(bouncer, schema):
     """As with every engine behind an old PgBouncer, but the error says what to do."""
     engine = create_async_engine(make_url(bouncer.dsn).set(drivername="postgresql+asyncpg"))
     async with Admin(engine, schema) as admin:
@@ -158,13 +161,13 @@ async def test_an_engine_that_names_its_statements_is_told_what_is_amiss(bouncer
 @pytest.mark.parametrize(
     "target", ["postgresql:///x?pgqrs_pooler=", make_url("postgresql:///x?pgqrs_pooler=Session")]
 )
-async def test_a_mode_that_there_is_not_is_refused(target):
+async def test_unknown_pooler_mode_is_refused(target):
     with pytest.raises(InvalidDSNError, match="transaction or session"):
         Admin(target)
 
 
-async def test_each_statement_has_our_settings_and_none_of_another_client(bouncer, schema):
-    async with Admin(said(bouncer.dsn), schema) as admin:
+async def test_statements_have_only_the_settings_of_pgqrs(bouncer, schema):
+    async with Admin(with_pooler_mode(bouncer.dsn), schema) as admin:
         database = (await admin.store()).database
         strangers = [await asyncpg.connect(bouncer.dsn, statement_cache_size=0) for _ in range(3)]
         for each in strangers:
@@ -187,8 +190,8 @@ async def test_each_statement_has_our_settings_and_none_of_another_client(bounce
         await driver.close(timeout=5)
 
 
-async def test_a_statement_that_fails_leaves_its_connection_fit_for_the_next(bouncer, schema):
-    async with Admin(said(bouncer.dsn), schema) as admin:
+async def test_failed_statement_leaves_the_connection_usable(bouncer, schema):
+    async with Admin(with_pooler_mode(bouncer.dsn), schema) as admin:
         driver = await (await admin.store()).database.open_driver()
         with pytest.raises(asyncpg.DivisionByZeroError):
             await driver.fetch("SELECT 1 / $1::int", 0, timeout=5)
@@ -201,8 +204,8 @@ async def test_a_statement_that_fails_leaves_its_connection_fit_for_the_next(bou
         assert driver.is_closed()
 
 
-async def test_a_pooler_that_dies_is_waited_for(bouncer, schema):
-    async with Admin(said(bouncer.dsn), schema) as admin:
+async def test_killed_pooler_is_waited_for(bouncer, schema):
+    async with Admin(with_pooler_mode(bouncer.dsn), schema) as admin:
         await admin.install()
         async with asyncio.timeout(DEADLINE), Worker(admin, [doubled], concurrency=5):
             handles = await admin.enqueue_many(doubled, [(50,)] * 20)
@@ -217,10 +220,10 @@ async def is_over(handle):
     return await handle.status() is WorkflowStatus.SUCCESS
 
 
-async def test_a_cancellation_is_heard_with_the_next_beat(bouncer, schema, sql):
+async def test_heartbeat_delivers_a_cancellation(bouncer, schema, sql):
     async with (
-        Admin(said(bouncer.dsn), schema, heartbeat_timeout=1.5) as here,
-        Admin(said(bouncer.dsn), schema) as there,
+        Admin(with_pooler_mode(bouncer.dsn), schema, heartbeat_timeout=1.5) as here,
+        Admin(with_pooler_mode(bouncer.dsn), schema) as there,
     ):
         await here.install()
         async with asyncio.timeout(DEADLINE), Worker(here, [endless]):
@@ -253,10 +256,10 @@ asyncio.run(main())
 """
 
 
-async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, sql):
-    async with Admin(said(bouncer.dsn), schema, heartbeat_timeout=2.0) as admin:
+async def test_dead_executor_is_detected_by_its_heartbeat(bouncer, schema, sql):
+    async with Admin(with_pooler_mode(bouncer.dsn), schema, heartbeat_timeout=2.0) as admin:
         await admin.install()
-        environment = os.environ | {"PGQRS_DSN": said(bouncer.dsn), "PGQRS_SCHEMA": schema}
+        environment = os.environ | {"PGQRS_DSN": with_pooler_mode(bouncer.dsn), "PGQRS_SCHEMA": schema}
         died = await asyncio.to_thread(
             subprocess.run, [sys.executable, "-c", DYING], env=environment, check=False, capture_output=True
         )
@@ -270,26 +273,30 @@ async def test_the_dead_are_noticed_by_their_beat(bouncer, schema, sql):
 
 
 @pytest.mark.parametrize(
-    "options", [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}], ids=["NullPool", "a pool of one"]
+    "options",
+    [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}],
+    ids=["NullPool", "pool of one connection"],
 )
-async def test_any_pool_does(dsn, schema, options):
+async def test_any_connection_pool_works(dsn, schema, options):
     engine = engine_on(dsn, **options)
     async with Admin(engine, schema) as admin:
         await admin.install()
-        await carry_out(admin, 60)
+        await run_many(admin, 60)
         await admin.verify(deep=True)
     await engine.dispose()
 
 
 @pytest.mark.parametrize(
-    "options", [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}], ids=["NullPool", "a pool of one"]
+    "options",
+    [{"poolclass": NullPool}, {"pool_size": 1, "max_overflow": 0}],
+    ids=["NullPool", "pool of one connection"],
 )
 async def test_many_admins_share_an_engine(dsn, schema, options):
     engine = engine_on(dsn, **options)
     names = [f"{schema}_{n}" for n in range(4)]
     admins = [Admin(engine, name) for name in names]
     await asyncio.gather(*(admin.install() for admin in admins))
-    await asyncio.gather(*(carry_out(admin, 3 * (n + 1)) for n, admin in enumerate(admins)))
+    await asyncio.gather(*(run_many(admin, 3 * (n + 1)) for n, admin in enumerate(admins)))
     for n, admin in enumerate(admins):
         assert len(await admin.list_workflows()) == 6 * (n + 1)
         await admin.verify(deep=True)

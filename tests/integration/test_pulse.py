@@ -1,4 +1,4 @@
-"""The sign of life of an executor: its row, its lock, its beat, and what it hears meanwhile."""
+"""The heartbeat of an executor: its row, its lock, cancellations, abandoned runs, and the clock."""
 
 import asyncio
 import gc
@@ -59,11 +59,11 @@ async def lock_holder(sql):
     return rows[0]["pid"] if rows else None
 
 
-def pulses():
+def heartbeat_threads():
     return [thread for thread in threading.enumerate() if thread.name == "pgqrs-heartbeat" and thread.is_alive()]
 
 
-async def in_a_loop_of_its_own(coroutine):
+async def in_own_event_loop(coroutine):
     return await asyncio.to_thread(asyncio.run, coroutine)
 
 
@@ -97,53 +97,53 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
         await end_run(store, RunEnd(queued, 1, "1", None))
 
 
-async def test_what_starts_no_run_has_no_pulse(dsn, schema, admin, sql):
+async def test_store_without_a_run_has_no_heartbeat(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id = await store.operations.create("w", "{}")
         await enqueue(store, "w", "{}", queue="default")
         await store.reader.workflow(workflow_id)
         await store.operations.cancel(workflow_id, interrupt=False)
-        assert pulses() == []
+        assert heartbeat_threads() == []
     assert await executors(sql) == []
 
 
-async def test_runs_that_begin_at_once_wait_for_one_registration(dsn, schema, admin, sql):
+async def test_concurrent_runs_wait_for_one_registration(dsn, schema, admin, sql):
     await sql.execute(STRICT.format(schema=schema))
     async with store_of(dsn, schema) as store:
         begun = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(50)))
         assert len(await executors(sql)) == 1
-        assert len(pulses()) == 1
+        assert len(heartbeat_threads()) == 1
         for workflow_id, claim in begun:
             await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
-async def test_a_registration_that_fails_is_told_and_the_next_one_may_succeed(dsn, schema, admin, sql):
+async def test_failed_registration_raises_and_can_be_retried(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, outage_timeout=0.5) as store:
         await store.operations.create("w", "{}")
         await wire.cut()
         told = await asyncio.gather(*(store.create_and_claim("w", "{}") for _ in range(3)), return_exceptions=True)
         assert [type(each) for each in told] == [DatabaseUnavailableError] * 3
-        await until(lambda: pulses() == [])
+        await until(lambda: heartbeat_threads() == [])
         assert await executors(sql) == []
-        await wire.mend()
+        await wire.restore()
         workflow_id, claim = await store.create_and_claim("w", "{}")
         assert (await one_executor(sql))["id"] == store.executor_id
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
-async def test_tables_that_are_not_there_are_told_as_such(dsn, schema):
+async def test_heartbeat_reports_missing_tables(dsn, schema):
     async with store_of(dsn, schema) as store:
         with pytest.raises(NotInstalledError):
             await store.ensure_heartbeat()
         with pytest.raises(NotInstalledError):
             await store.create_and_claim("w", "{}")
-    await until(lambda: pulses() == [])
+    await until(lambda: heartbeat_threads() == [])
 
 
 # Signs of life
 
 
-async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, sql):
+async def test_executor_holds_its_lock_until_it_closes(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         await store.ensure_heartbeat()
         await until(lambda: lock_holder(sql))
@@ -153,7 +153,7 @@ async def test_it_holds_its_lock_as_long_as_it_lives(dsn, schema, admin, sql):
     await sql.execute("SELECT pg_advisory_unlock($1)", key)
 
 
-async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, admin, sql):
+async def test_executor_lock_is_held_before_the_first_run(dsn, schema, admin, sql):
     for _ in range(10):
         async with store_of(dsn, schema) as store:
             await store.ensure_heartbeat()
@@ -161,15 +161,15 @@ async def test_the_lock_is_held_before_the_first_run_is_written(dsn, schema, adm
 
 
 CHANGED = {
-    "runs out": "UPDATE pgqrs_executors SET expires_at = now() - interval '1 s'",
+    "expires": "UPDATE pgqrs_executors SET expires_at = now() - interval '1 s'",
     "is suspected": "UPDATE pgqrs_executors SET suspected_at = now()",
-    "is said to have stopped": "UPDATE pgqrs_executors SET stopped_at = now()",
-    "is forgotten": "DELETE FROM pgqrs_executors",
+    "is marked stopped": "UPDATE pgqrs_executors SET stopped_at = now()",
+    "is deleted": "DELETE FROM pgqrs_executors",
 }
 
 
 @pytest.mark.parametrize("change", CHANGED)
-async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, sql, change):
+async def test_heartbeat_repairs_the_executor_row(dsn, schema, admin, sql, change):
     alive = (
         "SELECT count(*) = 1 FROM pgqrs_executors"
         " WHERE expires_at > now() + interval '10 s' AND suspected_at IS NULL AND stopped_at IS NULL"
@@ -182,7 +182,7 @@ async def test_the_beat_mends_the_row_when_it(dsn, schema, admin, sql, change):
         assert (await one_executor(sql))["id"] == store.executor_id
 
 
-async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, schema, admin, sql):
+async def test_executor_lock_is_retaken_after_a_lost_connection(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         await store.ensure_heartbeat()
         for _ in range(3):
@@ -193,33 +193,33 @@ async def test_it_takes_its_lock_again_at_once_when_its_connection_is_lost(dsn, 
             assert await lock_holder(sql) != before
 
 
-async def test_it_beats_again_when_the_server_comes_back(dsn, schema, admin, sql):
+async def test_heartbeat_resumes_after_an_outage(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
         await wire.cut()
-        await until(lambda: _nobody_holds(sql))
+        await until(lambda: _lock_is_free(sql))
         await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
-        await wire.mend()
+        await wire.restore()
         await until(lambda: lock_holder(sql))
         await until(lambda: sql.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
 
 
-async def _nobody_holds(sql):
+async def _lock_is_free(sql):
     return await lock_holder(sql) is None
 
 
-async def test_a_server_that_falls_silent_is_found_out_and_left(dsn, schema, admin, sql):
+async def test_heartbeat_reconnects_after_a_silent_server(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire, store_of(wire.dsn, schema, OFTEN, timeout=0.2) as store:
         await store.ensure_heartbeat()
         before = await lock_holder(sql)
         wire.mute()
-        await until(lambda: _nobody_holds(sql))
+        await until(lambda: _lock_is_free(sql))
         wire._muted = False
         await until(lambda: lock_holder(sql))
         assert await lock_holder(sql) != before
 
 
-async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, sql):
+async def test_heartbeat_continues_while_the_event_loop_is_blocked(dsn, schema, admin, sql):
     """A computation in a step blocks the loop; the thread of the pulse is another."""
     began, go_on = threading.Event(), threading.Event()
 
@@ -229,7 +229,7 @@ async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, sql)
             began.set()
             go_on.wait(20)
 
-    task = asyncio.create_task(in_a_loop_of_its_own(blocking()))
+    task = asyncio.create_task(in_own_event_loop(blocking()))
     try:
         await until(began.is_set)
         await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
@@ -239,7 +239,7 @@ async def test_it_beats_while_the_event_loop_is_blocked(dsn, schema, admin, sql)
         await task
 
 
-async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_lock(dsn, schema, admin, sql):
+async def test_idle_session_timeout_does_not_lose_the_executor_lock(dsn, schema, admin, sql):
     async def connect():
         return await asyncpg.connect(dsn, server_settings={"idle_session_timeout": "100ms"})
 
@@ -255,7 +255,7 @@ async def test_a_role_that_is_impatient_with_idle_sessions_does_not_cost_the_loc
 # The end
 
 
-async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, sql):
+async def test_closed_executor_leaves_no_row(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.create_and_claim("w", "{}")
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
@@ -263,7 +263,7 @@ async def test_it_leaves_no_row_when_it_closes_in_order(dsn, schema, admin, sql)
 
 
 @pytest.mark.parametrize("beat", [OFTEN, HOUR])
-async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, admin, sql, beat):
+async def test_executor_with_a_live_run_is_marked_stopped(dsn, schema, admin, sql, beat):
     async with store_of(dsn, schema, beat) as store:
         workflow_id, _ = await store.create_and_claim("w", "{}")
     row = await one_executor(sql)
@@ -275,28 +275,28 @@ async def test_it_says_that_it_stopped_when_a_run_names_it_still(dsn, schema, ad
         assert (run.workflow_id, run.epoch) == (workflow_id, 3)
 
 
-async def test_no_thread_and_no_connection_is_left(dsn, schema, admin, sql):
+async def test_close_leaves_no_thread_and_no_connection(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire:
         for beat in (OFTEN, HOUR):
             async with store_of(wire.dsn, schema, beat) as store, watching(store):
-                assert len(pulses()) == 1
+                assert len(heartbeat_threads()) == 1
                 assert wire.connections >= 1
             await wire.quiet()
-            await until(lambda: pulses() == [])
+            await until(lambda: heartbeat_threads() == [])
 
 
-async def test_closing_while_the_server_is_away_ends_in_time_and_leaves_no_thread(dsn, schema, admin, sql):
+async def test_close_during_an_outage_returns_and_leaves_no_thread(dsn, schema, admin, sql):
     async with Wire(dsn, sql) as wire:
         own = beating(wire.dsn, schema, OFTEN, timeout=0.3)
         await (await own.store()).ensure_heartbeat()
         wire.mute()
         async with asyncio.timeout(5):
             await own.close()
-        await until(lambda: pulses() == [])
-    await until(lambda: _nobody_holds(sql))
+        await until(lambda: heartbeat_threads() == [])
+    await until(lambda: _lock_is_free(sql))
 
 
-async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema, admin, sql):
+async def test_reused_admin_starts_a_new_heartbeat(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
     for _ in range(3):
         await (await own.store()).ensure_heartbeat()
@@ -306,7 +306,7 @@ async def test_an_admin_that_is_used_after_it_was_closed_beats_again(dsn, schema
         assert await executors(sql) == []
 
 
-async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, admin, sql):
+async def test_concurrent_close_and_start_leave_a_live_executor(dsn, schema, admin, sql):
     """The end of the old pulse must not take away what the new one has written."""
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
@@ -321,20 +321,20 @@ async def test_a_close_and_a_start_at_once_leave_a_live_executor(dsn, schema, ad
             await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
-async def test_a_dropped_admin_takes_its_pulse_with_it_at_the_end_of_the_loop(dsn, schema, admin, sql):
+async def test_dropped_admin_stops_its_heartbeat_with_the_loop(dsn, schema, admin, sql):
     async def drop():
         await (await Admin(dsn, schema).store()).ensure_heartbeat()
         gc.collect()
 
-    await in_a_loop_of_its_own(drop())
-    await until(lambda: pulses() == [])
+    await in_own_event_loop(drop())
+    await until(lambda: heartbeat_threads() == [])
     assert await executors(sql) == []
 
 
 # Several loops
 
 
-async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, admin, sql):
+async def test_event_loops_share_a_heartbeat_until_the_last_close(dsn, schema, admin, sql):
     own = beating(dsn, schema, OFTEN)
     joined, go_on = threading.Event(), threading.Event()
 
@@ -346,16 +346,16 @@ async def test_two_loops_share_one_pulse_and_the_last_one_ends_it(dsn, schema, a
 
     store = await own.store()
     await store.ensure_heartbeat()
-    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    task = asyncio.create_task(in_own_event_loop(other()))
     await until(joined.is_set)
-    assert len(pulses()) == 1
+    assert len(heartbeat_threads()) == 1
     assert (await one_executor(sql))["id"] == store.executor_id
     await own.close()
     await sql.execute("UPDATE pgqrs_executors SET expires_at = now()")
     await until(lambda: sql.fetchval("SELECT expires_at > now() FROM pgqrs_executors"))
     go_on.set()
     await task
-    await until(lambda: pulses() == [])
+    await until(lambda: heartbeat_threads() == [])
     assert await executors(sql) == []
 
 
@@ -363,10 +363,10 @@ async def test_two_admins_are_two_executors(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as one, store_of(dsn, schema) as other:
         await asyncio.gather(one.ensure_heartbeat(), other.ensure_heartbeat())
         assert {row["id"] for row in await executors(sql)} == {one.executor_id, other.executor_id}
-        assert len(pulses()) == 2
+        assert len(heartbeat_threads()) == 2
 
 
-async def test_one_loop_after_another_beats(dsn, schema, admin, sql):
+async def test_successive_event_loops_have_heartbeats(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
 
     async def one():
@@ -374,9 +374,9 @@ async def test_one_loop_after_another_beats(dsn, schema, admin, sql):
         await end_run(await own.store(), RunEnd(workflow_id, claim.epoch, "1", None))
 
     for _ in range(3):
-        await in_a_loop_of_its_own(one())
+        await in_own_event_loop(one())
         assert await executors(sql) == []
-        await until(lambda: pulses() == [])
+        await until(lambda: heartbeat_threads() == [])
 
 
 # Cancellations
@@ -405,7 +405,7 @@ async def live_run(store):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, sql, interrupt):
+async def test_cancellation_by_another_admin_arrives_at_once(dsn, schema, admin, sql, interrupt):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         _, other_epoch, other = await live_run(store)
@@ -418,7 +418,7 @@ async def test_a_cancellation_elsewhere_arrives_at_once(dsn, schema, admin, sql,
         await end_run(store, RunEnd(max(store.runs), other_epoch, "1", None))
 
 
-async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, schema, admin, sql):
+async def test_heartbeat_delivers_a_cancellation_without_notification(dsn, schema, admin, sql):
     async with store_of(dsn, schema, OFTEN) as store:
         workflow_id, epoch, live = await live_run(store)
         await sql.execute("UPDATE pgqrs_workflows SET cancel_interrupts = true")
@@ -427,7 +427,7 @@ async def test_a_cancellation_that_nobody_notified_arrives_by_the_beat(dsn, sche
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, schema, admin, sql):
+async def test_cancellation_arrives_after_a_lost_connection(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         before = await lock_holder(sql)
@@ -438,7 +438,7 @@ async def test_a_cancellation_after_a_lost_connection_arrives_at_once_too(dsn, s
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, sql):
+async def test_cancellation_in_the_same_store_needs_no_connection(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, epoch, live = await live_run(store)
         await sql.execute("SELECT pg_terminate_backend($1, 5000)", await lock_holder(sql))
@@ -447,7 +447,7 @@ async def test_a_cancellation_of_ones_own_run_needs_nobody(dsn, schema, admin, s
         await leave_run(store, RunRelease(workflow_id, epoch, WorkflowStatus.CANCELLED))
 
 
-async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schema, admin, sql):
+async def test_cancellation_reaches_the_event_loop_of_the_run(dsn, schema, admin, sql):
     own = beating(dsn, schema, HOUR)
     lives, go_on, begun = [], threading.Event(), threading.Event()
 
@@ -461,7 +461,7 @@ async def test_a_cancellation_reaches_the_loop_that_runs_the_workflow(dsn, schem
         await asyncio.to_thread(go_on.wait, 20)
         await own.close()
 
-    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    task = asyncio.create_task(in_own_event_loop(other()))
     await until(begun.is_set)
     await (await own.store()).ensure_heartbeat()
     ((workflow_id, live),) = lives
@@ -483,7 +483,7 @@ def watchful(target, schema, **options):
     return own
 
 
-async def _given_up(sql, workflow_id):
+async def _is_abandoned(sql, workflow_id):
     return (await row_of(sql, workflow_id))["executor"] == ABANDONED
 
 
@@ -502,34 +502,32 @@ async def _grow_old(sql):
     await sql.execute("UPDATE pgqrs_workflows SET updated_at = now() - interval '1 min'")
 
 
-async def test_a_run_that_nothing_carries_out_is_given_up_by_a_beat(dsn, schema, admin, sql, caplog):
+async def test_heartbeat_abandons_an_unattended_run(dsn, schema, admin, sql, caplog):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         lost, _ = await store.create_and_claim("w", "{}")
         kept, epoch, _live = await live_run(store)
-        await until(lambda: _given_up(sql, lost))
+        await until(lambda: _is_abandoned(sql, lost))
         await _beats(sql)
         assert (await row_of(sql, kept))["executor"] == store.executor_id
         await end_run(store, RunEnd(kept, epoch, "1", None))
     assert f"workflow {lost} is abandoned" in caplog.text
 
 
-async def test_many_live_runs_do_not_hide_a_later_one_that_nothing_carries_out(
-    dsn, schema, admin, sql, monkeypatch
-):
+async def test_unattended_run_among_many_live_runs_is_abandoned(dsn, schema, admin, sql, monkeypatch):
     monkeypatch.setattr("pgqrs.storage.queries.executors.HELD_AT_ONCE", 2)
     async with watchful(dsn, schema) as own:
         store = await own.store()
         runs = [await live_run(store) for _ in range(5)]
         lost, _ = await store.create_and_claim("w", "{}")
-        await until(lambda: _given_up(sql, lost))
+        await until(lambda: _is_abandoned(sql, lost))
         for workflow_id, epoch, _live in runs:
             assert (await row_of(sql, workflow_id))["executor"] == store.executor_id
             await end_run(store, RunEnd(workflow_id, epoch, "1", None))
 
 
-@pytest.mark.parametrize("output", ["1", f'"{"x" * 5 * 2**20}"'], ids=["small", "in the journal beside"])
-async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema, admin, sql, output):
+@pytest.mark.parametrize("output", ["1", f'"{"x" * 5 * 2**20}"'], ids=["small", "large"])
+async def test_starting_or_ending_run_is_not_abandoned(dsn, schema, admin, sql, output):
     """The end waits in the journal, behind a lock, and longer than a run may go unattended."""
     async with watchful(dsn, schema) as own:
         store = await own.store()
@@ -550,7 +548,7 @@ async def test_a_run_that_is_being_started_or_ended_is_not_given_up(dsn, schema,
     assert (await row_of(sql, workflow_id))["status"] == "SUCCESS"
 
 
-async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, admin, sql):
+async def test_claim_with_a_pending_answer_is_not_abandoned(dsn, schema, admin, sql):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id = await enqueue(store, "w", "{}", queue="default")
@@ -563,7 +561,7 @@ async def test_a_claim_whose_answer_is_on_its_way_is_not_given_up(dsn, schema, a
             await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
-async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admin, sql):
+async def test_run_of_a_blocked_event_loop_is_not_abandoned(dsn, schema, admin, sql):
     """The loop cannot say what it carries out: the inquiry waits for it, and gives nothing up meanwhile."""
     own = watchful(dsn, schema)
     begun, go_on, runs = threading.Event(), threading.Event(), []
@@ -577,7 +575,7 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
         await end_run(store, RunEnd(workflow_id, epoch, "1", None))
         await own.close()
 
-    task = asyncio.create_task(in_a_loop_of_its_own(other()))
+    task = asyncio.create_task(in_own_event_loop(other()))
     await until(begun.is_set)
     store = await own.store()
     lost, _ = await store.create_and_claim("w", "{}")
@@ -586,19 +584,19 @@ async def test_a_run_of_a_loop_that_is_blocked_is_not_given_up(dsn, schema, admi
     assert (await row_of(sql, runs[0][0]))["executor"] == store.executor_id
     go_on.set()
     await task
-    await until(lambda: _given_up(sql, lost))
+    await until(lambda: _is_abandoned(sql, lost))
     assert (await row_of(sql, runs[0][0]))["status"] == "SUCCESS"
     await own.close()
 
 
-async def test_a_dropped_abandonment_is_made_up_for(dsn, schema, admin, sql, monkeypatch):
+async def test_dropped_abandonment_is_repeated_by_the_heartbeat(dsn, schema, admin, sql, monkeypatch):
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id, claim = await store.create_and_claim("w", "{}")
         monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
         store.abandon(workflow_id, claim.epoch, claim.token)
         monkeypatch.undo()
-        await until(lambda: _given_up(sql, workflow_id))
+        await until(lambda: _is_abandoned(sql, workflow_id))
 
 
 # Callers that are cancelled while a run is being started
@@ -608,16 +606,16 @@ async def _is_cancelled_behind_a_lock(dsn, schema, starting, table="pgqrs_workfl
     async with connected(dsn) as locker, locker.transaction():
         await locker.execute(f"LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
         waiting = asyncio.create_task(starting)
-        await until(lambda: _somebody_waits(locker))
+        await until(lambda: _lock_is_awaited(locker))
         await cancel_task(waiting)
 
 
-async def _somebody_waits(locker):
+async def _lock_is_awaited(locker):
     return await locker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
 
 
 @pytest.mark.parametrize("way", ["begin", "claim", "history"])
-async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema, admin, sql, way):
+async def test_cancelled_start_is_abandoned_at_once(dsn, schema, admin, sql, way):
     """Its beat is an hour away: the start itself cleans up."""
     async with beating(dsn, schema, HOUR) as own:
         store = await own.store()
@@ -635,13 +633,13 @@ async def test_a_start_whose_caller_is_cancelled_is_given_up_at_once(dsn, schema
             await sql.execute("UPDATE pgqrs_workflows SET epoch = 3")
         await _is_cancelled_behind_a_lock(dsn, schema, starting, table)
         await until(lambda: sql.fetchval("SELECT count(*) FROM pgqrs_workflows"))
-        await until(lambda: _given_up(sql, workflow_id))
+        await until(lambda: _is_abandoned(sql, workflow_id))
 
 
 # The time
 
 
-async def test_the_beat_brings_the_time_back(dsn, schema, admin, sql):
+async def test_heartbeat_corrects_the_clock(dsn, schema, admin, sql):
     """A machine that was suspended, or a server whose clock was set: the reading is an hour behind."""
     async with store_of(dsn, schema, OFTEN) as store:
         await store.ensure_heartbeat()
@@ -655,7 +653,7 @@ async def _is_right(store, sql):
     return abs(await store.reader.now() - await sql.fetchval("SELECT clock_timestamp()")) < timedelta(seconds=5)
 
 
-async def test_a_claim_brings_the_time_back(dsn, schema, admin, sql):
+async def test_claim_corrects_the_clock(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store, watching(store) as watch:
         now = await store.reader.now()
         store.reader.server_clock._read = now - timedelta(hours=1), store.reader.server_clock._read[1]
@@ -665,7 +663,7 @@ async def test_a_claim_brings_the_time_back(dsn, schema, admin, sql):
         await end_run(store, RunEnd(workflow_id, run.epoch, "1", None))
 
 
-def test_a_reading_within_its_error_does_not_change_the_time():
+def test_clock_reading_within_its_error_is_ignored():
     clock = ServerClock(None, MonotonicClock())
     now = datetime.now(UTC)
     clock.correct(ClockReading(now, 10.0, 0.001))
@@ -678,7 +676,7 @@ def test_a_reading_within_its_error_does_not_change_the_time():
 # The lock
 
 
-async def test_a_squatter_on_the_lock_of_a_dead_executor_does_not_keep_it_alive(dsn, schema, admin, sql):
+async def test_executor_takes_another_lock_if_its_lock_was_taken(dsn, schema, admin, sql):
     """The keys stand in `pg_locks` for all roles; a lock counts only in the session that the executor wrote."""
     squatter = await asyncpg.connect(dsn)
     own = beating(dsn, schema, HOUR)
@@ -707,7 +705,7 @@ async def _holds_another(sql, key):
     return row["lock_key"] != key and row["backend_pid"] == await lock_holder(sql)
 
 
-async def test_a_run_that_is_given_up_belongs_to_nobody(dsn, schema, admin, sql):
+async def test_abandoned_run_has_no_executor(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
         workflow_id, claim = await store.create_and_claim("w", "{}")
         store.abandon(workflow_id, claim.epoch, claim.token)

@@ -1,4 +1,4 @@
-"""What workers need of the storage: claims, ticks, submissions, and the records that runs leave behind."""
+"""The storage of workers: claims, maintenance, submissions, attempts and releases."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ def ids_of(runs):
 # Claims
 
 
-async def test_claims_go_by_priority_and_then_by_age(store, watch):
+async def test_claims_follow_priority_and_then_age(store, watch):
     ids = [(await enqueued(store, priority=priority))[0] for priority in (0, 5, -3, 0, 5, 2**62)]
     first = await watch.claim(["w"], ["default"], 2)
     assert ids_of(first) == [ids[5], ids[1]]
@@ -83,7 +83,7 @@ async def test_claims_go_by_priority_and_then_by_age(store, watch):
     assert await watch.claim(["w"], ["default"], 100) == []
 
 
-async def test_a_claim_looks_into_several_queues_for_several_names_and_no_others(store, watch):
+async def test_claim_takes_only_the_given_queues_and_names(store, watch):
     ids = {}
     for n, (name, where) in enumerate((name, where) for name in "abc" for where in ("q", "r", "s")):
         (ids[name, where],) = await enqueued(store, name=name, queue=where, priority=n % 3)
@@ -95,13 +95,13 @@ async def test_a_claim_looks_into_several_queues_for_several_names_and_no_others
     assert sorted(ids_of(rest)) == sorted(ids[each] for each in ids.keys() - set(asked))
 
 
-async def test_the_first_of_all_pairs_are_claimed_and_not_those_of_each(store, watch, sql):
+async def test_claim_limit_applies_across_queues_and_names(store, watch, sql):
     ids = [(await enqueued(store, name=name, priority=priority))[0] for priority in (1, 2, 3) for name in "ab"]
     assert ids_of(await watch.claim(["a", "b"], ["default"], 3)) == [ids[4], ids[5], ids[2]]
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE ready_at IS NOT NULL") == 3
 
 
-async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch):
+async def test_claim_respects_its_limit_and_empty_arguments(store, watch):
     await enqueued(store, 5)
     assert await watch.claim(["w"], ["default"], 0) == []
     assert await watch.claim([], ["default"], 5) == []
@@ -110,7 +110,7 @@ async def test_nothing_is_claimed_beyond_the_limit_nor_for_nothing(store, watch)
     assert len(await watch.claim(["w"], ["default"], 3)) == 2
 
 
-async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch, sql):
+async def test_claim_returns_the_run_and_records_its_executor(store, watch, sql):
     plain = await enqueue(store, "w", '{"args":[1.50],"kwargs":{}}', queue="default")
     timed = await enqueue(store, "w", "{}", queue="default", timeout=HOUR)
     runs = await watch.claim(["w"], ["default"], 2)
@@ -123,7 +123,7 @@ async def test_a_claim_tells_what_a_run_needs_and_writes_who_has_it(store, watch
     assert (row["deadline"] - row["started_at"]).total_seconds() == HOUR
 
 
-async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, watch, sql):
+async def test_locked_row_is_skipped_and_claimed_later(store, watch, sql):
     held, free = await enqueued(store, 2)
     async with sql.transaction():
         await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", held)
@@ -132,7 +132,7 @@ async def test_a_row_that_somebody_holds_is_passed_over_and_found_later(store, w
     assert ids_of(await watch.claim(["w"], ["default"], 10)) == [held]
 
 
-async def test_watches_that_claim_at_once_never_share_a_workflow_and_lose_none(store, another, sql):
+async def test_concurrent_claims_share_and_lose_no_workflow(store, another, sql):
     new = [Submission(0, name, "{}", where, n % 3, None, None, None)
            for n in range(250) for name in "ab" for where in ("q", "r")]  # fmt: skip
     ids = [each for name in "ab" for each in await enqueue_many(store, [one for one in new if one.name == name])]
@@ -173,7 +173,7 @@ async def wired_watch(dsn, schema, sql, executor_id, timeout=10.0):
     [Fault.BEFORE, Fault.AFTER, Fault.HALF, Fault.SILENT_BEFORE, Fault.SILENT_AFTER, Fault.TERMINATED],
     ids=lambda fault: fault.name.lower(),
 )
-async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_took(dsn, schema, store, sql, fault):
+async def test_claim_with_a_lost_answer_is_found_again(dsn, schema, store, sql, fault):
     await store.ensure_heartbeat()
     ids = await enqueued(store, 8)
     async with wired_watch(dsn, schema, sql, store.executor_id, 0.5) as (watch, wire):
@@ -190,7 +190,7 @@ async def test_a_claim_whose_answer_was_lost_is_found_again_and_holds_what_it_to
     assert await sql.fetch("SELECT DISTINCT epoch, attempts FROM pgqrs_workflows") == [(1, 1)]
 
 
-async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, schema, store, another, sql):
+async def test_lost_claim_does_not_return_recovered_workflows(dsn, schema, store, another, sql):
     await store.ensure_heartbeat()
     gone, there = await enqueued(store, 2)
     async with wired_watch(dsn, schema, sql, store.executor_id) as (watch, wire), watching(another) as rival:
@@ -206,7 +206,7 @@ async def test_what_others_took_over_meanwhile_is_not_found_by_the_token(dsn, sc
     assert (await row_of(sql, gone))["executor"] == another.executor_id
 
 
-async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost_connection(store, sql, another):
+async def test_notifications_name_the_queue_and_survive_a_reconnection(store, sql, another):
     heard = []
     async with watching(store, on_notify=heard.append) as watch:
         await watch.run_maintenance(["w"], ["default"])
@@ -224,7 +224,7 @@ async def test_the_doorbell_is_heard_with_the_queues_mark_and_again_after_a_lost
 # Ticks
 
 
-async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch, sql):
+async def test_maintenance_wakes_due_workflows_and_reports_the_next(store, watch, sql):
     (later,) = await enqueued(store, delay=HOUR)
     (latest,) = await enqueued(store, delay=2 * HOUR)
     tick = await watch.run_maintenance(["w"], ["default"])
@@ -241,7 +241,7 @@ async def test_a_tick_wakes_what_is_due_and_tells_when_the_next_is(store, watch,
     assert (await row_of(sql, latest))["status"] == "PENDING"
 
 
-async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
+async def test_only_known_names_and_queues_count_as_ready(store, watch):
     await enqueued(store, name="other")
     await enqueued(store, queue="elsewhere")
     assert not (await watch.run_maintenance(["w"], ["default"])).ready
@@ -250,7 +250,7 @@ async def test_only_what_the_worker_knows_counts_as_ready(store, watch):
     assert not (await watch.run_maintenance([], [])).ready
 
 
-async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, sql):
+async def test_maintenance_bounds_the_rows_of_one_round(store, watch, sql):
     new = [Submission(0, "w", "{}", "default", 0, HOUR, None, None)] * (maintenance.MAX_ROWS + 1)
     await enqueue_many(store, new)
     await sql.execute("UPDATE pgqrs_workflows SET due_at = now() - interval '1 minute'")
@@ -260,31 +260,31 @@ async def test_a_tick_does_so_much_and_the_next_one_the_rest(store, watch, sql):
 
 DEATHS = {
     "stopped": {"stopped": True, "lock_key": 1001, "held": True},
-    "its beat ran out and it has no lock": {"expires_in": -0.1, "suspected": 1.0},
-    "its beat ran out long ago": {
+    "heartbeat expired without a lock": {"expires_in": -0.1, "suspected": 1.0},
+    "heartbeat expired long ago": {
         "expires_in": -0.1,
         "suspected": 3.5,
         "expiry": 1.0,
         "lock_key": 1002,
         "held": True,
     },
-    "its lock is free and was a moment ago": {"suspected": 1.0, "lock_key": 1003},
-    "another session holds its lock": {"suspected": 1.0, "lock_key": 1004, "held": True, "backend_pid": 1},
-    "its lock's halves are held as two keys": {"suspected": 1.0, "lock_key": 5 << 32 | 6, "halves": (5, 6)},
+    "lock free for a while": {"suspected": 1.0, "lock_key": 1003},
+    "lock held by another session": {"suspected": 1.0, "lock_key": 1004, "held": True, "backend_pid": 1},
+    "lock halves held as two keys": {"suspected": 1.0, "lock_key": 5 << 32 | 6, "halves": (5, 6)},
 }
 LIVES = {
-    "its lock is held": {"lock_key": 2001, "held": True},
-    "it took its lock again": {"suspected": 60.0, "lock_key": 2002, "held": True},
-    "it has no lock": {"suspected": 60.0},
-    "it has no lock and missed a beat": {"expires_in": -0.1, "suspected": 0.1},
-    "it holds its lock and missed beats": {
+    "lock held": {"lock_key": 2001, "held": True},
+    "lock taken again": {"suspected": 60.0, "lock_key": 2002, "held": True},
+    "no lock": {"suspected": 60.0},
+    "no lock and a missed heartbeat": {"expires_in": -0.1, "suspected": 0.1},
+    "lock held and missed heartbeats": {
         "expires_in": -25.0,
         "suspected": 25.0,
         "expiry": 15.0,
         "lock_key": 2003,
         "held": True,
     },
-    "a lock of many bits": {"suspected": 60.0, "lock_key": 2**62 - 1, "held": True},
+    "lock key of many bits": {"suspected": 60.0, "lock_key": 2**62 - 1, "held": True},
 }
 
 
@@ -302,7 +302,7 @@ async def lock_of(dsn, life):
 
 
 @pytest.mark.parametrize("death", DEATHS)
-async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch, sql, death):
+async def test_runs_of_a_dead_executor_are_recovered_and_fenced(dsn, store, watch, sql, death):
     async with lock_of(dsn, DEATHS[death]) as life:
         workflow_id, _ = await running(store, sql, **life)
         assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
@@ -315,7 +315,7 @@ async def test_the_runs_of_the_dead_are_taken_over_and_fenced(dsn, store, watch,
 
 
 @pytest.mark.parametrize("life", LIVES)
-async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, sql, life):
+async def test_runs_of_a_live_executor_are_not_recovered(dsn, store, watch, sql, life):
     async with lock_of(dsn, LIVES[life]) as planted:
         workflow_id, executor_id = await running(store, sql, **planted)
         ticks = [await watch.run_maintenance(["w"], ["default"]) for _ in range(3)]
@@ -324,7 +324,7 @@ async def test_the_runs_of_the_living_are_left_alone(dsn, store, watch, sql, lif
     assert (row["status"], row["epoch"], row["executor"]) == ("RUNNING", 1, executor_id)
 
 
-async def test_a_free_lock_is_only_suspicious_at_first(store, watch, sql):
+async def test_executor_with_a_free_lock_is_first_suspected(store, watch, sql):
     workflow_id, executor_id = await running(store, sql, lock_key=3001)
     tick = await watch.run_maintenance(["w"], ["default"])
     assert (tick.recovered, tick.suspects > 0) == (0, True)
@@ -339,7 +339,7 @@ async def test_a_free_lock_is_only_suspicious_at_first(store, watch, sql):
 SUSPECTED = {"lock_key": 3002, "suspected": 60.0}
 
 
-async def test_worker_that_lost_its_connection_believes_in_no_death_for_a_moment(store, watch, sql, monkeypatch):
+async def test_reconnected_worker_delays_recovery(store, watch, sql, monkeypatch):
     """What cut its own connection may have cut those of executors that live and are connecting again."""
     monkeypatch.setattr(executors, "SETTLING", 0.2)
     await watch.run_maintenance([], [])  # connects
@@ -355,7 +355,7 @@ async def _recovered(watch):
     return (await watch.run_maintenance(["w"], ["default"])).recovered
 
 
-async def test_nobody_is_suspected_while_the_server_is_young(store, watch, sql, monkeypatch):
+async def test_executors_are_not_suspected_after_a_server_start(store, watch, sql, monkeypatch):
     monkeypatch.setattr(executors, "SETTLING", 1e9)
     _, executor_id = await running(store, sql, **SUSPECTED)
     unseen = await planted_executor(sql, lock_key=3003, expires_in=-60.0)
@@ -368,7 +368,7 @@ async def test_nobody_is_suspected_while_the_server_is_young(store, watch, sql, 
     ).recovered == 1  # what it said itself needs no suspicion
 
 
-async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_first_tick(store, watch, sql):
+async def test_first_maintenance_recovers_runs_of_unknown_executors(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await claimed_by(store, NEVER)
     assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
@@ -379,7 +379,7 @@ async def test_a_run_of_an_executor_that_was_never_registered_is_found_by_the_fi
     assert (await row_of(sql, workflow_id))["epoch"] == 4
 
 
-async def test_a_run_that_its_process_gave_up_is_taken_over_at_once(store, watch, sql):
+async def test_abandoned_run_is_recovered_at_once(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     (run,) = await watch.claim(["w"], ["default"], 1)
     store.abandon(workflow_id, run.epoch, run.claim)
@@ -393,7 +393,7 @@ async def _is_abandoned(sql, workflow_id):
     return (await row_of(sql, workflow_id))["executor"] == ABANDONED
 
 
-async def test_a_run_that_was_started_by_hand_is_taken_over_into_the_default_queue(store, watch, sql):
+async def test_manual_run_is_recovered_into_the_default_queue(store, watch, sql):
     workflow_id, claim = await store.create_and_claim("w", "{}")
     assert claim == Claim(1, token=(await row_of(sql, workflow_id))["claim"])
     executor_id = await planted_executor(sql, stopped=True)
@@ -412,7 +412,7 @@ PROGRESS = {
 
 
 @pytest.mark.parametrize("progress", PROGRESS)
-async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(store, watch, sql, progress):
+async def test_only_a_step_recorded_by_the_run_resets_its_attempts(store, watch, sql, progress):
     record, attempts = PROGRESS[progress]
     workflow_id, executor_id = await running(store, sql)
     await offered(store.journal, [StepOutcome(workflow_id, 1, "old", "1", None, 0.0)])
@@ -428,7 +428,7 @@ async def test_only_a_step_that_the_run_itself_recorded_resets_the_attempts(stor
     assert run.attempts == attempts
 
 
-async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, watch, sql):
+async def test_recovery_cancels_a_run_with_a_requested_cancellation(store, watch, sql):
     workflow_id, executor_id = await running(store, sql)
     await store.operations.cancel(workflow_id, interrupt=True)
     assert (await row_of(sql, workflow_id))["cancel_interrupts"] is True
@@ -443,7 +443,7 @@ async def test_of_the_dead_what_somebody_wants_cancelled_is_cancelled(store, wat
     assert await watch.claim(["w"], ["default"], 1) == []
 
 
-async def test_ticks_at_once_take_each_run_over_once(store, another, sql):
+async def test_concurrent_maintenance_recovers_each_run_once(store, another, sql):
     executor_id = await planted_executor(sql)
     await enqueue_many(store, [Submission(0, "w", "{}", "default", 0, None, None, None)] * 400)
     assert len(await claimed_by(store, executor_id, limit=400)) == 400
@@ -455,7 +455,7 @@ async def test_ticks_at_once_take_each_run_over_once(store, another, sql):
     assert await sql.fetch("SELECT DISTINCT status, epoch FROM pgqrs_workflows") == [("PENDING", 2)]
 
 
-async def test_executors_long_dead_are_forgotten_unless_a_workflow_names_them(store, watch, sql):
+async def test_unreferenced_dead_executors_are_deleted(store, watch, sql):
     _, named = await running(store, sql)
     gone = await planted_executor(sql, expires_in=-120.0, stopped=True)
     silent = await planted_executor(sql, expires_in=-120.0)
@@ -489,7 +489,7 @@ async def timed_out(sql, workflow_id):
 
 
 @pytest.mark.parametrize("state", ["ready", "waiting", "claimed by a dead executor"])
-async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(store, watch, sql, state):
+async def test_passed_deadline_ends_a_workflow_without_a_live_run(store, watch, sql, state):
     executor_id = await planted_executor(sql)
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await claimed_by(store, executor_id)
@@ -510,7 +510,7 @@ async def test_a_deadline_that_passes_while_nobody_runs_the_workflow_ends_it(sto
     assert isinstance(error, WorkflowFencedError)
 
 
-async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, sql):
+async def test_live_executor_has_a_second_to_end_a_timed_out_run(store, watch, sql):
     workflow_id, _ = await running(store, sql)
     await sql.execute("UPDATE pgqrs_workflows SET deadline = now()")
     assert (await watch.run_maintenance(["w"], ["default"])).timed_out == 0
@@ -520,9 +520,7 @@ async def test_a_live_executor_has_a_second_to_end_its_run_itself(store, watch, 
     await timed_out(sql, workflow_id)
 
 
-async def test_the_time_before_the_first_start_does_not_count_and_later_starts_do_not_begin_anew(
-    store, watch, sql
-):
+async def test_deadline_is_set_once_by_the_first_claim(store, watch, sql):
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     assert (await row_of(sql, workflow_id))["deadline"] is None
     await watch.claim(["w"], ["default"], 1)
@@ -535,7 +533,7 @@ async def test_the_time_before_the_first_start_does_not_count_and_later_starts_d
     assert HOUR - 60 < tick.next_due <= HOUR
 
 
-async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, watch, sql):
+async def test_concurrently_extended_deadline_ends_nothing(store, watch, sql):
     ids = await enqueued(store, 2, timeout=HOUR)
     await watch.claim(["w"], ["default"], 2)
     for workflow_id in ids:
@@ -548,7 +546,7 @@ async def test_a_deadline_that_somebody_extends_meanwhile_ends_nothing(store, wa
 # Submissions
 
 
-async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, another, sql):
+async def test_concurrent_submissions_of_a_key_create_one_workflow(store, another, sql):
     async def once(own, key):
         return await enqueue(own, "w", "{}", queue="default", key=key)
 
@@ -558,7 +556,7 @@ async def test_the_same_key_at_once_from_two_processes_is_one_workflow(store, an
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 20
 
 
-async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflows(store, another, sql):
+async def test_concurrent_submissions_with_reversed_keys_agree(store, another, sql):
     keys = [str(n) for n in range(600)]
 
     async def all_of(own, keys):
@@ -576,7 +574,7 @@ async def test_keys_submitted_in_opposite_orders_at_once_end_as_the_same_workflo
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 600
 
 
-async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_workflows(store, another, sql):
+async def test_concurrent_submit_many_with_reversed_keys_agree(store, another, sql):
     new = [Submission(0, "w", "{}", "q", 0, None, None, str(n)) for n in range(3000)]
     async with asyncio.timeout(DEADLINE):
         one, other = await asyncio.gather(enqueue_many(store, new), enqueue_many(another, new[::-1]))
@@ -584,7 +582,7 @@ async def test_many_submissions_with_keys_in_opposite_orders_end_as_the_same_wor
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 3000
 
 
-async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, sql):
+async def test_repeated_key_in_a_batch_keeps_the_first_workflow(store, sql):
     first = await enqueue(store, "w", '{"n": 0}', queue="default", key="there")
     new = [
         Submission(0, "w", f'{{"n": {n}}}', "default", 0, None, None, key)
@@ -599,12 +597,12 @@ async def test_one_key_twice_in_a_batch_is_one_workflow_the_first(store, sql):
     assert await enqueue(store, "w", "{}", queue="elsewhere", key="a") == ids[0]
 
 
-async def test_a_key_belongs_to_a_name(store):
+async def test_keys_are_separate_for_each_workflow_name(store):
     ids = [await enqueue(store, name, "{}", queue="default", key="k") for name in ("a", "b", "a")]
     assert ids[0] == ids[2] != ids[1]
 
 
-async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, sql):
+async def test_key_stays_taken_after_the_end_of_its_workflow(store, watch, sql):
     (workflow_id,) = await enqueued(store, key="k")
     await watch.claim(["w"], ["default"], 1)
     await end_run(store, RunEnd(workflow_id, 1, "5", None))
@@ -616,7 +614,7 @@ async def test_a_key_is_taken_whatever_became_of_its_workflow(store, watch, sql)
     }
 
 
-async def test_many_are_submitted_in_one_transaction_and_in_order(store, watch, sql):
+async def test_submit_many_uses_one_transaction_and_keeps_order(store, watch, sql):
     new = [Submission(0, "w", f'{{"n":{n}}}', "default", n % 2, None, HOUR, None) for n in range(1001)]
     ids = await enqueue_many(store, new)
     assert ids == sorted(set(ids))
@@ -638,7 +636,7 @@ async def begun(store):
     return NewRun(workflow_id, "w", "{}", store.executor_id, HOUR, token=new_token())
 
 
-async def test_each_new_record_sent_twice_changes_nothing(store, sql):
+async def test_records_sent_twice_change_nothing(store, sql):
     run = await begun(store)
     new = Submission(await store.ids.next(), "w", "{}", "default", 3, HOUR, HOUR, "key")
     taken = new._replace(workflow_id=await store.ids.next())
@@ -665,7 +663,7 @@ async def test_each_new_record_sent_twice_changes_nothing(store, sql):
 
 
 @pytest.mark.parametrize("status", ["WAITING", "PENDING", "CANCELLED", "RUNNING"])
-async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, sql, status):
+async def test_release_sent_twice_changes_nothing(store, watch, sql, status):
     run = await begun(store)
     await offered(store.journal, [run])
     leave = RunRelease(run.workflow_id, 1, WorkflowStatus(status), HOUR if status == "WAITING" else None, "{}")
@@ -684,7 +682,7 @@ async def test_each_way_to_leave_sent_twice_changes_nothing(store, watch, sql, s
         assert (await watch.run_maintenance(["w"], ["default"])).recovered == 1
 
 
-async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(store, watch, sql):
+async def test_late_copy_of_a_release_does_not_affect_the_next_run(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     leave = RunRelease(workflow_id, 1, WorkflowStatus.PENDING)
@@ -699,7 +697,7 @@ async def test_a_late_copy_of_a_leave_does_not_disturb_the_run_that_followed(sto
     assert await tables(sql) == before
 
 
-async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_and_are_fenced(store, watch, sql):
+async def test_uncommitted_takeover_fences_attempts_and_releases(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     failure = FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR)
@@ -720,7 +718,7 @@ async def test_a_failure_and_a_leave_wait_for_a_takeover_that_is_not_committed_a
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 0
 
 
-async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one(store, watch, sql):
+async def test_outcome_replaces_failed_attempts_for_good(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     attempt = FailedAttempt(workflow_id, 1, "s", '{"n":1}', 0.5, 77, 1, HOUR)
@@ -743,7 +741,7 @@ async def test_attempts_are_counted_replaced_by_an_outcome_and_never_replace_one
     assert (await store.history(workflow_id))[:2] == ({"s": StoredOutcome("5", None, 77)}, {})
 
 
-async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_has_passed(store, watch, sql):
+async def test_failed_attempts_count_in_the_next_run(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     await fail_attempt(store, FailedAttempt(workflow_id, 1, "s", "{}", 0.0, None, 1, HOUR))
@@ -758,7 +756,7 @@ async def test_attempts_of_an_earlier_run_count_in_the_next_one_and_their_delay_
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
 
-async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store, watch, sql):
+async def test_parking_resets_and_requeueing_decrements_the_attempts(store, watch, sql):
     (workflow_id,) = await enqueued(store)
     for epoch in (1, 2, 3):
         (run,) = await watch.claim(["w"], ["default"], 1)
@@ -772,7 +770,7 @@ async def test_parking_resets_the_attempts_and_handing_back_takes_one_off(store,
 
 
 @pytest.mark.parametrize("status", ["WAITING", "PENDING", "RUNNING"])
-async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store, watch, sql, status):
+async def test_release_of_a_run_to_cancel_cancels_the_workflow(store, watch, sql, status):
     (workflow_id,) = await enqueued(store, timeout=HOUR)
     await watch.claim(["w"], ["default"], 1)
     await store.operations.cancel(workflow_id, interrupt=False)
@@ -783,7 +781,7 @@ async def test_what_somebody_wants_cancelled_is_not_left_for_another_claim(store
     assert isinstance(error, WorkflowCancelledError)
 
 
-async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, sql):
+async def test_bad_row_among_queue_records_fails_alone(store, watch, sql):
     ids = await enqueued(store, 4)
     await watch.claim(["w"], ["default"], 4)
     good, bad = await begun(store), await begun(store)
@@ -804,7 +802,7 @@ async def test_a_bad_row_among_the_new_kinds_fails_alone(store, watch, sql):
     ]  # fmt: skip
 
 
-async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch, sql):
+async def test_mixed_batch_is_sent_as_one_statement(store, watch, sql):
     ids = await enqueued(store, 6)
     await watch.claim(["w"], ["default"], 5)
     run, new = await begun(store), await store.ids.next()
@@ -837,7 +835,7 @@ async def test_records_of_all_kinds_in_one_batch_are_one_statement(store, watch,
 # Starts, cancellations
 
 
-async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from_itself(store, sql):
+async def test_start_claims_runs_of_dead_executors_and_its_own(store, sql):
     workflow_id, executor_id = await running(store, sql)
     with pytest.raises(WorkflowLockedError) as told:
         await store.claim(workflow_id)
@@ -849,7 +847,7 @@ async def test_a_start_respects_the_living_and_takes_over_from_the_dead_and_from
     assert (await store.claim(workflow_id)).epoch == claim.epoch + 1
 
 
-async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, sql):
+async def test_workflow_without_a_run_is_cancelled_at_once(store, watch, sql):
     ready, waiting, delayed = [(await enqueued(store))[0] for _ in range(2)] + await enqueued(store, delay=HOUR)
     await watch.claim(["w"], ["default"], 2)
     await leave_run(store, RunRelease(ready, 1, WorkflowStatus.PENDING))
@@ -863,8 +861,8 @@ async def test_a_workflow_that_nobody_runs_is_cancelled_at_once(store, watch, sq
         await store.operations.cancel(999, interrupt=False)
 
 
-@pytest.mark.parametrize("executor", ["dead", "given up"])
-async def test_a_run_of_nobody_is_cancelled_at_once(store, sql, executor):
+@pytest.mark.parametrize("executor", ["dead", "abandoned"])
+async def test_run_without_a_live_executor_is_cancelled_at_once(store, sql, executor):
     workflow_id, executor_id = await running(store, sql)
     if executor == "dead":
         await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", executor_id)
@@ -876,7 +874,7 @@ async def test_a_run_of_nobody_is_cancelled_at_once(store, sql, executor):
     assert isinstance(error, (WorkflowCancelledError, WorkflowFencedError))
 
 
-async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(store, watch, sql):
+async def test_requested_interruption_cannot_be_withdrawn(store, watch, sql):
     workflow_id, _ = await running(store, sql)
     for interrupt in (False, True, False):
         await store.operations.cancel(workflow_id, interrupt=interrupt)
@@ -893,7 +891,7 @@ async def test_a_wish_to_interrupt_is_not_taken_back_and_what_has_ended_stays(st
         await store.operations.cancel(other, interrupt=False)
 
 
-async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch, sql):
+async def test_resume_queues_only_enqueued_workflows(store, watch, sql):
     (queued,) = await enqueued(store)
     await watch.claim(["w"], ["default"], 1)
     plain, _ = await store.create_and_claim("w", "{}")
@@ -904,7 +902,7 @@ async def test_resume_queues_again_what_was_enqueued_and_only_that(store, watch,
     assert (await row_of(sql, plain))["status"] == "PENDING"
 
 
-async def test_the_clock_is_the_databases(store, sql):
+async def test_store_time_follows_the_database_clock(store, sql):
     before = await sql.fetchval("SELECT clock_timestamp()")
     asked = [await store.reader.now() for _ in range(3)]
     after = await sql.fetchval("SELECT clock_timestamp()")
@@ -921,29 +919,29 @@ BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid 
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
     "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
-    "in two places": (f"{WORKFLOW} due_at = now(), ready_at = now()", "more than one"),
-    "RUNNING by nobody": (f"{WORKFLOW} status = 'RUNNING'", "no executor holds it"),
+    "due and ready": (f"{WORKFLOW} due_at = now(), ready_at = now()", "more than one"),
+    "RUNNING without an executor": (f"{WORKFLOW} status = 'RUNNING'", "no executor holds it"),
     "PENDING with an executor": (f"{WORKFLOW} executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)", "is PENDING and"),
-    "WAITING for nothing": (f"{WORKFLOW} status = 'WAITING'", "WAITING without a due time"),
-    "RUNNING by a dead one": (
+    "WAITING without a due time": (f"{WORKFLOW} status = 'WAITING'", "WAITING without a due time"),
+    "RUNNING with a dead executor": (
         f"UPDATE pgqrs_executors SET expires_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
     ),
-    "RUNNING by one that stopped": (
+    "RUNNING with a stopped executor": (
         f"UPDATE pgqrs_executors SET stopped_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
     ),
-    "RUNNING by an unknown one": (f"{WORKFLOW} status = 'RUNNING', executor = '{NEVER}'", "is not registered"),
+    "RUNNING with an unknown executor": (f"{WORKFLOW} status = 'RUNNING', executor = '{NEVER}'", "is not registered"),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
-    "a step of no workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
+    "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),
-    "an error without one": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without its output or error"),
+    "a step in ERROR without an error": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without its output or error"),
     "SUCCESS without an output": (f"{WORKFLOW} status = 'SUCCESS'", "without an output"),
-    "a success to be repeated": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
+    "a success marked to be executed again": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
 }  # fmt: skip
 
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("planted", PLANTED)
-async def test_a_violation_is_found(admin, sql, planted):
+async def test_planted_violation_is_found(admin, sql, planted):
     statements, said = PLANTED[planted]
     store = await admin.store()
     await store.operations.create("w", "{}")
@@ -954,7 +952,7 @@ async def test_a_violation_is_found(admin, sql, planted):
     assert any(said in each for each in found), found
 
 
-def test_each_invariant_is_planted_somewhere():
+def test_every_invariant_has_a_planted_violation():
     said = [text for _, text in PLANTED.values()]
     for sentence, _ in invariants.INVARIANTS:
         shape = sentence.format(*["PENDING", "PENDING", "3"] if "{1} and executor" in sentence else ["3"] * 4)

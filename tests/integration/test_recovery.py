@@ -1,4 +1,4 @@
-"""What dies, is stopped, or is only busy: who takes it over, how soon, and that nothing runs in two places."""
+"""Recovery of runs of killed and stopped processes, and none of busy processes."""
 
 import asyncio
 import logging
@@ -91,7 +91,7 @@ async def _executors(sql, count):
     return await sql.fetchval("SELECT count(*) FROM pgqrs_executors WHERE stopped_at IS NULL") >= count
 
 
-async def test_a_killed_workers_run_goes_on_elsewhere_within_two_seconds(admin, sql, process):
+async def test_run_of_a_killed_worker_is_recovered_within_seconds(admin, sql, process):
     workers = {each.pid: each for each in (process(), process())}
     handle = await admin.enqueue(job, 10_000)
     took = []
@@ -118,7 +118,7 @@ async def _is(handle, status):
     return await handle.status() == status
 
 
-async def test_a_killed_run_without_a_worker_is_taken_over_by_one(admin, sql, process):
+async def test_worker_recovers_the_run_of_a_killed_program(admin, sql, process):
     running = process(2_000)
     workflow_id = await until(lambda: sql.fetchval("SELECT id FROM pgqrs_workflows LIMIT 1"))
     await until(_last_pid, sql, workflow_id)
@@ -140,9 +140,7 @@ async def _more_steps(sql, count):
     return await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") >= count
 
 
-async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_when_it_wakes(
-    admin, dsn, schema, sql, process
-):
+async def test_run_of_a_stopped_process_is_recovered_and_fenced(admin, dsn, schema, sql, process):
     stopped = process(expiry=1.0)
     handle = await admin.enqueue(job, 120)
     assert await until(_last_pid, sql, handle.id) == stopped.pid
@@ -168,7 +166,7 @@ async def test_a_stopped_process_is_taken_over_after_its_patience_and_fenced_whe
     [(3.0, 1.0), pytest.param(60.0, 15.0, marks=pytest.mark.slow)],
     ids=["short", "a-minute"],
 )
-async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, sql, process, seconds, expiry):
+async def test_run_of_a_blocked_event_loop_is_not_recovered(admin, sql, process, seconds, expiry):
     """Another run waits in the blocked loop too; a live worker looks for something to take over all the while."""
     blocked = process(expiry=expiry)
     handle, beside = await admin.enqueue(blocking, seconds), await admin.enqueue(job, 200)
@@ -186,14 +184,14 @@ async def test_a_blocked_loop_loses_nothing_and_is_not_taken_over(admin, sql, pr
     logging.getLogger("tests").info("blocked for %g s with an expiry of %g s: not taken over", seconds, expiry)
 
 
-async def test_killed_connections_are_no_death(admin, dsn, schema, sql):
+async def test_killed_connections_cause_no_recovery(admin, dsn, schema, sql):
     async with Admin(dsn, schema) as busy, Admin(dsn, schema) as idle:
         async with asyncio.timeout(DEADLINE), Worker(busy, [job]):
             handle = await admin.enqueue(job, 150)
             await until(_last_pid, sql, handle.id)
             async with Worker(idle, [job]) as other:
                 for _ in range(3):
-                    await _kill_pulses(sql)
+                    await _kill_heartbeat_connections(sql)
                     await until(_locks, sql, 2)
                     seen = other._services._claim_connection._ticks
                     await until(lambda seen=seen: _ticked(other, seen + 1))
@@ -202,7 +200,7 @@ async def test_killed_connections_are_no_death(admin, dsn, schema, sql):
         assert (row["epoch"], row["executor"]) == (1, None)
 
 
-async def _kill_pulses(sql):
+async def _kill_heartbeat_connections(sql):
     """Kill the connections that hold the locks of the executors in the test's schema."""
     killed = await sql.fetch(
         "SELECT pg_terminate_backend(pg_locks.pid) FROM pg_locks JOIN pgqrs_executors "
@@ -224,7 +222,7 @@ async def _ticked(worker, count):
     return worker._services._claim_connection._ticks >= count
 
 
-async def test_a_closed_admin_is_known_to_have_stopped(admin, dsn, schema, sql):
+async def test_run_of_a_closed_admin_is_recovered(admin, dsn, schema, sql):
     @step
     async def endless(ctx: PyWorkflow) -> None:
         began.set()

@@ -49,7 +49,7 @@ async def roles(own_database):
             await root.execute(f'DROP OWNED BY "{name}" CASCADE; DROP ROLE "{name}"')
 
 
-async def test_an_installer_a_worker_and_a_producer_do_with_the_rights_that_are_printed(own_database, roles):
+async def test_printed_grants_suffice_for_each_role(own_database, roles):
     installer, worker, producer = roles
     script = CliRunner().invoke(main, ["sql", "--grant-to", worker, "--producer", producer])
     assert script.exit_code == 0, script.output
@@ -77,17 +77,17 @@ async def test_an_installer_a_worker_and_a_producer_do_with_the_rights_that_are_
         await working.verify(deep=True)
 
 
-def test_the_rights_alone_are_printed_where_the_tables_are_there():
+def test_sql_from_head_prints_only_grants():
     output = CliRunner().invoke(main, ["sql", "--schema", 'o"dd', "--from", HEAD, "--grant-to", "app"]).output
     assert output.splitlines()[0] == 'GRANT USAGE ON SCHEMA "o""dd" TO "app";'
     assert all(line.startswith("GRANT ") for line in output.splitlines())
 
 
-def test_each_table_is_thought_of():
+def test_grants_cover_each_table():
     assert set(_OF_WORKER) == {each.name for each in Base.metadata.sorted_tables} | {VERSION_TABLE}
 
 
 @pytest.mark.parametrize("name", ["", "x" * 64, "a\0b"], ids=ascii)
-def test_a_name_that_no_role_can_have_is_refused(name):
+def test_invalid_role_name_is_refused(name):
     with pytest.raises(ConfigurationError, match="role"):
         grants("pgqrs", workers=[name])

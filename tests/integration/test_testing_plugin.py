@@ -99,38 +99,38 @@ def run(pytester, dsn, monkeypatch):
 
 
 @pytest.mark.parametrize("scope", ["function", "session"])
-def test_pytest_asyncio_in_auto_mode(run, scope):
+def test_plugin_works_with_pytest_asyncio_in_auto_mode(run, scope):
     options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", f"asyncio_default_test_loop_scope={scope}")
     done = run(TESTS + IN_FIXTURES, *options, "-o", f"asyncio_default_fixture_loop_scope={scope}")
     done.assert_outcomes(passed=5)
 
 
-def test_pytest_asyncio_in_strict_mode(run):
+def test_plugin_works_with_pytest_asyncio_in_strict_mode(run):
     fixture = "import pytest_asyncio\n@pytest_asyncio.fixture"
     options = ("-p", "no:anyio", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
     done = run(TESTS + IN_FIXTURES, *options, mark="@pytest.mark.asyncio", fixture=fixture)
     done.assert_outcomes(passed=5)
 
 
-def test_anyio(run, pytester):
+def test_plugin_works_with_anyio(run, pytester):
     pytester.makeconftest(ANYIO)
     done = run(TESTS + IN_FIXTURES, "-p", "no:asyncio", mark="@pytest.mark.anyio")
     done.assert_outcomes(passed=5)
 
 
-def test_anyio_beside_pytest_asyncio(run, pytester):
+def test_plugin_works_with_anyio_beside_pytest_asyncio(run, pytester):
     pytester.makeconftest(ANYIO)
     options = ("-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
     done = run(TESTS, *options, mark="@pytest.mark.anyio")
     done.assert_outcomes(passed=3)
 
 
-def test_several_processes_share_the_server(run):
+def test_xdist_workers_share_the_server(run):
     options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
     run(TESTS, *options, "-n", "2").assert_outcomes(passed=3)
 
 
-def test_a_test_that_is_not_asynchronous(run):
+def test_plugin_works_in_a_synchronous_test(run):
     done = run(
         """
 import asyncio
@@ -151,7 +151,7 @@ async def once(admin):
     done.assert_outcomes(passed=2)
 
 
-def test_options_of_the_admin(run):
+def test_fixture_sets_the_options_of_the_admin(run):
     done = run(
         """
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_codec(pgqrs_admin, pgqrs_admin_options):
     done.assert_outcomes(passed=1)
 
 
-def test_an_embedded_server_is_the_default(run, pytester, monkeypatch):
+def test_embedded_server_is_the_default(run, pytester, monkeypatch):
     monkeypatch.delenv("PGQRS_TEST_DSN")
     options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
     done = run(TESTS, *options)
@@ -178,19 +178,19 @@ def test_an_embedded_server_is_the_default(run, pytester, monkeypatch):
     assert embedded.exists(f"embedded://{pytester.path}/.pgqrs/testing")
 
 
-def test_the_plugin_costs_nothing_where_it_is_not_used():
+def test_unused_plugin_imports_nothing():
     code = "import sys, pytest; before = set(sys.modules); import pytest_pgqrs; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["pytest_pgqrs"]
 
 
-def test_the_fixtures_are_shown_with_what_they_are_for(run):
+def test_pytest_lists_the_fixtures_of_the_plugin(run):
     done = run("", "--fixtures", "-p", "no:asyncio")
     for line in ("pgqrs_admin*", "pgqrs_clock*", "pgqrs_dsn*"):
         done.stdout.fnmatch_lines([line])
 
 
-def test_the_examples_of_the_page_are_true(pytester, dsn, monkeypatch):
+def test_documented_tests_pass(pytester, dsn, monkeypatch):
     monkeypatch.setenv("PGQRS_TEST_DSN", dsn)
     page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
     files = defaultdict(list)

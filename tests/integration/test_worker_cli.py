@@ -105,7 +105,7 @@ def pgqrs_worker(dsn, schema, folder, children):
     return lambda *arguments: children.start(*command, *arguments, cwd=folder, **environment)
 
 
-async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, pgqrs_worker, folder):
+async def test_sigterm_drains_the_worker_and_exits_with_zero(admin, pgqrs_worker, folder):
     process = pgqrs_worker("shop.jobs", "--queue", "default", "--queue", "mail", "--concurrency", "5")
     greeted = await admin.options(queue="mail").enqueue(hello, "ann")
     assert await greeted.result(timeout=DEADLINE) == "hello ann"
@@ -126,7 +126,7 @@ async def test_it_works_until_sigterm_lets_the_step_end_and_exits_with_0(admin, 
     assert await handle.result(timeout=DEADLINE) == [process.pid, "after"]
 
 
-async def test_a_second_signal_stops_it_now(admin, pgqrs_worker, folder):
+async def test_second_signal_stops_the_worker_at_once(admin, pgqrs_worker, folder):
     process = pgqrs_worker("shop.jobs", "--grace", "600")
     handle = await admin.enqueue(patient, str(folder / "go"))
     await until((folder / "go.began").exists)
@@ -139,14 +139,14 @@ async def test_a_second_signal_stops_it_now(admin, pgqrs_worker, folder):
     assert await handle.status() == "PENDING"
 
 
-async def test_named_workflows_alone_are_run(admin, pgqrs_worker, folder):
+async def test_worker_runs_only_the_named_workflows(admin, pgqrs_worker, folder):
     pgqrs_worker("shop.jobs:alias")
     other = await admin.enqueue(patient, str(folder / "go"))
     assert await (await admin.enqueue(hello, "ann")).result(timeout=DEADLINE) == "hello ann"
     assert await other.status() == "PENDING"
 
 
-async def test_ready_work_of_another_codec_is_warned_of_with_the_option_that_helps(dsn, installed, pgqrs_worker):
+async def test_workflows_of_another_codec_are_warned_of(dsn, installed, pgqrs_worker):
     async with Admin(dsn, installed, codec=FernetCodec([KEY])) as sealing:
         await sealing.enqueue(hello, "ann")
     process = pgqrs_worker("shop.jobs")
@@ -157,7 +157,7 @@ async def test_ready_work_of_another_codec_is_warned_of_with_the_option_that_hel
 
 
 @pytest.mark.parametrize("name", ["admin", "made", "made_later"])
-async def test_an_admin_of_the_application_runs_what_is_written_with_its_codec(dsn, installed, pgqrs_worker, name):
+async def test_application_admin_runs_workflows_of_its_codec(dsn, installed, pgqrs_worker, name):
     process = pgqrs_worker("shop.jobs", "--admin", f"shop.app:{name}")
     async with Admin(dsn, installed, codec=FernetCodec([KEY])) as sealing:
         handle = await sealing.enqueue(hello, "ann")
@@ -180,20 +180,20 @@ async def test_an_admin_of_the_application_runs_what_is_written_with_its_codec(d
         ("shop.app:nothing", "shop.app:nothing must return an Admin, got an object of the class 'NoneType'"),
     ],
 )
-def test_what_is_no_admin_is_told_in_one_line(folder, monkeypatch, target, message):
+def test_invalid_admin_is_reported_on_one_line(folder, monkeypatch, target, message):
     result = _invoked(folder, monkeypatch, "shop.jobs", "--admin", target)
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert message in result.output
 
 
 @pytest.mark.parametrize("option", ["--dsn", "--schema"])
-def test_an_admin_of_the_application_and_a_database_of_the_command_are_refused(folder, monkeypatch, option):
+def test_admin_and_dsn_options_exclude_each_other(folder, monkeypatch, option):
     result = _invoked(folder, monkeypatch, "shop.jobs", "--admin", "shop.app:made", option, "other")
     assert result.exit_code == 2
     assert f"leave {option} out" in result.output
 
 
-def test_without_a_database_it_names_both_ways_to_give_one(folder, monkeypatch):
+def test_missing_database_error_names_both_options(folder, monkeypatch):
     monkeypatch.delenv("PGQRS_DSN", raising=False)
     result = _invoked(folder, monkeypatch, "shop.jobs")
     assert result.exit_code == 2
@@ -224,25 +224,25 @@ def _invoked(folder, monkeypatch, *arguments):
         (["shop.jobs", "--queue", ""], "invalid queue"),
     ],
 )
-def test_what_cannot_be_run_is_told_in_one_line(dsn, folder, monkeypatch, targets, message):
+def test_invalid_targets_are_reported_on_one_line(dsn, folder, monkeypatch, targets, message):
     result = _invoked(folder, monkeypatch, *targets, "--dsn", dsn)
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert message in result.output
 
 
-def test_a_module_that_does_not_import_is_told_with_its_traceback(dsn, folder, monkeypatch):
+def test_failing_import_keeps_its_exception(dsn, folder, monkeypatch):
     result = _invoked(folder, monkeypatch, "broken", "--dsn", dsn)
     assert isinstance(result.exception, ModuleNotFoundError)
     assert result.exception.name == "no_such_module_anywhere"
 
 
 @pytest.mark.parametrize("options", [["--concurrency", "0"], ["--grace", "-1"], []])
-def test_usage(dsn, options):
+def test_invalid_options_are_usage_errors(dsn, options):
     targets = ["shop.jobs"] if options else []
     assert CliRunner().invoke(cli.main, ["worker", *targets, "--dsn", dsn, *options]).exit_code == 2
 
 
-def test_without_tables_it_says_what_to_do(pgqrs_worker, schema):
+def test_missing_tables_are_reported(pgqrs_worker, schema):
     code, _, err = ended(pgqrs_worker("shop.jobs"))
     assert code == 1
     assert f"Error: pgqrs is not installed in the schema '{schema}'" in err

@@ -242,7 +242,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         claimed = await self.must(
             self.driver.processes[process].store.claim(self.driver.ids[number], seconds), expected
         )
-        await self.driver.stand_still()
+        await self.driver.hold_suspicions()
         if claimed is not None and claimed.succeeded:
             assert claimed.output == expected
         elif claimed is not None:
@@ -357,7 +357,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         answer = self.model.cancel(number, interrupt=interrupt)
         told = answer if isinstance(answer, int) else None
         await self.must(self.driver.cancel(process, number, interrupt=interrupt, told=told), answer)
-        await self.driver.stand_still()
+        await self.driver.hold_suspicions()
 
     @precondition(lambda self: self.model.workflows)
     @rule(process=processes, pick=anyone)
@@ -410,7 +410,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         await self.join(process)
         expected = self.model.tick(some, queues, unknown_too=unknown_too)
         found = await self.driver.tick(process, some, queues, unknown_too=unknown_too)
-        await self.driver.stand_still()
+        await self.driver.hold_suspicions()
         left = None if found.next_due is None else round(found.next_due / UNIT)
         assert found._replace(next_due=left)[: len(expected)] == expected
 
@@ -507,5 +507,5 @@ def test_a_cancelled_run_of_a_dead_executor_keeps_no_deadline(driven: tuple[asyn
 
 
 @pytest.mark.timeout(0 if "PGQRS_MODEL_EXAMPLES" in os.environ else 300)
-def test_pgqrs_does_what_the_model_says(driven: tuple[asyncio.Runner, Driver]) -> None:
+def test_pgqrs_behaves_like_the_model(driven: tuple[asyncio.Runner, Driver]) -> None:
     run_state_machine_as_test(lambda: PgqrsMachine(*driven), settings=_settings())

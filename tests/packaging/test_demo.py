@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_demo(tmp_path):
+def test_demo_survives_a_kill_and_prints_its_results(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "examples.airports.demo", "--dsn", f"embedded://{tmp_path / 'server'}"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What the front page, the metadata and the package's name space promise."""
+"""The promises of the README, the metadata and the names of the package."""
 
 import re
 from importlib.metadata import entry_points, metadata
@@ -17,7 +17,7 @@ def test_all_is_sorted():
     assert list(pgqrs.__all__) == sorted(pgqrs.__all__)
 
 
-def test_all_names_what_is_public():
+def test_all_lists_every_public_name():
     public = {
         name for name, value in vars(pgqrs).items() if name[0] != "_" and not isinstance(value, ModuleType)
     } - {"annotations"}
@@ -28,7 +28,7 @@ def test_every_public_name_has_a_docstring():
     assert [name for name in pgqrs.__all__ if name[0] != "_" and not getattr(pgqrs, name).__doc__] == []
 
 
-def test_readme_shows_the_quickstart_as_it_is():
+def test_readme_shows_the_quickstart():
     assert f"```python\n{(ROOT / 'examples' / 'quickstart.py').read_text()}```" in README
 
 

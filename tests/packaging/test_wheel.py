@@ -33,7 +33,7 @@ asyncio.run(main())
 """
 
 
-def test_wheel_holds_the_package_and_nothing_else(artifacts):
+def test_wheel_contains_only_the_package(artifacts):
     names = zipfile.ZipFile(artifacts.wheel).namelist()
     info = f"pgqrs-{version('pgqrs')}.dist-info"
     assert {name.split("/")[0] for name in names} == {"pgqrs", "pytest_pgqrs.py", info}
@@ -47,7 +47,7 @@ def test_wheel_holds_the_package_and_nothing_else(artifacts):
     assert [name for name in names if name.startswith(f"pgqrs/migrations/versions/{HEAD}")]
 
 
-def test_sdist_holds_what_a_packager_needs(artifacts):
+def test_sdist_contains_migrations_tests_and_examples(artifacts):
     with tarfile.open(artifacts.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
@@ -85,11 +85,11 @@ print((perf_counter() - built_on) / (built_on - start))
     assert min(float(bare.python(timed).stdout) for _ in range(7)) < OWN_SHARE_OF_IMPORT
 
 
-def test_command_line_tells_its_version(bare):
+def test_command_line_prints_its_version(bare):
     assert version("pgqrs") in bare.run("pgqrs", "--version").stdout
 
 
-def test_command_line_prints_the_schema_from_the_shipped_migrations(bare):
+def test_command_line_prints_the_shipped_schema(bare):
     sql = bare.run("pgqrs", "sql").stdout
     assert [table for table in Base.metadata.tables if f"CREATE TABLE {table} " not in sql] == []
 

@@ -209,7 +209,7 @@ class Driver:
             [self._id(number) for number in executors],
         )
 
-    async def stand_still(self) -> None:
+    async def hold_suspicions(self) -> None:
         """Keep a suspicion that is new from growing old before time passes."""
         await self.sql.execute(
             "UPDATE pgqrs_executors SET suspected_at = now() + interval '10 seconds' WHERE suspected_at > now() - interval '500 seconds'"

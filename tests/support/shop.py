@@ -1,4 +1,4 @@
-"""An application with a table of its own, for tests of what commits with it."""
+"""An application with its own table, for tests of transactions that pgqrs and the application share."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Wire:
         return len(self._links)
 
     async def __aenter__(self) -> Self:
-        await self.mend()
+        await self.restore()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -111,7 +111,7 @@ class Wire:
         for link in list(self._links):
             link.break_()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """The server is back, at the same address."""
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port or None)

@@ -1,4 +1,4 @@
-"""What the type checkers see of the API. Checked by mypy and pyright, both strict; never executed.
+"""The API as type checkers see it. Checked by mypy and pyright, both strict; never executed.
 
 An `ignore` here is an assertion: the line is an error, and the checkers complain where it is not.
 """

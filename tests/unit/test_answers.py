@@ -1,4 +1,4 @@
-"""Futures whose waiter is woken by hand."""
+"""Write futures, whose waiters are resumed without the event loop."""
 
 import asyncio
 import contextvars
@@ -46,7 +46,7 @@ def _answer():
 
 
 @pytest.mark.parametrize("verdict", [7, None, ValueError("no")])
-async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context(verdict):
+async def test_waiter_resumes_inline_in_its_own_task_and_context(verdict):
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     itself = asyncio.current_task()
@@ -58,7 +58,7 @@ async def test_the_waiter_goes_on_at_once_as_its_own_task_and_in_its_own_context
     assert await waiter is None
 
 
-async def test_it_is_a_future_as_any_other_where_nobody_wakes_by_hand():
+async def test_write_future_resolves_like_an_ordinary_future():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     answer.resolve(7)
@@ -67,7 +67,7 @@ async def test_it_is_a_future_as_any_other_where_nobody_wakes_by_hand():
     assert told[0] == 7
 
 
-async def test_others_who_wait_hear_of_it_in_the_next_turn():
+async def test_done_callbacks_run_in_the_next_turn():
     answer, told, heard = _answer(), [], []
     waiter = await _waiting(answer, told)
     answer.add_done_callback(lambda each: heard.append(each.result()))
@@ -78,13 +78,13 @@ async def test_others_who_wait_hear_of_it_in_the_next_turn():
     assert heard == [7]
 
 
-async def test_one_that_nobody_waits_for_yet_is_settled():
+async def test_future_without_a_waiter_is_resolved():
     answer = _answer()
     assert answer.resolve_now(7) is None
     assert await answer == 7
 
 
-async def test_a_waiter_that_was_cancelled_is_let_alone():
+async def test_cancelled_waiter_is_not_resumed():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     waiter.cancel()
@@ -94,7 +94,7 @@ async def test_a_waiter_that_was_cancelled_is_let_alone():
     assert told == []
 
 
-async def test_a_task_that_is_cancelled_between_the_verdict_and_its_step_hears_of_both():
+async def test_task_cancelled_before_its_resumption_is_cancelled():
     answer, told = _answer(), []
     waiter = await _waiting(answer, told)
     waiting = answer.resolve_now(7)
@@ -105,7 +105,7 @@ async def test_a_task_that_is_cancelled_between_the_verdict_and_its_step_hears_o
     assert answer.result() == 7
 
 
-async def test_an_interrupt_of_the_waiter_passes_through_and_leaves_the_caller_the_running_task():
+async def test_keyboard_interrupt_of_a_waiter_reaches_its_waker():
     answer = _answer()
 
     async def wait():
@@ -122,7 +122,7 @@ async def test_an_interrupt_of_the_waiter_passes_through_and_leaves_the_caller_t
 
 
 @pytest.mark.parametrize("how", ["by hand", "in the next turn", "cancelled"])
-async def test_it_holds_its_waiter_no_longer_than_it_needs(how):
+async def test_finished_future_releases_its_waiter(how):
     answer = _answer()
     waiter = await _waiting(answer, [])
     match how:
@@ -140,7 +140,7 @@ async def test_it_holds_its_waiter_no_longer_than_it_needs(how):
         assert freed() is None
 
 
-async def test_an_error_that_is_kept_keeps_neither_the_task_nor_what_stepped_aside():
+async def test_kept_error_of_a_waiter_does_not_keep_its_task():
     answer, kept = _answer(), []
 
     async def fail():
@@ -167,7 +167,7 @@ def _waker(*, alone=False):
     return waker
 
 
-async def test_those_of_a_batch_go_on_in_order_in_the_next_turn_each_as_its_own_task():
+async def test_batch_waiters_resume_in_order_in_the_next_turn():
     answers, told = [_answer() for _ in range(3)], []
     waiters = [await _waiting(answer, told) for answer in answers]
     waker = _waker()
@@ -179,7 +179,7 @@ async def test_those_of_a_batch_go_on_in_order_in_the_next_turn_each_as_its_own_
     assert all(waiter.done() for waiter in waiters)
 
 
-async def test_a_record_that_went_alone_has_its_waiter_woken_when_the_writer_steps_aside():
+async def test_waiter_of_a_lone_record_resumes_inline():
     first, second = _answer(), _answer()
     told = []
     for answer in (first, second):
@@ -195,7 +195,7 @@ async def test_a_record_that_went_alone_has_its_waiter_woken_when_the_writer_ste
     assert told[2] == 2
 
 
-async def test_one_of_a_batch_that_is_cancelled_before_its_turn_hears_of_it_and_the_others_of_theirs():
+async def test_cancelled_batch_waiter_does_not_affect_other_waiters():
     answers, told = [_answer() for _ in range(3)], []
     waiters = [await _waiting(answer, told) for answer in answers]
     waker = _waker()
@@ -206,7 +206,7 @@ async def test_one_of_a_batch_that_is_cancelled_before_its_turn_hears_of_it_and_
     assert [waiter.cancelled() for waiter in waiters] == [False, True, False]
 
 
-def test_an_interrupt_of_one_of_a_batch_leaves_the_others_to_the_next_turn():
+def test_interrupt_in_a_batch_waiter_keeps_the_remaining_waiters():
     told = []
 
     async def wait(answer):
@@ -236,7 +236,7 @@ def test_an_interrupt_of_one_of_a_batch_leaves_the_others_to_the_next_turn():
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_in_debug_mode_the_loop_itself_wakes_everybody_and_can_tell_who_is_slow(alone):
+async def test_debug_mode_leaves_the_resumption_to_the_loop(alone):
     asyncio.get_running_loop().set_debug(True)
     answer, told = _answer(), []
     await _waiting(answer, told)
@@ -248,7 +248,7 @@ async def test_in_debug_mode_the_loop_itself_wakes_everybody_and_can_tell_who_is
     assert told[0] == 7
 
 
-async def test_an_exception_that_is_kept_keeps_nothing_of_those_that_were_woken_with_its_task():
+async def test_kept_error_does_not_keep_other_batch_waiters():
     class Thing:
         """Something that can be looked for."""
 
@@ -276,7 +276,7 @@ async def test_an_exception_that_is_kept_keeps_nothing_of_those_that_were_woken_
     assert len(kept) == 1
 
 
-async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_step_have_a_turn_in_it():
+async def test_reentrant_loop_does_not_deadlock_batch_waiters():
     waker, told = _waker(), []
     first, second, third = answers = [_answer() for _ in range(3)]
 
@@ -285,7 +285,10 @@ async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_
         waker.resolve(third, 3)
         told.append(len(asyncio.get_running_loop()._ready))  # what such a loop would come to
 
-    waiters = [asyncio.create_task(nesting()), *(asyncio.create_task(_told(each, told)) for each in answers[1:])]
+    waiters = [
+        asyncio.create_task(nesting()),
+        *(asyncio.create_task(_append_result(each, told)) for each in answers[1:]),
+    ]
     await asyncio.sleep(0)
     waker.resolve(first, 1)
     waker.resolve(second, 2)
@@ -294,15 +297,15 @@ async def test_those_who_are_told_while_one_of_a_batch_runs_the_loop_within_its_
     assert told[1:] == [2, 3]
 
 
-async def _told(answer, told):
+async def _append_result(answer, told):
     told.append(await answer)
 
 
 @pytest.mark.parametrize("alone", [True, False])
-async def test_those_whose_callback_an_interrupt_has_lost_are_woken_with_the_next_record(alone, monkeypatch):
+async def test_next_record_wakes_waiters_of_a_lost_callback(alone, monkeypatch):
     waker, told = _waker(), []
     answers = [_answer() for _ in range(2)]
-    waiters = [asyncio.create_task(_told(each, told)) for each in answers]
+    waiters = [asyncio.create_task(_append_result(each, told)) for each in answers]
     await asyncio.sleep(0)
     with monkeypatch.context() as patch:
         patch.setattr(waker, "_loop", SimpleNamespace(call_soon=lambda _callback: None))

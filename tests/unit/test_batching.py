@@ -84,7 +84,7 @@ async def batches_of(admin, records):
     return sizes.batches
 
 
-async def test_a_thousand_records_that_conflict_with_nothing_are_one_batch(admin):
+async def test_a_thousand_records_without_conflict_are_one_batch(admin):
     assert await batches_of(admin, [Message(7, str(n)) for n in range(1000)]) == [1000]
 
 

@@ -1,4 +1,4 @@
-"""The parameters of a DSN, libpq's and those of the server, and the password in it."""
+"""The parameters of a DSN, of libpq and of the server, and its password."""
 
 import logging
 import traceback
@@ -24,7 +24,7 @@ def with_query(dsn: str, query: str) -> str:
 
 
 @pytest.mark.parametrize("given", [str, make_url], ids=["string", "URL"])
-async def test_a_dsn_with_all_that_libpq_takes_connects(dsn, given, caplog):
+async def test_dsn_with_all_libpq_parameters_connects(dsn, given, caplog):
     async with Admin(given(with_query(dsn, HOSTED)), "a_dsn") as admin:
         driver = await (await admin.store()).database.open_driver()
         assert await driver.fetchval("SHOW application_name") == "shop"
@@ -38,7 +38,7 @@ async def test_a_dsn_with_all_that_libpq_takes_connects(dsn, given, caplog):
 
 @pytest.mark.parametrize("given", [str, make_url], ids=["string", "URL"])
 @pytest.mark.parametrize("query", ["aplication_name=shop", "jit=perhaps", "options=-c%20aplication_name%3Dshop"])
-async def test_a_parameter_that_the_server_refuses_is_told_by_its_name(dsn, given, query):
+async def test_parameter_refused_by_the_server_is_named(dsn, given, query):
     async with Admin(given(with_query(dsn, query)), "a_dsn") as admin:
         with pytest.raises(InvalidDSNError, match=r"DSN has a parameter '(aplication_name|jit)'"):
             await admin.verify()
@@ -58,7 +58,7 @@ async def test_a_parameter_that_the_server_refuses_is_told_by_its_name(dsn, give
         "connect_timeout=soon",
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_its_name(given, query):
+def test_unsupported_parameter_is_refused_by_its_name(given, query):
     with pytest.raises(InvalidDSNError, match=query.partition("=")[0]):
         Admin(given(f"postgresql://user@host/name?{query}"))
 
@@ -81,13 +81,11 @@ def test_what_cannot_be_honoured_is_refused_by_its_name(given, query):
         ("host=a&host=b&port=1", ["host=a", "host=b", "port=1"], None, None),
     ],
 )
-def test_what_asyncpg_takes_is_passed_on_and_what_has_an_equivalent_is_that(
-    query, passed, pooler, connect_timeout
-):
+def test_parameters_are_passed_on_or_translated_for_asyncpg(query, passed, pooler, connect_timeout):
     assert parameters_of(each for each in query.split("&") if each) == (passed, pooler, connect_timeout)
 
 
-def test_an_engines_own_arguments_in_a_url_stay_what_they_are():
+def test_engine_arguments_in_a_url_are_unchanged():
     url = make_url("postgresql+asyncpg://user@host/name?prepared_statement_cache_size=7&sslmode=disable")
     assert engine_source(url, timeout=1).make().url.query == {"prepared_statement_cache_size": "7"}
 
@@ -115,7 +113,7 @@ def all_errors(error: BaseException | None) -> list[BaseException]:
         "mysql://user:s3cret@host/name",
     ],
 )
-async def test_no_error_behind_another_has_the_password(dsn):
+async def test_no_chained_error_contains_the_password(dsn):
     with pytest.raises(InvalidDSNError) as caught:
         async with Admin(dsn, timeout=2, outage_timeout=1) as admin:
             await admin.install()
@@ -125,12 +123,12 @@ async def test_no_error_behind_another_has_the_password(dsn):
         )
 
 
-def test_more_than_one_at_sign_says_how_to_write_it():
+def test_repeated_at_sign_error_shows_the_escape():
     with pytest.raises(InvalidDSNError, match="%40"):
         Admin("postgresql://user:pa@ss@host/name")
 
 
-async def test_the_cause_of_another_error_is_kept(dsn):
+async def test_cause_of_a_database_error_is_kept(dsn):
     async with Admin(dsn, "not_there") as admin:
         with pytest.raises(Exception, match="pgqrs") as caught:
             await (await admin.store()).history(1)

@@ -40,7 +40,7 @@ async def _run(duty):
         await duty.stop()
 
 
-async def test_rests_are_as_long_as_the_turns_say():
+async def test_each_turn_sets_the_length_of_the_next_pause():
     duty = Counting(0, 0.05, 0.1)
     began = time.monotonic()
     await _run(duty)
@@ -49,7 +49,7 @@ async def test_rests_are_as_long_as_the_turns_say():
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailableError("away"), ValueError("odd"), TimeoutError()])
-async def test_no_error_ends_it_and_an_outage_is_logged_once(caplog, error):
+async def test_errors_do_not_stop_the_service_and_are_logged_once(caplog, error):
     caplog.set_level(logging.INFO, "pgqrs")
     await _run(Counting(0, error, error, 0, error))
     messages = [each.getMessage() for each in caplog.records]
@@ -58,7 +58,7 @@ async def test_no_error_ends_it_and_an_outage_is_logged_once(caplog, error):
     assert all(bool(each.exc_info) != isinstance(error, DatabaseUnavailableError) for each in caplog.records[:1])
 
 
-async def test_a_wake_ends_the_rest_and_one_during_a_turn_is_not_lost():
+async def test_wake_ends_the_pause_and_is_not_lost_during_a_turn():
     duty = Counting(60)
     duty.start()
     async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""What a failure of the driver means: passing, a bad row, or one of our errors."""
+"""Classification of driver errors: transient, data error, and translation to errors of pgqrs."""
 
 import asyncio
 import socket
@@ -73,7 +73,7 @@ NEITHER = [
 
 
 @pytest.mark.parametrize("code", PASSING)
-def test_a_code_that_passes_by_itself_is_passing_and_unavailable_in_the_end(code):
+def test_transient_code_becomes_database_unavailable(code):
     error = server_error(code)
     assert (sqlstate(error), is_transient(error), is_data_error(error)) == (code, True, False)
     told = translate(error, "s")
@@ -82,7 +82,7 @@ def test_a_code_that_passes_by_itself_is_passing_and_unavailable_in_the_end(code
 
 
 @pytest.mark.parametrize("code", BAD_ROWS)
-def test_a_code_about_a_value_is_a_bad_row_and_nothing_to_wait_for(code):
+def test_data_error_code_is_not_transient(code):
     error = server_error(code)
     assert (is_transient(error), is_data_error(error)) == (False, True)
     told = translate(error, "s")
@@ -91,19 +91,19 @@ def test_a_code_about_a_value_is_a_bad_row_and_nothing_to_wait_for(code):
 
 
 @pytest.mark.parametrize("code", NEITHER)
-def test_any_other_code_is_neither(code):
+def test_other_code_is_neither_transient_nor_a_data_error(code):
     error = server_error(code)
     assert (is_transient(error), is_data_error(error)) == (False, False)
 
 
-def test_a_lock_that_did_not_come_free_is_known_as_such_and_is_nobodys_bad_row():
+def test_lock_timeout_is_recognised():
     assert is_lock_timeout(server_error("55P03"))
     assert not is_lock_timeout(server_error("40P01"))
     assert not is_lock_timeout(TimeoutError())
 
 
 @pytest.mark.parametrize("code", ["28P01", "28000", "3D000", "53100", "53200"])
-def test_a_login_or_a_resource_that_is_refused_is_unavailable(code):
+def test_refused_login_or_resource_is_unavailable(code):
     assert type(translate(server_error(code), "s")) is DatabaseUnavailableError
 
 
@@ -129,20 +129,20 @@ def test_missing_tables_are_not_installed(code):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_lost_connection_is_passing_and_unavailable(error):
+def test_lost_connection_is_transient_and_unavailable(error):
     assert (is_transient(error), is_data_error(error)) == (True, False)
     told = translate(error, "s")
     assert type(told) is DatabaseUnavailableError
     assert type(error).__name__ in str(told) or str(error) in str(told)
 
 
-def test_a_value_that_the_driver_refuses_is_a_bad_row():
+def test_value_refused_by_the_driver_is_a_data_error():
     error = asyncpg.DataError("invalid input for query argument $1")
     assert (is_transient(error), is_data_error(error)) == (False, True)
     assert type(translate(error, "s")) is DatabaseError
 
 
-def test_a_dsn_that_the_driver_cannot_read_is_an_invalid_dsn_and_not_quoted():
+def test_dsn_refused_by_the_driver_is_invalid_and_not_quoted():
     error = asyncpg.ClientConfigurationError("could not read postgresql://me:hunter2@host")
     assert not is_transient(error)
     assert isinstance(told := translate(error, "s"), InvalidDSNError)
@@ -153,14 +153,14 @@ def test_a_dsn_that_the_driver_cannot_read_is_an_invalid_dsn_and_not_quoted():
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x"), asyncio.CancelledError()])
-def test_what_is_not_the_databases_is_left_alone(error):
+def test_errors_of_other_origin_are_not_translated(error):
     assert (is_transient(error), is_data_error(error), translate(error, "s")) == (False, False, None)
     with pytest.raises(type(error)) as caught, translated("s"):
         raise error
     assert caught.value is error
 
 
-def test_our_own_errors_go_through_and_only_unavailability_passes():
+def test_pgqrs_errors_pass_unchanged():
     ours = NotInstalledError("s")
     with pytest.raises(NotInstalledError) as caught, translated("another"):
         raise ours
@@ -170,11 +170,11 @@ def test_our_own_errors_go_through_and_only_unavailability_passes():
     assert is_transient(DatabaseUnavailableError("away"))
 
 
-def test_a_misuse_of_sqlalchemy_is_told_as_a_database_error():
+def test_sqlalchemy_misuse_becomes_a_database_error():
     assert type(translate(ArgumentError("no"), "s")) is DatabaseError
 
 
-def test_the_cause_is_the_drivers_error_and_not_sqlalchemys():
+def test_cause_is_the_error_of_the_driver():
     original = server_error("22P02")
     wrapped = DBAPIError("SELECT", {}, original)
     assert (sqlstate(wrapped), is_data_error(wrapped)) == ("22P02", True)
@@ -201,9 +201,7 @@ def test_the_cause_is_the_drivers_error_and_not_sqlalchemys():
         ("SELECT pg_terminate_backend(pg_backend_pid())", "08003", (True, False), DatabaseUnavailableError),
     ],
 )
-async def test_real_errors_of_the_server_are_known_as_the_driver_and_as_sqlalchemy_tell_them(
-    dsn, statement, code, verdict, kind
-):
+async def test_real_server_errors_are_classified(dsn, statement, code, verdict, kind):
     engine = engine_on(dsn)
     plain = await asyncpg.connect(dsn)
     found = []
@@ -223,7 +221,7 @@ async def test_real_errors_of_the_server_are_known_as_the_driver_and_as_sqlalche
         assert type(translate(error, "s")) is kind
 
 
-async def test_real_failures_to_connect_are_passing_or_not(dsn):
+async def test_real_connection_failures_are_classified(dsn):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(OSError) as caught:
@@ -240,7 +238,7 @@ async def test_real_failures_to_connect_are_passing_or_not(dsn):
     assert type(translate(caught.value, "s")) is DatabaseUnavailableError
 
 
-async def test_a_closed_connection_of_a_pool_is_passing_as_sqlalchemy_tells_it(dsn):
+async def test_closed_pool_connection_is_transient(dsn):
     engine = engine_on(dsn)
     try:
         async with engine.connect() as connection:
@@ -256,7 +254,7 @@ async def test_a_closed_connection_of_a_pool_is_passing_as_sqlalchemy_tells_it(d
         await engine.dispose()
 
 
-async def test_a_pool_that_has_none_to_give_is_unavailable(dsn):
+async def test_exhausted_pool_is_unavailable(dsn):
     engine = engine_on(
         dsn,
         pool_size=1,

@@ -1,4 +1,4 @@
-"""Fingerprints: equal arguments have one, others another, and nothing makes them raise."""
+"""Fingerprints of arguments: equal for equal arguments, different for others, and without exceptions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def deep():
     return one
 
 
-def test_nested_sets_cost_no_more_for_each_level():
+def test_nested_sets_take_linear_time():
     def nested(innermost, levels=100):
         one = frozenset([innermost])
         for level in range(levels):
@@ -88,12 +88,12 @@ def test_equal_arguments_have_one_fingerprint_that_fits_a_bigint(args, kwargs):
         (1, 1.5),
     ],
 )
-def test_other_arguments_have_another(one, other):
+def test_other_arguments_have_another_fingerprint(one, other):
     assert fingerprint_of((one,), {}) != fingerprint_of((other,), {})
     assert fingerprint_of((), {"n": one}) != fingerprint_of((), {"n": other})
 
 
-def test_a_replay_with_what_was_recorded_has_the_same():
+def test_replayed_arguments_have_an_equal_fingerprint():
     """What `Admin.run` is given comes back as JSON: tuples as lists, enums as their text."""
     assert fingerprint_of(((1, 2),), {}) == fingerprint_of(([1, 2],), {})
     assert fingerprint_of((Colour.RED,), {}) == fingerprint_of(("red",), {})
@@ -112,7 +112,7 @@ def test_an_argument_may_be_given_by_name_or_by_position():
     assert fingerprint_of((), {"size": 10}, names) != fingerprint_of((), {"page": 10}, names)
 
 
-def test_what_json_cannot_say_counts_as_its_type():
+def test_non_json_value_counts_as_its_type():
     now = datetime.now(UTC)
     assert fingerprint_of((now,), {}) == fingerprint_of((datetime(2020, 1, 1, tzinfo=UTC),), {})
     assert fingerprint_of((now,), {}) != fingerprint_of((object(),), {})
@@ -136,14 +136,14 @@ ODD = {
 
 
 @pytest.mark.parametrize("make", ODD.values(), ids=ODD)
-def test_nothing_makes_it_raise(make):
+def test_fingerprint_never_raises(make):
     value = make()
     found = fingerprint_of((value,), {"more": value})
     assert found == fingerprint_of((value,), {"more": value})
     assert isinstance(fingerprint_of((value,), {}), int)
 
 
-def test_it_is_the_same_in_another_process():
+def test_fingerprint_is_equal_in_another_process():
     source = "from pgqrs.engine.fingerprint import fingerprint_of as f; print(f(({'b': 'ä', 'a': [1.5, None]}, {1}), {'x': 1}))"
     told = {
         int(subprocess.check_output([sys.executable, "-c", source], env={"PYTHONHASHSEED": seed}))
@@ -152,7 +152,7 @@ def test_it_is_the_same_in_another_process():
     assert told == {fingerprint_of(({"b": "ä", "a": [1.5, None]}, {1}), {"x": 1})}
 
 
-def test_it_takes_a_few_microseconds():
+def test_fingerprint_takes_a_few_microseconds():
     args, kwargs = (17, "a text"), {"options": {"a": 1, "b": [1, 2, 3]}}
     times = timeit.repeat(lambda: fingerprint_of(args, kwargs, ("n", "text", "options")), number=1000, repeat=5)
     assert min(times) / 1000 < 20e-6  # 2 µs on an idle machine

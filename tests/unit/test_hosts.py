@@ -34,14 +34,14 @@ from pgqrs.storage.connections.hosts import Hosts, hosts_of, is_targeted
         ("postgresql://one,two/name?port=1&port=2", [("one", 1), ("two", 2)]),
     ],
 )
-def test_the_hosts_are_those_that_asyncpg_reads(dsn, expected):
+def test_hosts_are_read_as_by_asyncpg(dsn, expected):
     assert hosts_of(dsn) == expected
 
 
 @pytest.mark.parametrize(
     "dsn", ["postgresql://one:x,two:y/name", "postgresql:///n?host=a,b&port=1,2,3", "postgresql://[::1,two/name"]
 )
-def test_what_cannot_be_read_is_left_for_asyncpg_to_refuse(dsn):
+def test_unreadable_hosts_are_left_to_asyncpg(dsn):
     assert hosts_of(dsn) == []
 
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_left_for_asyncpg_to_refuse(dsn):
         "postgresql:///name?host=&host=two",
     ],
 )
-def test_repeated_hosts_of_which_asyncpg_would_take_the_last_are_refused(dsn):
+def test_ambiguous_repeated_hosts_are_refused(dsn):
     with pytest.raises(InvalidDSNError, match="host=db1:5432&host=db2:5432") as caught:
         engine_source(dsn, timeout=1)
     assert "tiger" not in str(caught.value)
@@ -66,7 +66,7 @@ def test_repeated_hosts_of_which_asyncpg_would_take_the_last_are_refused(dsn):
 @pytest.mark.parametrize(
     "query", ["host=127.0.0.1:{}&host=127.0.0.1:{}", "host=127.0.0.1&host=127.0.0.1&port={}&port={}"]
 )
-async def test_each_of_the_hosts_that_a_query_repeats_is_tried(query):
+async def test_each_repeated_host_of_a_query_is_tried(query):
     tried = []
 
     async def refuse(_reader, writer):
@@ -86,13 +86,13 @@ async def test_each_of_the_hosts_that_a_query_repeats_is_tried(query):
     assert tried == ports
 
 
-def test_the_host_that_was_right_comes_first():
+def test_last_successful_host_is_tried_first():
     hosts = Hosts(hosts_of("postgresql://a,b,c/name"), is_targeted=False)
     assert list(hosts._turns()) == [0, 1, 2]
     hosts._first = 1
     assert list(hosts._turns()) == [1, 2, 0]
 
 
-def test_whether_the_dsn_says_which_host_will_do():
+def test_target_session_attrs_of_a_dsn_is_detected():
     assert is_targeted("postgresql://a,b/name?x=y&target_session_attrs=primary")
     assert not is_targeted("postgresql://target_session_attrs=x@a,b/name")

@@ -36,7 +36,7 @@ def bare_calls(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("name", "statement"), [pytest.param(*each, id=each[0]) for each in statements()])
-def test_a_statement_calls_functions_by_their_whole_names_and_has_no_varchar(name, statement):
+def test_statements_qualify_functions_and_avoid_varchar(name, statement):
     text = str(statement.compile(dialect=asyncpg.dialect()))
     assert bare_calls(text) == set()
     assert "VARCHAR" not in text
@@ -46,7 +46,7 @@ def test_a_statement_calls_functions_by_their_whole_names_and_has_no_varchar(nam
         )
 
 
-def test_the_script_of_the_tables_does_so_up_and_down():
+def test_schema_scripts_qualify_functions():
     up, down = sql_script("s"), sql_script("s", start=HEAD, end="base")
     for text in (up, down):
         assert bare_calls(text) == set()
@@ -59,7 +59,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_code_makes_a_function_by_half_its_name(path):
+def test_no_code_builds_an_unqualified_function(path):
     found = {
         node.attr
         for node in ast.walk(parsed(path))
@@ -72,7 +72,7 @@ def test_no_code_makes_a_function_by_half_its_name(path):
 @pytest.mark.parametrize(
     "path", [path for path in SOURCES if "migrations" not in path.parts], ids=lambda path: path.name
 )
-def test_no_code_takes_sqlalchemys_types_for_strings(path):
+def test_no_code_imports_string_types_of_sqlalchemy(path):
     found = {
         name.name
         for node in ast.walk(parsed(path))
@@ -83,7 +83,7 @@ def test_no_code_takes_sqlalchemys_types_for_strings(path):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_no_text_in_the_code_calls_a_function_by_half_its_name(path):
+def test_no_sql_text_calls_an_unqualified_function(path):
     module = parsed(path)
     documentation = {
         id(node.body[0].value)
@@ -103,7 +103,7 @@ def test_no_text_in_the_code_calls_a_function_by_half_its_name(path):
             assert bare_calls(text) == set(), text
 
 
-def test_these_tests_see_a_call_by_half_a_name():
+def test_unqualified_calls_are_detected():
     assert bare_calls("SELECT pg_notify($1::TEXT, now())") == {"pg_notify"}
     assert bare_calls("SELECT * FROM unnest($1::TEXT[]) AS names(name)") == {"unnest"}
     assert bare_calls("SELECT * FROM unnest($1::TEXT[], $2::TEXT[]) AS pairs(a, b)") == set()

@@ -1,10 +1,10 @@
-"""README's quickstart is the one that the type checkers see."""
+"""The quickstart of the README equals the quickstart that is type-checked."""
 
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def test_the_quickstart_that_is_type_checked_is_that_of_the_readme():
+def test_type_checked_quickstart_is_in_the_readme():
     checked = (CHECKOUT / "tests" / "typing" / "quickstart.py").read_text()
     assert f"```python\n{checked}```" in (CHECKOUT / "README.md").read_text()

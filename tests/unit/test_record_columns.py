@@ -76,7 +76,7 @@ def test_an_array_of_none_alone_is_not_sent():
     assert arrays["thing_share"] is None
 
 
-def test_a_time_is_sent_as_the_seconds_since_then_at_each_encoding():
+def test_each_encoding_sends_a_time_as_the_seconds_since_then():
     columns = BeganColumns()
     assert [type(kind) for kind in columns.columns.values()] == [BigInteger, Double]
     records = [Began(1, time.monotonic() - 60), Began(2, time.monotonic() - 30)]

@@ -1,4 +1,4 @@
-"""Errors as JSON: what is terminal, what is recorded, and what a replay raises."""
+"""Errors as JSON: classification, record, and replay."""
 
 import asyncio
 import copy
@@ -203,7 +203,7 @@ class TestDefaults:
             Outer.InnerError(),
         ],
     )
-    def test_terminal(self, error):
+    def test_default_terminal_classes(self, error):
         assert is_terminal(error) is True
 
     @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ class TestDefaults:
             MemoryError(),
         ],
     )
-    def test_transient(self, error):
+    def test_default_transient_classes(self, error):
         assert is_terminal(error) is False
 
 
@@ -235,16 +235,16 @@ class Neither(TerminalError, OSError):
 
 
 class TestPrecedence:
-    def test_our_markers_beat_the_defaults(self):
+    def test_pgqrs_classes_override_the_defaults(self):
         assert not is_terminal(Both())
         assert is_terminal(Neither())
 
-    def test_options_beat_our_markers(self):
+    def test_options_override_the_pgqrs_classes(self):
         assert is_terminal(Both(), terminal=(Both,))
         assert not is_terminal(Neither(), transient=(OSError,))
         assert not is_terminal(TerminalError(), transient=(TerminalError,))
 
-    def test_options_beat_the_defaults(self):
+    def test_options_override_the_defaults(self):
         assert is_terminal(OSError(), terminal=(OSError,))
         assert not is_terminal(json.JSONDecodeError("m", "d", 0), transient=(ValueError,))
 
@@ -266,22 +266,22 @@ class TestGroups:
         assert is_terminal(ExceptionGroup("g", [OSError(), ExceptionGroup("h", [ValueError()])]))
         assert not is_terminal(ExceptionGroup("g", [OSError(), ExceptionGroup("h", [OSError()])]))
 
-    def test_options_are_for_the_leaves(self):
+    def test_options_apply_to_the_leaves(self):
         group = ExceptionGroup("g", [OSError(), ValueError()])
         assert not is_terminal(group, transient=(Exception,))
         assert not is_terminal(group, transient=(ValueError,))
         assert is_terminal(ExceptionGroup("g", [OSError()]), terminal=(OSError,))
 
-    def test_options_that_name_the_group(self):
+    def test_options_can_name_the_group(self):
         assert not is_terminal(ExceptionGroup("g", [ValueError()]), transient=(ExceptionGroup,))
         assert is_terminal(JobsError("g", [OSError()]), terminal=(BaseExceptionGroup,))
         assert not is_terminal(JobsError("g", [ValueError()]), terminal=(ExceptionGroup,), transient=(JobsError,))
 
-    def test_an_inner_group_that_is_named(self):
+    def test_options_can_name_an_inner_group(self):
         group = ExceptionGroup("g", [JobsError("h", [ValueError()])])
         assert not is_terminal(group, transient=(JobsError,))
 
-    def test_a_deep_group(self):
+    def test_deep_group_is_classified(self):
         group = ExceptionGroup("g", [ValueError()])
         for _ in range(5000):
             group = ExceptionGroup("g", [group])
@@ -292,34 +292,34 @@ class TestGroups:
 class TestClassificationOfReplays:
     @pytest.mark.parametrize("terminal", [True, False])
     @pytest.mark.parametrize("error", [ValueError("x"), OSError("x"), ExceptionGroup("g", [ValueError()]), "text"])
-    def test_what_was_recorded_holds(self, error, terminal):
+    def test_recorded_classification_is_kept(self, error, terminal):
         again = replay(error, terminal=terminal)
         assert is_terminal(again) is terminal
         assert is_terminal_text(dump_error(again, terminal=is_terminal(again))) is terminal
 
-    def test_options_still_beat_it(self):
+    def test_options_override_the_recorded_classification(self):
         assert not is_terminal(replay(ValueError(), terminal=True), transient=(ValueError,))
         assert is_terminal(replay(ValueError(), terminal=False), terminal=(ValueError,))
 
-    def test_options_decide_as_they_did_on_the_error_itself(self):
+    def test_options_treat_a_replay_like_the_original_error(self):
         options = {"terminal": (PgqrsError,), "transient": (ValueError,)}
         assert is_terminal(ValueError(), **options) is is_terminal(replay(ValueError()), **options) is False
 
-    def test_a_replay_matches_options_as_the_failure_of_a_step(self):
+    def test_options_can_name_step_failed_error(self):
         assert not is_terminal(replay("text", terminal=True), transient=(StepFailedError,))
 
-    def test_leaves_keep_their_own(self):
+    def test_leaves_keep_their_classification(self):
         os_error, value_error = replay(ExceptionGroup("g", [OSError(), ValueError()])).exceptions
         assert is_terminal(value_error)
         assert not is_terminal(os_error)
 
     @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"terminal": 0}', "nonsense"])
-    def test_a_record_that_does_not_say_counts_as_terminal(self, text):
+    def test_unclassified_record_is_terminal(self, text):
         assert is_terminal_text(text) is True
 
 
 class TestRecord:
-    def test_keys(self):
+    def test_record_has_the_documented_keys(self):
         document = json.loads(dump_error(PaymentError("c1", detail=[1]), terminal=False))
         assert document == {
             "type": "PaymentError",
@@ -330,24 +330,24 @@ class TestRecord:
             "attributes": {"code": "c1", "detail": [1]},
         }
 
-    def test_people_read_type_and_message_first(self):
+    def test_type_and_message_come_first(self):
         assert dump_error(ValueError("no"), terminal=True).startswith(
             '{"type": "ValueError", "message": "no", "terminal": true'
         )
 
-    def test_text_alone(self):
+    def test_text_without_an_exception(self):
         assert json.loads(dump_error("no luck", terminal=True)) == {
             "type": "StepFailedError",
             "message": "no luck",
             "terminal": True,
         }
 
-    def test_a_traceback_for_people(self):
+    def test_record_contains_a_traceback(self):
         text = json.loads(dump_error(raised(ValueError("no")), terminal=True))["traceback"]
         assert "test_recorded_errors" in text
         assert text.endswith("ValueError: no\n")
 
-    def test_a_traceback_is_bounded(self):
+    def test_traceback_size_is_bounded(self):
         def sink(depth):
             return sink(depth - 1) + 1 if depth else int("x" * 100_000)
 
@@ -355,7 +355,7 @@ class TestRecord:
             sink(500)
         assert len(json.loads(dump_error(caught.value, terminal=True))["traceback"]) < 20_000
 
-    def test_a_failure_reads_what_it_writes(self):
+    def test_parsed_record_is_written_unchanged(self):
         text = dump_error(raised(ExceptionGroup("g", [PaymentError(1, detail="x"), ValueError()])), terminal=True)
         assert Failure.parse(text).text() == text
 
@@ -417,13 +417,13 @@ class TestReplayedClasses:
             raise again
         assert f"[{type(error).__qualname__}]" in "".join(traceback.format_exception(again))
 
-    def test_a_frozen_class_made_by_a_metaclass_gives_way_to_its_base(self):
+    def test_unextendable_class_falls_back_to_its_base(self):
         again = replay(FinalByMeta("x"))
         assert isinstance(again, ArithmeticError)
         assert not isinstance(again, FinalByMeta)
         assert str(again) == "x"
 
-    def test_hooks_of_the_original_do_not_hear_of_ours(self):
+    def test_init_subclass_of_the_original_is_not_called(self):
         class Sub(NeedsKeyword, code=1):
             pass
 
@@ -435,14 +435,14 @@ class TestReplayedClasses:
             del sys.modules[__name__].Sub
         assert NeedsKeyword.registry == [1]
 
-    def test_names(self):
+    def test_replay_shows_the_original_class_name(self):
         again = replay(ValueError("Invalid data"))
         assert repr(again) == "StepFailedError[ValueError]('Invalid data')"
         assert traceback.format_exception_only(again) == [
             "pgqrs.errors.StepFailedError[ValueError]: Invalid data\n"
         ]
 
-    def test_text_alone(self):
+    def test_text_without_an_exception(self):
         again = replay("no luck")
         assert str(again) == "no luck"
         assert again.args == ("no luck",)
@@ -450,14 +450,14 @@ class TestReplayedClasses:
         assert type(again).__mro__[1:] == replay(Exception("x")).__class__.__mro__[1:]
         assert type(again).__qualname__ == "StepFailedError"
 
-    def test_a_class_that_is_gone_gives_way_to_its_base(self):
+    def test_missing_class_falls_back_to_its_base(self):
         again = load_document(
             type="GoneError", mro=["nowhere:GoneError", "builtins:KeyError", "builtins:Exception"]
         )
         assert isinstance(again, KeyError)
         assert repr(again) == "StepFailedError[GoneError]('m')"
 
-    def test_a_local_class_gives_way_to_its_base(self):
+    def test_local_class_falls_back_to_its_base(self):
         class LocalError(TimeoutError):
             pass
 
@@ -465,7 +465,7 @@ class TestReplayedClasses:
         assert isinstance(again, TimeoutError)
         assert not isinstance(again, LocalError)
 
-    def test_a_class_reloaded_is_the_new_one(self):
+    def test_reloaded_class_is_used(self):
         module = types.ModuleType("reloaded_module")
         sys.modules["reloaded_module"] = module
         try:
@@ -475,10 +475,10 @@ class TestReplayedClasses:
         finally:
             del sys.modules["reloaded_module"]
 
-    def test_classes_are_made_once(self):
+    def test_replay_classes_are_cached(self):
         assert type(replay(ValueError(1))) is type(replay(ValueError(2)))
 
-    def test_the_class_makes_errors_of_the_original_class(self):
+    def test_replay_class_creates_errors_of_the_original_class(self):
         again = replay(ValueError("x"))
         other = type(again)("context: x")
         assert type(other) is ValueError
@@ -491,19 +491,19 @@ class TestParts:
         assert again.args == ("payment failed: c",)
         assert (again.code, again.detail) == ("c", {"a": [1, 2]})
 
-    def test_what_is_not_json_is_left_out(self):
+    def test_non_json_attributes_are_omitted(self):
         again = replay(PaymentError(object(), detail="d"))
         assert not hasattr(again, "code")
         assert again.detail == "d"
 
-    def test_args_keep_their_places(self):
+    def test_args_keep_their_positions(self):
         again = replay(ValueError("a", b"bytes", 3))
         assert again.args == ("a", "b'bytes'", 3)
 
-    def test_no_args_stay_no_args(self):
+    def test_empty_args_stay_empty(self):
         assert replay(ValueError()).args == ()
 
-    def test_fields_kept_in_c(self):
+    def test_fields_of_builtin_errors_are_kept(self):
         again = replay(FileNotFoundError(errno.ENOENT, "No such file", "a.txt", None, "b.txt"))
         assert (again.errno, again.strerror) == (errno.ENOENT, "No such file")
         assert (again.filename, again.filename2) == ("a.txt", "b.txt")
@@ -523,15 +523,15 @@ class TestParts:
         assert (error.encoding, error.object, error.start, error.end, error.reason) == ("ascii", "é", 0, 1, "why")
         assert replay(AttributeError("x", name="n", obj=[1])).obj == [1]
 
-    def test_slots(self):
+    def test_slots_are_kept(self):
         assert replay(Slotted(4)).code == 4
         assert not hasattr(replay(Slotted(object())), "code")
 
-    def test_a_json_decode_error_has_its_place(self):
+    def test_json_decode_error_keeps_its_position(self):
         error = replay(json.JSONDecodeError("Expecting value", "a\nb", 2))
         assert (error.msg, error.doc, error.pos, error.lineno, error.colno) == ("Expecting value", "a\nb", 2, 2, 1)
 
-    def test_notes(self):
+    def test_notes_are_kept(self):
         error = ValueError("x")
         error.add_note("first")
         error.add_note("second\0")
@@ -541,12 +541,12 @@ class TestParts:
         assert replay(again).__notes__ == ["first", "second\\x00", "third"]
         assert not hasattr(replay(ValueError()), "__notes__")
 
-    def test_an_attribute_of_the_name_terminal_is_the_originals_own(self):
+    def test_attribute_named_terminal_is_kept(self):
         error = ValueError("gate closed")
         error.terminal = "T1"
         assert replay(error, terminal=True).terminal == "T1"
 
-    def test_the_step_is_the_one_that_failed(self):
+    def test_replay_has_the_ids_of_the_failed_step(self):
         assert replay(WorkflowNotFoundError(99)).workflow_id == 7
         again = replay(ReadOnly("x"))
         assert (again.workflow_id, again.step_id) == (7, "fetch")
@@ -560,26 +560,26 @@ class TestRecordedTwice:
         second = dump_error(raised(load(first)), terminal=False)
         assert json.loads(second) == json.loads(first) | {"terminal": False}
 
-    def test_attributes_that_ours_stand_in_front_of(self):
+    def test_shadowed_attributes_are_recorded(self):
         first = dump_error(raised(WorkflowNotFoundError(99)), terminal=True)
         assert json.loads(first)["attributes"] == {"workflow_id": 99}
         assert dump_error(load(first), terminal=True) == first
 
-    def test_also_when_it_is_not_found(self):
+    def test_missing_class_is_recorded_unchanged(self):
         first = json.dumps({"type": "Gone", "message": "m", "terminal": True, "args": [1], "mro": ["no:Gone"]})
         assert json.loads(dump_error(load(first), terminal=True)) == json.loads(first)
 
-    def test_changes_made_in_between_are_recorded(self):
+    def test_changed_attributes_are_recorded(self):
         again = replay(PaymentError("c", detail=1))
         again.detail = 2
         again.more = 3
         assert json.loads(dump_error(again, terminal=True))["attributes"] == {"code": "c", "detail": 2, "more": 3}
 
-    def test_groups(self):
+    def test_group_of_replays_is_recorded_unchanged(self):
         first = dump_error(raised(ExceptionGroup("g", [ValueError("a"), OSError(2, "b")])), terminal=True)
         assert dump_error(load(first), terminal=True) == first
 
-    def test_a_new_group_of_replays(self):
+    def test_new_group_of_replays_is_recorded(self):
         group = ExceptionGroup("g", [replay(ValueError("a")), replay("text")])
         leaves = replay(group).exceptions
         assert [str(leaf) for leaf in leaves] == ["a", "text"]
@@ -597,7 +597,7 @@ class TestReplayedGroups:
             ],
         )
 
-    def test_except_star(self):
+    def test_except_star_catches_replayed_leaves(self):
         caught = []
         try:
             raise replay(self.group())
@@ -611,7 +611,7 @@ class TestReplayedGroups:
         assert all(isinstance(error, StepFailedError) for error in caught)
         assert caught[-1].detail == 2
 
-    def test_what_is_not_caught_goes_on(self):
+    def test_uncaught_leaves_are_raised_again(self):
         with pytest.raises(ExceptionGroup) as caught:
             try:
                 raise replay(self.group())
@@ -622,7 +622,7 @@ class TestReplayedGroups:
             "StepFailedError[PaymentError]",
         ]
 
-    def test_class_and_text(self):
+    def test_group_keeps_its_class_and_text(self):
         again = replay(self.group())
         assert isinstance(again, ExceptionGroup)
         assert isinstance(again, StepFailedError)
@@ -631,7 +631,7 @@ class TestReplayedGroups:
         assert len(again.exceptions) == 3
         assert (again.workflow_id, again.exceptions[0].step_id) == (7, "fetch")
 
-    def test_split_subgroup_and_derive(self):
+    def test_group_supports_split_subgroup_and_derive(self):
         again = replay(self.group())
         matching, rest = again.split(KeyError)
         assert isinstance(matching.exceptions[0].exceptions[0], KeyError)
@@ -640,7 +640,7 @@ class TestReplayedGroups:
         assert again.subgroup(Exception) is again
         assert again.derive([ValueError()]).message == "all failed"
 
-    def test_a_class_with_derive_of_its_own(self):
+    def test_custom_derive_is_used(self):
         again = replay(JobsError("jobs", [ValueError(), KeyError()], "nightly"))
         assert isinstance(again, JobsError)
         assert again.job == "nightly"
@@ -648,32 +648,32 @@ class TestReplayedGroups:
         assert type(part) is JobsError
         assert part.job == "nightly"
 
-    def test_a_derive_that_needs_what_was_not_recorded(self):
+    def test_failing_derive_falls_back_to_exception_group(self):
         part = replay(NeedyGroup("needy", [ValueError(), KeyError()])).subgroup(ValueError)
         assert type(part) is ExceptionGroup
         assert part.message == "needy"
 
-    def test_a_class_that_is_gone(self):
+    def test_missing_group_class_falls_back_to_exception_group(self):
         again = load_document(mro=["no:Gone"], errors=[{"message": "leaf", "mro": ["builtins:ValueError"]}])
         assert isinstance(again, ExceptionGroup)
         assert isinstance(again.exceptions[0], ValueError)
 
-    def test_a_base_group_of_exceptions(self):
+    def test_base_group_of_exceptions_becomes_an_exception_group(self):
         assert isinstance(replay(BaseExceptionGroup("g", [ValueError()])), ExceptionGroup)
 
-    def test_a_leaf_that_is_a_crash_does_not_crash(self):
+    def test_base_exception_leaf_becomes_an_exception(self):
         again = replay(BaseExceptionGroup("g", [KeyboardInterrupt("stop"), ValueError("v")]))
         assert isinstance(again, ExceptionGroup)
         assert not isinstance(again.exceptions[0], KeyboardInterrupt)
         assert str(again.exceptions[0]) == "stop"
         assert isinstance(again.exceptions[1], ValueError)
 
-    def test_a_wide_group_is_bounded(self):
+    def test_wide_group_is_bounded(self):
         text = dump_error(ExceptionGroup("g", [ValueError("x" * 5000)] * 20_000), terminal=True)
         assert len(text) < 4_000_000
         assert 100 < len(load(text).exceptions) <= 20_000
 
-    def test_a_deep_group_is_bounded(self):
+    def test_deep_group_is_bounded(self):
         group = ExceptionGroup("g", [ValueError("leaf")])
         for _ in range(2000):
             group = ExceptionGroup("g", [group])
@@ -697,7 +697,7 @@ class TestCopies:
         "duplicate",
         [copy.copy, copy.deepcopy, *(lambda e, p=p: pickle.loads(pickle.dumps(e, p)) for p in range(6))],
     )
-    def test_copies_are_alike(self, error, duplicate):
+    def test_copies_are_equal(self, error, duplicate):
         again = replay(error, terminal=False)
         again.add_note("seen")
         other = duplicate(again)
@@ -707,7 +707,7 @@ class TestCopies:
         assert (other.workflow_id, other.step_id, is_terminal(other)) == (7, "fetch", False)
         assert dump_error(other, terminal=False) == dump_error(again, terminal=False)
 
-    def test_across_processes(self):
+    def test_replay_can_be_pickled_across_processes(self):
         data = pickle.dumps(replay(PaymentError("c", detail=1)))
         code = (
             "import pickle, sys; e = pickle.loads(sys.stdin.buffer.read()); "
@@ -718,25 +718,25 @@ class TestCopies:
 
 
 class TestWeirdErrors:
-    def test_one_that_raises_whenever_asked(self):
+    def test_error_with_failing_methods_is_replayed(self):
         again = replay(Weird("x"))
         assert isinstance(again, Weird)
         assert "Weird" in str(again)
         assert "Weird" in repr(again)
 
-    def test_one_whose_text_is_made_of_what_is_lost(self):
+    def test_text_made_of_lost_attributes_is_kept(self):
         error = Shadow("x")
         error.gone = object()
         assert str(replay(error)) == str(error)
 
-    def test_args_that_raise(self):
+    def test_args_with_a_failing_repr_are_replayed(self):
         class Shy:
             def __repr__(self):
                 raise RuntimeError
 
         assert replay(ValueError(Shy(), 1)).args[1] == 1
 
-    def test_attributes_of_odd_names(self):
+    def test_attributes_with_odd_names_are_kept(self):
         error = ValueError()
         error.__dict__.update({"": 1, "a b": 2, "\ud800": 3, "\0": 4, "__class__": 5, "__dict__": 6})
         again = replay(error)
@@ -744,12 +744,12 @@ class TestWeirdErrors:
         assert vars(again)["a b"] == 2
         assert "__class__" not in vars(again)
 
-    def test_notes_that_are_none(self):
+    def test_invalid_notes_are_dropped(self):
         error = ValueError()
         error.__notes__ = "not a list"
         assert not hasattr(replay(error), "__notes__")
 
-    def test_a_circle_of_causes(self):
+    def test_cycle_of_causes_is_recorded(self):
         one, two = ValueError("one"), ValueError("two")
         one.__cause__, two.__cause__ = two, one
         assert str(replay(raised(one))) == "one"
@@ -757,7 +757,7 @@ class TestWeirdErrors:
     @pytest.mark.parametrize(
         "error", [KeyboardInterrupt("x"), SystemExit(3), GeneratorExit(), asyncio.CancelledError()]
     )
-    def test_a_crash_comes_back_as_a_plain_error(self, error):
+    def test_base_exception_is_replayed_as_a_plain_error(self, error):
         again = replay(error)
         assert type(again).__qualname__ == "StepFailedError"
         assert isinstance(again, Exception)
@@ -766,12 +766,12 @@ class TestWeirdErrors:
     @pytest.mark.parametrize(
         ("message", "stored"), [("a\0b", "a\\x00b"), ("\ud800", "\\ud800"), ("\\u0000", "\\u0000")]
     )
-    def test_text_that_postgresql_cannot_store(self, message, stored):
+    def test_unstorable_text_is_escaped(self, message, stored):
         assert str(replay(ValueError(message))) == stored
         assert str(replay(message)) == stored
         assert replay(ValueError(message)).args == (stored,)
 
-    def test_long_text_is_cut(self):
+    def test_long_text_is_truncated(self):
         for error in (ValueError("x" * 1_000_000), "x" * 1_000_000):
             text = dump_error(error, terminal=True)
             assert len(text) < 100_000
@@ -831,16 +831,16 @@ class TestGarbage:
         pickle.loads(pickle.dumps(error))
 
     @given(st.text())
-    def test_any_text_does(self, text):
+    def test_any_text_gives_a_step_failed_error(self, text):
         assert isinstance(load_error(text, workflow_id=7, step_id="fetch"), StepFailedError)
 
     @pytest.mark.parametrize("text", ["", "nonsense", "[]", "3", "null", "{}", "[" * 100_000, '"text"'])
-    def test_what_is_no_record(self, text):
+    def test_invalid_record_gives_a_step_failed_error(self, text):
         error = load_error(text, workflow_id=7, step_id="fetch")
         assert type(error).__qualname__ == "StepFailedError"
         assert "recorded error" in str(error)
 
-    def test_bottomless_records(self):
+    def test_deeply_nested_records_are_read(self):
         text = '{"errors": [' * 20_000 + "]}" * 20_000
         assert isinstance(load_error(text, workflow_id=7, step_id="fetch"), StepFailedError)
         text = '{"errors": [' * 300 + "]}" * 300
@@ -867,17 +867,17 @@ class TestGarbage:
             "builtins:ExceptionGroup",
         ],
     )
-    def test_names_that_are_no_exception_are_passed_over(self, name):
+    def test_non_exception_names_are_skipped(self, name):
         assert type(load_document(mro=[name])).__qualname__ == "StepFailedError"
         assert isinstance(load_document(mro=[name, "builtins:KeyError"]), KeyError)
 
-    def test_nothing_is_imported(self):
+    def test_replay_imports_no_module(self):
         assert "this" not in sys.modules
         load_document(mro=["this:Error", "antigravity:Error"])
         assert "this" not in sys.modules
         assert "antigravity" not in sys.modules
 
-    def test_a_lazy_module_stays_lazy(self, tmp_path):
+    def test_lazy_module_is_not_loaded(self, tmp_path):
         (tmp_path / "lazy_module.py").write_text("raise SystemExit('it was run')")
         spec = importlib.util.spec_from_file_location("lazy_module", tmp_path / "lazy_module.py")
         spec.loader = importlib.util.LazyLoader(spec.loader)
@@ -889,7 +889,7 @@ class TestGarbage:
         finally:
             del sys.modules["lazy_module"]
 
-    def test_nothing_that_is_found_is_asked(self):
+    def test_found_objects_run_no_code(self):
         class Proxy:
             @property
             def __class__(self):
@@ -908,7 +908,7 @@ class TestGarbage:
         finally:
             del sys.modules["proxy_module"]
 
-    def test_no_property_runs(self):
+    def test_properties_are_not_called(self):
         class Error(Exception):
             @property
             def code(self):
@@ -929,13 +929,13 @@ class TestGarbage:
         finally:
             del sys.modules["property_module"]
 
-    def test_attributes_cannot_replace_ours(self):
+    def test_attributes_cannot_replace_pgqrs_fields(self):
         attributes = {"workflow_id": 1, "step_id": "x", "pgqrs_failure": 3, "__class__": "int", "__odd__": 1}
         error = load_document(attributes=attributes | {"__dict__": {"smuggled": 1}})
         assert (error.workflow_id, error.step_id, str(error)) == (7, "fetch", "m")
         assert not vars(error).keys() & {"__class__", "__dict__", "__odd__", "smuggled"}
 
-    def test_the_cache_is_bounded(self):
+    def test_class_cache_is_bounded(self):
         assert failures.replay._combined.cache_info().maxsize is not None
 
 
@@ -945,7 +945,7 @@ class TestGarbage:
 @pytest.mark.parametrize(
     "name", ["pgqrs_original", "pgqrs_failure", "split", "derive", "subgroup", "add_note", "with_traceback"]
 )
-def test_a_recorded_attribute_takes_no_place_of_a_method(name):
+def test_recorded_attribute_does_not_replace_a_method(name):
     group = {"errors": [{"type": "ValueError", "message": "m", "mro": ["builtins:ValueError"]}]}
     for document in ({}, {"mro": ["builtins:ExceptionGroup"]} | group):
         error = load_document(attributes={name: "x", "kept": 1}, **document)
@@ -969,13 +969,13 @@ def test_a_recorded_attribute_takes_no_place_of_a_method(name):
         {"text": "x", "offset": 1, "lineno": 1, "end_offset": 10**12, "end_lineno": 1},
     ],
 )  # fmt: skip
-def test_a_syntax_error_written_by_hand_can_be_formatted(attributes):
+def test_handwritten_syntax_error_can_be_formatted(attributes):
     error = load_document(mro=["builtins:SyntaxError"], attributes={"msg": "bad", "lineno": 3} | attributes)
     assert isinstance(error, SyntaxError)
     assert len("".join(traceback.format_exception(raised(error)))) < 10_000
 
 
-async def test_a_stop_iteration_comes_out_of_a_coroutine_as_itself():
+async def test_stop_iteration_leaves_a_coroutine_unchanged():
     error = replay(StopIteration(5))
     assert (str(error), repr(error), error.args) == ("5", "StepFailedError[StopIteration]('5')", (5,))
 
@@ -1009,7 +1009,7 @@ def wide(width, depth):
     [nested(1024, 45), wide(300, 2), wide(10, 4), ExceptionGroup("g", [ValueError("x" * 100_000)] * 500)],
     ids=["deep", "wide", "tree", "long"],
 )
-def test_a_group_takes_its_room_and_little_time(group):
+def test_large_group_is_recorded_in_bounded_size_and_time(group):
     began = time.process_time()
     text = dump_error(group, terminal=True)
     assert time.process_time() - began < 1
@@ -1019,7 +1019,7 @@ def test_a_group_takes_its_room_and_little_time(group):
     assert again.exceptions
 
 
-def test_of_many_attributes_and_arguments_some_are_looked_at():
+def test_many_attributes_are_read_up_to_a_limit():
     asked = []
 
     class Asked:

@@ -1,4 +1,4 @@
-"""`RetryPolicy`: a pure function of how often it failed, and with what."""
+"""`RetryPolicy`: a pure function of the number of failures and of the last error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_delays_grow_up_to_the_maximum_and_end_with_the_attempts():
     assert [STEADY.delay(failures) for failures in range(1, 8)] == [1, 2, 4, 5, 5, None, None]
 
 
-def test_one_attempt_is_no_retry():
+def test_single_attempt_is_not_retried():
     assert RetryPolicy(attempts=1).delay(1, OSError()) is None
 
 
@@ -35,42 +35,42 @@ def test_a_delay_is_never_negative_nor_longer_than_the_maximum(failures, initial
     assert 0 <= policy.delay(failures, OSError()) <= maximum
 
 
-def test_jitter_takes_its_share_off_and_differs():
+def test_jitter_shortens_delays_randomly():
     delays = [RetryPolicy(initial=10, jitter=0.5).delay(1) for _ in range(100)]
     assert all(5 <= delay <= 10 for delay in delays)
     assert len(set(delays)) > 1
 
 
 @pytest.mark.parametrize("after", [0, 0.5, 7, 3600.0])
-def test_retry_after_rules_the_delay(after):
+def test_retry_after_sets_the_delay(after):
     assert STEADY.delay(1, TransientError("busy", retry_after=after)) == after
     assert STEADY.delay(6, TransientError("busy", retry_after=after)) is None
 
 
 @pytest.mark.parametrize("after", [None, "soon", True, math.nan, math.inf, [1]])
-def test_what_is_no_number_asks_for_nothing(after):
+def test_non_numeric_retry_after_is_ignored(after):
     assert STEADY.delay(1, TransientError("busy", retry_after=after)) == 1
 
 
 @pytest.mark.parametrize("after", [10**13, 10**19, 10**400, 1e300])
-def test_a_retry_after_of_any_size_is_bounded(after):
+def test_retry_after_is_bounded(after):
     error = ExceptionGroup("both", [TransientError(retry_after=after), TransientError(retry_after=-after)])
     assert STEADY.delay(1, error) == 86400.0
     assert RetryPolicy(longest=7).delay(1, error) == 7
 
 
-def test_a_retry_after_is_found_in_groups_nested_deep():
+def test_retry_after_is_found_in_deeply_nested_groups():
     error = TransientError(retry_after=5)
     for _ in range(2000):
         error = ExceptionGroup("one", [error])
     assert STEADY.delay(1, error) == 5
 
 
-def test_a_negative_retry_after_is_now():
+def test_negative_retry_after_means_no_delay():
     assert STEADY.delay(1, TransientError(retry_after=-3)) == 0
 
 
-def test_of_a_group_the_longest_retry_after_rules():
+def test_longest_retry_after_of_a_group_wins():
     inner = ExceptionGroup("inner", [TransientError(retry_after=4), OSError()])
     assert STEADY.delay(1, ExceptionGroup("outer", [TransientError(retry_after=2), inner])) == 4
 
@@ -83,7 +83,7 @@ def test_a_replayed_error_keeps_its_retry_after():
     assert STEADY.delay(1, replayed) == 9.5
 
 
-def test_transient_errors_are_made_as_ever():
+def test_transient_error_accepts_positional_arguments():
     assert TransientError().retry_after is None
     assert TransientError("a", 2).args == ("a", 2)
 
@@ -107,7 +107,7 @@ def test_transient_errors_are_made_as_ever():
         {"jitter": None},
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(options):
+def test_invalid_policy_numbers_are_refused(options):
     [name] = options
     with pytest.raises(ConfigurationError, match=name):
         RetryPolicy(**options)
@@ -119,7 +119,7 @@ def test_a_policy_is_frozen_and_compares_by_value():
         STEADY.attempts = 3
 
 
-def test_a_number_is_that_many_attempts():
+def test_number_is_the_count_of_attempts():
     assert policy_of(4) == RetryPolicy(attempts=4)
     assert policy_of(STEADY) is STEADY
     assert policy_of(None) is None

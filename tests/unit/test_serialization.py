@@ -1,4 +1,4 @@
-"""The strict JSON codec: what it stores, what it refuses and where it says the trouble is."""
+"""The strict JSON codec: stored values, refused values, and the path in its errors."""
 
 import dataclasses
 import datetime as dt
@@ -64,13 +64,13 @@ anything = st.recursive(
 class TestRoundTrip:
     @given(json_values)
     @example({"a\\u0000": "\\u0000"})
-    def test_json_values_come_back_as_they_were(self, value):
+    def test_json_values_are_decoded_unchanged(self, value):
         encoded = CODEC.encode(value)
         assert same(encoded.value, value)
         assert same(CODEC.decode(encoded.text), value)
 
     @given(tupled)
-    def test_the_first_run_sees_what_a_replay_sees(self, value):
+    def test_first_run_and_replay_values_are_equal(self, value):
         encoded = CODEC.encode(value)
         assert same(encoded.value, CODEC.decode(encoded.text))
         assert same(encoded.value, json.loads(json.dumps(value)))
@@ -87,7 +87,7 @@ class TestRoundTrip:
             encoded.text.encode()
 
     @pytest.mark.parametrize("value", [None, False, 0, 0.0, -0.0, "", [], {}])
-    def test_falsy_values_are_themselves(self, value):
+    def test_falsy_values_are_kept(self, value):
         assert same(CODEC.encode(value).value, value)
 
     @pytest.mark.parametrize("value", [1e300, -1e-300, 5e-324, 2**63, 10**400, 0.1 + 0.2, 1.0])
@@ -102,7 +102,7 @@ class TestRoundTrip:
             '{"name":"Zoë","n":[1,2]}', {"name": "Zoë", "n": [1, 2]}
         )
 
-    def test_the_value_is_a_copy(self):
+    def test_encoded_value_is_a_copy(self):
         inner = [1]
         assert CODEC.encode(inner).value is not inner
 
@@ -158,11 +158,11 @@ class TestPlainForms:
         assert same(encoded.value, plain)
         assert same(json.loads(encoded.text), plain)
 
-    def test_a_list_repeated_side_by_side_is_no_circle(self):
+    def test_repeated_list_is_not_a_cycle(self):
         shared = [1]
         assert CODEC.encode((shared, shared, {"a": shared})).value == [[1], [1], {"a": [1]}]
 
-    def test_many_rows_of_tuples(self):
+    def test_rows_of_tuples_become_lists(self):
         rows = [(number, "name", None) for number in range(1000)]
         assert CODEC.encode(rows).value == [list(row) for row in rows]
 
@@ -211,31 +211,31 @@ class TestRefusals:
             (Order, "return a dict"),
         ],
     )
-    def test_other_types_with_what_to_return(self, value, remedy):
+    def test_other_types_are_refused_with_a_remedy(self, value, remedy):
         error = refused({"orders": [1, {"at": value}]})
         assert error.path == "$.orders[1].at"
         assert type(value).__name__ in error.reason
         assert remedy in error.reason
 
-    def test_a_coroutine_that_nobody_awaited(self):
+    def test_unawaited_coroutine_is_refused(self):
         forgotten = coroutine()
         assert "await it" in refused(forgotten).reason
         forgotten.close()
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, Celsius("nan")])
-    def test_numbers_that_json_lacks(self, value):
+    def test_nan_and_infinity_are_refused(self, value):
         assert refused([0.0, value]).path == "$[1]"
 
     @pytest.mark.parametrize("key", [1, 1.5, True, None, Level.HIGH, (1,), b"k"])
-    def test_keys_that_are_not_strings(self, key):
+    def test_non_string_keys_are_refused(self, key):
         error = refused({"a": [{key: 1}]})
         assert error.path == "$.a[0]"
         assert repr(key) in error.reason
 
-    def test_keys_that_are_not_strings_deep_in_a_large_value(self):
+    def test_deep_non_string_keys_are_refused_with_their_path(self):
         assert refused([{"n": [number]} for number in range(500)] + [{"n": {7: 1}}]).path == "$[500].n"
 
-    def test_two_keys_with_one_text(self):
+    def test_two_keys_with_equal_text_are_refused(self):
         class Other(str):
             __slots__ = ()
             __hash__ = str.__hash__
@@ -246,14 +246,14 @@ class TestRefusals:
         assert refused({"a": 1, Other("a"): 2}).path == "$.a"
 
     @pytest.mark.parametrize("string", ["\0", "a\0b", "\ud800", "x\udcffy"])
-    def test_strings_that_postgresql_cannot_store(self, string):
+    def test_unstorable_strings_are_refused(self, string):
         assert refused(string).path == "$"
         assert refused({"a": ["ok", string]}).path == "$.a[1]"
         error = refused({string: 1})
         assert error.path == f"$[{string!r}]"
         str(error).encode()
 
-    def test_the_path_quotes_odd_keys_and_cuts_long_ones(self):
+    def test_path_quotes_odd_keys_and_truncates_long_keys(self):
         assert refused({"odd key": {"é": {"0": b""}}}).path == "$['odd key']['é']['0']"
         assert len(refused({"k" * 1000: b""}).path) < 100
 
@@ -261,20 +261,20 @@ class TestRefusals:
         assert CODEC.encode("\\u0000").value == "\\u0000"
         assert CODEC.encode(["\\\\u0000", ("\\u0000",)]).value == ["\\\\u0000", ["\\u0000"]]
 
-    def test_a_circle(self):
+    def test_cycle_is_refused(self):
         circle: list = [1]
         circle.append({"again": circle})
         error = refused(circle)
         assert error.path == "$[1].again"
         assert "contains itself" in error.reason
 
-    def test_a_wide_circle_is_found_before_memory_is_full(self):
+    def test_wide_cycle_is_found_before_memory_is_full(self):
         circle: list = ["x" * 100_000]
         circle.append(circle)
         assert "contains itself" in refused(circle).reason
 
     @pytest.mark.skipif(not sys.get_int_max_str_digits(), reason="no limit is set")
-    def test_an_int_too_long_for_text(self):
+    def test_int_too_long_for_text_is_refused(self):
         assert refused({"n": 10**5000}).path == "$.n"
         assert refused((10**5000,)).path == "$[0]"
 
@@ -289,7 +289,7 @@ class TestSize:
             assert error.path == "$"
             assert "10 are allowed" in error.reason
 
-    def test_a_refusal_of_size_leaves_nothing_behind(self):
+    def test_refusal_by_size_does_not_affect_later_calls(self):
         codec = JsonCodec(max_bytes=10)
         value = ["x" * 20]
         refused(value, codec)
@@ -305,16 +305,16 @@ def nested(depth, leaf=None):
 
 class TestDepth:
     @pytest.mark.parametrize("leaf", [None, "[" * 500, "\\u0000", Level.HIGH])
-    def test_two_hundred_levels_are_fine(self, leaf):
+    def test_two_hundred_levels_are_accepted(self, leaf):
         assert CODEC.encode(nested(200, leaf)).value == nested(200, leaf)
 
     @pytest.mark.parametrize("depth", [201, 999, 100_000])
     @pytest.mark.parametrize("leaf", [None, ()])
-    def test_more_are_refused(self, depth, leaf):
+    def test_deeper_values_are_refused(self, depth, leaf):
         error = refused(nested(depth, leaf))
         assert "200 levels" in error.reason
 
-    def test_a_wide_value_of_few_levels_is_fine(self):
+    def test_wide_value_of_few_levels_is_accepted(self):
         wide = [{"n": [number]} for number in range(300)]
         assert CODEC.encode(wide).value == wide
         assert CODEC.encode("[" * 1000).value == "[" * 1000
@@ -327,18 +327,18 @@ class TestDepth:
 
         assert sink(sys.getrecursionlimit() - 500).value == nested(199, [1])
 
-    def test_text_too_deep_to_read(self):
+    def test_too_deep_text_is_refused(self):
         with pytest.raises(SerializationError):
             CODEC.decode("[" * 100_000 + "]" * 100_000)
 
 
 class TestDecode:
     @pytest.mark.parametrize("stored", ["", "{", "NaN", "[Infinity]", "nonsense", "1 2", "[" + "1" * 5000 + "]"])
-    def test_what_is_not_json_is_an_error_of_ours(self, stored):
+    def test_invalid_json_raises_serialization_error(self, stored):
         with pytest.raises(SerializationError):
             CODEC.decode(stored)
 
-    def test_text_written_by_hand(self):
+    def test_handwritten_json_is_decoded(self):
         assert CODEC.decode(' { "a" : [ 1 , 2.0 ] }\n') == {"a": [1, 2.0]}
 
 
@@ -377,7 +377,7 @@ class TestLiars:
             [LyingInt(7), (LyingInt(8),)],
         ],
     )
-    def test_liars_store_nothing_but_json(self, value):
+    def test_inconsistent_values_store_only_json(self, value):
         try:
             encoded = CODEC.encode(value)
         except SerializationError:
@@ -386,19 +386,19 @@ class TestLiars:
         assert "NaN" not in encoded.text
         assert CODEC.encode(encoded.value) == encoded
 
-    def test_no_lie_hides_a_type_that_json_lacks(self):
+    def test_inconsistent_values_cannot_hide_a_type(self):
         assert refused(LyingDict({"at": dt.date(2025, 1, 1)})).path == "$.at"
         assert refused(LyingDict({"n": math.nan})).path == "$.n"
         assert refused(mock.MagicMock(spec=dict)).path == "$"
 
-    def test_a_dict_is_what_its_items_say(self):
+    def test_dict_is_stored_by_its_items(self):
         class Last(dict):
             def items(self):
                 return [(key, values[-1]) for key, values in super().items()]
 
         assert CODEC.encode(Last(a=[1, 2])).value == {"a": 2}
 
-    def test_items_that_fail(self):
+    def test_failing_items_are_refused(self):
         class Broken(dict):
             def items(self):
                 raise RuntimeError("no items today")
@@ -407,14 +407,14 @@ class TestLiars:
         assert error.path == "$.b"
         assert "no items today" in error.reason
 
-    def test_items_that_are_no_pairs(self):
+    def test_items_other_than_pairs_are_refused(self):
         class Odd(dict):
             def items(self):
                 return [1]
 
         assert refused([Odd(a=1)]).path == "$[0]"
 
-    def test_a_list_is_what_it_holds(self):
+    def test_list_is_stored_by_its_elements(self):
         class Odd(list):
             def __iter__(self):
                 return iter([b"never"])
@@ -422,7 +422,7 @@ class TestLiars:
         assert CODEC.encode([Odd([1])]).value == [[1]]
         assert CODEC.encode((Odd([1]),)).value == [[1]]
 
-    def test_equality_that_raises(self):
+    def test_failing_equality_is_not_called(self):
         class Touchy(dict):
             def __eq__(self, other):
                 raise RuntimeError
@@ -431,7 +431,7 @@ class TestLiars:
 
         assert same(CODEC.encode(Touchy(a=1)).value, {"a": 1})
 
-    def test_a_repr_that_raises(self):
+    def test_failing_repr_is_not_needed(self):
         class Shy:
             def __repr__(self):
                 raise RuntimeError
@@ -443,7 +443,7 @@ class TestLiars:
 
 
 class TestSharing:
-    def test_a_failure_does_not_disturb_later_calls(self):
+    def test_failure_does_not_affect_later_calls(self):
         inner = {"when": object()}
         value = [inner]
         for _ in range(3):
@@ -452,7 +452,7 @@ class TestSharing:
         assert CODEC.encode(value).value == [{"when": 1}]
         assert not serialization._open_in_c
 
-    def test_threads_that_encode_one_value_at_the_same_time(self):
+    def test_concurrent_threads_can_encode_one_value(self):
         inside = threading.Barrier(2)
         met = threading.local()
 

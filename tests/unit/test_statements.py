@@ -1,4 +1,4 @@
-"""The statements as PostgreSQL gets them, one file each in `tests/statements`: a change of a statement shows in a diff.
+"""The rendered statements, one file each in `tests/statements`: a diff shows the change of a statement.
 
 `PGQRS_WRITE_STATEMENTS=1 .venv/bin/python -m pytest tests/unit/test_statements.py` writes the files anew.
 """
@@ -58,11 +58,11 @@ def written(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(RENDERED))
-def test_statement_is_the_committed_one(name):
+def test_statement_equals_its_committed_text(name):
     if os.environ.get("PGQRS_WRITE_STATEMENTS"):
         written(name).write_text(RENDERED[name])
     assert written(name).read_text() == RENDERED[name]
 
 
-def test_no_file_is_left_of_a_statement_that_is_gone():
+def test_no_file_of_a_removed_statement_remains():
     assert {path.stem for path in FOLDER.glob("*.sql")} == set(RENDERED)

@@ -7,7 +7,7 @@ import pytest
 from tests.support.waiting import blocking_until, until
 
 
-async def test_until_returns_the_first_true_answer_of_a_function_and_of_an_async_function():
+async def test_until_returns_the_first_true_answer():
     answers = iter([0, None, 7])
     assert await until(lambda: next(answers)) == 7
 
@@ -18,7 +18,7 @@ async def test_until_returns_the_first_true_answer_of_a_function_and_of_an_async
     assert await until(third, 3) == "third"
 
 
-async def test_until_fails_with_the_source_of_a_lambda_and_with_the_arguments_of_a_function():
+async def test_until_fails_with_a_description_of_the_condition():
     async def is_there(name):
         return False
 
@@ -29,7 +29,7 @@ async def test_until_fails_with_the_source_of_a_lambda_and_with_the_arguments_of
         await until(is_there, "lamp", seconds=0.02)
 
 
-async def test_until_ends_a_condition_that_hangs_and_raises_the_time_out_of_a_condition():
+async def test_until_ends_a_condition_that_hangs():
     with pytest.raises(pytest.fail.Exception, match="did not come true"):
         await until(asyncio.Event().wait, seconds=0.02)
 
@@ -40,7 +40,7 @@ async def test_until_ends_a_condition_that_hangs_and_raises_the_time_out_of_a_co
         await until(times_out)
 
 
-def test_blocking_until_returns_the_answer_and_fails_as_until_does():
+def test_blocking_until_returns_and_fails_as_until_does():
     answers = iter([0, 7])
     assert blocking_until(lambda: next(answers)) == 7
     done = []
