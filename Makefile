@@ -16,23 +16,23 @@ WORKERS ?= 4
 # Older drivers leave sockets of servers that died to the garbage collector.
 OLD_WARNINGS := -W ignore::pytest.PytestUnraisableExceptionWarning
 PYTEST_OPTIONS ?=
+# The promises to users.
+ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
-REPLAYED ?= tests/acceptance
+REPLAYED ?= $(ACCEPTANCE)
 # Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, and of the test kit.
-REPLAY_LEFT_OUT := $(foreach each,bad_input blocking_steps dask drain enqueue handles keys lent_sessions models orders_example \
-  server_away small_pools testing_kit testing_kit_codecs workers,--ignore=tests/acceptance/test_$(each).py)
+REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
+  $(foreach each,bad_input enqueue handles keys caller_sessions,--ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
-FAULTED ?= tests/acceptance
+FAULTED ?= $(ACCEPTANCE)
 
 # What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
-TESTS_OF_DEPENDENCIES := tests/unit tests/acceptance tests/integration/test_migrations.py tests/integration/test_cli.py \
-  tests/integration/test_alembic_host.py \
-  tests/integration/test_journal.py tests/integration/test_budgets.py
-
-# The test kit, the example, and the tests of processes and stops are the longest, and use no more of the dependencies
-# than the rest.
-OLD_LEFT_OUT := $(foreach each,blocking_steps crashes dask drain handles orders_example stops testing_kit \
-  testing_kit_codecs waiting_for_others workers,--ignore=tests/acceptance/test_$(each).py)
+# So are the tests of processes and stops, the test kit and the example, which are the longest and use no more of the
+# dependencies than the rest.
+TESTS_OF_DEPENDENCIES := tests/unit tests/workflows $(foreach each,embedding/models embedding/small_pools \
+  embedding/alembic_host system/server_away system/cli storage/migrations storage/journal storage/budgets, \
+  tests/$(dir $(each))test_$(notdir $(each)).py) \
+  $(foreach each,crashes handles stops,--ignore=tests/workflows/test_$(each).py)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
@@ -66,14 +66,14 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
 	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
 	$(MAKE) --no-print-directory test-oldest > .venv/log/oldest 2>&1 & checks=$$!; \
-	$(MAKE) --no-print-directory test-packaging test-replay REPLAYED='tests/acceptance $(REPLAY_LEFT_OUT)'; packaged=$$?; \
+	$(MAKE) --no-print-directory test-packaging test-replay REPLAYED='$(REPLAYED_IN_TEST)'; packaged=$$?; \
 	wait $$checks; checked=$$?; cat .venv/log/oldest; \
 	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
 # What a change of the code breaks first.
-CHECKED := tests/unit tests/acceptance/test_spec.py tests/acceptance/test_replay.py tests/acceptance/test_errors.py \
-  tests/acceptance/test_concurrency.py tests/acceptance/test_reopen.py tests/integration/test_journal.py \
-  tests/integration/test_budgets.py
+CHECKED := tests/unit tests/workflows/test_spec.py tests/workflows/test_replay.py tests/workflows/test_errors.py \
+  tests/workflows/test_concurrency.py tests/workflows/test_reopen.py tests/storage/test_journal.py \
+  tests/storage/test_budgets.py
 
 .PHONY: check
 check: .venv/.dev lint types ## the inner loop: lint, types and the fastest tests (under two minutes)
@@ -88,7 +88,7 @@ test-newest: .venv/.dev .venv/.pgbouncer ## the tests, on the newest SQLAlchemy
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
-	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(OLD_LEFT_OUT) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
+	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
 
 .PHONY: test-replay
 test-replay: .venv/.dev ## the tests, with workflows that begin anew after each step (about two minutes)
@@ -103,7 +103,7 @@ test-slow: .venv/.dev ## the tests that take a minute or more each
 .PHONY: test-faults
 test-faults: .venv/.dev ## the tests, with each round trip of the journal failing in turn (about twenty minutes)
 	$(call heading,tests in the fault mode)
-	@$(BIN)/python -m pytest -p tests.faulted -q -n $(WORKERS) --dist worksteal $(FAULTED) $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest -p tests.support.fault_mode -q -n $(WORKERS) --dist worksteal $(FAULTED) $(PYTEST_OPTIONS)
 
 .PHONY: test-packaging
 test-packaging: .venv/.dev ## build the wheel and the sdist and try them in a clean environment
@@ -181,8 +181,8 @@ $(UV):
 	@touch $@ .venv/.demo .venv/.example
 
 # The tests of poolers take the system's PgBouncer, or Debian's package unpacked here; without either they are skipped.
-.venv/.pgbouncer: tests/integration/fetch-pgbouncer.sh | $(UV)
-	@sh tests/integration/fetch-pgbouncer.sh .venv/pgbouncer
+.venv/.pgbouncer: tests/support/fetch-pgbouncer.sh | $(UV)
+	@sh tests/support/fetch-pgbouncer.sh .venv/pgbouncer
 	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml | $(UV)

@@ -15,7 +15,7 @@ and for the SQL of `migrations/`:
   through `array_of`.
 
 `tests/unit/test_qualified_sql.py` checks the text of the statements, and
-`tests/integration/test_hostile_schema.py` runs them beside hostile functions and operators.
+`tests/storage/test_hostile_schema.py` runs them beside hostile functions and operators.
 """
 
 from __future__ import annotations

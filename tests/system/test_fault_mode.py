@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = "tests.faulted"
+PLUGIN = "tests.support.fault_mode"
 
 TESTS = """
 import pytest

@@ -1,6 +1,6 @@
 """Fault mode: runs the tests with one network fault at each round trip of the journal.
 
-`pytest -p tests.faulted --faults before,after tests/acceptance`, or `make test-faults`. Each test runs once
+`pytest -p tests.support.fault_mode --faults before,after tests/workflows`, or `make test-faults`. Each test runs once
 without a fault, which counts the round trips of its journals' connections, and then anew, with fixtures and a schema of
 its own, for each fault at each of them; it must pass unchanged. A failure is named `test_x{after@7}`: by its fault and n.
 
@@ -39,18 +39,26 @@ RUN_LIMIT = 75
 """The seconds that one run of a test may take: what hangs is ended, and named."""
 
 LEFT_OUT = {
+    "test_alembic_host.py": "the histories of an application and of the tables",
     "test_bad_input.py": "what is refused before anything is written",
+    "test_caller_sessions.py": "the application's own connection writes",
     "test_dask.py": "steps in other processes",
     "test_drain.py": "workers, and what they hand back in time",
+    "test_event_loops.py": "loops and programs that end, and faults of its own",
+    "test_gc_policy.py": "the garbage collector",
     "test_handles.py": "waiting for what workers do, and faults of its own",
-    "test_lent_sessions.py": "the application's own connection writes",
+    "test_heartbeat.py": "the heartbeat, and faults of its own",
+    "test_many_at_once.py": "thousands of workflows, and their cost",
     "test_models.py": "the application's own queries",
+    "test_notifier.py": "the notifications and the polling of workers",
     "test_orders_example.py": "the servers of an example, in processes of their own",
+    "test_recovery.py": "processes that are killed",
     "test_server_away.py": "servers of the tests' own, which go away",
     "test_small_pools.py": "pools of one connection",
     "test_spec_document.py": "programs in processes of their own",
     "test_testing_kit.py": "a kit that runs each workflow once for each of its writes already",
     "test_testing_kit_codecs.py": "a kit that runs each workflow once for each of its writes already",
+    "test_testing_plugin.py": "pytest runs of their own",
     "test_workers.py": "workers, and processes that are killed",
 }
 """The files whose subject is another than what the journal writes; single tests are marked `unfaulted(reason)`."""
