@@ -1,4 +1,4 @@
-"""The real thing, as the model's machine drives it: executors beside each other on one PostgreSQL.
+"""The real pgqrs, driven by the state machine of the model: several executors on one PostgreSQL.
 
 Time stands still unless it is made to pass: beats come an hour apart, and every time in the tables is shifted.
 """

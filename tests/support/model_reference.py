@@ -1,4 +1,4 @@
-"""What pgqrs promises, in plain Python: workflows, steps, claims, timers and executors, one thing at a time.
+"""The model of pgqrs in plain Python: workflows, steps, claims, timers and executors.
 
 Time is counted in units; nothing happens between two of them. A method takes what the library is asked, changes
 the state as it should change there, and returns the answer that the library should give, an error's class for an

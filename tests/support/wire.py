@@ -1,4 +1,4 @@
-"""A wire to PostgreSQL that fails where a test tells it to.
+"""A network connection to PostgreSQL that fails at a chosen exchange.
 
 `Wire` listens on a port of its own and passes everything on to the real server. It knows where the messages of
 the protocol begin and end, so it can fail the n-th exchange: what a client sends up to the point where it waits

@@ -1,4 +1,4 @@
-"""The fault mode itself: what holds is passed, and what does not is told with its fault."""
+"""The fault mode (`pytest -p tests.support.fault_mode`): a failed test is reported with its fault."""
 
 from __future__ import annotations
 
