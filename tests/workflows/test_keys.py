@@ -155,7 +155,7 @@ def test_forked_process_has_its_own_executor(dsn, installed):
     if not child:
         try:
             told = loop.run_until_complete(asyncio.wait_for(after("child"), 30))
-        except BaseException as error:  # noqa: BLE001  # nothing leaves the child
+        except BaseException as error:  # nothing leaves the child
             told = repr(error)
         os.write(write, told.encode())
         os._exit(0)
