@@ -39,7 +39,6 @@ from pgqrs.errors import (
     WorkflowError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.journal.futures import WriteFuture
 from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
@@ -484,8 +483,7 @@ class StepRunner:
 
     # A plain function that returns a future: it saves a coroutine for each outcome.
     def _send(self, execution: StepExecution, record: StepOutcome) -> asyncio.Future[StoredOutcome]:
-        recorded = WriteFuture(loop=self._lifecycle.loop)
-        self._journal.submit(record, partial(self._on_recorded, execution, recorded))
+        recorded = self._journal.submit(record, partial(self._on_recorded, execution))
         exit_scope(execution)
         return recorded
 
@@ -559,9 +557,9 @@ class StepRunner:
             self._observer.step_recorded(self.history.workflow_id, step_id, failed=failed)
 
     def _on_recorded(
-        self, execution: StepExecution, waiter: WriteFuture, verdict: StoredOutcome | Exception
-    ) -> None:
-        """Handle the journal's answer to an outcome, even if the waiter was cancelled meanwhile."""
+        self, execution: StepExecution, verdict: StoredOutcome | Exception
+    ) -> StoredOutcome | BaseException:
+        """Handle the journal's answer to an outcome, and return the result for the waiter."""
         answer: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
@@ -572,7 +570,7 @@ class StepRunner:
             if self._observer is not None:
                 self._observe_outcome(execution.step_id, verdict)
         self._complete(execution)
-        self._journal.resolve(waiter, answer)
+        return answer
 
 
 def _next(numbers: dict[str, int], kind: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.journal.creation import NewRun
-from pgqrs.storage.journal.futures import WriteFuture
+from pgqrs.storage.journal.futures import WriteFuture, discard_result
 from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
 from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
@@ -303,16 +302,14 @@ class Store:
 
         If the caller no longer waits for the claim, the run is abandoned.
         """
-        answer = WriteFuture(loop=asyncio.get_running_loop())
 
-        def resolve(verdict: Any) -> None:
-            if answer.cancelled() and isinstance(verdict, Claim) and not verdict.succeeded:
-                self.abandon(record.workflow_id, verdict.epoch, verdict.token)
-            else:
-                self.journal.resolve(answer, verdict)
+        def on_result(result: Any) -> Any:
+            if started.cancelled() and isinstance(result, Claim) and not result.succeeded:
+                self.abandon(record.workflow_id, result.epoch, result.token)
+            return result
 
-        self.journal.submit(record, resolve)
-        return answer
+        started = self.journal.submit(record, on_result)
+        return started
 
     async def history(self, workflow_id: int) -> History:
         """Return the record of the workflow's steps, without the steps that are to be executed again.
@@ -364,7 +361,7 @@ class Store:
                 await self.journal.wait_for_capacity()
             finally:
                 self.changing.discard(record.workflow_id)
-        await self.journal.send(record)
+        await self.journal.submit(record)
 
     def abandon(self, workflow_id: int, epoch: int, claim: int) -> None:
         """Abandon a run without waiting: it stays RUNNING until a worker recovers it, as after a crash.
@@ -372,4 +369,6 @@ class Store:
         If the journal is too full for the record, or cannot write it in time, a later heartbeat abandons the run
         again.
         """
-        self.journal.try_submit(RunRelease(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim))
+        if not self.journal.is_full:
+            release = RunRelease(workflow_id, epoch, WorkflowStatus.RUNNING, claim=claim)
+            self.journal.submit(release, discard_result)

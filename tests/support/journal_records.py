@@ -1,12 +1,10 @@
 """Records handed to the journal, with the claim of their run."""
 
 import asyncio
-from functools import partial
 
 from sqlalchemy import select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal import futures as answers
 from pgqrs.storage.journal.creation import NewRun, Submission
 from pgqrs.storage.journal.runs import RunStart
 from pgqrs.storage.queries.tokens import new_token
@@ -62,9 +60,7 @@ async def submit(journal, record):
     """Hand a record in and return the future of what becomes of it."""
     (record,) = await claimed(journal._database, record)
     await journal.wait_for_capacity()
-    future = asyncio.get_running_loop().create_future()
-    journal.submit(record, partial(answers.resolve, future))
-    return future
+    return journal.submit(record)
 
 
 async def offered(journal, records):

@@ -249,15 +249,7 @@ class Driver:
 
     def recording(self, outcome: StepOutcome, executor: int) -> Awaitable[StoredOutcome]:
         """Hand an outcome in, behind those that were handed in before, and return what becomes of it."""
-        answer: asyncio.Future[StoredOutcome] = asyncio.get_running_loop().create_future()
-
-        def tell(told: StoredOutcome | Exception) -> None:
-            if isinstance(told, Exception):
-                answer.set_exception(told)
-            else:
-                answer.set_result(told)
-
-        self.processes[executor].store.journal.submit(outcome, tell)
+        answer = self.processes[executor].store.journal.submit(outcome)
         return asyncio.wait_for(answer, PATIENCE)
 
     async def fail(self, run: Run, step_id: str, error: str, failures: int, delay: int) -> None:

@@ -79,7 +79,7 @@ async def batches_of(admin, records):
     operations = Operations([WriteMessage(), WriteNote(), WriteChange()])
     journal = Journal((await admin.store()).database, operations=operations, observer=sizes)
     async with asyncio.timeout(10):
-        assert await asyncio.gather(*(journal.send(each) for each in records)) == [True] * len(records)
+        assert await asyncio.gather(*(journal.submit(each) for each in records)) == [True] * len(records)
         await journal.close()
     return sizes.batches
 

@@ -64,6 +64,10 @@ def resolve(waiter: asyncio.Future[Any], result: Any) -> None:
         waiter.set_result(result)
 
 
+def discard_result(_result: object) -> None:
+    """Discard the result of a record without a waiter; asyncio would report an error as never retrieved."""
+
+
 class Waker:
     """Wakes the tasks that wait for records of an event loop's journal.
 

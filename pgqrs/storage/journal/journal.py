@@ -13,7 +13,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
-from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 from weakref import ref
 
@@ -71,6 +70,9 @@ LOCK_SHARE = 5
 It bounds the share of its time in which a journal waits for keys that other transactions hold.
 """
 
+OnResult: TypeAlias = Callable[[Any], Any]
+"""The hook of a record; see `Journal.submit`."""
+
 BatchedKeys: TypeAlias = str | set[str | None] | None
 """The conflict keys of one workflow's records in a batch: the key of a single record, or the set of several."""
 
@@ -83,27 +85,25 @@ class SingleStatement(NamedTuple):
 
 
 class Entry:
-    """A record in the journal, and the callback for its result or for the exception that explains its absence.
+    """A record in the journal, with the future of its result.
 
     A record that had to wait for a lock is `single` from then on: it is sent alone, so that no other record waits
     with it.
     """
 
-    __slots__ = ("on_result", "operation", "record", "resolved", "single", "size")
+    __slots__ = ("future", "on_result", "operation", "record", "resolved", "single", "size")
 
-    def __init__(self, operation: Operation[Any], record: Any, on_result: Callable[[Any], None]) -> None:
+    def __init__(
+        self, operation: Operation[Any], record: Any, size: int, future: WriteFuture, on_result: OnResult | None
+    ) -> None:
         self.operation = operation
         self.record = record
+        self.size = size
+        self.future = future
         self.on_result = on_result
-        self.size = operation.payload_size(record)
+        # Not `future.done()`: the future of a cancelled waiter is done while the record is still to be written.
         self.resolved = False
         self.single = False
-
-    def resolve(self, result: Any) -> None:
-        """Pass the result to the callback, once."""
-        if not self.resolved:
-            self.resolved = True
-            self.on_result(result)
 
 
 class JournalOwner(Protocol):
@@ -159,8 +159,6 @@ class Journal:
         self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
         self._single_statements: dict[Operation[Any], SingleStatement] = {}
         self._waker = Waker(self._loop)
-        self.resolve = self._waker.resolve
-        """Resolves a `WriteFuture`; for use in an `on_result` callback."""
         # One timer for all statements: a timer for each statement costs more.
         self._watchdog = Watchdog(self._loop, database.limits.timeout)
         self.statements = 0
@@ -173,46 +171,36 @@ class Journal:
         """
         if self.is_full:
             await self.wait_for_capacity()
-        return await self.send(record)
+        return await self.submit(record)
 
-    def send(self, record: Record) -> WriteFuture:
-        """Submit a record and return the future of its result. Await `wait_for_capacity` first."""
-        answer = WriteFuture(loop=self._loop)
-        self.submit(record, partial(self.resolve, answer))
-        return answer
+    def submit(self, record: Record, on_result: OnResult | None = None) -> WriteFuture:
+        """Accept a record, and return the future of its result; the record is written even if no task awaits it.
 
-    def submit(self, record: Record, on_result: Callable[[Any], None]) -> None:
-        """Accept a record, which is then written even if no caller waits for it.
-
-        `on_result` is called once, with the result or with the exception that explains its absence. It is a
-        callback and not a future so that a cancelled waiter loses no outcome. Await `wait_for_capacity` first.
+        Await `wait_for_capacity` first. `on_result` is called once, before the waiter is woken and also if the
+        waiter was cancelled, so that no outcome is lost. It takes the result, or the exception that explains its
+        absence, and returns the result or exception for the waiter.
         """
-        entry = Entry(self._operation_of[type(record)], record, on_result)
-        if entry.size > MAX_BATCH_SIZE and self.beside is not None:
-            self._pass_on(entry, self.beside)
-            return
-        self._queue.append(entry)
-        self._queued_size += entry.size
+        operation = self._operation_of[type(record)]
+        size = operation.payload_size(record)
+        if size > MAX_BATCH_SIZE and self.beside is not None:
+            return self._pass_on(record, size, on_result, self.beside)
+        future = WriteFuture(loop=self._loop)
+        self._queue.append(Entry(operation, record, size, future, on_result))
+        self._queued_size += size
         if self._flusher is None:
             self._wake()
+        return future
 
-    def _pass_on(self, entry: Entry, beside: Journal) -> None:
+    def _pass_on(self, record: Record, size: int, on_result: OnResult | None, beside: Journal) -> WriteFuture:
         """Submit a large record to the journal beside; it counts towards the backlog here until it is written."""
-        self._beside_size += entry.size
+        self._beside_size += size
 
-        def on_result(result: Any) -> None:
-            self._beside_size -= entry.size
+        def on_written(result: Any) -> Any:
+            self._beside_size -= size
             self._admit_waiting(1)
-            entry.on_result(result)
+            return result if on_result is None else on_result(result)
 
-        beside.submit(entry.record, on_result)
-
-    def try_submit(self, record: Record) -> bool:
-        """Accept a record that no caller waits for; return False, without the record, if the backlog is full."""
-        if self._is_crowded():
-            return False
-        self.submit(record, _ignore)
-        return True
+        return beside.submit(record, on_written)
 
     async def wait_for_capacity(self) -> None:
         """Wait while the backlog is full; writers are admitted in the order in which they came."""
@@ -487,12 +475,12 @@ class Journal:
 
     def _resolve_all(self, batch: Sequence[Entry], rows: list[Any]) -> None:
         """Resolve a batch that was answered in full, by workflow id: a workflow has only one current epoch."""
-        resolve = self._resolve if self._delays else Entry.resolve
         if len(batch) == 1:
             (entry,) = batch
-            resolve(entry, entry.operation.result_for(entry.record, rows[0][EPOCH]))
+            self._resolve(entry, entry.operation.result_for(entry.record, rows[0][EPOCH]))
             return
         epochs = {row[1]: row[EPOCH] for row in rows}
+        resolve = self._resolve
         for entry in batch:
             record = entry.record
             resolve(entry, entry.operation.result_for(record, epochs[record.workflow_id]))
@@ -534,7 +522,12 @@ class Journal:
     def _resolve(self, entry: Entry, result: Any) -> None:
         if self._delays:
             self._delays.pop(entry.record.workflow_id, None)
-        entry.resolve(result)
+        if entry.resolved:
+            return
+        entry.resolved = True
+        if entry.on_result is not None:
+            result = entry.on_result(result)
+        self._waker.resolve(entry.future, result)
 
     async def _ask(self, entries: Sequence[Entry]) -> dict[AskedRecord, CurrentState]:
         statement = self._statement((CURRENT_STATE.name,))
@@ -624,10 +617,6 @@ class Journal:
 def _concerns_all(error: Exception) -> bool:
     """Return True if the cause of an error is none of the records of the batch."""
     return is_transient(error) or is_cancelled(error) or is_about_tables(error)
-
-
-def _ignore(_result: Any) -> None:
-    """Discard a result that no caller waits for."""
 
 
 def _encoded(grouped: dict[Operation[Any], list[Any]]) -> Arrays:

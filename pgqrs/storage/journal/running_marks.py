@@ -8,6 +8,7 @@ from itertools import takewhile
 from time import monotonic
 from typing import Protocol
 
+from pgqrs.storage.journal.futures import discard_result
 from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.records import StartedStep
@@ -74,12 +75,11 @@ class RunningMarks:
         self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep) if self._young else None
 
     def _mark(self, step: StartedStep, began: float) -> None:
-        on_its_way = self._on_their_way[step] = self._loop.create_future()
         mark = StepOutcome(step.workflow_id, step.epoch, step.step_id, None, None, began, None, step.claim)
-        self._journal.submit(mark, partial(self._on_written, step, on_its_way))
+        on_its_way = self._on_their_way[step] = self._journal.submit(mark, discard_result)
+        on_its_way.add_done_callback(partial(self._on_written, step))
 
-    def _on_written(self, step: StartedStep, on_its_way: asyncio.Future[None], _result: object) -> None:
-        on_its_way.set_result(None)
+    def _on_written(self, step: StartedStep, on_its_way: asyncio.Future[None]) -> None:
         # An abandoned step may have begun again and may have a newer mark.
         if self._on_their_way.get(step) is on_its_way:
             del self._on_their_way[step]
