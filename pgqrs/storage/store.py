@@ -22,11 +22,12 @@ from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
+from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.journal.creation import NewRun
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
-from pgqrs.storage.journal.journal import MIN_NETWORK_RATE, Journal
+from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
 from pgqrs.storage.journal.runs import RunEnd, RunRelease, RunStart
@@ -134,8 +135,10 @@ class Store:
         """The live runs of this event loop, by workflow id."""
         self.changing = _ChangingRuns()
         """The workflows that have a live run that is not in `runs`, or not yet."""
-        beside = Journal(self.database, self, observer=settings.observer)
-        self.journal = Journal(self.database, self, beside=beside, observer=settings.observer)
+        self.observer: Observer | None = settings.observer
+        """The observer of this process; None for none."""
+        beside = Journal(self.database, self, observer=self.observer)
+        self.journal = Journal(self.database, self, beside=beside, observer=self.observer)
         self.marks = RunningMarks(self.journal)
         dedicated = RetryingConnection(self.database)
         self.ids = IdAllocator(dedicated, self.database.workflow_ids)
@@ -150,11 +153,6 @@ class Store:
         self._codec = stored_name(settings.codec)
         self.operations = WorkflowOperations(self._access, self.ids, self._codec)
         """The operations outside of a caller's transaction."""
-
-    @property
-    def observer(self) -> Observer | None:
-        """The observer of this process; None for none."""
-        return self.journal.observer
 
     async def open(self) -> None:
         """Arrange for the store to be closed when the event loop ends, even without a call of `close`."""

@@ -25,7 +25,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.errors import RowRefusedError
-from pgqrs.storage.journal import journal as journal_module
+from pgqrs.storage.journal import backlog as backlog_module
 from pgqrs.storage.journal.creation import NewWorkflow
 from pgqrs.storage.journal.runs import RunEnd, RunStart
 from pgqrs.storage.journal.steps import StepOutcome
@@ -106,7 +106,7 @@ async def test_records_behind_a_batch_keep_the_times_of_their_starts(admin, sql,
     base, at_base = time.monotonic(), await sql.fetchval("SELECT clock_timestamp()")
     async with asyncio.timeout(DEADLINE):
         first = asyncio.create_task(short(ctx))
-        await until(lambda: journal._queue and time.monotonic() > began["short"] + 0.1)
+        await until(lambda: journal._backlog.queue and time.monotonic() > began["short"] + 0.1)
         await asyncio.gather(first, long(ctx), in_flight)
     records = await admin.list_steps(ctx.id())
     assert [each.step_id for each in records] == ["short", "long"]
@@ -254,13 +254,13 @@ async def test_backlog_is_empty_after_records_waited_for_a_lock(admin, sql):
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
         stuck = [await submit(journal, outcome(workflow_id, "first"))]
-        await until(lambda: workflow_id in journal._blocked)
+        await until(lambda: workflow_id in journal._backlog.blocked.by_workflow)
         stuck += [await submit(journal, outcome(workflow_id, f"s{n}", json.dumps("x" * 1000))) for n in range(20)]
         before = journal.statements
         await until(lambda: journal.statements >= before + 4)
     await asyncio.gather(*stuck)
-    assert (len(journal._queue), journal._queued_size) == (0, 0)
-    assert (journal._blocked, journal._delays) == ({}, {})
+    assert (len(journal._backlog.queue), journal._backlog.size) == (0, 0)
+    assert (journal._backlog.blocked.by_workflow, journal._backlog.blocked.delays) == ({}, {})
 
 
 async def test_fenced_waiting_run_leaves_no_journal_state(admin, sql):
@@ -268,11 +268,12 @@ async def test_fenced_waiting_run_leaves_no_journal_state(admin, sql):
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
         stuck = await submit(journal, outcome(workflow_id))
-        await until(lambda: workflow_id in journal._blocked)
+        await until(lambda: workflow_id in journal._backlog.blocked.by_workflow)
         await sql.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
     with pytest.raises(WorkflowFencedError):
         await stuck
-    assert (journal._blocked, journal._delays, journal._queued_size) == ({}, {}, 0)
+    blocked = journal._backlog.blocked
+    assert (blocked.by_workflow, blocked.delays, journal._backlog.size) == ({}, {}, 0)
 
 
 async def test_write_of_a_cancelled_task_is_recorded_and_replayed(admin, sql):
@@ -349,7 +350,7 @@ async def test_journal_does_not_inherit_the_context_of_its_callers(dsn, schema, 
         await ctx.start()
         journal = (await own.store()).journal
         await until(lambda: journal._flusher is None)
-        journal._dedicated.driver.terminate()
+        journal._connection.dedicated.driver.terminate()
         TOLD.set("a request's secret")
         seen.clear()
         assert await numbered(ctx, 1) == 1
@@ -378,7 +379,7 @@ async def test_many_concurrent_records_stay_bounded_and_ordered(admin, sql):
     heartbeat._limits = heartbeat._limits._replace(unattended=3600.0)
     journal = store.journal
     runs = await claimed(journal._database, *map(outcome, await new_runs(admin, 200)))
-    journal._queue = queue = WatchedQueue()
+    journal._backlog.queue = queue = WatchedQueue()
 
     async def write(record):
         return await (await submit(journal, record))
@@ -388,15 +389,15 @@ async def test_many_concurrent_records_stay_bounded_and_ordered(admin, sql):
             *(write(each._replace(step_id=str(n))) for n in range(500) for each in runs)
         )
     assert results == [StoredOutcome("1", None)] * 100_000
-    assert queue.longest == journal_module.BACKLOG_ROWS
+    assert queue.longest == backlog_module.BACKLOG_ROWS
     assert all(order == list(range(500)) for order in queue.order.values())
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 100_000
-    assert (len(journal._queue), journal._queued_size) == (0, 0)
+    assert (len(journal._backlog.queue), journal._backlog.size) == (0, 0)
 
 
 async def test_large_payloads_are_split_into_bounded_batches(admin, monkeypatch, sql):
-    monkeypatch.setattr(journal_module, "MAX_BATCH_SIZE", 100_000)
-    monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 300_000)
+    monkeypatch.setattr(backlog_module, "MAX_BATCH_SIZE", 100_000)
+    monkeypatch.setattr(backlog_module, "BACKLOG_SIZE", 300_000)
     journal = (await admin.store()).journal
     (workflow_id,) = await new_runs(admin, 1)
     text = json.dumps("x" * 30_000)
@@ -404,7 +405,7 @@ async def test_large_payloads_are_split_into_bounded_batches(admin, monkeypatch,
 
     async def write(n):
         future = await submit(journal, outcome(workflow_id, f"s{n}", text))
-        sizes.append(journal._queued_size)
+        sizes.append(journal._backlog.size)
         return await future
 
     before = journal.statements
@@ -416,13 +417,13 @@ async def test_large_payloads_are_split_into_bounded_batches(admin, monkeypatch,
 
 
 async def test_locked_workflow_does_not_fill_the_backlog(admin, monkeypatch, sql):
-    monkeypatch.setattr(journal_module, "BACKLOG_SIZE", 20_000)
+    monkeypatch.setattr(backlog_module, "BACKLOG_SIZE", 20_000)
     journal = (await admin.store()).journal
     locked, other = await new_runs(admin, 2)
     text = json.dumps("x" * 1000)
     async with held(sql, locked):
         stuck = [await submit(journal, outcome(locked, "first"))]
-        await until(lambda: locked in journal._blocked)
+        await until(lambda: locked in journal._backlog.blocked.by_workflow)
         stuck += [await submit(journal, outcome(locked, f"s{n}", text)) for n in range(15)]
         async with asyncio.timeout(DEADLINE):
             for n in range(30):
@@ -495,7 +496,7 @@ async def test_outage_within_its_timeout_is_waited_for(dsn, schema, admin, sql):
 async def test_idle_connection_closed_by_the_server_is_replaced(admin, sql):
     await admin.run(five_steps)
     journal = (await admin.store()).journal
-    pid = journal._dedicated.driver.get_server_pid()
+    pid = journal._connection.dedicated.driver.get_server_pid()
     await sql.execute("SELECT pg_terminate_backend($1, 5000)", pid)
     assert await admin.run(five_steps) == 10
 

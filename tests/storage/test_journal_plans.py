@@ -169,7 +169,7 @@ async def test_journal_statements_never_scan_a_large_table(dsn, schema, admin):
     assert len(reads) == 2
     try:
         # Planned while the tables are empty, as by a process that was there before the rows.
-        statements = {names: store.journal._statement(names) for names in [*BATCHES, ("asked",)]}
+        statements = {names: store.journal._writer.statements.of(names) for names in [*BATCHES, ("asked",)]}
         for kind in writes.OPERATIONS.values():
             lone = store.database.compile(kind.statement(single=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")

@@ -54,7 +54,7 @@ async def test_answer_received_during_a_blocked_loop_is_accepted(dsn, schema, ad
         ctx = await _started(own)
         await numbered(ctx, -1)  # the connection knows the statement now, which is one round trip
         journal = (await own.store()).journal
-        connection, before = journal._dedicated.driver, journal.statements
+        connection, before = journal._connection.dedicated.driver, journal.statements
         for n in range(3):
             writing = asyncio.create_task(numbered(ctx, n))
             while journal.statements == before + n:  # noqa: ASYNC110  # the answer must come while the loop is blocked
@@ -62,7 +62,7 @@ async def test_answer_received_during_a_blocked_loop_is_accepted(dsn, schema, ad
             time.sleep(0.3)  # noqa: ASYNC251  # which is what it is about
             assert await writing == n
         assert journal.statements == before + 3
-        assert journal._dedicated.driver is connection
+        assert journal._connection.dedicated.driver is connection
 
 
 NESTING_LATER = """

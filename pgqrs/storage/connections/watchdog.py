@@ -1,11 +1,19 @@
-"""Watchdog that terminates a connection whose statement takes too long."""
+"""A connection whose statements are watched: the watchdog terminates it if a statement takes too long."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
-from pgqrs.storage.connections.pooler import Driver
+from pgqrs.storage.connections.database import Database
+from pgqrs.storage.connections.dedicated import DedicatedConnection, IdleTimer
+from pgqrs.storage.connections.errors import is_data_error, is_read_only, sqlstate
+from pgqrs.storage.connections.pooler import Driver, is_bounded
+
+MIN_NETWORK_RATE = 256 * 1024
+"""Characters per second of the slowest supported network; a large record gets extra time by this rate."""
 
 
 class Watchdog:
@@ -66,3 +74,69 @@ class Watchdog:
             self._watched.terminate()
         else:
             self._look()
+
+
+class WatchedConnection:
+    """A dedicated connection with a watchdog, which is closed when it is idle.
+
+    Each statement may take the database's `timeout`. `is_used` returns whether a task still uses the connection.
+    """
+
+    def __init__(self, database: Database, is_used: Callable[[], bool]) -> None:
+        self.dedicated = DedicatedConnection(database)
+        """The connection itself."""
+        self.statements = 0
+        """Number of statements sent."""
+        self._loop = asyncio.get_running_loop()
+        self._limit = database.limits.timeout
+        self._bound: float | None = None
+        # One timer for all statements: a timer for each statement costs more.
+        self._watchdog = Watchdog(self._loop, self._limit)
+        self._is_used = is_used
+        self._idle_timer = IdleTimer(self._close_if_unused)
+        self._closing: asyncio.Task[None] | None = None
+
+    async def connect(self) -> Driver:
+        """Return the connection; open another one if it is lost."""
+        connection = await self.dedicated.open()
+        # The bound overrides the application's own time-out; it is doubled so that the watchdog acts first.
+        self._bound = 2 * self._limit if is_bounded(connection) else None
+        return connection
+
+    async def fetch(self, text: str, arguments: Sequence[Any], allowance: float = 0.0) -> list[Any]:
+        """Run a statement once, which may take `allowance` seconds longer than the limit, and return its rows."""
+        # Not `DedicatedConnection.fetch`: that is one more coroutine for each statement.
+        connection = self.dedicated.driver
+        if connection is None or connection.is_closed():
+            connection = await self.connect()
+        self.statements += 1
+        self._watchdog.watch(connection, allowance)
+        try:
+            bound = None if self._bound is None else self._bound + allowance
+            return await connection.fetch(text, *arguments, timeout=bound)
+        except BaseException as error:
+            unsure = sqlstate(error) is None and not is_data_error(error)
+            if unsure or is_read_only(error) or connection.is_closed():
+                self.dedicated.terminate()
+            if isinstance(error, Exception):
+                self._watchdog.check(error)
+            raise
+        finally:
+            self._watchdog.rest()
+
+    def rest(self) -> None:
+        """Count the idle time from now on."""
+        self._idle_timer.start()
+
+    async def close_if_unused(self) -> None:
+        """Close the connection unless a task uses it; it can be opened again."""
+        self._idle_timer.stop()
+        self._watchdog.stop()
+        self._close_if_unused()
+        if self._closing is not None:
+            await asyncio.wait([self._closing])
+        await asyncio.sleep(0)  # a transport that was aborted is closed in the loop's next turn
+
+    def _close_if_unused(self) -> None:
+        if self.dedicated.driver is not None and not self._is_used():
+            self._closing = self._loop.create_task(self.dedicated.close(), name="pgqrs-journal-close")

@@ -1,13 +1,14 @@
-"""The list of the operations, and the statement of a batch of several record types."""
+"""The list of the operations, and the statements of batches and of single records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import select, union_all
 
 from pgqrs.models import Step, Workflow
+from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.journal.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.journal.creation import (
     CreateAndStart,
@@ -138,6 +139,53 @@ OPERATIONS = Operations(
 """The operations of pgqrs; a new operation is listed here and nowhere else."""
 
 
-def operation_names(arrays: Arrays) -> tuple[str, ...]:
-    """Return the names of the operations and companions with these binds, as `Operations.combine` takes them."""
-    return tuple(sorted({bind.partition("_")[0] for bind in arrays}))
+class SingleStatement(NamedTuple):
+    """The statement of a single record: its text, and the function that takes its arguments out of the record."""
+
+    text: str
+    arguments: Callable[[Any], Sequence[Any]]
+
+
+class Statements:
+    """The compiled statements of a journal."""
+
+    def __init__(self, database: Database, operations: Operations) -> None:
+        self._database = database
+        self._operations = operations
+        self._compiled: dict[tuple[str, ...], CompiledStatement] = {}
+        self._singles: dict[Operation[Any], SingleStatement] = {}
+
+    def of(self, names: tuple[str, ...]) -> CompiledStatement:
+        """Return the statement of a batch; `names` are as in `Operations.combine`."""
+        compiled = self._compiled.get(names)
+        if compiled is None:
+            compiled = self._compiled[names] = self._database.compile(self._operations.combine(names))
+        return compiled
+
+    def single(self, operation: Operation[Any]) -> SingleStatement:
+        """Return the statement of a single record."""
+        statement = self._singles.get(operation)
+        if statement is None:
+            compiled = self._database.compile(operation.statement(single=True))
+            statement = SingleStatement(compiled.text, operation.picker(compiled.binds))
+            self._singles[operation] = statement
+        return statement
+
+    def encode(self, grouped: Mapping[Operation[Any], Sequence[Any]]) -> tuple[str, list[Any]]:
+        """Return the text and the arguments of the statement for the records of a batch, by operation."""
+        arrays = _arrays(grouped)
+        # The binds of one operation or companion have its name before the first underscore.
+        names = tuple(sorted({bind.partition("_")[0] for bind in arrays}))
+        if names not in self._compiled:
+            self.of(names)
+            # Compiling takes long, and the times of steps are counted back from the encoding.
+            arrays = _arrays(grouped)
+        statement = self._compiled[names]
+        return statement.text, statement.arguments(arrays)
+
+
+def _arrays(grouped: Mapping[Operation[Any], Sequence[Any]]) -> Arrays:
+    arrays: Arrays = {}
+    for operation, records in grouped.items():
+        arrays |= operation.arrays(records)
+    return arrays
