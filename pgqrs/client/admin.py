@@ -255,7 +255,8 @@ class Admin:
         args = [] if input_arg is _NOTHING else [input_arg]
         encoded = codec_at(self.codec, "input", name).encode({"args": args, "kwargs": {}})
         operations = await (await self.store()).operations_for(session)
-        return PyWorkflow(self, await operations.create(name, encoded.text), name)
+        workflow_id, token = await operations.create(name, encoded.text)
+        return PyWorkflow(self, workflow_id, name, token)
 
     async def run(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -288,7 +289,7 @@ class Admin:
         encoded = encode_input(self.codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.create_and_claim(definition.name, encoded.text, timeout)
-        context = PyWorkflow(self, workflow_id, definition.name)
+        context = PyWorkflow(self, workflow_id, definition.name, claim.token)
         claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout, claim.token)
         await context.attach_run(claimed, can_park=False, store=store)
         function: Callable[..., Awaitable[R]] = workflow
@@ -446,7 +447,8 @@ class Admin:
             WorkflowNotFoundError: No workflow has this id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return PyWorkflow(self, workflow_id, await (await self.store()).reader.name(workflow_id))
+        name, token = await (await self.store()).reader.name(workflow_id)
+        return PyWorkflow(self, workflow_id, name, token)
 
     async def resume_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> PyWorkflow:
         """Make a failed or cancelled workflow ready to run again, and reopen all its failed steps.
@@ -471,7 +473,8 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         operations = await (await self.store()).operations_for(session)
-        return PyWorkflow(self, workflow_id, await operations.resume(workflow_id))
+        name, token = await operations.resume(workflow_id)
+        return PyWorkflow(self, workflow_id, name, token)
 
     async def cancel_workflow(
         self, workflow_id: int, *, interrupt: bool = False, session: SessionOrConnection | None = None

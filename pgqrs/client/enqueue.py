@@ -220,7 +220,7 @@ class Submitter:
             if not _runs_elsewhere(state, stored):
                 state.running.add(workflow_id)
                 try:
-                    return await self._run_here(workflow, stored)
+                    return await self._run_here(workflow, stored, token)
                 except WorkflowLockedError as locked:
                     if locked.workflow_id != workflow_id:
                         raise
@@ -234,12 +234,14 @@ class Submitter:
                 if not bound.expired():
                     raise
 
-    async def _run_here(self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow) -> R:
+    async def _run_here(
+        self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow, token: int | None
+    ) -> R:
         """Run a workflow in this task with its recorded arguments."""
         codec = self._loops.codec
         check_codec(codec, stored.id, stored.codec)
         given, by_name = decode_input(codec, definition_of(workflow), stored.input)
-        return await workflow(PyWorkflow(self._loops, stored.id, stored.name), *given, **by_name)
+        return await workflow(PyWorkflow(self._loops, stored.id, stored.name, token), *given, **by_name)
 
     async def _submit(
         self, state: LoopState, definition: Definition, submissions: list[Submission]

@@ -63,13 +63,13 @@ class WorkflowOperations:
         self._ids = ids
         self._codec = codec
 
-    async def create(self, name: str, input_text: str) -> int:
-        """Write a new workflow and return its id."""
+    async def create(self, name: str, input_text: str) -> WorkflowIdentity:
+        """Write a new workflow and return its identity."""
         while True:
             (workflow_id,) = await self._access.draw(1)
             new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
             if await self._access.insert(new):
-                return workflow_id
+                return WorkflowIdentity(workflow_id, new.token)
             self._ids.forget()
 
     async def submit(self, new: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[WorkflowIdentity]:
@@ -114,8 +114,8 @@ class WorkflowOperations:
         else:
             await self._access.request_cancel(workflow_id, executor_id, interrupt=interrupt)
 
-    async def resume(self, workflow_id: int) -> str:
-        """Make a workflow runnable again, have its failed steps executed again, and return its name."""
+    async def resume(self, workflow_id: int) -> tuple[str, int | None]:
+        """Make a workflow runnable again, have its failed steps executed again; return its name and token."""
         check_id(workflow_id)
         return await self._access.run(
             lambda connection: WorkflowRepository(connection).resume(workflow_id), atomic=True

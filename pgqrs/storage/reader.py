@@ -62,8 +62,8 @@ class StoreReader:
         check_token(workflow_id, token, found)
         return status
 
-    async def name(self, workflow_id: int) -> str:
-        """Return the name of a workflow."""
+    async def name(self, workflow_id: int) -> tuple[str, int | None]:
+        """Return the name and the token of a workflow."""
         check_id(workflow_id)
         return await self._read(lambda connection: WorkflowRepository(connection).name(workflow_id))
 

@@ -267,24 +267,25 @@ class Store:
                     return workflow_id, claim
                 self.ids.forget()
 
-    async def claim(self, workflow_id: int, timeout: float | None = None) -> Claim:
+    async def claim(self, workflow_id: int, timeout: float | None = None, *, token: int | None = None) -> Claim:
         """Start a run of the workflow and fence every earlier run, or return the output of its success.
 
         A run of a dead executor is recovered. Raises `WorkflowLockedError` if another executor, which is alive,
-        holds a run of the workflow. If the caller is cancelled meanwhile, the run is abandoned once it is started.
+        holds a run of the workflow, and `WorkflowNotFoundError` if the workflow of the id has another token than
+        `token`. If the caller is cancelled meanwhile, the run is abandoned once it is started.
         """
         await self.tables.ensure()
         with self.liveness.starts:
             self.changing.add(workflow_id)
             try:
-                return await self._claim(workflow_id, timeout)
+                return await self._claim(workflow_id, timeout, token)
             finally:
                 self.changing.discard(workflow_id)
 
-    async def _claim(self, workflow_id: int, timeout: float | None) -> Claim:
+    async def _claim(self, workflow_id: int, timeout: float | None, token: int | None) -> Claim:
         await self.ensure_heartbeat()
         while True:
-            record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec)
+            record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec, token)
             if self.journal.is_full:
                 await self.journal.wait_for_capacity()
             try:

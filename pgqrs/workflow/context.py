@@ -61,9 +61,10 @@ class PyWorkflow:
     is_typed: bool = False
     """True for a typed codec, which accepts arguments that are not JSON."""
 
-    def __init__(self, host: ContextHost, workflow_id: int, name: str) -> None:
+    def __init__(self, host: ContextHost, workflow_id: int, name: str, token: int | None = None) -> None:
         self._host = host
         self._id = workflow_id
+        self._token = token
         self._name = name
         # The runs refer to this object in place of the context. A reference to the context itself would make each
         # finished workflow a reference cycle, which only the garbage collector can free.
@@ -116,7 +117,8 @@ class PyWorkflow:
         The new run fences every earlier run. The methods of a context call `start` when they need a run.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id.
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
             WorkflowCancelledError: The workflow is cancelled.
             WorkflowFinishedError: The workflow has succeeded.
             WorkflowLockedError: Another live executor runs the workflow.
@@ -311,7 +313,7 @@ class PyWorkflow:
         store = await self._host.store()
         store.changing.add(self._id)
         try:
-            claim = await store.claim(self._id, timeout)
+            claim = await store.claim(self._id, timeout, token=self._token)
             if not claim.succeeded:
                 try:
                     await self._new_run(store, claim.epoch, claim.token, timeout, can_park=False)

@@ -127,8 +127,8 @@ RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workf
 start_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second')
-FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($60::BIGINT[], $61::BIGINT[], $62::UUID[], $63::DOUBLE PRECISION[], $64::TEXT[]) AS start_rows(workflow_id, claim, executor, timeout, codec)
+FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, start_rows.token AS token, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($60::BIGINT[], $61::BIGINT[], $62::UUID[], $63::DOUBLE PRECISION[], $64::TEXT[], $65::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = start_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS start_held
@@ -141,11 +141,13 @@ OR pgqrs.pgqrs_workflows.executor = start_held.executor
 OR pgqrs.pgqrs_workflows.executor = '00000000-0000-0000-0000-000000000000'::uuid)
 AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
 FROM start_held.codec
+AND pgqrs.pgqrs_workflows.token IS NOT DISTINCT
+FROM coalesce(start_held.token, pgqrs.pgqrs_workflows.token)
 RETURNING 'start' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 step_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_11, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_12, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_13, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($65::BIGINT[], $66::BIGINT[], $67::TEXT[], $68::TEXT[], $69::TEXT[], $70::DOUBLE PRECISION[], $71::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($66::BIGINT[], $67::BIGINT[], $68::TEXT[], $69::TEXT[], $70::TEXT[], $71::DOUBLE PRECISION[], $72::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -139,6 +140,26 @@ async def test_runs_with_reissued_ids_keep_their_results(dsn):
         assert await asyncio.gather(*(ours.run(order, f"ours {n}") for n in range(4))) == [
             f"charged ours {n}" for n in range(4)
         ]
+
+
+@pytest.mark.parametrize("way", ["created", "found", "resumed"])
+async def test_context_of_a_lost_workflow_claims_no_other_workflow(dsn, way):
+    async with lost_tail(dsn) as tail, Admin(tail.dsn) as ours, Admin(tail.dsn) as theirs:
+        await ours.install()
+        await tail.remember()
+        ctx = await ours.create_workflow("order", "lost")
+        if way == "found":
+            ctx = await ours.get_workflow(ctx.id())
+        elif way == "resumed":
+            ctx = await ours.resume_workflow(ctx.id())
+        await tail.lose()
+        others = [await theirs.create_workflow("order", f"theirs {n}") for n in range(20)]
+        (other,) = [each for each in others if each.id() == ctx.id()]
+        for use in (ctx.start, partial(order, ctx, "lost")):
+            with pytest.raises(WorkflowNotFoundError, match="another workflow has its id"):
+                await use()
+        assert await theirs.list_steps(other.id()) == []
+        assert await order(other, "theirs") == "charged theirs"
 
 
 async def test_reissued_epoch_fences_the_run_of_the_lost_claim(dsn):

@@ -99,7 +99,7 @@ async def test_an_executor_is_registered_before_a_run_names_it(dsn, schema, admi
 
 async def test_store_without_a_run_has_no_heartbeat(dsn, schema, admin, sql):
     async with store_of(dsn, schema) as store:
-        workflow_id = await store.operations.create("w", "{}")
+        workflow_id, _ = await store.operations.create("w", "{}")
         await enqueue(store, "w", "{}", queue="default")
         await store.reader.workflow(workflow_id)
         await store.operations.cancel(workflow_id, interrupt=False)
@@ -625,7 +625,7 @@ async def test_cancelled_start_is_abandoned_at_once(dsn, schema, admin, sql, way
             workflow_id = await store.ids.next() + 1
             starting = store.create_and_claim("w", "{}")
         else:
-            workflow_id = await store.operations.create("w", "{}")
+            workflow_id, _ = await store.operations.create("w", "{}")
             context = await own.get_workflow(workflow_id)
             starting = context.start()
         if way == "history":

@@ -41,7 +41,8 @@ class RunStart(NamedTuple):
     """A record to write: the start of a run by `executor`; the run writes with the token `claim` from then on.
 
     `timeout` is the seconds that the workflow may take from this start, unless it has a timeout or a deadline of
-    its own already.
+    its own already. `token` is the token of the workflow, None if it is unknown: a workflow with another token is
+    not started.
     """
 
     workflow_id: int
@@ -49,6 +50,7 @@ class RunStart(NamedTuple):
     executor: UUID
     timeout: float | None = None
     codec: str | None = None
+    token: int | None = None
 
 
 class RunEnd(NamedTuple):
@@ -119,6 +121,7 @@ class ClaimWorkflow(Operation[RunStart]):
                 | (Workflow.executor == abandoned())
             )
             .where(Workflow.codec.is_not_distinct_from(held.c.codec))
+            .where(Workflow.token.is_not_distinct_from(func.coalesce(held.c.token, Workflow.token)))
             .values(
                 status=text_literal(WorkflowStatus.RUNNING),
                 epoch=Workflow.epoch + ONE,
@@ -159,6 +162,8 @@ def _claim_error(record: RunStart, current: CurrentState) -> PgqrsError | None:
     """Return the error of a workflow that no executor can start, or not with this codec, else None."""
     if current.status is None:
         return WorkflowNotFoundError(record.workflow_id)
+    if record.token is not None and current.token != record.token:
+        return WorkflowNotFoundError(record.workflow_id, is_replaced=True)
     if current.status == WorkflowStatus.CANCELLED:
         return WorkflowCancelledError(record.workflow_id)
     if current.codec != record.codec:

@@ -54,12 +54,13 @@ class WorkflowRepository:
         drawn = await self._connection.scalars(drawn_ids(), {"sequence": sequence, "count": count})
         return list(drawn)
 
-    async def name(self, workflow_id: int) -> str:
-        """Return the workflow's name; raises `WorkflowNotFoundError`."""
-        name: str | None = await self._connection.scalar(select(Workflow.name).where(Workflow.id == workflow_id))
-        if name is None:
+    async def name(self, workflow_id: int) -> tuple[str, int | None]:
+        """Return a workflow's name and token; raises `WorkflowNotFoundError`."""
+        query = select(Workflow.name, Workflow.token).where(Workflow.id == workflow_id)
+        row = (await self._connection.execute(query)).one_or_none()
+        if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return name
+        return row.name, row.token
 
     async def page(
         self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
@@ -137,8 +138,8 @@ class WorkflowRepository:
             .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1, claim=null())
         )
 
-    async def resume(self, workflow_id: int) -> str:
-        """Make a workflow runnable again, have its failed steps executed again, and return its name.
+    async def resume(self, workflow_id: int) -> tuple[str, int | None]:
+        """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
 
         A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, and
         `WorkflowFinishedError` for a workflow that has succeeded. Requires a transaction.
@@ -147,9 +148,9 @@ class WorkflowRepository:
         # Two statements, because the snapshot of the second has the errors that are recorded while the first waits
         # for the lock.
         found = await self._connection.execute(_LOCK, own)
-        name: str = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS).name
+        row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
         await self._connection.execute(_RESUME, own)
-        return name
+        return row.name, row.token
 
 
 _WORKFLOW_COLUMNS: Sequence[Any] = (
