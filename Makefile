@@ -1,5 +1,5 @@
 # Everything a contributor runs, on a machine with Python 3.11+ and make: no database, no Docker, no root.
-# Everything is installed below this folder, in .venv and .venv-oldest.
+# Everything is installed below this folder, in .venv, .venv-oldest and .venv-python.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,6 +11,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 UV := $(BIN)/uv
 OLDEST := .venv-oldest
+NEWER := .venv-python
 # More than the cores: many tests wait, for a time-out or for a process to end.
 WORKERS ?= 4
 # Older drivers leave sockets of servers that died to the garbage collector.
@@ -33,6 +34,13 @@ TESTS_OF_DEPENDENCIES := tests/unit tests/workflows $(foreach each,embedding/mod
   embedding/alembic_host system/server_away system/cli storage/migrations storage/journal storage/budgets, \
   tests/$(dir $(each))test_$(notdir $(each)).py) \
   $(foreach each,crashes handles stops,--ignore=tests/workflows/test_$(each).py)
+
+# The newest supported Python on the PATH or of pyenv, if it is newer than that of .venv; what pyenv puts on the PATH
+# runs only where a project has chosen it.
+NEWER_PYTHON = $(shell own=$$($(BIN)/python -c 'import sys; print(sys.version_info[1])'); \
+  for minor in 14 13 12; do [ $$minor -gt $$own ] || break; \
+    for p in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
+      $$p -c 'import venv' 2>/dev/null && echo $$p && exit; done; done)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
@@ -89,6 +97,16 @@ test-newest: .venv/.dev .venv/.pgbouncer ## the tests, on the newest SQLAlchemy
 test-oldest: $(OLDEST)/.installed ## the tests, on the oldest versions that pyproject.toml allows
 	$(call heading,tests on $(call versions,$(OLDEST)/bin))
 	@$(OLDEST)/bin/python -m pytest -q -n $(WORKERS) -p no:cacheprovider $(OLD_WARNINGS) $(TESTS_OF_DEPENDENCIES) $(PYTEST_OPTIONS)
+
+.PHONY: test-python
+test-python: .venv/.dev ## the acceptance tests, on the newest Python that the machine has
+	@if [ -n "$(NEWER_PYTHON)" ]; then $(MAKE) --no-print-directory test-newer-python; \
+	else echo "The tests on a newer Python are skipped: this machine has none that is newer than that of .venv."; fi
+
+.PHONY: test-newer-python
+test-newer-python: $(NEWER)/.installed
+	$(call heading,acceptance tests on $(call versions,$(NEWER)/bin))
+	@$(NEWER)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -p no:cacheprovider $(ACCEPTANCE) $(PYTEST_OPTIONS)
 
 .PHONY: test-replay
 test-replay: .venv/.dev ## the tests, with workflows that begin anew after each step (about two minutes)
@@ -151,7 +169,7 @@ build: .venv/.dev ## the wheel and the sdist, in dist/
 
 .PHONY: clean
 clean: ## remove what the other targets made, environments included
-	rm -rf .venv $(OLDEST) .venv-bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(OLDEST) $(NEWER) .venv-bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments: made with the standard library, filled by uv. A stamp is older than pyproject.toml when the
@@ -188,4 +206,9 @@ $(UV):
 $(OLDEST)/.installed: pyproject.toml | $(UV)
 	@$(UV) venv -q --clear --python $(BIN)/python $(OLDEST)
 	@$(UV) pip install -q --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[embedded]' --group test
+	@touch $@
+
+$(NEWER)/.installed: pyproject.toml | $(UV)
+	@$(UV) venv -q --clear --python $(NEWER_PYTHON) $(NEWER)
+	@$(UV) pip install -q --python $(NEWER)/bin/python -e '.[embedded]' --group test
 	@touch $@
