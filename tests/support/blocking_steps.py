@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 from pgqrs import PyWorkflow, step, workflow
 
 
+def end_with_parent() -> None:
+    """Let this process end as soon as its parent has ended.
+
+    A process of a pool waits for calls on a pipe whose other end it holds open itself, so it would outlive a test run
+    that is killed.
+    """
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def process_pool() -> ProcessPoolExecutor:
+    """Return a pool of one process that ends with this process."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent)
+
+
 @functools.cache
 def pool():
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    return process_pool()
 
 
 @step(executor=pool)

@@ -7,7 +7,7 @@ import contextvars
 import os
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
@@ -325,7 +325,7 @@ async def test_broken_process_pool_is_replaced(admin):
     made = []
 
     def make():
-        made.append(ProcessPoolExecutor(1, mp_context=blocking_steps.get_context("spawn")))
+        made.append(blocking_steps.process_pool())
         return made[-1]
 
     dies = step(executor=make, retry=RetryPolicy(attempts=2, initial=0.01))(blocking_steps.dies.__wrapped__)
