@@ -39,30 +39,32 @@ def rendered(statement: ClauseElement) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 
-RENDERED = {
-    re.sub(r"\W+", "_", name).strip("_").lower(): rendered(statement)
-    for name, statement in statements()
-    if isinstance(statement, (SelectBase, UpdateBase))
-    and name not in IN_THE_BATCH | INVARIANTS
-    and not PART.search(name)
-}
-
 pytestmark = pytest.mark.skipif(
     tuple(map(int, sqlalchemy.__version__.split(".")[:2])) < (2, 1),
     reason="an older SQLAlchemy writes them in other words",
 )
 
 
-def written(name: str) -> Path:
-    return FOLDER / f"{name}.sql"
-
-
-@pytest.mark.parametrize("name", sorted(RENDERED))
-def test_statement_equals_its_committed_text(name):
+@pytest.fixture(scope="module")
+def texts() -> dict[str, str]:
+    """The texts by the names of their files; not rendered while pytest collects, which each of its processes does."""
+    texts = {
+        re.sub(r"\W+", "_", name).strip("_").lower(): rendered(statement)
+        for name, statement in statements()
+        if isinstance(statement, (SelectBase, UpdateBase))
+        and name not in IN_THE_BATCH | INVARIANTS
+        and not PART.search(name)
+    }
     if os.environ.get("PGQRS_WRITE_STATEMENTS"):
-        written(name).write_text(RENDERED[name])
-    assert written(name).read_text() == RENDERED[name]
+        for name, text in texts.items():
+            (FOLDER / f"{name}.sql").write_text(text)
+    return texts
 
 
-def test_no_file_of_a_removed_statement_remains():
-    assert {path.stem for path in FOLDER.glob("*.sql")} == set(RENDERED)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sql")), ids=lambda path: path.stem)
+def test_statement_equals_its_committed_text(path, texts):
+    assert path.read_text() == texts.get(path.stem)
+
+
+def test_each_statement_has_a_file_and_no_other_remains(texts):
+    assert {path.stem for path in FOLDER.glob("*.sql")} == set(texts)
