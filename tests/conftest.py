@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -22,7 +23,7 @@ from pgqrs.storage.migrate import sql_script
 from pgqrs.storage.queries.invariants import INVARIANTS
 from tests.support import shop
 from tests.support.claims import Claims, claims
-from tests.support.database import connected, engine_on
+from tests.support.database import Kept, connected, engine_on
 from tests.support.processes import Children, Ended, Program, ended
 from tests.support.scenario import Scenario
 
@@ -50,17 +51,28 @@ def dsn() -> Iterator[str]:
         yield given
         return
     folder = Path(__file__).parent.parent / ".pgqrs" / "tests"
-    yield embedded.start(f"embedded://{folder}")
+    dsn = embedded.start(f"embedded://{folder}")
+    with closing(Kept(dsn)) as kept:
+        # A run of all tests would write 60 GB. What a crash of the machine breaks, `rm -r .pgqrs/tests` mends.
+        kept.execute("ALTER SYSTEM SET fsync = off")
+        kept.execute("SELECT pg_reload_conf()")
+    yield dsn
     embedded.stop(f"embedded://{folder}")
 
 
-@pytest_asyncio.fixture
-async def schema(dsn: str) -> AsyncIterator[str]:
+@pytest.fixture(scope="session")
+def kept(dsn: str) -> Iterator[Kept]:
+    """The connection of the fixtures."""
+    with closing(Kept(dsn)) as kept:
+        yield kept
+
+
+@pytest.fixture
+def schema(kept: Kept) -> Iterator[str]:
     """The name of a schema that is the test's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield name
-    async with connected(dsn) as connection:
-        await connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+    kept.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
 
 
 @pytest_asyncio.fixture
@@ -94,11 +106,10 @@ def _search() -> str:
     return " UNION ALL ".join(searches)
 
 
-@pytest_asyncio.fixture
-async def installed(dsn: str, schema: str) -> str:
+@pytest.fixture
+def installed(kept: Kept, schema: str) -> str:
     """The test's schema, with the tables in it."""
-    async with connected(dsn) as connection:
-        await connection.execute(_script().replace(RENDERED, schema))
+    kept.execute(_script().replace(RENDERED, schema))
     return schema
 
 
@@ -117,17 +128,22 @@ async def engine(dsn: str) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-@pytest_asyncio.fixture
-async def admin(dsn: str, installed: str, request: pytest.FixtureRequest) -> AsyncIterator[Admin]:
-    """An `Admin` on the test's schema with its tables; in the end they hold nothing that they must never hold.
+@pytest.fixture
+def sound(kept: Kept, installed: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test's schema; in the end its tables hold nothing that they must never hold.
 
     Those that a test marked `plants_rows` has written by hand are not looked at.
     """
-    async with Admin(dsn, installed) as admin:
+    yield installed
+    if request.node.get_closest_marker("plants_rows") is None:
+        assert kept.fetch(_search().replace(RENDERED, installed)) == []
+
+
+@pytest_asyncio.fixture
+async def admin(dsn: str, sound: str) -> AsyncIterator[Admin]:
+    """An `Admin` on the test's schema with its tables."""
+    async with Admin(dsn, sound) as admin:
         yield admin
-        if request.node.get_closest_marker("plants_rows") is None:
-            async with connected(dsn) as connection:
-                assert await connection.fetch(_search().replace(RENDERED, installed)) == []
 
 
 @pytest_asyncio.fixture
