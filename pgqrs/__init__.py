@@ -34,6 +34,7 @@ from pgqrs.errors import (
     StepTimeoutError,
     TerminalError,
     TransientError,
+    WaitTimeoutError,
     WorkflowCancelledError,
     WorkflowError,
     WorkflowFencedError,
@@ -48,6 +49,8 @@ from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, Wo
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.guard import StepGuard, StepResult
+from pgqrs.workflow.messages import Topic
+from pgqrs.workflow.select import Event, Receive, Sleep
 
 __all__ = [
     "Admin",
@@ -58,6 +61,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "EmbeddedServerError",
     "Encoded",
+    "Event",
     "GuardUsedError",
     "InvalidDSNError",
     "InvalidNameError",
@@ -69,6 +73,7 @@ __all__ = [
     "PgqrsError",
     "PoisonedWorkflowError",
     "PyWorkflow",
+    "Receive",
     "RetryPolicy",
     "RowRefusedError",
     "RunEndedError",
@@ -77,6 +82,7 @@ __all__ = [
     "SchemaOutOfDateError",
     "SerializationError",
     "SessionError",
+    "Sleep",
     "StepAction",
     "StepCycleError",
     "StepError",
@@ -89,8 +95,10 @@ __all__ = [
     "StepTimeoutError",
     "Submitter",
     "TerminalError",
+    "Topic",
     "TransientError",
     "Unreadable",
+    "WaitTimeoutError",
     "Worker",
     "WorkflowCancelledError",
     "WorkflowError",

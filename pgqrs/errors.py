@@ -30,6 +30,7 @@
     ├── StepError                            an error about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
     │   ├── StepTimeoutError (TimeoutError)  the step took longer than its timeout
+    │   ├── WaitTimeoutError (TimeoutError)  no message came before the timeout of a wait
     │   ├── StepMismatchError (TerminalError)  the step's outcome was recorded for different arguments
     │   ├── StepCycleError                   the step would wait for itself
     │   └── GuardUsedError                   the guard was already used
@@ -366,6 +367,22 @@ class StepTimeoutError(StepError, TimeoutError):
     def __init__(self, workflow_id: int, step_id: str, timeout: float) -> None:
         super().__init__(
             f"step {step_id!r} of workflow {workflow_id} took longer than its timeout of {timeout:g} seconds.",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
+        self.timeout = timeout
+
+
+class WaitTimeoutError(StepError, TimeoutError):
+    """No message came before the timeout of a wait; the recorded timeout is raised again by a replay.
+
+    Attributes:
+        timeout: The timeout of the wait in seconds.
+    """
+
+    def __init__(self, workflow_id: int, step_id: str, timeout: float) -> None:
+        super().__init__(
+            f"workflow {workflow_id} has waited {timeout:g} seconds in step {step_id!r}, and no message has come.",
             workflow_id=workflow_id,
             step_id=step_id,
         )

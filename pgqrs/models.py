@@ -25,6 +25,7 @@ from sqlalchemy import (
     false,
     func,
     text,
+    true,
     types,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -34,7 +35,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -79,8 +80,9 @@ class Workflow(Base):
     """One workflow: its input, its state and its outcome.
 
     At most one of `ready_at`, `due_at` and `executor` is set: a worker may claim the workflow, the workflow waits
-    for a time, or an executor runs it. The partial indexes on these columns hold only such workflows, so they stay
-    small however many workflows have ended.
+    for a time, or an executor runs it. A workflow that only waits for messages has none of them, and has rows in
+    `pgqrs_waits`. The partial indexes on these columns hold only such workflows, so they stay small however many
+    workflows have ended.
     """
 
     __tablename__ = "pgqrs_workflows"
@@ -159,11 +161,78 @@ class Step(Base):
 
     fingerprint: Mapped[int | None]
     failures: Mapped[int] = mapped_column(server_default=text("0"))
+    # The time of the next attempt; for a wait, the time at which `output` or `error` becomes its outcome.
     retry_at: Mapped[datetime | None]
+    # The address of the message that is the outcome of a wait; None for every other outcome.
+    address: Mapped[str | None]
 
     workflow: Mapped[Workflow] = relationship(primaryjoin=_STEP_OF_WORKFLOW, viewonly=True)
 
     __table_args__ = (CheckConstraint(_one_of(StepStatus), name="status"),)
+
+
+class Message(Base):
+    """One message, from its sending until it was received and a retry of its sending is no longer possible.
+
+    `address` names the receiver: a topic of a workflow, or an event of the schema; see
+    `pgqrs.storage.queries.addresses`. There is one message of an address and a `key`. A key of the sender is kept,
+    which `is_kept` says; pgqrs makes a key for any other message. A message is received once: `taken_at` is then
+    set. An event is never taken. `is_new` is true until a search has seen the message beside the waits that were
+    there before it.
+    """
+
+    __tablename__ = "pgqrs_messages"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    # The receiver; None for an event.
+    workflow_id: Mapped[int | None]
+    address: Mapped[str]
+    key: Mapped[str]
+    is_kept: Mapped[bool] = mapped_column(server_default=false())
+    payload: Mapped[Any] = mapped_column(JSON())
+    sent_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    is_new: Mapped[bool] = mapped_column(server_default=true())
+    taken_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("ix_pgqrs_messages_unread", "address", "id", postgresql_where=text("taken_at IS NULL")),
+        Index("ix_pgqrs_messages_key", "address", "key", unique=True),
+        Index("ix_pgqrs_messages_new", "id", postgresql_where=text("is_new")),
+        Index(
+            "ix_pgqrs_messages_taken", "taken_at", postgresql_where=text("taken_at IS NOT NULL AND NOT is_kept")
+        ),
+    )
+
+
+class Event(Base):
+    """The newest value of an event that a workflow has set."""
+
+    __tablename__ = "pgqrs_events"
+
+    workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON())
+    set_at: Mapped[datetime]
+
+
+class Wait(Base):
+    """One address for which a step of a parked workflow waits, with the claim of the run that has parked.
+
+    `is_new` is true until a search has seen the wait beside the messages that were there before it.
+    """
+
+    __tablename__ = "pgqrs_waits"
+
+    workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    step_id: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str] = mapped_column(primary_key=True)
+    claim: Mapped[int]
+    is_new: Mapped[bool] = mapped_column(server_default=true())
+
+    __table_args__ = (
+        Index("ix_pgqrs_waits_address", "address"),
+        Index("ix_pgqrs_waits_new", "workflow_id", postgresql_where=text("is_new")),
+    )
 
 
 class Executor(Base):

@@ -53,6 +53,9 @@ class Observer:
     def timers_fired(self, count: int) -> None:
         """Note the number of parked runs that a worker has made ready because their time had come."""
 
+    def messages_delivered(self, count: int) -> None:
+        """Note the number of parked runs that a worker has made ready because their message had come."""
+
     def worker_notified(self) -> None:
         """Note a notification of a worker about ready workflows in its queues."""
 

@@ -32,9 +32,11 @@ from pgqrs.validation import check_is_int, check_name, check_schema, parse_secon
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of
+from pgqrs.workflow.messages import Topic
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _NOTHING: Any = object()
@@ -505,6 +507,49 @@ class Admin:
             await state.cancel(workflow_id, interrupt=interrupt)
         else:
             await (await state.store.operations_for(session)).cancel(workflow_id, interrupt=interrupt)
+
+    async def send(self, workflow_id: int, topic: Topic[T] | str, value: T, *, key: str | None = None) -> None:
+        """Send a message to a workflow; see `WorkflowHandle.send`.
+
+        `options(session=...)` returns an object whose `send` belongs to the caller's transaction.
+
+        Args:
+            workflow_id: The id of the workflow.
+            topic: The topic, or its name for values of any type.
+            value: The value of the message, which the codec of the topic must be able to encode.
+            key: An idempotency key of the message; see `WorkflowHandle.send`.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowFinishedError: The workflow has ended; `status` names the end.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The topic or the key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        await self.options().send(workflow_id, topic, value, key=key)
+
+    async def emit(self, name: str, value: Any = None) -> bool:
+        """Emit an event of the schema, for which `PyWorkflow.wait_event` waits; the first value stays for ever.
+
+        Workflows that wait later find the event, too. `options(session=...)` returns an object whose `emit`
+        belongs to the caller's transaction.
+
+        Args:
+            name: The name of the event.
+            value: The value, which the codec must be able to encode; None by default.
+
+        Returns:
+            True if the event has this value now; False if it was emitted before with another value.
+
+        Raises:
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The name cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self.options().emit(name, value)
 
     async def list_workflows(
         self,

@@ -34,9 +34,11 @@ from pgqrs.validation import check_name, validate_key, validate_priority, valida
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
+from pgqrs.workflow.messages import Topic, emitted, message
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 BATCH_SIZE = 5000
@@ -233,6 +235,52 @@ class Submitter:
             except TimeoutError:
                 if not bound.expired():
                     raise
+
+    async def send(self, workflow_id: int, topic: Topic[T] | str, value: T, *, key: str | None = None) -> None:
+        """Send a message to a workflow, as `WorkflowHandle.send` does.
+
+        With a `session` the message is sent when the caller commits, and is gone when the caller rolls back. A
+        workflow that ends in between does not receive it.
+
+        Args:
+            workflow_id: The id of the workflow.
+            topic: The topic, or its name for values of any type.
+            value: The value of the message, which the codec of the topic must be able to encode.
+            key: An idempotency key of the message; see `WorkflowHandle.send`.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id.
+            WorkflowFinishedError: The workflow has ended; `status` names the end.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The topic or the key cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        sent = message(self._loops.codec, workflow_id, topic, value, key=key)
+        await self._loops.send(sent, self._options.session)
+
+    async def emit(self, name: str, value: Any = None) -> bool:
+        """Emit an event of the schema, for which `PyWorkflow.wait_event` waits; the first value stays for ever.
+
+        Workflows that wait later find the event, too. With a `session` it is emitted when the caller commits.
+
+        Args:
+            name: The name of the event.
+            value: The value, which the codec must be able to encode; None by default.
+
+        Returns:
+            True if the event has this value now; False if it was emitted before with another value.
+
+        Raises:
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The name cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self._loops.emit(emitted(self._loops.codec, name, value), self._options.session)
 
     async def _run_here(
         self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow, token: int | None

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
+from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
+from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.engine.scope import calling_runs
-from pgqrs.errors import WorkflowCancelledError
+from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError
+from pgqrs.storage.journal.messages import OVER
 from pgqrs.storage.records import WorkflowIdentity, WorkflowResult
 from pgqrs.types import StepRecord, WorkflowStatus
+from pgqrs.validation import check_name
+from pgqrs.workflow.messages import Topic, message
 
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+
+MIN_EVENT_PAUSE = 0.01
+"""Seconds between the first two reads while a handle waits for an event."""
+
+MAX_EVENT_PAUSE = 0.5
+"""Maximum seconds between two reads while a handle waits for an event."""
+
+EVENT_BACKOFF = 1.5
+"""Factor between the pauses before two reads."""
 
 
 class WorkflowHandle(Generic[R_co]):
@@ -101,6 +118,91 @@ class WorkflowHandle(Generic[R_co]):
             DatabaseUnavailableError: The database is unavailable.
         """
         await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt, token=self._token)
+
+    async def send(self, topic: Topic[T] | str, value: T, *, key: str | None = None) -> None:
+        """Send a message to the workflow, which `PyWorkflow.receive` receives.
+
+        The message is committed when this method returns. It waits until the workflow receives it. Sending takes
+        no lock on the workflow.
+
+        Args:
+            topic: The topic, or its name for values of any type.
+            value: The value of the message, which the codec of the topic must be able to encode.
+            key: An idempotency key: a second message with this key and topic is not sent, as long as the workflow
+                is kept. By default every call sends a message.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id, the transaction that enqueued it has not committed, or
+                the workflow was lost and another workflow has its id.
+            WorkflowFinishedError: The workflow has ended; `status` names the end.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The topic or the key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        await self._loops.send(message(self._loops.codec, self._id, topic, value, key=key, token=self._token))
+
+    async def event(self, name: str, *, timeout: float | None = None) -> Any:
+        """Return the newest value of an event that the workflow has set, and wait until it sets the event.
+
+        No worker is necessary to read an event, and an event can be read after the end of the workflow.
+
+        Args:
+            name: The name of the event.
+            timeout: Seconds that bound the wait, 0 for no wait. None, the default, for no limit.
+
+        Returns:
+            The value of the event.
+
+        Raises:
+            TimeoutError: The workflow has not set the event before the timeout.
+            WorkflowFinishedError: The workflow has ended and has not set the event; `status` names the end.
+            WorkflowNotFoundError: No workflow has this id, the transaction that enqueued it has not committed, or
+                the workflow was lost and another workflow has its id.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot decode the value.
+            InvalidNameError: The name cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        check_name("event", name)
+        reader = (await self._loops.store()).reader
+        pause, until = MIN_EVENT_PAUSE, None if timeout is None else monotonic() + timeout
+        while (found := await reader.event(self._id, name, self._token)).value is None:
+            if found.status in OVER:
+                raise WorkflowFinishedError(self._id, found.status)
+            left = inf if until is None else until - monotonic()
+            if left <= 0:
+                raise TimeoutError(f"workflow {self._id} has not set the event {name!r} within {timeout} s.")
+            await asyncio.sleep(min(pause, left))
+            pause = min(EVENT_BACKOFF * pause, MAX_EVENT_PAUSE)
+        check_codec(self._loops.codec, self._id, found.codec)
+        with value_context(self._id):
+            return own_event_codec(self._loops.codec, self._id, name).decode(found.value)
+
+    async def events(self) -> dict[str, Any]:
+        """Return the newest values of all events that the workflow has set, by name.
+
+        Returns:
+            The values by name; empty if the workflow has set no event.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot decode a value.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        reader = (await self._loops.store()).reader
+        check_codec(self._loops.codec, self._id, (await reader.workflow(self._id, self._token)).codec)
+        texts = await reader.events(self._id)
+        with value_context(self._id):
+            return {
+                name: own_event_codec(self._loops.codec, self._id, name).decode(text)
+                for name, text in texts.items()
+            }
 
     async def steps(self) -> list[StepRecord]:
         """Return the records of the workflow's steps, in the order in which the steps began.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 from pgqrs.client.queue_notifier import QueueNotifier
 from pgqrs.client.result_poller import ResultPoller
@@ -11,7 +12,11 @@ from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import Codec
 from pgqrs.codecs.records import decode_listed_step
 from pgqrs.errors import ConfigurationError
+from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.heartbeat import Heartbeat
+from pgqrs.storage.journal.messages import SentMessage
+from pgqrs.storage.journal.outbox import EmittedEvent
+from pgqrs.storage.queries.channels import MESSAGES
 from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import StepRecord
 
@@ -22,6 +27,7 @@ class LoopState:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.notifier = QueueNotifier(store.notify_queue)
+        store.arrivals.on_sent(partial(self.notifier.notify, MESSAGES, 0))
         self.results = ResultPoller(store.reader.results, store.reader.tokens)
         self.waits = ResultWaits()
         self.running: set[int] = set()
@@ -97,6 +103,26 @@ class LoopStates:
         finally:
             if store is not None:
                 await store.close()
+
+    async def send(self, message: SentMessage, session: SessionOrConnection | None = None) -> None:
+        """Send a message, and announce it; with a caller's `session`, it is sent when the caller commits."""
+        store = (await self.loop_state()).store
+        await (await store.operations_for(session)).send(message)
+        self._announce(store, session)
+
+    async def emit(self, event: EmittedEvent, session: SessionOrConnection | None = None) -> bool:
+        """Set an event of the schema, as `send` sends, and return whether it has this value now."""
+        store = (await self.loop_state()).store
+        is_set = await (await store.operations_for(session)).emit(event)
+        if is_set:
+            self._announce(store, session)
+        return is_set
+
+    def _announce(self, store: Store, session: SessionOrConnection | None) -> None:
+        if session is None:
+            store.arrivals.sent()
+        else:
+            store.sessions.callers.after_commit(session, MESSAGES, store.arrivals.sent)
 
     async def steps(self, workflow_id: int, token: int | None = None) -> list[StepRecord]:
         """Return the records of a workflow's steps, in the order in which the steps began."""

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import shown_error
+from pgqrs.codecs.messages import decode_message
 from pgqrs.errors import CodecMismatchError, SerializationError
 from pgqrs.types import StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 
@@ -60,6 +61,7 @@ class StoredStep(NamedTuple):
     started_at: datetime
     completed_at: datetime | None
     failures: int
+    address: str | None
 
 
 def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
@@ -101,8 +103,14 @@ def decode_listed_step(codec: Codec, stored: StoredStep, written: str | None) ->
     where = stored.workflow_id, stored.step_id
     read = _leniently(codec, written, *where)
     fields: dict[str, Any] = stored._asdict()
-    fields["output"] = read(codec_at(codec, "output", *where).decode, stored.output)
-    fields["error"] = read(partial(_opened, codec, where), stored.error)
+    if stored.status is StepStatus.RUNNING and not stored.failures:
+        fields |= {"output": None, "error": None}  # a wait: this becomes its outcome at the timeout
+    elif stored.address is not None:
+        fields["output"] = read(partial(decode_message, codec, stored.address), stored.output)
+    else:
+        fields["output"] = read(codec_at(codec, "output", *where).decode, stored.output)
+        fields["error"] = read(partial(_opened, codec, where), stored.error)
+    del fields["address"]
     return StepRecord(**fields)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from pgqrs.clock import Clock
 from pgqrs.engine.lifecycle import IDLE_BEFORE_PARK, RunLifecycle, RunState, StopReason
+from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.journal.futures import resolve
+from pgqrs.storage.journal.waits import StepWait
 
 MIN_PARK = 1.0
 """Minimum seconds of a wait for which a run parks; shorter waits stay in memory."""
@@ -42,6 +45,32 @@ class TimeReached:
         return self._clock.call_at(self.due, on_met).cancel
 
 
+class MessageArrived:
+    """The condition that a message has arrived at one of several addresses."""
+
+    __slots__ = ("_addresses", "_arrivals", "due")
+
+    def __init__(self, arrivals: Arrivals, addresses: Sequence[str]) -> None:
+        self._arrivals = arrivals
+        self._addresses = addresses
+        self.due = inf
+
+    def subscribe(self, on_met: Callable[[], None]) -> Callable[[], object]:
+        """Call `on_met` once there is a message; return a function that ends the subscription."""
+        return self._arrivals.subscribe(self._addresses, on_met)
+
+
+Describe: TypeAlias = Callable[[], StepWait]
+"""A function that describes a wait of a step at the moment in which its run parks."""
+
+
+class _Wait(NamedTuple):
+    """The latest time of a wait, and the description of the step that waits; None for a step with an outcome."""
+
+    due: float
+    describe: Describe | None
+
+
 # The lifecycle does not refer to this object: a cycle would leave ended runs to the garbage collector.
 class Parking:
     """The waits of a run; a run of a worker is parked while it only waits.
@@ -49,21 +78,25 @@ class Parking:
     Args:
         lifecycle: The lifecycle of the run.
         can_park: True if a worker claimed the run; a worker will then claim it again when a condition is met.
+
+    Attributes:
+        parked: The waits of the steps without an outcome, at the moment in which the run parked.
     """
 
-    __slots__ = ("_due", "_waits", "can_park", "lifecycle")
+    __slots__ = ("_due", "_waits", "can_park", "lifecycle", "parked")
 
     def __init__(self, lifecycle: RunLifecycle, *, can_park: bool) -> None:
         self.lifecycle = lifecycle
-        self._waits: dict[asyncio.Future[None], float] = {}
+        self._waits: dict[asyncio.Future[None], _Wait] = {}
         self._due = inf
+        self.parked: tuple[StepWait, ...] = ()
         self.can_park = can_park
 
     @property
     def idle_until(self) -> float | None:
         """The time, by the clock, until which the run only waits; None if a step executes or nothing waits."""
         only_waits = self._waits and self.lifecycle.state is RunState.OPEN and self.lifecycle.idle.is_idle
-        return min(self._waits.values()) if only_waits else None
+        return min(each.due for each in self._waits.values()) if only_waits else None
 
     def until_due(self) -> float | None:
         """Return the seconds until a parked run must be claimed again; None if no time is set."""
@@ -76,38 +109,58 @@ class Parking:
         if due > clock.time():
             await self.wait(TimeReached(clock, due), resting=resting)
 
-    async def wait(self, *conditions: Condition, resting: bool = False) -> None:
+    async def wait(self, *conditions: Condition, resting: bool = False, describe: Describe | None = None) -> None:
         """Wait until one of the conditions is met, or park the run; raise the stop of the run once it stops.
 
-        `resting` is True for a step that waits for its next attempt.
+        `resting` is True for a step that executes and waits, `describe` describes the wait of such a step to the
+        statement that parks the run.
         """
         lifecycle = self.lifecycle
         lifecycle.raise_if_stopped()
+        due = min(each.due for each in conditions)
+        with self._waiting(due, describe, resting=resting) as waiter:
+            ends = [each.subscribe(lambda: resolve(waiter, None)) for each in conditions]
+            try:
+                await self._park_if_only_body_waits()
+                if self._is_allowed():
+                    lifecycle.idle.watch(IDLE_BEFORE_PARK, self._park_if_idle)
+                await waiter
+            finally:
+                for end in ends:
+                    end()
+        lifecycle.raise_if_stopped()
+
+    async def park_at_once(self, due: float, describe: Describe) -> None:
+        """Park the run if only the step waits that `describe` describes; the step then needs no other record.
+
+        `due` is the latest time of the wait. Raises the stop of the run if it has stopped, as by the park.
+        """
+        self.lifecycle.raise_if_stopped()
+        with self._waiting(due, describe, resting=True):
+            await self._park_if_only_body_waits()
+        self.lifecycle.raise_if_stopped()
+
+    @contextmanager
+    def _waiting(self, due: float, describe: Describe | None, *, resting: bool) -> Generator[asyncio.Future[None]]:
+        lifecycle = self.lifecycle
         waiter: asyncio.Future[None] = lifecycle.loop.create_future()
-        ends = [each.subscribe(lambda: resolve(waiter, None)) for each in conditions]
-        self._waits[waiter] = min(each.due for each in conditions)
+        self._waits[waiter] = _Wait(due, describe)
         lifecycle.waiters.add(waiter)
         lifecycle.idle.resting += resting
         try:
-            await self._park_at_once()
-            if self._is_allowed():
-                lifecycle.idle.watch(IDLE_BEFORE_PARK, self._park_if_idle)
-            await waiter
+            yield waiter
         finally:
-            for end in ends:
-                end()
             del self._waits[waiter]
             lifecycle.waiters.discard(waiter)
             lifecycle.idle.resting -= resting
             if not self._waits:
                 lifecycle.idle.unwatch(self._park_if_idle)
             lifecycle.idle.restart()
-        lifecycle.raise_if_stopped()
 
     def _is_allowed(self) -> bool:
         return self.can_park and self.lifecycle.state is RunState.OPEN and self.lifecycle.body.task is not None
 
-    async def _park_at_once(self) -> None:
+    async def _park_if_only_body_waits(self) -> None:
         idle, body = self.lifecycle.idle, self.lifecycle.body
         if self._is_allowed() and idle.is_idle and asyncio.current_task() is body.task:
             await asyncio.sleep(0)  # lets tasks that the body just created begin their steps
@@ -116,6 +169,7 @@ class Parking:
     def _park_if_idle(self) -> None:
         if not (self._waits and self._is_allowed() and self.lifecycle.idle.is_idle):
             return
-        self._due = min(self._waits.values())
+        self._due = min(each.due for each in self._waits.values())
         if self._due - self.lifecycle.clock.time() > MIN_PARK:
+            self.parked = tuple(each.describe() for each in self._waits.values() if each.describe is not None)
             self.lifecycle.unwind_for(StopReason.PARKED)

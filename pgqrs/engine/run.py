@@ -24,7 +24,10 @@ from pgqrs.errors import (
     WorkflowFinishedError,
 )
 from pgqrs.retry import RetryPolicy
+from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.journal.runs import RunEnd, RunRelease
+from pgqrs.storage.journal.waits import StepWait
+from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
 from pgqrs.storage.store import Store
 from pgqrs.types import WorkflowStatus
@@ -135,6 +138,16 @@ class Run:
     def clock(self) -> TimeOfDay:
         """The clock of the database."""
         return self._store.reader
+
+    @property
+    def reader(self) -> StoreReader:
+        """The reads of the event loop of the run."""
+        return self._store.reader
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """The waits for messages in the event loop of the run."""
+        return self._store.arrivals
 
     @property
     def place(self) -> Scope:
@@ -338,7 +351,10 @@ class Run:
             case StopReason.CANCELLED | StopReason.INTERRUPTED:
                 await self._release(WorkflowStatus.CANCELLED)
             case StopReason.PARKED:
-                await self._release(WorkflowStatus.WAITING, self.parking.until_due())
+                waits = self.parking.parked
+                await self._release(WorkflowStatus.WAITING, self.parking.until_due(), waits=waits)
+                if waits:
+                    self._store.arrivals.parked()
             case StopReason.REPLAY:
                 self._close()
             case _:
@@ -445,12 +461,12 @@ class Run:
         *,
         retries: int | None = None,
         reopen: tuple[str, ...] = (),
+        waits: tuple[StepWait, ...] = (),
     ) -> None:
         self._close()
+        record = RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim, waits)
         try:
-            await self._store.write_end(
-                RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim)
-            )
+            await self._store.write_end(record)
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise

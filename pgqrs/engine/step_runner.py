@@ -39,6 +39,7 @@ from pgqrs.errors import (
     WorkflowError,
 )
 from pgqrs.retry import RetryPolicy
+from pgqrs.storage.journal.operation import Record
 from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
@@ -550,6 +551,32 @@ class StepRunner:
             self._observe_outcome(execution.step_id, outcome)
         exit_scope(execution)
         self._complete(execution)
+
+    async def write(self, execution: StepExecution, record: Record) -> Any:
+        """Write a further record of an executing step, and return its result."""
+        self._check_counts(execution, calling_scope(execution))
+        self._store.marks.ended(execution)
+        try:
+            result = await self._journal.write(record)
+        except PgqrsError as refused:
+            execution.run.on_write_refused(refused)
+            self._check_counts(execution, calling_scope(execution))
+            raise
+        return result
+
+    async def take(self, execution: StepExecution, record: Record) -> StoredOutcome | None:
+        """Write a record whose result is the outcome of a step, or None if the step has none yet.
+
+        Raises the stop of the run if it has stopped meanwhile and the step has no outcome.
+        """
+        outcome: StoredOutcome | None = await self.write(execution, record)
+        if outcome is None:
+            self._lifecycle.raise_if_stopped()
+            return None
+        self._committed(execution, outcome)
+        if _ALWAYS_REPLAYS:
+            self._lifecycle.replay_after(execution)
+        return outcome
 
     def _observe_outcome(self, step_id: str, outcome: StoredOutcome) -> None:
         if self._observer is not None:

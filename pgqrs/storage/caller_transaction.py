@@ -9,8 +9,10 @@ from uuid import UUID
 from pgqrs.errors import SessionError
 from pgqrs.storage.connections.caller import CallerConnection
 from pgqrs.storage.id_allocator import IdAllocator
-from pgqrs.storage.inserts import enqueue_workflows, insert_workflow
+from pgqrs.storage.inserts import enqueue_workflows, insert_event, insert_message, insert_workflow
 from pgqrs.storage.journal.creation import NewWorkflow, Submission
+from pgqrs.storage.journal.messages import SentMessage
+from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
@@ -45,6 +47,14 @@ class CallerTransaction:
     async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
         """Insert workflows of one name for workers to claim; see `enqueue_workflows`."""
         return await enqueue_workflows(self._connection, new)
+
+    async def send(self, message: SentMessage) -> None:
+        """Insert a message to a workflow that has not ended."""
+        await insert_message(self._connection, message)
+
+    async def emit(self, event: EmittedEvent) -> bool:
+        """Insert an event of the schema, and return whether it has this value now."""
+        return await insert_event(self._connection, event)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
         """Do `work` in the caller's transaction; raises `SessionError` for atomic work in AUTOCOMMIT."""

@@ -15,7 +15,7 @@ from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
-from pgqrs.storage.queries import claims, executors, maintenance
+from pgqrs.storage.queries import claims, delivery, executors, maintenance
 from pgqrs.storage.queries.channels import parse_payload, queue_channel
 from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
@@ -45,7 +45,8 @@ class MaintenanceResult(NamedTuple):
     `ready` says that one of the queues has a workflow to claim. `woken` counts the workflows whose timer was due,
     `recovered` the runs of dead executors, and `timed_out` the workflows that were ended at their deadline.
     `suspects` counts executors that may be dead. `next_due` is the time in seconds until the next timer or
-    deadline, None without one. `others` has the name and codec of ready workflows with another codec.
+    deadline, None without one. `has_new` says that `deliver` has something to do. `others` has the name and codec
+    of ready workflows with another codec.
     """
 
     ready: bool
@@ -54,7 +55,20 @@ class MaintenanceResult(NamedTuple):
     timed_out: int
     suspects: int
     next_due: float | None
+    has_new: bool = False
     others: tuple[tuple[str, str | None], ...] = ()
+
+
+class Delivered(NamedTuple):
+    """The result of a delivery: the number of workflows that a message has made ready, and their queues.
+
+    `lowest` is the lowest id of these workflows, 0 without one. `again` says that more messages may be left.
+    """
+
+    woken: int
+    lowest: int
+    queues: tuple[str, ...]
+    again: bool
 
 
 class ClaimConnection:
@@ -173,6 +187,7 @@ class ClaimConnection:
             timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
+                await self._fetch(delivery.delete_received, {})
         return MaintenanceResult(
             ready,
             found["woken"],
@@ -180,8 +195,18 @@ class ClaimConnection:
             timed_out,
             found["suspects"],
             found["next_due"],
+            found["has_new"],
             tuple((row["name"], row["codec"]) for row in others),
         )
+
+    async def deliver(self) -> Delivered:
+        """Give parked workflows the messages for which they wait."""
+        async with self._one_at_a_time:
+            (found,) = await self._fetch(delivery.deliver, {})
+            if found["lowest"] is not None:
+                self._floor.lower(found["lowest"])
+        again = max(found["seen"], found["woken"]) >= delivery.MAX_SEEN
+        return Delivered(found["woken"], found["lowest"] or 0, tuple(found["queues"] or ()), again)
 
     async def _look(self, values: dict[str, Any]) -> Any:
         """Run a full search if it is due, otherwise a search within the bounds of the floor."""

@@ -9,7 +9,10 @@ from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
 from pgqrs.storage.journal.creation import NewWorkflow, Submission
-from pgqrs.storage.journal.registry import CALLER_ENQUEUE, OPERATIONS
+from pgqrs.storage.journal.messages import SentMessage
+from pgqrs.storage.journal.operation import RETRY, CurrentState
+from pgqrs.storage.journal.outbox import EmittedEvent
+from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, CALLER_ENQUEUE, OPERATIONS, AskedRecord
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
 from pgqrs.storage.records import KeyOwner, from_row
@@ -19,6 +22,23 @@ async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:
     """Insert a workflow that no executor runs yet, and return whether its id was free."""
     kind = OPERATIONS[NewWorkflow]
     return (await connection.execute(kind.statement(single=True), kind.values(new))).first() is not None
+
+
+async def insert_message(connection: Connection, message: SentMessage) -> None:
+    """Insert a message to a workflow that has not ended; raises the reason why the workflow cannot get it."""
+    kind = OPERATIONS[SentMessage]
+    while (await connection.execute(kind.statement(single=True), kind.values(message))).first() is None:
+        asked = CALLER_CURRENT_STATE.arrays([AskedRecord(message.workflow_id, None)])
+        row = (await connection.execute(CALLER_CURRENT_STATE.statement(), asked)).mappings().one()
+        reason = kind.resolve_missing(message, from_row(CurrentState, row))
+        if reason is not RETRY:
+            raise reason
+
+
+async def insert_event(connection: Connection, event: EmittedEvent) -> bool:
+    """Insert an event of the schema unless it has a value, and return whether it has this value now."""
+    kind = OPERATIONS[EmittedEvent]
+    return (await connection.execute(kind.statement(single=True), kind.values(event))).first() is not None
 
 
 async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:

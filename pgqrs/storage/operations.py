@@ -8,6 +8,8 @@ from uuid import UUID
 
 from pgqrs.storage.id_allocator import IdAllocator, check_id
 from pgqrs.storage.journal.creation import NewWorkflow, Submission
+from pgqrs.storage.journal.messages import SentMessage
+from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.tokens import new_token
@@ -37,6 +39,14 @@ class Access(Protocol):
 
     async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
         """Write workflows of one name for workers to claim; see `pgqrs.storage.inserts.enqueue_workflows`."""
+        ...
+
+    async def send(self, message: SentMessage) -> None:
+        """Write a message to a workflow that has not ended."""
+        ...
+
+    async def emit(self, event: EmittedEvent) -> bool:
+        """Write an event of the schema unless it has a value, and return whether it has this value now."""
         ...
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
@@ -97,6 +107,19 @@ class WorkflowOperations:
             else:
                 identities.append(WorkflowIdentity(own, each.token))
         return identities
+
+    async def send(self, message: SentMessage) -> None:
+        """Write a message to a workflow, unless there is a message with its address and its key.
+
+        Raises `WorkflowNotFoundError`, `WorkflowFinishedError`, and `CodecMismatchError` for a workflow with
+        another codec than the one that has written the message.
+        """
+        check_id(message.workflow_id)
+        await self._access.send(message)
+
+    async def emit(self, event: EmittedEvent) -> bool:
+        """Write an event of the schema unless it has a value, and return whether it has this value now."""
+        return await self._access.emit(event)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
         """Cancel a workflow at once, or request the cancellation of its run.

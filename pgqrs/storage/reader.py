@@ -16,7 +16,7 @@ from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.records import EventState, WorkflowResult
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.tables import InstalledTables
 from pgqrs.types import WorkflowStatus
@@ -74,6 +74,17 @@ class StoreReader:
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
         return await self._read(lambda connection: WorkflowRepository(connection).results(ids))
+
+    async def event(self, workflow_id: int, name: str, token: int | None = None) -> EventState:
+        """Return the value of an event of a workflow, and the state of the workflow."""
+        check_id(workflow_id)
+        found = await self._read(lambda connection: WorkflowRepository(connection).event(workflow_id, name))
+        check_token(workflow_id, token, found.token)
+        return found
+
+    async def events(self, workflow_id: int) -> dict[str, str]:
+        """Return the values, JSON texts, of the events that a workflow has set, by name."""
+        return await self._read(lambda connection: WorkflowRepository(connection).events(workflow_id))
 
     async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
         """Return the tokens of the workflows that exist, by id."""

@@ -74,16 +74,21 @@ class ClaimedRun(NamedTuple):
 class StoredOutcome(NamedTuple):
     """The recorded outcome of a finished step: the JSON text of its `output` or of its `error`.
 
-    `fingerprint` is the fingerprint of the arguments of the call, None if it is unknown.
+    `fingerprint` is the fingerprint of the arguments of the call, None if it is unknown. `address` is the address
+    of the message that is the output; None for any other output.
     """
 
     output: str | None
     error: str | None
     fingerprint: int | None = None
+    address: str | None = None
 
 
 class FailedAttempts(NamedTuple):
-    """The recorded state of a step that is being retried: its failures, and the seconds until the next attempt."""
+    """The recorded state of a step that is being retried: its failures, and the seconds until the next attempt.
+
+    A wait with a timeout has no failures, and `wait` is the seconds until the timeout.
+    """
 
     failures: int
     wait: float
@@ -100,6 +105,18 @@ class History(NamedTuple):
     failed: dict[str, FailedAttempts]
     seconds_left: float | None = None
     retries: int = 0
+
+
+class EventState(NamedTuple):
+    """The value of an event of a workflow, JSON text, None for no value; and the workflow's status and token.
+
+    `codec` is the codec of the workflow.
+    """
+
+    value: str | None
+    status: WorkflowStatus
+    codec: str | None
+    token: int | None
 
 
 class WorkflowResult(NamedTuple):

@@ -15,6 +15,7 @@ from pgqrs.clock import Clock, ClockReading
 from pgqrs.codecs.base import Codec, stored_name
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.observer import Observer
+from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
@@ -33,6 +34,7 @@ from pgqrs.storage.journal.running_marks import RunningMarks
 from pgqrs.storage.journal.runs import RunEnd, RunRelease, RunStart
 from pgqrs.storage.liveness import StoreLiveness
 from pgqrs.storage.operations import WorkflowOperations
+from pgqrs.storage.queries import delivery
 from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.queries.tokens import new_token
@@ -65,6 +67,10 @@ async def _texts(
     connection: AsyncConnection, *, workflow_id: int, step_ids: Sequence[str]
 ) -> dict[str, tuple[str | None, str | None]]:
     return await StepRepository(connection).texts(workflow_id, step_ids)
+
+
+async def _unread(connection: RetryingConnection, addresses: Sequence[str]) -> list[str]:
+    return [row["address"] for row in await connection.fetch(delivery.unread, {"addresses": addresses})]
 
 
 class RunControl(Protocol):
@@ -147,6 +153,8 @@ class Store:
         callers = CallerSessions(self.database)
         self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
         self.liveness = StoreLiveness(heartbeat, tunes_gc=settings.tunes_gc)
+        self.arrivals = Arrivals(partial(_unread, dedicated))
+        """The waits of the live runs of this event loop for messages."""
         self._access = StoreAccess(
             self.database, self.tables, self.journal, dedicated=dedicated, ids=self.ids, heartbeat=heartbeat
         )
@@ -173,6 +181,7 @@ class Store:
                 await self.liveness.stop()
             if for_good:
                 await self._close_journal_for_good()
+            await self.arrivals.close()
             await self._access.close()
             await self.database.dispose()
 

@@ -16,7 +16,9 @@ from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.inserts import enqueue_workflows
 from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.journal.journal import Journal
+from pgqrs.storage.journal.messages import SentMessage
 from pgqrs.storage.journal.operation import ID_TAKEN
+from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
@@ -73,6 +75,18 @@ class StoreAccess:
             return {single.token: single.workflow_id}
         owner = await self._ids.of_key(single.name, single.key)
         return {} if owner is None else {single.token: owner}
+
+    async def send(self, message: SentMessage) -> None:
+        """Write a message to a workflow that has not ended."""
+        await self._tables.ensure()
+        await self._journal.write(message)
+
+    async def emit(self, event: EmittedEvent) -> bool:
+        """Write an event of the schema, and return whether it has this value now."""
+        await self._tables.ensure()
+        # Its name may wait for another transaction, and the steps of this process must not wait with it.
+        is_set: bool = await (self._journal.beside or self._journal).write(event)
+        return is_set
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:  # noqa: ARG002
         """Do `work` in a transaction, and retry it while the server is away."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from math import inf, isinf
 from time import monotonic
 from typing import ClassVar
 from weakref import WeakSet
@@ -261,7 +262,8 @@ class TestClock:
         if rests is None or outlook.held - runs or _may_be_claimed(outlook.open, since):
             return None
         in_tables = [] if outlook.next_due is None else [asked + outlook.next_due]
-        return min([*rests, *self._sleepers.values(), *in_tables], default=None)
+        soonest = min([*rests, *self._sleepers.values(), *in_tables], default=inf)
+        return None if isinf(soonest) else soonest
 
 
 class _Timer:
@@ -338,7 +340,7 @@ def _rests(stores: list[Store]) -> list[float] | None:
     for run in _runs(stores):
         until = run.parking.idle_until
         if until is not None:
-            rests.append(until)
+            rests.append(until)  # infinite for a run that only waits for messages
         elif run.in_body or run.busy_with is not None:
             return None
     return rests

@@ -16,10 +16,10 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs.models import Base, Workflow
+from pgqrs.models import Base, Message, Wait, Workflow
 from pgqrs.storage import migrate
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.expressions import seconds_of
@@ -193,8 +193,15 @@ async def queues(connection: AsyncConnection, names: list[str], codec: str | Non
     return [str(queue) for (queue,) in found]
 
 
+_HAS_MESSAGE = exists().where(
+    Wait.workflow_id == Workflow.id, Message.address == Wait.address, Message.taken_at.is_(None)
+)
+
 _OUTLOOK: Any = select(
-    Workflow.id, Workflow.executor, Workflow.ready_at.is_not(None), seconds_of(Workflow.due_at - func.now())
+    Workflow.id,
+    Workflow.executor,
+    Workflow.ready_at.is_not(None) | _HAS_MESSAGE,
+    seconds_of(Workflow.due_at - func.now()),
 ).where(Workflow.status.in_(_LIVE))
 
 _QUEUES: Any = (
@@ -203,7 +210,9 @@ _QUEUES: Any = (
     .where(
         Workflow.status.in_(_LIVE),
         Workflow.queue.is_not(None),
-        Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None),
+        Workflow.ready_at.is_not(None)
+        | (Workflow.status == WorkflowStatus.WAITING)
+        | Workflow.due_at.is_not(None),
     )
 )
 

@@ -15,12 +15,13 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
-from pgqrs.storage.queries.channels import mark_of
+from pgqrs.storage.queries.channels import MESSAGES, mark_of
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.validation import validate_positive_int, validate_queues, validate_seconds
 from pgqrs.worker.blocked_loop import BlockedLoopDetector
 from pgqrs.worker.claimer import Claimer
+from pgqrs.worker.deliveries import Deliveries
 from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
 from pgqrs.worker.runner import WorkflowRunner
@@ -30,6 +31,8 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 4
 """Multiple of the `Admin`'s `timeout` that one claim may take, including a new connection."""
+
+_MESSAGES_MARK = mark_of(MESSAGES)
 
 _logger = logging.getLogger("pgqrs.worker")
 
@@ -212,20 +215,24 @@ class _Services:
         self.runs = WorkflowRunner(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
         self._claimer = Claimer(self._claim, self.runs)
         self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
+        self._deliveries = Deliveries(self._deliver)
         self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
 
     async def start(self) -> None:
         """Connect, start the heartbeat of this executor, and start the services."""
         self._claim_connection = await self._here.store.claim_connection(self._on_notify)
         self._here.notifier.listen(self._on_local_notify)
+        self._here.store.arrivals.listen(self._deliveries.wake)
         self._loop_detector.start()
         self._maintenance.start()
+        self._deliveries.start()
         self._claimer.start()
 
     async def stop(self) -> None:
         """Stop claiming, requeue the runs (`WorkflowRunner.shorten_grace` sets the grace), and disconnect."""
         self._here.notifier.unlisten(self._on_local_notify)
-        await asyncio.gather(self._claimer.stop(), self._maintenance.stop())
+        self._here.store.arrivals.unlisten(self._deliveries.wake)
+        await asyncio.gather(self._claimer.stop(), self._maintenance.stop(), self._deliveries.stop())
         with suppress(PgqrsError):
             await self._claimer.take_unanswered()
         await self.runs.drain()
@@ -245,6 +252,8 @@ class _Services:
     async def _tick(self) -> MaintenanceResult:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
         found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues))
+        if found.has_new:
+            self._deliveries.wake()
         if (observer := self._here.store.observer) is not None:
             if found.recovered:
                 observer.runs_recovered(found.recovered)
@@ -264,6 +273,18 @@ class _Services:
             )
         return found
 
+    async def _deliver(self) -> bool:
+        """Deliver messages to parked workflows, and return whether more messages may be left."""
+        assert self._claim_connection is not None  # noqa: S101  # connected in `start`
+        found = await self._in_time(self._claim_connection.deliver())
+        if found.woken:
+            if self._here.store.observer is not None:
+                self._here.store.observer.messages_delivered(found.woken)
+            self._claimer.nudge()
+            for queue in set(found.queues).difference(self._queues):
+                self._here.notifier.notify(queue, found.lowest)
+        return found.again
+
     async def _in_time(self, asked: Awaitable[T]) -> T:
         # Each statement has its own time limit, and one may wait for another; this limit bounds the rest.
         limit = _PATIENCE * self._here.store.database.limits.timeout
@@ -274,7 +295,10 @@ class _Services:
             raise DatabaseUnavailableError(f"the server did not answer within {limit:g} s.") from error
 
     def _on_notify(self, mark: str) -> None:
-        if mark in self._marks:
+        if mark == _MESSAGES_MARK:
+            self._deliveries.wake()
+            self._here.store.arrivals.search()
+        elif mark in self._marks:
             if self._here.store.observer is not None:
                 self._here.store.observer.worker_notified()
             self._claimer.nudge()

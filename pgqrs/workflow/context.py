@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,8 +27,13 @@ from pgqrs.types import StepAction, WorkflowStatus
 from pgqrs.validation import check_name, escaped, parse_seconds
 from pgqrs.workflow import timers as sleeping
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
+from pgqrs.workflow.messages import NO_DEFAULT, Topic
+from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
+from pgqrs.workflow.sending import send, set_event
 
+D = TypeVar("D")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _PLAIN = RunOptions()
 
@@ -297,6 +302,187 @@ class PyWorkflow:
                 "`time` must be an aware datetime, got a naive one: set tzinfo, as in datetime.now(UTC)."
             )
         await sleeping.sleep(await self._current(), step_id, None, lambda _now: time)
+
+    @overload
+    async def receive(
+        self,
+        topic: Topic[T],
+        *,
+        timeout: float | timedelta | None = None,
+        id: str | None = None,
+    ) -> T: ...
+
+    @overload
+    async def receive(
+        self,
+        topic: Topic[T],
+        *,
+        timeout: float | timedelta | None = None,
+        default: D,
+        id: str | None = None,
+    ) -> T | D: ...
+
+    @overload
+    async def receive(
+        self,
+        topic: str,
+        *,
+        timeout: float | timedelta | None = None,
+        default: object = NO_DEFAULT,
+        id: str | None = None,
+    ) -> Any: ...
+
+    async def receive(
+        self,
+        topic: Topic[Any] | str,
+        *,
+        timeout: float | timedelta | None = None,
+        default: object = NO_DEFAULT,
+        id: str | None = None,  # noqa: A002
+    ) -> Any:
+        """Return the value of the oldest message of a topic to this workflow, and wait for one if none is there.
+
+        The message is received once: a replay returns the same value. Messages that were sent before the call, or
+        before the workflow ran, are found. A worker parks a workflow that only waits, as `sleep` does.
+
+        Args:
+            topic: The topic, or its name for values of any type.
+            timeout: Seconds, or a `timedelta`, after which the wait ends without a message; None, the default, for
+                no limit. The time counts from the first call: a restart of the workflow does not extend it. The
+                timeout is recorded, so a replay raises again although a message has come since.
+            default: The value to return at the timeout; by default the timeout raises `WaitTimeoutError`.
+            id: A name, which makes the step id ``receive/NAME``. By default the step ids are ``receive/TOPIC:1``,
+                ``receive/TOPIC:2``, ... in the order of the calls. Concurrent tasks need an `id`, because the
+                order of their calls may differ in a replay.
+
+        Returns:
+            The value of the message.
+
+        Raises:
+            WaitTimeoutError: No message came before the timeout. It is a `TimeoutError`.
+            SerializationError: The codec cannot decode the message.
+            ValueError: `timeout` is not finite, or longer than 100 years (`ConfigurationError`).
+            TypeError: `timeout` is not a number or a `timedelta`.
+            InvalidNameError: The topic or the `id` cannot be stored.
+            StepMismatchError: The workflow is strict, and the recorded outcome belongs to another topic.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        step_id = _named("receive", id)
+        seconds = None if timeout is None else max(0.0, parse_seconds("timeout", timeout))
+        return await wait_for(await self._current(), Receive(topic), step_id, seconds, default)
+
+    async def wait_event(
+        self,
+        name: str,
+        *,
+        timeout: float | timedelta | None = None,
+        default: object = NO_DEFAULT,
+        id: str | None = None,  # noqa: A002
+    ) -> Any:
+        """Return the value of an event of the schema, which `Admin.emit` emits, and wait for it if necessary.
+
+        An event that was emitted before the call is found, too. The value is recorded, and a worker parks a
+        workflow that only waits, as with `receive`.
+
+        Args:
+            name: The name of the event.
+            timeout: Seconds, or a `timedelta`, after which the wait ends; see `receive`. None, the default, for no
+                limit.
+            default: The value to return at the timeout; by default the timeout raises `WaitTimeoutError`.
+            id: A name, which makes the step id ``event/ID``. By default the step ids are ``event/NAME:1``,
+                ``event/NAME:2``, ... in the order of the calls.
+
+        Returns:
+            The value of the event.
+
+        Raises:
+            WaitTimeoutError: The event was not emitted before the timeout. It is a `TimeoutError`.
+            SerializationError: The event was emitted with another codec, or the codec cannot decode it.
+            ValueError: `timeout` is not finite, or longer than 100 years (`ConfigurationError`).
+            TypeError: `timeout` is not a number or a `timedelta`.
+            InvalidNameError: The name or the `id` cannot be stored.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        step_id = _named("event", id)
+        seconds = None if timeout is None else max(0.0, parse_seconds("timeout", timeout))
+        return await wait_for(await self._current(), Event(name), step_id, seconds, default)
+
+    async def select(self, *, id: str | None = None, **branches: Branch) -> tuple[str, Any]:  # noqa: A002
+        """Wait for the first of several branches, as in ``await ctx.select(paid=Receive(PAID), late=Sleep(60))``.
+
+        The winner is recorded: a replay returns it again, although another branch has come since. The other
+        branches leave nothing behind, and their messages stay for later calls.
+
+        Args:
+            id: A name, which makes the step id ``select/ID``. By default the step id has the names of the branches
+                and a number, as in ``select/paid,late:1``.
+            **branches: The branches by name: at least one `Receive` or `Event`, and at most one `Sleep`.
+
+        Returns:
+            The name of the branch that has won, and the value of its message or event; None for a `Sleep`.
+
+        Raises:
+            ConfigurationError: The branches are none, or two wait for the same, or more than one is a `Sleep`.
+            SerializationError: The codec cannot decode the message or the event.
+            InvalidNameError: A name or the `id` cannot be stored.
+            StepMismatchError: The recorded winner is not among the branches.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        return await select(await self._current(), branches, _named("select", id))
+
+    async def send(
+        self,
+        workflow_id: int,
+        topic: Topic[T] | str,
+        value: T,
+        *,
+        key: str | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> None:
+        """Send a message to another workflow, once: the message and the record of the step are one transaction.
+
+        Args:
+            workflow_id: The id of the workflow that receives the message.
+            topic: The topic, or its name for values of any type.
+            value: The value of the message, which the codec of the topic must be able to encode.
+            key: An idempotency key of the message among all senders; see `WorkflowHandle.send`.
+            id: A name, which makes the step id ``send/ID``. By default the step ids are ``send/TOPIC:1``,
+                ``send/TOPIC:2``, ... in the order of the calls.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id. This error and the next two are recorded, and a replay
+                raises them again.
+            WorkflowFinishedError: The workflow has ended; `status` names the end.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The topic, the key or the `id` cannot be stored.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        await send(await self._current(), workflow_id, topic, value, key=key, step_id=_named("send", id))
+
+    async def set_event(self, name: str, value: Any, *, id: str | None = None) -> None:  # noqa: A002
+        """Set an event of this workflow, which `WorkflowHandle.event` reads, also after the end of the workflow.
+
+        Readers see the newest value. The value and the record of the step are one transaction, so a replay does
+        not set an older value again.
+
+        Args:
+            name: The name of the event.
+            value: The value, which the codec must be able to encode.
+            id: A name, which makes the step id ``set_event/ID``. By default the step ids are
+                ``set_event/NAME:1``, ``set_event/NAME:2``, ... in the order of the calls.
+
+        Raises:
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The name or the `id` cannot be stored.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        await set_event(await self._current(), name, value, _named("set_event", id))
 
     async def _current(self) -> Run:
         """Return the run of the calling task, which may have ended; start a run if the context has none."""

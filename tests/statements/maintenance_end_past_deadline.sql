@@ -4,7 +4,11 @@ FROM unnest($1::BIGINT[], $2::TEXT[]) AS timed_out(id, error)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = timed_out.id
 WHERE pgqrs.pgqrs_workflows.deadline < now()
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
-FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED)
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
+dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits USING held
+WHERE pgqrs.pgqrs_waits.workflow_id = held.id)
  UPDATE pgqrs.pgqrs_workflows
 SET status='ERROR', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, completed_at=now(), updated_at=now(), error=CAST(held.error AS JSON), ready_at=NULL, due_at=NULL, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM held

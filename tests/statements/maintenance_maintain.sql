@@ -1,16 +1,38 @@
-WITH RECURSIVE levels(queue, name, priority, id, depth) AS
+WITH RECURSIVE due AS
+(SELECT pgqrs.pgqrs_workflows.id AS id
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.due_at <= now()
+AND pgqrs.pgqrs_workflows.due_at >= now() - $1::FLOAT * interval '1 second'
+ORDER BY pgqrs.pgqrs_workflows.due_at
+
+LIMIT 2000
+FOR NO KEY UPDATE SKIP LOCKED),
+timed_out AS
+(UPDATE pgqrs.pgqrs_workflow_steps
+SET status=CASE WHEN (pgqrs.pgqrs_workflow_steps.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), retry_at=NULL
+FROM pgqrs.pgqrs_waits, due
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = pgqrs.pgqrs_waits.workflow_id
+AND pgqrs.pgqrs_workflow_steps.step_id = pgqrs.pgqrs_waits.step_id
+AND pgqrs.pgqrs_waits.workflow_id = due.id
+AND pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+AND pgqrs.pgqrs_workflow_steps.retry_at <= now()),
+waits_dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits USING due
+WHERE pgqrs.pgqrs_waits.workflow_id = due.id),
+levels(queue, name, priority, id, depth) AS
 (SELECT pairs.queue AS queue, pairs.name AS name, top.priority AS priority, top.id AS id, 1 AS depth
 FROM (SELECT queues.queue AS queue, names.name AS name
-FROM pg_catalog.unnest($1::TEXT[]) AS queues(queue)
-JOIN pg_catalog.unnest($2::TEXT[]) AS names(name) ON true) AS pairs
+FROM pg_catalog.unnest($2::TEXT[]) AS queues(queue)
+JOIN pg_catalog.unnest($3::TEXT[]) AS names(name) ON true) AS pairs
 JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.priority AS priority, pgqrs.pgqrs_workflows.id AS id
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.queue = pairs.queue
 AND pgqrs.pgqrs_workflows.name = pairs.name
 AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
-AND pgqrs.pgqrs_workflows.id > $3::BIGINT
+AND pgqrs.pgqrs_workflows.id > $4::BIGINT
 AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
-FROM $4::TEXT
+FROM $5::TEXT
 AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
 ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
@@ -23,9 +45,9 @@ FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.queue = levels.queue
 AND pgqrs.pgqrs_workflows.name = levels.name
 AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
-AND pgqrs.pgqrs_workflows.id > $3::BIGINT
+AND pgqrs.pgqrs_workflows.id > $4::BIGINT
 AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
-FROM $4::TEXT
+FROM $5::TEXT
 AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
 AND pgqrs.pgqrs_workflows.priority < levels.priority
@@ -33,15 +55,6 @@ ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
 
 LIMIT 1) AS lower ON true
 WHERE levels.depth < 16),
-due AS
-(SELECT pgqrs.pgqrs_workflows.id AS id
-FROM pgqrs.pgqrs_workflows
-WHERE pgqrs.pgqrs_workflows.due_at <= now()
-AND pgqrs.pgqrs_workflows.due_at >= now() - $5::FLOAT * interval '1 second'
-ORDER BY pgqrs.pgqrs_workflows.due_at
-
-LIMIT 2000
-FOR NO KEY UPDATE SKIP LOCKED),
 woken AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='PENDING', updated_at=now(), ready_at=pgqrs.pgqrs_workflows.due_at, due_at=NULL
@@ -135,7 +148,7 @@ FROM recovered)) AS lowest_again, (SELECT pg_catalog.array_agg(expired.id) AS ar
 FROM (SELECT pgqrs.pgqrs_workflows.id AS id
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.deadline < now()
-AND pgqrs.pgqrs_workflows.deadline >= now() - $5::FLOAT * interval '1 second'
+AND pgqrs.pgqrs_workflows.deadline >= now() - $1::FLOAT * interval '1 second'
 AND pgqrs.pgqrs_workflows.deadline < CASE WHEN (pgqrs.pgqrs_workflows.executor IS NULL) THEN now() ELSE now() - interval '1.0 second' END
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
 
@@ -150,5 +163,10 @@ AND pgqrs.pgqrs_workflows.due_at < timestamptz '9999-12-30 23:59:59+00') - now()
 FROM (SELECT pg_catalog.min(pgqrs.pgqrs_workflows.deadline) AS min_5
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.deadline > now()
-AND pgqrs.pgqrs_workflows.deadline < timestamptz '9999-12-30 23:59:59+00') - now()) AS DOUBLE PRECISION)) AS next_due, CAST(EXTRACT(epoch
+AND pgqrs.pgqrs_workflows.deadline < timestamptz '9999-12-30 23:59:59+00') - now()) AS DOUBLE PRECISION)) AS next_due, (EXISTS (SELECT *
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.is_new))
+OR (EXISTS (SELECT *
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.is_new)) AS has_new, CAST(EXTRACT(epoch
 FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) AS DOUBLE PRECISION) AS took

@@ -19,4 +19,4 @@ WHERE pgqrs.pgqrs_workflows.id = leave_held.id
 AND pgqrs.pgqrs_workflows.status = 'RUNNING'
 AND pgqrs.pgqrs_workflows.executor IS DISTINCT
 FROM '00000000-0000-0000-0000-000000000000'::uuid
-RETURNING pgqrs.pgqrs_workflows.epoch AS epoch
+RETURNING CASE WHEN (pgqrs.pgqrs_workflows.status = 'CANCELLED') THEN -pgqrs.pgqrs_workflows.epoch ELSE pgqrs.pgqrs_workflows.epoch END AS epoch

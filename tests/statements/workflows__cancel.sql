@@ -19,6 +19,11 @@ FROM held
 WHERE pgqrs.pgqrs_workflows.id = held.id
 AND coalesce($3::BIGINT, held.token) IS NOT DISTINCT
 FROM held.token
-AND held.status IN ('PENDING', 'WAITING'))
+AND held.status IN ('PENDING', 'WAITING')
+RETURNING pgqrs.pgqrs_workflows.id),
+waits_dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits USING cancelled
+WHERE pgqrs.pgqrs_waits.workflow_id = cancelled.id)
  SELECT held.status, held.executor, held.token
 FROM held

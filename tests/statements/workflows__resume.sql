@@ -1,8 +1,12 @@
 WITH made_pending AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status=$2::TEXT, epoch=(pgqrs.pgqrs_workflows.epoch + $3::BIGINT), claim=NULL, completed_at=NULL, updated_at=now(), error=NULL, ready_at=CASE WHEN (pgqrs.pgqrs_workflows.queue IS NOT NULL) THEN now() END, due_at=NULL, executor=NULL, attempts=$4::BIGINT, retries=$5::BIGINT, deadline=NULL, cancel_interrupts=NULL
-WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT)
+WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
+waits_dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = $6::BIGINT)
  UPDATE pgqrs.pgqrs_workflow_steps
-SET reopened=true, failures=$1::BIGINT
+SET reopened=true, failures=$1::BIGINT, retry_at=NULL
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
 AND pgqrs.pgqrs_workflow_steps.status = $7::TEXT

@@ -23,7 +23,7 @@ WORDS_OF_THE_GRAMMAR = {"coalesce", "least", "greatest", "any", "all", "exists"}
 SHADOWED_BY_THE_TEST_CLOCK = {"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"}
 BARE = WORDS_OF_THE_GRAMMAR | SHADOWED_BY_THE_TEST_CLOCK
 
-ALIAS = re.compile(r"\b(AS|RECURSIVE) \"?\w+\"?\(")
+ALIAS = re.compile(r"\b(AS|RECURSIVE) \"?\w+\"?\(|, \n\w+\((?=[\w, ]+\) AS \n)")
 CALL = re.compile(r"(?<![.\w\"$])([a-z_]\w*)\(")
 SEVERAL_ARRAYS = re.compile(r"\bunnest\((?:[^(),]|\([^()]*\))*,")
 ARRAY_OF_OTHERS = re.compile(r"\$\d+::(?!TEXT)\w+\[\]")

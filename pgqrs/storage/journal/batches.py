@@ -223,6 +223,9 @@ class BatchWriter:
     def _cancel_run(self, entry: Entry, request: CancelRequested) -> None:
         """Cancel a run before its record is written and its code continues."""
         self._owner.cancel_asked(entry.record.workflow_id, interrupt=request.interrupts)
+        if request.instead is None:
+            self._resolve(entry, None)
+            return
         entry.record = request.instead
         entry.operation = self._operations[type(request.instead)]
         self._backlog.requeue([entry])

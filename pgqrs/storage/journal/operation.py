@@ -17,6 +17,7 @@ in this way.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
@@ -58,7 +59,7 @@ class CancelRequested(NamedTuple):
     """Result of `Operation.resolve_missing` for a record of a run that is to be cancelled.
 
     `interrupts` is True if the executing steps are to be interrupted. `instead` is the record to send in place of
-    the unanswered record.
+    the unanswered record; None to write nothing, with the result None.
     """
 
     interrupts: bool
@@ -85,6 +86,7 @@ class CurrentState(NamedTuple):
     step_error: str | None
     step_fingerprint: int | None
     step_failures: int
+    step_address: str | None
 
 
 class LockedRows(NamedTuple):
@@ -109,6 +111,14 @@ class Companion(RecordColumns[R], ABC):
         """Return the statement; `written` is the CTE of the operation's write."""
 
 
+class Follower(Protocol):
+    """A further write in every statement of an operation, without rows of its own."""
+
+    def __call__(self, written: Any) -> Any:
+        """Return the statement; `written` is the CTE of the operation's write."""
+        ...
+
+
 class Operation(RecordColumns[R], ABC):
     """The statement of one record type, and the meaning of its answer or of a missing answer."""
 
@@ -116,9 +126,18 @@ class Operation(RecordColumns[R], ABC):
     """True to send a delayed record after all records that wait, False to send it before them."""
 
     @property
-    def companion(self) -> Companion[Any] | None:
-        """The further write whose binds `arrays` may add to its own."""
-        return None
+    def followers(self) -> Mapping[str, Follower]:
+        """The further writes of every statement, by name."""
+        return {}
+
+    @property
+    def companions(self) -> Sequence[Companion[Any]]:
+        """The further writes whose binds `arrays` may add to its own."""
+        return ()
+
+    def answers(self, written: Any) -> Any:
+        """Return the answers as a query; `written` is the CTE of the operation's write in a batch."""
+        return select(written)
 
     def payload_size(self, record: R) -> int:
         """Return the length of the payload in characters."""

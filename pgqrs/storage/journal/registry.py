@@ -16,13 +16,16 @@ from pgqrs.storage.journal.creation import (
     EnqueueWorkflow,
     Submission,
 )
-from pgqrs.storage.journal.operation import Operation
+from pgqrs.storage.journal.messages import SendMessages, TakeMessages
+from pgqrs.storage.journal.operation import Follower, Operation
+from pgqrs.storage.journal.outbox import EmitEvents, RecordSendingStep
 from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
 from pgqrs.storage.journal.steps import (
     RecordFailedAttempt,
     RecordLastFailedAttempt,
     RecordLastStep,
     RecordStep,
+    RecordWait,
 )
 from pgqrs.storage.queries.expressions import text_of
 
@@ -58,6 +61,7 @@ class CurrentStateQuery(RecordColumns[AskedRecord]):
             "step_error": text_of(Step.error),
             "step_fingerprint": Step.fingerprint,
             "step_failures": Step.failures,
+            "step_address": Step.address,
         }
         return (
             select(rows.c.workflow_id, rows.c.step_id, *(value.label(name) for name, value in current.items()))
@@ -92,7 +96,7 @@ class Operations(Mapping[type[Any], Operation[Any]]):
         self._by_name: dict[str, Operation[Any] | CurrentStateQuery] = {each.name: each for each in operations}
         self._by_name[CURRENT_STATE.name] = CURRENT_STATE
         self._companions = {
-            each.companion.name: (each.name, each.companion) for each in operations if each.companion is not None
+            companion.name: (each.name, companion) for each in operations for companion in each.companions
         }
 
     def __getitem__(self, record: type[Any]) -> Operation[Any]:
@@ -109,17 +113,27 @@ class Operations(Mapping[type[Any], Operation[Any]]):
 
         The name of a companion is in `names` only with the name of its operation.
         """
-        if len(names) == 1:
-            return self._by_name[names[0]].statement()
-        ctes = {
-            name: self._by_name[name].statement().cte(f"{name}_done") for name in names if name in self._by_name
-        }
-        answers = union_all(*(select(cte) for cte in ctes.values()))
+        written = {name: self._by_name[name] for name in names if name in self._by_name}
+        if len(names) == 1 and not _followers(written[names[0]]):
+            return written[names[0]].statement()
+        ctes = {name: operation.statement().cte(f"{name}_done") for name, operation in written.items()}
+        answers = union_all(*(_answers(operation, ctes[name]) for name, operation in written.items()))
         for name in names:
             if name in self._companions:
                 after, companion = self._companions[name]
                 answers = answers.add_cte(companion.statement_after(ctes[after]).cte(f"{name}_done"))
+        for name, operation in written.items():
+            for follower, follow in _followers(operation).items():
+                answers = answers.add_cte(follow(ctes[name]).cte(f"{name}_{follower}"))
         return answers
+
+
+def _followers(written: Operation[Any] | CurrentStateQuery) -> Mapping[str, Follower]:
+    return written.followers if isinstance(written, Operation) else {}
+
+
+def _answers(written: Operation[Any] | CurrentStateQuery, cte: Any) -> Any:
+    return written.answers(cte) if isinstance(written, Operation) else select(cte)
 
 
 OPERATIONS = Operations(
@@ -134,6 +148,11 @@ OPERATIONS = Operations(
         RecordLastFailedAttempt(),
         FinishWorkflow(),
         ReleaseWorkflow(),
+        RecordWait(),
+        RecordSendingStep(),
+        EmitEvents(),
+        SendMessages(),
+        TakeMessages(),
     ]
 )
 """The operations of pgqrs; a new operation is listed here and nowhere else."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import case, func, null, update
+from sqlalchemy import case, func, null, select, update
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import (
@@ -20,8 +20,18 @@ from pgqrs.errors import (
 )
 from pgqrs.models import Workflow
 from pgqrs.storage.journal.columns import Arrays
-from pgqrs.storage.journal.operation import RETRY, CurrentState, LockedRows, Operation, fencing_error
+from pgqrs.storage.journal.operation import (
+    RETRY,
+    Companion,
+    CurrentState,
+    Follower,
+    LockedRows,
+    Operation,
+    fencing_error,
+)
 from pgqrs.storage.journal.steps import ReopenedStep, ReopenSteps
+from pgqrs.storage.journal.waits import AWAIT_MESSAGES, PARK_STEPS, StepWait, wait_arrays
+from pgqrs.storage.queries.delivery import drop_waits
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
     ONE,
@@ -73,7 +83,8 @@ class RunRelease(NamedTuple):
 
     `status` has four values:
 
-    * WAITING parks the workflow for `wait` seconds; then it can be claimed again.
+    * WAITING parks the workflow until `wait` seconds have passed or a message answers one of the `waits`; then it
+      can be claimed again. `wait` is None for no limit.
     * PENDING hands the workflow to another worker at once.
     * CANCELLED records the cancellation.
     * RUNNING is for a run that its process has abandoned and any executor may take over.
@@ -91,6 +102,7 @@ class RunRelease(NamedTuple):
     retries: int | None = None
     reopen: tuple[str, ...] = ()
     claim: int = 0
+    waits: tuple[StepWait, ...] = ()
 
 
 class ClaimWorkflow(Operation[RunStart]):
@@ -99,6 +111,11 @@ class ClaimWorkflow(Operation[RunStart]):
     name = "start"
     record = RunStart
     _is_fenced = False
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The deletion of the waits: a workflow that is parked may be started by hand."""
+        return {"waits": lambda written: drop_waits(written.c.workflow_id)}
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the update; a workflow that had failed begins with a fresh count of retries."""
@@ -110,7 +127,7 @@ class ClaimWorkflow(Operation[RunStart]):
             WorkflowStatus.WAITING,
             WorkflowStatus.ERROR,
         )
-        return (
+        started = (
             update(Workflow)
             # A row with this claim was written by the first sending: a late copy must not undo later writes.
             .where(Workflow.id == held.workflow_id, Workflow.claim.is_distinct_from(held.c.claim))
@@ -138,8 +155,11 @@ class ClaimWorkflow(Operation[RunStart]):
                 completed_at=null(),
                 updated_at=func.now(),
             )
-            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
         )
+        if not single:
+            return started.returning(*self.returning(Workflow.id, Workflow.epoch))
+        done = started.returning(Workflow.id, Workflow.epoch).cte(f"{self.name}_done")
+        return select(done.c.epoch).add_cte(drop_waits(done.c.id).cte(f"{self.name}_waits"))
 
     def result_for(self, record: RunStart, epoch: int) -> Claim:
         """Return the claim."""
@@ -178,7 +198,7 @@ class _ReleaseOperation(Operation[End]):
     """A write that ends or releases runs, and marks the failed steps that the next run is to execute again."""
 
     reopening: ClassVar[ReopenSteps]
-    unsent: ClassVar = frozenset({"epoch", "reopen"})
+    unsent: ClassVar = frozenset({"epoch", "reopen", "waits"})
 
     def arrays(self, records: Sequence[End]) -> Arrays:
         """Return the binds, with the binds of the reopened steps if there are such steps."""
@@ -186,9 +206,9 @@ class _ReleaseOperation(Operation[End]):
         return super().arrays(records) | (self.reopening.arrays(steps) if steps else {})
 
     @property
-    def companion(self) -> ReopenSteps:
+    def companions(self) -> Sequence[Companion[Any]]:
         """The write that marks the failed steps."""
-        return self.reopening
+        return (self.reopening,)
 
     def can_be_single(self, record: End) -> bool:
         """Return whether the record reopens no step."""
@@ -218,6 +238,12 @@ class _ReleaseOperation(Operation[End]):
         return Workflow.epoch.expression
 
 
+def _negative_if_cancelled() -> ColumnElement[int]:
+    """Return the epoch of a workflow, negative if the write has cancelled it."""
+    cancelled = Workflow.status == text_literal(WorkflowStatus.CANCELLED)
+    return case((cancelled, -Workflow.epoch), else_=Workflow.epoch)
+
+
 class FinishWorkflow(_ReleaseOperation[RunEnd]):
     """Record the ends of runs."""
 
@@ -245,8 +271,7 @@ class FinishWorkflow(_ReleaseOperation[RunEnd]):
         }
 
     def _epoch(self) -> ColumnElement[int]:
-        cancelled = Workflow.status == text_literal(WorkflowStatus.CANCELLED)
-        return case((cancelled, -Workflow.epoch), else_=Workflow.epoch)
+        return _negative_if_cancelled()
 
     def result_for(self, record: RunEnd, epoch: int) -> WorkflowCancelledError | None:
         """Return None, or an error if the end became a cancellation, for which the epoch is negative."""
@@ -274,6 +299,22 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
     def payload_size(self, record: RunRelease) -> int:
         """Return the length of the error."""
         return len(record.error or "")
+
+    def arrays(self, records: Sequence[RunRelease]) -> Arrays:
+        """Return the binds, with the binds of the reopened steps and of the waits if there are any."""
+        return super().arrays(records) | wait_arrays([each for record in records for each in record.waits])
+
+    @property
+    def companions(self) -> Sequence[Companion[Any]]:
+        """The writes that mark the failed steps and record the waits."""
+        return (self.reopening, PARK_STEPS, AWAIT_MESSAGES)
+
+    def can_be_single(self, record: RunRelease) -> bool:
+        """Return whether the record neither reopens a step nor has waits."""
+        return not (record.reopen or record.waits)
+
+    def _epoch(self) -> ColumnElement[int]:
+        return _negative_if_cancelled()
 
     def result_for(self, record: RunRelease, epoch: int) -> None:
         """Return None: a release has no result."""

@@ -78,10 +78,27 @@ class LastFailedAttempt(FailedAttempt):
     __slots__ = ()
 
 
-OfStep = TypeVar("OfStep", bound=StepOutcome | FailedAttempt)
+class StartedWait(NamedTuple):
+    """A record to write: the timeout of a step that waits in a run that goes on.
+
+    One of `output` and `error`, JSON text, becomes the outcome after `seconds`.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    output: str | None
+    error: str | None
+    began: Began
+    fingerprint: int | None
+    seconds: float
+    claim: int = 0
 
 
-class _StepOperation(Operation[OfStep]):
+OfStep = TypeVar("OfStep", bound=StepOutcome | FailedAttempt | StartedWait)
+
+
+class StepOperation(Operation[OfStep]):
     """A write of step rows for current runs; it replaces older rows of the steps unless they are successes."""
 
     unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
@@ -141,7 +158,7 @@ class _StepOperation(Operation[OfStep]):
         return (Step.status != text_literal(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
 
 
-class RecordStep(_StepOperation[StepOutcome]):
+class RecordStep(StepOperation[StepOutcome]):
     """Record the outcomes or the RUNNING marks of steps, for current runs."""
 
     name = "step"
@@ -215,7 +232,7 @@ def _of_this_run(record: StepOutcome) -> tuple[StepStatus, ...]:
     return (StepStatus.ERROR, StepStatus.RUNNING) if is_mark else (StepStatus.ERROR,)
 
 
-class RecordFailedAttempt(_StepOperation[FailedAttempt]):
+class RecordFailedAttempt(StepOperation[FailedAttempt]):
     """Record failed attempts of steps that are to be retried, for current runs."""
 
     name = "failure"
@@ -267,6 +284,45 @@ class RecordLastFailedAttempt(RecordFailedAttempt):
     last_record = None
 
 
+class RecordWait(StepOperation[StartedWait]):
+    """Record the timeouts of steps that wait, for current runs."""
+
+    name = "wait"
+    record = StartedWait
+
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+    def _blocked(self, record: StartedWait, current: CurrentState) -> Any:
+        return RETRY if current.cancels is None else CancelRequested(current.cancels, None)
+
+    def _values(self, held: Any) -> dict[str, ColumnElement[Any]]:
+        return {
+            "status": text_literal(StepStatus.RUNNING),
+            "epoch": held.epoch,
+            "started_at": seconds_ago(held.c.elapsed),
+            "output": json_of(held.c.output),
+            "error": json_of(held.c.error),
+            "fingerprint": held.c.fingerprint,
+            "retry_at": seconds_from_now(held.c.seconds),
+        }
+
+    def _reset_columns(self) -> dict[str, Any]:
+        return {"completed_at": null(), "failures": ZERO}
+
+    def result_for(self, record: StartedWait, epoch: int) -> None:
+        """Return None: the timeout of a step has no result."""
+
+    def resolve_missing(self, record: StartedWait, current: CurrentState) -> Any:
+        """Return None if the step has a row of this run or an outcome; a stale run gets its error."""
+        if reason := fencing_error(record, current):
+            return reason
+        is_written = current.step_status is not None and current.step_epoch == current.epoch
+        if is_written or current.step_status == StepStatus.SUCCESS:
+            return None
+        return self._blocked(record, current)
+
+
 class ReopenedStep(NamedTuple):
     """A failed step that is to be executed again."""
 
@@ -289,5 +345,5 @@ class ReopenSteps(Companion[ReopenedStep]):
             update(Step)
             .where(Step.workflow_id == rows.c.workflow_id, Step.step_id == rows.c.step_id)
             .where(written.c.workflow_id == rows.c.workflow_id, Step.status == text_literal(StepStatus.ERROR))
-            .values(reopened=literal_column("true"), failures=ZERO)
+            .values(reopened=literal_column("true"), failures=ZERO, retry_at=null())
         )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from uuid import UUID
 
+MESSAGES = "\0messages"
+"""The name, which no queue has, whose notifications announce messages to parked workflows of any queue."""
+
 
 def queue_channel(schema: str) -> str:
     """Return the channel of the notifications about all queues of a schema; see `payload_of`."""

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Integer, exists, select
 
-from pgqrs.models import Executor, Step, Workflow
+from pgqrs.models import Executor, Step, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.expressions import pg
 from pgqrs.types import StepStatus, WorkflowStatus
@@ -50,8 +50,32 @@ INVARIANTS: tuple[Invariant, ...] = (
         ),
     ),
     (
-        "workflow {0} is WAITING without a due time.",
-        select(Workflow.id).where(Workflow.status == WorkflowStatus.WAITING, Workflow.due_at.is_(None)),
+        "workflow {0} is WAITING without a due time and without a message to wait for.",
+        select(Workflow.id).where(
+            Workflow.status == WorkflowStatus.WAITING,
+            Workflow.due_at.is_(None),
+            ~exists().where(Wait.workflow_id == Workflow.id),
+        ),
+    ),
+    (
+        "workflow {0} waits for {1!r} in step {2!r}, but it is not parked by the run of this wait.",
+        select(Wait.workflow_id, Wait.address, Wait.step_id).where(
+            ~exists().where(
+                Workflow.id == Wait.workflow_id,
+                Workflow.status == WorkflowStatus.WAITING,
+                Workflow.claim == Wait.claim,
+            )
+        ),
+    ),
+    (
+        "step {1!r} of workflow {0} waits for {2!r} and is not RUNNING.",
+        select(Wait.workflow_id, Wait.step_id, Wait.address).where(
+            ~exists().where(
+                Step.workflow_id == Wait.workflow_id,
+                Step.step_id == Wait.step_id,
+                Step.status == StepStatus.RUNNING,
+            )
+        ),
     ),
     (
         "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",

@@ -21,9 +21,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Executor, Text, Workflow
+from pgqrs.models import Executor, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.claims import can_count, first_ready, queue_name_pairs
+from pgqrs.storage.queries.delivery import drop_waits, has_new
 from pgqrs.storage.queries.expressions import (
     COUNT,
     DOUBLE,
@@ -43,7 +44,7 @@ from pgqrs.storage.queries.expressions import (
     text_literal,
     unnest,
 )
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_ROWS = 2000
 """Maximum workflows that one statement wakes, recovers or ends; the next statement handles the rest."""
@@ -69,10 +70,11 @@ def maintain() -> Any:
     * `expired`: the ids of workflows whose deadline has passed;
     * `suspects`: the number of suspected executors;
     * `next_due`: the seconds until the next timer or deadline;
+    * `has_new`: true if there is a message or a wait that no delivery has considered;
     * `took`: the seconds that the statement took.
     """
     suspects = executors.suspect().cte("suspects")
-    woken = _fire_timers().cte("woken")
+    woken, timed_out, waits_dropped = _fire_timers()
     recovered = _recover_runs().cte("recovered")
     suspected = select(COUNT).select_from(Executor).where(executors.is_suspected())
     levels = _levels()
@@ -85,8 +87,9 @@ def maintain() -> Any:
         select(pg.array_agg(_past_deadline().c.id)).scalar_subquery().label("expired"),
         (_count(suspects) + suspected.scalar_subquery()).label("suspects"),
         func.least(_until(Workflow.due_at), _until(Workflow.deadline)).label("next_due"),
+        has_new().label("has_new"),
         seconds_of(pg.clock_timestamp() - pg.statement_timestamp()).label("took"),
-    )
+    ).add_cte(timed_out, waits_dropped)
 
 
 def codecs_of_others() -> Any:
@@ -120,7 +123,7 @@ def end_past_deadline() -> Any:
         .with_for_update(key_share=True, skip_locked=True, of=Workflow)
         .cte("held")
     )
-    return (
+    ended = (
         update(Workflow)
         .where(Workflow.id == held.c.id)
         .values(
@@ -136,6 +139,8 @@ def end_past_deadline() -> Any:
         )
         .returning(Workflow.id)
     )
+    dropped = drop_waits(held.c.id).cte("dropped")
+    return ended.add_cte(dropped)
 
 
 def given_times() -> Any:
@@ -164,8 +169,9 @@ def _levels() -> Any:
     return level.union_all(next_level)
 
 
-def _fire_timers() -> Any:
-    due = (
+def _fire_timers() -> tuple[Any, Any, Any]:
+    """Return three CTEs: due workflows become ready, their waits time out, and all their waits are dropped."""
+    due: Any = (
         select(Workflow.id)
         .where(Workflow.due_at <= func.now(), Workflow.due_at >= _since())
         .order_by(Workflow.due_at)
@@ -173,7 +179,7 @@ def _fire_timers() -> Any:
         .with_for_update(key_share=True, skip_locked=True)
         .cte("due")
     )
-    return (
+    woken = (
         update(Workflow)
         .where(Workflow.id == due.c.id)
         .values(
@@ -183,7 +189,22 @@ def _fire_timers() -> Any:
             updated_at=func.now(),
         )
         .returning(Workflow.id)
+        .cte("woken")
     )
+    timed_out = (
+        update(Step)
+        .where(Step.workflow_id == Wait.workflow_id, Step.step_id == Wait.step_id, Wait.workflow_id == due.c.id)
+        .where(Step.status == text_literal(StepStatus.RUNNING), Step.retry_at <= func.now())
+        .values(
+            status=case(
+                (Step.error.is_(None), text_literal(StepStatus.SUCCESS)), else_=text_literal(StepStatus.ERROR)
+            ),
+            retry_at=null(),
+            completed_at=func.now(),
+        )
+        .cte("timed_out")
+    )
+    return woken, timed_out, drop_waits(due.c.id).cte("waits_dropped")
 
 
 def _recover_runs() -> Any:

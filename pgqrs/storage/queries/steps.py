@@ -53,7 +53,7 @@ class StepRepository:
             if row.status == StepStatus.RUNNING:
                 history.failed[row.step_id] = FailedAttempts(row.failures, max(0.0, row.wait or 0.0))
                 continue
-            history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint)
+            history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint, row.address)
             if row.total > HISTORY_BYTES:
                 later.append((row.step_id, row.size))
         found = await self._connection.execute(_DEADLINE_AND_RETRIES, {"workflow_id": workflow_id})
@@ -73,7 +73,7 @@ class StepRepository:
         held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
         await self._connection.execute(held)
         found = await self._connection.execute(
-            select(*_PAYLOADS, Step.fingerprint).where(
+            select(*_PAYLOADS, Step.fingerprint, Step.address).where(
                 Step.workflow_id == workflow_id, Step.step_id == step_id, Step.status == StepStatus.SUCCESS
             )
         )
@@ -102,6 +102,7 @@ _STEP_COLUMNS: Sequence[Any] = (
     finite(Step.started_at).label("started_at"),
     finite(Step.completed_at).label("completed_at"),
     Step.failures,
+    Step.address,
 )
 
 
@@ -113,7 +114,7 @@ def _history() -> Any:
         select(Step, size.label("size"), total.label("total"))
         .where(
             Step.workflow_id == bindparam("workflow_id"),
-            Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | (Step.failures > 0),
+            Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | Step.retry_at.is_not(None),
             ~Step.reopened,
         )
         .subquery("steps")
@@ -126,6 +127,7 @@ def _history() -> Any:
         case((is_now, text_of(steps.c.error))).label("error"),
         steps.c.fingerprint,
         steps.c.failures,
+        steps.c.address,
         seconds_of(steps.c.retry_at - func.now()).label("wait"),
         steps.c.size,
         steps.c.total,

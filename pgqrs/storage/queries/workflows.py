@@ -13,6 +13,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    delete,
     false,
     func,
     literal,
@@ -26,9 +27,10 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
-from pgqrs.models import Step, Text, Workflow
+from pgqrs.models import Event, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.queries.delivery import drop_waits
 from pgqrs.storage.queries.expressions import (
     ONE,
     array_of,
@@ -39,7 +41,7 @@ from pgqrs.storage.queries.expressions import (
     text_of_array,
 )
 from pgqrs.storage.queries.tokens import check_token
-from pgqrs.storage.records import WorkflowResult, from_row
+from pgqrs.storage.records import EventState, WorkflowResult, from_row
 from pgqrs.types import StepStatus, WorkflowStatus
 
 
@@ -99,6 +101,30 @@ class WorkflowRepository:
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return WorkflowStatus(row.status), row.token
+
+    async def event(self, workflow_id: int, name: str) -> EventState:
+        """Return the value of an event, with the status and the token of the workflow.
+
+        Raises `WorkflowNotFoundError`.
+        """
+        query = (
+            select(Workflow.status, Workflow.token, Workflow.codec, text_of(Event.value).label("value"))
+            .outerjoin(
+                Event, (Event.workflow_id == Workflow.id) & (Event.name == bindparam("event", type_=Text()))
+            )
+            .where(Workflow.id == workflow_id)
+        )
+        found = await self._connection.execute(query, {"event": name})
+        row = found.mappings().one_or_none()
+        if row is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return from_row(EventState, {**row, "status": WorkflowStatus(row["status"])})
+
+    async def events(self, workflow_id: int) -> dict[str, str]:
+        """Return the values, JSON texts, of the events that a workflow has set, by name."""
+        query = select(Event.name, text_of(Event.value).label("value")).where(Event.workflow_id == workflow_id)
+        rows: Any = await self._connection.execute(query.order_by(Event.name))
+        return {row.name: row.value for row in rows}
 
     async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
@@ -227,8 +253,9 @@ def _cancel() -> Any:
     waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
     interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
     asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
-    cancelled = own.where(waiting).values(**_CANCELLED).cte("cancelled")
-    return select(held.c.status, held.c.executor, held.c.token).add_cte(asked, cancelled)
+    cancelled = own.where(waiting).values(**_CANCELLED).returning(Workflow.id).cte("cancelled")
+    dropped = drop_waits(cancelled.c.id).cte("waits_dropped")
+    return select(held.c.status, held.c.executor, held.c.token).add_cte(asked, cancelled, dropped)
 
 
 def _resume() -> Any:
@@ -253,11 +280,12 @@ def _resume() -> Any:
         )
         .cte("made_pending")
     )
+    waits_dropped = delete(Wait).where(Wait.workflow_id == bindparam("workflow")).cte("waits_dropped")
     return (
         update(Step)
         .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
-        .values(reopened=true(), failures=0)
-        .add_cte(made_pending)
+        .values(reopened=true(), failures=0, retry_at=null())
+        .add_cte(made_pending, waits_dropped)
     )
 
 

@@ -1,0 +1,110 @@
+"""Tells the waits of an event loop that a message has arrived; one statement serves all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from typing import TypeAlias
+
+from pgqrs.errors import PgqrsError
+
+MIN_POLL_INTERVAL = 0.05
+"""Seconds between the begin of a wait and the first search for its message."""
+
+MAX_POLL_INTERVAL = 1.0
+"""Maximum seconds between two searches; a notification starts a search at once."""
+
+BACKOFF = 1.5
+"""Factor between the pauses before two searches."""
+
+Unread: TypeAlias = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+"""A function that returns the addresses, among the given, that have a message which was not received."""
+
+
+class Arrivals:
+    """The waits for messages of the live runs of an event loop.
+
+    `unread` is called soon after a wait begins, and less often later. A search that fails is repeated.
+    """
+
+    def __init__(self, unread: Unread) -> None:
+        self._unread = unread
+        self._waiting: dict[str, set[Callable[[], None]]] = {}
+        self._listeners: list[Callable[[], object]] = []
+        self._on_sent: list[Callable[[], object]] = []
+        self._woken = asyncio.Event()
+        self._pause = MIN_POLL_INTERVAL
+        self._task: asyncio.Task[None] | None = None
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Call `listener` whenever this event loop has sent a message, or a run has parked to wait for one."""
+        self._listeners.append(listener)
+
+    def on_sent(self, listener: Callable[[], object]) -> None:
+        """Call `listener` whenever this event loop has sent a message, for the life of this object."""
+        self._on_sent.append(listener)
+
+    def unlisten(self, listener: Callable[[], object]) -> None:
+        """Remove `listener`."""
+        with suppress(ValueError):
+            self._listeners.remove(listener)
+
+    def sent(self) -> None:
+        """Note that this event loop has sent a message or an event: call the listeners, and search at once."""
+        for listener in self._on_sent:
+            listener()
+        self.parked()
+        self.search()
+
+    def parked(self) -> None:
+        """Note that a run has parked to wait for a message: call the listeners."""
+        for listener in tuple(self._listeners):
+            listener()
+
+    def search(self) -> None:
+        """Search at once."""
+        self._pause = MIN_POLL_INTERVAL
+        self._woken.set()
+
+    def subscribe(self, addresses: Sequence[str], on_arrival: Callable[[], None]) -> Callable[[], object]:
+        """Call `on_arrival` once one of the addresses has a message; return a function that ends the wait."""
+        for address in addresses:
+            self._waiting.setdefault(address, set()).add(on_arrival)
+        self._pause = MIN_POLL_INTERVAL
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._serve(), name="pgqrs-arrivals")
+
+        def end() -> None:
+            for address in addresses:
+                waits = self._waiting.get(address, set())
+                waits.discard(on_arrival)
+                if not waits:
+                    self._waiting.pop(address, None)
+            if not self._waiting:
+                self._woken.set()
+
+        return end
+
+    async def close(self) -> None:
+        """Stop the searches; a later wait starts them again."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _serve(self) -> None:
+        try:
+            while self._waiting:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause):
+                        await self._woken.wait()
+                self._woken.clear()
+                self._pause = min(BACKOFF * self._pause, MAX_POLL_INTERVAL)
+                if self._waiting:
+                    with suppress(PgqrsError):
+                        for address in await self._unread(list(self._waiting)):
+                            for on_arrival in tuple(self._waiting.get(address, ())):
+                                on_arrival()
+        finally:
+            self._task = None

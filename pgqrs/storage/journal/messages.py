@@ -1,0 +1,232 @@
+"""The operations on messages, with their records: send a message, and receive one in a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from sqlalchemy import case, exists, func, literal_column, null, select, true
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.errors import CodecMismatchError, WorkflowFinishedError, WorkflowNotFoundError
+from pgqrs.models import Message, Step, Text, Workflow
+from pgqrs.storage.journal.operation import (
+    RETRY,
+    CancelRequested,
+    CurrentState,
+    Follower,
+    Operation,
+    fencing_error,
+)
+from pgqrs.storage.journal.steps import Began
+from pgqrs.storage.queries.addresses import SEPARATOR
+from pgqrs.storage.queries.delivery import oldest_unread, take
+from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
+from pgqrs.storage.records import StoredOutcome
+from pgqrs.types import StepStatus, WorkflowStatus
+
+OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
+
+
+class SentMessage(NamedTuple):
+    """A record to write: a message to the workflow of an id; `payload` is JSON text.
+
+    A workflow with another token than `token` does not get the message; None stands for any token. `codec` has
+    written the payload. `is_kept` says that `key` is the sender's own.
+    """
+
+    workflow_id: int
+    address: str
+    key: str
+    is_kept: bool
+    payload: str
+    codec: str | None
+    token: int | None
+
+
+class ReceivedMessage(NamedTuple):
+    """A record to write: the oldest message of one of several addresses becomes the outcome of a step.
+
+    `addresses` has the addresses in one text, with `SEPARATOR` between them. If there is no message, `output` or
+    `error`, JSON text, becomes the outcome; without them nothing is written, and the result is None.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    addresses: str
+    output: str | None
+    error: str | None
+    began: Began
+    fingerprint: int | None
+    claim: int = 0
+
+
+class SendMessages(Operation[SentMessage]):
+    """Insert messages to workflows that have not ended; it takes no lock on the workflows."""
+
+    name = "send"
+    record = SentMessage
+
+    def payload_size(self, record: SentMessage) -> int:
+        """Return the length of the payload."""
+        return len(record.payload)
+
+    def conflict_key(self, record: SentMessage) -> str:
+        """Return the key of the message."""
+        return record.key
+
+    def answer_key(self, record: SentMessage) -> str:
+        """Return the key of the message."""
+        return record.key
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the insert; a message that is there already, with this key, counts as written."""
+        rows = self.rows()
+        given = self.plain() if single else rows.c
+        is_there = exists().where(Message.address == given.address, Message.key == given.key)
+        is_live = Workflow.status.not_in([text_literal(status) for status in OVER])
+        receivers = select(
+            given.workflow_id, given.address, given.key, given.is_kept, json_of(given.payload)
+        ).where(
+            Workflow.id == given.workflow_id,
+            is_live | is_there,
+            func.coalesce(given.token, Workflow.token).is_not_distinct_from(Workflow.token),
+            given.codec.is_(None) | (given.codec == Workflow.codec),
+        )
+        if not single:
+            receivers = receivers.select_from(rows).join(Workflow, true()).order_by(given.workflow_id, given.key)
+        columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
+        statement = insert(Message).from_select(columns, receivers, include_defaults=False)
+        return statement.on_conflict_do_update(
+            index_elements=[Message.address, Message.key], set_={"key": statement.excluded.key}
+        ).returning(*self.returning(Message.workflow_id, ONE, Message.key, single=single))
+
+    def result_for(self, record: SentMessage, epoch: int) -> None:
+        """Return None: a message that was sent has no result."""
+
+    def resolve_missing(self, record: SentMessage, current: CurrentState) -> Any:
+        """Return the reason why the workflow cannot get the message, else `RETRY`."""
+        if current.status is None or record.token not in {None, current.token}:
+            return WorkflowNotFoundError(record.workflow_id)
+        if current.status in OVER:
+            return WorkflowFinishedError(record.workflow_id, str(current.status))
+        if record.codec is not None and record.codec != current.codec:
+            return CodecMismatchError(record.workflow_id, current.codec, record.codec)
+        return RETRY
+
+
+class TakeMessages(Operation[ReceivedMessage]):
+    """Make the oldest messages of addresses the outcomes of steps, for current runs.
+
+    A record for which there is no message is answered. A record whose step has an outcome now stays unanswered,
+    and its result is read from the step. So the statement can be sent twice: the second sending takes no message.
+    """
+
+    name = "take"
+    record = ReceivedMessage
+    unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
+
+    def payload_size(self, record: ReceivedMessage) -> int:
+        """Return the length of the outcome of a timeout."""
+        return len(record.output or record.error or "")
+
+    def answer_key(self, record: ReceivedMessage) -> str:
+        """Return the id of the step."""
+        return record.step_id
+
+    def can_be_single(self, record: ReceivedMessage) -> bool:
+        """Return False: the statement has further writes."""
+        return False
+
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+    def result_for(self, record: ReceivedMessage, epoch: int) -> None:
+        """Return None: there is no message."""
+
+    def resolve_missing(self, record: ReceivedMessage, current: CurrentState) -> Any:
+        """Return the outcome of the step, an error for a stale run, or the reason to send the record again."""
+        if reason := fencing_error(record, current):
+            return reason
+        is_over = current.step_status == StepStatus.ERROR and current.step_epoch == current.epoch
+        if is_over or current.step_status == StepStatus.SUCCESS:
+            return StoredOutcome(
+                current.step_output, current.step_error, current.step_fingerprint, current.step_address
+            )
+        return RETRY if current.cancels is None else CancelRequested(current.cancels, None)
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the query for the message of each record, of steps without an outcome; it locks the workflows."""
+        held = self.lock_workflows(to_update=False, single=single)
+        given = (
+            pg.unnest(pg.string_to_array(held.c.addresses, text_literal(SEPARATOR)))
+            .table_valued("address")
+            .render_derived(name="given")
+        )
+        address = literal_column("given.address", Text())
+        first = oldest_unread(address).add_columns(Message.address).lateral("first")
+        oldest = (
+            select(first.c.id, first.c.payload, first.c.address)
+            .select_from(given.join(first, true()))
+            .order_by(first.c.id)
+            .limit(ONE)
+            .lateral("oldest")
+        )
+        outcome = exists().where(
+            Step.workflow_id == held.c.workflow_id,
+            Step.step_id == held.c.step_id,
+            Step.status != text_literal(StepStatus.RUNNING),
+            ~Step.reopened,
+        )
+        answers = self.returning(held.c.workflow_id, held.epoch, held.c.step_id)
+        found = select(
+            *answers,
+            oldest.c.id.label("message"),
+            oldest.c.address,
+            case((oldest.c.id.is_not(None), text_of(oldest.c.payload)), else_=held.c.output).label("output"),
+            case((oldest.c.id.is_(None), held.c.error)).label("error"),
+            held.c.elapsed,
+            held.c.fingerprint,
+        )
+        return found.select_from(held.source.outerjoin(oldest, true())).where(held.is_current, ~outcome)
+
+    def answers(self, written: Any) -> Any:
+        """Return the records for which there is neither a message nor an outcome of a timeout."""
+        columns = (written.c.kind, written.c.workflow_id, written.c.key, written.c.epoch)
+        return select(*columns).where(func.coalesce(written.c.output, written.c.error).is_(None))
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The writes of the outcomes, and of the messages that were taken."""
+        return {"outcomes": _record_outcomes, "messages": lambda written: take(written.c.message)}
+
+
+def _record_outcomes(written: Any) -> Any:
+    given = written.c
+    output, error = given.output, given.error
+    values: dict[str, Any] = {
+        "workflow_id": given.workflow_id,
+        "step_id": given.key,
+        "status": case(
+            (output.is_not(None), text_literal(StepStatus.SUCCESS)), else_=text_literal(StepStatus.ERROR)
+        ),
+        "epoch": given.epoch,
+        "started_at": seconds_ago(given.elapsed),
+        "completed_at": func.now(),
+        "output": json_of(output),
+        "error": json_of(error),
+        "fingerprint": given.fingerprint,
+        "address": given.address,
+    }
+    outcomes = select(*values.values()).where(func.coalesce(output, error).is_not(None))
+    statement = insert(Step).from_select(list(values), outcomes, include_defaults=False)
+    replaced = {
+        key: statement.excluded[key] for key in values if key not in {"workflow_id", "step_id", "started_at"}
+    }
+    return statement.on_conflict_do_update(
+        index_elements=[Step.workflow_id, Step.step_id],
+        set_=replaced | {"reopened": literal_column("false"), "failures": ZERO, "retry_at": null()},
+        where=Step.status != text_literal(StepStatus.SUCCESS),
+    )

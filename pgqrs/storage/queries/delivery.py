@@ -1,0 +1,222 @@
+"""The delivery of messages to parked workflows.
+
+A message is an insert, and takes no lock on its receiver. A workflow that parks leaves its waits. Each of the two
+is `is_new` until a search has seen it and no partner in one snapshot. So of a message and a wait, the one that is
+committed last is still new for a search whose snapshot has the other, and no message is overlooked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    and_,
+    bindparam,
+    column,
+    delete,
+    exists,
+    func,
+    literal_column,
+    not_,
+    null,
+    select,
+    true,
+    union,
+    update,
+)
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.codecs.messages import EVENT
+from pgqrs.models import Message, Step, Text, Wait, Workflow
+from pgqrs.storage.queries.expressions import COUNT, ONE, interval, number_literal, pg, text_literal, unnest
+from pgqrs.types import StepStatus, WorkflowStatus
+
+MAX_SEEN = 2000
+"""Maximum new messages, and new waits, that one search considers; the next search handles the rest."""
+
+RECEIVED_KEPT = 3600.0
+"""Seconds for which a received message is kept: a sender that lost its answer may send the message again."""
+
+MAX_DELETED = 2000
+"""Maximum received messages that one statement deletes."""
+
+_FALSE: ColumnElement[bool] = literal_column("false")
+
+
+def deliver() -> Any:
+    """Return the statement that gives parked workflows the messages for which they wait.
+
+    The oldest message becomes the outcome of the step that waits for it, and its workflow is ready. One row is
+    returned:
+
+    * `woken`: the number of workflows, `lowest`, the lowest id among them, and `queues`, their queues;
+    * `seen`: the number of new messages or of new waits that were considered, the greater one.
+    """
+    messages: Any = select(Message.id, Message.address).where(Message.is_new).order_by(Message.id).limit(_most())
+    messages = messages.cte("messages").prefix_with("MATERIALIZED")
+    waits: Any = select(Wait.workflow_id, Wait.step_id, Wait.address).where(Wait.is_new).limit(_most())
+    waits = waits.cte("waits").prefix_with("MATERIALIZED")
+    pairs = _pairs(messages, waits)
+    held: Any = (
+        select(*pairs.c)
+        .join_from(pairs, Workflow, Workflow.id == pairs.c.workflow_id)
+        .where(Workflow.status == text_literal(WorkflowStatus.WAITING), Workflow.claim == pairs.c.claim)
+        .order_by(Workflow.id)
+        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
+        .cte("held")
+    )
+    answered: Any = (
+        update(Step)
+        .where(Step.workflow_id == held.c.workflow_id, Step.step_id == held.c.step_id)
+        .where(Step.status == text_literal(StepStatus.RUNNING))
+        .values(
+            status=text_literal(StepStatus.SUCCESS),
+            output=held.c.payload,
+            error=null(),
+            address=held.c.address,
+            retry_at=null(),
+            completed_at=func.now(),
+        )
+        .returning(Step.workflow_id.label("id"), held.c.message)
+        .cte("answered")
+    )
+    woken: Any = (
+        update(Workflow)
+        .where(Workflow.id == answered.c.id)
+        .values(
+            status=text_literal(WorkflowStatus.PENDING),
+            ready_at=func.now(),
+            due_at=null(),
+            updated_at=func.now(),
+        )
+        .returning(Workflow.id, Workflow.queue)
+        .cte("woken")
+    )
+    further = [
+        drop_waits(answered.c.id).cte("dropped"),
+        take(answered.c.message).cte("taken"),
+        _mark_messages_seen(messages).cte("seen_messages"),
+        _mark_waits_seen(waits, pairs).cte("seen_waits"),
+    ]
+    seen = func.greatest(_count(messages), _count(waits))
+    return select(
+        _count(woken).label("woken"),
+        select(pg.min(woken.c.id)).scalar_subquery().label("lowest"),
+        select(pg.array_agg(woken.c.queue.distinct(), type_=ARRAY(Text()))).scalar_subquery().label("queues"),
+        seen.label("seen"),
+    ).add_cte(*further)
+
+
+def _pairs(messages: Any, waits: Any) -> Any:
+    """Return the oldest message for each workflow that waits for one of the considered addresses."""
+    seen = union(select(messages.c.address), select(waits.c.address)).subquery("seen")
+    waiting = (
+        select(Wait.workflow_id).distinct().join_from(seen, Wait, Wait.address == seen.c.address).limit(_most())
+    )
+    workflows = waiting.subquery("workflows")
+    wait = aliased(Wait, name="wait")
+    oldest = oldest_unread(wait.address).lateral("oldest")
+    first = (
+        select(wait.step_id, wait.address, wait.claim, oldest.c.id.label("message"), oldest.c.payload)
+        .join_from(wait, oldest, true())
+        .where(wait.workflow_id == workflows.c.workflow_id)
+        .order_by(oldest.c.id, wait.step_id)
+        .limit(ONE)
+        .lateral("first")
+    )
+    found = select(workflows.c.workflow_id, *first.c).join_from(workflows, first, true())
+    return found.cte("pairs").prefix_with("MATERIALIZED")
+
+
+def oldest_unread(address: Any) -> Any:
+    """Return the query for the oldest message of an address that was not taken."""
+    return (
+        select(Message.id, Message.payload)
+        .where(Message.address == address, Message.taken_at.is_(None))
+        .order_by(Message.id)
+        .limit(ONE)
+    )
+
+
+def take(message_ids: Any) -> Any:
+    """Return the statement that marks messages as taken, unless they are events."""
+    return (
+        update(Message)
+        .where(Message.id == message_ids, not_(_is_event(Message.address)))
+        .values(taken_at=func.now(), is_new=_FALSE)
+    )
+
+
+def _is_event(address: Any) -> ColumnElement[bool]:
+    return pg.starts_with(address, text_literal(EVENT), type_=Boolean())
+
+
+def unread() -> Any:
+    """Return the query for the addresses, among `addresses`, that have a message which was not taken."""
+    asked = unnest(bindparam("addresses", type_=ARRAY(Text()))).table_valued(column("address", Text()))
+    given = asked.render_derived(name="given")
+    found = exists().where(Message.address == given.c.address, Message.taken_at.is_(None))
+    return select(given.c.address).where(found)
+
+
+def drop_waits(workflow_ids: Any) -> Any:
+    """Return the statement that deletes the waits of workflows; the ids are a column of a CTE."""
+    return delete(Wait).where(Wait.workflow_id == workflow_ids)
+
+
+def has_new() -> ColumnElement[bool]:
+    """Return the condition that a message or a wait is new."""
+    return exists().where(Message.is_new) | exists().where(Wait.is_new)
+
+
+def delete_received() -> Any:
+    """Return the statement that deletes messages which were received `RECEIVED_KEPT` seconds ago."""
+    old = (
+        select(Message.id)
+        .where(Message.taken_at < func.now() - interval(RECEIVED_KEPT), not_(Message.is_kept))
+        .order_by(Message.taken_at)
+        .limit(number_literal(MAX_DELETED))
+        .with_for_update(skip_locked=True)
+        .cte("old")
+    )
+    return delete(Message).where(Message.id == old.c.id).returning(Message.id)
+
+
+def _mark_messages_seen(messages: Any) -> Any:
+    """Return the update of the new messages for which no workflow waits."""
+    unclaimed = (
+        select(Message.id)
+        .join_from(messages, Message, Message.id == messages.c.id)
+        .where(Message.is_new, ~exists().where(Wait.address == Message.address))
+        .order_by(Message.id)
+        .with_for_update(skip_locked=True, of=Message)
+        .cte("without_wait")
+    )
+    return update(Message).where(Message.id == unclaimed.c.id).values(is_new=_FALSE)
+
+
+def _mark_waits_seen(waits: Any, pairs: Any) -> Any:
+    """Return the update of the new waits without a message, of workflows that no message may wake now."""
+    key = (Wait.workflow_id, Wait.step_id, Wait.address)
+    own = [each == waits.c[each.key] for each in key]
+    unread = exists().where(Message.address == Wait.address, Message.taken_at.is_(None))
+    left = (
+        select(*key)
+        .join_from(waits, Wait, and_(*own))
+        .where(Wait.is_new, ~unread, ~exists().where(pairs.c.workflow_id == Wait.workflow_id))
+        .order_by(*key)
+        .with_for_update(skip_locked=True, of=Wait)
+        .cte("without_message")
+    )
+    return update(Wait).where(*(each == left.c[each.key] for each in key)).values(is_new=_FALSE)
+
+
+def _most() -> ColumnElement[int]:
+    return number_literal(MAX_SEEN)
+
+
+def _count(rows: Any) -> Any:
+    return select(COUNT).select_from(rows).scalar_subquery()

@@ -1,0 +1,101 @@
+"""`Topic`, and the messages that workflows send and receive."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Generic, TypeVar, overload
+
+from pgqrs.codecs.base import Codec, codec_for, stored_name
+from pgqrs.codecs.json import JsonCodec
+from pgqrs.codecs.messages import encode_emitted, message_codec
+from pgqrs.codecs.records import value_context
+from pgqrs.storage.journal.messages import SentMessage
+from pgqrs.storage.journal.outbox import EmittedEvent
+from pgqrs.storage.queries.addresses import event_address, topic_address
+from pgqrs.validation import check_name, validate_key
+
+T = TypeVar("T")
+
+NO_DEFAULT: Any = object()
+"""The default of `PyWorkflow.receive` that raises `WaitTimeoutError` at the timeout."""
+
+
+class Topic(Generic[T]):
+    """The name of a kind of messages to a workflow, and the type of their values.
+
+    The same topic serves the sender and the receiver, so a type checker sees a value of another type at both ends.
+
+    Args:
+        name: The name of the topic: at most 512 bytes of UTF-8, without NUL.
+        type: The type of the values, with which a typed codec encodes and decodes them; any value by default.
+        is_plain: True to write the values as strict JSON whatever the codec of the workflow is, so that SQL can
+            send them to a workflow with a sealing codec. False by default.
+
+    Raises:
+        InvalidNameError: The name cannot be stored.
+    """
+
+    __slots__ = ("is_plain", "name", "type")
+
+    @overload
+    def __init__(self: Topic[Any], name: str, *, is_plain: bool = False) -> None: ...
+
+    @overload
+    def __init__(self, name: str, type: type[T], *, is_plain: bool = False) -> None: ...
+
+    @overload
+    def __init__(self, name: str, type: object, *, is_plain: bool = False) -> None: ...
+
+    def __init__(self, name: str, type: object = Any, *, is_plain: bool = False) -> None:  # noqa: A002
+        check_name("topic", name)
+        self.name = name
+        self.type = type
+        self.is_plain = is_plain
+
+    def __repr__(self) -> str:
+        return f"Topic({self.name!r})"
+
+    def codec(self, codec: Codec, workflow_id: int) -> Codec:
+        """Return the codec of the messages of this topic to a workflow."""
+        if self.is_plain:
+            return JsonCodec()
+        return message_codec(codec_for(codec, self.type), topic_address(workflow_id, self.name))
+
+
+def as_topic(topic: Topic[Any] | str) -> Topic[Any]:
+    """Return a topic, which a name alone stands for with values of any type."""
+    return Topic(topic) if isinstance(topic, str) else topic
+
+
+def message(
+    codec: Codec,
+    workflow_id: int,
+    topic: Topic[Any] | str,
+    value: object,
+    *,
+    key: str | None = None,
+    token: int | None = None,
+) -> SentMessage:
+    """Return the record of a message; raises `SerializationError` for a value that the codec cannot encode.
+
+    A message without a key gets a random key, so that a second sending of the record is no second message.
+    """
+    of = as_topic(topic)
+    with value_context(workflow_id):
+        payload = of.codec(codec, workflow_id).encode(value).text
+    return SentMessage(
+        workflow_id,
+        topic_address(workflow_id, of.name),
+        f"~{secrets.token_hex(8)}" if key is None else validate_key(key),
+        key is not None,
+        payload,
+        None if of.is_plain else stored_name(codec),
+        token,
+    )
+
+
+def emitted(codec: Codec, name: str, value: object) -> EmittedEvent:
+    """Return the record of an event of the schema; raises `SerializationError` as `message` does."""
+    check_name("event", name)
+    address = event_address(name)
+    return EmittedEvent(address, encode_emitted(codec, address, value))

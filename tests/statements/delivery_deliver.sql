@@ -1,0 +1,112 @@
+WITH messages AS MATERIALIZED
+(SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.address AS address
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.is_new
+ORDER BY pgqrs.pgqrs_messages.id
+
+LIMIT 2000),
+waits AS MATERIALIZED
+(SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, pgqrs.pgqrs_waits.address AS address
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.is_new
+
+LIMIT 2000),
+pairs AS MATERIALIZED
+(SELECT workflows.workflow_id AS workflow_id, first.step_id AS step_id, first.address AS address, first.claim AS claim, first.message AS message, first.payload AS payload
+FROM (SELECT DISTINCT pgqrs.pgqrs_waits.workflow_id AS workflow_id
+FROM (SELECT messages.address AS address
+FROM messages
+UNION SELECT waits.address AS address
+FROM waits) AS seen
+JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.address = seen.address
+
+LIMIT 2000) AS workflows
+JOIN LATERAL (SELECT wait.step_id AS step_id, wait.address AS address, wait.claim AS claim, oldest.id AS message, oldest.payload AS payload
+FROM pgqrs.pgqrs_waits AS wait
+JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.payload AS payload
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.address = wait.address
+AND pgqrs.pgqrs_messages.taken_at IS NULL
+ORDER BY pgqrs.pgqrs_messages.id
+
+LIMIT 1) AS oldest ON true
+WHERE wait.workflow_id = workflows.workflow_id
+ORDER BY oldest.id, wait.step_id
+
+LIMIT 1) AS first ON true),
+held AS
+(SELECT pairs.workflow_id AS workflow_id, pairs.step_id AS step_id, pairs.address AS address, pairs.claim AS claim, pairs.message AS message, pairs.payload AS payload
+FROM pairs
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = pairs.workflow_id
+WHERE pgqrs.pgqrs_workflows.status = 'WAITING'
+AND pgqrs.pgqrs_workflows.claim = pairs.claim
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
+answered AS
+(UPDATE pgqrs.pgqrs_workflow_steps
+SET status='SUCCESS', completed_at=now(), output=held.payload, error=NULL, retry_at=NULL, address=held.address
+FROM held
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = held.workflow_id
+AND pgqrs.pgqrs_workflow_steps.step_id = held.step_id
+AND pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+RETURNING pgqrs.pgqrs_workflow_steps.workflow_id AS id, held.message),
+dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits USING answered
+WHERE pgqrs.pgqrs_waits.workflow_id = answered.id),
+taken AS
+(UPDATE pgqrs.pgqrs_messages
+SET is_new=false, taken_at=now()
+FROM answered
+WHERE pgqrs.pgqrs_messages.id = answered.message
+AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'e/')),
+without_wait AS
+(SELECT pgqrs.pgqrs_messages.id AS id
+FROM messages
+JOIN pgqrs.pgqrs_messages ON pgqrs.pgqrs_messages.id = messages.id
+WHERE pgqrs.pgqrs_messages.is_new
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.address = pgqrs.pgqrs_messages.address))
+ORDER BY pgqrs.pgqrs_messages.id
+FOR UPDATE OF pgqrs_messages SKIP LOCKED),
+seen_messages AS
+(UPDATE pgqrs.pgqrs_messages
+SET is_new=false
+FROM without_wait
+WHERE pgqrs.pgqrs_messages.id = without_wait.id),
+without_message AS
+(SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, pgqrs.pgqrs_waits.address AS address
+FROM waits
+JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.workflow_id = waits.workflow_id
+AND pgqrs.pgqrs_waits.step_id = waits.step_id
+AND pgqrs.pgqrs_waits.address = waits.address
+WHERE pgqrs.pgqrs_waits.is_new
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.address = pgqrs.pgqrs_waits.address
+AND pgqrs.pgqrs_messages.taken_at IS NULL))
+AND NOT (EXISTS (SELECT *
+FROM pairs
+WHERE pairs.workflow_id = pgqrs.pgqrs_waits.workflow_id))
+ORDER BY pgqrs.pgqrs_waits.workflow_id, pgqrs.pgqrs_waits.step_id, pgqrs.pgqrs_waits.address
+FOR UPDATE OF pgqrs_waits SKIP LOCKED),
+seen_waits AS
+(UPDATE pgqrs.pgqrs_waits
+SET is_new=false
+FROM without_message
+WHERE pgqrs.pgqrs_waits.workflow_id = without_message.workflow_id
+AND pgqrs.pgqrs_waits.step_id = without_message.step_id
+AND pgqrs.pgqrs_waits.address = without_message.address),
+woken AS
+(UPDATE pgqrs.pgqrs_workflows
+SET status='PENDING', updated_at=now(), ready_at=now(), due_at=NULL
+FROM answered
+WHERE pgqrs.pgqrs_workflows.id = answered.id
+RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.queue)
+ SELECT (SELECT pg_catalog.count(*) AS count_1
+FROM woken) AS woken, (SELECT pg_catalog.min(woken.id) AS min_1
+FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_1
+FROM woken) AS queues, greatest((SELECT pg_catalog.count(*) AS count_1
+FROM messages), (SELECT pg_catalog.count(*) AS count_1
+FROM waits)) AS seen
