@@ -47,6 +47,7 @@ from pgqrs.errors import (
 from pgqrs.retry import RetryPolicy
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 from pgqrs.worker.worker import Worker
+from pgqrs.workflow.children import Child, ChildGroup, Children, Many
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.guard import StepGuard, StepResult
 from pgqrs.workflow.messages import Topic
@@ -54,6 +55,9 @@ from pgqrs.workflow.select import Event, Receive, Sleep
 
 __all__ = [
     "Admin",
+    "Child",
+    "ChildGroup",
+    "Children",
     "Codec",
     "CodecMismatchError",
     "ConfigurationError",
@@ -69,6 +73,7 @@ __all__ = [
     "Json",
     "JsonCodec",
     "KeyConflictError",
+    "Many",
     "NotInstalledError",
     "PgqrsError",
     "PoisonedWorkflowError",

@@ -35,7 +35,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -118,6 +118,14 @@ class Workflow(Base):
     # Random: after a failover that lost a workflow, another workflow may get the same id, but not the same token.
     token: Mapped[int | None]
 
+    # The parent of a child, the step of the parent that has started it, and its number among the step's children.
+    parent_id: Mapped[int | None]
+    parent_step: Mapped[str | None]
+    place: Mapped[int | None]
+    # Whether the end of the parent cancels the workflow.
+    ends_with_parent: Mapped[bool] = mapped_column(server_default=false())
+    has_children: Mapped[bool] = mapped_column(server_default=false())
+
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
         order_by="Step.started_at, Step.completed_at, Step.step_id",
@@ -138,6 +146,20 @@ class Workflow(Base):
         Index("ix_pgqrs_workflows_executor", "executor", postgresql_where=text("executor IS NOT NULL")),
         Index("ix_pgqrs_workflows_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL")),
         Index("ix_pgqrs_workflows_key", "name", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+        Index(
+            "ix_pgqrs_workflows_place",
+            "parent_id",
+            "parent_step",
+            "place",
+            unique=True,
+            postgresql_where=text("parent_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_parent",
+            "parent_id",
+            "parent_step",
+            postgresql_where=text("parent_id IS NOT NULL AND completed_at IS NULL"),
+        ),
     )
 
 

@@ -28,6 +28,7 @@ class LoopState:
         self.store = store
         self.notifier = QueueNotifier(store.notify_queue)
         store.arrivals.on_sent(partial(self.notifier.notify, MESSAGES, 0))
+        store.arrivals.on_ready(self.notifier.notify)
         self.results = ResultPoller(store.reader.results, store.reader.tokens)
         self.waits = ResultWaits()
         self.running: set[int] = set()

@@ -12,6 +12,9 @@ from pgqrs.errors import SerializationError
 EVENT = "e/"
 """The beginning of the addresses of events of the schema, whose messages are never taken."""
 
+CHILDREN = "c/"
+"""The beginning of the addresses of children, at which each end of a child leaves a message."""
+
 _HEAD, _VALUE = '{"codec":', ',"value":'
 """The parts of the text of an emitted event, which the SQL function writes too."""
 
@@ -22,7 +25,12 @@ def message_codec(codec: Codec, address: str) -> Codec:
 
 
 def decode_message(codec: Codec, address: str, text: str) -> Any:
-    """Return the value of a message or of an event of the schema, as a codec without a type decodes it."""
+    """Return the value of a message or of an event of the schema, as a codec without a type decodes it.
+
+    For children, return the record of their ends.
+    """
+    if address.startswith(CHILDREN):
+        return json.loads(text)
     is_event = address.startswith(EVENT)
     return decode_emitted(codec, address, text) if is_event else message_codec(codec, address).decode(text)
 

@@ -27,10 +27,11 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.journal.runs import RunEnd, RunRelease
 from pgqrs.storage.journal.waits import StepWait
+from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
 from pgqrs.storage.store import Store
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 
 REPLAY_HEAD_START = 10.0
 """Seconds after its due time during which no worker claims a workflow that its own process retries."""
@@ -84,6 +85,11 @@ class Run:
         claim: The token of the claim.
         history: The recorded outcomes and failed attempts of earlier runs.
         can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
+        queue: The queue of the workflow; the default queue if it is unknown.
+        parent_id: The id of the parent of a child; None if it is unknown.
+
+    Attributes:
+        queue: The queue of the workflow.
     """
 
     def __init__(
@@ -98,6 +104,8 @@ class Run:
         claim: int,
         history: History,
         can_park: bool = False,
+        queue: str | None = None,
+        parent_id: int | None = None,
     ) -> None:
         self.context_key = owner
         self.workflow_id = workflow_id
@@ -111,6 +119,8 @@ class Run:
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
+        self.queue = queue or DEFAULT_QUEUE
+        self._tells_others = parent_id is not None
         self._retries = history.retries
         self._options = RunOptions()
         self._output_codec: Codec | None = None
@@ -138,6 +148,25 @@ class Run:
     def clock(self) -> TimeOfDay:
         """The clock of the database."""
         return self._store.reader
+
+    def children_started(self, queue: str, first: int, *, delayed: bool) -> None:
+        """Note that children, with ids from `first` on, were inserted into a queue, for workers to claim."""
+        self._tells_others = True
+        if not delayed:
+            self._store.arrivals.ready(queue, first)
+
+    async def next_id(self) -> int:
+        """Return an id for a new workflow."""
+        return await self._store.ids.next()
+
+    async def next_ids(self, count: int) -> list[int]:
+        """Return ids for new workflows."""
+        return await self._store.ids.block(count)
+
+    @property
+    def operations(self) -> WorkflowOperations:
+        """The operations on workflows, outside of a caller's transaction."""
+        return self._store.operations
 
     @property
     def reader(self) -> StoreReader:
@@ -372,7 +401,9 @@ class Run:
             claim=self.claim,
             history=History(self.steps.history.outcomes, {}, None, self._retries),
             can_park=self.parking.can_park,
+            queue=self.queue,
         )
+        anew._tells_others = self._tells_others
         anew.steps.continue_from(self.steps)
         anew.lifecycle.deadline = self.lifecycle.deadline
         return anew
@@ -446,6 +477,7 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
+        self._tell_others()
         if self._store.observer is not None:
             self._store.observer.run_ended(self.workflow_id, status)
         if self.epoch > 1:  # earlier runs may have recorded steps that this run did not use
@@ -470,8 +502,15 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
+        if status is WorkflowStatus.CANCELLED:
+            self._tell_others()
         if self._store.observer is not None:
             self._store.observer.run_released(self.workflow_id, status, wait)
+
+    def _tell_others(self) -> None:
+        """Announce the end of the workflow to its parent, and to the workers that cancel its children."""
+        if self._tells_others:
+            self._store.arrivals.sent()
 
     def _close(self, error: Callable[[], PgqrsError] | None = None) -> None:
         self.lifecycle.end(error)

@@ -33,6 +33,7 @@ class Arrivals:
         self._waiting: dict[str, set[Callable[[], None]]] = {}
         self._listeners: list[Callable[[], object]] = []
         self._on_sent: list[Callable[[], object]] = []
+        self._on_ready: list[Callable[[str, int], object]] = []
         self._woken = asyncio.Event()
         self._pause = MIN_POLL_INTERVAL
         self._task: asyncio.Task[None] | None = None
@@ -49,6 +50,15 @@ class Arrivals:
         """Remove `listener`."""
         with suppress(ValueError):
             self._listeners.remove(listener)
+
+    def on_ready(self, listener: Callable[[str, int], object]) -> None:
+        """Call `listener` with a queue and the lowest id whenever a run has started children that are ready."""
+        self._on_ready.append(listener)
+
+    def ready(self, queue: str, first: int) -> None:
+        """Note that a run has started children that are ready in a queue, with ids from `first` on."""
+        for listener in self._on_ready:
+            listener(queue, first)
 
     def sent(self) -> None:
         """Note that this event loop has sent a message or an event: call the listeners, and search at once."""

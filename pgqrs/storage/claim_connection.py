@@ -15,7 +15,7 @@ from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
-from pgqrs.storage.queries import claims, delivery, executors, maintenance
+from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
 from pgqrs.storage.queries.channels import parse_payload, queue_channel
 from pgqrs.storage.queries.claim_floor import ClaimFloor
 from pgqrs.storage.queries.tokens import new_token
@@ -62,13 +62,15 @@ class MaintenanceResult(NamedTuple):
 class Delivered(NamedTuple):
     """The result of a delivery: the number of workflows that a message has made ready, and their queues.
 
-    `lowest` is the lowest id of these workflows, 0 without one. `again` says that more messages may be left.
+    `lowest` is the lowest id of these workflows, 0 without one. `again` says that more messages may be left, and
+    `has_ended_parents` that `cancel_children` has something to do.
     """
 
     woken: int
     lowest: int
     queues: tuple[str, ...]
     again: bool
+    has_ended_parents: bool
 
 
 class ClaimConnection:
@@ -206,7 +208,14 @@ class ClaimConnection:
             if found["lowest"] is not None:
                 self._floor.lower(found["lowest"])
         again = max(found["seen"], found["woken"]) >= delivery.MAX_SEEN
-        return Delivered(found["woken"], found["lowest"] or 0, tuple(found["queues"] or ()), again)
+        queues = tuple(found["queues"] or ())
+        return Delivered(found["woken"], found["lowest"] or 0, queues, again, found["has_ended_parents"])
+
+    async def cancel_children(self) -> bool:
+        """Cancel children of ended parents, and return whether more may be left."""
+        async with self._one_at_a_time:
+            (found,) = await self._fetch(children.cancel_children, {})
+        return bool(found["cancelled"] and found["left"])
 
     async def _look(self, values: dict[str, Any]) -> Any:
         """Run a full search if it is due, otherwise a search within the bounds of the floor."""

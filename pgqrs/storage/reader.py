@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pgqrs.codecs.records import StoredStep, StoredWorkflow
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.id_allocator import check_id
+from pgqrs.storage.queries.children import child_results
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import EventState, WorkflowResult
+from pgqrs.storage.records import ChildResult, EventState, WorkflowResult, from_row
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.tables import InstalledTables
 from pgqrs.types import WorkflowStatus
@@ -85,6 +86,16 @@ class StoreReader:
     async def events(self, workflow_id: int) -> dict[str, str]:
         """Return the values, JSON texts, of the events that a workflow has set, by name."""
         return await self._read(lambda connection: WorkflowRepository(connection).events(workflow_id))
+
+    async def child_results(self, workflow_id: int, step_id: str, first: int, count: int) -> list[ChildResult]:
+        """Return the ends of up to `count` children that a step has started, from the place `first` on."""
+        values = {"parent": workflow_id, "step": step_id, "first": first, "count": count}
+
+        async def read(connection: AsyncConnection) -> list[ChildResult]:
+            rows = (await connection.execute(child_results(), values)).mappings()
+            return [from_row(ChildResult, {**row, "status": WorkflowStatus(row["status"])}) for row in rows]
+
+        return await self._read(read)
 
     async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
         """Return the tokens of the workflows that exist, by id."""

@@ -59,7 +59,7 @@ class ClaimedRun(NamedTuple):
 
     `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this claim
     included. `seconds_left` is the time until the deadline, None without a deadline. `claim` is the token of the
-    run.
+    run. `parent_id` is the id of the parent of a child.
     """
 
     workflow_id: int
@@ -69,6 +69,8 @@ class ClaimedRun(NamedTuple):
     attempts: int
     seconds_left: float | None
     claim: int = 0
+    queue: str | None = None
+    parent_id: int | None = None
 
 
 class StoredOutcome(NamedTuple):
@@ -105,6 +107,16 @@ class History(NamedTuple):
     failed: dict[str, FailedAttempts]
     seconds_left: float | None = None
     retries: int = 0
+
+
+class ChildResult(NamedTuple):
+    """The end of a child: its place among the children of a step, and the JSON text of its output or error."""
+
+    place: int
+    id: int
+    status: WorkflowStatus
+    output: str | None
+    error: str | None
 
 
 class EventState(NamedTuple):

@@ -283,7 +283,8 @@ class _Services:
             self._claimer.nudge()
             for queue in set(found.queues).difference(self._queues):
                 self._here.notifier.notify(queue, found.lowest)
-        return found.again
+        more = found.has_ended_parents and await self._in_time(self._claim_connection.cancel_children())
+        return found.again or more
 
     async def _in_time(self, asked: Awaitable[T]) -> T:
         # Each statement has its own time limit, and one may wait for another; this limit bounds the rest.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeVar, cast, overload
+from itertools import islice
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,16 +25,28 @@ from pgqrs.errors import (
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, WorkflowStatus
-from pgqrs.validation import check_name, escaped, parse_seconds
+from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int
 from pgqrs.workflow import timers as sleeping
+from pgqrs.workflow.children import (
+    Child,
+    ChildGroup,
+    Children,
+    Many,
+    OnEnd,
+    as_completed,
+    child_options,
+    gather,
+)
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 from pgqrs.workflow.messages import NO_DEFAULT, Topic
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
 from pgqrs.workflow.sending import send, set_event
 
 D = TypeVar("D")
+P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _PLAIN = RunOptions()
 
@@ -116,14 +129,41 @@ class PyWorkflow:
             )
         return session
 
-    async def start(self) -> None:
-        """Start a run of the workflow by hand, unless this context already has a live run.
+    @overload
+    async def start(self) -> None: ...
 
-        The new run fences every earlier run. The methods of a context call `start` when they need a run.
+    @overload
+    async def start(
+        self,
+        workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Child[R]: ...
+
+    async def start(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]  # mypy wants `workflow` by name, too
+        """Start a child for a worker to run; or, without arguments, a run of this workflow by hand.
+
+        A child is a workflow of its own, in the queue of this workflow. ``await child`` waits for its end and
+        returns its output; a worker parks a workflow that only waits. The child is found by this step, so a replay
+        has the same child. When this workflow ends, a child that lives is cancelled; `options` can change that.
+
+        A run by hand fences every earlier run. The methods of a context call `start` when they need a run, unless
+        this context already has a live run.
+
+        Args:
+            *args: A function decorated with `@workflow`, and its positional arguments after the context. Nothing
+                for a run by hand.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The child; None for a run by hand.
 
         Raises:
-            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
-                id.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            WorkflowNotFoundError: No workflow has the id of this context, or the workflow was lost and another
+                workflow has its id. This and the following errors are those of a run by hand.
             WorkflowCancelledError: The workflow is cancelled.
             WorkflowFinishedError: The workflow has succeeded.
             WorkflowLockedError: Another live executor runs the workflow.
@@ -131,6 +171,12 @@ class PyWorkflow:
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
+        if args:
+            return await self.options().start(*args, **kwargs)
+        await self._start_run()
+        return None
+
+    async def _start_run(self) -> None:
         async with self._starting:
             if self._run is not None and self._run.in_body and not self._run.has_ended:
                 self._run.check()
@@ -418,14 +464,16 @@ class PyWorkflow:
         Args:
             id: A name, which makes the step id ``select/ID``. By default the step id has the names of the branches
                 and a number, as in ``select/paid,late:1``.
-            **branches: The branches by name: at least one `Receive` or `Event`, and at most one `Sleep`.
+            **branches: The branches by name: at least one `Receive`, `Event` or child, and at most one `Sleep`.
 
         Returns:
-            The name of the branch that has won, and the value of its message or event; None for a `Sleep`.
+            The name of the branch that has won, and the value of its message or event, or the output of its child;
+            None for a `Sleep`.
 
         Raises:
             ConfigurationError: The branches are none, or two wait for the same, or more than one is a `Sleep`.
             SerializationError: The codec cannot decode the message or the event.
+            StepFailedError: The child that has won has failed.
             InvalidNameError: A name or the `id` cannot be stored.
             StepMismatchError: The recorded winner is not among the branches.
             RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
@@ -484,13 +532,191 @@ class PyWorkflow:
         """
         await set_event(await self._current(), name, value, _named("set_event", id))
 
+    def options(
+        self,
+        *,
+        queue: str | None = None,
+        priority: int = 0,
+        delay: float | None = None,
+        timeout: float | None = None,
+        on_end: OnEnd = "cancel",
+        id: str | None = None,  # noqa: A002
+    ) -> Children:
+        """Return an object that starts children with these options.
+
+        Args:
+            queue: The queue of the children; by default the queue of this workflow.
+            priority: The priority of the children in their queue; 0 by default.
+            delay: Seconds before a worker may start a child; none by default.
+            timeout: Seconds that a child may take from its first start; by default the timeout of `@workflow`. A
+                child never outlives the deadline of this workflow.
+            on_end: What becomes of a child that lives when this workflow ends: ``"cancel"``, the default, or
+                ``"abandon"``, which lets it go on.
+            id: A name, which makes the step id ``start/ID``. By default the step ids have the name of the child's
+                function and a number, as in ``start/charge:1``. Concurrent tasks need an `id`.
+
+        Returns:
+            The object, with the methods `start`, `start_many` and `call`.
+
+        Raises:
+            ConfigurationError: A number is out of range, or `on_end` is another text.
+            InvalidNameError: The queue or the `id` cannot be stored.
+        """
+        return Children(
+            self._new_context,
+            self._current,
+            child_options(
+                queue=queue,
+                priority=priority,
+                delay=delay,
+                timeout=timeout,
+                on_end=on_end,
+                step_id=_named("start", id),
+            ),
+        )
+
+    def _new_context(self, workflow_id: int, name: str) -> PyWorkflow:
+        return PyWorkflow(self._host, workflow_id, name)
+
+    async def call(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Start a child, run it in this task, and return its output.
+
+        The child is a workflow of its own. If this process dies, another process finishes the child, and then this
+        workflow.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The output of the child.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            StepFailedError: The child has failed. The raised error is also an instance of the original class.
+            WorkflowCancelledError: The child was cancelled.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        return await self.options().call(workflow, *args, **kwargs)
+
+    async def start_many(
+        self, workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]], inputs: Iterable[tuple[*Ts]]
+    ) -> Many[R]:
+        """Start one child for each tuple of positional arguments, as one step.
+
+        Any number of children is one row in the history of this workflow.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            inputs: The positional arguments of each child, one tuple for each.
+
+        Returns:
+            The children, for `gather`.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
+                function does not accept its arguments.
+            SerializationError: The codec cannot encode the arguments.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        return await self.options().start_many(workflow, inputs)
+
+    async def gather(self, *children: Child[Any] | Many[Any], return_exceptions: bool = False) -> list[Any]:
+        """Wait until all children have ended, and return their outputs in order.
+
+        A failure cancels no other child.
+
+        Args:
+            *children: Children that `start` or `start_many` has returned.
+            return_exceptions: True to return the errors of failed children in place of their outputs. False by
+                default.
+
+        Returns:
+            The outputs, in the order of the arguments, and of the inputs of `start_many`.
+
+        Raises:
+            StepFailedError: A child has failed; of several failures the first by position. The raised error is
+                also an instance of the original class.
+            WorkflowCancelledError: A child was cancelled.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        return await gather(children, return_exceptions=return_exceptions)
+
+    def as_completed(self, *children: Child[R]) -> AsyncIterator[Child[R]]:
+        """Yield children as they end, each once; the order is recorded, so a replay has the same order.
+
+        Args:
+            *children: Children that `start` has returned.
+
+        Returns:
+            An iterator for ``async for``; each child that it yields has ended, and awaiting it returns at once.
+        """
+        return as_completed(self._current, children)
+
+    def children(self, **options: Any) -> ChildGroup:
+        """Return a group of children that end together, for ``async with ctx.children() as group``.
+
+        The block ends when all children that ``group.start`` has started have ended. If one fails, or the block
+        raises an error, the others are cancelled and awaited.
+
+        Args:
+            **options: The options of the children, as for `options`.
+
+        Returns:
+            The group. ``group.results`` has the outputs after the block.
+
+        Raises:
+            ConfigurationError: A number is out of range, or `on_end` is another text.
+            InvalidNameError: The queue cannot be stored.
+        """
+        return ChildGroup(self._current, self.options(**options).given)
+
+    async def map(
+        self,
+        workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+        inputs: Iterable[tuple[*Ts]],
+        *,
+        at_once: int = 100,
+    ) -> list[R]:
+        """Start children for all inputs, at most some at once, and return their outputs in order.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            inputs: The positional arguments of each child, one tuple for each.
+            at_once: Maximum children that live at once; 100 by default. The next children start when all of them
+                have ended.
+
+        Returns:
+            The outputs, in the order of the inputs.
+
+        Raises:
+            ConfigurationError: `at_once` is not a positive number.
+            StepFailedError: A child has failed; of several failures the first by position. No further children
+                start then.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        size = validate_positive_int("at_once", at_once)
+        results: list[R] = []
+        rest = iter(inputs)
+        while portion := list(islice(rest, size)):
+            results += await self.gather(await self.start_many(workflow, portion))
+        return results
+
     async def _current(self) -> Run:
         """Return the run of the calling task, which may have ended; start a run if the context has none."""
         run = run_of(self._owner)
         if run is not None:
             return run
         if self._run is None:
-            await self.start()
+            await self._start_run()
         assert self._run is not None  # noqa: S101  # `start` created the run, or raised
         return self._run
 
@@ -502,7 +728,8 @@ class PyWorkflow:
             claim = await store.claim(self._id, timeout, token=self._token)
             if not claim.succeeded:
                 try:
-                    await self._new_run(store, claim.epoch, claim.token, timeout, can_park=False)
+                    started = ClaimedRun(self._id, self._name, claim.epoch, "", 0, timeout, claim.token)
+                    await self._new_run(store, started, can_park=False)
                 except BaseException:
                     store.abandon(self._id, claim.epoch, claim.token)
                     raise
@@ -521,7 +748,7 @@ class PyWorkflow:
             store: The store of the running event loop. By default the `Admin` looks it up.
         """
         store = await self._host.store() if store is None else store
-        await self._new_run(store, claimed.epoch, claimed.claim, claimed.seconds_left, can_park=can_park)
+        await self._new_run(store, claimed, can_park=can_park)
 
     async def requeue(self, grace: float = 0.0) -> None:
         """Release the run, so that another worker can claim the workflow at once.
@@ -544,9 +771,9 @@ class PyWorkflow:
         if self._run is not None:
             self._run.abandon_unfinished()
 
-    async def _new_run(self, store: Store, epoch: int, token: int, left: float | None, *, can_park: bool) -> None:
-        history = History({}, {}, left)
-        if epoch > 1:  # the first run has no recorded outcomes to replay
+    async def _new_run(self, store: Store, claimed: ClaimedRun, *, can_park: bool) -> None:
+        history = History({}, {}, claimed.seconds_left)
+        if claimed.epoch > 1:  # the first run has no recorded outcomes to replay
             history = await store.history(self._id)
         self._run = Run(
             self._owner,
@@ -554,10 +781,12 @@ class PyWorkflow:
             self._host.codec,
             workflow_id=self._id,
             name=self._name,
-            epoch=epoch,
-            claim=token,
+            epoch=claimed.epoch,
+            claim=claimed.claim,
             history=history,
             can_park=can_park,
+            queue=claimed.queue,
+            parent_id=claimed.parent_id,
         )
 
     async def _first_run(self, options: RunOptions) -> Run | Claim:

@@ -1,4 +1,4 @@
-"""`Receive`, `Event` and `Sleep`: the branches of `PyWorkflow.select`, of which the first to come wins."""
+"""`Receive`, `Event`, `Sleep` and children: the branches of `PyWorkflow.select`, of which the first wins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError, StepMismatchError, WaitTimeoutError
-from pgqrs.storage.queries.addresses import event_address, topic_address
+from pgqrs.storage.queries.addresses import children_address, event_address, topic_address
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.validation import check_name, escaped, parse_seconds
+from pgqrs.workflow.children import Child
 from pgqrs.workflow.messages import NO_DEFAULT, Topic, as_topic
 
 T = TypeVar("T")
@@ -56,17 +57,19 @@ class Sleep:
     delay: float | timedelta
 
 
-Branch: TypeAlias = Receive[Any] | Event | Sleep
+Branch: TypeAlias = Receive[Any] | Event | Sleep | Child[Any]
 """A branch of a select: a frozen description, which holds nothing and waits for nothing by itself."""
 
 
 class Address:
     """The address of a branch, and the value of the message that wins it."""
 
-    def __init__(self, run: Run, branch: Receive[Any] | Event) -> None:
+    def __init__(self, run: Run, branch: Receive[Any] | Event | Child[Any]) -> None:
         self._run = run
         self._branch = branch
-        if isinstance(branch, Event):
+        if isinstance(branch, Child):
+            self.text = children_address(run.workflow_id, branch.step_id)
+        elif isinstance(branch, Event):
             check_name("event", branch.name)
             self.text = event_address(branch.name)
         else:
@@ -77,6 +80,8 @@ class Address:
         run, branch = self._run, self._branch
         if isinstance(branch, Receive):
             return run.steps.value_of(step_id, outcome, as_topic(branch.topic).codec(run.codec, run.workflow_id))
+        if isinstance(branch, Child):
+            return branch.value(run, outcome)
         if outcome.error is not None or outcome.output is None:
             return run.steps.value_of(step_id, outcome, run.codec)
         with value_context(run.workflow_id, step_id):

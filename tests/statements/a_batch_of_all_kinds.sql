@@ -29,9 +29,9 @@ JOIN leave_done ON leave_done.workflow_id = awaited_rows.workflow_id
 WHERE leave_done.epoch > 0
 ORDER BY awaited_rows.workflow_id, awaited_rows.step_id, awaited_rows.address),
 sending_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT sending_held.workflow_id AS workflow_id, sending_held.step_id AS step_id, CASE WHEN (sending_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (sending_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_1, sending_held.current_epoch AS current_epoch, now() - sending_held.elapsed * interval '1 second' AS anon_2, CASE WHEN (coalesce(sending_held.output, sending_held.error) IS NOT NULL) THEN now() END AS anon_3, CAST(sending_held.output AS JSON) AS output, CAST(sending_held.error AS JSON) AS error, sending_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT sending_held.workflow_id AS workflow_id, sending_held.step_id AS step_id, CASE WHEN (sending_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (sending_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_3, sending_held.current_epoch AS current_epoch, now() - sending_held.elapsed * interval '1 second' AS anon_4, CASE WHEN (coalesce(sending_held.output, sending_held.error) IS NOT NULL) THEN now() END AS anon_5, CAST(sending_held.output AS JSON) AS output, CAST(sending_held.error AS JSON) AS error, sending_held.fingerprint AS fingerprint
 FROM (SELECT sending_rows.workflow_id AS workflow_id, sending_rows.claim AS claim, sending_rows.step_id AS step_id, sending_rows.output AS output, sending_rows.error AS error, sending_rows.elapsed AS elapsed, sending_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($15::BIGINT[], $16::BIGINT[], $17::TEXT[], $18::TEXT[], $19::TEXT[], $20::DOUBLE PRECISION[], $21::BIGINT[]) AS sending_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($24::BIGINT[], $25::BIGINT[], $26::TEXT[], $27::TEXT[], $28::TEXT[], $29::DOUBLE PRECISION[], $30::BIGINT[]) AS sending_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = sending_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -46,9 +46,34 @@ AND (pgqrs.pgqrs_workflow_steps.epoch < excluded.epoch
 OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'sending' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
+child_done AS
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT child_rows.child_id AS child_id, child_rows.name AS name, CAST(child_rows.input AS JSON) AS input, child_rows.token AS token, child_rows.queue AS queue, child_rows.priority AS priority, CASE WHEN (child_rows.delay IS NULL) THEN now() END AS anon_1, now() + child_rows.delay * interval '1 second' AS anon_2, child_rows.timeout AS timeout, parent.deadline AS deadline, child_rows.codec AS codec, child_rows.workflow_id AS workflow_id, child_rows.step_id AS step_id, child_rows.place AS place, child_rows.ends_with_parent AS ends_with_parent
+FROM unnest($11::BIGINT[], $12::TEXT[], $13::BIGINT[], $14::BIGINT[], $15::TEXT[], $16::TEXT[], $17::TEXT[], $18::BIGINT[], $19::DOUBLE PRECISION[], $20::DOUBLE PRECISION[], $21::TEXT[], $22::BIGINT[], $23::BOOLEAN[]) AS child_rows(workflow_id, step_id, place, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent)
+JOIN sending_done ON sending_done.workflow_id = child_rows.workflow_id
+AND sending_done.key = child_rows.step_id
+JOIN pgqrs.pgqrs_workflows AS parent ON parent.id = child_rows.workflow_id
+ORDER BY child_rows.child_id
+ON CONFLICT DO NOTHING),
+startmany_done AS
+(SELECT 'startmany' AS kind, startmany_held.workflow_id AS workflow_id, startmany_held.step_id AS key, startmany_held.current_epoch AS epoch
+FROM (SELECT startmany_rows.workflow_id AS workflow_id, startmany_rows.claim AS claim, startmany_rows.step_id AS step_id, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($44::BIGINT[], $45::BIGINT[], $46::TEXT[]) AS startmany_rows(workflow_id, claim, step_id)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = startmany_rows.workflow_id
+WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS startmany_held
+WHERE startmany_held.current_claim = startmany_held.claim),
+children_done AS
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT children_rows.child_id AS child_id, children_rows.name AS name, CAST(children_rows.input AS JSON) AS input, children_rows.token AS token, children_rows.queue AS queue, children_rows.priority AS priority, CASE WHEN (children_rows.delay IS NULL) THEN now() END AS anon_6, now() + children_rows.delay * interval '1 second' AS anon_7, children_rows.timeout AS timeout, parent.deadline AS deadline, children_rows.codec AS codec, children_rows.workflow_id AS workflow_id, children_rows.step_id AS step_id, children_rows.place AS place, children_rows.ends_with_parent AS ends_with_parent
+FROM unnest($31::BIGINT[], $32::TEXT[], $33::BIGINT[], $34::BIGINT[], $35::TEXT[], $36::TEXT[], $37::TEXT[], $38::BIGINT[], $39::DOUBLE PRECISION[], $40::DOUBLE PRECISION[], $41::TEXT[], $42::BIGINT[], $43::BOOLEAN[]) AS children_rows(workflow_id, step_id, place, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent)
+JOIN startmany_done ON startmany_done.workflow_id = children_rows.workflow_id
+AND startmany_done.key = children_rows.step_id
+JOIN pgqrs.pgqrs_workflows AS parent ON parent.id = children_rows.workflow_id
+ORDER BY children_rows.child_id
+ON CONFLICT DO NOTHING),
 events_done AS
 (INSERT INTO pgqrs.pgqrs_events (workflow_id, name, value, set_at) SELECT events_rows.workflow_id AS workflow_id, events_rows.name AS name, CAST(events_rows.value AS JSON) AS value, now() AS now_1
-FROM unnest($11::BIGINT[], $12::TEXT[], $13::TEXT[], $14::TEXT[]) AS events_rows(workflow_id, step_id, name, value)
+FROM unnest($47::BIGINT[], $48::TEXT[], $49::TEXT[], $50::TEXT[]) AS events_rows(workflow_id, step_id, name, value)
 JOIN sending_done ON sending_done.workflow_id = events_rows.workflow_id
 AND sending_done.key = events_rows.step_id
 ORDER BY events_rows.workflow_id, events_rows.name
@@ -57,16 +82,32 @@ DO UPDATE
 SET value = excluded.value, set_at = excluded.set_at),
 outgoing_done AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT outgoing_rows.receiver AS receiver, outgoing_rows.address AS address, outgoing_rows.key AS key, outgoing_rows.is_kept AS is_kept, CAST(outgoing_rows.payload AS JSON) AS payload
-FROM unnest($22::BIGINT[], $23::TEXT[], $24::BIGINT[], $25::TEXT[], $26::TEXT[], $27::BOOLEAN[], $28::TEXT[]) AS outgoing_rows(workflow_id, step_id, receiver, address, key, is_kept, payload)
+FROM unnest($51::BIGINT[], $52::TEXT[], $53::BIGINT[], $54::TEXT[], $55::TEXT[], $56::BOOLEAN[], $57::TEXT[]) AS outgoing_rows(workflow_id, step_id, receiver, address, key, is_kept, payload)
 JOIN sending_done ON sending_done.workflow_id = outgoing_rows.workflow_id
 AND sending_done.key = outgoing_rows.step_id
 ORDER BY outgoing_rows.address, outgoing_rows.key
 ON CONFLICT DO NOTHING),
+parent_done AS
+(UPDATE pgqrs.pgqrs_workflows
+SET has_children=true
+FROM unnest($58::BIGINT[], $59::TEXT[]) AS parent_rows(workflow_id, step_id), sending_done
+WHERE pgqrs.pgqrs_workflows.id = parent_rows.workflow_id
+AND pgqrs.pgqrs_workflows.has_children IS false
+AND sending_done.workflow_id = parent_rows.workflow_id
+AND sending_done.key = parent_rows.step_id),
+parents_done AS
+(UPDATE pgqrs.pgqrs_workflows
+SET has_children=true
+FROM unnest($60::BIGINT[], $61::TEXT[]) AS parents_rows(workflow_id, step_id), startmany_done
+WHERE pgqrs.pgqrs_workflows.id = parents_rows.workflow_id
+AND pgqrs.pgqrs_workflows.has_children IS false
+AND startmany_done.workflow_id = parents_rows.workflow_id
+AND startmany_done.key = parents_rows.step_id),
 end_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' WHEN (end_held.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), updated_at=now(), output=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST(end_held.output AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST(end_held.error AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM (SELECT end_rows.workflow_id AS workflow_id, end_rows.claim AS claim, end_rows.output AS output, end_rows.error AS error, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($31::BIGINT[], $32::BIGINT[], $33::TEXT[], $34::TEXT[]) AS end_rows(workflow_id, claim, output, error)
+FROM unnest($64::BIGINT[], $65::BIGINT[], $66::TEXT[], $67::TEXT[]) AS end_rows(workflow_id, claim, output, error)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = end_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS end_held
@@ -77,7 +118,7 @@ RETURNING 'end' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS T
 reopen_done AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=0, retry_at=NULL
-FROM unnest($29::BIGINT[], $30::TEXT[]) AS reopen_rows(workflow_id, step_id), end_done
+FROM unnest($62::BIGINT[], $63::TEXT[]) AS reopen_rows(workflow_id, step_id), end_done
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = reopen_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.step_id = reopen_rows.step_id
 AND end_done.workflow_id = reopen_rows.workflow_id
@@ -85,14 +126,14 @@ AND pgqrs.pgqrs_workflow_steps.status = 'ERROR'),
 retry_done AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=0, retry_at=NULL
-FROM unnest($35::BIGINT[], $36::TEXT[]) AS retry_rows(workflow_id, step_id), leave_done
+FROM unnest($68::BIGINT[], $69::TEXT[]) AS retry_rows(workflow_id, step_id), leave_done
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = retry_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.step_id = retry_rows.step_id
 AND leave_done.workflow_id = retry_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.status = 'ERROR'),
 waiting_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, retry_at) SELECT waiting_rows.workflow_id AS workflow_id, waiting_rows.step_id AS step_id, CASE WHEN waiting_rows.is_over THEN 'SUCCESS' ELSE 'RUNNING' END AS anon_4, leave_done.epoch AS epoch, now() - waiting_rows.elapsed * interval '1 second' AS anon_5, CASE WHEN waiting_rows.is_over THEN now() END AS anon_6, CAST(waiting_rows.output AS JSON) AS output, CAST(waiting_rows.error AS JSON) AS error, waiting_rows.fingerprint AS fingerprint, now() + waiting_rows.seconds * interval '1 second' AS anon_7
-FROM unnest($37::BIGINT[], $38::BIGINT[], $39::TEXT[], $40::TEXT[], $41::TEXT[], $42::DOUBLE PRECISION[], $43::BIGINT[], $44::DOUBLE PRECISION[], $45::BOOLEAN[]) AS waiting_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds, is_over)
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, retry_at) SELECT waiting_rows.workflow_id AS workflow_id, waiting_rows.step_id AS step_id, CASE WHEN waiting_rows.is_over THEN 'SUCCESS' ELSE 'RUNNING' END AS anon_8, leave_done.epoch AS epoch, now() - waiting_rows.elapsed * interval '1 second' AS anon_9, CASE WHEN waiting_rows.is_over THEN now() END AS anon_10, CAST(waiting_rows.output AS JSON) AS output, CAST(waiting_rows.error AS JSON) AS error, waiting_rows.fingerprint AS fingerprint, now() + waiting_rows.seconds * interval '1 second' AS anon_11
+FROM unnest($70::BIGINT[], $71::BIGINT[], $72::TEXT[], $73::TEXT[], $74::TEXT[], $75::DOUBLE PRECISION[], $76::BIGINT[], $77::DOUBLE PRECISION[], $78::BOOLEAN[]) AS waiting_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds, is_over)
 JOIN leave_done ON leave_done.workflow_id = waiting_rows.workflow_id
 WHERE leave_done.epoch > 0
 ORDER BY waiting_rows.workflow_id, waiting_rows.step_id
@@ -103,9 +144,9 @@ WHERE pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 OR pgqrs.pgqrs_workflow_steps.reopened),
 start_done AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second')
+SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') END
 FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($46::BIGINT[], $47::BIGINT[], $48::UUID[], $49::DOUBLE PRECISION[], $50::TEXT[]) AS start_rows(workflow_id, claim, executor, timeout, codec)
+FROM unnest($79::BIGINT[], $80::BIGINT[], $81::UUID[], $82::DOUBLE PRECISION[], $83::TEXT[]) AS start_rows(workflow_id, claim, executor, timeout, codec)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = start_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS start_held
@@ -124,27 +165,45 @@ start_waits AS
 FROM pgqrs.pgqrs_waits USING start_done
 WHERE pgqrs.pgqrs_waits.workflow_id = start_done.workflow_id),
 take_done AS
-(SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, oldest.id AS message, oldest.address AS address, CASE WHEN (oldest.id IS NOT NULL) THEN CAST(oldest.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (oldest.id IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
+(SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($51::BIGINT[], $52::BIGINT[], $53::TEXT[], $54::TEXT[], $55::TEXT[], $56::TEXT[], $57::DOUBLE PRECISION[], $58::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
+FROM unnest($84::BIGINT[], $85::BIGINT[], $86::TEXT[], $87::TEXT[], $88::TEXT[], $89::TEXT[], $90::DOUBLE PRECISION[], $91::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = take_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS take_held
 LEFT OUTER
-JOIN LATERAL (SELECT first.id AS id, first.payload AS payload, first.address AS address
+JOIN LATERAL (SELECT oldest.id AS id, coalesce(oldest.payload, ended.payload) AS payload, given.address AS address
 FROM pg_catalog.unnest(pg_catalog.string_to_array(take_held.addresses, '
 ')) AS given(address)
-JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.payload AS payload, pgqrs.pgqrs_messages.address AS address
+LEFT OUTER
+JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.payload AS payload
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.address = given.address
 AND pgqrs.pgqrs_messages.taken_at IS NULL
+AND NOT pg_catalog.starts_with(given.address, 'c/')
 ORDER BY pgqrs.pgqrs_messages.id
 
-LIMIT 1) AS first ON true
-ORDER BY first.id
-
 LIMIT 1) AS oldest ON true
+LEFT OUTER
+JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
+ORDER BY child.place) FILTER (WHERE child.status != 'SUCCESS'), CAST('[]' AS JSON)), '}') END AS JSON) AS payload
+FROM pgqrs.pgqrs_workflows AS child
+WHERE pg_catalog.starts_with(given.address, 'c/')
+AND child.parent_id = CASE WHEN pg_catalog.starts_with(given.address, 'c/') THEN CAST(pg_catalog.split_part(given.address, '/', 2) AS BIGINT) END
+AND child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(given.address, CAST(pg_catalog.length(pg_catalog.split_part(given.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND NOT (EXISTS (SELECT 1
+FROM pgqrs.pgqrs_workflows AS live_child
+WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(given.address, 'c/') THEN CAST(pg_catalog.split_part(given.address, '/', 2) AS BIGINT) END
+AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(given.address, CAST(pg_catalog.length(pg_catalog.split_part(given.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND live_child.completed_at IS NULL))
+HAVING 0 < pg_catalog.count(*)) AS ended ON true
+WHERE coalesce(oldest.payload, ended.payload) IS NOT NULL
+ORDER BY oldest.id
+
+LIMIT 1) AS answer ON true
 WHERE take_held.current_claim = take_held.claim
 AND NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_workflow_steps
@@ -153,7 +212,7 @@ AND pgqrs.pgqrs_workflow_steps.step_id = take_held.step_id
 AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
 AND NOT pgqrs.pgqrs_workflow_steps.reopened))),
 take_outcomes AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_8, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_9, now() AS now_2, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_12, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_13, now() AS now_2, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
 FROM take_done
 WHERE coalesce(take_done.output, take_done.error) IS NOT NULL
 ON CONFLICT (workflow_id, step_id)
@@ -166,21 +225,26 @@ SET is_new=false, taken_at=now()
 FROM take_done
 WHERE pgqrs.pgqrs_messages.id = take_done.message
 AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'e/')),
+take_children AS
+(DELETE
+FROM pgqrs.pgqrs_messages USING take_done
+WHERE pgqrs.pgqrs_messages.address = take_done.address
+AND pg_catalog.starts_with(take_done.address, 'c/')),
 begin_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_10, begin_rows.codec AS codec
-FROM unnest($59::BIGINT[], $60::TEXT[], $61::TEXT[], $62::UUID[], $63::DOUBLE PRECISION[], $64::TEXT[], $65::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_14, begin_rows.codec AS codec
+FROM unnest($92::BIGINT[], $93::TEXT[], $94::TEXT[], $95::UUID[], $96::DOUBLE PRECISION[], $97::TEXT[], $98::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($66::BIGINT[], $67::TEXT[], $68::TEXT[], $69::TEXT[], $70::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($99::BIGINT[], $100::TEXT[], $101::TEXT[], $102::TEXT[], $103::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($71::BIGINT[], $72::TEXT[], $73::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($104::BIGINT[], $105::TEXT[], $106::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -188,15 +252,15 @@ SET key = excluded.key
 WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT)
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 enqueue_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_11, now() + enqueue_rows.delay * interval '1 second' AS anon_12, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
-FROM unnest($74::BIGINT[], $75::TEXT[], $76::TEXT[], $77::TEXT[], $78::BIGINT[], $79::DOUBLE PRECISION[], $80::DOUBLE PRECISION[], $81::TEXT[], $82::TEXT[], $83::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_15, now() + enqueue_rows.delay * interval '1 second' AS anon_16, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
+FROM unnest($107::BIGINT[], $108::TEXT[], $109::TEXT[], $110::TEXT[], $111::BIGINT[], $112::DOUBLE PRECISION[], $113::DOUBLE PRECISION[], $114::TEXT[], $115::TEXT[], $116::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_13, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_14
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_17, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_18
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($84::BIGINT[], $85::BIGINT[], $86::TEXT[], $87::TEXT[], $88::DOUBLE PRECISION[], $89::BIGINT[], $90::BIGINT[], $91::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($117::BIGINT[], $118::BIGINT[], $119::TEXT[], $120::TEXT[], $121::DOUBLE PRECISION[], $122::BIGINT[], $123::BIGINT[], $124::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -214,9 +278,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 last_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_15, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_16, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_17, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_19, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_20, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_21, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($92::BIGINT[], $93::BIGINT[], $94::TEXT[], $95::TEXT[], $96::TEXT[], $97::DOUBLE PRECISION[], $98::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($125::BIGINT[], $126::BIGINT[], $127::TEXT[], $128::TEXT[], $129::TEXT[], $130::DOUBLE PRECISION[], $131::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -231,9 +295,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 lastfailure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_18, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_19
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_22, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_23
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($99::BIGINT[], $100::BIGINT[], $101::TEXT[], $102::TEXT[], $103::DOUBLE PRECISION[], $104::BIGINT[], $105::BIGINT[], $106::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($132::BIGINT[], $133::BIGINT[], $134::TEXT[], $135::TEXT[], $136::DOUBLE PRECISION[], $137::BIGINT[], $138::BIGINT[], $139::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -251,7 +315,7 @@ AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 send_done AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_rows.workflow_id AS workflow_id, send_rows.address AS address, send_rows.key AS key, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload
-FROM unnest($107::BIGINT[], $108::TEXT[], $109::TEXT[], $110::BOOLEAN[], $111::TEXT[], $112::TEXT[], $113::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
+FROM unnest($140::BIGINT[], $141::TEXT[], $142::TEXT[], $143::BOOLEAN[], $144::TEXT[], $145::TEXT[], $146::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
 JOIN pgqrs.pgqrs_workflows ON true
 WHERE pgqrs.pgqrs_workflows.id = send_rows.workflow_id
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -269,9 +333,9 @@ DO UPDATE
 SET key = excluded.key
 RETURNING 'send' AS kind, pgqrs.pgqrs_messages.workflow_id AS workflow_id, pgqrs.pgqrs_messages.key AS key, 1 AS epoch),
 step_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_20, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_21, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_22, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_24, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_25, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_26, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($114::BIGINT[], $115::BIGINT[], $116::TEXT[], $117::TEXT[], $118::TEXT[], $119::DOUBLE PRECISION[], $120::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($147::BIGINT[], $148::BIGINT[], $149::TEXT[], $150::TEXT[], $151::TEXT[], $152::DOUBLE PRECISION[], $153::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -287,9 +351,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 wait_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_23, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_24
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_27, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_28
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($121::BIGINT[], $122::BIGINT[], $123::TEXT[], $124::TEXT[], $125::TEXT[], $126::DOUBLE PRECISION[], $127::BIGINT[], $128::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($154::BIGINT[], $155::BIGINT[], $156::TEXT[], $157::TEXT[], $158::TEXT[], $159::DOUBLE PRECISION[], $160::BIGINT[], $161::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -328,6 +392,8 @@ UNION ALL SELECT sending_done.kind, sending_done.workflow_id, sending_done.key, 
 FROM sending_done
 UNION ALL SELECT start_done.kind, start_done.workflow_id, start_done.key, start_done.epoch
 FROM start_done
+UNION ALL SELECT startmany_done.kind, startmany_done.workflow_id, startmany_done.key, startmany_done.epoch
+FROM startmany_done
 UNION ALL SELECT step_done.kind, step_done.workflow_id, step_done.key, step_done.epoch
 FROM step_done
 UNION ALL SELECT take_done.kind, take_done.workflow_id, take_done.key, take_done.epoch

@@ -35,12 +35,12 @@ LIMIT $10::BIGINT
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
 taken AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=$7::BIGINT, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, executor=$8::UUID, attempts=(pgqrs.pgqrs_workflows.attempts + 1), deadline=coalesce(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second')
+SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=$7::BIGINT, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, executor=$8::UUID, attempts=(pgqrs.pgqrs_workflows.attempts + 1), deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') END
 FROM locked
 WHERE pgqrs.pgqrs_workflows.id = locked.id
 RETURNING pgqrs.pgqrs_workflows.id AS workflow_id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.epoch, CAST(pgqrs.pgqrs_workflows.input AS TEXT) AS input, pgqrs.pgqrs_workflows.attempts, CAST(EXTRACT(epoch
-FROM CASE WHEN (pgqrs.pgqrs_workflows.deadline IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.deadline, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END - now()) AS DOUBLE PRECISION) AS seconds_left, pgqrs.pgqrs_workflows.claim, pgqrs.pgqrs_workflows.priority, pg_catalog.clock_timestamp() AS told)
- SELECT taken.workflow_id, taken.name, taken.epoch, taken.input, taken.attempts, taken.seconds_left, taken.claim, taken.priority, taken.told, seen.seen
+FROM CASE WHEN (pgqrs.pgqrs_workflows.deadline IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.deadline, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END - now()) AS DOUBLE PRECISION) AS seconds_left, pgqrs.pgqrs_workflows.claim, pgqrs.pgqrs_workflows.queue, pgqrs.pgqrs_workflows.parent_id, pgqrs.pgqrs_workflows.priority, pg_catalog.clock_timestamp() AS told)
+ SELECT taken.workflow_id, taken.name, taken.epoch, taken.input, taken.attempts, taken.seconds_left, taken.claim, taken.queue, taken.parent_id, taken.priority, taken.told, seen.seen
 FROM (SELECT pg_catalog.count(*) AS seen
 FROM ready) AS seen
 LEFT OUTER

@@ -2,6 +2,7 @@ WITH messages AS MATERIALIZED
 (SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.address AS address
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.is_new
+AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'x/')
 ORDER BY pgqrs.pgqrs_messages.id
 
 LIMIT 2000),
@@ -21,16 +22,34 @@ FROM waits) AS seen
 JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.address = seen.address
 
 LIMIT 2000) AS workflows
-JOIN LATERAL (SELECT wait.step_id AS step_id, wait.address AS address, wait.claim AS claim, oldest.id AS message, oldest.payload AS payload
+JOIN LATERAL (SELECT wait.step_id AS step_id, wait.address AS address, wait.claim AS claim, oldest.id AS message, coalesce(oldest.payload, ended.payload) AS payload
 FROM pgqrs.pgqrs_waits AS wait
+LEFT OUTER
 JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.payload AS payload
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.address = wait.address
 AND pgqrs.pgqrs_messages.taken_at IS NULL
+AND NOT pg_catalog.starts_with(wait.address, 'c/')
 ORDER BY pgqrs.pgqrs_messages.id
 
 LIMIT 1) AS oldest ON true
+LEFT OUTER
+JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
+ORDER BY child.place) FILTER (WHERE child.status != 'SUCCESS'), CAST('[]' AS JSON)), '}') END AS JSON) AS payload
+FROM pgqrs.pgqrs_workflows AS child
+WHERE pg_catalog.starts_with(wait.address, 'c/')
+AND child.parent_id = CASE WHEN pg_catalog.starts_with(wait.address, 'c/') THEN CAST(pg_catalog.split_part(wait.address, '/', 2) AS BIGINT) END
+AND child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(wait.address, CAST(pg_catalog.length(pg_catalog.split_part(wait.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND NOT (EXISTS (SELECT 1
+FROM pgqrs.pgqrs_workflows AS live_child
+WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(wait.address, 'c/') THEN CAST(pg_catalog.split_part(wait.address, '/', 2) AS BIGINT) END
+AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(wait.address, CAST(pg_catalog.length(pg_catalog.split_part(wait.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND live_child.completed_at IS NULL))
+HAVING 0 < pg_catalog.count(*)) AS ended ON true
 WHERE wait.workflow_id = workflows.workflow_id
+AND coalesce(oldest.payload, ended.payload) IS NOT NULL
 ORDER BY oldest.id, wait.step_id
 
 LIMIT 1) AS first ON true),
@@ -49,7 +68,7 @@ FROM held
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = held.workflow_id
 AND pgqrs.pgqrs_workflow_steps.step_id = held.step_id
 AND pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
-RETURNING pgqrs.pgqrs_workflow_steps.workflow_id AS id, held.message),
+RETURNING pgqrs.pgqrs_workflow_steps.workflow_id AS id, held.message, held.address),
 dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits USING answered
@@ -60,14 +79,25 @@ SET is_new=false, taken_at=now()
 FROM answered
 WHERE pgqrs.pgqrs_messages.id = answered.message
 AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'e/')),
+deleted AS
+(DELETE
+FROM pgqrs.pgqrs_messages USING answered
+WHERE pgqrs.pgqrs_messages.address = answered.address
+AND pg_catalog.starts_with(answered.address, 'c/')),
 without_wait AS
 (SELECT pgqrs.pgqrs_messages.id AS id
 FROM messages
 JOIN pgqrs.pgqrs_messages ON pgqrs.pgqrs_messages.id = messages.id
 WHERE pgqrs.pgqrs_messages.is_new
-AND NOT (EXISTS (SELECT *
+AND (NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.address = pgqrs.pgqrs_messages.address))
+OR CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN EXISTS (SELECT 1
+FROM pgqrs.pgqrs_workflows AS live_child
+WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2) AS BIGINT) END
+AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_messages.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND live_child.completed_at IS NULL) ELSE false END)
 ORDER BY pgqrs.pgqrs_messages.id
 FOR UPDATE OF pgqrs_messages SKIP LOCKED),
 seen_messages AS
@@ -82,10 +112,15 @@ JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.workflow_id = waits.workflow_id
 AND pgqrs.pgqrs_waits.step_id = waits.step_id
 AND pgqrs.pgqrs_waits.address = waits.address
 WHERE pgqrs.pgqrs_waits.is_new
-AND NOT (EXISTS (SELECT *
+AND NOT CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN NOT (EXISTS (SELECT 1
+FROM pgqrs.pgqrs_workflows AS live_child
+WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_waits.address, '/', 2) AS BIGINT) END
+AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_waits.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_waits.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND live_child.completed_at IS NULL)) ELSE EXISTS (SELECT *
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.address = pgqrs.pgqrs_waits.address
-AND pgqrs.pgqrs_messages.taken_at IS NULL))
+AND pgqrs.pgqrs_messages.taken_at IS NULL) END
 AND NOT (EXISTS (SELECT *
 FROM pairs
 WHERE pairs.workflow_id = pgqrs.pgqrs_waits.workflow_id))
@@ -109,4 +144,7 @@ FROM woken) AS woken, (SELECT pg_catalog.min(woken.id) AS min_1
 FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_1
 FROM woken) AS queues, greatest((SELECT pg_catalog.count(*) AS count_1
 FROM messages), (SELECT pg_catalog.count(*) AS count_1
-FROM waits)) AS seen
+FROM waits)) AS seen, EXISTS (SELECT *
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.is_new
+AND pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'x/')) AS has_ended_parents

@@ -11,7 +11,17 @@ from sqlalchemy import ClauseElement
 from pgqrs.storage import migrate
 from pgqrs.storage.journal import registry as writes
 from pgqrs.storage.journal.registry import OPERATIONS
-from pgqrs.storage.queries import claims, delivery, executors, invariants, maintenance, server, steps, workflows
+from pgqrs.storage.queries import (
+    children,
+    claims,
+    delivery,
+    executors,
+    invariants,
+    maintenance,
+    server,
+    steps,
+    workflows,
+)
 from pgqrs.testing import sql as testbed
 
 
@@ -19,7 +29,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     """Return each statement with its name."""
     for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
-        if kind.name not in {"sending", "take"}:  # the others are sent for a single record, too
+        if kind.name not in {"sending", "startmany", "take"}:  # the others are sent for a single record, too
             yield f"single {kind.name}", kind.statement(single=True)
     companions = {companion.name for kind in OPERATIONS.values() for companion in kind.companions}
     names = sorted({kind.name for kind in OPERATIONS.values()} | companions)
@@ -30,7 +40,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "enqueue in the caller's session", writes.CALLER_ENQUEUE.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
-    for module in (claims, delivery, maintenance, executors, server, steps, workflows, migrate, testbed):
+    for module in (children, claims, delivery, maintenance, executors, server, steps, workflows, migrate, testbed):
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import case, exists, func, literal_column, null, select, true
+from sqlalchemy import case, exists, func, literal_column, null, outerjoin, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -21,7 +21,7 @@ from pgqrs.storage.journal.operation import (
 )
 from pgqrs.storage.journal.steps import Began
 from pgqrs.storage.queries.addresses import SEPARATOR
-from pgqrs.storage.queries.delivery import oldest_unread, take
+from pgqrs.storage.queries.delivery import answers, delete_of_children, take
 from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepStatus, WorkflowStatus
@@ -166,13 +166,14 @@ class TakeMessages(Operation[ReceivedMessage]):
             .render_derived(name="given")
         )
         address = literal_column("given.address", Text())
-        first = oldest_unread(address).add_columns(Message.address).lateral("first")
-        oldest = (
-            select(first.c.id, first.c.payload, first.c.address)
-            .select_from(given.join(first, true()))
-            .order_by(first.c.id)
+        oldest, ended, payload = answers(address)
+        answer = (
+            select(oldest.c.id, payload.label("payload"), address.label("address"))
+            .select_from(outerjoin(outerjoin(given, oldest, true()), ended, true()))
+            .where(payload.is_not(None))
+            .order_by(oldest.c.id)
             .limit(ONE)
-            .lateral("oldest")
+            .lateral("answer")
         )
         outcome = exists().where(
             Step.workflow_id == held.c.workflow_id,
@@ -180,17 +181,17 @@ class TakeMessages(Operation[ReceivedMessage]):
             Step.status != text_literal(StepStatus.RUNNING),
             ~Step.reopened,
         )
-        answers = self.returning(held.c.workflow_id, held.epoch, held.c.step_id)
+        columns = self.returning(held.c.workflow_id, held.epoch, held.c.step_id)
         found = select(
-            *answers,
-            oldest.c.id.label("message"),
-            oldest.c.address,
-            case((oldest.c.id.is_not(None), text_of(oldest.c.payload)), else_=held.c.output).label("output"),
-            case((oldest.c.id.is_(None), held.c.error)).label("error"),
+            *columns,
+            answer.c.id.label("message"),
+            answer.c.address,
+            case((answer.c.payload.is_not(None), text_of(answer.c.payload)), else_=held.c.output).label("output"),
+            case((answer.c.payload.is_(None), held.c.error)).label("error"),
             held.c.elapsed,
             held.c.fingerprint,
         )
-        return found.select_from(held.source.outerjoin(oldest, true())).where(held.is_current, ~outcome)
+        return found.select_from(held.source.outerjoin(answer, true())).where(held.is_current, ~outcome)
 
     def answers(self, written: Any) -> Any:
         """Return the records for which there is neither a message nor an outcome of a timeout."""
@@ -200,7 +201,11 @@ class TakeMessages(Operation[ReceivedMessage]):
     @property
     def followers(self) -> Mapping[str, Follower]:
         """The writes of the outcomes, and of the messages that were taken."""
-        return {"outcomes": _record_outcomes, "messages": lambda written: take(written.c.message)}
+        return {
+            "outcomes": _record_outcomes,
+            "messages": lambda written: take(written.c.message),
+            "children": lambda written: delete_of_children(written.c.address),
+        }
 
 
 def _record_outcomes(written: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The operations that record a step together with the messages that it sends and the events that it sets."""
+"""The operations that record a step together with its messages, its events and its children."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Event, Message, Text, Workflow
+from pgqrs.storage.journal.children import InsertChildren, MarkParents, NewChild, child_arrays
 from pgqrs.storage.journal.columns import Arrays
 from pgqrs.storage.journal.operation import RETRY, CancelRequested, Companion, CurrentState, Operation
 from pgqrs.storage.journal.steps import Began, RecordStep, StepOutcome
@@ -41,7 +42,7 @@ class SetEvent(NamedTuple):
 
 
 class SendingStep(NamedTuple):
-    """A record to write: the outcome of a step with the messages that it sends and the events that it sets."""
+    """A record to write: the outcome of a step with its messages, its events and its children."""
 
     workflow_id: int
     epoch: int
@@ -53,6 +54,7 @@ class SendingStep(NamedTuple):
     claim: int
     messages: tuple[OutgoingMessage, ...] = ()
     events: tuple[SetEvent, ...] = ()
+    children: tuple[NewChild, ...] = ()
 
 
 class EmittedEvent(NamedTuple):
@@ -113,31 +115,35 @@ SET_EVENTS = SetEvents()
 
 
 class RecordSendingStep(RecordStep):
-    """Record the outcomes of steps with their messages and events, for current runs."""
+    """Record the outcomes of steps with their messages, events and children, for current runs."""
 
     name = "sending"
     record = SendingStep  # type: ignore[assignment]  # the same fields, and more
-    unsent: ClassVar = frozenset({"epoch", "messages", "events"})
+    unsent: ClassVar = frozenset({"epoch", "messages", "events", "children"})
     last_record = None
+    inserts: ClassVar = InsertChildren("child")
+    marks: ClassVar = MarkParents("parent")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
-        """The writes of the messages and of the events."""
-        return (INSERT_MESSAGES, SET_EVENTS)
+        """The writes of the messages, of the events and of the children."""
+        return (INSERT_MESSAGES, SET_EVENTS, self.inserts, self.marks)
 
     def arrays(self, records: Sequence[Any]) -> Arrays:
-        """Return the binds, with the binds of the messages and of the events."""
+        """Return the binds, with the binds of the messages, of the events and of the children."""
         arrays = super().arrays(records)
         if messages := [each for record in records for each in record.messages]:
             arrays |= INSERT_MESSAGES.arrays(messages)
         if events := [each for record in records for each in record.events]:
             arrays |= SET_EVENTS.arrays(events)
-        return arrays
+        children = [each for record in records for each in record.children]
+        return arrays | child_arrays(self.inserts, self.marks, children)
 
     def payload_size(self, record: Any) -> int:
-        """Return the length of the messages and the values of the events."""
+        """Return the length of the messages, of the values of the events and of the inputs of the children."""
         sent = sum(len(each.payload) for each in record.messages)
-        return super().payload_size(record) + sent + sum(len(each.value) for each in record.events)
+        started = sum(len(each.input) for each in record.children)
+        return super().payload_size(record) + sent + started + sum(len(each.value) for each in record.events)
 
     def conflict_key(self, record: Any) -> Any:
         """Return None: a workflow has one such record in a batch, so the order of its events is kept."""

@@ -9,6 +9,7 @@ from sqlalchemy import select, union_all
 
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
+from pgqrs.storage.journal.children import StartChildren
 from pgqrs.storage.journal.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.journal.creation import (
     CreateAndStart,
@@ -151,6 +152,7 @@ OPERATIONS = Operations(
         RecordWait(),
         RecordSendingStep(),
         EmitEvents(),
+        StartChildren(),
         SendMessages(),
         TakeMessages(),
     ]

@@ -31,18 +31,19 @@ from pgqrs.storage.journal.operation import (
 )
 from pgqrs.storage.journal.steps import ReopenedStep, ReopenSteps
 from pgqrs.storage.journal.waits import AWAIT_MESSAGES, PARK_STEPS, StepWait, wait_arrays
-from pgqrs.storage.queries.delivery import drop_waits
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
     ONE,
     ZERO,
     bounded,
+    deadline_after,
     has_progressed,
     json_of,
     queue_or_default,
     seconds_from_now,
     text_literal,
 )
+from pgqrs.storage.queries.waits import drop_waits
 from pgqrs.storage.records import Claim
 from pgqrs.types import WorkflowStatus
 
@@ -146,7 +147,7 @@ class ClaimWorkflow(Operation[RunStart]):
                 executor=held.c.executor,
                 ready_at=null(),
                 due_at=null(),
-                deadline=func.coalesce(Workflow.deadline, seconds_from_now(timeout)),
+                deadline=deadline_after(timeout),
                 retries=case(
                     (Workflow.status == text_literal(WorkflowStatus.ERROR), ZERO), else_=Workflow.retries
                 ),

@@ -1,12 +1,18 @@
-"""The addresses of messages: a topic of a workflow, or an event of the schema.
+"""The addresses of messages.
 
-``m/17/paid`` is the topic ``paid`` of workflow 17, and ``e/closed`` the event ``closed``. The SQL functions that
-send messages build the same texts.
+| address | receiver |
+|---|---|
+| ``m/17/paid`` | the topic ``paid`` of workflow 17 |
+| ``e/closed`` | each workflow that waits for the event ``closed`` of the schema |
+| ``c/17/start:1`` | workflow 17, about the ends of the children that its step ``start:1`` has started |
+| ``x/17`` | the cancellation of the children of workflow 17, which has ended |
+
+The SQL functions that send messages, and the trigger on the ends of workflows, build the same texts.
 """
 
 from __future__ import annotations
 
-from pgqrs.codecs.messages import EVENT
+from pgqrs.codecs.messages import CHILDREN, EVENT
 
 SEPARATOR = "\n"
 """Separates several addresses in one text; no address contains it."""
@@ -15,6 +21,11 @@ SEPARATOR = "\n"
 def topic_address(workflow_id: int, topic: str) -> str:
     """Return the address of a topic of a workflow."""
     return f"m/{workflow_id}/{_in_one_line(topic)}"
+
+
+def children_address(workflow_id: int, step_id: str) -> str:
+    """Return the address of the children that a step of a workflow has started."""
+    return f"{CHILDREN}{workflow_id}/{_in_one_line(step_id)}"
 
 
 def event_address(name: str) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Boolean,
     and_,
     bindparam,
+    case,
     column,
     delete,
     exists,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     literal_column,
     not_,
     null,
+    outerjoin,
     select,
     true,
     union,
@@ -31,7 +33,9 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import EVENT
 from pgqrs.models import Message, Step, Text, Wait, Workflow
+from pgqrs.storage.queries.children import ENDED_PARENT, children_ended, has_live_child, is_of_children
 from pgqrs.storage.queries.expressions import COUNT, ONE, interval, number_literal, pg, text_literal, unnest
+from pgqrs.storage.queries.waits import drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_SEEN = 2000
@@ -53,10 +57,18 @@ def deliver() -> Any:
     returned:
 
     * `woken`: the number of workflows, `lowest`, the lowest id among them, and `queues`, their queues;
-    * `seen`: the number of new messages or of new waits that were considered, the greater one.
+    * `seen`: the number of new messages or of new waits that were considered, the greater one;
+    * `has_ended_parents`: true if `children.cancel_children` has something to do.
     """
-    messages: Any = select(Message.id, Message.address).where(Message.is_new).order_by(Message.id).limit(_most())
-    messages = messages.cte("messages").prefix_with("MATERIALIZED")
+    is_of_parent = pg.starts_with(Message.address, text_literal(ENDED_PARENT), type_=Boolean())
+    messages: Any = (
+        select(Message.id, Message.address)
+        .where(Message.is_new, not_(is_of_parent))
+        .order_by(Message.id)
+        .limit(_most())
+        .cte("messages")
+        .prefix_with("MATERIALIZED")
+    )
     waits: Any = select(Wait.workflow_id, Wait.step_id, Wait.address).where(Wait.is_new).limit(_most())
     waits = waits.cte("waits").prefix_with("MATERIALIZED")
     pairs = _pairs(messages, waits)
@@ -80,7 +92,7 @@ def deliver() -> Any:
             retry_at=null(),
             completed_at=func.now(),
         )
-        .returning(Step.workflow_id.label("id"), held.c.message)
+        .returning(Step.workflow_id.label("id"), held.c.message, held.c.address)
         .cte("answered")
     )
     woken: Any = (
@@ -98,6 +110,7 @@ def deliver() -> Any:
     further = [
         drop_waits(answered.c.id).cte("dropped"),
         take(answered.c.message).cte("taken"),
+        delete_of_children(answered.c.address).cte("deleted"),
         _mark_messages_seen(messages).cte("seen_messages"),
         _mark_waits_seen(waits, pairs).cte("seen_waits"),
     ]
@@ -107,22 +120,23 @@ def deliver() -> Any:
         select(pg.min(woken.c.id)).scalar_subquery().label("lowest"),
         select(pg.array_agg(woken.c.queue.distinct(), type_=ARRAY(Text()))).scalar_subquery().label("queues"),
         seen.label("seen"),
+        exists().where(Message.is_new, is_of_parent).label("has_ended_parents"),
     ).add_cte(*further)
 
 
 def _pairs(messages: Any, waits: Any) -> Any:
-    """Return the oldest message for each workflow that waits for one of the considered addresses."""
+    """Return the oldest answer for each workflow that waits for one of the considered addresses."""
     seen = union(select(messages.c.address), select(waits.c.address)).subquery("seen")
     waiting = (
         select(Wait.workflow_id).distinct().join_from(seen, Wait, Wait.address == seen.c.address).limit(_most())
     )
     workflows = waiting.subquery("workflows")
     wait = aliased(Wait, name="wait")
-    oldest = oldest_unread(wait.address).lateral("oldest")
+    oldest, ended, payload = answers(wait.address)
     first = (
-        select(wait.step_id, wait.address, wait.claim, oldest.c.id.label("message"), oldest.c.payload)
-        .join_from(wait, oldest, true())
-        .where(wait.workflow_id == workflows.c.workflow_id)
+        select(wait.step_id, wait.address, wait.claim, oldest.c.id.label("message"), payload.label("payload"))
+        .select_from(outerjoin(outerjoin(wait, oldest, true()), ended, true()))
+        .where(wait.workflow_id == workflows.c.workflow_id, payload.is_not(None))
         .order_by(oldest.c.id, wait.step_id)
         .limit(ONE)
         .lateral("first")
@@ -131,14 +145,31 @@ def _pairs(messages: Any, waits: Any) -> Any:
     return found.cte("pairs").prefix_with("MATERIALIZED")
 
 
-def oldest_unread(address: Any) -> Any:
-    """Return the query for the oldest message of an address that was not taken."""
-    return (
+def answers(address: Any) -> tuple[Any, Any, ColumnElement[Any]]:
+    """Return the two sources that may answer an address, to join laterally, and the payload of the one that does.
+
+    They are the oldest message that was not taken, and for an address of children the record of their ends.
+    """
+    oldest = (
         select(Message.id, Message.payload)
-        .where(Message.address == address, Message.taken_at.is_(None))
+        .where(Message.address == address, Message.taken_at.is_(None), not_(is_of_children(address)))
         .order_by(Message.id)
         .limit(ONE)
+        .lateral("oldest")
     )
+    ended = children_ended(address).lateral("ended")
+    return oldest, ended, func.coalesce(oldest.c.payload, ended.c.payload)
+
+
+def _is_answered(address: Any) -> ColumnElement[bool]:
+    """Return the condition that one of the sources of `answers` answers an address."""
+    unread = exists().where(Message.address == address, Message.taken_at.is_(None))
+    return case((is_of_children(address), not_(has_live_child(address))), else_=unread)
+
+
+def delete_of_children(address: Any) -> Any:
+    """Return the statement that deletes the messages of children whose ends were recorded."""
+    return delete(Message).where(Message.address == address, is_of_children(address))
 
 
 def take(message_ids: Any) -> Any:
@@ -155,16 +186,10 @@ def _is_event(address: Any) -> ColumnElement[bool]:
 
 
 def unread() -> Any:
-    """Return the query for the addresses, among `addresses`, that have a message which was not taken."""
+    """Return the query for the addresses, among `addresses`, that have a message, or whose children have ended."""
     asked = unnest(bindparam("addresses", type_=ARRAY(Text()))).table_valued(column("address", Text()))
     given = asked.render_derived(name="given")
-    found = exists().where(Message.address == given.c.address, Message.taken_at.is_(None))
-    return select(given.c.address).where(found)
-
-
-def drop_waits(workflow_ids: Any) -> Any:
-    """Return the statement that deletes the waits of workflows; the ids are a column of a CTE."""
-    return delete(Wait).where(Wait.workflow_id == workflow_ids)
+    return select(given.c.address).where(_is_answered(given.c.address))
 
 
 def has_new() -> ColumnElement[bool]:
@@ -186,11 +211,15 @@ def delete_received() -> Any:
 
 
 def _mark_messages_seen(messages: Any) -> Any:
-    """Return the update of the new messages for which no workflow waits."""
+    """Return the update of the new messages for which no workflow waits.
+
+    The message of a child that has siblings is seen, too: the last one to end leaves a new message.
+    """
+    live = case((is_of_children(Message.address), has_live_child(Message.address)), else_=_FALSE)
     unclaimed = (
         select(Message.id)
         .join_from(messages, Message, Message.id == messages.c.id)
-        .where(Message.is_new, ~exists().where(Wait.address == Message.address))
+        .where(Message.is_new, ~exists().where(Wait.address == Message.address) | live)
         .order_by(Message.id)
         .with_for_update(skip_locked=True, of=Message)
         .cte("without_wait")
@@ -202,11 +231,12 @@ def _mark_waits_seen(waits: Any, pairs: Any) -> Any:
     """Return the update of the new waits without a message, of workflows that no message may wake now."""
     key = (Wait.workflow_id, Wait.step_id, Wait.address)
     own = [each == waits.c[each.key] for each in key]
-    unread = exists().where(Message.address == Wait.address, Message.taken_at.is_(None))
     left = (
         select(*key)
         .join_from(waits, Wait, and_(*own))
-        .where(Wait.is_new, ~unread, ~exists().where(pairs.c.workflow_id == Wait.workflow_id))
+        .where(
+            Wait.is_new, not_(_is_answered(Wait.address)), ~exists().where(pairs.c.workflow_id == Wait.workflow_id)
+        )
         .order_by(*key)
         .with_for_update(skip_locked=True, of=Wait)
         .cte("without_message")

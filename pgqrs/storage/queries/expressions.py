@@ -150,6 +150,18 @@ def text_of(json: Any) -> ColumnElement[str]:
     return cast(json, Text())
 
 
+def deadline_after(timeout: Any) -> ColumnElement[Any]:
+    """Return the deadline of a workflow that starts now with a timeout in seconds, NULL for NULL.
+
+    A child that was not started before may have the deadline of its parent, and has the earlier of the two.
+    """
+    own = seconds_from_now(timeout)
+    return case(
+        (Workflow.started_at.is_(None), func.least(Workflow.deadline, own)),
+        else_=func.coalesce(Workflow.deadline, own),
+    )
+
+
 def queue_or_default() -> ColumnElement[str]:
     """Return a workflow's queue, or the default queue for a workflow that was never enqueued."""
     return func.coalesce(Workflow.queue, text_literal(DEFAULT_QUEUE))

@@ -24,7 +24,7 @@ from sqlalchemy.sql import ColumnElement
 from pgqrs.models import Executor, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.claims import can_count, first_ready, queue_name_pairs
-from pgqrs.storage.queries.delivery import drop_waits, has_new
+from pgqrs.storage.queries.delivery import has_new
 from pgqrs.storage.queries.expressions import (
     COUNT,
     DOUBLE,
@@ -44,6 +44,7 @@ from pgqrs.storage.queries.expressions import (
     text_literal,
     unnest,
 )
+from pgqrs.storage.queries.waits import drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_ROWS = 2000

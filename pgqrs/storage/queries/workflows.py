@@ -30,7 +30,6 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Event, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.connection import Connection
-from pgqrs.storage.queries.delivery import drop_waits
 from pgqrs.storage.queries.expressions import (
     ONE,
     array_of,
@@ -41,6 +40,7 @@ from pgqrs.storage.queries.expressions import (
     text_of_array,
 )
 from pgqrs.storage.queries.tokens import check_token
+from pgqrs.storage.queries.waits import drop_waits
 from pgqrs.storage.records import EventState, WorkflowResult, from_row
 from pgqrs.types import StepStatus, WorkflowStatus
 

@@ -1,0 +1,194 @@
+"""The queries for the children of workflows: their ends, their results, and their cancellation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    false,
+    func,
+    literal_column,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.codecs.messages import CHILDREN
+from pgqrs.models import Message, Text, Workflow
+from pgqrs.storage.queries.expressions import COUNT, ONE, number_literal, pg, text_literal, text_of
+from pgqrs.storage.queries.waits import drop_waits
+from pgqrs.types import WorkflowStatus
+
+ENDED_PARENT = "x/"
+"""The beginning of the address of the message that a parent leaves at its end."""
+
+MAX_CANCELLED = 2000
+"""Maximum children that one statement cancels; the next statement handles the rest."""
+
+MAX_PARENTS = 100
+"""Maximum ended parents whose children one statement cancels."""
+
+_SLASH = text_literal("/")
+_SECOND = literal_column("2", Integer())
+_AFTER_PARENT = literal_column("4", Integer())
+"""Characters up to the step in the address of children: two of the kind, one between, and counted from 1."""
+
+_LIVE_STATUSES = (WorkflowStatus.PENDING, WorkflowStatus.WAITING)
+
+
+def is_of_children(address: Any) -> ColumnElement[bool]:
+    """Return the condition that an address is one of children."""
+    return pg.starts_with(address, text_literal(CHILDREN), type_=Boolean())
+
+
+def has_live_child(address: Any) -> ColumnElement[bool]:
+    """Return the condition that one of the children of an address has not ended."""
+    child = aliased(Workflow, name="live_child")
+    live = select(ONE).where(*_are_of(child, address), child.completed_at.is_(None))
+    # All but the child is of a statement around this one, at any distance.
+    return live.correlate_except(child).exists()
+
+
+def children_ended(address: Any) -> Any:
+    """Return the query for the record of the ends of all children of an address; no row while one of them lives.
+
+    For one child the record is ``{"id", "status", "value"}``, whose value is its output or its error. For several
+    it is ``{"failed"}``, the places of the children that have not succeeded.
+    """
+    child = aliased(Workflow, name="child")
+    value = func.coalesce(text_of(child.output), text_of(child.error), text_literal("null"))
+    single = pg.concat(
+        text_literal('{"id":'),
+        pg.min(child.id),
+        text_literal(',"status":"'),
+        pg.min(child.status),
+        text_literal('","value":'),
+        pg.min(value),
+        text_literal("}"),
+        type_=Text(),
+    )
+    failed = pg.json_agg(aggregate_order_by(child.place, child.place), type_=Text()).filter(
+        child.status != text_literal(WorkflowStatus.SUCCESS)
+    )
+    several = pg.concat(
+        text_literal('{"failed":'),
+        func.coalesce(failed, cast(text_literal("[]"), JSON())),
+        text_literal("}"),
+        type_=Text(),
+    )
+    record = case((COUNT == ONE, single), else_=several)
+    return (
+        select(cast(record, JSON()).label("payload"))
+        .where(is_of_children(address), *_are_of(child, address), ~has_live_child(address))
+        .having(number_literal(0) < COUNT)
+    )
+
+
+def _are_of(child: Any, address: Any) -> list[ColumnElement[bool]]:
+    # CASE: the conversion to a number must not be tried for another address.
+    parent = case(
+        (is_of_children(address), cast(pg.split_part(address, _SLASH, _SECOND, type_=Text()), BigInteger()))
+    )
+    start = cast(pg.length(pg.split_part(address, _SLASH, _SECOND, type_=Text()), type_=Integer()), Integer())
+    step = pg.substr(address, start + _AFTER_PARENT, type_=Text())
+    named = pg.replace(
+        pg.replace(step, text_literal("%0A"), text_literal("\n")),
+        text_literal("%25"),
+        text_literal("%"),
+        type_=Text(),
+    )
+    return [child.parent_id == parent, child.parent_step == named]
+
+
+def cancel_children() -> Any:
+    """Return the statement that cancels the children of ended parents, and asks the executors of those that run.
+
+    It returns one row: `cancelled`, the number of children, and `left`, the number of parents that may have more.
+    """
+    parents: Any = (
+        select(Message.id, Message.workflow_id)
+        .where(Message.is_new, pg.starts_with(Message.address, text_literal(ENDED_PARENT), type_=Boolean()))
+        .order_by(Message.id)
+        .limit(number_literal(MAX_PARENTS))
+        .cte("parents")
+        .prefix_with("MATERIALIZED")
+    )
+    child = aliased(Workflow, name="child")
+    is_to_end = and_(
+        child.parent_id == parents.c.workflow_id,
+        child.completed_at.is_(None),
+        child.ends_with_parent,
+        (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
+    )
+    held: Any = (
+        select(child.id, child.status)
+        .join_from(parents, child, is_to_end)
+        .order_by(child.id)
+        .limit(number_literal(MAX_CANCELLED))
+        .with_for_update(key_share=True, skip_locked=True, of=child)
+        .cte("held")
+        .prefix_with("MATERIALIZED")
+    )
+    own = update(Workflow).where(Workflow.id == held.c.id)
+    running = held.c.status == text_literal(WorkflowStatus.RUNNING)
+    asked = own.where(running).values(cancel_interrupts=false()).returning(Workflow.id).cte("asked")
+    cancelled = (
+        own.where(held.c.status.in_([text_literal(each) for each in _LIVE_STATUSES]))
+        .values(
+            status=text_literal(WorkflowStatus.CANCELLED),
+            ready_at=null(),
+            due_at=null(),
+            deadline=null(),
+            cancel_interrupts=null(),
+            completed_at=func.now(),
+            updated_at=func.now(),
+        )
+        .returning(Workflow.id)
+        .cte("cancelled")
+    )
+    done = (
+        update(Message)
+        .where(Message.id == parents.c.id, ~exists().where(is_to_end))
+        .values(is_new=false(), taken_at=func.now())
+        .returning(Message.id)
+        .cte("done")
+    )
+    return select(
+        (_count(cancelled) + _count(asked)).label("cancelled"), (_count(parents) - _count(done)).label("left")
+    ).add_cte(drop_waits(cancelled.c.id).cte("dropped"))
+
+
+def child_results() -> Any:
+    """Return the query for the children that a step has started, from the place `first` on, by place."""
+    return (
+        select(
+            Workflow.place,
+            Workflow.id,
+            Workflow.status,
+            text_of(Workflow.output).label("output"),
+            text_of(Workflow.error).label("error"),
+        )
+        .where(
+            Workflow.parent_id == bindparam("parent", type_=BigInteger()),
+            Workflow.parent_step == bindparam("step", type_=Text()),
+            Workflow.place >= bindparam("first", type_=BigInteger()),
+        )
+        .order_by(Workflow.place)
+        .limit(bindparam("count", type_=BigInteger()))
+    )
+
+
+def _count(rows: Any) -> Any:
+    return select(COUNT).select_from(rows).scalar_subquery()

@@ -1,0 +1,514 @@
+"""Children: workflows that a workflow starts and awaits, and that are cancelled when it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from types import TracebackType
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+)
+
+from pgqrs.codecs.annotations import ReturnType
+from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
+from pgqrs.codecs.failures import load_error
+from pgqrs.codecs.records import value_context
+from pgqrs.engine.message_waits import MessageWait, wait_for_message
+from pgqrs.engine.run import Run
+from pgqrs.engine.scope import StepExecution
+from pgqrs.errors import ConfigurationError, PgqrsError, StepMismatchError, WorkflowCancelledError
+from pgqrs.storage.journal.children import NewChild, StartedChildren
+from pgqrs.storage.journal.outbox import SendingStep
+from pgqrs.storage.queries.addresses import children_address
+from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.records import ChildResult, StoredOutcome
+from pgqrs.types import WorkflowStatus
+from pgqrs.validation import check_name, escaped, validate_priority, validate_seconds
+from pgqrs.workflow.arguments import check_arguments, encode_input
+from pgqrs.workflow.definition import Definition, definition_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+OnEnd: TypeAlias = Literal["cancel", "abandon"]
+"""What becomes of a child that lives when its parent ends."""
+
+MAX_STARTED = 1000
+"""Maximum children that one statement inserts."""
+
+MAX_READ = 1000
+"""Maximum results of children that one statement reads."""
+
+CALL_GRACE = 10.0
+"""Seconds for which workers leave a called child to the process of its parent."""
+
+Current: TypeAlias = Callable[[], Awaitable[Run]]
+"""A function that returns the run of the calling task."""
+
+
+class ChildOptions(NamedTuple):
+    """The checked options of children; times are in seconds. See `PyWorkflow.options`."""
+
+    queue: str | None = None
+    priority: int = 0
+    delay: float | None = None
+    timeout: float | None = None
+    on_end: OnEnd = "cancel"
+    id: str | None = None
+
+
+def child_options(
+    *,
+    queue: str | None,
+    priority: int,
+    delay: float | None,
+    timeout: float | None,
+    on_end: OnEnd,
+    step_id: str | None,
+) -> ChildOptions:
+    """Check the options of children and return them; raises as `PyWorkflow.options` does."""
+    if on_end not in {"cancel", "abandon"}:
+        raise ConfigurationError(f"`on_end` must be 'cancel' or 'abandon', got {on_end!r}.")
+    if queue is not None:
+        check_name("queue", queue)
+    return ChildOptions(
+        queue,
+        validate_priority(priority),
+        validate_seconds("delay", delay) or None,
+        validate_seconds("timeout", timeout, positive=True),
+        on_end,
+        step_id,
+    )
+
+
+class Child(Generic[R]):
+    """A child that a workflow has started: ``await child`` waits for its end and returns its output.
+
+    A child is found by the step that has started it, so a replay awaits the same child.
+
+    Attributes:
+        id: The id of the child.
+    """
+
+    __slots__ = ("_current", "_returns", "_token", "id", "step_id")
+
+    def __init__(self, current: Current, step_id: str, child_id: int, token: int, returns: ReturnType) -> None:
+        self._current = current
+        self._token = token
+        self._returns = returns
+        self.step_id = step_id
+        self.id = child_id
+
+    def __repr__(self) -> str:
+        return f"<Child {self.id} of step {self.step_id!r}>"
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._result().__await__()
+
+    async def _result(self) -> R:
+        run = await self._current()
+        outcome = await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
+        return self.value(run, outcome)
+
+    def value(self, run: Run, outcome: StoredOutcome) -> R:
+        """Return the output in the recorded end of the child, or raise its error."""
+        text = outcome.output or ""
+        head, _, value = text.partition(',"value":')
+        ended = json.loads(f"{head}}}")
+        result = ChildResult(0, ended["id"], WorkflowStatus(ended["status"]), value[:-1], value[:-1])
+        return cast("R", _value(run.codec, self._returns, result))
+
+    async def status(self) -> WorkflowStatus:
+        """Return the current status of the child.
+
+        Returns:
+            The status as recorded in the database; it is not recorded as a step.
+
+        Raises:
+            WorkflowNotFoundError: The child was deleted.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await (await self._current()).reader.status(self.id, self._token)
+
+    async def cancel(self, *, interrupt: bool = False) -> None:
+        """Request the cancellation of the child; see `Admin.cancel_workflow` for its course.
+
+        Args:
+            interrupt: Whether to interrupt the executing steps of the child. False by default.
+
+        Raises:
+            WorkflowFinishedError: The child has succeeded or failed; `status` names the end.
+            WorkflowNotFoundError: The child was deleted.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        operations = (await self._current()).operations
+        await operations.cancel(self.id, interrupt=interrupt, token=self._token)
+
+
+class Many(Generic[R]):
+    """The children that one step has started; `PyWorkflow.gather` waits for them and returns their results.
+
+    ``len`` returns their number. The object holds no list of them, so their number costs no memory.
+    """
+
+    __slots__ = ("_count", "_current", "_returns", "step_id")
+
+    def __init__(self, current: Current, step_id: str, count: int, returns: ReturnType) -> None:
+        self._current = current
+        self._count = count
+        self._returns = returns
+        self.step_id = step_id
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __repr__(self) -> str:
+        return f"<{self._count} children of step {self.step_id!r}>"
+
+    async def results(self) -> AsyncIterator[R | BaseException]:
+        """Wait until all children have ended, and yield their outputs, or the errors of those that have failed.
+
+        The results come in the order of the inputs, in pages, so they need not be in memory at once.
+
+        Yields:
+            The output of each child; an exception for a child that has failed or was cancelled.
+        """
+        if not self._count:
+            return
+        run = await self._current()
+        await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
+        for first in range(0, self._count, MAX_READ):
+            for each in await run.reader.child_results(run.workflow_id, self.step_id, first, MAX_READ):
+                try:
+                    yield _value(run.codec, self._returns, each)
+                except Exception as error:  # noqa: BLE001  # the error of the child
+                    yield error
+
+
+class Children:
+    """Starts children with fixed options; `PyWorkflow.options` creates it."""
+
+    __slots__ = ("_context", "_current", "given")
+
+    def __init__(self, context: Callable[[int, str], Any], current: Current, options: ChildOptions) -> None:
+        self._context = context
+        self._current = current
+        self.given = options
+
+    async def start(
+        self, workflow: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Child[R]:
+        """Start a child for a worker to run; see `PyWorkflow.start`.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The child, which can be awaited.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps.
+        """
+        return await start(self._current, self.given, definition_of(workflow), args, kwargs)
+
+    async def start_many(
+        self, workflow: Callable[[Any, *Ts], Awaitable[R]], inputs: Iterable[tuple[*Ts]]
+    ) -> Many[R]:
+        """Start one child for each tuple of positional arguments; see `PyWorkflow.start_many`.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            inputs: The positional arguments of each child, one tuple for each.
+
+        Returns:
+            The children, for `PyWorkflow.gather`.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
+                function does not accept its arguments.
+            SerializationError: The codec cannot encode the arguments.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps.
+        """
+        return await start_many(self._current, self.given, definition_of(workflow), inputs)
+
+    async def call(
+        self, workflow: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Start a child, run it in this task, and return its output; see `PyWorkflow.call`.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The output of the child.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            StepFailedError: The child has failed. The raised error is also an instance of the original class.
+            WorkflowCancelledError: The child was cancelled.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps.
+        """
+        definition = definition_of(workflow)
+        options = self.given._replace(delay=self.given.delay or CALL_GRACE)
+        child: Child[R] = await start(self._current, options, definition, args, kwargs)
+        run = await self._current()
+        if f"result/{child.step_id}" not in run.steps.history.outcomes:
+            context = self._context(child.id, definition.name)
+            # Its error is recorded, or another process runs it: awaiting it tells.
+            with suppress(Exception):
+                await definition.function(context, *args, **kwargs)
+        return await child
+
+
+class ChildGroup:
+    """Starts children that end together: ``async with ctx.children() as group: await group.start(...)``.
+
+    The block ends when all children have ended. If one fails, or the block raises an error, the others are
+    cancelled and awaited, and the errors are raised as an `ExceptionGroup`.
+    """
+
+    __slots__ = ("_children", "_current", "_options", "results")
+
+    def __init__(self, current: Current, options: ChildOptions) -> None:
+        self._current = current
+        self._options = options
+        self._children: list[Child[Any]] = []
+        self.results: list[Any] = []
+        """The outputs of the children in the order of their starts, after the block."""
+
+    async def start(
+        self, workflow: Callable[Concatenate[Any, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> Child[R]:
+        """Start a child of the group; see `PyWorkflow.start`.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The child, which can be awaited within the block.
+        """
+        child = await start(self._current, self._options, definition_of(workflow), args, kwargs)
+        self._children.append(child)
+        return child
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_value is not None and not isinstance(exc_value, Exception):
+            return  # the run has stopped: the end of the workflow decides about its children
+        errors = [] if exc_value is None else [exc_value]
+        if errors:
+            await self._cancel()
+        results: dict[str, Any] = {}
+        async for child in as_completed(self._current, self._children):
+            try:
+                results[child.step_id] = await child
+            except WorkflowCancelledError as error:
+                if not errors:
+                    errors.append(error)
+            except Exception as error:  # noqa: BLE001  # the error of the child
+                if not errors:
+                    await self._cancel()
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("children of a workflow have failed", errors) from None
+        self.results = [results[each.step_id] for each in self._children]
+
+    async def _cancel(self) -> None:
+        for each in self._children:
+            try:
+                await each.cancel()
+            except PgqrsError as error:
+                if getattr(error, "workflow_id", None) != each.id:
+                    raise
+
+
+async def start(
+    current: Current, options: ChildOptions, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Child[Any]:
+    """Start a child in a step: the child and the record of the step are one transaction."""
+    run = await current()
+    check_arguments(definition, args, kwargs)
+    step_id = options.id or run.steps.next_id(run.place, f"start/{escaped(definition.name)}")
+    found = await run.steps.acquire(run.place, step_id)
+    codec = codec_at(run.codec, "output", run.workflow_id, step_id)
+    if isinstance(found, StepExecution):
+        execution = found
+        try:
+            text = encode_input(run.codec, definition, args, kwargs).text
+            child = _new_child(_Start(run, step_id, options, definition), 0, await run.next_id(), text)
+            output = codec.encode([child.child_id, child.token]).text
+            found = await _record(run, execution, output, (child,))
+        except BaseException:
+            run.steps.abandon(execution)
+            raise
+        run.children_started(child.queue, child.child_id, delayed=child.delay is not None)
+    child_id, token = run.steps.value_of(step_id, found, codec)
+    return Child(current, step_id, child_id, token, definition.returns)
+
+
+async def start_many(
+    current: Current, options: ChildOptions, definition: Definition, inputs: Iterable[tuple[Any, ...]]
+) -> Many[Any]:
+    """Start children in portions, and record their number as the outcome of one step."""
+    run = await current()
+    step_id = options.id or run.steps.next_id(run.place, f"start_many/{escaped(definition.name)}")
+    found = await run.steps.acquire(run.place, step_id)
+    codec = codec_at(run.codec, "output", run.workflow_id, step_id)
+    if isinstance(found, StepExecution):
+        execution = found
+        try:
+            count = await _start_portions(run, execution, options, definition, inputs)
+            found = await _record(run, execution, codec.encode(count).text, ())
+        except BaseException:
+            run.steps.abandon(execution)
+            raise
+    return Many(current, step_id, run.steps.value_of(step_id, found, codec), definition.returns)
+
+
+async def _start_portions(
+    run: Run,
+    execution: StepExecution,
+    options: ChildOptions,
+    definition: Definition,
+    inputs: Iterable[tuple[Any, ...]],
+) -> int:
+    workflow_id, epoch, step_id, claim = execution.started
+    of_step = _Start(run, step_id, options, definition)
+    count = 0
+    rest = iter(inputs)
+    while portion := list(islice(rest, MAX_STARTED)):
+        texts = [_input_text(run, definition, each) for each in portion]
+        ids = await run.next_ids(len(portion))
+        children = tuple(
+            _new_child(of_step, count + place, child_id, text)
+            for place, (text, child_id) in enumerate(zip(texts, ids, strict=True))
+        )
+        await run.steps.write(execution, StartedChildren(workflow_id, epoch, step_id, claim, children))
+        run.check()
+        run.children_started(children[0].queue, min(ids), delayed=options.delay is not None)
+        count += len(portion)
+    return count
+
+
+def _input_text(run: Run, definition: Definition, given: object) -> str:
+    if not isinstance(given, tuple):
+        raise TypeError(
+            f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
+            "for one argument."
+        )
+    check_arguments(definition, given, {})
+    return encode_input(run.codec, definition, given, {}).text
+
+
+class _Start(NamedTuple):
+    """The step that starts children, with their options and their function."""
+
+    run: Run
+    step_id: str
+    options: ChildOptions
+    definition: Definition
+
+
+def _new_child(of_step: _Start, place: int, child_id: int, text: str) -> NewChild:
+    run, step_id, options, definition = of_step
+    return NewChild(
+        run.workflow_id,
+        step_id,
+        place,
+        child_id,
+        definition.name,
+        text,
+        options.queue or run.queue,
+        options.priority,
+        options.delay,
+        definition.timeout if options.timeout is None else options.timeout,
+        stored_name(run.codec),
+        new_token(),
+        options.on_end == "cancel",
+    )
+
+
+async def _record(
+    run: Run, execution: StepExecution, output: str, children: tuple[NewChild, ...]
+) -> StoredOutcome:
+    workflow_id, epoch, step_id, claim = execution.started
+    record = SendingStep(
+        workflow_id, epoch, step_id, output, None, execution.began, None, claim, children=children
+    )
+    outcome = await run.steps.take(execution, record)
+    assert outcome is not None  # noqa: S101  # `take` raises the stop of a run that writes nothing more
+    return outcome
+
+
+async def wait_for_children(run: Run, step_ids: Sequence[str], own_id: str) -> StoredOutcome:
+    """Wait until the children of one of several steps have all ended, and return the record of their ends."""
+    addresses = tuple(children_address(run.workflow_id, each) for each in step_ids)
+    return await wait_for_message(run, MessageWait(own_id, addresses, None, None, lambda: (None, None)))
+
+
+async def as_completed(current: Current, children: Iterable[Child[Any]]) -> AsyncIterator[Child[Any]]:
+    """Yield the children as they end; the order is recorded."""
+    run = await current()
+    left = {children_address(run.workflow_id, each.step_id): each for each in children}
+    while left:
+        own_id = run.steps.next_id(run.place, "as_completed/")
+        outcome = await wait_for_children(run, [each.step_id for each in left.values()], own_id)
+        if outcome.address not in left:
+            raise StepMismatchError(run.workflow_id, own_id)
+        yield left.pop(outcome.address)
+
+
+async def gather(children: Sequence[Child[Any] | Many[Any]], *, return_exceptions: bool) -> list[Any]:
+    """Wait for all children; return their results in order, or raise the first error by position."""
+    results: list[Any] = []
+    for each in children:
+        if isinstance(each, Many):
+            results += [result async for result in each.results()]
+        else:
+            try:
+                results.append(await each)
+            except Exception as error:  # noqa: BLE001  # the error of the child
+                results.append(error)
+    first = next((each for each in results if isinstance(each, BaseException)), None)
+    if first is not None and not return_exceptions:
+        raise first
+    return results
+
+
+def _value(codec: Codec, returns: ReturnType, ended: ChildResult) -> Any:
+    """Return the output of a child, or raise its error."""
+    if ended.status is WorkflowStatus.CANCELLED:
+        raise WorkflowCancelledError(ended.id)
+    with value_context(ended.id):
+        if ended.status is not WorkflowStatus.SUCCESS:
+            raise load_error(open_error(codec, ended.error or "null", ended.id), workflow_id=ended.id, step_id="")
+        return codec_at(returns.codec(codec), "output", ended.id).decode(ended.output or "null")

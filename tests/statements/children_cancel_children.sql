@@ -1,0 +1,56 @@
+WITH parents AS MATERIALIZED
+(SELECT pgqrs.pgqrs_messages.id AS id, pgqrs.pgqrs_messages.workflow_id AS workflow_id
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.is_new
+AND pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'x/')
+ORDER BY pgqrs.pgqrs_messages.id
+
+LIMIT 100),
+held AS MATERIALIZED
+(SELECT child.id AS id, child.status AS status
+FROM parents
+JOIN pgqrs.pgqrs_workflows AS child ON child.parent_id = parents.workflow_id
+AND child.completed_at IS NULL
+AND child.ends_with_parent
+AND (child.status != 'RUNNING'
+OR child.cancel_interrupts IS NULL)
+ORDER BY child.id
+
+LIMIT 2000
+FOR NO KEY UPDATE OF child SKIP LOCKED),
+cancelled AS
+(UPDATE pgqrs.pgqrs_workflows
+SET status='CANCELLED', completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
+FROM held
+WHERE pgqrs.pgqrs_workflows.id = held.id
+AND held.status IN ('PENDING', 'WAITING')
+RETURNING pgqrs.pgqrs_workflows.id),
+dropped AS
+(DELETE
+FROM pgqrs.pgqrs_waits USING cancelled
+WHERE pgqrs.pgqrs_waits.workflow_id = cancelled.id),
+asked AS
+(UPDATE pgqrs.pgqrs_workflows
+SET cancel_interrupts=false
+FROM held
+WHERE pgqrs.pgqrs_workflows.id = held.id
+AND held.status = 'RUNNING'
+RETURNING pgqrs.pgqrs_workflows.id),
+done AS
+(UPDATE pgqrs.pgqrs_messages
+SET is_new=false, taken_at=now()
+FROM parents
+WHERE pgqrs.pgqrs_messages.id = parents.id
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_workflows AS child
+WHERE child.parent_id = parents.workflow_id
+AND child.completed_at IS NULL
+AND child.ends_with_parent
+AND (child.status != 'RUNNING'
+OR child.cancel_interrupts IS NULL)))
+RETURNING pgqrs.pgqrs_messages.id)
+ SELECT (SELECT pg_catalog.count(*) AS count_1
+FROM cancelled) + (SELECT pg_catalog.count(*) AS count_1
+FROM asked) AS cancelled, (SELECT pg_catalog.count(*) AS count_1
+FROM parents) - (SELECT pg_catalog.count(*) AS count_1
+FROM done) AS "left"
