@@ -14,6 +14,8 @@ OR pgqrs.pgqrs_workflows.executor = $2::UUID
 OR pgqrs.pgqrs_workflows.executor = '00000000-0000-0000-0000-000000000000'::uuid)
 AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
 FROM $5::TEXT
+AND pgqrs.pgqrs_workflows.token IS NOT DISTINCT
+FROM coalesce($6::BIGINT, pgqrs.pgqrs_workflows.token)
 RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.epoch),
 start_waits AS
 (DELETE
