@@ -71,7 +71,7 @@ BEGIN
             MESSAGE = 'an event needs a name and a payload.';
     END IF;
     INSERT INTO SCHEMA.pgqrs_messages (address, key, payload)
-    VALUES (event_address, '', CAST(pg_catalog.concat('{"codec":null,"value":', emit.payload, '}') AS json))
+    VALUES (event_address, '', CAST(pg_catalog.concat('{"codec": null, "value": ', emit.payload, '}') AS json))
     ON CONFLICT (address, key) DO NOTHING;
     IF NOT FOUND THEN
         RETURN false;

@@ -15,7 +15,7 @@ EVENT = "e/"
 CHILDREN = "c/"
 """The beginning of the addresses of children, at which each end of a child leaves a message."""
 
-_HEAD, _VALUE = '{"codec":', ',"value":'
+_HEAD, _VALUE = '{"codec": ', ', "value": '
 """The parts of the text of an emitted event, which the SQL function writes too."""
 
 

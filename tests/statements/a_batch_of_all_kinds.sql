@@ -164,8 +164,9 @@ FROM coalesce(start_held.token, pgqrs.pgqrs_workflows.token)
 RETURNING 'start' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 start_waits AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING start_done
-WHERE pgqrs.pgqrs_waits.workflow_id = start_done.workflow_id),
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.workflow_id) AS array_agg_1
+FROM start_done), '{}'))),
 take_done AS
 (SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim

@@ -27,8 +27,9 @@ AND held.status IN ('PENDING', 'WAITING')
 RETURNING pgqrs.pgqrs_workflows.id),
 dropped AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING cancelled
-WHERE pgqrs.pgqrs_waits.workflow_id = cancelled.id),
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(cancelled.id) AS array_agg_1
+FROM cancelled), '{}'))),
 asked AS
 (UPDATE pgqrs.pgqrs_workflows
 SET cancel_interrupts=false

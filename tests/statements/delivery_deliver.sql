@@ -54,25 +54,30 @@ ORDER BY oldest.id, wait.step_id
 
 LIMIT 1) AS first ON true),
 held AS
-(SELECT pairs.workflow_id AS workflow_id, pairs.step_id AS step_id, pairs.address AS address, pairs.claim AS claim, pairs.message AS message, pairs.payload AS payload
+(SELECT pairs.workflow_id AS workflow_id, pairs.step_id AS step_id, pairs.address AS address, pairs.claim AS claim, pairs.message AS message, pairs.payload AS payload, pgqrs.pgqrs_workflows.epoch AS epoch
 FROM pairs
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = pairs.workflow_id
 WHERE pgqrs.pgqrs_workflows.status = 'WAITING'
 AND pgqrs.pgqrs_workflows.claim = pairs.claim
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
-answered AS
-(UPDATE pgqrs.pgqrs_workflow_steps
-SET status='SUCCESS', completed_at=now(), output=held.payload, error=NULL, retry_at=NULL, address=held.address
+recorded AS
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, address) SELECT held.workflow_id AS workflow_id, held.step_id AS step_id, 'SUCCESS', held.epoch AS epoch, now() AS now_1, now() AS now_2, held.payload AS payload, held.address AS address
 FROM held
-WHERE pgqrs.pgqrs_workflow_steps.workflow_id = held.workflow_id
-AND pgqrs.pgqrs_workflow_steps.step_id = held.step_id
-AND pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
-RETURNING pgqrs.pgqrs_workflow_steps.workflow_id AS id, held.message, held.address),
+ON CONFLICT (workflow_id, step_id)
+DO UPDATE
+SET status = excluded.status, completed_at = excluded.completed_at, output = excluded.output, error = NULL, retry_at = NULL, address = excluded.address
+WHERE pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+RETURNING pgqrs.pgqrs_workflow_steps.workflow_id),
+answered AS
+(SELECT held.workflow_id AS id, held.message AS message, held.address AS address
+FROM held
+JOIN recorded ON recorded.workflow_id = held.workflow_id),
 dropped AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING answered
-WHERE pgqrs.pgqrs_waits.workflow_id = answered.id),
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(answered.id) AS array_agg_1
+FROM answered), '{}'))),
 taken AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false, taken_at=now()
@@ -141,7 +146,7 @@ WHERE pgqrs.pgqrs_workflows.id = answered.id
 RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.queue)
  SELECT (SELECT pg_catalog.count(*) AS count_1
 FROM woken) AS woken, (SELECT pg_catalog.min(woken.id) AS min_1
-FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_1
+FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_2
 FROM woken) AS queues, greatest((SELECT pg_catalog.count(*) AS count_1
 FROM messages), (SELECT pg_catalog.count(*) AS count_1
 FROM waits)) AS seen, EXISTS (SELECT *

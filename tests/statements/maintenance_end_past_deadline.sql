@@ -7,8 +7,9 @@ AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
 dropped AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING held
-WHERE pgqrs.pgqrs_waits.workflow_id = held.id)
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(held.id) AS array_agg_1
+FROM held), '{}')))
  UPDATE pgqrs.pgqrs_workflows
 SET status='ERROR', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, completed_at=now(), updated_at=now(), error=CAST(held.error AS JSON), ready_at=NULL, due_at=NULL, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM held

@@ -8,18 +8,21 @@ ORDER BY pgqrs.pgqrs_workflows.due_at
 LIMIT 2000
 FOR NO KEY UPDATE SKIP LOCKED),
 timed_out AS
-(UPDATE pgqrs.pgqrs_workflow_steps
-SET status=CASE WHEN (pgqrs.pgqrs_workflow_steps.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), retry_at=NULL
-FROM pgqrs.pgqrs_waits, due
-WHERE pgqrs.pgqrs_workflow_steps.workflow_id = pgqrs.pgqrs_waits.workflow_id
-AND pgqrs.pgqrs_workflow_steps.step_id = pgqrs.pgqrs_waits.step_id
-AND pgqrs.pgqrs_waits.workflow_id = due.id
-AND pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
-AND pgqrs.pgqrs_workflow_steps.retry_at <= now()),
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at) SELECT DISTINCT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, 'RUNNING', 0, now() AS now_1
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(due.id) AS array_agg_1
+FROM due), '{}'))
+ON CONFLICT (workflow_id, step_id)
+DO UPDATE
+SET status = CASE WHEN (pgqrs.pgqrs_workflow_steps.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at = now(), retry_at = NULL
+WHERE pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+AND pgqrs.pgqrs_workflow_steps.retry_at <= now()
+RETURNING pgqrs.pgqrs_workflow_steps.workflow_id),
 waits_dropped AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING due
-WHERE pgqrs.pgqrs_waits.workflow_id = due.id),
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(due.id) AS array_agg_2
+FROM due), '{}'))),
 levels(queue, name, priority, id, depth) AS
 (SELECT pairs.queue AS queue, pairs.name AS name, top.priority AS priority, top.id AS id, 1 AS depth
 FROM (SELECT queues.queue AS queue, names.name AS name
@@ -144,7 +147,7 @@ FROM levels) AS levels, (SELECT pg_catalog.count(*) AS count_1
 FROM woken) AS woken, (SELECT pg_catalog.count(*) AS count_1
 FROM recovered) AS recovered, least((SELECT pg_catalog.min(woken.id) AS min_2
 FROM woken), (SELECT pg_catalog.min(recovered.id) AS min_3
-FROM recovered)) AS lowest_again, (SELECT pg_catalog.array_agg(expired.id) AS array_agg_1
+FROM recovered)) AS lowest_again, (SELECT pg_catalog.array_agg(expired.id) AS array_agg_3
 FROM (SELECT pgqrs.pgqrs_workflows.id AS id
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.deadline < now()

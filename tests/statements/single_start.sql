@@ -19,7 +19,8 @@ FROM coalesce($6::BIGINT, pgqrs.pgqrs_workflows.token)
 RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.epoch),
 start_waits AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING start_done
-WHERE pgqrs.pgqrs_waits.workflow_id = start_done.id)
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.id) AS array_agg_1
+FROM start_done), '{}')))
  SELECT start_done.epoch
 FROM start_done

@@ -23,7 +23,8 @@ AND held.status IN ('PENDING', 'WAITING')
 RETURNING pgqrs.pgqrs_workflows.id),
 waits_dropped AS
 (DELETE
-FROM pgqrs.pgqrs_waits USING cancelled
-WHERE pgqrs.pgqrs_waits.workflow_id = cancelled.id)
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(cancelled.id) AS array_agg_1
+FROM cancelled), '{}')))
  SELECT held.status, held.executor, held.token
 FROM held

@@ -25,9 +25,13 @@ ROWS = 1_000_000
 KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "start", "step")
 # Those of runs that are to be cancelled are rare, and mix with nothing that the others do not mix with.
 LATE = ("last", "lastfailure")
+# Those of messages and of children go into batches with further writes.
+APART = ("emit", "send", "sending", "startmany", "take", "wait")
 NEW = {"begin": 1, "create": 2, "enqueue": 3}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
-OLD |= {"last": 7, "lastfailure": 8}
+OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
+OLD |= {"waiting": 6, "awaited": 6, "outgoing": 10, "events": 10, "child": 10, "parent": 10}
+OLD |= {"children": 11, "parents": 11, "emit": 14}
 MIXES = [
     ("begin", "end", "step"),
     ("create", "end", "start", "step"),
@@ -37,7 +41,12 @@ MIXES = [
 BATCHES = [names for n in (1, 2) for names in itertools.combinations(KINDS, n)] + MIXES
 BATCHES += [tuple(sorted((*names, "reopen"))) for names in BATCHES if "end" in names]
 BATCHES += [tuple(sorted((*names, "retry"))) for names in BATCHES if "leave" in names]
-BATCHES += [(name,) for name in LATE]
+BATCHES += [(name,) for name in (*LATE, *APART)]
+BATCHES += [
+    ("awaited", "leave", "waiting"),
+    ("child", "events", "outgoing", "parent", "sending"),
+    ("children", "parents", "startmany"),
+]
 PAGES = {*BATCHES[: len(KINDS)], *MIXES, ("asked",)}
 LITERALS = {
     "claim": "1",
@@ -46,7 +55,12 @@ LITERALS = {
     "step_id": "s",
     "error": "NULL",
     "status": "WAITING",
+    "is_kept": "false",
+    "is_over": "false",
+    "ends_with_parent": "false",
 }
+SINGLE = [kind for kind in writes.OPERATIONS.values() if kind.name not in {"sending", "startmany", "take"}]
+"""The operations of which a record is sent alone."""
 
 
 def _value(bind, n):
@@ -91,7 +105,7 @@ def _scans(explained):
 
 
 def _writes_only_new(names):
-    return set(names) <= NEW.keys()
+    return set(names) <= {*NEW, "emit"}
 
 
 async def _fill(connection, schema):
@@ -119,7 +133,7 @@ async def _check_batches(driver, state, statements):
 
 
 async def _check_lone(driver, state, database):
-    for kind in writes.OPERATIONS.values():
+    for kind in SINGLE:
         lone = database.compile(kind.statement(single=True))
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
@@ -170,7 +184,7 @@ async def test_journal_statements_never_scan_a_large_table(dsn, schema, admin):
     try:
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._writer.statements.of(names) for names in [*BATCHES, ("asked",)]}
-        for kind in writes.OPERATIONS.values():
+        for kind in SINGLE:
             lone = store.database.compile(kind.statement(single=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
             await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
@@ -397,5 +411,5 @@ async def test_claim_stays_cheap_in_a_mostly_processed_queue(admin, driver):
 
 
 def test_every_record_type_is_covered():
-    assert {*KINDS, *LATE} == {kind.name for kind in writes.OPERATIONS.values()}
+    assert {*KINDS, *LATE, *APART} == {kind.name for kind in writes.OPERATIONS.values()}
     assert Executor.__tablename__ not in TABLES

@@ -115,7 +115,7 @@ async def test_claim_returns_the_run_and_records_its_executor(store, watch, sql)
     timed = await enqueue(store, "w", "{}", queue="default", timeout=HOUR)
     runs = await watch.claim(["w"], ["default"], 2)
     row = await row_of(sql, plain)
-    assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"])
+    assert runs[0] == ClaimedRun(plain, "w", 1, '{"args":[1.50],"kwargs":{}}', 1, None, row["claim"], "default")
     assert runs[1][:5] == (timed, "w", 1, "{}", 1)
     assert HOUR - 60 < runs[1].seconds_left <= HOUR
     row = await row_of(sql, timed)
@@ -915,6 +915,7 @@ async def test_store_time_follows_the_database_clock(store, sql):
 
 WORKFLOW = "UPDATE pgqrs_workflows SET "
 STEP = "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, reopened) VALUES "
+WAIT = "INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES "
 BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)"
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
@@ -930,6 +931,15 @@ PLANTED = {
         f"UPDATE pgqrs_executors SET stopped_at = now() - interval '31 s'; {BY_IT}", "has long been dead",
     ),
     "RUNNING with an unknown executor": (f"{WORKFLOW} status = 'RUNNING', executor = '{NEVER}'", "is not registered"),
+    "a wait of a workflow that is not parked": (
+        f"{WAIT} (1, 's', 'm/1/paid', 1)", "is not parked by the run of this wait",
+    ),
+    "a wait of an earlier run": (
+        f"{WORKFLOW} status = 'WAITING', claim = 2; {WAIT} (1, 's', 'm/1/paid', 1)", "is not parked by the run of this wait",
+    ),
+    "a wait of a step with an outcome": (
+        f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, false); {WAIT} (1, 's', 'm/1/paid', 1)", "and is not RUNNING",
+    ),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),

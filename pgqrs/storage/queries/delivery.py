@@ -28,6 +28,7 @@ from sqlalchemy import (
     union,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
@@ -73,26 +74,17 @@ def deliver() -> Any:
     waits = waits.cte("waits").prefix_with("MATERIALIZED")
     pairs = _pairs(messages, waits)
     held: Any = (
-        select(*pairs.c)
+        select(*pairs.c, Workflow.epoch)
         .join_from(pairs, Workflow, Workflow.id == pairs.c.workflow_id)
         .where(Workflow.status == text_literal(WorkflowStatus.WAITING), Workflow.claim == pairs.c.claim)
         .order_by(Workflow.id)
         .with_for_update(key_share=True, skip_locked=True, of=Workflow)
         .cte("held")
     )
+    recorded = _record_answers(held).cte("recorded")
     answered: Any = (
-        update(Step)
-        .where(Step.workflow_id == held.c.workflow_id, Step.step_id == held.c.step_id)
-        .where(Step.status == text_literal(StepStatus.RUNNING))
-        .values(
-            status=text_literal(StepStatus.SUCCESS),
-            output=held.c.payload,
-            error=null(),
-            address=held.c.address,
-            retry_at=null(),
-            completed_at=func.now(),
-        )
-        .returning(Step.workflow_id.label("id"), held.c.message, held.c.address)
+        select(held.c.workflow_id.label("id"), held.c.message, held.c.address)
+        .join_from(held, recorded, recorded.c.workflow_id == held.c.workflow_id)
         .cte("answered")
     )
     woken: Any = (
@@ -122,6 +114,30 @@ def deliver() -> Any:
         seen.label("seen"),
         exists().where(Message.is_new, is_of_parent).label("has_ended_parents"),
     ).add_cte(*further)
+
+
+def _record_answers(held: Any) -> Any:
+    """Return the statement that makes messages the outcomes of the steps that wait.
+
+    An insert with a conflict always finds the row by its key; an update with a join may read the whole table.
+    """
+    values: dict[str, Any] = {
+        "workflow_id": held.c.workflow_id,
+        "step_id": held.c.step_id,
+        "status": text_literal(StepStatus.SUCCESS),
+        "epoch": held.c.epoch,
+        "started_at": func.now(),
+        "completed_at": func.now(),
+        "output": held.c.payload,
+        "address": held.c.address,
+    }
+    statement = insert(Step).from_select(list(values), select(*values.values()), include_defaults=False)
+    replaced = {key: statement.excluded[key] for key in ("status", "completed_at", "output", "address")}
+    return statement.on_conflict_do_update(
+        index_elements=[Step.workflow_id, Step.step_id],
+        set_=replaced | {"error": null(), "retry_at": null()},
+        where=Step.status == text_literal(StepStatus.RUNNING),
+    ).returning(Step.workflow_id)
 
 
 def _pairs(messages: Any, waits: Any) -> Any:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     union,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Executor, Step, Text, Wait, Workflow
@@ -44,7 +45,7 @@ from pgqrs.storage.queries.expressions import (
     text_literal,
     unnest,
 )
-from pgqrs.storage.queries.waits import drop_waits
+from pgqrs.storage.queries.waits import all_of, drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_ROWS = 2000
@@ -192,20 +193,29 @@ def _fire_timers() -> tuple[Any, Any, Any]:
         .returning(Workflow.id)
         .cte("woken")
     )
-    timed_out = (
-        update(Step)
-        .where(Step.workflow_id == Wait.workflow_id, Step.step_id == Wait.step_id, Wait.workflow_id == due.c.id)
-        .where(Step.status == text_literal(StepStatus.RUNNING), Step.retry_at <= func.now())
-        .values(
-            status=case(
-                (Step.error.is_(None), text_literal(StepStatus.SUCCESS)), else_=text_literal(StepStatus.ERROR)
-            ),
-            retry_at=null(),
-            completed_at=func.now(),
-        )
-        .cte("timed_out")
-    )
-    return woken, timed_out, drop_waits(due.c.id).cte("waits_dropped")
+    return woken, _time_out_waits(due).cte("timed_out"), drop_waits(due.c.id).cte("waits_dropped")
+
+
+def _time_out_waits(due: Any) -> Any:
+    """Return the statement that gives steps whose timeout has passed the outcome that their row holds for it.
+
+    An insert with a conflict always finds the row by its key; an update with a join may read the whole table.
+    """
+    values: dict[str, Any] = {
+        "workflow_id": Wait.workflow_id,
+        "step_id": Wait.step_id,
+        "status": text_literal(StepStatus.RUNNING),
+        "epoch": ZERO,
+        "started_at": func.now(),
+    }
+    waits = select(*values.values()).distinct().where(Wait.workflow_id == func.any(all_of(due.c.id)))
+    statement = insert(Step).from_select(list(values), waits, include_defaults=False)
+    outcome = case((Step.error.is_(None), text_literal(StepStatus.SUCCESS)), else_=text_literal(StepStatus.ERROR))
+    return statement.on_conflict_do_update(
+        index_elements=[Step.workflow_id, Step.step_id],
+        set_={"status": outcome, "retry_at": null(), "completed_at": func.now()},
+        where=(Step.status == text_literal(StepStatus.RUNNING)) & (Step.retry_at <= func.now()),
+    ).returning(Step.workflow_id)
 
 
 def _recover_runs() -> Any:
