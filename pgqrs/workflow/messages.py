@@ -64,7 +64,7 @@ class Topic(Generic[T]):
 
 def as_topic(topic: Topic[Any] | str) -> Topic[Any]:
     """Return a topic, which a name alone stands for with values of any type."""
-    return Topic(topic) if isinstance(topic, str) else topic
+    return topic if isinstance(topic, Topic) else Topic(topic)
 
 
 def message(

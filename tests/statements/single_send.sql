@@ -1,16 +1,20 @@
-INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT $1::BIGINT AS anon_1, $2::TEXT AS anon_2, $3::TEXT AS anon_3, $4::BOOLEAN AS anon_4, CAST($5::TEXT AS JSON) AS anon_5
+WITH send_done AS
+(SELECT 'send' AS kind, $1::BIGINT AS workflow_id, $2::TEXT AS key, 1 AS epoch, $3::TEXT AS address, $4::BOOLEAN AS is_kept, CAST($5::TEXT AS JSON) AS payload
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = $1::BIGINT
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
 OR (EXISTS (SELECT *
 FROM pgqrs.pgqrs_messages
-WHERE pgqrs.pgqrs_messages.address = $2::TEXT
-AND pgqrs.pgqrs_messages.key = $3::TEXT)))
+WHERE pgqrs.pgqrs_messages.address = $3::TEXT
+AND pgqrs.pgqrs_messages.key = $2::TEXT)))
 AND coalesce($6::BIGINT, pgqrs.pgqrs_workflows.token) IS NOT DISTINCT
 FROM pgqrs.pgqrs_workflows.token
 AND ($7::TEXT IS NULL
-OR $7::TEXT = pgqrs.pgqrs_workflows.codec)
-ON CONFLICT (address, key)
-DO UPDATE
-SET key = excluded.key
-RETURNING 1 AS epoch
+OR $7::TEXT = pgqrs.pgqrs_workflows.codec)),
+send_messages AS
+(INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_done.workflow_id AS workflow_id, send_done.address AS address, send_done.key AS key, send_done.is_kept AS is_kept, send_done.payload AS payload
+FROM send_done
+ORDER BY send_done.workflow_id, send_done.key
+ON CONFLICT DO NOTHING)
+ SELECT send_done.epoch
+FROM send_done

@@ -53,34 +53,39 @@ class Entry:
         self.resolved = False
         self.single = False
 
+    @property
+    def order_key(self) -> int | str:
+        """The key of the records that are delayed behind this record; see `Operation.order_key`."""
+        return self.operation.order_key(self.record)
+
 
 class BlockedRecords:
-    """The records whose rows are locked by other transactions, with all later records of their workflows.
+    """The records whose rows are locked by other transactions, with all later records of their `order_key`.
 
-    `on_due` is called with the records of a workflow when they are to be sent again.
+    `on_due` is called with the records of a key when they are to be sent again.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_due: Callable[[deque[Entry]], object]) -> None:
         self._loop = loop
         self._on_due = on_due
-        self.by_workflow: dict[int, deque[Entry]] = {}
-        """The records in order, by workflow id."""
-        self.delays: dict[int, float] = {}
-        """Seconds until the next attempt, by the id of a workflow whose record is not written yet."""
+        self.by_key: dict[int | str, deque[Entry]] = {}
+        """The records in order, by their `order_key`, which is mostly the id of their workflow."""
+        self.delays: dict[int | str, float] = {}
+        """Seconds until the next attempt, by the `order_key` of a record that is not written yet."""
 
     def add(self, entry: Entry, at_least: float = 0.0) -> None:
-        """Delay a record, and with it all later records of its workflow; `at_least` is in seconds."""
-        workflow_id = entry.record.workflow_id
-        if workflow_id in self.by_workflow:
-            self.by_workflow[workflow_id].append(entry)
+        """Delay a record, and with it all later records of its `order_key`; `at_least` is in seconds."""
+        key = entry.order_key
+        if key in self.by_key:
+            self.by_key[key].append(entry)
             return
-        self.by_workflow[workflow_id] = deque([entry])
-        delay = self.delays.get(workflow_id, LOCKED_DELAY)
-        self.delays[workflow_id] = min(2 * delay, MAX_LOCKED_DELAY)
-        self._loop.call_later(max(delay, at_least), self._release, workflow_id)
+        self.by_key[key] = deque([entry])
+        delay = self.delays.get(key, LOCKED_DELAY)
+        self.delays[key] = min(2 * delay, MAX_LOCKED_DELAY)
+        self._loop.call_later(max(delay, at_least), self._release, key)
 
-    def _release(self, workflow_id: int) -> None:
-        if entries := self.by_workflow.pop(workflow_id, None):
+    def _release(self, key: int | str) -> None:
+        if entries := self.by_key.pop(key, None):
             self._on_due(entries)
 
 
@@ -114,13 +119,13 @@ class Backlog:
 
     def waiting(self) -> list[Entry]:
         """Return all records: of the queue, and blocked."""
-        return [*self.queue, *(entry for entries in self.blocked.by_workflow.values() for entry in entries)]
+        return [*self.queue, *(entry for entries in self.blocked.by_key.values() for entry in entries)]
 
     def take_all(self) -> list[Entry]:
         """Empty the backlog and return all records."""
         taken = self.waiting()
         self.queue.clear()
-        self.blocked.by_workflow.clear()
+        self.blocked.by_key.clear()
         self.size = 0
         self._admit(BACKLOG_ROWS)
         return taken
@@ -128,7 +133,7 @@ class Backlog:
     def next_batch(self, max_batch: int) -> list[Entry]:
         """Take the next batch from the queue: in order, bounded, and only records that fit one statement."""
         queue = self.queue
-        if len(queue) == 1 and not (self.blocked.by_workflow or self._turns):
+        if len(queue) == 1 and not (self.blocked.by_key or self._turns):
             self.size = 0
             return [queue.popleft()]
         batch: list[Entry] = []
@@ -136,7 +141,7 @@ class Backlog:
         taken: dict[int, BatchedKeys] = {}
         while queue and len(batch) < max_batch and size < MAX_BATCH_SIZE:
             entry = queue[0]
-            if (blocked := self.blocked.by_workflow) and (stalled := blocked.get(entry.record.workflow_id)):
+            if (blocked := self.blocked.by_key) and (stalled := blocked.get(entry.order_key)):
                 stalled.append(queue.popleft())
                 self.size -= entry.size
                 continue

@@ -232,7 +232,7 @@ class BatchWriter:
 
     def _resolve(self, entry: Entry, result: Any) -> None:
         if self._delays:
-            self._delays.pop(entry.record.workflow_id, None)
+            self._delays.pop(entry.order_key, None)
         if entry.resolved:
             return
         entry.resolved = True

@@ -68,6 +68,7 @@ class SendMessages(Operation[SentMessage]):
 
     name = "send"
     record = SentMessage
+    requeues_last: ClassVar = True  # another transaction may hold its key for a long time
 
     def payload_size(self, record: SentMessage) -> int:
         """Return the length of the payload."""
@@ -77,18 +78,33 @@ class SendMessages(Operation[SentMessage]):
         """Return the key of the message."""
         return record.key
 
+    def order_key(self, record: SentMessage) -> str:
+        """Return the address with the key: a message delays no record of its receiver."""
+        return f"{record.address}{SEPARATOR}{record.key}"
+
     def answer_key(self, record: SentMessage) -> str:
         """Return the key of the message."""
         return record.key
 
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The insert of the messages."""
+        return {"messages": _insert_messages}
+
     def statement(self, *, single: bool = False) -> Any:
-        """Return the insert; a message that is there already, with this key, counts as written."""
+        """Return the query for the messages that are written; one that is there with its key counts as written.
+
+        The insert follows the query. `DO UPDATE` would lock the message that is there, and hold up its receiver.
+        """
         rows = self.rows()
         given = self.plain() if single else rows.c
         is_there = exists().where(Message.address == given.address, Message.key == given.key)
         is_live = Workflow.status.not_in([text_literal(status) for status in OVER])
         receivers = select(
-            given.workflow_id, given.address, given.key, given.is_kept, json_of(given.payload)
+            *self.returning(given.workflow_id, ONE, given.key),
+            given.address.label("address"),
+            given.is_kept.label("is_kept"),
+            json_of(given.payload).label("payload"),
         ).where(
             Workflow.id == given.workflow_id,
             is_live | is_there,
@@ -96,12 +112,13 @@ class SendMessages(Operation[SentMessage]):
             given.codec.is_(None) | (given.codec == Workflow.codec),
         )
         if not single:
-            receivers = receivers.select_from(rows).join(Workflow, true()).order_by(given.workflow_id, given.key)
-        columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
-        statement = insert(Message).from_select(columns, receivers, include_defaults=False)
-        return statement.on_conflict_do_update(
-            index_elements=[Message.address, Message.key], set_={"key": statement.excluded.key}
-        ).returning(*self.returning(Message.workflow_id, ONE, Message.key, single=single))
+            return receivers.select_from(rows).join(Workflow, true())
+        found = receivers.cte(f"{self.name}_done")
+        return select(found.c.epoch).add_cte(_insert_messages(found).cte(f"{self.name}_messages"))
+
+    def answers(self, written: Any) -> Any:
+        """Return the messages that are written."""
+        return select(written.c.kind, written.c.workflow_id, written.c.key, written.c.epoch)
 
     def result_for(self, record: SentMessage, epoch: int) -> None:
         """Return None: a message that was sent has no result."""
@@ -115,6 +132,14 @@ class SendMessages(Operation[SentMessage]):
         if record.codec is not None and record.codec != current.codec:
             return CodecMismatchError(record.workflow_id, current.codec, record.codec)
         return RETRY
+
+
+def _insert_messages(written: Any) -> Any:
+    given = written.c
+    columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
+    values = select(given.workflow_id, given.address, given.key, given.is_kept, given.payload)
+    ordered = values.order_by(given.workflow_id, given.key)
+    return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 
 
 class TakeMessages(Operation[ReceivedMessage]):

@@ -152,6 +152,13 @@ class Operation(RecordColumns[R], ABC):
         """
         return None
 
+    def order_key(self, record: R) -> int | str:
+        """Return the key of the records that are delayed behind this record while it waits for a lock.
+
+        They are the records of its workflow by default, for these depend on each other.
+        """
+        return record.workflow_id
+
     def answer_key(self, record: R) -> str | None:
         """Return the `key` of the record's answer, which distinguishes it from other answers for its workflow."""
         return None

@@ -175,6 +175,10 @@ class EmitEvents(Operation[EmittedEvent]):
         """Return the address of the event."""
         return record.address
 
+    def order_key(self, record: EmittedEvent) -> str:
+        """Return the address: an event delays no other event."""
+        return record.address
+
     def answer_key(self, record: EmittedEvent) -> str:
         """Return the address of the event."""
         return record.address
