@@ -144,7 +144,7 @@ WHERE pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 OR pgqrs.pgqrs_workflow_steps.reopened),
 send_done AS
 (SELECT 'send' AS kind, send_rows.workflow_id AS workflow_id, send_rows.key AS key, 1 AS epoch, send_rows.address AS address, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload
-FROM unnest($46::BIGINT[], $47::TEXT[], $48::TEXT[], $49::BOOLEAN[], $50::TEXT[], $51::TEXT[], $52::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
+FROM unnest($79::BIGINT[], $80::TEXT[], $81::TEXT[], $82::BOOLEAN[], $83::TEXT[], $84::TEXT[], $85::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
 JOIN pgqrs.pgqrs_workflows ON true
 WHERE pgqrs.pgqrs_workflows.id = send_rows.workflow_id
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -163,9 +163,9 @@ ORDER BY send_done.workflow_id, send_done.key
 ON CONFLICT DO NOTHING),
 start_done AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second')
-FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($53::BIGINT[], $54::BIGINT[], $55::UUID[], $56::DOUBLE PRECISION[], $57::TEXT[]) AS start_rows(workflow_id, claim, executor, timeout, codec)
+SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') END
+FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, start_rows.token AS token, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($86::BIGINT[], $87::BIGINT[], $88::UUID[], $89::DOUBLE PRECISION[], $90::TEXT[], $91::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = start_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS start_held
@@ -189,7 +189,7 @@ FROM start_done), '{}'))),
 take_done AS
 (SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($58::BIGINT[], $59::BIGINT[], $60::TEXT[], $61::TEXT[], $62::TEXT[], $63::TEXT[], $64::DOUBLE PRECISION[], $65::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
+FROM unnest($92::BIGINT[], $93::BIGINT[], $94::TEXT[], $95::TEXT[], $96::TEXT[], $97::TEXT[], $98::DOUBLE PRECISION[], $99::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = take_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -253,20 +253,20 @@ FROM pgqrs.pgqrs_messages USING take_done
 WHERE pgqrs.pgqrs_messages.address = take_done.address
 AND pg_catalog.starts_with(take_done.address, 'c/')),
 begin_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_10, begin_rows.codec AS codec
-FROM unnest($66::BIGINT[], $67::TEXT[], $68::TEXT[], $69::UUID[], $70::DOUBLE PRECISION[], $71::TEXT[], $72::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_14, begin_rows.codec AS codec
+FROM unnest($100::BIGINT[], $101::TEXT[], $102::TEXT[], $103::UUID[], $104::DOUBLE PRECISION[], $105::TEXT[], $106::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($73::BIGINT[], $74::TEXT[], $75::TEXT[], $76::TEXT[], $77::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($107::BIGINT[], $108::TEXT[], $109::TEXT[], $110::TEXT[], $111::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($78::BIGINT[], $79::TEXT[], $80::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($112::BIGINT[], $113::TEXT[], $114::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -274,15 +274,15 @@ SET key = excluded.key
 WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT)
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 enqueue_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_11, now() + enqueue_rows.delay * interval '1 second' AS anon_12, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
-FROM unnest($81::BIGINT[], $82::TEXT[], $83::TEXT[], $84::TEXT[], $85::BIGINT[], $86::DOUBLE PRECISION[], $87::DOUBLE PRECISION[], $88::TEXT[], $89::TEXT[], $90::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_15, now() + enqueue_rows.delay * interval '1 second' AS anon_16, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
+FROM unnest($115::BIGINT[], $116::TEXT[], $117::TEXT[], $118::TEXT[], $119::BIGINT[], $120::DOUBLE PRECISION[], $121::DOUBLE PRECISION[], $122::TEXT[], $123::TEXT[], $124::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_17, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_18
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($91::BIGINT[], $92::BIGINT[], $93::TEXT[], $94::TEXT[], $95::DOUBLE PRECISION[], $96::BIGINT[], $97::BIGINT[], $98::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($125::BIGINT[], $126::BIGINT[], $127::TEXT[], $128::TEXT[], $129::DOUBLE PRECISION[], $130::BIGINT[], $131::BIGINT[], $132::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -302,7 +302,7 @@ RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_
 last_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_19, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_20, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_21, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($99::BIGINT[], $100::BIGINT[], $101::TEXT[], $102::TEXT[], $103::TEXT[], $104::DOUBLE PRECISION[], $105::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($133::BIGINT[], $134::BIGINT[], $135::TEXT[], $136::TEXT[], $137::TEXT[], $138::DOUBLE PRECISION[], $139::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -319,7 +319,7 @@ RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id,
 lastfailure_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_22, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_23
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($106::BIGINT[], $107::BIGINT[], $108::TEXT[], $109::TEXT[], $110::DOUBLE PRECISION[], $111::BIGINT[], $112::BIGINT[], $113::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($140::BIGINT[], $141::BIGINT[], $142::TEXT[], $143::TEXT[], $144::DOUBLE PRECISION[], $145::BIGINT[], $146::BIGINT[], $147::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held

@@ -124,7 +124,7 @@ class BatchWriter:
             await self.write(batch[middle:])
         elif is_lock_timeout(error):
             batch[0].single = True
-            blocked.add(batch[0], LOCK_SHARE * LOCK_TIMEOUT * (len(blocked.by_workflow) + 1))
+            blocked.add(batch[0], LOCK_SHARE * LOCK_TIMEOUT * (len(blocked.by_key) + 1))
         elif is_transient(error) and (sqlstate(error) is not None or not await self._is_answered()):
             self.reject([*batch, *self._backlog.take_all()], error)
         else:
