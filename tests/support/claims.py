@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from contextlib import asynccontextmanager
 
+import pytest
+
 from pgqrs import PyWorkflow
+from pgqrs.engine.lifecycle import Parked
 from pgqrs.storage.journal.creation import Submission
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.workflow.definition import definition_of
@@ -34,6 +37,15 @@ class Claims:
         ctx, args = await self.adopt(function)
         return await function(ctx, *args)
 
+    async def park(self, function):
+        """Run a workflow of the function as `run` does, until it parks."""
+        with pytest.raises(Parked):
+            await self.run(function)
+
+    async def deliver(self):
+        """Give parked workflows the messages for which they wait, as a worker does; return what came of it."""
+        return await self._watch.deliver()
+
     async def adopt(self, function):
         """Wait until a workflow of the function is ready and claim it; return its context and its arguments."""
         claimed = await until(self._claim, definition_of(function).name)
@@ -42,7 +54,9 @@ class Claims:
         return ctx, json.loads(claimed.input)["args"]
 
     async def _claim(self, name):
-        await self._watch.run_maintenance([name], ["default"])
+        found = await self._watch.run_maintenance([name], ["default"])
+        if found.has_new:
+            await self._watch.deliver()
         found = await self._watch.claim([name], ["default"], 1)
         return found[0] if found else None
 
