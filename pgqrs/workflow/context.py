@@ -472,6 +472,7 @@ class PyWorkflow:
 
         Raises:
             ConfigurationError: The branches are none, or two wait for the same, or more than one is a `Sleep`.
+            TypeError: A branch is neither a `Receive` nor an `Event` nor a `Sleep`.
             SerializationError: The codec cannot decode the message or the event.
             StepFailedError: The child that has won has failed.
             InvalidNameError: A name or the `id` cannot be stored.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from pgqrs.codecs.base import codec_at, seal_error
 from pgqrs.codecs.failures import dump_error
@@ -116,6 +116,9 @@ async def wait_for(
 
 async def select(run: Run, branches: Mapping[str, Branch], step_id: str | None) -> tuple[str, Any]:
     """Wait for the first of several branches, and return its name and its value."""
+    for name, each in branches.items():
+        if not isinstance(cast(object, each), Receive | Event | Sleep):
+            raise TypeError(f"the branch `{name}` must be a Receive, an Event or a Sleep, got {each!r}.")
     waits = {name: Address(run, each) for name, each in branches.items() if not isinstance(each, Sleep)}
     sleeps = {name: each for name, each in branches.items() if isinstance(each, Sleep)}
     by_address = {each.text: name for name, each in waits.items()}
