@@ -320,7 +320,9 @@ class _CrashHarness:
 
     async def _claim(self, which: int) -> ClaimedRun | None:
         names, queues = [self._definition.name], [self._queue]
-        await self._watches[which].run_maintenance(names, queues)
+        maintained = await self._watches[which].run_maintenance(names, queues)
+        if maintained.has_new:
+            await self._watches[which].deliver()
         found = await self._watches[which].claim(names, queues, 1)
         return found[0] if found else None
 
