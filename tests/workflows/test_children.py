@@ -1,0 +1,515 @@
+"""Children of workflows: what starts them, what awaits them, and what becomes of them when their parent ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from itertools import pairwise
+
+import pytest
+
+from pgqrs import (
+    ConfigurationError,
+    InvalidNameError,
+    PyWorkflow,
+    Sleep,
+    StepFailedError,
+    Worker,
+    WorkflowCancelledError,
+    WorkflowFinishedError,
+    workflow,
+)
+from tests.support.families import NegativeError, children_of, double, is_waiting, nap, statuses_of
+from tests.support.recorded import is_replay, row_of
+from tests.support.waiting import no_hang, until
+from tests.support.workflows import note
+
+pytest_plugins = ("pytest_pgqrs",)
+
+KEY = base64.urlsafe_b64encode(b"k" * 32)
+FAR = "a queue without a worker"
+
+
+@pytest.fixture(params=["parked", "in memory"])
+def result(request, admin):
+    """Run a parent to its end, and return its result: a worker parks it, or it waits in the memory of the test."""
+
+    async def of(parent, *args):
+        async with no_hang(), Worker(admin, [parent, double, nap]):
+            if request.param == "parked":
+                return await (await admin.enqueue(parent, *args)).result()
+            return await admin.run(parent, *args)
+
+    return of
+
+
+async def parent_of(sql):
+    """Return the row of the oldest workflow, which is the parent in the tests below."""
+    return await sql.fetchrow("SELECT * FROM pgqrs_workflows ORDER BY id LIMIT 1")
+
+
+async def ended(handle):
+    return await handle.status() in {"SUCCESS", "ERROR", "CANCELLED"}
+
+
+# --- start, and await ---
+
+
+@workflow
+async def of_one(ctx: PyWorkflow, number: int) -> list:
+    """Await one child twice."""
+    child = await ctx.start(double, number)
+    return [child.id, await child, await child]
+
+
+async def test_child_is_awaited_twice(result, sql):
+    child_id, *values = await result(of_one, 4)
+    assert values == [8, 8]
+    parent = await parent_of(sql)
+    (child,) = await children_of(sql, parent["id"])
+    assert (child["id"], child["parent_step"], child["place"]) == (child_id, "start/double:1", 0)
+    assert (child["queue"], child["status"], child["epoch"]) == ("default", "SUCCESS", 1)
+
+
+async def test_steps_of_a_parent_are_readable(admin):
+    async with no_hang(), Worker(admin, [of_one, double]):
+        handle = await admin.enqueue(of_one, 4)
+        child_id, *_ = await handle.result()
+    started, awaited = await handle.steps()
+    assert (started.step_id, started.status, started.output[0]) == ("start/double:1", "SUCCESS", child_id)
+    assert awaited.step_id == "result/start/double:1"
+    assert awaited.output == {"id": child_id, "status": "SUCCESS", "value": 8}
+
+
+runs: list[list[int]] = []
+
+
+@workflow
+async def crashing(ctx: PyWorkflow) -> list:
+    """Start children, and fail with an exit the first time, after the starts."""
+    children = [await ctx.start(double, each) for each in range(3)]
+    many = await ctx.start_many(double, [(each,) for each in range(3, 6)])
+    runs.append([each.id for each in children])
+    if len(runs) == 1:
+        raise SystemExit(3)
+    return await ctx.gather(*children, many)
+
+
+@pytest.mark.without_replay("it counts the runs of the function")
+async def test_run_after_a_crash_finds_the_children_again(admin, sql):
+    runs.clear()
+    async with no_hang(), Worker(admin, [crashing, double]):
+        handle = await admin.enqueue(crashing)
+        assert await handle.result() == [0, 2, 4, 6, 8, 10]
+    assert len(runs) >= 2
+    assert all(one == other for one, other in pairwise(runs))
+    assert await statuses_of(sql, handle.id) == ["SUCCESS"] * 6
+
+
+@workflow
+async def branching(ctx: PyWorkflow, delays: list) -> list:
+    """Start a child in each of several tasks, which come to it in another order at each run."""
+
+    async def branch(number: int) -> int:
+        if number == 0:
+            await note(ctx, "a step before")
+        return await (await ctx.options(id=f"branch {number}").start(double, number))
+
+    return await asyncio.gather(*(branch(each) for each in delays))
+
+
+async def test_children_of_concurrent_tasks_are_told_apart_by_ids(result, sql):
+    assert await result(branching, [0, 1, 2]) == [0, 2, 4]
+    parent = await parent_of(sql)
+    found = {
+        each["parent_step"]: json.loads(each["input"])["args"] for each in await children_of(sql, parent["id"])
+    }
+    assert found == {f"start/branch {each}": [each] for each in range(3)}
+
+
+async def test_child_is_in_the_queue_of_its_parent(admin, sql):
+    async with no_hang(), Worker(admin, [of_one, double], queues=["mail"]):
+        handle = await admin.options(queue="mail").enqueue(of_one, 1)
+        await handle.result()
+    assert [each["queue"] for each in await children_of(sql, handle.id)] == ["mail"]
+
+
+@workflow
+async def with_options(ctx: PyWorkflow) -> None:
+    await ctx.options(queue=FAR, priority=7, delay=1000, timeout=50).start(double, 1)
+    await ctx.options(queue=FAR, on_end="abandon", id="mine").start_many(double, [(1,), (2,)])
+
+
+async def test_options_of_children_are_recorded(admin, sql):
+    await admin.run(with_options)
+    parent = await parent_of(sql)
+    one, *others = await children_of(sql, parent["id"])
+    assert (one["queue"], one["priority"], one["timeout"], one["ends_with_parent"]) == (FAR, 7, 50, True)
+    assert 990 < (one["due_at"] - one["created_at"]).total_seconds() < 1001
+    assert one["ready_at"] is None
+    assert [(each["parent_step"], each["place"], each["ends_with_parent"]) for each in others] == [
+        ("start/mine", 0, False),
+        ("start/mine", 1, False),
+    ]
+    assert all(each["ready_at"] is not None for each in others)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"on_end": "keep"}, ConfigurationError),
+        ({"priority": 2**63}, ConfigurationError),
+        ({"delay": -1}, ConfigurationError),
+        ({"timeout": 0}, ConfigurationError),
+        ({"queue": ""}, InvalidNameError),
+        ({"id": ""}, InvalidNameError),
+    ],
+)
+async def test_bad_options_are_refused_before_a_child_starts(admin, sql, options, error):
+    @workflow
+    async def bad(ctx: PyWorkflow) -> None:
+        await ctx.options(**options).start(double, 1)
+
+    with pytest.raises(error):
+        await admin.run(bad)
+    assert await children_of(sql, (await parent_of(sql))["id"]) == []
+
+
+async def test_arguments_are_checked_before_a_child_starts(admin, sql):
+    async def plain(ctx: PyWorkflow) -> None: ...
+
+    @workflow
+    async def bad(ctx: PyWorkflow) -> None:
+        for start in (ctx.start(double), ctx.start(double, 1, 2), ctx.start(plain), ctx.call(double, b=1)):
+            with pytest.raises(TypeError):
+                await start
+
+    await admin.run(bad)
+    assert await children_of(sql, (await parent_of(sql))["id"]) == []
+
+
+# --- the error of a child ---
+
+
+@workflow
+async def uncaught(ctx: PyWorkflow) -> None:
+    await (await ctx.start(double, -1))
+
+
+@workflow
+async def caught(ctx: PyWorkflow) -> str:
+    child = await ctx.start(double, -1)
+    for _ in range(2):
+        with pytest.raises(NegativeError, match="-1 is negative") as raised:
+            await child
+        assert isinstance(raised.value, StepFailedError)
+    return str(await child.status())
+
+
+async def test_error_of_a_child_keeps_its_class_and_is_caught(result):
+    assert await result(caught) == "ERROR"
+
+
+async def test_uncaught_error_of_a_child_ends_the_parent(result, sql):
+    with pytest.raises(NegativeError, match="-1 is negative") as raised:
+        await result(uncaught)
+    assert is_replay(raised.value, NegativeError)
+    assert (await parent_of(sql))["status"] == "ERROR"
+
+
+@workflow
+async def of_cancelled(ctx: PyWorkflow) -> str:
+    child = await ctx.start(nap)
+    await child.cancel()
+    await child.cancel()
+    with pytest.raises(WorkflowCancelledError):
+        await child
+    return str(await child.status())
+
+
+async def test_cancelled_child_raises_in_the_parent(result):
+    assert await result(of_cancelled) == "CANCELLED"
+
+
+@workflow
+async def cancelling_late(ctx: PyWorkflow) -> str:
+    child = await ctx.start(double, 1)
+    await child
+    with pytest.raises(WorkflowFinishedError):
+        await child.cancel()
+    return str(await child.status())
+
+
+async def test_child_that_has_ended_is_not_cancelled(result):
+    assert await result(cancelling_late) == "SUCCESS"
+
+
+async def test_child_cancelled_by_hand_ends_its_parent(admin, sql):
+    @workflow
+    async def waiting(ctx: PyWorkflow) -> str:
+        return await (await ctx.start(nap))
+
+    async with no_hang(), Worker(admin, [waiting, nap]):
+        handle = await admin.enqueue(waiting)
+        await until(is_waiting, sql, handle.id)
+        (child,) = await children_of(sql, handle.id)
+        await admin.cancel_workflow(child["id"])
+        with pytest.raises(WorkflowCancelledError):
+            await handle.result()
+    # The error is the child's, so the parent has failed with it: it was not cancelled itself.
+    assert await handle.status() == "ERROR"
+
+
+# --- start_many, and gather ---
+
+
+@workflow
+async def of_many(ctx: PyWorkflow, count: int) -> list:
+    many = await ctx.start_many(double, ((each,) for each in range(count)))
+    assert len(many) == count
+    return await ctx.gather(many)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2500])
+async def test_start_many_starts_one_child_for_each_input(admin, sql, count):
+    async with no_hang(), Worker(admin, [of_many, double], concurrency=200):
+        handle = await admin.enqueue(of_many, count)
+        assert await handle.result() == [2 * each for each in range(count)]
+    rows = await children_of(sql, handle.id)
+    assert sorted(each["place"] for each in rows) == list(range(count))
+    assert all(json.loads(each["input"])["args"] == [each["place"]] for each in rows)
+    assert [each.step_id for each in await handle.steps()] == [
+        "start_many/double:1",
+        *(["result/start_many/double:1"] if count else []),
+    ]
+
+
+@pytest.mark.parametrize("bad", [5, [5], (5, 6), ()])
+async def test_bad_input_in_the_middle_is_refused_and_repaired(admin, sql, bad):
+    inputs = [(each,) for each in range(1500)]
+
+    @workflow
+    async def repaired(ctx: PyWorkflow) -> int:
+        return len(await ctx.options(queue=FAR, on_end="abandon").start_many(double, inputs))
+
+    inputs[1200] = bad
+    handle = await admin.enqueue(repaired)
+    async with no_hang(), Worker(admin, [repaired]):
+        with pytest.raises(TypeError):
+            await handle.result()
+        before = await children_of(sql, handle.id)
+        inputs[1200] = (1200,)
+        await admin.resume_workflow(handle.id)
+        assert await handle.result() == 1500
+    rows = await children_of(sql, handle.id)
+    # The children that were there are the same ones, and each input has one.
+    assert len(before) == 1000
+    assert [each["id"] for each in rows][:1000] == [each["id"] for each in before]
+    assert sorted(json.loads(each["input"])["args"][0] for each in rows) == list(range(1500))
+
+
+@workflow
+async def gathering(ctx: PyWorkflow, numbers: list, return_exceptions: bool) -> list:
+    children = [await ctx.start(double, each) for each in numbers]
+    many = await ctx.start_many(double, [(each,) for each in numbers])
+    results = await ctx.gather(*children, many, return_exceptions=return_exceptions)
+    return [str(each) if isinstance(each, NegativeError) else each for each in results]
+
+
+async def test_gather_returns_results_and_errors_by_position(result):
+    expected = [2, "-1 is negative", 4, "-2 is negative"]
+    assert await result(gathering, [1, -1, 2, -2], True) == 2 * expected
+
+
+@pytest.mark.parametrize(("numbers", "first"), [([1, -2, -1], -2), ([-1, 1, -2], -1)])
+async def test_gather_raises_the_first_error_by_position(admin, sql, numbers, first):
+    async with no_hang(), Worker(admin, [gathering, double]):
+        handle = await admin.enqueue(gathering, numbers, False)
+        with pytest.raises(NegativeError, match=f"{first} is negative"):
+            await handle.result()
+    # It has waited for all, and cancelled none.
+    assert sorted(await statuses_of(sql, handle.id)) == ["ERROR"] * 4 + ["SUCCESS"] * 2
+
+
+async def test_results_of_many_come_one_by_one(result):
+    @workflow
+    async def paged(ctx: PyWorkflow) -> list:
+        many = await ctx.start_many(double, [(1,), (-1,), (2,)])
+        return [str(each) async for each in many.results()]
+
+    assert await result(paged) == ["2", "-1 is negative", "4"]
+
+
+@pytest.mark.without_replay("it counts the runs of the parent")
+async def test_parent_of_5000_wakes_twice_and_has_few_steps(admin, sql):
+    @workflow
+    async def large(ctx: PyWorkflow) -> int:
+        return sum(await ctx.gather(await ctx.start_many(double, ((each,) for each in range(5000)))))
+
+    async with no_hang(), Worker(admin, [large, double], concurrency=500):
+        handle = await admin.enqueue(large)
+        assert await handle.result() == 5000 * 4999
+    assert (await row_of(sql, handle.id))["epoch"] <= 3
+    assert len(await handle.steps()) < 10
+
+
+# --- as_completed, select, map ---
+
+
+@workflow
+async def ordered(ctx: PyWorkflow, numbers: list) -> list:
+    order = []
+    children = [await ctx.options(queue=FAR).start(double, each) for each in numbers]
+    async for child in ctx.as_completed(*children):
+        order.append([child.id, await child])
+        await note(ctx, f"step {len(order)}")
+    orders.append(order)
+    await ctx.receive("go on")
+    return order
+
+
+orders: list[list] = []
+
+
+async def test_order_of_as_completed_is_recorded(admin, sql):
+    orders.clear()
+    handle = await admin.enqueue(ordered, [1, 2, 3])
+    async with no_hang(), Worker(admin, [ordered]):
+        await until(is_waiting, sql, handle.id)
+        for number in (3, 1, 2):  # each ends when the parent waits, in an order that no run would choose
+            (child,) = [
+                each for each in await children_of(sql, handle.id) if json.loads(each["input"])["args"] == [number]
+            ]
+            await sql.execute("UPDATE pgqrs_workflows SET queue = $1 WHERE id = $2", f"q{number}", child["id"])
+            async with Worker(admin, [double], queues=[f"q{number}"]):
+                await until(lambda: _has_step(sql, handle.id, f"as_completed/:{(3, 1, 2).index(number) + 1}"))
+        await until(lambda: orders)
+        await handle.send("go on", None)
+        order = await handle.result()
+    assert [value for _, value in order] == [6, 2, 4]
+    assert all(each == order for each in orders)
+    assert len(orders) > 1
+
+
+async def _has_step(sql, workflow_id, step_id):
+    return await sql.fetchval(
+        "SELECT count(*) FROM pgqrs_workflow_steps WHERE workflow_id = $1 AND step_id = $2 AND status = 'SUCCESS'",
+        workflow_id,
+        step_id,
+    )
+
+
+async def test_as_completed_yields_each_child_once(result):
+    @workflow
+    async def all_of(ctx: PyWorkflow) -> list:
+        children = [await ctx.start(double, each) for each in (1, -1, 2)]
+        seen = []
+        async for child in ctx.as_completed(*children, children[0]):
+            try:
+                seen.append(await child)
+            except NegativeError:
+                seen.append(-1)
+        assert [each async for each in ctx.as_completed()] == []
+        return sorted(seen)
+
+    assert await result(all_of) == [-1, 2, 4]
+
+
+@workflow
+async def selecting(ctx: PyWorkflow, number: int | None, delay: float) -> list:
+    child = await (ctx.start(nap) if number is None else ctx.start(double, number))
+    return list(await ctx.select(done=child, late=Sleep(delay)))
+
+
+@pytest.mark.parametrize(
+    ("number", "delay", "expected"),
+    [(3, 1000, ["done", 6]), (None, 0.3, ["late", None]), (None, 1.2, ["late", None])],
+)
+async def test_select_waits_for_a_child_or_a_time(result, number, delay, expected):
+    assert await result(selecting, number, delay) == expected
+
+
+async def test_select_raises_the_error_of_the_child_that_won(result):
+    with pytest.raises(NegativeError):
+        await result(selecting, -1, 1000)
+
+
+@workflow
+async def mapping(ctx: PyWorkflow, count: int, at_once: int) -> list:
+    return await ctx.map(double, ((each,) for each in range(count)), at_once=at_once)
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(0, 3), (3, 3), (7, 3), (3, 100)])
+async def test_map_returns_the_results_in_order(admin, sql, count, at_once):
+    async with no_hang(), Worker(admin, [mapping, double]):
+        handle = await admin.enqueue(mapping, count, at_once)
+        assert await handle.result() == [2 * each for each in range(count)]
+    portions = [each["place"] for each in await children_of(sql, handle.id)]
+    assert max(portions, default=0) == max(0, min(count, at_once) - 1)
+
+
+async def test_map_refuses_to_run_none_at_once(admin):
+    with pytest.raises(ConfigurationError):
+        await admin.run(mapping, 3, 0)
+
+
+# --- groups ---
+
+
+@workflow
+async def grouping(ctx: PyWorkflow, numbers: list, *, is_broken: bool = False) -> list:
+    try:
+        async with ctx.children() as group:
+            for each in numbers:
+                await (group.start(nap) if each is None else group.start(double, each))
+            if is_broken:
+                raise LookupError("the block is broken")
+    except ExceptionGroup as failed:
+        return [f"{type(each).__mro__[1].__name__}: {each}" for each in failed.exceptions]
+    return group.results
+
+
+@pytest.mark.parametrize(
+    ("numbers", "statuses"),
+    [([], []), ([1, 2, 3], ["SUCCESS"] * 3)],
+)
+async def test_group_has_the_results_in_order(result, sql, numbers, statuses):
+    assert await result(grouping, numbers) == [2 * each for each in numbers]
+    assert await statuses_of(sql, (await parent_of(sql))["id"]) == statuses
+
+
+async def test_failure_cancels_the_rest_of_a_group(result, sql):
+    (error,) = await result(grouping, [None, -1, None])
+    assert error.endswith("-1 is negative")
+    assert await statuses_of(sql, (await parent_of(sql))["id"]) == ["CANCELLED", "ERROR", "CANCELLED"]
+
+
+async def test_child_cancelled_by_hand_fails_its_group_at_the_end(admin, sql):
+    async with no_hang(), Worker(admin, [grouping, nap]), Worker(admin, [double], queues=["late"]):
+        handle = await admin.enqueue(grouping, [None, 1])
+        await until(is_waiting, sql, handle.id)
+        first, second = await children_of(sql, handle.id)
+        await admin.cancel_workflow(first["id"])
+        await until(is_waiting, sql, handle.id)
+        await sql.execute("UPDATE pgqrs_workflows SET queue = 'late' WHERE id = $1", second["id"])
+        assert await handle.result() == [f"WorkflowError: {WorkflowCancelledError(first['id'])}"]
+    assert await statuses_of(sql, handle.id) == ["CANCELLED", "SUCCESS"]
+
+
+async def test_group_raises_the_errors_of_all_children(result):
+    first, second = sorted(await result(grouping, [-2, -1]))
+    assert (first[-14:], second[-14:]) == ("-1 is negative", "-2 is negative")
+
+
+@pytest.mark.parametrize("numbers", [[], [None], [None, None]])
+async def test_broken_block_ends_its_children(admin, sql, numbers):
+    @workflow
+    async def broken(ctx: PyWorkflow) -> list:
+        return await grouping.__wrapped__(ctx, numbers, is_broken=True)
+
+    async with no_hang(), Worker(admin, [broken, nap]):
+        handle = await admin.enqueue(broken)
+        (error,) = await handle.result()
+    assert error.endswith("the block is broken")
+    assert await statuses_of(sql, handle.id) == ["CANCELLED"] * len(numbers)
