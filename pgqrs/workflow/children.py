@@ -327,19 +327,20 @@ class ChildGroup:
         errors = [] if exc_value is None else [exc_value]
         if errors:
             await self._cancel()
+        cancelled: list[Exception] = []
         results: dict[str, Any] = {}
         async for child in as_completed(self._current, self._children):
             try:
                 results[child.step_id] = await child
             except WorkflowCancelledError as error:
-                if not errors:
-                    errors.append(error)
+                cancelled.append(error)
             except Exception as error:  # noqa: BLE001  # the error of the child
                 if not errors:
                     await self._cancel()
                 errors.append(error)
-        if errors:
-            raise ExceptionGroup("children of a workflow have failed", errors) from None
+        # After a failure the other children are cancelled by the group; their errors say nothing more.
+        if errors or cancelled:
+            raise ExceptionGroup("children of a workflow have failed", errors or cancelled) from None
         self.results = [results[each.step_id] for each in self._children]
 
     async def _cancel(self) -> None:

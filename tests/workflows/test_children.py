@@ -497,6 +497,19 @@ async def test_child_cancelled_by_hand_fails_its_group_at_the_end(admin, sql):
     assert await statuses_of(sql, handle.id) == ["CANCELLED", "SUCCESS"]
 
 
+async def test_failure_after_a_cancelled_child_cancels_the_group(admin, sql):
+    async with no_hang(), Worker(admin, [grouping, nap]), Worker(admin, [double], queues=["late"]):
+        handle = await admin.enqueue(grouping, [None, -1, None])
+        await until(is_waiting, sql, handle.id)
+        first, second, _ = await children_of(sql, handle.id)
+        await admin.cancel_workflow(first["id"])
+        await until(_has_step, sql, handle.id, "as_completed/:1")
+        await sql.execute("UPDATE pgqrs_workflows SET queue = 'late' WHERE id = $1", second["id"])
+        (error,) = await handle.result()
+    assert error.endswith("-1 is negative")
+    assert await statuses_of(sql, handle.id) == ["CANCELLED", "ERROR", "CANCELLED"]
+
+
 async def test_group_raises_the_errors_of_all_children(result):
     first, second = sorted(await result(grouping, [-2, -1]))
     assert (first[-14:], second[-14:]) == ("-1 is negative", "-2 is negative")
