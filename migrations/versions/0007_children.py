@@ -11,7 +11,9 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.queries.addresses`.
+# "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.queries.addresses`. The key has
+# the transaction: a workflow that was resumed and ends again leaves another message, whose row no delivery knows that
+# began before this end.
 _FUNCTION = """
 CREATE FUNCTION SCHEMA.pgqrs_workflow_ended() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $ended$
@@ -25,15 +27,15 @@ BEGIN
                 'c/', NEW.parent_id, '/',
                 pg_catalog.replace(pg_catalog.replace(NEW.parent_step, '%', '%25'), E'\\n', '%0A')
             ),
-            CAST(NEW.place AS text),
+            pg_catalog.concat(NEW.place, '/', pg_catalog.pg_current_xact_id()),
             'null'
         )
         ON CONFLICT (address, key) DO NOTHING;
     END IF;
     IF NEW.has_children THEN
         INSERT INTO SCHEMA.pgqrs_messages (workflow_id, address, key, payload)
-        VALUES (NEW.id, pg_catalog.concat('x/', NEW.id), '', 'null')
-        ON CONFLICT (address, key) DO UPDATE SET is_new = true, taken_at = NULL;
+        VALUES (NEW.id, pg_catalog.concat('x/', NEW.id), CAST(pg_catalog.pg_current_xact_id() AS text), 'null')
+        ON CONFLICT (address, key) DO NOTHING;
     END IF;
     RETURN NULL;
 END

@@ -109,7 +109,13 @@ seen_messages AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false
 FROM without_wait
-WHERE pgqrs.pgqrs_messages.id = without_wait.id),
+WHERE pgqrs.pgqrs_messages.id = without_wait.id
+AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/')),
+seen_children AS
+(DELETE
+FROM pgqrs.pgqrs_messages USING without_wait
+WHERE pgqrs.pgqrs_messages.id = without_wait.id
+AND pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/')),
 without_message AS
 (SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, pgqrs.pgqrs_waits.address AS address
 FROM waits

@@ -103,7 +103,7 @@ def deliver() -> Any:
         drop_waits(answered.c.id).cte("dropped"),
         take(answered.c.message).cte("taken"),
         delete_of_children(answered.c.address).cte("deleted"),
-        _mark_messages_seen(messages).cte("seen_messages"),
+        *_mark_messages_seen(messages),
         _mark_waits_seen(waits, pairs).cte("seen_waits"),
     ]
     seen = func.greatest(_count(messages), _count(waits))
@@ -226,12 +226,14 @@ def delete_received() -> Any:
     return delete(Message).where(Message.id == old.c.id).returning(Message.id)
 
 
-def _mark_messages_seen(messages: Any) -> Any:
-    """Return the update of the new messages for which no workflow waits.
+def _mark_messages_seen(messages: Any) -> tuple[Any, Any]:
+    """Return the update of the new messages for which no workflow waits, and the deletion of those of children.
 
-    The message of a child that has siblings is seen, too: the last one to end leaves a new message.
+    The message of a child that has siblings is seen, too: the last one to end leaves a new message. Nothing reads
+    it later, because a parent reads the rows of its children.
     """
-    live = case((is_of_children(Message.address), has_live_child(Message.address)), else_=_FALSE)
+    of_children = is_of_children(Message.address)
+    live = case((of_children, has_live_child(Message.address)), else_=_FALSE)
     unclaimed = (
         select(Message.id)
         .join_from(messages, Message, Message.id == messages.c.id)
@@ -240,7 +242,9 @@ def _mark_messages_seen(messages: Any) -> Any:
         .with_for_update(skip_locked=True, of=Message)
         .cte("without_wait")
     )
-    return update(Message).where(Message.id == unclaimed.c.id).values(is_new=_FALSE)
+    seen = update(Message).where(Message.id == unclaimed.c.id, not_(of_children)).values(is_new=_FALSE)
+    deleted = delete(Message).where(Message.id == unclaimed.c.id, of_children)
+    return seen.cte("seen_messages"), deleted.cte("seen_children")
 
 
 def _mark_waits_seen(waits: Any, pairs: Any) -> Any:
