@@ -157,7 +157,9 @@ class Operation(RecordColumns[R], ABC):
 
         They are the records of its workflow by default, for these depend on each other.
         """
-        return record.workflow_id
+        of_workflow: Any = record
+        workflow_id: int = of_workflow.workflow_id
+        return workflow_id
 
     def answer_key(self, record: R) -> str | None:
         """Return the `key` of the record's answer, which distinguishes it from other answers for its workflow."""
