@@ -1,7 +1,7 @@
-"""An order that waits for an approval: python -m examples.approval
+"""An order that waits for an approval.
 
-The order waits up to an hour. It holds no slot and no memory meanwhile: any number of orders may wait. A second process
-could approve it; here it is a task of the same one.
+``python -m examples.approval`` runs it. The order waits up to an hour. It holds no slot and no memory meanwhile: any
+number of orders may wait. Another process could approve it; here it is a task of the same one.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ APPROVAL = Topic("approval", bool)
 
 
 @step
-async def ship(ctx: PyWorkflow, order: str) -> str:
+async def ship(_ctx: PyWorkflow, order: str) -> str:
     return f"{order} is on its way"
 
 
@@ -35,7 +35,7 @@ async def main() -> None:
             handle = await admin.enqueue(approve, "a lamp")
             print(await handle.event("status"))
             # The key makes a second click harmless.
-            await handle.send(APPROVAL, True, key="click 1")
+            await handle.send(APPROVAL, value=True, key="click 1")
             print(await handle.result(timeout=30))
             print(await handle.events())
 

@@ -394,7 +394,7 @@ async def test_event_of_another_codec_is_an_error_of_its_reader(dsn, admin):
         assert await other.run(closing) is not None
 
 
-async def test_typed_codec_reads_an_event_of_sql_and_a_sealing_one_does_not(dsn, admin, sql):
+async def test_only_a_sealing_codec_refuses_an_event_of_sql(dsn, admin, sql):
     await sql.execute("SELECT emit('closed', '{\"by\": \"sql\"}')")
     async with Admin(dsn, admin.schema, codec=PydanticCodec()) as typed:
         assert await typed.run(closing) == {"by": "sql"}

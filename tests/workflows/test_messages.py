@@ -153,7 +153,7 @@ async def test_message_wakes_a_parked_workflow(admin, claimer, sql):
     assert (await waits(sql), await unread(sql)) == ([], [])
 
 
-async def test_message_between_two_searches_of_a_parked_run_is_received(admin, claimer, sql):
+async def test_message_between_two_searches_is_received(admin, claimer, sql):
     """A search that saw the wait and no message, and one that saw the message and another wait, lose nothing."""
     handle = await admin.enqueue(paying)
     await claimer.park(paying)
