@@ -1,7 +1,7 @@
 """An order that waits for an approval.
 
-``python -m examples.approval`` runs it. The order waits up to an hour. It holds no slot and no memory meanwhile: any
-number of orders may wait. Another process could approve it; here it is a task of the same one.
+``python -m examples.approval`` runs it. The order waits up to an hour. It holds no slot and no memory meanwhile, so
+any number of orders may wait. Another process could approve it; here it is a task of the same one.
 """
 
 import asyncio

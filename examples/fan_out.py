@@ -1,7 +1,7 @@
 """A parent with 10,000 children.
 
-``python -m examples.fan_out`` runs it. The parent starts its children by ten statements, is parked while they run, and
-sums their results. Its history has two rows, however many children it has.
+``python -m examples.fan_out`` runs it. The parent starts its children by ten statements, is parked while they run,
+and sums their results. Its history has two rows, however many children it has.
 """
 
 import asyncio
