@@ -95,7 +95,7 @@ async def test_run_of_a_killed_worker_is_recovered_within_seconds(admin, sql, pr
     workers = {each.pid: each for each in (process(), process())}
     handle = await admin.enqueue(job, 10_000)
     took = []
-    for count in range(2, 6):
+    for count in range(2, 5):
         await until(_executors, sql, count)
         holder = await until(_last_pid, sql, handle.id)
         spare = process()

@@ -133,12 +133,12 @@ async def test_concurrent_enqueue_many_with_reversed_keys_agree(admin, dsn, sche
 
 async def test_enqueue_many_sends_few_statements(admin, sql):
     began = time.monotonic()
-    handles = await admin.enqueue_many(greet, ((str(n),) for n in range(100_000)))
-    assert time.monotonic() - began < 30
-    assert len({each.id for each in handles}) == 100_000
-    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 100_000
+    handles = await admin.enqueue_many(greet, ((str(n),) for n in range(20_000)))
+    assert time.monotonic() - began < 10
+    assert len({each.id for each in handles}) == 20_000
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows") == 20_000
     # Rows of one statement have one transaction time.
-    assert await sql.fetchval("SELECT count(DISTINCT created_at) FROM pgqrs_workflows") <= 20
+    assert await sql.fetchval("SELECT count(DISTINCT created_at) FROM pgqrs_workflows") <= 4
 
 
 async def test_delayed_workflow_starts_when_due(admin):
