@@ -426,8 +426,9 @@ def _input_text(run: Run, definition: Definition, given: object) -> str:
             f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
             "for one argument."
         )
-    check_arguments(definition, given, {})
-    return encode_input(run.codec, definition, given, {}).text
+    args: tuple[Any, ...] = given
+    check_arguments(definition, args, {})
+    return encode_input(run.codec, definition, args, {}).text
 
 
 class _Start(NamedTuple):
