@@ -12,8 +12,8 @@ branch_labels = None
 depends_on = None
 
 # "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.queries.addresses`. The key has
-# the transaction: a workflow that was resumed and ends again leaves another message, which no delivery knows that began
-# before this end.
+# the transaction: a workflow that was resumed and ends again leaves another message, a row that is unknown to a
+# delivery which began before this end.
 _FUNCTION = """
 CREATE FUNCTION SCHEMA.pgqrs_workflow_ended() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $ended$

@@ -10,6 +10,10 @@ held AS MATERIALIZED
 (SELECT child.id AS id, child.status AS status
 FROM parents
 JOIN pgqrs.pgqrs_workflows AS child ON child.parent_id = parents.workflow_id
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_workflows AS parent
+WHERE parent.id = parents.workflow_id
+AND parent.completed_at IS NULL))
 AND child.completed_at IS NULL
 AND child.ends_with_parent
 AND (child.status != 'RUNNING'
@@ -45,6 +49,10 @@ WHERE pgqrs.pgqrs_messages.id = parents.id
 AND NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_workflows AS child
 WHERE child.parent_id = parents.workflow_id
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_workflows AS parent, parents
+WHERE parent.id = parents.workflow_id
+AND parent.completed_at IS NULL))
 AND child.completed_at IS NULL
 AND child.ends_with_parent
 AND (child.status != 'RUNNING'

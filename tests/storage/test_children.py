@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import pytest_asyncio
 
 from pgqrs import PyWorkflow, WorkflowFencedError, workflow
 from pgqrs.engine.lifecycle import Parked
@@ -57,6 +58,20 @@ def claimer(claimer, sql):
     return claimer
 
 
+@pytest_asyncio.fixture
+async def other_sql(dsn, schema):
+    """Another raw connection, for a transaction that stays open."""
+    async with connected(dsn, schema) as connection:
+        yield connection
+
+
+@pytest_asyncio.fixture
+async def third_sql(dsn, schema):
+    """A third raw connection."""
+    async with connected(dsn, schema) as connection:
+        yield connection
+
+
 async def woken(watch):
     return (await watch.deliver()).woken
 
@@ -65,42 +80,37 @@ async def woken(watch):
 
 
 @pytest.mark.parametrize("delivered", [(), ("1",), ("2",), ("0", "1", "2")])
-async def test_two_children_that_end_at_once_wake_the_parent(claimer, watch, sql, dsn, schema, delivered):
+async def test_two_children_that_end_at_once_wake_the_parent(claimer, watch, other_sql, third_sql, delivered):
     parent_id, (one, two) = await parked(claimer, gathering, 2)
-    async with connected(dsn, schema) as first, connected(dsn, schema) as second:
-        ends = first.transaction(), second.transaction()
-        await ends[0].start()
-        await ends[1].start()
-        await first.execute(END, one)
-        await second.execute(END, two)
-        for place, end in enumerate([None, *ends]):
-            if end is not None:
-                await end.commit()
-            if str(place) in delivered:
-                assert await woken(watch) == int(place == 2)
+    ends = other_sql.transaction(), third_sql.transaction()
+    for connection, end, child in zip((other_sql, third_sql), ends, (one, two), strict=True):
+        await end.start()
+        await connection.execute(END, child)
+    for place, end in enumerate([None, *ends]):
+        if end is not None:
+            await end.commit()
+        if str(place) in delivered:
+            assert await woken(watch) == int(place == 2)
     if "2" not in delivered:
         assert await woken(watch) == 1
-    assert (await row_of(sql, parent_id))["status"] == "PENDING"
+    assert (await row_of(other_sql, parent_id))["status"] == "PENDING"
     assert await claimer.run(gathering) == 2
 
 
 @pytest.mark.parametrize("parent", [gathering, choosing])
-async def test_end_committed_after_the_wait_was_seen_wakes(claimer, watch, sql, dsn, schema, parent):
+async def test_end_committed_after_the_wait_was_seen_wakes(claimer, watch, sql, other_sql, parent):
     workflow_id = await claimer.submit(parent, 1)
+    ctx, args = await claimer.adopt(parent)
+    running = asyncio.ensure_future(parent(ctx, *args))
+    (child,) = await until(children_of, sql, workflow_id)
+    end = other_sql.transaction()
+    await end.start()
+    await other_sql.execute(END, child["id"])
     with pytest.raises(Parked):
-        async with connected(dsn, schema) as other:
-            ctx, args = await claimer.adopt(parent)
-            running = asyncio.ensure_future(parent(ctx, *args))
-            (child,) = await until(children_of, sql, workflow_id)
-            end = other.transaction()
-            await end.start()
-            await other.execute(END, child["id"])
-            try:
-                await running
-            finally:
-                assert await woken(watch) == 0
-                assert await is_quiet(sql)
-                await end.commit()
+        await running
+    assert await woken(watch) == 0
+    assert await is_quiet(sql)
+    await end.commit()
     assert await woken(watch) == 1
     assert await claimer.run(parent) == (1 if parent is gathering else child["id"])
 
@@ -128,11 +138,11 @@ async def test_end_seen_before_the_parent_parks_wakes_it_later(claimer, watch, s
     assert await claimer.run(gathering) == 1
 
 
-async def test_parent_that_is_locked_is_woken_by_a_later_delivery(claimer, watch, sql, dsn, schema):
+async def test_parent_that_is_locked_is_woken_by_a_later_delivery(claimer, watch, sql, other_sql):
     parent_id, (child,) = await parked(claimer, gathering, 1)
     assert await woken(watch) == 0
-    async with connected(dsn, schema) as other, other.transaction():
-        await other.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", parent_id)
+    async with other_sql.transaction():
+        await other_sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", parent_id)
         await sql.execute(END, child)
         assert [await woken(watch) for _ in range(2)] == [0, 0]
         # The tick of a worker finds that a message is new, and calls the delivery again.
@@ -170,7 +180,7 @@ async def test_child_resumed_before_its_siblings_end_counts_once(claimer, watch,
 
 
 async def test_child_resumed_after_the_parent_took_its_end_is_silent(claimer, watch, sql):
-    parent_id, (one, two) = await parked(claimer, choosing, 2)
+    parent_id, (one, _) = await parked(claimer, choosing, 2)
     await sql.execute(END, one)
     assert await woken(watch) == 1
     assert await claimer.run(choosing) == one
@@ -227,12 +237,12 @@ async def test_children_of_an_ended_parent_are_cancelled_in_portions(claimer, wa
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages WHERE taken_at IS NULL") == 0
 
 
-async def test_child_that_is_locked_is_cancelled_by_a_later_pass(claimer, watch, sql, dsn, schema):
+async def test_child_that_is_locked_is_cancelled_by_a_later_pass(claimer, watch, sql, other_sql):
     parent_id = await claimer.submit(leaving, 3)
     await claimer.run(leaving)
     (child, *_) = await children_of(sql, parent_id)
-    async with connected(dsn, schema) as other, other.transaction():
-        await other.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", child["id"])
+    async with other_sql.transaction():
+        await other_sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", child["id"])
         await cancelled(watch)
         assert await statuses_of(sql, parent_id) == ["PENDING", "CANCELLED", "CANCELLED"]
         assert (await watch.run_maintenance(["leaving"], ["default"])).has_new
@@ -260,6 +270,38 @@ async def test_grandchildren_are_cancelled(claimer, watch, sql):
     assert await statuses_of(sql, parent_id) == ["CANCELLED"]
     assert await statuses_of(sql, child["id"]) == ["CANCELLED"]
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_waits") == 0
+
+
+@pytest.mark.parametrize("is_again", [False, True])
+async def test_parent_that_was_resumed_keeps_its_new_children(claimer, watch, sql, is_again):
+    """Nothing cancels children between the end of a parent and its resumption: its message is stale."""
+    fails = [True]
+
+    @workflow
+    async def failing(ctx: PyWorkflow) -> None:
+        if fails:
+            raise LookupError("the first time")
+        await ctx.start(nap)
+        await ctx.receive("the end")
+
+    # It has a child from the beginning: an ended parent without children leaves no message.
+    @workflow
+    async def parent(ctx: PyWorkflow) -> None:
+        await ctx.start(nap)
+        await failing.__wrapped__(ctx)
+
+    parent_id = await claimer.submit(parent)
+    with pytest.raises(LookupError):
+        await claimer.run(parent)
+    fails.clear()
+    await claimer.store.operations.resume(parent_id)
+    await park(claimer, parent)
+    await cancelled(watch)
+    assert await statuses_of(sql, parent_id) == ["PENDING", "PENDING"]
+    if is_again:
+        await claimer.store.operations.cancel(parent_id, interrupt=False)
+        await cancelled(watch)
+        assert await statuses_of(sql, parent_id) == ["CANCELLED", "CANCELLED"]
 
 
 async def test_child_resumed_after_its_parent_ended_is_left_alone(claimer, watch, sql):

@@ -377,13 +377,15 @@ async def test_order_of_as_completed_is_recorded(admin, sql):
     handle = await admin.enqueue(ordered, [1, 2, 3])
     async with no_hang(), Worker(admin, [ordered]):
         await until(is_waiting, sql, handle.id)
-        for number in (3, 1, 2):  # each ends when the parent waits, in an order that no run would choose
+        for place, number in enumerate(
+            (3, 1, 2), 1
+        ):  # each ends when the parent waits, in an order that no run would choose
             (child,) = [
                 each for each in await children_of(sql, handle.id) if json.loads(each["input"])["args"] == [number]
             ]
             await sql.execute("UPDATE pgqrs_workflows SET queue = $1 WHERE id = $2", f"q{number}", child["id"])
             async with Worker(admin, [double], queues=[f"q{number}"]):
-                await until(lambda: _has_step(sql, handle.id, f"as_completed/:{(3, 1, 2).index(number) + 1}"))
+                await until(_has_step, sql, handle.id, f"as_completed/:{place}")
         await until(lambda: orders)
         await handle.send("go on", None)
         order = await handle.result()

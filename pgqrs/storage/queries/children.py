@@ -115,6 +115,7 @@ def _are_of(child: Any, address: Any) -> list[ColumnElement[bool]]:
 def cancel_children() -> Any:
     """Return the statement that cancels the children of ended parents, and asks the executors of those that run.
 
+    A parent that was resumed since its end keeps its children.
     It returns one row: `cancelled`, the number of children, and `left`, the number of parents that may have more.
     """
     parents: Any = (
@@ -126,8 +127,10 @@ def cancel_children() -> Any:
         .prefix_with("MATERIALIZED")
     )
     child = aliased(Workflow, name="child")
+    parent = aliased(Workflow, name="parent")
     is_to_end = and_(
         child.parent_id == parents.c.workflow_id,
+        ~exists().where(parent.id == parents.c.workflow_id, parent.completed_at.is_(None)),
         child.completed_at.is_(None),
         child.ends_with_parent,
         (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
