@@ -31,7 +31,7 @@ from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds
-from pgqrs.workflow.arguments import are_same_inputs, check_arguments, decode_input, encode_input
+from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.messages import Topic, emitted, message
@@ -152,7 +152,7 @@ class Submitter:
         definition = definition_of(workflow)
 
         def submission(given: tuple[*Ts]) -> Submission:
-            _check_is_tuple(given)
+            check_is_tuple(given)
             own_key = None if key is None else key(*given)
             return self._submission(definition, given, {}, own_key, self._options.delay)
 
@@ -413,11 +413,3 @@ def warn_in_body(name: str) -> None:
     body = calling_body()
     if body is not None:
         body.steps.history.warn_of_submission(name)
-
-
-def _check_is_tuple(given: object) -> None:
-    if not isinstance(given, tuple):
-        raise TypeError(
-            f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
-            "for one argument."
-        )

@@ -20,6 +20,15 @@ def check_arguments(definition: Definition, args: tuple[Any, ...], kwargs: dict[
         raise TypeError(f"workflow {definition.name!r} does not accept these arguments: {error}.") from None
 
 
+def check_is_tuple(given: object) -> None:
+    """Raise `TypeError` for the arguments of one workflow of many that are not a tuple."""
+    if not isinstance(given, tuple):
+        raise TypeError(
+            f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
+            "for one argument."
+        )
+
+
 def encode_input(codec: Codec, definition: Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoded:
     """Encode these arguments as the input of a workflow, a dict of ``args`` and ``kwargs``.
 

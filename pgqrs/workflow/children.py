@@ -36,7 +36,7 @@ from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ChildResult, StoredOutcome
 from pgqrs.types import WorkflowStatus
 from pgqrs.validation import check_name, escaped, validate_priority, validate_seconds
-from pgqrs.workflow.arguments import check_arguments, encode_input
+from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input
 from pgqrs.workflow.definition import Definition, definition_of
 
 P = ParamSpec("P")
@@ -420,15 +420,10 @@ async def _start_portions(
     return count
 
 
-def _input_text(run: Run, definition: Definition, given: object) -> str:
-    if not isinstance(given, tuple):
-        raise TypeError(
-            f"each item of `inputs` must be a tuple of arguments, got {type(given).__name__}: write `(value,)` "
-            "for one argument."
-        )
-    args: tuple[Any, ...] = given
-    check_arguments(definition, args, {})
-    return encode_input(run.codec, definition, args, {}).text
+def _input_text(run: Run, definition: Definition, given: tuple[Any, ...]) -> str:
+    check_is_tuple(given)
+    check_arguments(definition, given, {})
+    return encode_input(run.codec, definition, given, {}).text
 
 
 class _Start(NamedTuple):
