@@ -1,6 +1,6 @@
 """An order that waits for an approval.
 
-``python -m examples.approval`` runs it. The order waits up to an hour. It holds no slot and no memory meanwhile, so
+``python -m examples.approval`` runs it. The order waits up to an hour. It holds neither a slot nor memory, so
 any number of orders may wait. Another process could approve it; here it is a task of the same one.
 """
 

@@ -23,9 +23,9 @@ from common import (
 )
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-from pgqrs.storage.journal.creation import Submission
-from pgqrs.storage.journal.runs import RunEnd
 from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.writes.creation import Submission
+from pgqrs.storage.writes.runs import RunEnd
 
 KILOBYTE = "x" * 1000
 HUNDRED = 100

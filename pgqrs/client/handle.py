@@ -15,8 +15,8 @@ from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.engine.scope import calling_runs
 from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError
-from pgqrs.storage.journal.messages import OVER
 from pgqrs.storage.records import WorkflowIdentity, WorkflowResult
+from pgqrs.storage.writes.messages import OVER
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.validation import check_name
 from pgqrs.workflow.messages import Topic, message

@@ -12,7 +12,7 @@ from pgqrs.clock import Clock
 from pgqrs.engine.lifecycle import IDLE_BEFORE_PARK, RunLifecycle, RunState, StopReason
 from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.journal.futures import resolve
-from pgqrs.storage.journal.waits import StepWait
+from pgqrs.storage.writes.waits import StepWait
 
 MIN_PARK = 1.0
 """Minimum seconds of a wait for which a run parks; shorter waits stay in memory."""

@@ -25,12 +25,12 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.arrivals import Arrivals
-from pgqrs.storage.journal.runs import RunEnd, RunRelease
-from pgqrs.storage.journal.waits import StepWait
 from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.waits import StepWait
 from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 
 REPLAY_HEAD_START = 10.0

@@ -12,8 +12,8 @@ from weakref import ref
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs.storage.journal.futures import resolve
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.records import StartedStep
+from pgqrs.storage.writes.steps import StepOutcome
 
 
 # No class inherits from this protocol: `isinstance(scope, StepExecution)` would then run the slow check of the

@@ -39,10 +39,10 @@ from pgqrs.errors import (
     WorkflowError,
 )
 from pgqrs.retry import RetryPolicy
-from pgqrs.storage.journal.operation import Record
-from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.operation import Record
+from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """Name of the environment variable that, set to ``1``, replays the body after each recorded step, as a test."""

@@ -10,14 +10,14 @@ from pgqrs.errors import SessionError
 from pgqrs.storage.connections.caller import CallerConnection
 from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.inserts import enqueue_workflows, insert_event, insert_message, insert_workflow
-from pgqrs.storage.journal.creation import NewWorkflow, Submission
-from pgqrs.storage.journal.messages import SentMessage
-from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner
+from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.messages import SentMessage
+from pgqrs.storage.writes.outbox import EmittedEvent
 
 T = TypeVar("T")
 

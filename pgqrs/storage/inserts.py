@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.creation import NewWorkflow, Submission
-from pgqrs.storage.journal.messages import SentMessage
-from pgqrs.storage.journal.operation import RETRY, CurrentState
-from pgqrs.storage.journal.outbox import EmittedEvent
-from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, CALLER_ENQUEUE, OPERATIONS, AskedRecord
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
 from pgqrs.storage.records import KeyOwner, from_row
+from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.messages import SentMessage
+from pgqrs.storage.writes.operation import RETRY, CurrentState
+from pgqrs.storage.writes.outbox import EmittedEvent
+from pgqrs.storage.writes.registry import CALLER_CURRENT_STATE, CALLER_ENQUEUE, OPERATIONS, AskedRecord
 
 
 async def insert_workflow(connection: Connection, new: NewWorkflow) -> bool:

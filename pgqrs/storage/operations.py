@@ -7,14 +7,14 @@ from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from pgqrs.storage.id_allocator import IdAllocator, check_id
-from pgqrs.storage.journal.creation import NewWorkflow, Submission
-from pgqrs.storage.journal.messages import SentMessage
-from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
+from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.messages import SentMessage
+from pgqrs.storage.writes.outbox import EmittedEvent
 
 T = TypeVar("T")
 

@@ -19,11 +19,11 @@ from pgqrs.storage.connections.caller import CallerConnection, CallerSessions, s
 from pgqrs.storage.connections.commit_guard import CommitGuard, isolation_of
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate
-from pgqrs.storage.journal.operation import RETRY, CurrentState
-from pgqrs.storage.journal.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP, AskedRecord
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.records import StoredOutcome, from_row
+from pgqrs.storage.writes.operation import RETRY, CurrentState
+from pgqrs.storage.writes.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP, AskedRecord
+from pgqrs.storage.writes.steps import StepOutcome
 
 T = TypeVar("T")
 

@@ -26,12 +26,9 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.id_allocator import IdAllocator
-from pgqrs.storage.journal.creation import NewRun
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.journal.operation import ID_TAKEN
 from pgqrs.storage.journal.running_marks import RunningMarks
-from pgqrs.storage.journal.runs import RunEnd, RunRelease, RunStart
 from pgqrs.storage.liveness import StoreLiveness
 from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.queries import delivery
@@ -44,6 +41,9 @@ from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
 from pgqrs.storage.store_access import StoreAccess
 from pgqrs.storage.tables import InstalledTables
+from pgqrs.storage.writes.creation import NewRun
+from pgqrs.storage.writes.operation import ID_TAKEN
+from pgqrs.storage.writes.runs import RunEnd, RunRelease, RunStart
 from pgqrs.types import WorkflowStatus
 
 _LAST_CLOSES = 3

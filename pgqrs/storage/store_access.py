@@ -14,17 +14,17 @@ from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.heartbeat import Heartbeat
 from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.inserts import enqueue_workflows
-from pgqrs.storage.journal.creation import NewWorkflow, Submission
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.journal.messages import SentMessage
-from pgqrs.storage.journal.operation import ID_TAKEN
-from pgqrs.storage.journal.outbox import EmittedEvent
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner
 from pgqrs.storage.tables import InstalledTables
+from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.messages import SentMessage
+from pgqrs.storage.writes.operation import ID_TAKEN
+from pgqrs.storage.writes.outbox import EmittedEvent
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.observer import Observer
 from pgqrs.storage.claim_connection import ClaimConnection
-from pgqrs.storage.journal.runs import RunEnd, RunRelease
-from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded
 from pgqrs.testing.crash_report import Compare, RunReport, differences_of, hint_of

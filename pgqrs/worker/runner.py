@@ -24,9 +24,9 @@ from pgqrs.errors import (
     WorkflowNotFoundError,
 )
 from pgqrs.storage.claim_connection import MAX_CLAIM_BYTES
-from pgqrs.storage.journal.runs import RunRelease
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.runs import RunRelease
 from pgqrs.types import WorkflowStatus
 from pgqrs.workflow.arguments import decode_input
 from pgqrs.workflow.context import ContextHost, PyWorkflow

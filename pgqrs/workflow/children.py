@@ -29,11 +29,11 @@ from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import ConfigurationError, PgqrsError, StepMismatchError, WorkflowCancelledError
-from pgqrs.storage.journal.children import NewChild, StartedChildren
-from pgqrs.storage.journal.outbox import SendingStep
 from pgqrs.storage.queries.addresses import children_address
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ChildResult, StoredOutcome
+from pgqrs.storage.writes.children import NewChild, StartedChildren
+from pgqrs.storage.writes.outbox import SendingStep
 from pgqrs.types import WorkflowStatus
 from pgqrs.validation import check_name, escaped, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input

@@ -10,9 +10,9 @@ from pgqrs.codecs.records import value_context
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import CodecMismatchError, PgqrsError, WorkflowFinishedError
-from pgqrs.storage.journal.messages import OVER, SentMessage
-from pgqrs.storage.journal.outbox import OutgoingMessage, SendingStep, SetEvent
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.messages import OVER, SentMessage
+from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SetEvent
 from pgqrs.validation import check_name, escaped
 from pgqrs.workflow.messages import Topic, as_topic, message
 

@@ -9,7 +9,7 @@ from functools import partial
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import StepMismatchError
-from pgqrs.storage.journal.waits import StepWait, WaitingStep
+from pgqrs.storage.writes.waits import StepWait, WaitingStep
 
 
 async def now(run: Run, step_id: str | None) -> datetime:

@@ -11,8 +11,8 @@ import warnings
 import pytest
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, workflow
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.steps import StepOutcome
 from tests.support.database import connected, engine_on
 from tests.support.wire import Wire
 from tests.support.workflows import Killed, numbered
@@ -34,7 +34,7 @@ def fetchval(dsn, query):
 PRELUDE = """
 import asyncio, gc, sys
 from pgqrs import Admin, PyWorkflow, step, workflow
-from pgqrs.storage.journal.steps import StepOutcome
+from pgqrs.storage.writes.steps import StepOutcome
 
 dsn, schema = sys.argv[1:]
 

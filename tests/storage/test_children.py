@@ -9,9 +9,9 @@ import pytest_asyncio
 
 from pgqrs import PyWorkflow, WorkflowFencedError, workflow
 from pgqrs.engine.lifecycle import Parked
-from pgqrs.storage.journal.children import NewChild, StartedChildren
 from pgqrs.storage.queries import children as queries
 from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.writes.children import NewChild, StartedChildren
 from tests.support.database import connected
 from tests.support.families import children_of, double, is_quiet, nap, statuses_of
 from tests.support.recorded import row_of

@@ -26,11 +26,11 @@ from pgqrs import (
 )
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import backlog as backlog_module
-from pgqrs.storage.journal.creation import NewWorkflow
-from pgqrs.storage.journal.runs import RunEnd, RunStart
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Claim, StoredOutcome
+from pgqrs.storage.writes.creation import NewWorkflow
+from pgqrs.storage.writes.runs import RunEnd, RunStart
+from pgqrs.storage.writes.steps import StepOutcome
 from tests.support.journal_records import claimed, offered, submit
 from tests.support.waiting import DEADLINE, until
 from tests.support.wire import Wire

@@ -13,9 +13,9 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from pgqrs.models import Executor, Step, Workflow
-from pgqrs.storage.journal import registry as writes
 from pgqrs.storage.queries import claims, executors, maintenance
 from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.writes import registry as writes
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.plants_rows

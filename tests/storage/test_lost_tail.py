@@ -9,9 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, WorkflowFencedError, WorkflowNotFoundError, step, workflow
-from pgqrs.storage.journal.creation import Submission
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.creation import Submission
+from pgqrs.storage.writes.steps import StepOutcome
 from tests.support.database import connected, engine_on
 from tests.support.journal_records import offered
 from tests.support.waiting import until

@@ -21,14 +21,14 @@ from pgqrs.errors import RowRefusedError, WorkflowLockedError, WorkflowNotFoundE
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.journal.creation import NewRun, NewWorkflow, Submission
-from pgqrs.storage.journal.runs import RunEnd, RunRelease
-from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.queries import executors, invariants, maintenance
 from pgqrs.storage.queries.channels import mark_of
 from pgqrs.storage.queries.executors import ABANDONED, SETTLING
 from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Claim, ClaimedRun, FailedAttempts, StoredOutcome, WorkflowResult
+from pgqrs.storage.writes.creation import NewRun, NewWorkflow, Submission
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from tests.support.database import connected
 from tests.support.executors import planted_executor, watching
 from tests.support.journal_records import end_run, enqueue, enqueue_many, fail_attempt, leave_run, offered, submit

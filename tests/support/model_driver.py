@@ -16,12 +16,12 @@ import asyncpg
 from pgqrs import Admin, PyWorkflow, workflow
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.connections.database import Limits
-from pgqrs.storage.journal.runs import RunEnd, RunRelease
-from pgqrs.storage.journal.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.records import ClaimedRun, StoredOutcome
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.types import WorkflowStatus
 from tests.support.journal_records import claimed, end_run, fail_attempt, leave_run
 from tests.support.model_reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow

@@ -9,8 +9,6 @@ from typing import Any
 from sqlalchemy import ClauseElement
 
 from pgqrs.storage import migrate
-from pgqrs.storage.journal import registry as writes
-from pgqrs.storage.journal.registry import OPERATIONS
 from pgqrs.storage.queries import (
     children,
     claims,
@@ -22,6 +20,8 @@ from pgqrs.storage.queries import (
     steps,
     workflows,
 )
+from pgqrs.storage.writes import registry as writes
+from pgqrs.storage.writes.registry import OPERATIONS
 from pgqrs.testing import sql as testbed
 
 

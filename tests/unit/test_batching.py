@@ -8,9 +8,9 @@ from sqlalchemy import select
 
 from pgqrs.observer import Observer
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.journal.operation import NO_CONFLICT, Operation
-from pgqrs.storage.journal.registry import Operations
 from pgqrs.storage.queries.expressions import ONE
+from pgqrs.storage.writes.operation import NO_CONFLICT, Operation
+from pgqrs.storage.writes.registry import Operations
 
 
 class Message(NamedTuple):

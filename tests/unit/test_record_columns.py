@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import BigInteger, Boolean, Double, Uuid
 
 from pgqrs.models import Text
-from pgqrs.storage.journal.columns import RecordColumns, SecondsSince
+from pgqrs.storage.writes.columns import RecordColumns, SecondsSince
 from pgqrs.types import WorkflowStatus
 
 

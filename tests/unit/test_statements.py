@@ -13,8 +13,8 @@ from sqlalchemy import ClauseElement, SelectBase
 from sqlalchemy.dialects.postgresql import asyncpg
 from sqlalchemy.sql.dml import UpdateBase
 
-from pgqrs.storage.journal.registry import OPERATIONS
 from pgqrs.storage.queries import invariants
+from pgqrs.storage.writes.registry import OPERATIONS
 from tests.support.statements import statements
 
 FOLDER = Path(__file__).parents[1] / "statements"

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
 from pgqrs.clock import ClockReading, MonotonicClock
-from pgqrs.storage.journal.runs import RunEnd, RunRelease
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from tests.support.admins import limit
 from tests.support.database import connected
 from tests.support.executors import watching

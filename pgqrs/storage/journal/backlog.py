@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from pgqrs.storage.journal.futures import WriteFuture
-from pgqrs.storage.journal.operation import NO_CONFLICT, Operation
+from pgqrs.storage.writes.operation import NO_CONFLICT, Operation
 
 MAX_BATCH_SIZE = 4 * 1024 * 1024
 """Characters of payload at which a batch is full; a larger record goes to the journal beside."""

@@ -21,9 +21,9 @@ from pgqrs.storage.connections.errors import (
 from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE, WatchedConnection
 from pgqrs.storage.journal.backlog import Backlog, Entry
 from pgqrs.storage.journal.futures import Waker
-from pgqrs.storage.journal.operation import EPOCH, RETRY, CancelRequested, CurrentState, Operation
-from pgqrs.storage.journal.registry import CURRENT_STATE, AskedRecord, Operations, Statements
 from pgqrs.storage.records import from_row
+from pgqrs.storage.writes.operation import EPOCH, RETRY, CancelRequested, CurrentState, Operation
+from pgqrs.storage.writes.registry import CURRENT_STATE, AskedRecord, Operations, Statements
 
 LOCK_SHARE = 5
 """Multiple of `LOCK_TIMEOUT` by which a record pauses after a lock timeout.

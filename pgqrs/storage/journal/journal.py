@@ -19,8 +19,8 @@ from pgqrs.storage.connections.watchdog import WatchedConnection
 from pgqrs.storage.journal.backlog import MAX_BATCH_SIZE, Backlog, Entry, OnResult
 from pgqrs.storage.journal.batches import BatchWriter, JournalOwner, OwnerReference
 from pgqrs.storage.journal.futures import Waker, WriteFuture
-from pgqrs.storage.journal.operation import Record
-from pgqrs.storage.journal.registry import OPERATIONS, Operations
+from pgqrs.storage.writes.operation import Record
+from pgqrs.storage.writes.registry import OPERATIONS, Operations
 
 
 class Journal:

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from pgqrs.storage.journal.futures import discard_result
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.journal.steps import StepOutcome
 from pgqrs.storage.records import StartedStep
+from pgqrs.storage.writes.steps import StepOutcome
 
 MARK_AFTER = 0.1
 """Seconds that a step executes before it is marked; also the seconds between two sweeps."""

@@ -19,18 +19,6 @@ from pgqrs.errors import (
     WorkflowNotFoundError,
 )
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.columns import Arrays
-from pgqrs.storage.journal.operation import (
-    RETRY,
-    Companion,
-    CurrentState,
-    Follower,
-    LockedRows,
-    Operation,
-    fencing_error,
-)
-from pgqrs.storage.journal.steps import ReopenedStep, ReopenSteps
-from pgqrs.storage.journal.waits import AWAIT_MESSAGES, PARK_STEPS, StepWait, wait_arrays
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
 from pgqrs.storage.queries.expressions import (
     ONE,
@@ -45,6 +33,18 @@ from pgqrs.storage.queries.expressions import (
 )
 from pgqrs.storage.queries.waits import drop_waits
 from pgqrs.storage.records import Claim
+from pgqrs.storage.writes.columns import Arrays
+from pgqrs.storage.writes.operation import (
+    RETRY,
+    Companion,
+    CurrentState,
+    Follower,
+    LockedRows,
+    Operation,
+    fencing_error,
+)
+from pgqrs.storage.writes.steps import ReopenedStep, ReopenSteps
+from pgqrs.storage.writes.waits import AWAIT_MESSAGES, PARK_STEPS, StepWait, wait_arrays
 from pgqrs.types import WorkflowStatus
 
 

@@ -11,9 +11,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.operation import ID_TAKEN, RETRY, CurrentState, Operation
 from pgqrs.storage.queries.expressions import ONE, json_of, seconds_from_now, text_literal
 from pgqrs.storage.records import Claim
+from pgqrs.storage.writes.operation import ID_TAKEN, RETRY, CurrentState, Operation
 from pgqrs.types import WorkflowStatus
 
 

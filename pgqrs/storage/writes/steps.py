@@ -10,8 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Workflow
-from pgqrs.storage.journal.columns import SecondsSince
-from pgqrs.storage.journal.operation import (
+from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
+from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.columns import SecondsSince
+from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,
     Companion,
@@ -20,8 +22,6 @@ from pgqrs.storage.journal.operation import (
     Operation,
     fencing_error,
 )
-from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
-from pgqrs.storage.records import StoredOutcome
 from pgqrs.types import StepStatus
 
 _FALSE: ColumnElement[bool] = literal_column("false")

@@ -11,7 +11,11 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import CodecMismatchError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Message, Step, Text, Workflow
-from pgqrs.storage.journal.operation import (
+from pgqrs.storage.queries.addresses import SEPARATOR
+from pgqrs.storage.queries.delivery import answers, delete_of_children, take
+from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
+from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,
     CurrentState,
@@ -19,11 +23,7 @@ from pgqrs.storage.journal.operation import (
     Operation,
     fencing_error,
 )
-from pgqrs.storage.journal.steps import Began
-from pgqrs.storage.queries.addresses import SEPARATOR
-from pgqrs.storage.queries.delivery import answers, delete_of_children, take
-from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
-from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.steps import Began
 from pgqrs.types import StepStatus, WorkflowStatus
 
 OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)

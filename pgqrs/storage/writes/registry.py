@@ -9,26 +9,26 @@ from sqlalchemy import select, union_all
 
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
-from pgqrs.storage.journal.children import StartChildren
-from pgqrs.storage.journal.columns import Arrays, CallerColumns, RecordColumns
-from pgqrs.storage.journal.creation import (
+from pgqrs.storage.queries.expressions import text_of
+from pgqrs.storage.writes.children import StartChildren
+from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
+from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
     EnqueueWorkflow,
     Submission,
 )
-from pgqrs.storage.journal.messages import SendMessages, TakeMessages
-from pgqrs.storage.journal.operation import Follower, Operation
-from pgqrs.storage.journal.outbox import EmitEvents, RecordSendingStep
-from pgqrs.storage.journal.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
-from pgqrs.storage.journal.steps import (
+from pgqrs.storage.writes.messages import SendMessages, TakeMessages
+from pgqrs.storage.writes.operation import Follower, Operation
+from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep
+from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
+from pgqrs.storage.writes.steps import (
     RecordFailedAttempt,
     RecordLastFailedAttempt,
     RecordLastStep,
     RecordStep,
     RecordWait,
 )
-from pgqrs.storage.queries.expressions import text_of
 
 
 class AskedRecord(NamedTuple):

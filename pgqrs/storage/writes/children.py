@@ -11,8 +11,9 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.journal.columns import Arrays
-from pgqrs.storage.journal.operation import (
+from pgqrs.storage.queries.expressions import json_of, seconds_from_now
+from pgqrs.storage.writes.columns import Arrays
+from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,
     Companion,
@@ -20,7 +21,6 @@ from pgqrs.storage.journal.operation import (
     Operation,
     fencing_error,
 )
-from pgqrs.storage.queries.expressions import json_of, seconds_from_now
 
 
 class NewChild(NamedTuple):
