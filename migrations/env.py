@@ -1,6 +1,6 @@
 """What the `alembic` command runs: which database and schema, and how the models are compared with them.
 
-`Admin.install()` renders the same revisions without it; see `pgqrs/storage/migrate.py`.
+`Admin.install()` renders the same revisions without it; see `pgqrs/storage/schema/migrate.py`.
 
 Revisions are frozen: they import no models. They take ``op`` as an argument and the schema from its context.
 Installing renders them to SQL, so they never read from the database.
@@ -23,8 +23,8 @@ from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
 from pgqrs.models import SCHEMA, Base, Text
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
-from pgqrs.storage.queries.expressions import SEARCH_PATH
+from pgqrs.storage.schema.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
+from pgqrs.storage.sql.expressions import SEARCH_PATH
 from pgqrs.validation import check_schema
 
 _CONNECT_TIMEOUT = 30.0

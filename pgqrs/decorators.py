@@ -13,9 +13,9 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, Ty
 
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.failures import is_terminal
-from pgqrs.engine.attempts import AttemptRunner
+from pgqrs.engine.calls.attempts import AttemptRunner
+from pgqrs.engine.calls.offload import ExecutorOffload, ExecutorSource, ThreadOffload
 from pgqrs.engine.fingerprint import fingerprint_of
-from pgqrs.engine.offload import ExecutorOffload, ExecutorSource, ThreadOffload
 from pgqrs.engine.run import RunOptions
 from pgqrs.retry import RetryPolicy, policy_of
 from pgqrs.types import StepAction

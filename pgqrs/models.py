@@ -197,7 +197,7 @@ class Message(Base):
     """One message, from its sending until it was received and a retry of its sending is no longer possible.
 
     `address` names the receiver: a topic of a workflow, or an event of the schema; see
-    `pgqrs.storage.queries.addresses`. There is one message of an address and a `key`. A key of the sender is kept,
+    `pgqrs.storage.sql.addresses`. There is one message of an address and a `key`. A key of the sender is kept,
     which `is_kept` says; pgqrs makes a key for any other message. A message is received once: `taken_at` is then
     set. An event is never taken. `is_new` is true until a search has seen the message beside the waits that were
     there before it.

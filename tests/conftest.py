@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
-from pgqrs.storage.migrate import sql_script
 from pgqrs.storage.queries.invariants import INVARIANTS
+from pgqrs.storage.schema.migrate import sql_script
 from tests.support import shop
 from tests.support.claims import Claims, claims
 from tests.support.database import Kept, connected, engine_on

@@ -23,7 +23,7 @@ from common import (
 )
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
-from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission
 from pgqrs.storage.writes.runs import RunEnd
 

@@ -15,7 +15,7 @@ depends_on = None
 
 
 # "SCHEMA" stands for the quoted schema, "CHANNEL" for the channel of its notifications. The payload of the
-# notification announces messages; see `pgqrs.storage.queries.channels`.
+# notification announces messages; see `pgqrs.storage.sql.channels`.
 _SEND = """
 CREATE FUNCTION SCHEMA.send(
     workflow_id bigint, topic text, payload json, key text DEFAULT NULL, ring boolean DEFAULT true

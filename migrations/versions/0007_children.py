@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.queries.addresses`. The key has
+# "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.sql.addresses`. The key has
 # the transaction: a workflow that was resumed and ends again leaves another message, a row that is unknown to a
 # delivery which began before this end.
 _FUNCTION = """

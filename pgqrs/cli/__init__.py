@@ -22,8 +22,8 @@ from pgqrs import embedded
 from pgqrs.client.admin import Admin
 from pgqrs.errors import EmbeddedServerError, PgqrsError
 from pgqrs.models import HEAD, SCHEMA
-from pgqrs.storage.grants import grants
-from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.schema.grants import grants
+from pgqrs.storage.schema.migrate import sql_script
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.definition import definition_of

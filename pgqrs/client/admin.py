@@ -20,10 +20,10 @@ from pgqrs.codecs.records import decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
 from pgqrs.observer import Observer
+from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
-from pgqrs.storage.id_allocator import MAX_ID
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings

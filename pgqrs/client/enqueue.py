@@ -26,8 +26,8 @@ from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import calling_body, is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.storage.connections.caller import SessionOrConnection
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission
 from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
 from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds

@@ -14,7 +14,7 @@ from pgqrs.codecs.records import decode_listed_step
 from pgqrs.errors import ConfigurationError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.heartbeat import Heartbeat
-from pgqrs.storage.queries.channels import MESSAGES
+from pgqrs.storage.sql.channels import MESSAGES
 from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent

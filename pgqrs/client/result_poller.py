@@ -8,8 +8,8 @@ from contextlib import suppress
 from time import monotonic
 
 from pgqrs.errors import PgqrsError, WorkflowNotFoundError
-from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.sql.tokens import check_token
 
 MIN_POLL_INTERVAL = 0.01
 """Seconds between the first poll and the second."""

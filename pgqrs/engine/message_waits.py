@@ -9,8 +9,8 @@ from typing import NamedTuple
 from pgqrs.engine.parking import MessageArrived, TimeReached
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import Retry, StepExecution
-from pgqrs.storage.queries.addresses import SEPARATOR
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.sql.addresses import SEPARATOR
 from pgqrs.storage.writes.messages import ReceivedMessage
 from pgqrs.storage.writes.steps import StartedWait
 from pgqrs.storage.writes.waits import StepWait, WaitingStep

@@ -24,8 +24,8 @@ from pgqrs.errors import (
     WorkflowFinishedError,
 )
 from pgqrs.retry import RetryPolicy
+from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
-from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
 from pgqrs.storage.store import Store

@@ -11,15 +11,15 @@ from uuid import UUID
 from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
+from pgqrs.storage.claim_floor import ClaimFloor
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
-from pgqrs.storage.queries.channels import parse_payload, queue_channel
-from pgqrs.storage.queries.claim_floor import ClaimFloor
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ClaimedRun, from_row
+from pgqrs.storage.sql.channels import parse_payload, queue_channel
+from pgqrs.storage.sql.tokens import new_token
 
 MAX_CLAIM_BYTES = 64 * 2**20
 """Maximum bytes of the inputs of claimed workflows that a worker holds; the last workflow may exceed it."""

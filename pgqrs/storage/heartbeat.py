@@ -26,7 +26,7 @@ from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import is_transient, translate
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
 from pgqrs.storage.queries import executors
-from pgqrs.storage.queries.channels import executor_channel
+from pgqrs.storage.sql.channels import executor_channel
 
 _MIN_PAUSE = 0.05
 _MAX_PAUSE = 0.2

@@ -9,17 +9,17 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.codecs.records import StoredStep, StoredWorkflow
+from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
-from pgqrs.storage.id_allocator import check_id
 from pgqrs.storage.queries.children import child_results
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
-from pgqrs.storage.queries.tokens import check_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import ChildResult, EventState, WorkflowResult, from_row
+from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
-from pgqrs.storage.tables import InstalledTables
+from pgqrs.storage.sql.tokens import check_token
 from pgqrs.types import WorkflowStatus
 
 LONGEST_SEARCH = 3600.0

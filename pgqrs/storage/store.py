@@ -15,8 +15,10 @@ from pgqrs.clock import Clock, ClockReading
 from pgqrs.codecs.base import Codec, stored_name
 from pgqrs.errors import WorkflowLockedError
 from pgqrs.observer import Observer
+from pgqrs.storage.access.caller_transaction import CallerTransaction
+from pgqrs.storage.access.id_allocator import IdAllocator
+from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
-from pgqrs.storage.caller_transaction import CallerTransaction
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.caller import CallerSessions, SessionOrConnection
 from pgqrs.storage.connections.database import Database, Limits
@@ -25,22 +27,20 @@ from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
-from pgqrs.storage.id_allocator import IdAllocator
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
 from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.running_marks import RunningMarks
 from pgqrs.storage.liveness import StoreLiveness
-from pgqrs.storage.operations import WorkflowOperations
 from pgqrs.storage.queries import delivery
-from pgqrs.storage.queries.channels import payload_of, queue_channel
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import Claim, History
+from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.sql.channels import payload_of, queue_channel
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
 from pgqrs.storage.store_access import StoreAccess
-from pgqrs.storage.tables import InstalledTables
 from pgqrs.storage.writes.creation import NewRun
 from pgqrs.storage.writes.operation import ID_TAKEN
 from pgqrs.storage.writes.runs import RunEnd, RunRelease, RunStart

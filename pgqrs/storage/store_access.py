@@ -9,18 +9,18 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pgqrs.storage.access.id_allocator import IdAllocator
+from pgqrs.storage.access.inserts import enqueue_workflows
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.heartbeat import Heartbeat
-from pgqrs.storage.id_allocator import IdAllocator
-from pgqrs.storage.inserts import enqueue_workflows
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.queries.channels import executor_channel
-from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner
-from pgqrs.storage.tables import InstalledTables
+from pgqrs.storage.schema.tables import InstalledTables
+from pgqrs.storage.sql.channels import executor_channel
+from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.writes.creation import NewWorkflow, Submission
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.operation import ID_TAKEN

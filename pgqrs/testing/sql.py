@@ -20,9 +20,9 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.models import Base, Message, Wait, Workflow
-from pgqrs.storage import migrate
 from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.queries.expressions import seconds_of
+from pgqrs.storage.schema import migrate
+from pgqrs.storage.sql.expressions import seconds_of
 from pgqrs.types import WorkflowStatus
 
 PREFIX = "pgqrs_test_"

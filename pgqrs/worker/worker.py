@@ -15,8 +15,8 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
-from pgqrs.storage.queries.channels import MESSAGES, mark_of
 from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.sql.channels import MESSAGES, mark_of
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.validation import validate_positive_int, validate_queues, validate_seconds
 from pgqrs.worker.blocked_loop import BlockedLoopDetector

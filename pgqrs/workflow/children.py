@@ -29,9 +29,9 @@ from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import ConfigurationError, PgqrsError, StepMismatchError, WorkflowCancelledError
-from pgqrs.storage.queries.addresses import children_address
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import ChildResult, StoredOutcome
+from pgqrs.storage.sql.addresses import children_address
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from pgqrs.storage.writes.outbox import SendingStep
 from pgqrs.types import WorkflowStatus

@@ -9,7 +9,7 @@ from pgqrs.codecs.base import Codec, codec_for, stored_name
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.messages import encode_emitted, message_codec
 from pgqrs.codecs.records import value_context
-from pgqrs.storage.queries.addresses import event_address, topic_address
+from pgqrs.storage.sql.addresses import event_address, topic_address
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
 from pgqrs.validation import check_name, validate_key

@@ -15,8 +15,8 @@ from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError, StepMismatchError, WaitTimeoutError
-from pgqrs.storage.queries.addresses import children_address, event_address, topic_address
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.sql.addresses import children_address, event_address, topic_address
 from pgqrs.validation import check_name, escaped, parse_seconds
 from pgqrs.workflow.children import Child
 from pgqrs.workflow.messages import NO_DEFAULT, Topic, as_topic

@@ -26,7 +26,7 @@ from pgqrs.alembic import include_name, include_name_and
 from pgqrs.cli import main as pgqrs_main
 from pgqrs.errors import NotInstalledError, SchemaOutOfDateError
 from pgqrs.models import HEAD, Base
-from pgqrs.storage import migrate
+from pgqrs.storage.schema import migrate
 from tests.support.database import engine_on
 
 CHECKOUT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest_asyncio
 from pgqrs import PyWorkflow, WorkflowFencedError, workflow
 from pgqrs.engine.lifecycle import Parked
 from pgqrs.storage.queries import children as queries
-from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from tests.support.database import connected
 from tests.support.families import children_of, double, is_quiet, nap, statuses_of

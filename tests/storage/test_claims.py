@@ -8,9 +8,9 @@ import pytest
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
 from pgqrs.storage import claim_connection as watch_module
-from pgqrs.storage.queries import claim_floor as floor_module
-from pgqrs.storage.queries.channels import payload_of, queue_channel
-from pgqrs.storage.queries.claim_floor import EVERY, LONGEST_WITHOUT, ClaimFloor
+from pgqrs.storage import claim_floor as floor_module
+from pgqrs.storage.claim_floor import EVERY, LONGEST_WITHOUT, ClaimFloor
+from pgqrs.storage.sql.channels import payload_of, queue_channel
 from pgqrs.worker import runner as runs_module
 from pgqrs.worker.claimer import MAX_HINT_PAUSE, MIN_HINT_PAUSE, Claimer
 from tests.support.executors import planted_executor, watching

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs import Admin, PyWorkflow, RetryPolicy, TransientError, Worker, step, workflow
 from pgqrs.models import HEAD
-from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.schema.migrate import sql_script
 from tests.support.database import connected, engine_on
 from tests.support.workflows import numbered
 

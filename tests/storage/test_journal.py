@@ -26,8 +26,8 @@ from pgqrs import (
 )
 from pgqrs.errors import RowRefusedError
 from pgqrs.storage.journal import backlog as backlog_module
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Claim, StoredOutcome
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewWorkflow
 from pgqrs.storage.writes.runs import RunEnd, RunStart
 from pgqrs.storage.writes.steps import StepOutcome

@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage.queries import claims, executors, maintenance
-from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes import registry as writes
 from tests.support.waiting import until
 

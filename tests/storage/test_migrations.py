@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
 from pgqrs.models import HEAD, Base
-from pgqrs.storage import migrate
+from pgqrs.storage.schema import migrate
 
 CHECKOUT = Path(__file__).parents[2]
 ODD_NAMES = [
@@ -248,7 +248,7 @@ class TestVerify:
             assert await connection.scalar(text("SELECT 1")) == 1
 
     async def test_imports_no_alembic(self):
-        script = "import sys, pgqrs.storage.migrate; sys.exit('alembic' in sys.modules)"
+        script = "import sys, pgqrs.storage.schema.migrate; sys.exit('alembic' in sys.modules)"
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
         assert await process.wait() == 0
 
@@ -436,7 +436,7 @@ class TestAlembicCommand:
 TWENTY_PROCESSES = """
 import asyncio, os, sys
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.migrate import install
+from pgqrs.storage.schema.migrate import install
 
 dsn, schema = sys.argv[1:]
 
@@ -463,7 +463,7 @@ HOST_ENVIRONMENT = """
 import asyncio, os
 from alembic import context
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.migrate import install
+from pgqrs.storage.schema.migrate import install
 
 schema = os.environ["HOST_SCHEMA"]
 

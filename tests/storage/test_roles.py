@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Worker, step, workflow
 from pgqrs.cli import main
 from pgqrs.models import HEAD, Base
-from pgqrs.storage.grants import _OF_WORKER, grants
-from pgqrs.storage.migrate import VERSION_TABLE
+from pgqrs.storage.schema.grants import _OF_WORKER, grants
+from pgqrs.storage.schema.migrate import VERSION_TABLE
 from tests.support.database import connected
 
 

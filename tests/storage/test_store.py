@@ -22,10 +22,10 @@ from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.queries import executors, invariants, maintenance
-from pgqrs.storage.queries.channels import mark_of
 from pgqrs.storage.queries.executors import ABANDONED, SETTLING
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.records import Claim, ClaimedRun, FailedAttempts, StoredOutcome, WorkflowResult
+from pgqrs.storage.sql.channels import mark_of
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewRun, NewWorkflow, Submission
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome

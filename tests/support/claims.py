@@ -9,7 +9,7 @@ import pytest
 
 from pgqrs import PyWorkflow
 from pgqrs.engine.lifecycle import Parked
-from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission
 from pgqrs.workflow.definition import definition_of
 from tests.support.waiting import until

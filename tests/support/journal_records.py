@@ -5,7 +5,7 @@ import asyncio
 from sqlalchemy import select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.queries.tokens import new_token
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewRun, Submission
 from pgqrs.storage.writes.runs import RunStart
 from tests.support.waiting import DEADLINE

@@ -17,8 +17,8 @@ from pgqrs import Admin, PyWorkflow, workflow
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.queries import executors
-from pgqrs.storage.queries.channels import executor_channel
 from pgqrs.storage.records import ClaimedRun, StoredOutcome
+from pgqrs.storage.sql.channels import executor_channel
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome

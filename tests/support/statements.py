@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import ClauseElement
 
-from pgqrs.storage import migrate
 from pgqrs.storage.queries import (
     children,
     claims,
@@ -20,6 +19,7 @@ from pgqrs.storage.queries import (
     steps,
     workflows,
 )
+from pgqrs.storage.schema import migrate
 from pgqrs.storage.writes import registry as writes
 from pgqrs.storage.writes.registry import OPERATIONS
 from pgqrs.testing import sql as testbed

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from pgqrs import cli, embedded
 from pgqrs.models import HEAD
-from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.schema.migrate import sql_script
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

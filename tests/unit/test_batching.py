@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from pgqrs.observer import Observer
 from pgqrs.storage.journal.journal import Journal
-from pgqrs.storage.queries.expressions import ONE
+from pgqrs.storage.sql.expressions import ONE
 from pgqrs.storage.writes.operation import NO_CONFLICT, Operation
 from pgqrs.storage.writes.registry import Operations
 

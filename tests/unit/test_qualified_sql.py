@@ -1,4 +1,4 @@
-"""Statements name their functions whole and compare like with like; see `pgqrs.storage.queries.expressions`."""
+"""Statements name their functions whole and compare like with like; see `pgqrs.storage.sql.expressions`."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import asyncpg
 
 from pgqrs.models import HEAD
 from pgqrs.storage.connections.pooler import OPTION
-from pgqrs.storage.migrate import sql_script
+from pgqrs.storage.schema.migrate import sql_script
 from tests.support.statements import statements
 
 CHECKOUT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_statements_qualify_functions_and_avoid_varchar():
         if "caller" in name or name.startswith(("server.", "steps.", "workflows."))
         if ARRAY_OF_OTHERS.search(text)
     ]
-    assert arrays == [], "give them as text: see array_of in pgqrs/storage/queries/expressions.py"
+    assert arrays == [], "give them as text: see array_of in pgqrs/storage/sql/expressions.py"
 
 
 def test_schema_scripts_qualify_functions():
@@ -70,7 +70,7 @@ def test_no_code_builds_an_unqualified_function(path):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"func", "sa.func"}
     }
     allowed = BARE | {"pg_catalog"} | ({"unnest"} if path.name == "expressions.py" else set())
-    assert found <= allowed, "call it as pg.name(...): see pgqrs/storage/queries/expressions.py"
+    assert found <= allowed, "call it as pg.name(...): see pgqrs/storage/sql/expressions.py"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from pgqrs import PyWorkflow, RetryPolicy, StepTimeoutError, TransientError, step, workflow
-from pgqrs.engine.thread_pool import StepThreads
+from pgqrs.engine.calls.thread_pool import StepThreads
 from tests.support import blocking_steps
 from tests.support.processes import line_of
 from tests.support.recorded import is_replay, steps
@@ -123,7 +123,7 @@ async def test_thread_step_times_out_and_retries(admin, sql):
 def one_thread(monkeypatch):
     """A pool of one thread, for which steps queue."""
     pool = StepThreads(1)
-    monkeypatch.setattr("pgqrs.engine.offload.step_threads", lambda _pid: pool)
+    monkeypatch.setattr("pgqrs.engine.calls.offload.step_threads", lambda _pid: pool)
     return pool
 
 
@@ -169,8 +169,8 @@ async def test_hung_calls_free_their_threads_and_are_logged(admin, one_thread, c
     async def all_ended():
         return len(ended) == 3 and one_thread._left == 0
 
-    monkeypatch.setattr("pgqrs.engine.thread_pool.MAX_ABANDONED", 2)
-    monkeypatch.setattr("pgqrs.engine.offload.MAX_ABANDONED", 2)
+    monkeypatch.setattr("pgqrs.engine.calls.thread_pool.MAX_ABANDONED", 2)
+    monkeypatch.setattr("pgqrs.engine.calls.offload.MAX_ABANDONED", 2)
     ctx = await admin.create_workflow("wf")
     async with no_hang():
         for n in range(2):

@@ -9,7 +9,7 @@ import pytest
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Worker, workflow
 from pgqrs.client.queue_notifier import MAX_INTERVAL, QueueNotifier
-from pgqrs.storage.queries.channels import mark_of, parse_payload, queue_channel
+from pgqrs.storage.sql.channels import mark_of, parse_payload, queue_channel
 from pgqrs.worker.claimer import MAX_POLL_INTERVAL
 from tests.support.waiting import until
 from tests.support.wire import Wire

@@ -20,8 +20,8 @@ from pgqrs.errors import SessionError
 from pgqrs.models import SCHEMA, Workflow
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import sqlstate
-from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import DatabaseIdentity, ServerRepository
+from pgqrs.storage.sql.connection import Connection
 
 SessionOrConnection: TypeAlias = AsyncSession | AsyncConnection
 """A session or connection of the caller; its transaction decides whether the writes are committed."""

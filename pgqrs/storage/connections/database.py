@@ -18,7 +18,7 @@ from pgqrs.storage.connections.backoff import StopAfterLoopTime
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import is_cancelled, is_read_only, is_transient, translated
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
-from pgqrs.storage.queries.expressions import SEARCH_PATH
+from pgqrs.storage.sql.expressions import SEARCH_PATH
 
 T = TypeVar("T")
 

@@ -27,8 +27,8 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import CHILDREN
 from pgqrs.models import Message, Text, Workflow
-from pgqrs.storage.queries.expressions import COUNT, ONE, number_literal, pg, text_literal, text_of
-from pgqrs.storage.queries.waits import drop_waits
+from pgqrs.storage.sql.expressions import COUNT, ONE, number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import WorkflowStatus
 
 ENDED_PARENT = "x/"

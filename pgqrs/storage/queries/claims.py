@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.sql.expressions import (
     COUNT,
     ONE,
     bounded,

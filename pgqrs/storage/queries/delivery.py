@@ -35,8 +35,8 @@ from sqlalchemy.sql import ColumnElement
 from pgqrs.codecs.messages import EVENT
 from pgqrs.models import Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries.children import ENDED_PARENT, children_ended, has_live_child, is_of_children
-from pgqrs.storage.queries.expressions import COUNT, ONE, interval, number_literal, pg, text_literal, unnest
-from pgqrs.storage.queries.waits import drop_waits
+from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal, unnest
+from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_SEEN = 2000

@@ -39,7 +39,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Executor, Text, Workflow
-from pgqrs.storage.queries.expressions import DOUBLE, interval, pg
+from pgqrs.storage.sql.expressions import DOUBLE, interval, pg
 
 SUSPICION = 0.8
 """Seconds between the first sight of a free lock and the death of its executor.

@@ -8,7 +8,7 @@ from sqlalchemy import Integer, exists, select
 
 from pgqrs.models import Executor, Step, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.queries.expressions import pg
+from pgqrs.storage.sql.expressions import pg
 from pgqrs.types import StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]

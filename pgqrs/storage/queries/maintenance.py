@@ -26,7 +26,7 @@ from pgqrs.models import Executor, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.claims import can_count, first_ready, queue_name_pairs
 from pgqrs.storage.queries.delivery import has_new
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.sql.expressions import (
     COUNT,
     DOUBLE,
     LAST_TIME,
@@ -45,7 +45,7 @@ from pgqrs.storage.queries.expressions import (
     text_literal,
     unnest,
 )
-from pgqrs.storage.queries.waits import all_of, drop_waits
+from pgqrs.storage.sql.waits import all_of, drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_ROWS = 2000

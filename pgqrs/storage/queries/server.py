@@ -18,12 +18,12 @@ from sqlalchemy import (
 
 from pgqrs.models import Text
 from pgqrs.storage.queries import executors, invariants
-from pgqrs.storage.queries.connection import Connection
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.records import from_row
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.expressions import (
     pg,
     text_literal,
 )
-from pgqrs.storage.records import from_row
 
 
 class DatabaseIdentity(NamedTuple):

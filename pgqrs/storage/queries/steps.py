@@ -19,8 +19,9 @@ from sqlalchemy import (
 
 from pgqrs.codecs.records import StoredStep
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.queries.connection import Connection
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.records import FailedAttempts, History, StoredOutcome, from_row
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.expressions import (
     ZERO,
     finite,
     pg,
@@ -28,7 +29,6 @@ from pgqrs.storage.queries.expressions import (
     size_of,
     text_of,
 )
-from pgqrs.storage.records import FailedAttempts, History, StoredOutcome, from_row
 from pgqrs.types import StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024

@@ -29,8 +29,9 @@ from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Event, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.queries.connection import Connection
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.records import EventState, WorkflowResult, from_row
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.expressions import (
     ONE,
     array_of,
     finite,
@@ -39,9 +40,8 @@ from pgqrs.storage.queries.expressions import (
     text_of,
     text_of_array,
 )
-from pgqrs.storage.queries.tokens import check_token
-from pgqrs.storage.queries.waits import drop_waits
-from pgqrs.storage.records import EventState, WorkflowResult, from_row
+from pgqrs.storage.sql.tokens import check_token
+from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.queries.expressions import json_of, seconds_from_now
+from pgqrs.storage.sql.expressions import json_of, seconds_from_now
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
     RETRY,

@@ -28,7 +28,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeEngine
 
 from pgqrs.models import Text
-from pgqrs.storage.queries.expressions import array_of, text_of_array, unnest
+from pgqrs.storage.sql.expressions import array_of, text_of_array, unnest
 
 Arrays: TypeAlias = dict[str, list[Any] | str | None]
 

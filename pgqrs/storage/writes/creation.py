@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.queries.expressions import ONE, json_of, seconds_from_now, text_literal
 from pgqrs.storage.records import Claim
+from pgqrs.storage.sql.expressions import ONE, json_of, seconds_from_now, text_literal
 from pgqrs.storage.writes.operation import ID_TAKEN, RETRY, CurrentState, Operation
 from pgqrs.types import WorkflowStatus
 
@@ -21,7 +21,7 @@ class NewWorkflow(NamedTuple):
     """A record to write: a new workflow; `input` is JSON text.
 
     `codec` is the name of the codec of the payloads, None for strict JSON; it has this meaning in all records.
-    `token` distinguishes the workflow from another workflow of the same id; see `pgqrs.storage.queries.tokens`.
+    `token` distinguishes the workflow from another workflow of the same id; see `pgqrs.storage.sql.tokens`.
     """
 
     workflow_id: int

@@ -11,10 +11,10 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import CodecMismatchError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Message, Step, Text, Workflow
-from pgqrs.storage.queries.addresses import SEPARATOR
 from pgqrs.storage.queries.delivery import answers, delete_of_children, take
-from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.sql.addresses import SEPARATOR
+from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, pg, seconds_ago, text_literal, text_of
 from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,

@@ -26,8 +26,8 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import PgqrsError, WorkflowCancelledError, WorkflowFencedError, WorkflowNotFoundError
 from pgqrs.models import Text, Workflow
-from pgqrs.storage.queries.expressions import text_literal
 from pgqrs.storage.records import Claim, StoredOutcome
+from pgqrs.storage.sql.expressions import text_literal
 from pgqrs.storage.writes.columns import R, RecordColumns
 from pgqrs.types import WorkflowStatus
 

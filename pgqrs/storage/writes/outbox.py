@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Event, Message, Text, Workflow
-from pgqrs.storage.queries.expressions import ONE, ZERO, json_of, text_literal
+from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, text_literal
 from pgqrs.storage.writes.children import InsertChildren, MarkParents, NewChild, child_arrays
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import RETRY, CancelRequested, Companion, CurrentState, Operation

@@ -9,7 +9,7 @@ from sqlalchemy import select, union_all
 
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
-from pgqrs.storage.queries.expressions import text_of
+from pgqrs.storage.sql.expressions import text_of
 from pgqrs.storage.writes.children import StartChildren
 from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.writes.creation import (

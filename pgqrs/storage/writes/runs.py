@@ -20,7 +20,8 @@ from pgqrs.errors import (
 )
 from pgqrs.models import Workflow
 from pgqrs.storage.queries.executors import ABANDONED, abandoned
-from pgqrs.storage.queries.expressions import (
+from pgqrs.storage.records import Claim
+from pgqrs.storage.sql.expressions import (
     ONE,
     ZERO,
     bounded,
@@ -31,8 +32,7 @@ from pgqrs.storage.queries.expressions import (
     seconds_from_now,
     text_literal,
 )
-from pgqrs.storage.queries.waits import drop_waits
-from pgqrs.storage.records import Claim
+from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
     RETRY,

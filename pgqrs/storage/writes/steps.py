@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Workflow
-from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.sql.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
 from pgqrs.storage.writes.columns import SecondsSince
 from pgqrs.storage.writes.operation import (
     RETRY,

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Step, Wait
-from pgqrs.storage.queries.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
+from pgqrs.storage.sql.expressions import ZERO, json_of, seconds_ago, seconds_from_now, text_literal
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import Companion
 from pgqrs.storage.writes.steps import Began

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import func, select
 
 from pgqrs.models import Workflow
-from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.workflows import bigints, of_keys
 from pgqrs.storage.records import KeyOwner, from_row
+from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.writes.creation import NewWorkflow, Submission
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.operation import RETRY, CurrentState

@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, BigInteger, delete, func, literal_column, select
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Wait
-from pgqrs.storage.queries.expressions import pg
+from pgqrs.storage.sql.expressions import pg
 
 
 def drop_waits(workflow_ids: Any) -> Any:

@@ -7,14 +7,14 @@ from typing import TypeVar
 from uuid import UUID
 
 from pgqrs.errors import SessionError
+from pgqrs.storage.access.id_allocator import IdAllocator
+from pgqrs.storage.access.inserts import enqueue_workflows, insert_event, insert_message, insert_workflow
 from pgqrs.storage.connections.caller import CallerConnection
-from pgqrs.storage.id_allocator import IdAllocator
-from pgqrs.storage.inserts import enqueue_workflows, insert_event, insert_message, insert_workflow
-from pgqrs.storage.queries.channels import executor_channel
-from pgqrs.storage.queries.connection import Connection
 from pgqrs.storage.queries.server import ExecutorState, ServerRepository, notify
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner
+from pgqrs.storage.sql.channels import executor_channel
+from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.writes.creation import NewWorkflow, Submission
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent

@@ -38,7 +38,7 @@ from sqlalchemy.schema import CreateSchema, DropTable
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
 from pgqrs.models import HEAD, Text
 from pgqrs.storage.queries.executors import lock_holder
-from pgqrs.storage.queries.expressions import SEARCH_PATH, pg
+from pgqrs.storage.sql.expressions import SEARCH_PATH, pg
 from pgqrs.validation import check_schema
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ VERSION_TABLE = "pgqrs_version"
 BASE = "base"
 """Alembic's name for the revision before the first revision."""
 
-# SQLAlchemy's inspector compares by `name = varchar`; see `pgqrs.storage.queries.expressions`.
+# SQLAlchemy's inspector compares by `name = varchar`; see `pgqrs.storage.sql.expressions`.
 _SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
 _RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
 _FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
@@ -205,7 +205,7 @@ class _Statements(list[str]):
     """A file-like object for Alembic, which writes one statement at a time."""
 
     def write(self, statement: str) -> None:
-        # The column is a VARCHAR, a type without operators of its own; see `pgqrs.storage.queries.expressions`.
+        # The column is a VARCHAR, a type without operators of its own; see `pgqrs.storage.sql.expressions`.
         self.append(statement.strip().replace(".version_num = '", ".version_num::text = '"))
 
     def flush(self) -> None:
@@ -318,6 +318,6 @@ def _check_revisions(known: list[str], *revisions: str) -> None:
 
 def _migrations_folder() -> Path:
     """Return the folder of the revisions: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     shipped = package / "migrations"
     return shipped if shipped.is_dir() else package.parent / "migrations"

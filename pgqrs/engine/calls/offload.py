@@ -13,7 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from pgqrs.engine.thread_pool import MAX_ABANDONED, step_threads
+from pgqrs.engine.calls.thread_pool import MAX_ABANDONED, step_threads
 from pgqrs.errors import TransientError
 
 R = TypeVar("R")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs.storage import migrate
 from pgqrs.storage.connections.caller import CallerConnection, session_errors
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import translated
+from pgqrs.storage.schema import migrate
 
 
 class InstalledTables:
@@ -18,7 +18,7 @@ class InstalledTables:
         self._are_verified = False
 
     async def install(self) -> None:
-        """Create the tables or migrate them to this version; see `pgqrs.storage.migrate`."""
+        """Create the tables or migrate them to this version; see `pgqrs.storage.schema.migrate`."""
         database = self._database
         with translated(database.schema), await database.using():
             await migrate.install(database.engine, database.schema, database.limits.outage_timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgqrs.models import Event, Executor, Message, Step, Wait, Workflow
-from pgqrs.storage.migrate import VERSION_TABLE
+from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
 _SEQUENCE = "pgqrs_workflows_id_seq"

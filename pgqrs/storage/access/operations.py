@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from pgqrs.storage.id_allocator import IdAllocator, check_id
-from pgqrs.storage.queries.connection import Connection
+from pgqrs.storage.access.id_allocator import IdAllocator, check_id
 from pgqrs.storage.queries.executors import ABANDONED
-from pgqrs.storage.queries.tokens import new_token
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewWorkflow, Submission
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
@@ -38,7 +38,7 @@ class Access(Protocol):
         ...
 
     async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
-        """Write workflows of one name for workers to claim; see `pgqrs.storage.inserts.enqueue_workflows`."""
+        """Write workflows of one name for workers to claim; see `inserts.enqueue_workflows`."""
         ...
 
     async def send(self, message: SentMessage) -> None:
