@@ -18,6 +18,8 @@ from urllib.parse import quote
 
 import asyncpg
 
+from tests.support.waiting import DEADLINE
+
 _SSL_REQUEST, _CANCEL_REQUEST = 80877103, 80877102
 _WAITS = b"SHQ"  # Sync, Flush, Query: the client waits for an answer
 _LONE_SYNC = b"S\0\0\0\4"
@@ -88,7 +90,7 @@ class Wire:
 
     async def quiet(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until no connection is open through the wire."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while self._links:
                 meanwhile()
                 await asyncio.sleep(0.01)
