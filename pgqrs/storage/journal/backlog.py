@@ -92,12 +92,15 @@ class BlockedRecords:
 class Backlog:
     """The records that wait for a batch: in the queue, or blocked by a locked row.
 
-    The queue is bounded: writers wait for their turn while it is full. `on_unblocked` is called when records have
-    come back into the queue.
+    The queue is bounded: writers wait for their turn while it is full. A batch has at most `max_batch` records.
+    `on_unblocked` is called when records have come back into the queue.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_unblocked: Callable[[], object]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, max_batch: int, on_unblocked: Callable[[], object]
+    ) -> None:
         self._loop = loop
+        self._max_batch = max_batch
         self._on_unblocked = on_unblocked
         self.queue: deque[Entry] = deque()
         self.size = 0
@@ -130,7 +133,7 @@ class Backlog:
         self._admit(BACKLOG_ROWS)
         return taken
 
-    def next_batch(self, max_batch: int) -> list[Entry]:
+    def next_batch(self) -> list[Entry]:
         """Take the next batch from the queue: in order, bounded, and only records that fit one statement."""
         queue = self.queue
         if len(queue) == 1 and not (self.blocked.by_key or self._turns):
@@ -139,7 +142,7 @@ class Backlog:
         batch: list[Entry] = []
         size = 0
         taken: dict[int, BatchedKeys] = {}
-        while queue and len(batch) < max_batch and size < MAX_BATCH_SIZE:
+        while queue and len(batch) < self._max_batch and size < MAX_BATCH_SIZE:
             entry = queue[0]
             if (blocked := self.blocked.by_key) and (stalled := blocked.get(entry.order_key)):
                 stalled.append(queue.popleft())
@@ -167,7 +170,10 @@ class Backlog:
 
     def is_full(self) -> bool:
         """Return True if a writer has to wait: the queue is full, or other writers wait already."""
-        return bool(self._turns) or self._is_crowded()
+        # Not by `_is_crowded`: this is asked for each record.
+        return (
+            bool(self._turns) or len(self.queue) >= BACKLOG_ROWS or self.size + self._beside_size >= BACKLOG_SIZE
+        )
 
     async def wait_for_turn(self) -> None:
         """Wait for the turn of a writer; writers are admitted in the order in which they came."""

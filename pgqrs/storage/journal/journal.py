@@ -46,7 +46,7 @@ class Journal:
         self._loop = loop = asyncio.get_running_loop()
         self._operation_of = dict(operations)  # a dict: it is asked for each record
         self._owner = OwnerReference(owner)
-        self._backlog = Backlog(loop, self._wake_if_idle)
+        self._backlog = Backlog(loop, database.limits.max_batch, self._wake_if_idle)
         self._connection = WatchedConnection(database, lambda: self._flusher is not None)
         self._waker = Waker(loop)
         self._writer = BatchWriter(
@@ -213,9 +213,10 @@ class Journal:
     async def _flush(self) -> None:
         flusher = asyncio.current_task()
         assert flusher is not None  # noqa: S101  # `_wake` made it
+        backlog = self._backlog
         try:
-            while self._backlog.queue or await self._has_more():
-                self._in_flight = batch = self._backlog.next_batch(self._database.limits.max_batch)
+            while backlog.queue or await self._has_more():
+                self._in_flight = batch = backlog.next_batch()
                 if batch:
                     self._waker.expect(alone=len(batch) == 1)
                     await self._writer.write(batch)
@@ -227,7 +228,7 @@ class Journal:
             # The loop is ending. It is unknown if the batch arrived, so its unresolved records are sent again.
             unresolved = [entry for entry in self._in_flight if not entry.resolved]
             self._in_flight = []
-            self._backlog.requeue(unresolved)
+            backlog.requeue(unresolved)
             raise
 
     async def _has_more(self) -> bool:
