@@ -8,8 +8,10 @@ import json
 from itertools import pairwise
 
 import pytest
+from pydantic import BaseModel
 
 from pgqrs import (
+    Admin,
     ConfigurationError,
     InvalidNameError,
     PyWorkflow,
@@ -18,12 +20,16 @@ from pgqrs import (
     Worker,
     WorkflowCancelledError,
     WorkflowFinishedError,
+    WorkflowTimeoutError,
+    step,
     workflow,
 )
-from tests.support.families import NegativeError, children_of, double, is_waiting, nap, statuses_of
+from pgqrs.codecs import FernetCodec, PydanticCodec
+from pgqrs.testing import crash_everywhere
+from tests.support.families import NegativeError, children_of, double, is_quiet, is_waiting, nap, statuses_of
 from tests.support.recorded import is_replay, row_of
 from tests.support.waiting import no_hang, until
-from tests.support.workflows import note
+from tests.support.workflows import Gate, note
 
 pytest_plugins = ("pytest_pgqrs",)
 
@@ -528,3 +534,396 @@ async def test_broken_block_ends_its_children(admin, sql, numbers):
         (error,) = await handle.result()
     assert error.endswith("the block is broken")
     assert await statuses_of(sql, handle.id) == ["CANCELLED"] * len(numbers)
+
+
+# --- the end of the parent ---
+
+gates: dict[str, Gate] = {}
+
+
+@workflow
+async def held(ctx: PyWorkflow) -> str:
+    """Wait in a step until the test lets it go on, and execute another step."""
+    await gates["child"].step("hold")(ctx)
+    return await note(ctx, "after the gate")
+
+
+@workflow
+async def family(ctx: PyWorkflow, way: str) -> None:
+    """Start children that wait, that run and that are queued, two of each kind; then end in a way."""
+    for on_end in ("cancel", "abandon"):
+        options = ctx.options(on_end=on_end)
+        await options.start(nap)
+        await options.start(held)
+        await ctx.options(on_end=on_end, queue=FAR).start(double, 1)
+    await gates["parent"].step("gate")(ctx)
+    if way == "error":
+        raise LookupError("it has failed")
+    if way in {"cancelled while waiting", "deadline while parked"}:
+        await ctx.receive("never")
+    if way in {"cancelled while running", "timeout while running"}:
+        await gates["end"].step("end")(ctx)
+        await note(ctx, "after the end")
+
+
+WAYS = {
+    "success": "SUCCESS",
+    "error": "ERROR",
+    "cancelled while running": "CANCELLED",
+    "cancelled while waiting": "CANCELLED",
+    "timeout while running": "ERROR",
+    "deadline while parked": "ERROR",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_end_of_a_parent_ends_its_children(admin, sql, way):
+    gates.update(parent=Gate(), child=Gate(), end=Gate())
+    if way == "timeout while running":
+        gates["parent"].open()
+    # The children have the deadline of their parent: a parent in time must not have one that is too early for them.
+    timeout = 3600 if way.startswith(("timeout", "deadline")) else None
+    async with no_hang(), Worker(admin, [family, nap, held]):
+        handle = await admin.options(timeout=timeout).enqueue(family, way)
+        both = [["WAITING", "RUNNING", "PENDING"]] * 2
+        await until(lambda: _are(sql, handle.id, *both))
+        gates["parent"].open()
+        if way == "cancelled while running":
+            await gates["end"].reached.wait()
+            await handle.cancel(interrupt=True)
+        elif way == "cancelled while waiting":
+            await until(is_waiting, sql, handle.id)
+            await handle.cancel()
+        elif way == "timeout while running":
+            await gates["end"].reached.wait()
+            await sql.execute("UPDATE pgqrs_workflows SET deadline = now() WHERE id = $1", handle.id)
+        elif way == "deadline while parked":
+            await until(is_waiting, sql, handle.id)
+            await sql.execute("UPDATE pgqrs_workflows SET deadline = now() WHERE id = $1", handle.id)
+        assert await until(lambda: _end_of(handle)) == WAYS[way]
+        await until(lambda: _are(sql, handle.id, ["CANCELLED", "RUNNING", "CANCELLED"], both[0]))
+        await until(is_quiet, sql)
+        # The one that runs is asked to stop, as by `cancel`: its step goes on to its outcome.
+        running = [each for each in await children_of(sql, handle.id) if each["status"] == "RUNNING"]
+        assert [each["cancel_interrupts"] for each in running] == [False, None]
+        gates["child"].open()
+        await until(lambda: _are(sql, handle.id, ["CANCELLED"] * 3, ["WAITING", "SUCCESS", "PENDING"]))
+
+
+async def _are(sql, parent_id, *statuses):
+    return await statuses_of(sql, parent_id) == [each for some in statuses for each in some]
+
+
+async def _end_of(handle):
+    return str(await handle.status()) if await ended(handle) else None
+
+
+async def test_children_of_a_parent_in_memory_end_with_it(admin, sql):
+    gates.update(parent=Gate(), child=Gate())
+    gates["parent"].open()
+    async with no_hang(), Worker(admin, [nap, held]):
+        await admin.run(family, "success")
+        parent = await parent_of(sql)
+        gates["child"].open()
+        await until(lambda: _has_no_live(sql, parent["id"]))
+
+
+async def _has_no_live(sql, parent_id):
+    rows = await children_of(sql, parent_id)
+    return all(each["completed_at"] for each in rows if each["ends_with_parent"])
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_resumed_parent_has_its_children_again(admin, sql, is_cancelled):
+    """A parent that is resumed finds its children: the cancelled ones, and the results that it has recorded."""
+    fails = [True]
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> list:
+        done = await ctx.start(double, 1)
+        value = await done
+        child = await ctx.options(on_end="cancel" if is_cancelled else "abandon").start(nap)
+        if fails:
+            raise LookupError("the first time")
+        try:
+            return [value, await ctx.select(done=child, late=Sleep(0.2))]
+        except WorkflowCancelledError:
+            return [value, "cancelled"]
+
+    async with no_hang(), Worker(admin, [parent, double, nap]):
+        handle = await admin.enqueue(parent)
+        with pytest.raises(LookupError):
+            await handle.result()
+        await until(lambda: _are(sql, handle.id, ["SUCCESS", "CANCELLED" if is_cancelled else "WAITING"]))
+        fails.clear()
+        await admin.resume_workflow(handle.id)
+        assert await handle.result() == [2, "cancelled" if is_cancelled else ["late", None]]
+    assert len(await children_of(sql, handle.id)) == 2
+
+
+async def test_resumed_child_ends_again_and_the_parent_stays_ended(admin, sql):
+    async with no_hang(), Worker(admin, [caught, double]):
+        handle = await admin.enqueue(caught)
+        assert await handle.result() == "ERROR"
+        (child,) = await children_of(sql, handle.id)
+        epoch = (await row_of(sql, handle.id))["epoch"]
+        await admin.resume_workflow(child["id"])
+        with pytest.raises(NegativeError):
+            await admin.handle(child["id"], double).result()
+        await until(is_quiet, sql)
+    row = await row_of(sql, handle.id)
+    assert (row["status"], row["epoch"]) == ("SUCCESS", epoch)
+
+
+async def test_resumed_grandparent_is_the_end_of_no_descendant(admin, sql):
+    """The grandchildren end with their parent alone."""
+
+    @workflow
+    async def middle(ctx: PyWorkflow) -> None:
+        await ctx.start(nap)
+        await ctx.receive("never")
+
+    @workflow
+    async def top(ctx: PyWorkflow) -> None:
+        await ctx.options(on_end="abandon").start(middle)
+
+    async with no_hang(), Worker(admin, [top, middle, nap]):
+        handle = await admin.enqueue(top)
+        await handle.result()
+        (child,) = await until(children_of, sql, handle.id)
+        await until(lambda: _are(sql, child["id"], ["WAITING"]))
+        await until(is_quiet, sql)
+        assert await statuses_of(sql, handle.id) == ["WAITING"]
+        await admin.cancel_workflow(child["id"])
+        await until(lambda: _are(sql, child["id"], ["CANCELLED"]))
+
+
+# --- deadlines ---
+
+
+@workflow
+async def nested(ctx: PyWorkflow, depth: int) -> int:
+    if depth == 0:
+        await ctx.receive("never")
+    return 1 + await (await ctx.start(nested, depth - 1))
+
+
+@workflow(timeout=1000)
+async def limited(ctx: PyWorkflow) -> None:
+    await ctx.receive("never")
+
+
+@workflow
+async def limiting(ctx: PyWorkflow, timeout: float | None) -> None:
+    await (await ctx.options(timeout=timeout).start(limited))
+
+
+async def test_deadline_of_the_grandparent_holds_for_all(admin, sql):
+    async with no_hang(), Worker(admin, [nested]):
+        handle = await admin.options(timeout=1.5).enqueue(nested, 2)
+        with pytest.raises(WorkflowTimeoutError):
+            await handle.result()
+        await until(lambda: _ended_count(sql, 3))
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE deadline IS NOT NULL") == 0
+
+
+async def _ended_count(sql, count):
+    return await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE completed_at IS NOT NULL") == count
+
+
+@pytest.mark.parametrize(
+    ("of_parent", "of_child", "expected"),
+    [(None, None, 1000), (None, 50, 50), (30, None, 30), (30, 50, 30), (300, 50, 50)],
+)
+async def test_child_has_the_earlier_deadline(admin, sql, of_parent, of_child, expected):
+    async with no_hang(), Worker(admin, [limiting, limited]):
+        handle = await admin.options(timeout=of_parent).enqueue(limiting, of_child)
+        await until(lambda: _are(sql, handle.id, ["WAITING"]))
+        (child,) = await children_of(sql, handle.id)
+        assert abs((child["deadline"] - child["created_at"]).total_seconds() - expected) < 20
+        await handle.cancel()
+
+
+# --- concurrency ---
+
+
+@workflow
+async def deep(ctx: PyWorkflow, depth: int) -> int:
+    return 0 if depth == 0 else 1 + await (await ctx.start(deep, depth - 1))
+
+
+@workflow
+async def deep_call(ctx: PyWorkflow, depth: int) -> int:
+    return 0 if depth == 0 else 1 + await ctx.call(deep_call, depth - 1)
+
+
+@pytest.mark.parametrize("function", [deep, deep_call])
+async def test_one_slot_is_enough_for_five_generations(admin, function):
+    async with no_hang(), Worker(admin, [function], concurrency=1):
+        assert await (await admin.enqueue(function, 5)).result() == 5
+
+
+# --- call ---
+
+
+@workflow
+async def calling(ctx: PyWorkflow, number: int) -> list:
+    return [await ctx.call(double, number), await ctx.call(double, number + 1)]
+
+
+async def test_call_runs_the_child_in_this_process(admin, sql):
+    """No worker has the child's function."""
+    async with no_hang(), Worker(admin, [calling]):
+        handle = await admin.enqueue(calling, 1)
+        assert await handle.result() == [2, 4]
+    rows = await children_of(sql, handle.id)
+    assert [(each["status"], each["epoch"]) for each in rows] == [("SUCCESS", 1)] * 2
+
+
+async def test_call_needs_no_worker(admin, sql):
+    assert await admin.run(calling, 1) == [2, 4]
+
+
+async def test_error_of_a_called_child_is_raised_as_recorded(admin):
+    @workflow
+    async def parent(ctx: PyWorkflow) -> str:
+        with pytest.raises(NegativeError) as raised:
+            await ctx.call(double, -1)
+        assert isinstance(raised.value, StepFailedError)
+        return str(raised.value)
+
+    async with no_hang(), Worker(admin, [parent]):
+        assert "-1 is negative" in await (await admin.enqueue(parent)).result()
+
+
+@pytest.mark.parametrize("is_cancelled", ["child", "parent"])
+@pytest.mark.parametrize("is_parked", [True, False])
+async def test_cancellation_stops_a_called_child(admin, sql, is_cancelled, is_parked):
+    gates.update(child=Gate())
+    child_function = nap if is_parked else held
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> str:
+        try:
+            return await ctx.call(child_function)
+        except WorkflowCancelledError:
+            return "the child is cancelled"
+
+    async with no_hang(), Worker(admin, [parent]):
+        handle = await admin.enqueue(parent)
+        (child,) = await until(children_of, sql, handle.id)
+        await until(lambda: _are(sql, handle.id, ["RUNNING"]))
+        if not is_parked:
+            await gates["child"].reached.wait()
+        if is_cancelled == "parent":
+            await handle.cancel()
+        else:
+            await admin.cancel_workflow(child["id"])
+            gates["child"].open()
+        end = await until(lambda: _end_of(handle))
+        assert end == ("CANCELLED" if is_cancelled == "parent" else "SUCCESS")
+        await until(lambda: _are(sql, handle.id, ["CANCELLED"]))
+
+
+async def test_drain_hands_over_a_parent_and_its_called_child(admin, dsn, schema, sql):
+    gates.update(child=Gate())
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> str:
+        return await ctx.call(held)
+
+    async with no_hang(), Admin(dsn, schema) as other:
+        async with Worker(other, [parent, held], grace=0.1):
+            handle = await admin.enqueue(parent)
+            await gates["child"].reached.wait()
+        gates["child"].open()
+        async with Worker(admin, [parent, held]):
+            assert await handle.result() == "after the gate"
+    assert await statuses_of(sql, handle.id) == ["SUCCESS"]
+
+
+# --- codecs, and the test kit ---
+
+
+class Bill(BaseModel):
+    number: int
+    notes: tuple[str, ...] = ()
+
+
+@step
+async def billed(ctx: PyWorkflow, bill: Bill) -> Bill:
+    return Bill(number=bill.number + 1, notes=(*bill.notes, "billed"))
+
+
+@workflow
+async def bill_one(ctx: PyWorkflow, bill: Bill) -> Bill:
+    if bill.number < 0:
+        raise NegativeError(f"{bill.number} is negative")
+    return await billed(ctx, bill)
+
+
+@workflow
+async def bill_all(ctx: PyWorkflow, bills: list[Bill]) -> list[Bill]:
+    """Await children in each way, and a failure."""
+    one = await ctx.start(bill_one, bills[0])
+    found = [await one, await ctx.call(bill_one, bills[0])]
+    found += await ctx.gather(await ctx.start_many(bill_one, [(each,) for each in bills]))
+    found += await ctx.gather(await ctx.start_many(bill_one, [(bills[0],)]))
+    found.append((await ctx.select(done=await ctx.start(bill_one, bills[0]), late=Sleep(1000)))[1])
+    async for each in ctx.as_completed(await ctx.start(bill_one, bills[1])):
+        found.append(await each)
+    with pytest.raises(NegativeError, match="-5 is negative"):
+        await (await ctx.start(bill_one, Bill(number=-5)))
+    assert all(isinstance(each, Bill) for each in found)
+    return found
+
+
+@pytest.mark.parametrize("codec", [PydanticCodec(), FernetCodec([KEY], PydanticCodec())], ids=["typed", "sealed"])
+async def test_children_have_typed_values_under_any_codec(dsn, installed, sql, codec):
+    first, second = Bill(number=1, notes=('",value":',)), Bill(number=2)
+    async with no_hang(), Admin(dsn, installed, codec=codec) as own, Worker(own, [bill_all, bill_one]):
+        handle = await own.enqueue(bill_all, [first, second])
+        results = await handle.result()
+        records = {each.step_id: each.output for each in await handle.steps()}
+    one, two = Bill(number=2, notes=('",value":', "billed")), Bill(number=3, notes=("billed",))
+    assert results == [one, one, one, two, one, one, two]
+    assert records["start_many/bill_one:1"] == 2
+    assert records["result/start_many/bill_one:1"] == {"failed": []}
+    rows = await children_of(sql, handle.id)
+    assert {each["codec"] for each in rows} == {codec.name}
+    if isinstance(codec, FernetCodec):
+        stored = [
+            str(each) for each in (*rows, *await sql.fetch("SELECT output, error FROM pgqrs_workflow_steps"))
+        ]
+        assert not any('billed"' in each or "negative" in each for each in stored)
+
+
+@workflow
+async def crash_proof(ctx: PyWorkflow) -> list:
+    """Start and await children in each way; they are in a queue with a worker."""
+    options = ctx.options(queue="kids")
+    one = await options.start(double, 1)
+    many = await options.start_many(double, [(2,), (3,)])
+    found = [await one, *await ctx.gather(many)]
+    found += [await each async for each in ctx.as_completed(await options.start(double, 4))]
+    try:
+        await (await options.start(double, -1))
+    except NegativeError:
+        found.append("failed")
+    return found
+
+
+@pytest.fixture(scope="session")
+def pgqrs_dsn(dsn):
+    return dsn
+
+
+async def test_parent_survives_a_crash_at_each_write(pgqrs_admin):
+    async with Worker(pgqrs_admin, [double], queues=["kids"]):
+        found = await crash_everywhere(crash_proof, admin=pgqrs_admin)
+        records = await pgqrs_admin.list_workflows(name="double", limit=1000)
+        parents = await pgqrs_admin.list_workflows(name="crash_proof", limit=1000)
+    assert found == [2, 4, 6, 8, "failed"]
+    # Each parent has five children, whatever crashed.
+    assert len(records) == 5 * len(parents)
+    await pgqrs_admin.verify(deep=True)
