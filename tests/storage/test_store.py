@@ -917,6 +917,11 @@ WORKFLOW = "UPDATE pgqrs_workflows SET "
 STEP = "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, reopened) VALUES "
 WAIT = "INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES "
 BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)"
+CHILD = f"{WORKFLOW} parent_id = 99, parent_step = 's', place = 0"
+ENDED_PARENT = (
+    "INSERT INTO pgqrs_workflows (id, name, status, epoch, input, output, completed_at, has_children) "
+    "VALUES (99, 'w', 'SUCCESS', 1, '{}', '1', now() - interval '31 s', true)"
+)
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
     "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
@@ -939,6 +944,11 @@ PLANTED = {
     ),
     "a wait of a step with an outcome": (
         f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, false); {WAIT} (1, 's', 'm/1/paid', 1)", "and is not RUNNING",
+    ),
+    "a child without a parent": (CHILD, "which does not exist"),
+    "a child of a parent that has long ended": (
+        f"{ENDED_PARENT}; {CHILD}, ends_with_parent = true, updated_at = now() - interval '32 s' WHERE id <> 99",
+        "was to end with its parent",
     ),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import Integer, exists, select
+from sqlalchemy import Integer, exists, func, select
+from sqlalchemy.orm import aliased
 
 from pgqrs.models import Executor, Step, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.sql.expressions import pg
+from pgqrs.storage.sql.expressions import interval, pg
 from pgqrs.types import StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
@@ -18,7 +19,9 @@ SHOWN = 20
 """Maximum rows that are reported for one invariant."""
 
 NOTICED = 30.0
-"""Seconds after the death of an executor by which a running worker has noticed it."""
+"""Seconds after the death of an executor, or the end of a parent, by which a running worker has noticed it."""
+
+_PARENT = aliased(Workflow, name="parent")
 
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
@@ -87,6 +90,25 @@ INVARIANTS: tuple[Invariant, ...] = (
         "workflow {0} is RUNNING and held by executor {1}, which is not registered.",
         select(Workflow.id, Workflow.executor).where(
             Workflow.executor != executors.ABANDONED, ~exists().where(Executor.id == Workflow.executor)
+        ),
+    ),
+    (
+        "workflow {0} is a child of workflow {1}, which does not exist.",
+        select(Workflow.id, Workflow.parent_id).where(
+            Workflow.parent_id.is_not(None), ~exists().where(_PARENT.id == Workflow.parent_id)
+        ),
+    ),
+    (
+        "workflow {0} ({1}) was to end with its parent {2}, which has long ended: is a worker running?",
+        # A child that has changed since then was resumed, or was asked to stop.
+        select(Workflow.id, Workflow.status, Workflow.parent_id)
+        .join(_PARENT, _PARENT.id == Workflow.parent_id)
+        .where(
+            Workflow.completed_at.is_(None),
+            Workflow.ends_with_parent,
+            Workflow.cancel_interrupts.is_(None),
+            _PARENT.completed_at < func.now() - interval(NOTICED),
+            Workflow.updated_at <= _PARENT.completed_at,
         ),
     ),
     (
