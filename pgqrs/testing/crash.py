@@ -321,8 +321,8 @@ class _CrashHarness:
     async def _claim(self, which: int) -> ClaimedRun | None:
         names, queues = [self._definition.name], [self._queue]
         maintained = await self._watches[which].run_maintenance(names, queues)
-        if maintained.has_new:
-            await self._watches[which].deliver()
+        if maintained.has_new and (await self._watches[which].deliver()).has_ended_parents:
+            await self._watches[which].cancel_children()
         found = await self._watches[which].claim(names, queues, 1)
         return found[0] if found else None
 

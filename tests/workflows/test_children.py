@@ -607,6 +607,7 @@ async def test_end_of_a_parent_ends_its_children(admin, sql, way):
         running = [each for each in await children_of(sql, handle.id) if each["status"] == "RUNNING"]
         assert [each["cancel_interrupts"] for each in running] == [False, None]
         gates["child"].open()
+        gates["end"].open()  # the worker would wait for the step of the run that has timed out
         await until(lambda: _are(sql, handle.id, ["CANCELLED"] * 3, ["WAITING", "SUCCESS", "PENDING"]))
 
 
@@ -927,3 +928,18 @@ async def test_parent_survives_a_crash_at_each_write(pgqrs_admin):
     # Each parent has five children, whatever crashed.
     assert len(records) == 5 * len(parents)
     await pgqrs_admin.verify(deep=True)
+
+
+@workflow
+async def leaving(ctx: PyWorkflow) -> str:
+    """Start a child that lives longer, and sleep."""
+    await ctx.start(nap)
+    await ctx.sleep(3600)
+    return "done"
+
+
+async def test_test_kit_ends_the_children_of_its_parents(pgqrs_admin):
+    """There is no worker, and the clock skips an hour in each run: no child outlives its parent for so long."""
+    assert await crash_everywhere(leaving, admin=pgqrs_admin) == "done"
+    children = await pgqrs_admin.list_workflows(name="nap", limit=1000)
+    assert {str(each.status) for each in children} == {"CANCELLED"}
