@@ -14,12 +14,14 @@ WHERE pgqrs.pgqrs_waits.is_new
 LIMIT 2000),
 pairs AS MATERIALIZED
 (SELECT workflows.workflow_id AS workflow_id, first.step_id AS step_id, first.address AS address, first.claim AS claim, first.message AS message, first.payload AS payload
-FROM (SELECT DISTINCT pgqrs.pgqrs_waits.workflow_id AS workflow_id
-FROM (SELECT messages.address AS address
+FROM (SELECT addressed.workflow_id AS workflow_id
+FROM (SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id
 FROM messages
-UNION SELECT waits.address AS address
-FROM waits) AS seen
-JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.address = seen.address
+JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.address = messages.address
+
+LIMIT 2000) AS addressed
+UNION SELECT waits.workflow_id AS workflow_id
+FROM waits
 
 LIMIT 2000) AS workflows
 JOIN LATERAL (SELECT wait.step_id AS step_id, wait.address AS address, wait.claim AS claim, oldest.id AS message, coalesce(oldest.payload, ended.payload) AS payload
@@ -54,13 +56,14 @@ ORDER BY oldest.id, wait.step_id
 
 LIMIT 1) AS first ON true),
 held AS
-(SELECT pairs.workflow_id AS workflow_id, pairs.step_id AS step_id, pairs.address AS address, pairs.claim AS claim, pairs.message AS message, pairs.payload AS payload, pgqrs.pgqrs_workflows.epoch AS epoch
+(SELECT pairs.workflow_id AS workflow_id, pairs.step_id AS step_id, pairs.address AS address, pairs.claim AS claim, pairs.message AS message, pairs.payload AS payload, found.epoch AS epoch
 FROM pairs
-JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = pairs.workflow_id
-WHERE pgqrs.pgqrs_workflows.status = 'WAITING'
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.epoch AS epoch
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.id = pairs.workflow_id
+AND pgqrs.pgqrs_workflows.status = 'WAITING'
 AND pgqrs.pgqrs_workflows.claim = pairs.claim
-ORDER BY pgqrs.pgqrs_workflows.id
-FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS found ON true),
 recorded AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, address) SELECT held.workflow_id AS workflow_id, held.step_id AS step_id, 'SUCCESS', held.epoch AS epoch, now() AS now_1, now() AS now_2, held.payload AS payload, held.address AS address
 FROM held
@@ -90,10 +93,12 @@ FROM pgqrs.pgqrs_messages USING answered
 WHERE pgqrs.pgqrs_messages.address = answered.address
 AND pg_catalog.starts_with(answered.address, 'c/')),
 without_wait AS
-(SELECT pgqrs.pgqrs_messages.id AS id
+(SELECT messages.id AS id, messages.address AS address
 FROM messages
-JOIN pgqrs.pgqrs_messages ON pgqrs.pgqrs_messages.id = messages.id
-WHERE pgqrs.pgqrs_messages.is_new
+JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.id = messages.id
+AND pgqrs.pgqrs_messages.is_new
 AND (NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.address = pgqrs.pgqrs_messages.address))
@@ -103,8 +108,7 @@ WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messag
 AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_messages.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
 AND live_child.completed_at IS NULL) ELSE false END)
-ORDER BY pgqrs.pgqrs_messages.id
-FOR UPDATE OF pgqrs_messages SKIP LOCKED),
+FOR UPDATE OF pgqrs_messages SKIP LOCKED) AS found ON true),
 seen_messages AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false
@@ -117,12 +121,14 @@ FROM pgqrs.pgqrs_messages USING without_wait
 WHERE pgqrs.pgqrs_messages.id = without_wait.id
 AND pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/')),
 without_message AS
-(SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, pgqrs.pgqrs_waits.address AS address
+(SELECT waits.workflow_id AS workflow_id, waits.step_id AS step_id, waits.address AS address
 FROM waits
-JOIN pgqrs.pgqrs_waits ON pgqrs.pgqrs_waits.workflow_id = waits.workflow_id
+JOIN LATERAL (SELECT pgqrs.pgqrs_waits.workflow_id AS workflow_id, pgqrs.pgqrs_waits.step_id AS step_id, pgqrs.pgqrs_waits.address AS address
+FROM pgqrs.pgqrs_waits
+WHERE pgqrs.pgqrs_waits.workflow_id = waits.workflow_id
 AND pgqrs.pgqrs_waits.step_id = waits.step_id
 AND pgqrs.pgqrs_waits.address = waits.address
-WHERE pgqrs.pgqrs_waits.is_new
+AND pgqrs.pgqrs_waits.is_new
 AND NOT CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN NOT (EXISTS (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_waits.address, '/', 2) AS BIGINT) END
@@ -135,8 +141,7 @@ AND pgqrs.pgqrs_messages.taken_at IS NULL) END
 AND NOT (EXISTS (SELECT *
 FROM pairs
 WHERE pairs.workflow_id = pgqrs.pgqrs_waits.workflow_id))
-ORDER BY pgqrs.pgqrs_waits.workflow_id, pgqrs.pgqrs_waits.step_id, pgqrs.pgqrs_waits.address
-FOR UPDATE OF pgqrs_waits SKIP LOCKED),
+FOR UPDATE OF pgqrs_waits SKIP LOCKED) AS found ON true),
 seen_waits AS
 (UPDATE pgqrs.pgqrs_waits
 SET is_new=false

@@ -73,14 +73,16 @@ def deliver() -> Any:
     waits: Any = select(Wait.workflow_id, Wait.step_id, Wait.address).where(Wait.is_new).limit(_most())
     waits = waits.cte("waits").prefix_with("MATERIALIZED")
     pairs = _pairs(messages, waits)
-    held: Any = (
-        select(*pairs.c, Workflow.epoch)
-        .join_from(pairs, Workflow, Workflow.id == pairs.c.workflow_id)
-        .where(Workflow.status == text_literal(WorkflowStatus.WAITING), Workflow.claim == pairs.c.claim)
-        .order_by(Workflow.id)
-        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
-        .cte("held")
-    )
+    held: Any = _locked(
+        pairs,
+        select(Workflow.epoch).where(
+            Workflow.id == pairs.c.workflow_id,
+            Workflow.status == text_literal(WorkflowStatus.WAITING),
+            Workflow.claim == pairs.c.claim,
+        ),
+        Workflow,
+        "epoch",
+    ).cte("held")
     recorded = _record_answers(held).cte("recorded")
     answered: Any = (
         select(held.c.workflow_id.label("id"), held.c.message, held.c.address)
@@ -141,12 +143,11 @@ def _record_answers(held: Any) -> Any:
 
 
 def _pairs(messages: Any, waits: Any) -> Any:
-    """Return the oldest answer for each workflow that waits for one of the considered addresses."""
-    seen = union(select(messages.c.address), select(waits.c.address)).subquery("seen")
-    waiting = (
-        select(Wait.workflow_id).distinct().join_from(seen, Wait, Wait.address == seen.c.address).limit(_most())
-    )
-    workflows = waiting.subquery("workflows")
+    """Return the oldest answer for each workflow that waits for a new message, or has a new wait."""
+    # Of a new wait only its own workflow: any number of workflows may wait for the same event.
+    addressed = select(Wait.workflow_id).join_from(messages, Wait, Wait.address == messages.c.address)
+    candidates = union(addressed.limit(_most()).subquery("addressed").select(), select(waits.c.workflow_id))
+    workflows = candidates.limit(_most()).subquery("workflows")
     wait = aliased(Wait, name="wait")
     oldest, ended, payload = answers(wait.address)
     first = (
@@ -234,14 +235,9 @@ def _mark_messages_seen(messages: Any) -> tuple[Any, Any]:
     """
     of_children = is_of_children(Message.address)
     live = case((of_children, has_live_child(Message.address)), else_=_FALSE)
-    unclaimed = (
-        select(Message.id)
-        .join_from(messages, Message, Message.id == messages.c.id)
-        .where(Message.is_new, ~exists().where(Wait.address == Message.address) | live)
-        .order_by(Message.id)
-        .with_for_update(skip_locked=True, of=Message)
-        .cte("without_wait")
-    )
+    has_wait = exists().where(Wait.address == Message.address)
+    own = select(Message.id).where(Message.id == messages.c.id, Message.is_new, ~has_wait | live)
+    unclaimed = _locked(messages, own, Message).cte("without_wait")
     seen = update(Message).where(Message.id == unclaimed.c.id, not_(of_children)).values(is_new=_FALSE)
     deleted = delete(Message).where(Message.id == unclaimed.c.id, of_children)
     return seen.cte("seen_messages"), deleted.cte("seen_children")
@@ -251,17 +247,23 @@ def _mark_waits_seen(waits: Any, pairs: Any) -> Any:
     """Return the update of the new waits without a message, of workflows that no message may wake now."""
     key = (Wait.workflow_id, Wait.step_id, Wait.address)
     own = [each == waits.c[each.key] for each in key]
-    left = (
-        select(*key)
-        .join_from(waits, Wait, and_(*own))
-        .where(
-            Wait.is_new, not_(_is_answered(Wait.address)), ~exists().where(pairs.c.workflow_id == Wait.workflow_id)
-        )
-        .order_by(*key)
-        .with_for_update(skip_locked=True, of=Wait)
-        .cte("without_message")
+    is_paired = exists().where(pairs.c.workflow_id == Wait.workflow_id)
+    left = _locked(
+        waits, select(*key).where(and_(*own), Wait.is_new, not_(_is_answered(Wait.address)), ~is_paired), Wait
     )
+    left = left.cte("without_message")
     return update(Wait).where(*(each == left.c[each.key] for each in key)).values(is_new=_FALSE)
+
+
+def _locked(rows: Any, found: Any, table: Any, *columns: str) -> Any:
+    """Return the query for the rows whose row of a table is `found`, and is locked unless another session has it.
+
+    The query has the `columns` of that row, too.
+
+    The lateral look-up keeps the planner from a scan of the whole table, whatever it held at the planning.
+    """
+    own = found.with_for_update(key_share=table is Workflow, skip_locked=True, of=table).lateral("found")
+    return select(*rows.c, *(own.c[each] for each in columns)).join_from(rows, own, true())
 
 
 def _most() -> ColumnElement[int]:
