@@ -665,7 +665,7 @@ async def test_refusal_of_a_message_is_recorded(admin, sql, reason):
         "DELETE FROM pgqrs_workflows WHERE status = 'SUCCESS'"
     )  # what is recorded counts, not what is so
     await sender(ctx)
-    assert type(seen[0]) is reason
+    assert isinstance(seen[0], reason)
     assert all(is_replay(each, reason) for each in seen[1:])
     assert len(seen) >= 2
     assert await unread(sql) == []
