@@ -152,7 +152,7 @@ class Operation(RecordColumns[R], ABC):
         """
         return None
 
-    def order_key(self, record: R) -> int | str:
+    def order_key(self, record: Any) -> int | str:
         """Return the key of the records that are delayed behind this record while it waits for a lock.
 
         They are the records of its workflow by default, for these depend on each other.
