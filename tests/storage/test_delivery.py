@@ -15,10 +15,10 @@ from sqlalchemy.dialects import postgresql
 from pgqrs import Admin, InvariantError, PyWorkflow, Receive, Sleep, Topic, workflow
 from pgqrs.engine.lifecycle import Parked
 from pgqrs.models import SCHEMA
-from pgqrs.storage.journal.messages import ReceivedMessage, SentMessage
-from pgqrs.storage.journal.steps import Began
 from pgqrs.storage.queries import delivery, maintenance
 from pgqrs.storage.queries.invariants import INVARIANTS
+from pgqrs.storage.writes.messages import ReceivedMessage, SentMessage
+from pgqrs.storage.writes.steps import Began
 from pgqrs.testing import crash_everywhere
 from tests.support.database import connected
 from tests.support.executors import watching
