@@ -13,6 +13,7 @@ from pgqrs.clock import TimeOfDay
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
+from pgqrs.engine.announcements import Announcements
 from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
 from pgqrs.engine.parking import Parking
@@ -31,7 +32,7 @@ from pgqrs.storage.records import History
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.waits import StepWait
-from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
+from pgqrs.types import WorkflowStatus
 
 REPLAY_HEAD_START = 10.0
 """Seconds after its due time during which no worker claims a workflow that its own process retries."""
@@ -88,8 +89,6 @@ class Run:
         queue: The queue of the workflow; the default queue if it is unknown.
         parent_id: The id of the parent of a child; None if it is unknown.
 
-    Attributes:
-        queue: The queue of the workflow.
     """
 
     def __init__(
@@ -119,8 +118,7 @@ class Run:
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
-        self.queue = queue or DEFAULT_QUEUE
-        self._tells_others = parent_id is not None
+        self.announcements = Announcements(store.arrivals, queue, has_parent=parent_id is not None)
         self._retries = history.retries
         self._options = RunOptions()
         self._output_codec: Codec | None = None
@@ -148,12 +146,6 @@ class Run:
     def clock(self) -> TimeOfDay:
         """The clock of the database."""
         return self._store.reader
-
-    def children_started(self, queue: str, first: int, *, delayed: bool) -> None:
-        """Note that children, with ids from `first` on, were inserted into a queue, for workers to claim."""
-        self._tells_others = True
-        if not delayed:
-            self._store.arrivals.ready(queue, first)
 
     async def next_id(self) -> int:
         """Return an id for a new workflow."""
@@ -401,9 +393,9 @@ class Run:
             claim=self.claim,
             history=History(self.steps.history.outcomes, {}, None, self._retries),
             can_park=self.parking.can_park,
-            queue=self.queue,
+            queue=self.announcements.queue,
         )
-        anew._tells_others = self._tells_others
+        anew.announcements.continue_from(self.announcements)
         anew.steps.continue_from(self.steps)
         anew.lifecycle.deadline = self.lifecycle.deadline
         return anew
@@ -477,7 +469,7 @@ class Run:
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
-        self._tell_others()
+        self.announcements.ended()
         if self._store.observer is not None:
             self._store.observer.run_ended(self.workflow_id, status)
         if self.epoch > 1:  # earlier runs may have recorded steps that this run did not use
@@ -503,14 +495,9 @@ class Run:
             self.on_write_refused(lost)
             raise
         if status is WorkflowStatus.CANCELLED:
-            self._tell_others()
+            self.announcements.ended()
         if self._store.observer is not None:
             self._store.observer.run_released(self.workflow_id, status, wait)
-
-    def _tell_others(self) -> None:
-        """Announce the end of the workflow to its parent, and to the workers that cancel its children."""
-        if self._tells_others:
-            self._store.arrivals.sent()
 
     def _close(self, error: Callable[[], PgqrsError] | None = None) -> None:
         self.lifecycle.end(error)

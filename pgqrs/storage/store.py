@@ -147,20 +147,33 @@ class Store:
         self.journal = Journal(self.database, self, beside=beside, observer=self.observer)
         self.marks = RunningMarks(self.journal)
         dedicated = RetryingConnection(self.database)
-        self.ids = IdAllocator(dedicated, self.database.workflow_ids)
-        self.tables = InstalledTables(self.database)
-        self.reader = StoreReader(self.database, self.tables, ServerClock(dedicated.fetch, self.clock))
+        tables = InstalledTables(self.database)
+        self.reader = StoreReader(self.database, tables, ServerClock(dedicated.fetch, self.clock))
         callers = CallerSessions(self.database)
         self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
         self.liveness = StoreLiveness(heartbeat, tunes_gc=settings.tunes_gc)
         self.arrivals = Arrivals(partial(_unread, dedicated))
         """The waits of the live runs of this event loop for messages."""
         self._access = StoreAccess(
-            self.database, self.tables, self.journal, dedicated=dedicated, ids=self.ids, heartbeat=heartbeat
+            self.database,
+            tables,
+            self.journal,
+            dedicated=dedicated,
+            ids=IdAllocator(dedicated, self.database.workflow_ids),
+            heartbeat=heartbeat,
         )
-        self._codec = stored_name(settings.codec)
-        self.operations = WorkflowOperations(self._access, self.ids, self._codec)
+        self.operations = WorkflowOperations(self._access, self.ids, stored_name(settings.codec))
         """The operations outside of a caller's transaction."""
+
+    @property
+    def ids(self) -> IdAllocator:
+        """The reserved ids of this event loop."""
+        return self._access.ids
+
+    @property
+    def tables(self) -> InstalledTables:
+        """The tables of the schema."""
+        return self._access.tables
 
     async def open(self) -> None:
         """Arrange for the store to be closed when the event loop ends, even without a call of `close`."""
@@ -247,7 +260,12 @@ class Store:
         await self.tables.ensure()
         await self.ensure_heartbeat()
         connection = ClaimConnection(
-            self.database, self.executor_id, on_notify, self._codec, on_time=self.on_time, clock=self.clock
+            self.database,
+            self.executor_id,
+            on_notify,
+            self.operations.codec,
+            on_time=self.on_time,
+            clock=self.clock,
         )
         self.changing.claim_connections.add(connection)
         return connection
@@ -264,7 +282,9 @@ class Store:
             await self.ensure_heartbeat()
             while True:
                 workflow_id = await self.ids.next()
-                record = NewRun(workflow_id, name, input_text, self.executor_id, timeout, self._codec, new_token())
+                record = NewRun(
+                    workflow_id, name, input_text, self.executor_id, timeout, self.operations.codec, new_token()
+                )
                 self.changing.add(workflow_id)
                 try:
                     if self.journal.is_full:
@@ -294,7 +314,7 @@ class Store:
     async def _claim(self, workflow_id: int, timeout: float | None, token: int | None) -> Claim:
         await self.ensure_heartbeat()
         while True:
-            record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self._codec, token)
+            record = RunStart(workflow_id, new_token(), self.executor_id, timeout, self.operations.codec, token)
             if self.journal.is_full:
                 await self.journal.wait_for_capacity()
             try:
@@ -354,7 +374,7 @@ class Store:
         connection = await self.sessions.callers.bind(session)
         await self.tables.ensure_through(connection)
         transaction = CallerTransaction(connection, self.ids, self.database.workflow_ids)
-        return WorkflowOperations(transaction, self.ids, self._codec)
+        return WorkflowOperations(transaction, self.ids, self.operations.codec)
 
     async def notify_queue(self, queue: str, first: int) -> None:
         """Notify the workers of a queue, as a hint; `first` is the lowest id of the workflows that are ready."""

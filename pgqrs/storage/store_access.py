@@ -46,16 +46,16 @@ class StoreAccess:
         heartbeat: Heartbeat,
     ) -> None:
         self._database = database
-        self._tables = tables
+        self.tables = tables
         self._journal = journal
         self._dedicated = dedicated
-        self._ids = ids
+        self.ids = ids
         self._heartbeat = heartbeat
 
     async def draw(self, count: int) -> Sequence[int]:
         """Return an id in stock, or reserve a block of ids."""
-        await self._tables.ensure()
-        return [await self._ids.next()] if count == 1 else await self._ids.block(count)
+        await self.tables.ensure()
+        return [await self.ids.next()] if count == 1 else await self.ids.block(count)
 
     async def insert(self, new: NewWorkflow) -> bool:
         """Write a workflow that no executor runs yet, and return whether its id was free."""
@@ -73,24 +73,24 @@ class StoreAccess:
             return {}
         if written or single.key is None:
             return {single.token: single.workflow_id}
-        owner = await self._ids.of_key(single.name, single.key)
+        owner = await self.ids.of_key(single.name, single.key)
         return {} if owner is None else {single.token: owner}
 
     async def send(self, message: SentMessage) -> None:
         """Write a message to a workflow that has not ended."""
-        await self._tables.ensure()
+        await self.tables.ensure()
         await self._journal.write(message)
 
     async def emit(self, event: EmittedEvent) -> bool:
         """Write an event of the schema, and return whether it has this value now."""
-        await self._tables.ensure()
+        await self.tables.ensure()
         # Its name may wait for another transaction, and the steps of this process must not wait with it.
         is_set: bool = await (self._journal.beside or self._journal).write(event)
         return is_set
 
     async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:  # noqa: ARG002
         """Do `work` in a transaction, and retry it while the server is away."""
-        await self._tables.ensure()
+        await self.tables.ensure()
         return await self._database.run_with_retries(work)
 
     async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:

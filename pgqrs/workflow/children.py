@@ -371,7 +371,7 @@ async def start(
         except BaseException:
             run.steps.abandon(execution)
             raise
-        run.children_started(child.queue, child.child_id, delayed=child.delay is not None)
+        run.announcements.children_started(child.queue, child.child_id, delayed=child.delay is not None)
     child_id, token = run.steps.value_of(step_id, found, codec)
     return Child(current, step_id, child_id, token, definition.returns)
 
@@ -415,7 +415,7 @@ async def _start_portions(
         )
         await run.steps.write(execution, StartedChildren(workflow_id, epoch, step_id, claim, children))
         run.check()
-        run.children_started(children[0].queue, min(ids), delayed=options.delay is not None)
+        run.announcements.children_started(children[0].queue, min(ids), delayed=options.delay is not None)
         count += len(portion)
     return count
 
@@ -444,7 +444,7 @@ def _new_child(of_step: _Start, place: int, child_id: int, text: str) -> NewChil
         child_id,
         definition.name,
         text,
-        options.queue or run.queue,
+        options.queue or run.announcements.queue,
         options.priority,
         options.delay,
         definition.timeout if options.timeout is None else options.timeout,

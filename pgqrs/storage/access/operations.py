@@ -71,13 +71,13 @@ class WorkflowOperations:
     def __init__(self, access: Access, ids: IdAllocator, codec: str | None) -> None:
         self._access = access
         self._ids = ids
-        self._codec = codec
+        self.codec = codec
 
     async def create(self, name: str, input_text: str) -> WorkflowIdentity:
         """Write a new workflow and return its identity."""
         while True:
             (workflow_id,) = await self._access.draw(1)
-            new = NewWorkflow(workflow_id, name, input_text, self._codec, new_token())
+            new = NewWorkflow(workflow_id, name, input_text, self.codec, new_token())
             if await self._access.insert(new):
                 return WorkflowIdentity(workflow_id, new.token)
             self._ids.forget()
