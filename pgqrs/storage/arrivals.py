@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TypeAlias
-
-from pgqrs.errors import PgqrsError
 
 MIN_POLL_INTERVAL = 0.05
 """Seconds between the begin of a wait and the first search for its message."""
@@ -17,6 +16,8 @@ MAX_POLL_INTERVAL = 1.0
 
 BACKOFF = 1.5
 """Factor between the pauses before two searches."""
+
+_logger = logging.getLogger("pgqrs.storage")
 
 Unread: TypeAlias = Callable[[Sequence[str]], Awaitable[Collection[str]]]
 """A function that returns the addresses, among the given, that have a message which was not received."""
@@ -37,6 +38,7 @@ class Arrivals:
         self._woken = asyncio.Event()
         self._pause = MIN_POLL_INTERVAL
         self._task: asyncio.Task[None] | None = None
+        self._has_failed = False
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Call `listener` whenever this event loop has sent a message, or a run has parked to wait for one."""
@@ -112,9 +114,19 @@ class Arrivals:
                 self._woken.clear()
                 self._pause = min(BACKOFF * self._pause, MAX_POLL_INTERVAL)
                 if self._waiting:
-                    with suppress(PgqrsError):
-                        for address in await self._unread(list(self._waiting)):
-                            for on_arrival in tuple(self._waiting.get(address, ())):
-                                on_arrival()
+                    await self._search()
         finally:
             self._task = None
+
+    async def _search(self) -> None:
+        try:
+            found = await self._unread(list(self._waiting))
+        except Exception as error:  # noqa: BLE001  # the waits of all runs depend on the next search
+            if not self._has_failed:
+                _logger.warning("pgqrs: the search for messages failed and will be retried: %s", error)
+            self._has_failed = True
+            return
+        self._has_failed = False
+        for address in found:
+            for on_arrival in tuple(self._waiting.get(address, ())):
+                on_arrival()

@@ -102,6 +102,7 @@ class ClaimConnection:
         self._settled_at = 0.0
         self._ticks = 0
         self._slack = _SLACK
+        self._may_delete_more = False
         self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
         self.statements = 0
         """The number of statements that were sent."""
@@ -189,7 +190,9 @@ class ClaimConnection:
             timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
-                await self._fetch(delivery.delete_received, {})
+            if unknown_too or self._may_delete_more:
+                deleted = await self._fetch(delivery.delete_received, {})
+                self._may_delete_more = len(deleted) >= delivery.MAX_DELETED
         return MaintenanceResult(
             ready,
             found["woken"],

@@ -5,7 +5,7 @@ WHERE pgqrs.pgqrs_messages.taken_at < now() - interval '3600.0 second'
 AND NOT pgqrs.pgqrs_messages.is_kept
 ORDER BY pgqrs.pgqrs_messages.taken_at
 
-LIMIT 2000
+LIMIT 10000
 FOR UPDATE SKIP LOCKED)
  DELETE
 FROM pgqrs.pgqrs_messages USING "old"

@@ -45,7 +45,7 @@ MAX_SEEN = 2000
 RECEIVED_KEPT = 3600.0
 """Seconds for which a received message is kept: a sender that lost its answer may send the message again."""
 
-MAX_DELETED = 2000
+MAX_DELETED = 10_000
 """Maximum received messages that one statement deletes."""
 
 _FALSE: ColumnElement[bool] = literal_column("false")
