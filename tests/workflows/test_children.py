@@ -931,6 +931,24 @@ async def test_parent_survives_a_crash_at_each_write(pgqrs_admin):
 
 
 @workflow
+async def starting_many(ctx: PyWorkflow, count: int) -> int:
+    options = ctx.options(queue=FAR, on_end="abandon")
+    return len(await options.start_many(double, [(each,) for each in range(count)]))
+
+
+async def test_start_of_many_survives_a_crash_at_each_write(pgqrs_admin):
+    assert await crash_everywhere(starting_many, 2100, admin=pgqrs_admin) == 2100
+    store = await pgqrs_admin.store()
+    parents = await pgqrs_admin.list_workflows(name="starting_many", limit=1000)
+    assert len(parents) > 10
+    for parent in parents:
+        found = []
+        while page := await store.reader.child_results(parent.id, "start_many/double:1", len(found), 1000):
+            found += [each.place for each in page]
+        assert found == list(range(2100))
+
+
+@workflow
 async def leaving(ctx: PyWorkflow) -> str:
     """Start a child that lives longer, and sleep."""
     await ctx.start(nap)
