@@ -200,9 +200,13 @@ async def test_parent_and_child_may_have_workers_of_their_own(dsn, schema, admin
     async def parent(ctx: PyWorkflow) -> int:
         return await (await ctx.options(queue="kids").start(double, 4))
 
-    async with no_hang(), Admin(dsn, schema) as other, Worker(admin, [parent]):
-        async with Worker(other, [double], queues=["kids"]):  # a worker ends before its `Admin`
-            assert await (await admin.enqueue(parent)).result() == 8
+    async with (
+        no_hang(),
+        Admin(dsn, schema) as other,
+        Worker(admin, [parent]),
+        Worker(other, [double], queues=["kids"]),
+    ):
+        assert await (await admin.enqueue(parent)).result() == 8
 
 
 async def test_running_children_elsewhere_are_cancelled(admin, sql, program, tmp_path):
