@@ -27,20 +27,12 @@ REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
 
-# What an older SQLAlchemy, Alembic or asyncpg could break; the server out of a wheel and the fault matrix are left out.
-# So are the tests of processes and stops, the test kit and the example, which are the longest and use no more of the
-# dependencies than the rest.
-TESTS_OF_DEPENDENCIES := tests/unit tests/workflows $(foreach each,embedding/models embedding/small_pools \
-  embedding/alembic_host system/server_away system/cli storage/migrations storage/journal storage/budgets, \
-  tests/$(dir $(each))test_$(notdir $(each)).py) \
-  $(foreach each,crashes handles stops,--ignore=tests/workflows/test_$(each).py)
-
-# The newest supported Python on the PATH or of pyenv, if it is newer than that of .venv; what pyenv puts on the PATH
-# runs only where a project has chosen it.
-NEWER_PYTHON = $(shell own=$$($(BIN)/python -c 'import sys; print(sys.version_info[1])'); \
-  for minor in 14 13 12; do [ $$minor -gt $$own ] || break; \
-    for p in python3.$$minor $(HOME)/.pyenv/versions/3.$$minor.*/bin/python; do \
-      $$p -c 'import venv' 2>/dev/null && echo $$p && exit; done; done)
+# What an older SQLAlchemy, Alembic or asyncpg could break: sessions, transactions, values, statements and migrations.
+# The tests of processes, stops, timers and arguments use no more of the dependencies than these.
+TESTS_OF_DEPENDENCIES := tests/unit $(foreach each,spec replay errors values typed_values enqueue transactional_steps \
+  transactional_misuse caller_sessions concurrency messages events children,tests/workflows/test_$(each).py) \
+  $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
+  storage/migrations storage/journal storage/budgets,tests/$(dir $(each))test_$(notdir $(each)).py)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never
