@@ -117,8 +117,8 @@ async def wait_for(
 async def select(run: Run, branches: Mapping[str, Branch], step_id: str | None) -> tuple[str, Any]:
     """Wait for the first of several branches, and return its name and its value."""
     for name, each in branches.items():
-        if not isinstance(cast(object, each), Receive | Event | Sleep):
-            raise TypeError(f"the branch `{name}` must be a Receive, an Event or a Sleep, got {each!r}.")
+        if not isinstance(cast(object, each), Receive | Event | Sleep | Child):
+            raise TypeError(f"the branch `{name}` must be a Receive, an Event, a Sleep or a child, got {each!r}.")
     waits = {name: Address(run, each) for name, each in branches.items() if not isinstance(each, Sleep)}
     sleeps = {name: each for name, each in branches.items() if isinstance(each, Sleep)}
     by_address = {each.text: name for name, each in waits.items()}

@@ -215,12 +215,14 @@ WHERE pg_catalog.starts_with(given.address, 'c/')
 AND child.parent_id = CASE WHEN pg_catalog.starts_with(given.address, 'c/') THEN CAST(pg_catalog.split_part(given.address, '/', 2) AS BIGINT) END
 AND child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(given.address, CAST(pg_catalog.length(pg_catalog.split_part(given.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND NOT (EXISTS (SELECT 1
+AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(given.address, 'c/') THEN CAST(pg_catalog.split_part(given.address, '/', 2) AS BIGINT) END
 AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(given.address, CAST(pg_catalog.length(pg_catalog.split_part(given.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND live_child.completed_at IS NULL))
+AND live_child.completed_at IS NULL
+
+LIMIT 1) IS NULL
 HAVING 0 < pg_catalog.count(*)) AS ended ON true
 WHERE coalesce(oldest.payload, ended.payload) IS NOT NULL
 ORDER BY oldest.id

@@ -43,12 +43,14 @@ WHERE pg_catalog.starts_with(wait.address, 'c/')
 AND child.parent_id = CASE WHEN pg_catalog.starts_with(wait.address, 'c/') THEN CAST(pg_catalog.split_part(wait.address, '/', 2) AS BIGINT) END
 AND child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(wait.address, CAST(pg_catalog.length(pg_catalog.split_part(wait.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND NOT (EXISTS (SELECT 1
+AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(wait.address, 'c/') THEN CAST(pg_catalog.split_part(wait.address, '/', 2) AS BIGINT) END
 AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(wait.address, CAST(pg_catalog.length(pg_catalog.split_part(wait.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND live_child.completed_at IS NULL))
+AND live_child.completed_at IS NULL
+
+LIMIT 1) IS NULL
 HAVING 0 < pg_catalog.count(*)) AS ended ON true
 WHERE wait.workflow_id = workflows.workflow_id
 AND coalesce(oldest.payload, ended.payload) IS NOT NULL
@@ -99,15 +101,19 @@ JOIN LATERAL (SELECT pgqrs.pgqrs_messages.id AS id
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.id = messages.id
 AND pgqrs.pgqrs_messages.is_new
-AND (NOT (EXISTS (SELECT *
-FROM pgqrs.pgqrs_waits
-WHERE pgqrs.pgqrs_waits.address = pgqrs.pgqrs_messages.address))
-OR CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN EXISTS (SELECT 1
+AND ((SELECT 1
+FROM pgqrs.pgqrs_waits AS wait
+WHERE wait.address = pgqrs.pgqrs_messages.address
+
+LIMIT 1) IS NULL
+OR CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2) AS BIGINT) END
 AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_messages.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND live_child.completed_at IS NULL) ELSE false END)
+AND live_child.completed_at IS NULL
+
+LIMIT 1) IS NOT NULL ELSE false END)
 FOR UPDATE OF pgqrs_messages SKIP LOCKED) AS found ON true),
 seen_messages AS
 (UPDATE pgqrs.pgqrs_messages
@@ -129,15 +135,19 @@ WHERE pgqrs.pgqrs_waits.workflow_id = waits.workflow_id
 AND pgqrs.pgqrs_waits.step_id = waits.step_id
 AND pgqrs.pgqrs_waits.address = waits.address
 AND pgqrs.pgqrs_waits.is_new
-AND NOT CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN NOT (EXISTS (SELECT 1
+AND NOT CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_waits.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_waits.address, '/', 2) AS BIGINT) END
 AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_waits.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_waits.address, '/', 2)) AS INTEGER) + 4), '%0A', '
 '), '%25', '%')
-AND live_child.completed_at IS NULL)) ELSE EXISTS (SELECT *
-FROM pgqrs.pgqrs_messages
-WHERE pgqrs.pgqrs_messages.address = pgqrs.pgqrs_waits.address
-AND pgqrs.pgqrs_messages.taken_at IS NULL) END
+AND live_child.completed_at IS NULL
+
+LIMIT 1) IS NULL ELSE (SELECT 1
+FROM pgqrs.pgqrs_messages AS unread
+WHERE unread.address = pgqrs.pgqrs_waits.address
+AND unread.taken_at IS NULL
+
+LIMIT 1) IS NOT NULL END
 AND NOT (EXISTS (SELECT *
 FROM pairs
 WHERE pairs.workflow_id = pgqrs.pgqrs_waits.workflow_id))

@@ -20,8 +20,8 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.plants_rows
 
-KEYS = ("pk_", "ix_pgqrs_workflows_parent", "ix_pgqrs_workflows_place")
-"""The indexes by which rows are looked up: by their ids, and children by their parent."""
+KEYS = ("pk_", "ix_pgqrs_messages_key", "ix_pgqrs_workflows_parent", "ix_pgqrs_workflows_place")
+"""The indexes by which rows are looked up: by their ids, messages by their keys, children by their parents."""
 
 TABLES = {Workflow.__tablename__, Step.__tablename__}
 ROWS = 1_000_000
@@ -143,7 +143,7 @@ async def _check_lone(driver, state, database):
         for node in scans:
             # Whether a run has recorded a step may be read through a bitmap: of its own workflow's steps.
             assert node["Node Type"] in {"Index Scan", "Bitmap Heap Scan"}, (state, kind.name, node)
-            assert all(each.get("Index Name", "pk_").startswith("pk_") for each in _nodes(node)), (
+            assert all(each.get("Index Name", "pk_").startswith(KEYS) for each in _nodes(node)), (
                 state,
                 kind.name,
             )

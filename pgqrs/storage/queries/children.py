@@ -27,7 +27,7 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import CHILDREN
 from pgqrs.models import Message, Text, Workflow
-from pgqrs.storage.sql.expressions import COUNT, ONE, number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.expressions import COUNT, ONE, is_found, number_literal, pg, text_literal, text_of
 from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import WorkflowStatus
 
@@ -56,9 +56,7 @@ def is_of_children(address: Any) -> ColumnElement[bool]:
 def has_live_child(address: Any) -> ColumnElement[bool]:
     """Return the condition that one of the children of an address has not ended."""
     child = aliased(Workflow, name="live_child")
-    live = select(ONE).where(*_are_of(child, address), child.completed_at.is_(None))
-    # All but the child is of a statement around this one, at any distance.
-    return live.correlate_except(child).exists()
+    return is_found(select(ONE).where(*_are_of(child, address), child.completed_at.is_(None)), child)
 
 
 def children_ended(address: Any) -> Any:

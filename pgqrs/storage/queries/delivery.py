@@ -35,7 +35,7 @@ from sqlalchemy.sql import ColumnElement
 from pgqrs.codecs.messages import EVENT
 from pgqrs.models import Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries.children import ENDED_PARENT, children_ended, has_live_child, is_of_children
-from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal, unnest
+from pgqrs.storage.sql.expressions import COUNT, ONE, interval, is_found, number_literal, pg, text_literal, unnest
 from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
@@ -180,7 +180,8 @@ def answers(address: Any) -> tuple[Any, Any, ColumnElement[Any]]:
 
 def _is_answered(address: Any) -> ColumnElement[bool]:
     """Return the condition that one of the sources of `answers` answers an address."""
-    unread = exists().where(Message.address == address, Message.taken_at.is_(None))
+    message = aliased(Message, name="unread")
+    unread = is_found(select(ONE).where(message.address == address, message.taken_at.is_(None)), message)
     return case((is_of_children(address), not_(has_live_child(address))), else_=unread)
 
 
@@ -235,7 +236,8 @@ def _mark_messages_seen(messages: Any) -> tuple[Any, Any]:
     """
     of_children = is_of_children(Message.address)
     live = case((of_children, has_live_child(Message.address)), else_=_FALSE)
-    has_wait = exists().where(Wait.address == Message.address)
+    wait = aliased(Wait, name="wait")
+    has_wait = is_found(select(ONE).where(wait.address == Message.address), wait)
     own = select(Message.id).where(Message.id == messages.c.id, Message.is_new, ~has_wait | live)
     unclaimed = _locked(messages, own, Message).cte("without_wait")
     seen = update(Message).where(Message.id == unclaimed.c.id, not_(of_children)).values(is_new=_FALSE)

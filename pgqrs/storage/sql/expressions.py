@@ -175,6 +175,15 @@ def has_progressed() -> ColumnElement[bool]:
     return recorded.limit(ONE).correlate(Workflow).scalar_subquery().is_not(None)
 
 
+def is_found(query: Any, table: Any) -> ColumnElement[bool]:
+    """Return the condition that a query of a table, correlated to the statement around it, has a row.
+
+    With a limit the planner looks each row up by its index. It may build a hash table of all rows for an EXISTS,
+    because a plan that was made on empty tables is kept.
+    """
+    return query.limit(ONE).correlate_except(table).scalar_subquery().is_not(None)
+
+
 _LARGE = literal_column("8192", BigInteger())
 _COMPRESSION = literal_column("4", BigInteger())
 _MOST_COMPRESSION = literal_column("90", BigInteger())
