@@ -208,7 +208,7 @@ ORDER BY pgqrs.pgqrs_messages.id
 
 LIMIT 1) AS oldest ON true
 LEFT OUTER
-JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
+JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')) FILTER (WHERE child.place = 0), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
 ORDER BY child.place) FILTER (WHERE child.status != 'SUCCESS'), CAST('[]' AS JSON)), '}') END AS JSON) AS payload
 FROM pgqrs.pgqrs_workflows AS child
 WHERE pg_catalog.starts_with(given.address, 'c/')

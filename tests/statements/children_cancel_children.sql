@@ -7,10 +7,12 @@ ORDER BY pgqrs.pgqrs_messages.id
 
 LIMIT 100),
 held AS MATERIALIZED
-(SELECT child.id AS id, child.status AS status
+(SELECT found.id AS id, found.status AS status
 FROM parents
-JOIN pgqrs.pgqrs_workflows AS child ON child.parent_id = parents.workflow_id
-AND NOT (EXISTS (SELECT *
+JOIN LATERAL (SELECT child.id AS id, child.status AS status
+FROM pgqrs.pgqrs_workflows AS child
+WHERE child.parent_id = parents.workflow_id
+AND NOT (EXISTS (SELECT 1
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = parents.workflow_id
 AND parent.completed_at IS NULL))
@@ -18,10 +20,11 @@ AND child.completed_at IS NULL
 AND child.ends_with_parent
 AND (child.status != 'RUNNING'
 OR child.cancel_interrupts IS NULL)
-ORDER BY child.id
 
 LIMIT 2000
-FOR NO KEY UPDATE OF child SKIP LOCKED),
+FOR NO KEY UPDATE OF child SKIP LOCKED) AS found ON true
+
+LIMIT 2000),
 cancelled AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='CANCELLED', completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
@@ -44,14 +47,14 @@ RETURNING pgqrs.pgqrs_workflows.id),
 done AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false, taken_at=now()
-FROM parents
-WHERE pgqrs.pgqrs_messages.id = parents.id
+WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(parents.id) AS array_agg_2
+FROM parents), '{}'))
 AND NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_workflows AS child
-WHERE child.parent_id = parents.workflow_id
-AND NOT (EXISTS (SELECT *
-FROM pgqrs.pgqrs_workflows AS parent, parents
-WHERE parent.id = parents.workflow_id
+WHERE child.parent_id = pgqrs.pgqrs_messages.workflow_id
+AND NOT (EXISTS (SELECT 1
+FROM pgqrs.pgqrs_workflows AS parent
+WHERE parent.id = pgqrs.pgqrs_messages.workflow_id
 AND parent.completed_at IS NULL))
 AND child.completed_at IS NULL
 AND child.ends_with_parent

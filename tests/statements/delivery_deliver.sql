@@ -36,7 +36,7 @@ ORDER BY pgqrs.pgqrs_messages.id
 
 LIMIT 1) AS oldest ON true
 LEFT OUTER
-JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
+JOIN LATERAL (SELECT CAST(CASE WHEN (pg_catalog.count(*) = 1) THEN pg_catalog.concat('{"id":', pg_catalog.min(child.id), ',"status":"', pg_catalog.min(child.status), '","value":', pg_catalog.min(coalesce(CAST(child.output AS TEXT), CAST(child.error AS TEXT), 'null')) FILTER (WHERE child.place = 0), '}') ELSE pg_catalog.concat('{"failed":', coalesce(pg_catalog.json_agg(child.place
 ORDER BY child.place) FILTER (WHERE child.status != 'SUCCESS'), CAST('[]' AS JSON)), '}') END AS JSON) AS payload
 FROM pgqrs.pgqrs_workflows AS child
 WHERE pg_catalog.starts_with(wait.address, 'c/')
@@ -94,6 +94,19 @@ deleted AS
 FROM pgqrs.pgqrs_messages USING answered
 WHERE pgqrs.pgqrs_messages.address = answered.address
 AND pg_catalog.starts_with(answered.address, 'c/')),
+live AS MATERIALIZED
+(SELECT anon_1.address AS address
+FROM (SELECT DISTINCT messages.address AS address
+FROM messages
+WHERE pg_catalog.starts_with(messages.address, 'c/')) AS anon_1
+WHERE (SELECT 1
+FROM pgqrs.pgqrs_workflows AS live_child
+WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(anon_1.address, 'c/') THEN CAST(pg_catalog.split_part(anon_1.address, '/', 2) AS BIGINT) END
+AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(anon_1.address, CAST(pg_catalog.length(pg_catalog.split_part(anon_1.address, '/', 2)) AS INTEGER) + 4), '%0A', '
+'), '%25', '%')
+AND live_child.completed_at IS NULL
+
+LIMIT 1) IS NOT NULL),
 without_wait AS
 (SELECT messages.id AS id, messages.address AS address
 FROM messages
@@ -106,25 +119,20 @@ FROM pgqrs.pgqrs_waits AS wait
 WHERE wait.address = pgqrs.pgqrs_messages.address
 
 LIMIT 1) IS NULL
-OR CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN (SELECT 1
-FROM pgqrs.pgqrs_workflows AS live_child
-WHERE live_child.parent_id = CASE WHEN pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/') THEN CAST(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2) AS BIGINT) END
-AND live_child.parent_step = pg_catalog.replace(pg_catalog.replace(pg_catalog.substr(pgqrs.pgqrs_messages.address, CAST(pg_catalog.length(pg_catalog.split_part(pgqrs.pgqrs_messages.address, '/', 2)) AS INTEGER) + 4), '%0A', '
-'), '%25', '%')
-AND live_child.completed_at IS NULL
-
-LIMIT 1) IS NOT NULL ELSE false END)
+OR pgqrs.pgqrs_messages.address IN (SELECT live.address
+FROM live))
 FOR UPDATE OF pgqrs_messages SKIP LOCKED) AS found ON true),
 seen_messages AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false
-FROM without_wait
-WHERE pgqrs.pgqrs_messages.id = without_wait.id
+WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(without_wait.id) AS array_agg_2
+FROM without_wait), '{}'))
 AND NOT pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/')),
 seen_children AS
 (DELETE
-FROM pgqrs.pgqrs_messages USING without_wait
-WHERE pgqrs.pgqrs_messages.id = without_wait.id
+FROM pgqrs.pgqrs_messages
+WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(without_wait.id) AS array_agg_2
+FROM without_wait), '{}'))
 AND pg_catalog.starts_with(pgqrs.pgqrs_messages.address, 'c/')),
 without_message AS
 (SELECT waits.workflow_id AS workflow_id, waits.step_id AS step_id, waits.address AS address
@@ -167,7 +175,7 @@ WHERE pgqrs.pgqrs_workflows.id = answered.id
 RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.queue)
  SELECT (SELECT pg_catalog.count(*) AS count_1
 FROM woken) AS woken, (SELECT pg_catalog.min(woken.id) AS min_1
-FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_2
+FROM woken) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT woken.queue) AS array_agg_3
 FROM woken) AS queues, greatest((SELECT pg_catalog.count(*) AS count_1
 FROM messages), (SELECT pg_catalog.count(*) AS count_1
 FROM waits)) AS seen, EXISTS (SELECT *

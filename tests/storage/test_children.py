@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -10,6 +13,7 @@ import pytest_asyncio
 from pgqrs import PyWorkflow, WorkflowFencedError, workflow
 from pgqrs.engine.lifecycle import Parked
 from pgqrs.storage.queries import children as queries
+from pgqrs.storage.queries import delivery
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from tests.support.database import connected
@@ -354,3 +358,145 @@ async def test_fenced_run_starts_no_children(claimer, sql):
         await claimer.store.journal.write(record)
     assert await children_of(sql, parent_id) == []
     assert not (await row_of(sql, parent_id))["has_children"]
+
+
+# --- what the statements cost ---
+
+MANY = 50_000
+
+
+class Explained:
+    """Statements that are prepared while the tables are empty, as by an early worker."""
+
+    def __init__(self, database, driver):
+        self._database = database
+        self._driver = driver
+        self._arguments = {}
+
+    async def prepare(self, **values):
+        for make in (delivery.unread, queries.cancel_children, queries.child_results):
+            compiled = self._database.compile(make())
+            await self._driver.execute(f"PREPARE {make.__name__} AS {compiled.text}")
+            arguments = ", ".join(f"'{each}'" for each in compiled.arguments(values))
+            self._arguments[make.__name__] = f"({arguments})" if compiled.binds else ""
+
+    async def pages(self, name):
+        """Execute a statement, roll back, and return the pages that it touched and the tables that it scanned."""
+        async with rolled_back(self._driver):
+            text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {name}{self._arguments[name]}"
+            explained = await self._driver.fetchval(text)
+        (top,) = json.loads(explained) if isinstance(explained, str) else explained
+        plan = top["Plan"]
+        scanned = [each["Relation Name"] for each in nodes(plan) if each["Node Type"] == "Seq Scan"]
+        return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], scanned
+
+
+@asynccontextmanager
+async def rolled_back(driver):
+    transaction = driver.transaction()
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
+def nodes(plan):
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+async def plant_children(sql, first, count, *, ended):
+    """Insert `count` children of one step of the workflow 1."""
+    await sql.execute(
+        "INSERT INTO pgqrs_workflows (id, name, status, epoch, input, output, queue, ready_at, completed_at, "
+        "parent_id, parent_step, place, ends_with_parent) "
+        "SELECT n, 'w', $3, 1, '{}', CASE WHEN $4 THEN json '1' END, 'default', CASE WHEN NOT $4 THEN now() END, "
+        "CASE WHEN $4 THEN now() END, 1, 's', n, true FROM generate_series($1::bigint, $1::bigint + $2::bigint - 1) n",
+        first, count, "SUCCESS" if ended else "PENDING", ended,
+    )  # fmt: skip
+
+
+@pytest.mark.plants_rows
+@pytest.mark.timeout(300)
+async def test_children_that_have_ended_cost_no_later_statement(store, schema, sql):
+    """One child of very many ends, and ten are cancelled: the others are not looked at one by one."""
+    driver = await store.database.open_driver(sorting=False)
+    try:
+        await driver.execute(f"SET search_path = {schema}")
+        explained = Explained(store.database, driver)
+        await explained.prepare(addresses='{"c/1/s"}', parent=1, step="s", first=100, count=10)
+        await sql.execute(
+            "INSERT INTO pgqrs_workflows (id, name, status, epoch, claim, input, has_children) "
+            "VALUES (1, 'w', 'WAITING', 1, 1, '{}', true)"
+        )
+        await sql.execute(
+            "INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES (1, 'r', 'c/1/s', 1)"
+        )
+        await sql.execute(
+            "INSERT INTO pgqrs_messages (workflow_id, address, key, payload) "
+            "SELECT 1, 'c/1/s', n, 'null' FROM generate_series(1, 5) n"
+        )
+        await plant_children(sql, 1000, 200, ended=True)
+        await plant_children(sql, 1500, 10, ended=False)
+        few = {}
+        for size in (0, MANY):
+            await plant_children(sql, 10_000, size, ended=True)
+            for state in ("stale statistics", "analyzed"):
+                if state == "analyzed":
+                    await sql.execute("VACUUM ANALYZE pgqrs_workflows")
+                    await sql.execute("VACUUM ANALYZE pgqrs_messages")
+                    await sql.execute("VACUUM ANALYZE pgqrs_waits")
+                for name in ("unread", "cancel_children", "child_results"):
+                    pages, scanned = await explained.pages(name)
+                    few.setdefault((state, name), pages)
+                    assert size == 0 or "pgqrs_workflows" not in scanned, (state, name)
+                    assert pages <= 3 * few[state, name] + 60, (size, state, name, pages)
+    finally:
+        await driver.close()
+
+
+@pytest.mark.plants_rows
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("statement", ["deliver", "cancel_children"])
+async def test_many_ends_at_once_are_handled_in_short_portions(sql, watch, other_sql, statement):
+    """Each portion is of 2,000 children among very many; an old transaction keeps the index from being cleaned."""
+    calls = {"deliver": watch.deliver, "cancel_children": watch.cancel_children}
+    await sql.execute(
+        "INSERT INTO pgqrs_workflows (id, name, status, epoch, claim, input, has_children) "
+        "VALUES (1, 'w', 'WAITING', 1, 1, '{}', true)"
+    )
+    await sql.execute("INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES (1, 'r', 'c/1/s', 1)")
+    await plant_children(sql, 10, MANY, ended=False)
+    for call in calls.values():
+        await call()  # the statements are planned early
+    async with rolled_back(other_sql):
+        await other_sql.execute("DECLARE old CURSOR FOR SELECT 1")
+        if statement == "deliver":  # all but one end
+            await sql.execute(
+                "UPDATE pgqrs_workflows SET status = 'SUCCESS', output = '1', ready_at = NULL, completed_at = now() "
+                "WHERE parent_id = 1 AND place <> $1", MANY + 9,
+            )  # fmt: skip
+        else:
+            await sql.execute(
+                "UPDATE pgqrs_workflows SET status = 'SUCCESS', output = '1', completed_at = now() WHERE id = 1"
+            )
+        took = []
+        for _ in range(5):
+            began = time.monotonic()
+            assert await calls[statement]()
+            took.append(time.monotonic() - began)
+    assert min(took) < 1, took
+
+
+async def test_end_of_many_reads_none_of_their_outputs(claimer, watch, sql):
+    """The parent's record of many ends has no outputs, whatever they weigh: reading these would take seconds."""
+    _, ids = await parked(claimer, gathering, 40)
+    await sql.execute(
+        "UPDATE pgqrs_workflows SET status = 'SUCCESS', ready_at = NULL, completed_at = now(), "
+        "output = to_json(repeat('x', 20000000)) WHERE id = ANY($1)", ids,
+    )  # fmt: skip
+    began = time.monotonic()
+    assert await woken(watch) == 1
+    assert time.monotonic() - began < 1

@@ -200,12 +200,8 @@ async def test_parent_and_child_may_have_workers_of_their_own(dsn, schema, admin
     async def parent(ctx: PyWorkflow) -> int:
         return await (await ctx.options(queue="kids").start(double, 4))
 
-    async with (
-        no_hang(),
-        Admin(dsn, schema) as other,
-        Worker(admin, [parent]),
-        Worker(other, [double], queues=["kids"]),
-    ):
+    kids = Admin(dsn, schema)
+    async with no_hang(), kids, Worker(admin, [parent]), Worker(kids, [double], queues=["kids"]):
         assert await (await admin.enqueue(parent)).result() == 8
 
 

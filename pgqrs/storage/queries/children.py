@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import aggregate_order_by
@@ -27,8 +28,8 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import CHILDREN
 from pgqrs.models import Message, Text, Workflow
-from pgqrs.storage.sql.expressions import COUNT, ONE, is_found, number_literal, pg, text_literal, text_of
-from pgqrs.storage.sql.waits import drop_waits
+from pgqrs.storage.sql.expressions import COUNT, ONE, ZERO, is_found, number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.waits import all_of, drop_waits
 from pgqrs.types import WorkflowStatus
 
 ENDED_PARENT = "x/"
@@ -73,7 +74,8 @@ def children_ended(address: Any) -> Any:
         text_literal(',"status":"'),
         pg.min(child.status),
         text_literal('","value":'),
-        pg.min(value),
+        # A filter: the values of several children are not read.
+        pg.min(value).filter(child.place == ZERO),
         text_literal("}"),
         type_=Text(),
     )
@@ -125,20 +127,18 @@ def cancel_children() -> Any:
         .prefix_with("MATERIALIZED")
     )
     child = aliased(Workflow, name="child")
-    parent = aliased(Workflow, name="parent")
-    is_to_end = and_(
-        child.parent_id == parents.c.workflow_id,
-        ~exists().where(parent.id == parents.c.workflow_id, parent.completed_at.is_(None)),
-        child.completed_at.is_(None),
-        child.ends_with_parent,
-        (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
-    )
-    held: Any = (
+    # A lateral look-up, without an order: a plan in the order of the ids would walk all workflows.
+    found = (
         select(child.id, child.status)
-        .join_from(parents, child, is_to_end)
-        .order_by(child.id)
+        .where(_is_to_end(child, parents.c.workflow_id))
         .limit(number_literal(MAX_CANCELLED))
         .with_for_update(key_share=True, skip_locked=True, of=child)
+        .lateral("found")
+    )
+    held: Any = (
+        select(found.c.id, found.c.status)
+        .join_from(parents, found, true())
+        .limit(number_literal(MAX_CANCELLED))
         .cte("held")
         .prefix_with("MATERIALIZED")
     )
@@ -161,7 +161,8 @@ def cancel_children() -> Any:
     )
     done = (
         update(Message)
-        .where(Message.id == parents.c.id, ~exists().where(is_to_end))
+        .where(Message.id == func.any(all_of(parents.c.id)))
+        .where(~exists().where(_is_to_end(child, Message.workflow_id)))
         .values(is_new=false(), taken_at=func.now())
         .returning(Message.id)
         .cte("done")
@@ -169,6 +170,19 @@ def cancel_children() -> Any:
     return select(
         (_count(cancelled) + _count(asked)).label("cancelled"), (_count(parents) - _count(done)).label("left")
     ).add_cte(drop_waits(cancelled.c.id).cte("dropped"))
+
+
+def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
+    """Return the condition that a row is a child to cancel, or to ask, because its parent has ended."""
+    parent = aliased(Workflow, name="parent")
+    lives = select(ONE).where(parent.id == parent_id, parent.completed_at.is_(None))
+    return and_(
+        child.parent_id == parent_id,
+        ~lives.correlate_except(parent).exists(),
+        child.completed_at.is_(None),
+        child.ends_with_parent,
+        (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
+    )
 
 
 def child_results() -> Any:

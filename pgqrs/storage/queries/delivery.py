@@ -36,7 +36,7 @@ from pgqrs.codecs.messages import EVENT
 from pgqrs.models import Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries.children import ENDED_PARENT, children_ended, has_live_child, is_of_children
 from pgqrs.storage.sql.expressions import COUNT, ONE, interval, is_found, number_literal, pg, text_literal, unnest
-from pgqrs.storage.sql.waits import drop_waits
+from pgqrs.storage.sql.waits import all_of, drop_waits
 from pgqrs.types import StepStatus, WorkflowStatus
 
 MAX_SEEN = 2000
@@ -235,13 +235,19 @@ def _mark_messages_seen(messages: Any) -> tuple[Any, Any]:
     it later, because a parent reads the rows of its children.
     """
     of_children = is_of_children(Message.address)
-    live = case((of_children, has_live_child(Message.address)), else_=_FALSE)
+    # Each address is looked at once: the index may still have its children that ended just now, perhaps thousands.
+    addresses = select(messages.c.address).where(is_of_children(messages.c.address)).distinct().subquery()
+    live: Any = select(addresses.c.address).where(has_live_child(addresses.c.address)).cte("live")
+    live = live.prefix_with("MATERIALIZED")
     wait = aliased(Wait, name="wait")
     has_wait = is_found(select(ONE).where(wait.address == Message.address), wait)
-    own = select(Message.id).where(Message.id == messages.c.id, Message.is_new, ~has_wait | live)
+    is_seen = ~has_wait | Message.address.in_(select(live.c.address))
+    own = select(Message.id).where(Message.id == messages.c.id, Message.is_new, is_seen)
     unclaimed = _locked(messages, own, Message).cte("without_wait")
-    seen = update(Message).where(Message.id == unclaimed.c.id, not_(of_children)).values(is_new=_FALSE)
-    deleted = delete(Message).where(Message.id == unclaimed.c.id, of_children)
+    # An array: as a join, a plan of an empty table would scan all messages for each of these.
+    found = Message.id == func.any(all_of(unclaimed.c.id))
+    seen = update(Message).where(found, not_(of_children)).values(is_new=_FALSE)
+    deleted = delete(Message).where(found, of_children)
     return seen.cte("seen_messages"), deleted.cte("seen_children")
 
 

@@ -181,7 +181,8 @@ def is_found(query: Any, table: Any) -> ColumnElement[bool]:
     With a limit the planner looks each row up by its index. It may build a hash table of all rows for an EXISTS,
     because a plan that was made on empty tables is kept.
     """
-    return query.limit(ONE).correlate_except(table).scalar_subquery().is_not(None)
+    found: ColumnElement[bool] = query.limit(ONE).correlate_except(table).scalar_subquery().is_not(None)
+    return found
 
 
 _LARGE = literal_column("8192", BigInteger())
