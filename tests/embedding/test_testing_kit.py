@@ -933,3 +933,22 @@ async def _is_recorded(admin, workflow_id, step_id):
 
 async def _was_called(name):
     return calls[name]
+
+
+async def test_functions_of_a_recycled_schema_use_its_new_name(dsn):
+    pool = SchemaPool(dsn)
+    try:
+        old = await pool.lend()
+        await pool.give_back(old)
+        new = await pool.lend()
+        assert new != old
+        async with connected(dsn) as sql:
+            bodies = await sql.fetch(
+                "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = $1::text::regnamespace AND prosrc <> ''",
+                new,
+            )
+            assert {"send", "emit", "pgqrs_workflow_ended"} <= {each["proname"] for each in bodies}
+            assert [each["proname"] for each in bodies if old in each["prosrc"]] == []
+            assert await sql.fetchval(f"SELECT {new}.emit('closed', '1')") is True
+    finally:
+        await pool.close()
