@@ -28,7 +28,7 @@ from pgqrs.codecs.records import value_context
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
-from pgqrs.errors import ConfigurationError, PgqrsError, StepMismatchError, WorkflowCancelledError
+from pgqrs.errors import ConfigurationError, PgqrsError, StepFailedError, StepMismatchError, WorkflowCancelledError
 from pgqrs.storage.records import ChildResult, StoredOutcome
 from pgqrs.storage.sql.addresses import children_address
 from pgqrs.storage.sql.tokens import new_token
@@ -54,6 +54,9 @@ MAX_READ = 1000
 
 CALL_GRACE = 10.0
 """Seconds for which workers leave a called child to the process of its parent."""
+
+CHILD_ERRORS = (StepFailedError, WorkflowCancelledError)
+"""The errors in which a child has ended; any other one is of the parent's run, as a lost connection."""
 
 Current: TypeAlias = Callable[[], Awaitable[Run]]
 """A function that returns the run of the calling task."""
@@ -194,7 +197,7 @@ class Many(Generic[R]):
             for each in await run.reader.child_results(run.workflow_id, self.step_id, first, MAX_READ):
                 try:
                     yield _value(run.codec, self._returns, each)
-                except Exception as error:  # noqa: BLE001  # the error of the child
+                except CHILD_ERRORS as error:
                     yield error
 
 
@@ -334,7 +337,7 @@ class ChildGroup:
                 results[child.step_id] = await child
             except WorkflowCancelledError as error:
                 cancelled.append(error)
-            except Exception as error:  # noqa: BLE001  # the error of the child
+            except StepFailedError as error:
                 if not errors:
                     await self._cancel()
                 errors.append(error)
@@ -493,7 +496,7 @@ async def gather(children: Sequence[Child[Any] | Many[Any]], *, return_exception
         else:
             try:
                 results.append(await each)
-            except Exception as error:  # noqa: BLE001  # the error of the child
+            except CHILD_ERRORS as error:
                 results.append(error)
     first = next((each for each in results if isinstance(each, BaseException)), None)
     if first is not None and not return_exceptions:

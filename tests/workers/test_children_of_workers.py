@@ -189,8 +189,9 @@ async def test_several_workers_wake_each_parent(dsn, schema, admin, sql):
         others = [await admin.enqueue(completing, each) for each in range(1, 8)]
         for count, handle in [*enumerate(handles, 1), *enumerate(others, 1)]:
             assert await handle.result() == count * (count - 1)
+        await until(is_quiet, sql)
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_waits") == 0
-    assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages WHERE is_new") == 0
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages WHERE address LIKE 'c/%'") == 0
 
 
 async def test_parent_and_child_may_have_workers_of_their_own(dsn, schema, admin):

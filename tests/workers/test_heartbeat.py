@@ -593,7 +593,7 @@ async def test_dropped_abandonment_is_repeated_by_the_heartbeat(dsn, schema, adm
     async with watchful(dsn, schema) as own:
         store = await own.store()
         workflow_id, claim = await store.create_and_claim("w", "{}")
-        monkeypatch.setattr(store.journal, "_is_crowded", lambda: True)
+        monkeypatch.setattr(store.journal._backlog, "is_full", lambda: True)
         store.abandon(workflow_id, claim.epoch, claim.token)
         monkeypatch.undo()
         await until(lambda: _is_abandoned(sql, workflow_id))

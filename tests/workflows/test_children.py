@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from pgqrs import (
     Admin,
     ConfigurationError,
+    DatabaseUnavailableError,
     InvalidNameError,
     PyWorkflow,
     Sleep,
@@ -26,6 +28,7 @@ from pgqrs import (
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec
 from pgqrs.testing import crash_everywhere
+from pgqrs.workflow import children as awaiting
 from tests.support.families import NegativeError, children_of, double, is_quiet, is_waiting, nap, statuses_of
 from tests.support.recorded import is_replay, row_of
 from tests.support.waiting import no_hang, until
@@ -336,6 +339,45 @@ async def test_gather_raises_the_first_error_by_position(admin, sql, numbers, fi
             await handle.result()
     # It has waited for all, and cancelled none.
     assert sorted(await statuses_of(sql, handle.id)) == ["ERROR"] * 4 + ["SUCCESS"] * 2
+
+
+async def test_gather_returns_the_timeout_of_a_child(result):
+    @workflow
+    async def impatient(ctx: PyWorkflow) -> str:
+        child = await ctx.options(timeout=0.2).start(nap)
+        (error,) = await ctx.gather(child, return_exceptions=True)
+        assert isinstance(error, WorkflowTimeoutError)
+        return str(await child.status())
+
+    assert await result(impatient) == "ERROR"
+
+
+@pytest.mark.parametrize("way", ["gather", "group"])
+async def test_error_of_the_parents_run_is_not_its_childs(admin, sql, monkeypatch, way):
+    """A parent that has lost its connection has learned nothing of its child, and neither returns nor ends it."""
+
+    async def lost(*_: object) -> None:
+        raise DatabaseUnavailableError("the connection is lost")
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> object:
+        if way == "gather":
+            child = await ctx.start(nap)
+            monkeypatch.setattr(awaiting, "wait_for_children", lost)
+            return await ctx.gather(child, return_exceptions=True)
+        async with ctx.children(on_end="abandon") as group:
+            await group.start(nap)
+            monkeypatch.setattr(awaiting, "as_completed", completed_and_lost)
+        return None
+
+    async def completed_and_lost(_: object, children: list) -> AsyncIterator:
+        monkeypatch.setattr(awaiting, "wait_for_children", lost)
+        for each in children:
+            yield each
+
+    with pytest.raises(DatabaseUnavailableError, match="the connection is lost"):
+        await admin.run(parent)
+    assert await statuses_of(sql, (await parent_of(sql))["id"]) == ["PENDING"]
 
 
 async def test_results_of_many_come_one_by_one(result):
