@@ -335,12 +335,12 @@ class ChildGroup:
         async for child in as_completed(self._current, self._children):
             try:
                 results[child.step_id] = await child
-            except WorkflowCancelledError as error:
-                cancelled.append(error)
             except StepFailedError as error:
                 if not errors:
                     await self._cancel()
                 errors.append(error)
+            except WorkflowCancelledError as error:
+                cancelled.append(error)
         # After a failure the other children are cancelled by the group; their errors say nothing more.
         if errors or cancelled:
             raise ExceptionGroup("children of a workflow have failed", errors or cancelled) from None

@@ -560,6 +560,32 @@ async def test_failure_after_a_cancelled_child_cancels_the_group(admin, sql):
     assert await statuses_of(sql, handle.id) == ["CANCELLED", "ERROR", "CANCELLED"]
 
 
+async def test_failure_by_a_cancelled_grandchild_cancels_the_group(admin, sql):
+    """The child has failed with the error of its own child, so it was not cancelled itself."""
+
+    @workflow
+    async def family_of_two(ctx: PyWorkflow) -> str:
+        try:
+            async with ctx.children() as group:
+                await group.start(nap)
+                await group.start(of_a_cancelled_child)
+        except ExceptionGroup as failed:
+            return str(len(failed.exceptions))
+        return "no failure"
+
+    async with no_hang(), Worker(admin, [family_of_two, of_a_cancelled_child, nap]):
+        handle = await admin.enqueue(family_of_two)
+        assert await handle.result() == "1"
+    assert await statuses_of(sql, handle.id) == ["CANCELLED", "ERROR"]
+
+
+@workflow
+async def of_a_cancelled_child(ctx: PyWorkflow) -> None:
+    child = await ctx.start(nap)
+    await child.cancel()
+    await child
+
+
 async def test_group_raises_the_errors_of_all_children(result):
     first, second = sorted(await result(grouping, [-2, -1]))
     assert (first[-14:], second[-14:]) == ("-1 is negative", "-2 is negative")
