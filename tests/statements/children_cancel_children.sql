@@ -12,10 +12,12 @@ FROM parents
 JOIN LATERAL (SELECT child.id AS id, child.status AS status
 FROM pgqrs.pgqrs_workflows AS child
 WHERE child.parent_id = parents.workflow_id
-AND NOT (EXISTS (SELECT 1
+AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = parents.workflow_id
-AND parent.completed_at IS NULL))
+AND parent.completed_at IS NULL
+
+LIMIT 1) IS NULL
 AND child.completed_at IS NULL
 AND child.ends_with_parent
 AND (child.status != 'RUNNING'
@@ -49,17 +51,21 @@ done AS
 SET is_new=false, taken_at=now()
 WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(parents.id) AS array_agg_2
 FROM parents), '{}'))
-AND NOT (EXISTS (SELECT *
+AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS child
 WHERE child.parent_id = pgqrs.pgqrs_messages.workflow_id
-AND NOT (EXISTS (SELECT 1
+AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_messages.workflow_id
-AND parent.completed_at IS NULL))
+AND parent.completed_at IS NULL
+
+LIMIT 1) IS NULL
 AND child.completed_at IS NULL
 AND child.ends_with_parent
 AND (child.status != 'RUNNING'
-OR child.cancel_interrupts IS NULL)))
+OR child.cancel_interrupts IS NULL)
+
+LIMIT 1) IS NULL
 RETURNING pgqrs.pgqrs_messages.id)
  SELECT (SELECT pg_catalog.count(*) AS count_1
 FROM cancelled) + (SELECT pg_catalog.count(*) AS count_1

@@ -13,7 +13,6 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    exists,
     false,
     func,
     literal_column,
@@ -159,10 +158,11 @@ def cancel_children() -> Any:
         .returning(Workflow.id)
         .cte("cancelled")
     )
+    left = select(ONE).where(_is_to_end(child, Message.workflow_id))
     done = (
         update(Message)
         .where(Message.id == func.any(all_of(parents.c.id)))
-        .where(~exists().where(_is_to_end(child, Message.workflow_id)))
+        .where(~is_found(left, child))
         .values(is_new=false(), taken_at=func.now())
         .returning(Message.id)
         .cte("done")
@@ -178,7 +178,7 @@ def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
     lives = select(ONE).where(parent.id == parent_id, parent.completed_at.is_(None))
     return and_(
         child.parent_id == parent_id,
-        ~lives.correlate_except(parent).exists(),
+        ~is_found(lives, parent),
         child.completed_at.is_(None),
         child.ends_with_parent,
         (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
