@@ -289,7 +289,9 @@ class Submitter:
         codec = self._loops.codec
         check_codec(codec, stored.id, stored.codec)
         given, by_name = decode_input(codec, definition_of(workflow), stored.input)
-        return await workflow(PyWorkflow(self._loops, stored.id, stored.name, token), *given, **by_name)
+        timeout = self._options.timeout
+        context = PyWorkflow(self._loops, stored.id, stored.name, token, timeout=timeout)
+        return await workflow(context, *given, **by_name)
 
     async def _submit(
         self, state: LoopState, definition: Definition, submissions: list[Submission]

@@ -79,8 +79,18 @@ class PyWorkflow:
     is_typed: bool = False
     """True for a typed codec, which accepts arguments that are not JSON."""
 
-    def __init__(self, host: ContextHost, workflow_id: int, name: str, token: int | None = None) -> None:
+    def __init__(
+        self,
+        host: ContextHost,
+        workflow_id: int,
+        name: str,
+        token: int | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
         self._host = host
+        # In place of the timeout of `@workflow`; None to keep that one.
+        self._timeout = timeout
         self._id = workflow_id
         self._token = token
         self._name = name
@@ -830,6 +840,8 @@ class PyWorkflow:
             Parked: The run was released for a later claim.
             Exception: Any exception that the body raises.
         """
+        if self._timeout is not None:
+            options = options._replace(timeout=self._timeout)
         run = await self._first_run(options)
         try:
             while isinstance(run, Run):

@@ -354,3 +354,22 @@ def test_invalid_timeout_is_refused(wrong):
     for decorator in (step, workflow):
         with pytest.raises((ConfigurationError, TypeError)):
             decorator(timeout=wrong)
+
+
+@pytest.mark.parametrize("wait", ["a sleep", "a message", "a step"])
+async def test_timeout_of_the_options_ends_a_run_in_this_task(admin, sql, wait):
+    @workflow(timeout=60)
+    async def waiting(ctx: PyWorkflow) -> None:
+        match wait:
+            case "a sleep":
+                await ctx.sleep(3600)
+            case "a message":
+                await ctx.receive("paid")
+            case _:
+                await hangs(ctx)
+
+    async with no_hang():
+        with pytest.raises(WorkflowTimeoutError) as caught:
+            await admin.options(timeout=0.2).run(waiting)
+    assert caught.value.timeout == 0.2
+    assert await sql.fetchval("SELECT status FROM pgqrs_workflows") == "ERROR"
