@@ -27,29 +27,35 @@ LIMIT 2000
 FOR NO KEY UPDATE OF child SKIP LOCKED) AS found ON true
 
 LIMIT 2000),
+queued AS
+(SELECT held.id AS id
+FROM held
+WHERE held.status != 'RUNNING'),
 cancelled AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='CANCELLED', completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
-FROM held
-WHERE pgqrs.pgqrs_workflows.id = held.id
-AND held.status IN ('PENDING', 'WAITING')
+WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT pg_catalog.array_agg(queued.id) AS array_agg_2
+FROM queued), '{}'))
 RETURNING pgqrs.pgqrs_workflows.id),
 dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(cancelled.id) AS array_agg_1
 FROM cancelled), '{}'))),
+running AS
+(SELECT held.id AS id
+FROM held
+WHERE held.status = 'RUNNING'),
 asked AS
 (UPDATE pgqrs.pgqrs_workflows
 SET cancel_interrupts=false
-FROM held
-WHERE pgqrs.pgqrs_workflows.id = held.id
-AND held.status = 'RUNNING'
+WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT pg_catalog.array_agg(running.id) AS array_agg_3
+FROM running), '{}'))
 RETURNING pgqrs.pgqrs_workflows.id),
 done AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false, taken_at=now()
-WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(parents.id) AS array_agg_2
+WHERE pgqrs.pgqrs_messages.id = any(coalesce((SELECT pg_catalog.array_agg(parents.id) AS array_agg_4
 FROM parents), '{}'))
 AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS child

@@ -45,8 +45,6 @@ _SECOND = literal_column("2", Integer())
 _AFTER_PARENT = literal_column("4", Integer())
 """Characters up to the step in the address of children: two of the kind, one between, and counted from 1."""
 
-_LIVE_STATUSES = (WorkflowStatus.PENDING, WorkflowStatus.WAITING)
-
 
 def is_of_children(address: Any) -> ColumnElement[bool]:
     """Return the condition that an address is one of children."""
@@ -141,11 +139,18 @@ def cancel_children() -> Any:
         .cte("held")
         .prefix_with("MATERIALIZED")
     )
-    own = update(Workflow).where(Workflow.id == held.c.id)
-    running = held.c.status == text_literal(WorkflowStatus.RUNNING)
-    asked = own.where(running).values(cancel_interrupts=false()).returning(Workflow.id).cte("asked")
+    running: Any = select(held.c.id).where(held.c.status == text_literal(WorkflowStatus.RUNNING)).cte("running")
+    queued: Any = select(held.c.id).where(held.c.status != text_literal(WorkflowStatus.RUNNING)).cte("queued")
+    asked = (
+        update(Workflow)
+        .where(Workflow.id == func.any(all_of(running.c.id)))
+        .values(cancel_interrupts=false())
+        .returning(Workflow.id)
+        .cte("asked")
+    )
     cancelled = (
-        own.where(held.c.status.in_([text_literal(each) for each in _LIVE_STATUSES]))
+        update(Workflow)
+        .where(Workflow.id == func.any(all_of(queued.c.id)))
         .values(
             status=text_literal(WorkflowStatus.CANCELLED),
             ready_at=null(),
