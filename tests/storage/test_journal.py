@@ -254,13 +254,13 @@ async def test_backlog_is_empty_after_records_waited_for_a_lock(admin, sql):
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
         stuck = [await submit(journal, outcome(workflow_id, "first"))]
-        await until(lambda: workflow_id in journal._backlog.blocked.by_workflow)
+        await until(lambda: workflow_id in journal._backlog.blocked.by_key)
         stuck += [await submit(journal, outcome(workflow_id, f"s{n}", json.dumps("x" * 1000))) for n in range(20)]
         before = journal.statements
         await until(lambda: journal.statements >= before + 4)
     await asyncio.gather(*stuck)
     assert (len(journal._backlog.queue), journal._backlog.size) == (0, 0)
-    assert (journal._backlog.blocked.by_workflow, journal._backlog.blocked.delays) == ({}, {})
+    assert (journal._backlog.blocked.by_key, journal._backlog.blocked.delays) == ({}, {})
 
 
 async def test_fenced_waiting_run_leaves_no_journal_state(admin, sql):
@@ -268,12 +268,12 @@ async def test_fenced_waiting_run_leaves_no_journal_state(admin, sql):
     (workflow_id,) = await new_runs(admin, 1)
     async with held(sql, workflow_id):
         stuck = await submit(journal, outcome(workflow_id))
-        await until(lambda: workflow_id in journal._backlog.blocked.by_workflow)
+        await until(lambda: workflow_id in journal._backlog.blocked.by_key)
         await sql.execute("UPDATE pgqrs_workflows SET epoch = 9, claim = -1 WHERE id = $1", workflow_id)
     with pytest.raises(WorkflowFencedError):
         await stuck
     blocked = journal._backlog.blocked
-    assert (blocked.by_workflow, blocked.delays, journal._backlog.size) == ({}, {}, 0)
+    assert (blocked.by_key, blocked.delays, journal._backlog.size) == ({}, {}, 0)
 
 
 async def test_write_of_a_cancelled_task_is_recorded_and_replayed(admin, sql):
@@ -423,7 +423,7 @@ async def test_locked_workflow_does_not_fill_the_backlog(admin, monkeypatch, sql
     text = json.dumps("x" * 1000)
     async with held(sql, locked):
         stuck = [await submit(journal, outcome(locked, "first"))]
-        await until(lambda: locked in journal._backlog.blocked.by_workflow)
+        await until(lambda: locked in journal._backlog.blocked.by_key)
         stuck += [await submit(journal, outcome(locked, f"s{n}", text)) for n in range(15)]
         async with asyncio.timeout(DEADLINE):
             for n in range(30):

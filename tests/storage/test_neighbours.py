@@ -132,7 +132,7 @@ async def test_keys_locked_by_a_transaction_delay_no_step(dsn, schema, admin, ap
             await admin.options(key=key, session=session).enqueue(many_steps, 1)
         waiting = [asyncio.create_task(admin.options(key=key).enqueue(many_steps, 1)) for key in keys]
         beside = (await admin.store()).journal.beside
-        await until(lambda: len(beside._backlog.blocked.by_workflow) == 20)
+        await until(lambda: len(beside._backlog.blocked.by_key) == 20)
         async with asyncio.timeout(5):
             assert await admin.run(many_steps, 50) == 1225
             handle = await admin.options(key="free").enqueue(many_steps, 1)
