@@ -21,16 +21,18 @@ PYTEST_OPTIONS ?=
 ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= $(ACCEPTANCE)
-# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, and of the test kit.
+# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values and arguments, and
+# of the test kit.
 REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
-  $(foreach each,bad_input enqueue handles keys caller_sessions,--ignore=tests/workflows/test_$(each).py)
+  $(foreach each,bad_input enqueue handles keys caller_sessions spec_document transactional_misuse typed_values, \
+  --ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
 
 # What an older SQLAlchemy, Alembic or asyncpg could break: sessions, transactions, values, statements and migrations.
 # The tests of processes, stops, timers and arguments use no more of the dependencies than these.
 TESTS_OF_DEPENDENCIES := tests/unit $(foreach each,spec replay errors values typed_values enqueue transactional_steps \
-  transactional_misuse caller_sessions concurrency messages events children,tests/workflows/test_$(each).py) \
+  transactional_misuse caller_sessions concurrency messages,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
   storage/migrations storage/journal storage/budgets,tests/$(dir $(each))test_$(notdir $(each)).py)
 
@@ -65,8 +67,8 @@ test: .venv/.dev ## everything that CI runs: lint, types, tests on the newest an
 	wait $$checks; checked=$$?; cat .venv/log/checks; \
 	[ $$checked -eq 0 ] || printf '\nThe checks above failed.\n'; \
 	[ $$checked -eq 0 ] && [ $$newest -eq 0 ] || exit 1; \
-	$(MAKE) --no-print-directory test-oldest > .venv/log/oldest 2>&1 & checks=$$!; \
-	$(MAKE) --no-print-directory test-packaging test-replay REPLAYED='$(REPLAYED_IN_TEST)'; packaged=$$?; \
+	$(MAKE) --no-print-directory test-oldest WORKERS=3 > .venv/log/oldest 2>&1 & checks=$$!; \
+	$(MAKE) --no-print-directory test-packaging test-replay WORKERS=3 REPLAYED='$(REPLAYED_IN_TEST)'; packaged=$$?; \
 	wait $$checks; checked=$$?; cat .venv/log/oldest; \
 	[ $$checked -eq 0 ] && [ $$packaged -eq 0 ]
 
