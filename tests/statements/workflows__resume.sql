@@ -1,6 +1,10 @@
 WITH made_pending AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status=$2::TEXT, epoch=(pgqrs.pgqrs_workflows.epoch + $3::BIGINT), claim=NULL, completed_at=NULL, updated_at=now(), error=NULL, ready_at=CASE WHEN (pgqrs.pgqrs_workflows.queue IS NOT NULL) THEN now() END, due_at=NULL, executor=NULL, attempts=$4::BIGINT, retries=$5::BIGINT, deadline=NULL, cancel_interrupts=NULL
+SET status=$2::TEXT, epoch=(pgqrs.pgqrs_workflows.epoch + $3::BIGINT), claim=NULL, completed_at=NULL, updated_at=now(), error=NULL, ready_at=CASE WHEN (pgqrs.pgqrs_workflows.queue IS NOT NULL) THEN now() END, due_at=NULL, executor=NULL, attempts=$4::BIGINT, retries=$5::BIGINT, deadline=NULL, cancel_interrupts=NULL, ends_with_parent=(pgqrs.pgqrs_workflows.ends_with_parent
+AND (EXISTS (SELECT *
+FROM pgqrs.pgqrs_workflows AS parent
+WHERE parent.id = pgqrs.pgqrs_workflows.parent_id
+AND parent.completed_at IS NULL)))
 WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
 waits_dropped AS
 (DELETE

@@ -14,6 +14,7 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    exists,
     false,
     func,
     literal,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.records import StoredWorkflow
@@ -260,10 +262,14 @@ def _cancel() -> Any:
 
 def _resume() -> Any:
     """Return the statement that makes a workflow pending and reopens its failed steps."""
+    parent = aliased(Workflow, name="parent")
+    has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
     made_pending = (
         update(Workflow)
         .where(Workflow.id == bindparam("workflow"))
         .values(
+            # A child that is resumed after the end of its parent goes on without it.
+            ends_with_parent=Workflow.ends_with_parent & has_live_parent,
             status=WorkflowStatus.PENDING,
             epoch=Workflow.epoch + 1,
             claim=null(),
