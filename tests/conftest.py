@@ -21,6 +21,7 @@ from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
 from pgqrs.storage.queries.invariants import INVARIANTS
 from pgqrs.storage.schema.migrate import sql_script
+from pgqrs.testing import TestClock
 from tests.support import shop
 from tests.support.claims import Claims, claims
 from tests.support.database import Kept, connected, engine_on
@@ -58,6 +59,24 @@ def dsn() -> Iterator[str]:
         kept.execute("SELECT pg_reload_conf()")
     yield dsn
     embedded.stop(f"embedded://{folder}")
+
+
+@pytest.fixture(scope="session")
+def pgqrs_dsn(dsn: str) -> str:
+    """The server of the fixtures of pgqrs.testing, for the modules that load them."""
+    return dsn
+
+
+@pytest.fixture
+def kit(pgqrs_admin: Admin) -> Admin:
+    """The installation of pgqrs.testing: its schema is the test's own and its clock can be moved."""
+    return pgqrs_admin
+
+
+@pytest.fixture
+def clock(pgqrs_clock: TestClock) -> TestClock:
+    """The clock of `kit`."""
+    return pgqrs_clock
 
 
 @pytest.fixture(scope="session")

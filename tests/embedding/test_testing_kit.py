@@ -49,21 +49,6 @@ pytest_plugins = ("pytest_pgqrs",)
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
-@pytest.fixture
-def kit(pgqrs_admin):
-    return pgqrs_admin
-
-
-@pytest.fixture
-def clock(pgqrs_clock):
-    return pgqrs_clock
-
-
 @pytest.fixture
 async def raw(pgqrs_dsn, kit, clock):
     """A connection of an application's, which sees the time of the clock."""

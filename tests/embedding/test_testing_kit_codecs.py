@@ -42,19 +42,9 @@ class Token:
     text: str
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
 @pytest.fixture(params=[PydanticCodec(), FernetCodec([KEY], PydanticCodec())], ids=lambda codec: codec.name)
 def pgqrs_admin_options(request):
     return {"codec": request.param}
-
-
-@pytest.fixture
-def kit(pgqrs_admin):
-    return pgqrs_admin
 
 
 @step

@@ -31,16 +31,6 @@ PAID = Topic("paid", int)
 ROWS = 200_000
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
-@pytest.fixture
-def kit(pgqrs_admin):
-    return pgqrs_admin
-
-
 @workflow
 async def collecting(ctx: PyWorkflow, count: int) -> list:
     """Receive messages one after the other."""

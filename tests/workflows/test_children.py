@@ -982,11 +982,6 @@ async def crash_proof(ctx: PyWorkflow) -> list:
     return found
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
 async def test_parent_survives_a_crash_at_each_write(pgqrs_admin):
     async with Worker(pgqrs_admin, [double], queues=["kids"]):
         found = await crash_everywhere(crash_proof, admin=pgqrs_admin)

@@ -978,21 +978,6 @@ async def test_wait_shows_as_running_without_an_outcome(admin, claimer):
 # --- timeouts of a clock that is moved ---
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
-@pytest.fixture
-def kit(pgqrs_admin):
-    return pgqrs_admin
-
-
-@pytest.fixture
-def clock(pgqrs_clock):
-    return pgqrs_clock
-
-
 @workflow
 async def three_days(ctx: PyWorkflow) -> str:
     """Wait three days for a payment."""

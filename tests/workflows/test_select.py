@@ -31,21 +31,6 @@ PAID = Topic("paid", int)
 GONE = "order gone"
 
 
-@pytest.fixture(scope="session")
-def pgqrs_dsn(dsn):
-    return dsn
-
-
-@pytest.fixture
-def kit(pgqrs_admin):
-    return pgqrs_admin
-
-
-@pytest.fixture
-def clock(pgqrs_clock):
-    return pgqrs_clock
-
-
 @workflow
 async def ordering(ctx: PyWorkflow) -> list:
     """Wait for a payment, a withdrawal, or the end of an hour."""
