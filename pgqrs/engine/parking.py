@@ -65,10 +65,15 @@ Describe: TypeAlias = Callable[[], StepWait]
 
 
 class _Wait(NamedTuple):
-    """The latest time of a wait, and the description of the step that waits; None for a step with an outcome."""
+    """A wait until the time `due` at the latest.
+
+    `describe` describes the step that waits; None for a step with an outcome. `is_new` is True until the run has
+    parked or waits in memory: the step may have no record yet.
+    """
 
     due: float
     describe: Describe | None
+    is_new: bool
 
 
 # The lifecycle does not refer to this object: a cycle would leave ended runs to the garbage collector.
@@ -94,9 +99,17 @@ class Parking:
 
     @property
     def idle_until(self) -> float | None:
-        """The time, by the clock, until which the run only waits; None if a step executes or nothing waits."""
-        only_waits = self._waits and self.lifecycle.state is RunState.OPEN and self.lifecycle.idle.is_idle
-        return min(each.due for each in self._waits.values()) if only_waits else None
+        """The time, by the clock, until which the run only waits, its deadline at the latest.
+
+        None if a step executes, nothing waits, or a wait has only begun.
+        """
+        lifecycle, waits = self.lifecycle, self._waits.values()
+        if not waits or lifecycle.state is not RunState.OPEN or not lifecycle.idle.is_idle:
+            return None
+        if any(each.is_new for each in waits):
+            return None
+        deadline = inf if lifecycle.deadline is None else lifecycle.deadline
+        return min(deadline, *(each.due for each in waits))
 
     def until_due(self) -> float | None:
         """Return the seconds until a parked run must be claimed again; None if no time is set."""
@@ -136,15 +149,17 @@ class Parking:
         `due` is the latest time of the wait. Raises the stop of the run if it has stopped, as by the park.
         """
         self.lifecycle.raise_if_stopped()
-        with self._waiting(due, describe, resting=True):
+        with self._waiting(due, describe, resting=True, is_new=True):
             await self._park_if_only_body_waits()
         self.lifecycle.raise_if_stopped()
 
     @contextmanager
-    def _waiting(self, due: float, describe: Describe | None, *, resting: bool) -> Generator[asyncio.Future[None]]:
+    def _waiting(
+        self, due: float, describe: Describe | None, *, resting: bool, is_new: bool = False
+    ) -> Generator[asyncio.Future[None]]:
         lifecycle = self.lifecycle
         waiter: asyncio.Future[None] = lifecycle.loop.create_future()
-        self._waits[waiter] = _Wait(due, describe)
+        self._waits[waiter] = _Wait(due, describe, is_new)
         lifecycle.waiters.add(waiter)
         lifecycle.idle.resting += resting
         try:

@@ -472,7 +472,8 @@ class Run:
         self.announcements.ended()
         if self._store.observer is not None:
             self._store.observer.run_ended(self.workflow_id, status)
-        if self.epoch > 1:  # earlier runs may have recorded steps that this run did not use
+        # Earlier runs may have recorded steps that this run did not use, unless it was stopped before.
+        if self.epoch > 1 and not self.lifecycle.is_final:
             with suppress(PgqrsError, TimeoutError):
                 async with asyncio.timeout(UNASKED_TIMEOUT):
                     await self.steps.warn_of_unasked()

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from math import inf, isinf
+from operator import attrgetter
 from time import monotonic
 from typing import ClassVar
 from weakref import WeakSet
@@ -29,6 +30,9 @@ MARGIN = 0.001
 
 UNCLAIMED = 1.0
 """Seconds for which a ready workflow keeps time from being skipped; later, no worker is expected to claim it."""
+
+UNCLAIMED_LOOKS = 40
+"""Minimum searches that find a ready workflow in that time: a busy machine is slow to claim and to search."""
 
 _NOTHING = timedelta()
 
@@ -227,7 +231,7 @@ class TestClock:
         # Without retries: a second move would go too far.
         async with stores[0].database.transaction() as connection:
             await testbed.move(connection, self._schema, seconds)
-        for timer in list(self._timers):
+        for timer in sorted(self._timers, key=attrgetter("time")):  # they fire in this order
             timer.arm(self.time())
 
     async def _stores(self) -> list[Store]:
@@ -241,16 +245,16 @@ class TestClock:
     # --- skipping ---
 
     async def _skip(self, enough: asyncio.Event) -> None:
-        since: dict[int, float] = {}
+        ready = _Ready()
         pause = PAUSE
         while not await _comes_within(pause, enough):
             async with self._moving:
-                due = await self._next_due(since)
+                due = await self._next_due(ready)
                 if due is not None:
                     await self._move(max(0.0, due - self.time()) + MARGIN)
             pause = min(2 * pause, LONGEST_PAUSE) if due is None else PAUSE
 
-    async def _next_due(self, since: dict[int, float]) -> float | None:
+    async def _next_due(self, ready: _Ready) -> float | None:
         """Return the earliest time, by this clock, at which a wait ends; None while other work is in progress."""
         stores = await self._stores()
         if _rests(stores) is None:
@@ -259,21 +263,42 @@ class TestClock:
         outlook = await stores[0].database.run_with_retries(testbed.pending_work)
         rests = _rests(stores)
         runs = {workflow_id for each in stores for workflow_id in each.runs}
-        if rests is None or outlook.held - runs or _may_be_claimed(outlook.open, since):
+        may_be_claimed = ready.may_be_claimed(outlook.open)
+        if rests is None or outlook.held - runs or may_be_claimed:
             return None
         in_tables = [] if outlook.next_due is None else [asked + outlook.next_due]
         soonest = min([*rests, *self._sleepers.values(), *in_tables], default=inf)
         return None if isinf(soonest) else soonest
 
 
+class _Ready:
+    """The ready workflows: the time and the number of the searches that have found each."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def may_be_claimed(self, found: frozenset[tuple[int, int]]) -> bool:
+        """Return whether a worker may soon claim one of the workflows, which are ids and epochs.
+
+        A workflow that is ready again after a run counts as newly ready, because its epoch has changed.
+        """
+        now = monotonic()
+        earlier = self._found
+        self._found = {}
+        for each in found:
+            since, looks = earlier.get(each, (now, 0))
+            self._found[each] = since, looks + 1
+        return any(now - since < UNCLAIMED or looks < UNCLAIMED_LOOKS for since, looks in self._found.values())
+
+
 class _Timer:
     """A callback in an event loop at a time of a clock; `pending` has all timers that have not fired."""
 
-    __slots__ = ("_callback", "_handle", "_loop", "_pending", "_time")
+    __slots__ = ("_callback", "_handle", "_loop", "_pending", "time")
 
     def __init__(self, pending: set[_Timer], time: float, callback: Callable[[], object]) -> None:
         self._pending = pending
-        self._time = time
+        self.time = time
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.Handle | None = None
@@ -286,9 +311,9 @@ class _Timer:
         if self._loop.is_closed():
             self._pending.discard(self)
         elif self._loop is asyncio.get_running_loop():
-            self._handle = self._loop.call_later(max(0.0, self._time - now), self._fire)
+            self._handle = self._loop.call_later(max(0.0, self.time - now), self._fire)
         else:
-            self._handle = self._loop.call_soon_threadsafe(self._rearm, self._time - now)
+            self._handle = self._loop.call_soon_threadsafe(self._rearm, self.time - now)
 
     def cancel(self) -> None:
         """Cancel the callback."""
@@ -351,11 +376,3 @@ def _runs(stores: list[Store]) -> Iterator[Run]:
         for run in list(store.runs.values()):
             if isinstance(run, Run):
                 yield run
-
-
-def _may_be_claimed(ids: frozenset[int], since: dict[int, float]) -> bool:
-    """Return whether a worker may soon claim a workflow; `since` has the time when each was first seen."""
-    now = monotonic()
-    for gone in since.keys() - ids:
-        del since[gone]
-    return any(now - since.setdefault(each, now) < UNCLAIMED for each in ids)

@@ -80,10 +80,18 @@ def _begun_at_most(undisturbed: RunReport, step_id: str) -> int:
 
 
 def _other_steps(undisturbed: RunReport, trial: RunReport) -> Iterator[str]:
-    for step_id in undisturbed.steps.keys() - trial.steps.keys():
+    for step_id in _lasting(undisturbed) - trial.steps.keys():
         yield f"it has no step {step_id!r}, which it has without a crash."
-    for step_id in trial.steps.keys() - undisturbed.steps.keys():
+    for step_id in _lasting(trial) - undisturbed.steps.keys():
         yield f"it has a step {step_id!r}, which it does not have without a crash."
+
+
+def _lasting(trial: RunReport) -> set[str]:
+    """Return the ids of the steps with an outcome or a failed attempt.
+
+    Whether another step has a record depends on the time: a long step has one, and the wait of a parked run.
+    """
+    return {each for each, step in trial.steps.items() if step.status != StepStatus.RUNNING or step.failures}
 
 
 def _is_same_outcome(one: RunReport, other: RunReport, compare: Compare | None) -> bool:

@@ -73,12 +73,12 @@ _LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
 class PendingWork(NamedTuple):
     """The work that the live workflows wait for.
 
-    `held` has the ids of workflows that an executor runs, `open` the ids of workflows that a worker could claim
-    now. `next_due` is the number of seconds until the next timer, None without a timer.
+    `held` has the ids of workflows that an executor runs, `open` the ids and epochs of workflows that a worker
+    could claim now. `next_due` is the number of seconds until the next timer or deadline, None without one.
     """
 
     held: frozenset[int]
-    open: frozenset[int]
+    open: frozenset[tuple[int, int]]
     next_due: float | None
 
 
@@ -190,13 +190,13 @@ async def pending_work(connection: AsyncConnection) -> PendingWork:
     """Return the work that the live workflows wait for."""
     rows: Any = await connection.execute(_OUTLOOK)
     held: set[int] = set()
-    open_: set[int] = set()
+    open_: set[tuple[int, int]] = set()
     next_due: float | None = None
-    for workflow_id, executor, is_ready, due in rows:
+    for workflow_id, epoch, executor, is_ready, due in rows:
         if executor is not None and executor != ABANDONED:
             held.add(workflow_id)
         elif executor is not None or is_ready or (due is not None and due <= 0):
-            open_.add(workflow_id)
+            open_.add((workflow_id, epoch))
         elif due is not None and (next_due is None or due < next_due):
             next_due = due
     return PendingWork(frozenset(held), frozenset(open_), next_due)
@@ -218,9 +218,10 @@ _HAS_MESSAGE = exists().where(
 
 _OUTLOOK: Any = select(
     Workflow.id,
+    Workflow.epoch,
     Workflow.executor,
     Workflow.ready_at.is_not(None) | _HAS_MESSAGE,
-    seconds_of(Workflow.due_at - func.now()),
+    seconds_of(func.least(Workflow.due_at, Workflow.deadline) - func.now()),
 ).where(Workflow.status.in_(_LIVE))
 
 _QUEUES: Any = (

@@ -202,6 +202,46 @@ async def test_deadline_follows_the_clock(kit, clock):
             await running
 
 
+async def test_skipping_stops_at_a_deadline(kit, clock):
+    @workflow(timeout=60)
+    async def late(ctx: PyWorkflow) -> None:
+        await ctx.sleep(DAY)
+
+    async with no_hang(), clock.skipping():
+        for most in (120, 240):
+            with pytest.raises(WorkflowTimeoutError):
+                await kit.run(late)
+            assert clock.ahead < timedelta(seconds=most)
+            with pytest.raises(WorkflowTimeoutError):
+                await asyncio.create_task(_run_parked(kit, late))
+            assert clock.ahead < timedelta(seconds=most)
+
+
+async def _run_parked(kit, workflow):
+    async with Worker(kit, [workflow]):
+        return await (await kit.enqueue(workflow)).result()
+
+
+async def test_sleeps_end_in_the_order_of_their_times(kit, clock):
+    woken = []
+
+    @workflow
+    async def sleepers(ctx: PyWorkflow) -> None:
+        async def sleep(n: int) -> None:
+            await ctx.sleep(60 * n, id=str(n))
+            woken.append(n)
+
+        await asyncio.gather(*map(sleep, reversed(range(1, 31))))
+
+    running = asyncio.create_task(kit.run(sleepers))
+    for n in range(1, 31):
+        await until(_is_recorded, kit, 1, f"sleep/{n}")
+    await clock.advance(days=1)
+    async with no_hang():
+        await running
+    assert woken == sorted(woken)
+
+
 async def test_clock_jump_does_not_expire_executors(kit, clock):
     go_on = asyncio.Event()
 

@@ -120,6 +120,26 @@ async def test_wait_ends_with_the_first_of_its_conditions(lifecycle):
     assert (first.on_met, second.on_met, parking.idle_until) == (None, None, None)
 
 
+async def test_wait_that_has_only_begun_is_not_idle(lifecycle):
+    parking, seen = Parking(lifecycle, can_park=True), []
+    lifecycle.body.enter(None)
+    lifecycle.idle.executions["sleep:1"] = object()  # the step that waits
+    lifecycle.loop.call_soon(lambda: seen.append((lifecycle.idle.is_idle, parking.idle_until)))
+    with pytest.raises(Parked):
+        await parking.park_at_once(lifecycle.clock.time() + 1e6, lambda: None)
+    assert seen == [(True, None)]
+
+
+async def test_deadline_bounds_the_idle_time_of_a_run(lifecycle):
+    parking, condition = Parking(lifecycle, can_park=False), Told()
+    lifecycle.deadline = 5.0
+    wait = asyncio.create_task(parking.wait(condition))
+    await asyncio.sleep(0)
+    assert parking.idle_until == 5.0
+    condition.on_met()
+    await wait
+
+
 async def test_stop_ends_a_wait_and_its_subscriptions(lifecycle):
     parking, condition = Parking(lifecycle, can_park=False), Told()
     wait = asyncio.create_task(parking.wait(condition))

@@ -9,7 +9,17 @@ import logging
 import pytest
 from cryptography.fernet import Fernet
 
-from pgqrs import Admin, ConfigurationError, PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    PyWorkflow,
+    RetryPolicy,
+    StepFailedError,
+    TransientError,
+    Worker,
+    WorkflowTimeoutError,
+    step,
+)
 from pgqrs import workflow as workflow_
 from pgqrs.codecs import FernetCodec
 from pgqrs.codecs.failures import shown_error
@@ -74,6 +84,25 @@ async def test_unused_outcome_of_a_renamed_step_is_logged(admin, caplog):
         found = messages_with(caplog, "did not use")
         assert len(found) == expected
     assert "1 steps that its earlier runs recorded: 'charge'." in found[0]
+
+
+async def test_run_that_is_stopped_warns_of_no_unused_step(admin, sql, caplog):
+    async def killed_later(ctx: PyWorkflow) -> None:
+        await ctx.now()
+        await counted(ctx)
+        raise asyncio.CancelledError
+
+    @step
+    async def counted(ctx: PyWorkflow) -> int:
+        return 1
+
+    body = workflow_(name="late", timeout=60)(killed_later)
+    ctx = await admin.create_workflow("late")
+    await killed(body, ctx)
+    await sql.execute("UPDATE pgqrs_workflows SET deadline = now() - interval '1 second'")
+    with pytest.raises(WorkflowTimeoutError):
+        await body(await admin.get_workflow(ctx.id()))
+    assert messages_with(caplog, "did not use") == []
 
 
 async def test_at_most_ten_unused_steps_are_named(admin, caplog):
