@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figures, machine
-from benchmarks.report import LATEST, RESULTS, show
+from benchmarks.report import LATEST, MEASURED, RESULTS, show
 from benchmarks.rounds import Plan, run_rounds
 from benchmarks.server import FOLDER, running
 from benchmarks.systems import OURS, ROOT, SYSTEMS, make_environment
-from benchmarks.works import QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import WORKS
 
 PLOT_REQUIREMENTS = ("matplotlib==3.11.2",)
 ROUNDS = 5
@@ -75,10 +75,10 @@ def _keep(result: dict[str, Any], *, whole: bool) -> None:
     RESULTS.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{_short(target)}")
-    if result["throughput"] or result["queue"]:
+    if any(result[part] for part in MEASURED):
         words = {
             "labels": {name: system.label for name, system in SYSTEMS.items()},
-            "titles": {name: WORKS[name].title for name in (*THROUGHPUT, *QUEUE)},
+            "titles": {each["work"]: WORKS[each["work"]].title for part in MEASURED for each in result[part]},
         }
         plot = target.with_suffix(".svg")
         python = make_environment("plot", PLOT_REQUIREMENTS)

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.rounds import Measurement, Plan
 from benchmarks.server import Server
 from benchmarks.systems import SYSTEMS
-from benchmarks.works import CLAIMS, QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import CLAIMS, LATENCY, MESSAGES, QUEUE, THROUGHPUT, WORKS
 
 Spread = dict[str, float]
 Value = Callable[[Measurement], float]
@@ -53,6 +53,8 @@ def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
         "versions": {each["system"]: each["version"] for each in measurements},
         "throughput": _rates(measurements, THROUGHPUT, rate),
         "queue": _rates(measurements, QUEUE, _workflows_rate),
+        "messages": _rates(measurements, MESSAGES, rate),
+        "latency": _latencies(measurements),
         "reaches": [reach for reach in _reaches(measurements, plan) if reach],
         "others": [other for other in _others(measurements) if other],
         "measurements": measurements,
@@ -97,6 +99,30 @@ def _rates(measurements: list[Measurement], works: Sequence[str], value: Value) 
     return found
 
 
+def _latencies(measurements: list[Measurement]) -> list[dict[str, Any]]:
+    """Return the median and the 99th percentile of each system's latency, in milliseconds."""
+    found = []
+    for work in LATENCY:
+        for system in SYSTEMS:
+            mine = [each for each in measurements if (each["work"], each["system"]) == (work, system)]
+            if mine:
+                found.append(
+                    {
+                        "work": work,
+                        "system": system,
+                        "workflows": mine[0]["workflows"],
+                        "rate": spread([each["median_ms"] for each in mine]),
+                        "p99": spread([each["p99_ms"] for each in mine]),
+                        "ratio": _ratio(measurements, (work, system, _median_ms), (work, "pgqrs", _median_ms)),
+                    }
+                )
+    return found
+
+
+def _median_ms(measured: Measurement) -> float:
+    return float(measured["median_ms"])
+
+
 def _ratio(
     measurements: list[Measurement], over: tuple[str, str, Value], under: tuple[str, str, Value]
 ) -> Spread | None:
@@ -122,6 +148,16 @@ def _flatness(measured: Measurement) -> float:
 
 def _seconds(measured: Measurement) -> float:
     return float(measured["seconds"])
+
+
+def _of_enqueues(measured: Measurement) -> float:
+    """Return the rate of the sends as a multiple of the rate of the enqueues of the same process."""
+    return float(measured["seconds_to_enqueue"]) / float(measured["seconds"])
+
+
+def _of_parentless(measured: Measurement) -> float:
+    """Return the rate of the children as a multiple of the rate of the same workflows without a parent."""
+    return float(measured["seconds_without_parent"]) / float(measured["seconds"])
 
 
 def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any] | None]:
@@ -166,6 +202,28 @@ def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any]
         queue("w7", "dbos", 40),
         queue("w7x2", "pgqrs", 1),
         *(flat(work) for work in CLAIMS[1:]),
+        *_reaches_of_messages(measurements),
+    ]
+
+
+def _reaches_of_messages(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
+    """Return the targets of messages and children."""
+
+    def own(work: str, what: str, value: Value, **target: float) -> dict[str, Any] | None:
+        return _reach(work, what, _own(measurements, work, value), **target)
+
+    ratio = _ratio(measurements, ("m2", "pgqrs", rate), ("m2", "dbos", rate))
+    return [
+        own("m1", "commits for a wait", lambda each: each["commits_of_a_wait"], most=1),
+        _reach("m2", f"messages/s, times {SYSTEMS['dbos'].label}", ratio, least=20),
+        own("m3", "messages/s, times workflows enqueued/s by 50 tasks", _of_enqueues, least=0.8),
+        own("c1", "children/s, times the same workflows without a parent", _of_parentless, least=0.8),
+        own(
+            "c1",
+            "MiB of additional memory of the parent's process",
+            lambda each: each["memory_of_parent"],
+            most=50,
+        ),
     ]
 
 
@@ -207,6 +265,11 @@ def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
         other("w5", "seconds to the workflow's body, outcomes loaded", lambda each: each["seconds_to_the_body"]),
         other("w6", "steps/s", rate),
         other("w7", "seconds until all were enqueued", lambda each: each["seconds_to_enqueue"]),
+        other(
+            "m1",
+            "commits for a message, from its sending to the end of its receiver",
+            lambda each: each["commits_of_a_message"],
+        ),
         *(other(work, f"milliseconds for a claim of 50: {WORKS[work].title}", _milliseconds) for work in CLAIMS),
     ]
 

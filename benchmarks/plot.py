@@ -6,6 +6,7 @@ import json
 import sys
 from math import floor, log10
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -13,21 +14,33 @@ from matplotlib.figure import Figure
 
 COLOURS = {"pgqrs": "#1f6feb", "rust": "#b7410e", "dbos": "#6b7280", "absurd": "#a3a3a3", "pgbench": "#d4d4d4"}
 WIDTH = 0.16
+TEN = 10
 
 
 def draw(result: dict[str, Any], labels: dict[str, str], titles: dict[str, str]) -> Figure:
-    """Draw the rates of all systems in all works on logarithmic scales, with minimum and maximum as whiskers."""
-    measured = {
-        "steps/s (pgbench: commits/s), log scale": result["throughput"],
-        "workflows/s from a queue, log scale": result.get("queue", []),
-    }
-    panels = {unit: rates for unit, rates in measured.items() if rates}
-    shares = [len({each["work"] for each in rates}) for rates in panels.values()]
-    figure = Figure(figsize=(max(9, 3 * sum(shares)), 4.2), layout="constrained", facecolor="white")
-    drawn = figure.subplots(1, len(panels), width_ratios=shares, squeeze=False)[0]
-    for axes, (unit, rates) in zip(drawn, panels.items(), strict=True):
-        draw_panel(axes, rates, labels, titles)
-        axes.set_ylabel(unit)
+    """Draw the figures of all systems in all works on logarithmic scales, with minimum and maximum as whiskers."""
+    lines = [
+        {
+            "steps/s (pgbench: commits/s), log scale": result["throughput"],
+            "workflows/s from a queue, log scale": result.get("queue", []),
+        },
+        {
+            "messages/s and children/s, log scale": result.get("messages", []),
+            "median milliseconds, log scale": result.get("latency", []),
+        },
+    ]
+    lines = [{unit: found for unit, found in line.items() if found} for line in lines]
+    lines = [line for line in lines if line]
+    works = [[len({each["work"] for each in found}) for found in line.values()] for line in lines]
+    width = max(9, 3 * max(map(sum, works)))
+    figure = Figure(figsize=(width, 4.2 * len(lines)), layout="constrained", facecolor="white")
+    drawn = []
+    for part, line, shares in zip(figure.subfigures(len(lines), squeeze=False)[:, 0], lines, works, strict=True):
+        panels = part.subplots(1, len(line), width_ratios=shares, squeeze=False)[0]
+        for axes, (unit, found) in zip(panels, line.items(), strict=True):
+            draw_panel(axes, found, labels, titles)
+            axes.set_ylabel(unit)
+        drawn += [*panels]
     legends = [axes.get_legend_handles_labels() for axes in drawn]
     known = {text: handle for handles, texts in legends for handle, text in zip(handles, texts, strict=True)}
     figure.legend(known.values(), known, ncols=len(known), loc="outside upper center", frameon=False, fontsize=8)
@@ -58,11 +71,13 @@ def draw_panel(axes: Any, measured: list[dict[str, Any]], labels: dict[str, str]
             capsize=2,
             **style,
         )
-        axes.bar_label(bars, [f"{value:,.0f}" for value in medians], padding=2, fontsize=8)
+        axes.bar_label(
+            bars, [f"{value:,.0f}" if value >= TEN else f"{value:.1f}" for value in medians], padding=2, fontsize=8
+        )
     axes.set_yscale("log")
     least = min(each["rate"]["min"] for each in measured)
     axes.set_ylim(10 ** floor(log10(least)), axes.get_ylim()[1] * 1.6)
-    axes.set_xticks(range(len(works)), [f"{work.upper()}: {titles[work]}" for work in works])
+    axes.set_xticks(range(len(works)), [fill(f"{work.upper()}: {titles[work]}", 40) for work in works])
     axes.spines[["top", "right"]].set_visible(False)
 
 

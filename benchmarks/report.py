@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.systems import ROOT, SYSTEMS
-from benchmarks.works import QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import LATENCY, MESSAGES, QUEUE, THROUGHPUT, WORKS
 
 RESULTS = ROOT / "benchmarks" / "results"
 LATEST = RESULTS / "latest.json"
+
+MEASURED = ("throughput", "queue", "messages", "latency")
+"""The parts of a result that compare systems."""
 
 Row = Sequence[str]
 Table = tuple[str, Row, Sequence[Row]]
@@ -18,11 +21,15 @@ Table = tuple[str, Row, Sequence[Row]]
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """Return the tables: a title, the heads of the columns, the rows."""
-    return [
-        each
-        for each in (_throughput_table(result), _queue_table(result), _reach_table(result), _other_table(result))
-        if each[2]  # skip a table without rows
+    found = [
+        _throughput_table(result),
+        _queue_table(result),
+        _message_table(result),
+        _latency_table(result),
+        _reach_table(result),
+        _other_table(result),
     ]
+    return [each for each in found if each[2]]  # skip a table without rows
 
 
 def _throughput_table(result: dict[str, Any]) -> Table:
@@ -32,9 +39,32 @@ def _throughput_table(result: dict[str, Any]) -> Table:
 
 def _queue_table(result: dict[str, Any]) -> Table:
     measured = result.get("queue", [])
-    systems = [name for name in SYSTEMS if any(each["system"] == name for each in measured)]
     title = "Workflows/s from a queue, of 5 steps each; in brackets how many times as fast pgqrs is"
-    return title, *_rates(result, measured, QUEUE, systems)
+    return title, *_rates(result, measured, QUEUE, _systems(measured))
+
+
+def _message_table(result: dict[str, Any]) -> Table:
+    measured = result.get("messages", [])
+    title = "Messages/s, and children/s; in brackets how many times as fast pgqrs is"
+    return title, *_rates(result, measured, MESSAGES, _systems(measured))
+
+
+def _latency_table(result: dict[str, Any]) -> Table:
+    measured = result.get("latency", [])
+    title = "Milliseconds; in brackets how many times as long the other takes"
+    systems = _systems(measured)
+    heads, rows = _rates(result, measured, LATENCY, systems)
+    found = {(each["work"], each["system"]): each for each in measured}
+    slowest = [
+        [f"{work.upper()}: the 99th percentile", *(_shown(found[work, system]["p99"]) for system in systems)]
+        for work in LATENCY
+        if rows
+    ]
+    return title, heads, [*rows, *slowest]
+
+
+def _systems(measured: list[dict[str, Any]]) -> list[str]:
+    return [name for name in SYSTEMS if any(each["system"] == name for each in measured)]
 
 
 def _rates(
@@ -111,7 +141,7 @@ def facts(result: dict[str, Any]) -> str:
 def honesty(result: dict[str, Any]) -> list[str]:
     """Return each system's operations behind its figure, and the number of its workflows."""
     lines = []
-    measured = [*result["throughput"], *result.get("queue", [])]
+    measured = [each for part in MEASURED for each in result.get(part, [])]
     for name, system in SYSTEMS.items():
         counts = [
             f"{each['work'].upper()} {each['workflows']:,}"

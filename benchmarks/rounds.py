@@ -67,6 +67,8 @@ def run_rounds(server: Server, plan: Plan, tell: Callable[[str], None]) -> list[
 def _told(measured: Measurement) -> str:
     if "claim" in measured:
         return f"{1000 * measured['claim']:.2f} ms a claim"
+    if "median_ms" in measured:
+        return f"median {measured['median_ms']:.1f} ms, p99 {measured['p99_ms']:.1f} ms"
     return f"{measured['steps'] / measured['seconds']:>9,.0f} /s  in {measured['seconds']:.2f} s"
 
 

@@ -73,7 +73,8 @@ OURS = System(
     "it in one; its end is the other). One batch of writes is in flight at a time; writes of workflows that run "
     "at the same time share a statement and its commit. Nothing is read; ids are reserved for up to 1,024 "
     "workflows at a time. In W7 `enqueue_many` writes all workflows in one statement, and a `Worker` that runs "
-    "up to 500 at a time claims them in batches.",
+    "up to 500 at a time claims them in batches. A workflow that waits for a message or "
+    "for its children is parked: it is a row, and a worker calls its function again when it is ready.",
 )
 RUST = System(
     "rust",
@@ -91,7 +92,8 @@ DBOS = System(
     "psycopg through SQLAlchemy in 20 threads with 20 connections, which are not tested at checkout: two "
     "transactions for a step (one looks it up with two selects, one locks the workflow's row and inserts the "
     "outcome) and two for a workflow. Async workflows and steps, called directly; in W7 enqueued 20 at a time, "
-    "and dequeued by a process that polls every tenth of a second.",
+    "and dequeued by a process that polls every tenth of a second. A workflow that waits for a message is a "
+    "coroutine of its process, which a trigger and LISTEN wake; a parent polls for its children.",
 )
 ABSURD = System(
     "absurd",
@@ -101,7 +103,8 @@ ABSURD = System(
     "psycopg, a call of an SQL function for everything: two for a step (look up, record) and four for a task "
     "(spawn, claim, load, complete). It is a queue: in W2 and W3 all tasks are spawned, then pulled in batches "
     "by the workers of 25 async clients in the process, each with a connection; in W1 one client spawns a task "
-    "and works it off, without a poll in between; in W7 one process spawns with 25 clients while the other pulls.",
+    "and works it off, without a poll in between; in W7 one process spawns with 25 clients while the other pulls. "
+    "A message is an event with a name of its own; the task that waits for it is suspended, and pulled again.",
 )
 FLOOR = System(
     "pgbench",

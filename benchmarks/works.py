@@ -109,9 +109,47 @@ _WORKS = (
         quick_workflows=1000,
         filled=Filling("bench_finished", finished=10_000_000, quick=2_000_000),
     ),
+    Work(
+        "m1",
+        "milliseconds from a message to the next step of its receiver",
+        200,
+        systems=("pgqrs", "dbos", "absurd"),
+        quick_workflows=20,
+        workers=1,
+    ),
+    Work(
+        "m2",
+        "messages between 50 pairs of workflows",
+        10_000,
+        concurrency=50,
+        systems=("pgqrs", "dbos", "absurd"),
+        fewer={"dbos": 1000, "absurd": 1000},
+        quick_workflows=200,
+        workers=1,
+    ),
+    Work(
+        "m3",
+        "messages of 50 senders in one process",
+        10_000,
+        concurrency=50,
+        systems=("pgqrs", "dbos", "absurd"),
+        fewer={"dbos": 2000, "absurd": 4000},
+        quick_workflows=200,
+    ),
+    Work(
+        "c1",
+        "children of one step, run by two worker processes",
+        10_000,
+        systems=("pgqrs", "dbos"),
+        fewer={"dbos": 300},
+        quick_workflows=100,
+        workers=2,
+    ),
 )
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
 QUEUE = ("w7", "w7x2")
+MESSAGES = ("m2", "m3", "c1")
+LATENCY = ("m1",)
 CLAIMS = ("w8", "w8queued", "w8finished")

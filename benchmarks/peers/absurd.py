@@ -16,8 +16,9 @@ import time
 from typing import Any
 
 import psycopg
+from absurd_connection import CLIENTS, install, working
+from absurd_messages import WORKS as MESSAGES
 from absurd_sdk import AsyncAbsurd
-from absurdctl import BUNDLED_SCHEMA_SQL
 from common import (
     MOST_WARMING_UP,
     WORKER,
@@ -31,8 +32,6 @@ from common import (
     worker_processes,
 )
 
-CLIENTS = 25
-POLL_SECONDS = 0.02
 ENDED = "SELECT count(*) FROM absurd.t_default WHERE state = 'completed'"
 
 
@@ -85,15 +84,6 @@ async def spawned(clients: list[AsyncAbsurd], workflows: int) -> None:
     await asyncio.gather(*map(spawn, clients))
 
 
-def working(clients: list[AsyncAbsurd], concurrency: int) -> list[asyncio.Task[None]]:
-    """Start each client's worker, with its share of the concurrency."""
-    share = max(1, concurrency // len(clients))
-    return [
-        asyncio.create_task(client.start_worker(concurrency=share, poll_interval=POLL_SECONDS))
-        for client in clients
-    ]
-
-
 async def connected(asked: Arguments) -> tuple[Tasks, list[AsyncAbsurd]]:
     """Return the task and the clients that have it registered."""
     tasks = Tasks(asked.steps)
@@ -102,15 +92,6 @@ async def connected(asked: Arguments) -> tuple[Tasks, list[AsyncAbsurd]]:
         tasks.register(client)
         await client.list_queues()  # connects
     return tasks, clients
-
-
-async def install(asked: Arguments) -> None:
-    """Create the tables and the queue."""
-    with psycopg.connect(asked.dsn, autocommit=True) as connection:
-        connection.execute(BUNDLED_SCHEMA_SQL)
-    client = AsyncAbsurd(asked.dsn)
-    await client.create_queue()
-    await client.close()
 
 
 async def queue(asked: Arguments) -> None:
@@ -173,7 +154,7 @@ def check(dsn: str, workflows: int) -> None:
     assert found == [("completed", workflows)], found
 
 
-WORKS = {"w7": queue, WORKER: worker}
+WORKS = {"w7": queue, WORKER: worker, **MESSAGES}
 
 if __name__ == "__main__":
     given = arguments()

@@ -14,10 +14,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
+
+PACE_SECONDS = 0.03
+"""Seconds between two messages to receivers of an idle worker."""
+
+SLICES = 4
+"""The parts in which sends and enqueues are measured in turn."""
 
 MOST_WARMING_UP = 50
 """Maximum workflows that run before the measurement; fewer where fewer run at a time."""
@@ -105,6 +112,50 @@ async def timed(
     return time.perf_counter() - began
 
 
+async def in_slices(
+    send: Callable[[int], Awaitable[Any]], enqueue: Callable[[int], Awaitable[Any]], count: int, senders: int
+) -> dict[str, float]:
+    """Send `count` messages and enqueue `count` workflows, in turn, and return the seconds of the two.
+
+    A part of each runs first to warm up.
+    """
+    tune_collector()
+    each = max(1, count // SLICES)
+    taken = {"seconds": 0.0, "seconds_to_enqueue": 0.0}
+    for number in range(SLICES + 1):
+        for name, run in (("seconds", send), ("seconds_to_enqueue", enqueue)):
+            began = time.perf_counter()
+            await _run_all(run, each, senders)
+            taken[name] += time.perf_counter() - began if number else 0.0
+    return taken
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile of latencies, in milliseconds, and their sum in seconds."""
+    ordered = sorted(seconds)
+    median, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+    return {"seconds": sum(ordered), "median_ms": median, "p99_ms": p99}
+
+
+class Memory:
+    """The resident memory of this process, in MiB: now, and the maximum since this object was made."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        with Path("/proc/self/clear_refs").open("w", encoding="ascii") as refs:
+            refs.write("5")
+        self._before = self._read("VmRSS")
+
+    def grown(self) -> float:
+        """Return by how much the maximum exceeds the memory at the beginning."""
+        return self._read("VmHWM") - self._before
+
+    @staticmethod
+    def _read(name: str) -> float:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+
+
 async def _run_all(run: Callable[[int], Awaitable[Any]], workflows: int, concurrency: int) -> None:
     numbers = iter(range(workflows))
 
@@ -116,9 +167,9 @@ async def _run_all(run: Callable[[int], Awaitable[Any]], workflows: int, concurr
 
 
 @contextmanager
-def worker_processes(asked: Arguments) -> Iterator[None]:
+def worker_processes(asked: Arguments, work: str = WORKER) -> Iterator[None]:
     """Start worker processes of the running program, wait until each `is_ready`, and kill them at the end."""
-    options = {**asked._asdict(), "work": WORKER}
+    options = {**asked._asdict(), "work": work}
     command = [sys.executable, sys.argv[0], *(f"--{name}={value}" for name, value in options.items())]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -155,14 +206,15 @@ async def worked_off(
     Some workflows run first to warm up. Then the clock starts.
     """
     await enqueue(MOST_WARMING_UP)
-    await _until_ended(ended, MOST_WARMING_UP)
+    await until_ended(ended, MOST_WARMING_UP)
     began = time.perf_counter()
     await enqueue(workflows)
     enqueued = time.perf_counter() - began
-    await _until_ended(ended, MOST_WARMING_UP + workflows)
+    await until_ended(ended, MOST_WARMING_UP + workflows)
     return enqueued, time.perf_counter() - began
 
 
-async def _until_ended(ended: Callable[[], Awaitable[int]], count: int) -> None:
+async def until_ended(ended: Callable[[], Awaitable[int]], count: int) -> None:
+    """Wait until this number of workflows has ended."""
     while await ended() < count:  # noqa: ASYNC110  # another process ends them
         await asyncio.sleep(LOOK_SECONDS)

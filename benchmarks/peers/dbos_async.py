@@ -13,16 +13,14 @@ default.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 from common import WORKER, Arguments, arguments, is_ready, report, small_dict, timed, worked_off, worker_processes
 from dbos import DBOS
+from dbos_connection import CONNECTIONS, POLL_SECONDS, QUEUE, launch
+from dbos_messages import WORKS as MESSAGES
 
-CONNECTIONS = 20
-QUEUE = "bench"
-POLL_SECONDS = 0.1
 ENDED = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
 
@@ -38,23 +36,6 @@ async def bench(number: int, steps: int) -> dict[str, int]:
     for each in range(steps):
         await one_step(each)
     return {"number": number}
-
-
-def launch(asked: Arguments, executor_id: str, queues: tuple[str, ...] = ()) -> None:
-    """Connect as an executor that listens to these queues."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CONNECTIONS))
-    DBOS(
-        config={
-            "name": "bench",
-            "system_database_url": asked.dsn,
-            "sys_db_pool_size": CONNECTIONS,
-            "db_engine_kwargs": {"pool_pre_ping": False},
-            "log_level": "ERROR",
-            "executor_id": executor_id,
-        }
-    )
-    DBOS.listen_queues(queues)
-    DBOS.launch()
 
 
 async def queue(asked: Arguments) -> None:
@@ -103,7 +84,7 @@ async def throughput(asked: Arguments) -> None:
     DBOS.destroy()
 
 
-WORKS = {"w7": queue, WORKER: worker}
+WORKS = {"w7": queue, WORKER: worker, **MESSAGES}
 
 if __name__ == "__main__":
     given = arguments()

@@ -21,6 +21,7 @@ from common import (
     worked_off,
     worker_processes,
 )
+from ours_messages import WORKS as MESSAGES
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 from pgqrs.storage.sql.tokens import new_token
@@ -232,6 +233,7 @@ WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
     "w8queued": claims,
     "w8finished": claims,
     WORKER: worker,
+    **MESSAGES,
 }
 
 if __name__ == "__main__":
