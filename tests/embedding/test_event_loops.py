@@ -6,14 +6,18 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
 
-from pgqrs import Admin, ConfigurationError, PyWorkflow, workflow
+from pgqrs import Admin, ConfigurationError, PyWorkflow, Worker, workflow
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.writes.steps import StepOutcome
+from tests.support.conversation import converse
 from tests.support.database import connected, engine_on
+from tests.support.families import double
+from tests.support.waiting import DEADLINE, no_hang
 from tests.support.wire import Wire
 from tests.support.workflows import Killed, numbered
 
@@ -274,6 +278,49 @@ def test_admin_serves_two_event_loops_concurrently(dsn, installed):
         assert await admin.run(three_steps) == 3
 
     asyncio.run(main())
+
+
+def test_two_event_loops_exchange_messages_and_events(dsn, installed):
+    """The workflows run in one loop; the messages and the event come from other loops, by the same Admin."""
+    admin = Admin(dsn, installed)
+
+    async def elsewhere(asked):
+        return await asyncio.to_thread(asyncio.run, asked)
+
+    async def main():
+        await converse(admin, elsewhere)
+        await admin.verify(deep=True)
+        await admin.close()
+
+    asyncio.run(main())
+
+
+def test_workers_of_two_event_loops_share_a_family(dsn, installed):
+    """The parent waits in one loop, its children run in another."""
+    admin = Admin(dsn, installed)
+    stop = threading.Event()
+
+    async def run_children():
+        async with Worker(admin, [double]):
+            await asyncio.to_thread(stop.wait, DEADLINE)
+        await admin.close()
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> int:
+        return sum(await ctx.gather(await ctx.start_many(double, ((each,) for each in range(50)))))
+
+    async def main():
+        async with no_hang(), Worker(admin, [parent]):
+            assert await (await admin.enqueue(parent)).result() == 50 * 49
+        await admin.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run_children()))
+    thread.start()
+    try:
+        asyncio.run(main())
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_workflow_resumes_in_a_second_event_loop(dsn, installed):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, Worker, step, workflow
 from pgqrs.storage.connections import dedicated as aside
+from tests.support.conversation import converse
 from tests.support.shop import Payment, paid
 from tests.support.waiting import no_hang, until
 from tests.support.workflows import cancel_task
@@ -126,6 +127,36 @@ async def test_concurrent_transactional_steps_share_a_pool_of_one(only, sessions
         assert sorted(await paid(session)) == list(range(20))
     written = await only.list_workflows(name="child", limit=1000)
     assert len(written) == 20 + 10 + 20
+
+
+async def test_pool_of_one_carries_messages_events_and_children(only):
+    await converse(only)
+    await only.verify(deep=True)
+
+
+async def test_transactional_step_sends_on_a_pool_of_one(only, sessions):
+    """A message, an event and children of a step's transaction, while the step has the only connection."""
+
+    @step(transactional=True)
+    async def pay(ctx, receiver):
+        await _pay(ctx, 1)
+        submit = only.options(session=ctx.session)
+        await submit.send(receiver, "paid", 1)
+        await submit.emit("paid", 2)
+        await only.send(receiver, "paid", 3)
+
+    @workflow
+    async def buy(ctx, receiver):
+        await pay(ctx, receiver)
+
+    @workflow
+    async def receiving(ctx):
+        return [await ctx.receive("paid"), await ctx.receive("paid"), await ctx.wait_event("paid")]
+
+    async with no_hang(), Worker(only, [buy, receiving]):
+        handle = await only.enqueue(receiving)
+        await (await only.enqueue(buy, handle.id)).result()
+        assert sorted(await handle.result()) == [1, 2, 3]
 
 
 async def test_caller_of_the_only_connection_can_enqueue(only):

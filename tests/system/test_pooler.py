@@ -24,6 +24,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from tests.support.conversation import converse
 from tests.support.database import engine_on
 from tests.support.pooler import bouncing
 from tests.support.waiting import DEADLINE, until
@@ -125,6 +126,14 @@ async def test_pooler_works_and_keeps_no_session_state(  # noqa: PLR0917
     assert await left_behind(bouncer) == []
     if engine is not None:
         await engine.dispose()
+
+
+async def test_pooler_carries_messages_events_and_children(bouncer, schema):
+    async with Admin(with_pooler_mode(bouncer.dsn), schema) as admin:
+        await admin.install()
+        await converse(admin)
+        await admin.verify(deep=True)
+    assert await left_behind(bouncer) == []
 
 
 async def test_session_mode_pooler_keeps_the_session_lock(dsn, schema, sql, caplog):

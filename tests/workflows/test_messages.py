@@ -18,7 +18,9 @@ from pgqrs import (
     CodecMismatchError,
     InvalidNameError,
     PyWorkflow,
+    Receive,
     SerializationError,
+    Sleep,
     StepMismatchError,
     Topic,
     WaitTimeoutError,
@@ -349,6 +351,65 @@ async def test_topic_in_plain_json_is_sent_by_sql_to_a_sealing_codec(dsn, admin,
         await sql.execute("SELECT send($1, 'plain', '{\"n\": 1}')", handle.id)
         await admin.send(handle.id, plain, {"n": 2})  # by an Admin with another codec
         assert await own.options(key="plain").run(reading) == [{"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("codec", [JsonCodec(), PydanticCodec()], ids=["json", "pydantic"])
+async def test_message_of_sql_arrives_with_the_type_of_the_topic(dsn, admin, sql, codec):
+    """To a receive, and to a select, which finds the type of its branch."""
+    of_type = Bill if isinstance(codec, PydanticCodec) else dict
+    billed, seen = Topic("billed", of_type), []
+
+    @workflow
+    async def billing(ctx: PyWorkflow) -> None:
+        seen.extend([await ctx.receive(billed), await ctx.receive(billed)])
+        seen.append((await ctx.select(bill=Receive(billed), late=Sleep(3600)))[1])
+
+    async with Admin(dsn, admin.schema, codec=codec) as own, Worker(own, [billing]), no_hang():
+        handle = await own.enqueue(billing)
+        for sent in range(3):
+            await sql.execute('SELECT send($1, \'billed\', \'{"id": 7, "total": "0.10"}\')', handle.id)
+            await until(is_waiting_for, sql, sent + 1)
+        await handle.result()
+    expected = Bill(id=7, total=Decimal("0.10")) if of_type is Bill else {"id": 7, "total": "0.10"}
+    assert seen[-3:] == [expected] * 3
+    assert {type(each) for each in seen} == {of_type}
+
+
+async def is_waiting_for(sql, received):
+    """Return whether the workflow has received so many messages, and waits for the next or has ended."""
+    return await sql.fetchval(
+        "SELECT (SELECT count(*) FROM pgqrs_messages WHERE taken_at IS NOT NULL) = $1"
+        " AND (SELECT bool_and(status IN ('WAITING', 'SUCCESS')) FROM pgqrs_workflows)",
+        received,
+    )
+
+
+async def test_message_of_sql_of_another_type_is_an_error(dsn, admin, sql):
+    billed = Topic("billed", Bill)
+
+    @workflow
+    async def billing(ctx: PyWorkflow) -> str:
+        try:
+            await ctx.receive(billed)
+        except SerializationError:
+            return "refused"
+        return "received"
+
+    async with Admin(dsn, admin.schema, codec=PydanticCodec()) as own, Worker(own, [billing]), no_hang():
+        handle = await own.enqueue(billing)
+        await until(is_waiting, handle)
+        await sql.execute("SELECT send($1, 'billed', '{\"id\": \"no number\"}')", handle.id)
+        assert await handle.result() == "refused"
+
+
+async def test_parked_receiver_with_a_sealing_codec_refuses_sql(dsn, admin, sql):
+    async with Admin(dsn, admin.schema, codec=FernetCodec([KEY])) as own, Worker(own, [untyped]), no_hang():
+        handle = await own.enqueue(untyped)
+        await until(is_waiting, handle)
+        await sql.execute("SELECT send($1, 'paid', '{\"cents\": 1}')", handle.id)
+        with pytest.raises(SerializationError, match="not encrypted"):
+            await handle.result()
+        assert await handle.status() == "ERROR"
 
 
 async def test_sealing_codec_refuses_plain_json_of_sql(dsn, admin, sql):
