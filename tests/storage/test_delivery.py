@@ -22,13 +22,13 @@ from pgqrs.storage.writes.steps import Began
 from pgqrs.testing import crash_everywhere
 from tests.support.database import connected
 from tests.support.executors import watching
+from tests.support.parked import SIZES, plant_waiting
 from tests.support.waiting import no_hang
 from tests.support.workflows import note
 
 pytest_plugins = ("pytest_pgqrs",)
 
 PAID = Topic("paid", int)
-ROWS = 200_000
 
 
 @workflow
@@ -56,23 +56,6 @@ async def taken(sql):
 
 
 # --- plans ---
-
-
-async def plant_waiting(sql, count, *, new):
-    """Fill the tables with workflows that wait, each for a topic of its own and for an event."""
-    await sql.execute(
-        f"""
-        INSERT INTO pgqrs_workflows (name, status, epoch, claim, input)
-            SELECT 'w', 'WAITING', 1, 5, '{{}}' FROM generate_series(1, {count});
-        INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at)
-            SELECT id, 's', 'RUNNING', 1, now() FROM pgqrs_workflows WHERE claim = 5 AND status = 'WAITING'
-            ON CONFLICT DO NOTHING;
-        INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim, is_new)
-            SELECT w.id, 's', address, 5, {new}
-            FROM pgqrs_workflows w, LATERAL (VALUES ('m/' || w.id || '/t'), ('e/never')) AS a (address)
-            WHERE w.status = 'WAITING' ON CONFLICT DO NOTHING;
-        """
-    )
 
 
 def nodes(plan):
@@ -149,13 +132,14 @@ def scanned(plan, table):
 
 
 @pytest.mark.plants_rows
-@pytest.mark.timeout(300)
-async def test_delivery_and_tick_touch_no_old_wait(store, schema, sql):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", SIZES)
+async def test_delivery_and_tick_touch_no_old_wait(store, schema, sql, count):
     async with explaining(store, schema) as explained:
         few = {}
-        for size in (100, ROWS):
-            await plant_waiting(sql, size, new="false")
-            for state in ("stale statistics", "analyzed") if size == ROWS else ("stale statistics",):
+        for size in (100, count):
+            await plant_waiting(sql, size)
+            for state in ("stale statistics", "analyzed") if size == count else ("stale statistics",):
                 if state == "analyzed":
                     await sql.execute("VACUUM ANALYZE pgqrs_waits")
                     await sql.execute("VACUUM ANALYZE pgqrs_messages")
@@ -172,13 +156,14 @@ async def test_delivery_and_tick_touch_no_old_wait(store, schema, sql):
 
 
 @pytest.mark.plants_rows
-@pytest.mark.timeout(300)
-async def test_delivery_of_few_among_many_touches_few_pages(store, schema, sql):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", SIZES)
+async def test_delivery_of_few_among_many_touches_few_pages(store, schema, sql, count):
     """Ten messages for ten of the workflows, and ten new waits: the others are not looked at."""
     async with explaining(store, schema) as explained:
         few = None
-        for size in (100, ROWS):
-            await plant_waiting(sql, size, new="false")
+        for size in (100, count):
+            await plant_waiting(sql, size)
             await sql.execute(
                 "INSERT INTO pgqrs_messages (workflow_id, address, key, payload)"
                 " SELECT id, 'm/' || id || '/t', 'k', '1' FROM pgqrs_workflows WHERE id % 10 = 0 AND id <= 100"
@@ -196,14 +181,14 @@ async def test_delivery_of_few_among_many_touches_few_pages(store, schema, sql):
                 assert plan["Plans"], plan
                 for node in nodes(plan):
                     assert node["Node Type"] != "Seq Scan" or size == 100, (state, node)
-                # An index of two hundred thousand is deeper, and a new version of a row goes into several of them.
+                # An index of very many is deeper, and a new version of a row goes into several of them.
                 assert pages <= 4 * few + 200, (size, state, pages, few)
 
 
 @pytest.mark.plants_rows
 @pytest.mark.timeout(300)
 async def test_event_for_very_many_is_delivered_in_portions(store, schema, sql, watch):
-    await plant_waiting(sql, 5000, new="false")
+    await plant_waiting(sql, 5000)
     await sql.execute("SELECT emit('never', '7')")
     counts = []
     while not counts or counts[-1].again:

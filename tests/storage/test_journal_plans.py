@@ -16,6 +16,7 @@ from pgqrs.models import Executor, Step, Workflow
 from pgqrs.storage.queries import claims, executors, maintenance
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes import registry as writes
+from tests.support.parked import MANY, plant_waiting
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.plants_rows
@@ -222,8 +223,9 @@ PARTIAL = {"ready", "due", "executor", "deadline"}
 NAMES, QUEUES = ["w", "v"], ["default", "other"]
 
 
-async def _plant(driver, *, queued=0, finished=0, live=100):
+async def _plant(driver, *, queued=0, finished=0, parked=0, live=100):
     """Fill the tables; whatever else is there, some are due, some run, some have deadlines."""
+    await plant_waiting(driver, parked)
     await driver.execute(f"""
         INSERT INTO pgqrs_executors (id, host, pid, expires_at) SELECT
             lpad(to_hex(n), 32, '0')::uuid, 'planted', 1, now() + interval '1 h' FROM generate_series(1, 10) n;
@@ -342,7 +344,11 @@ async def driver(schema, admin):
     await driver.close()
 
 
-FULL = {"1,000,000 queued": {"queued": ROWS}, "1,200,000 finished": {"finished": ROWS + 200_000}}
+FULL = [
+    pytest.param({"queued": ROWS}, id="1,000,000 queued"),
+    pytest.param({"finished": ROWS + 200_000}, id="1,200,000 finished"),
+    pytest.param({"parked": MANY}, id="parked", marks=(pytest.mark.slow, pytest.mark.timeout(600))),
+]
 
 
 LOOKS = {
@@ -380,7 +386,7 @@ async def test_worker_queries_use_indexes_and_touch_few_pages(admin, driver, ful
     for name in looks.names:  # planned while the tables are empty: anew, the old plans ended with the old tables
         async with _rolled_back(driver):
             await looks.execute(name)
-    await _plant(driver, **{"queued": 200} | FULL[full])
+    await _plant(driver, **{"queued": 200} | full)
     for state in ("stale statistics", "analyzed", "custom plans"):
         if state == "analyzed":
             await driver.execute("ANALYZE pgqrs_workflows; ANALYZE pgqrs_workflow_steps; ANALYZE pgqrs_executors")

@@ -12,8 +12,11 @@ import pytest
 
 from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, Topic, Worker, workflow
 from pgqrs.observer import Observer
+from pgqrs.worker.claimer import MAX_POLL_INTERVAL
 from tests.support.database import connected
+from tests.support.parked import MANY, plant_waiting
 from tests.support.waiting import no_hang, until
+from tests.support.wire import Wire
 from tests.support.workflows import numbered
 
 PAID = Topic("paid", int)
@@ -330,3 +333,39 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+@pytest.mark.slow
+@pytest.mark.plants_rows
+@pytest.mark.timeout(900)
+async def test_very_many_parked_workflows_cost_an_idle_worker_nothing(dsn, schema, admin, sql):
+    """An idle worker sends as few statements as beside empty tables, and a message wakes its receiver as soon."""
+    await plant_waiting(sql, MANY)
+    await sql.execute("VACUUM ANALYZE pgqrs_workflows")
+    async with Wire(dsn, sql) as wire, Admin(wire.dsn, schema) as far, Worker(far, [stamped]) as worker:
+        await admin.send(await _parked(admin, sql), PAID, 1)
+        await until(_has_ended, sql, 1)
+        claimer = worker._services._claimer
+        await until(lambda: claimer._rest_when_idle >= MAX_POLL_INTERVAL)
+        began, before = time.monotonic(), wire.exchanges
+        await until(lambda: time.monotonic() - began > 10)
+        assert wire.exchanges - before <= 2 * (time.monotonic() - began)
+        latencies = []
+        for number in range(2, 11):
+            receiver, began = await _parked(admin, sql), time.monotonic()
+            await admin.send(receiver, PAID, 1)
+            await until(_has_ended, sql, number)
+            latencies.append(time.monotonic() - began)
+    assert statistics.median(latencies) < 0.5
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_waits WHERE NOT is_new") == 2 * MANY
+
+
+async def _parked(admin, sql):
+    handle = await admin.enqueue(stamped)
+    await until(is_waiting, handle)
+    await until(all_seen, sql)
+    return handle.id
+
+
+async def _has_ended(sql, count):
+    return await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE status = 'SUCCESS'") == count
