@@ -16,13 +16,14 @@
     ├── SessionError                         a caller's session or `ctx.session` was misused
     ├── InvariantError                       the tables violate invariants of pgqrs; has `violations`
     ├── WorkflowError                        an error about one workflow; has `workflow_id`
-    │   ├── WorkflowNotFoundError            no workflow has this id
+    │   ├── WorkflowNotFoundError            no workflow has this id, or this key
     │   ├── WorkflowFencedError              the workflow was claimed again elsewhere: this run is fenced
     │   ├── WorkflowFinishedError            the workflow has ended; its first outcome is kept
     │   ├── WorkflowCancelledError           the workflow was cancelled
     │   ├── WorkflowInProgressError          the workflow is already running in this context
     │   ├── WorkflowLockedError              another live executor is running the workflow
     │   ├── KeyConflictError                 the key belongs to a submission with different arguments
+    │   ├── KeyTakenError                    the key belongs to another workflow
     │   ├── WorkflowTimeoutError             the workflow was not finished at its deadline
     │   ├── PoisonedWorkflowError            the workflow was claimed repeatedly without progress
     │   ├── CodecMismatchError               the workflow is written with a codec that this `Admin` lacks
@@ -174,16 +175,35 @@ class WorkflowError(PgqrsError):
 
 
 class WorkflowNotFoundError(WorkflowError):
-    """No workflow has this id, or the workflow was lost and another workflow has its id."""
+    """No workflow has this id or this key, or the workflow was lost and another workflow has its id.
 
-    def __init__(self, workflow_id: int, *, is_replaced: bool = False) -> None:
+    Attributes:
+        workflow_id: The id; 0 if the workflow was searched by its key.
+        name: The name of the workflow that was searched by its key; None for a search by the id.
+        key: The key; None for a search by the id.
+    """
+
+    name: str | None = None
+    key: str | None = None
+
+    def __init__(
+        self, workflow_id: int, *, is_replaced: bool = False, name: str | None = None, key: str | None = None
+    ) -> None:
         message = f"there is no workflow {workflow_id} in this schema."
+        if key is not None:
+            message = (
+                f"no workflow {name!r} in this schema has the key {key!r}. A workflow that was submitted with "
+                "`until='end'` has its key until it ends: keep its id to find it later."
+            )
         if is_replaced:
             message = (
                 f"workflow {workflow_id} was lost with the last transactions of the server, as in a failover or "
                 "after the restore of a backup, and another workflow has its id: enqueue the lost workflow again."
             )
         super().__init__(message, workflow_id=workflow_id)
+        if key is not None:
+            self.name = name
+            self.key = key
 
 
 class WorkflowFencedError(WorkflowError):
@@ -273,6 +293,37 @@ class KeyConflictError(WorkflowError):
             workflow_id=workflow_id,
         )
         self.key = key
+
+
+class KeyTakenError(WorkflowError):
+    """A workflow cannot have the key that it needs, because another workflow has it.
+
+    The workflow has released the key at its end and is to run again, or a step was to start a child with the key.
+
+    Attributes:
+        workflow_id: The id of the workflow that is to run again, or of the parent of the child.
+        name: The name of the workflow that needs the key.
+        key: The key.
+        holder_id: The id of the workflow that has the key; None if the transaction cannot see that workflow.
+    """
+
+    def __init__(self, workflow_id: int, name: str, key: str, holder_id: int | None, *, is_child: bool) -> None:
+        holder = "another workflow" if holder_id is None else f"workflow {holder_id}"
+        message = (
+            f"workflow {workflow_id} ({name!r}) cannot run again: at its end it has released its key {key!r}, "
+            f"and {holder} has the key. Wait for the end of that workflow, or cancel it; then run {workflow_id} "
+            "again."
+        )
+        if is_child:
+            message = (
+                f"workflow {workflow_id} cannot start a child {name!r}: {holder} has the key {key!r}. "
+                "Give the child a key that contains the id of its parent, or submit the workflow in a step, by "
+                "`admin.options(key=...)`, and await its handle."
+            )
+        super().__init__(message, workflow_id=workflow_id)
+        self.name = name
+        self.key = key
+        self.holder_id = holder_id
 
 
 class CodecMismatchError(WorkflowError):

@@ -35,7 +35,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -126,6 +126,9 @@ class Workflow(Base):
     ends_with_parent: Mapped[bool] = mapped_column(server_default=false())
     has_children: Mapped[bool] = mapped_column(server_default=false())
 
+    # Whether the workflow has its key until its end only, or as long as the row is there.
+    releases_key: Mapped[bool] = mapped_column(server_default=false())
+
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
         order_by="Step.started_at, Step.completed_at, Step.step_id",
@@ -145,7 +148,13 @@ class Workflow(Base):
         Index("ix_pgqrs_workflows_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("ix_pgqrs_workflows_executor", "executor", postgresql_where=text("executor IS NOT NULL")),
         Index("ix_pgqrs_workflows_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL")),
-        Index("ix_pgqrs_workflows_key", "name", "key", unique=True, postgresql_where=text("key IS NOT NULL")),
+        Index(
+            "ix_pgqrs_workflows_key",
+            "name",
+            "key",
+            unique=True,
+            postgresql_where=text("key IS NOT NULL AND (completed_at IS NULL OR NOT releases_key)"),
+        ),
         Index(
             "ix_pgqrs_workflows_place",
             "parent_id",

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+Until: TypeAlias = Literal["purge", "end"]
+"""The time until which a workflow has its key: until its row is deleted, or until it ends."""
 
 DEFAULT_QUEUE = "default"
 """The queue of a workflow whose submission names no queue."""

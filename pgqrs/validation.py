@@ -18,10 +18,11 @@ import re
 import uuid
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard, cast, get_args
 
 from pgqrs.clock import MAX_SECONDS
 from pgqrs.errors import ConfigurationError, InvalidNameError
+from pgqrs.types import Until
 
 MAX_NAME_BYTES = 512
 """Bytes of UTF-8, maximum length of a workflow name or step id, so that an index entry easily fits a page."""
@@ -253,6 +254,12 @@ def validate_priority(priority: object) -> int:
     if number not in _PRIORITIES:
         raise ConfigurationError(f"`priority` must be a 64-bit integer, got {number}.")
     return number
+
+
+def check_until(until: object) -> None:
+    """Raise `ConfigurationError` for a time other than an `Until`."""
+    if until not in get_args(Until):
+        raise ConfigurationError(f"`until` must be 'purge' or 'end', got {until!r}.")
 
 
 def _shown(name: object) -> str:

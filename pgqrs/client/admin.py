@@ -27,7 +27,7 @@ from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings
-from pgqrs.types import DEFAULT_QUEUE, StepRecord, WorkflowRecord, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, StepRecord, Until, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
@@ -365,12 +365,13 @@ class Admin:
         timeout: float | timedelta | None = None,
         session: SessionOrConnection | None = None,
         on_conflict: OnConflict = "raise",
+        until: Until = "purge",
     ) -> Submitter:
         """Return a `Submitter` that enqueues and runs workflows with these options.
 
         Args:
             key: The idempotency key. A name and a key identify one workflow: a second submission returns the
-                existing workflow, in any status. Without a key each submission creates a workflow.
+                workflow that has the key, in any status. Without a key each submission creates a workflow.
             queue: The queue of the workflow, which selects its workers; ``"default"`` by default.
             priority: The priority of the workflow, a 64-bit integer. Workers claim higher numbers first. 0 by
                 default.
@@ -383,13 +384,16 @@ class Admin:
             on_conflict: The reaction when the workflow with the key has other arguments. ``"raise"``, the default,
                 raises `KeyConflictError`. ``"warn"`` logs a warning and returns the existing workflow.
                 ``"ignore"`` returns the existing workflow.
+            until: The time until which the workflow has its key. ``"purge"``, the default, is its deletion, so
+                there is one workflow of the key for ever. ``"end"`` is its end, so there is one live workflow of
+                the key at a time.
 
         Returns:
-            A `Submitter` with `enqueue`, `enqueue_many` and `run`.
+            A `Submitter` with `enqueue`, `enqueue_many`, `run` and `find`.
 
         Raises:
             InvalidNameError: The key or the queue cannot be stored.
-            ConfigurationError: A number is out of range, or `on_conflict` is unknown.
+            ConfigurationError: A number is out of range, or `on_conflict` or `until` is unknown.
             TypeError: A value has another type.
         """
         return Submitter(
@@ -402,6 +406,7 @@ class Admin:
                 timeout=timeout,
                 session=session,
                 on_conflict=on_conflict,
+                until=until,
             ),
         )
 
@@ -434,6 +439,31 @@ class Admin:
         check_is_int("a workflow id", workflow_id)
         returns = None if workflow is None else definition_of(workflow).returns
         return WorkflowHandle(self._loops, WorkflowIdentity(workflow_id, None), is_there=False, returns=returns)
+
+    async def find(
+        self, workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[R]], *, key: str
+    ) -> WorkflowHandle[R]:
+        """Return a handle on the workflow that has a key, of the name of a function.
+
+        A workflow that was submitted with ``until="end"`` has its key until it ends. After its end it is not
+        found: keep the id of its handle. `options(session=...)` returns an object whose `find` reads in the
+        caller's transaction.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            key: The key; see `options`.
+
+        Returns:
+            The handle.
+
+        Raises:
+            WorkflowNotFoundError: No workflow of this name has the key; the error has `name` and `key`.
+            TypeError: `workflow` is not decorated with `@workflow`, or the key is not a string.
+            InvalidNameError: The key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self.options().find(workflow, key=key)
 
     async def get_workflow(self, workflow_id: int) -> PyWorkflow:
         """Return the context of an existing workflow, with which the caller can run the workflow again.
@@ -471,6 +501,8 @@ class Admin:
             TypeError: `workflow_id` is not an int.
             WorkflowNotFoundError: No workflow has this id.
             WorkflowFinishedError: The workflow has succeeded.
+            KeyTakenError: The workflow has released its key at its end, and another workflow has the key; nothing
+                was changed.
             SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
             DatabaseUnavailableError: The database is unavailable.
         """

@@ -28,9 +28,10 @@ from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgres
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
-from pgqrs.storage.writes.creation import Submission
-from pgqrs.types import DEFAULT_QUEUE, WorkflowStatus
-from pgqrs.validation import check_name, validate_key, validate_priority, validate_seconds
+from pgqrs.storage.writes.creation import Submission, SubmissionUntilEnd
+from pgqrs.storage.writes.messages import OVER
+from pgqrs.types import DEFAULT_QUEUE, Until, WorkflowStatus
+from pgqrs.validation import check_name, check_until, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
@@ -55,7 +56,6 @@ JOINED = 1.0
 
 OnConflict: TypeAlias = Literal["raise", "warn", "ignore"]
 """The reaction to a submission whose key belongs to a workflow with other arguments."""
-
 _logger = logging.getLogger("pgqrs.client")
 
 
@@ -69,6 +69,7 @@ class EnqueueOptions(NamedTuple):
     timeout: float | None = None
     session: SessionOrConnection | None = None
     on_conflict: OnConflict = "raise"
+    until: Until = "purge"
 
 
 class Submitter:
@@ -100,6 +101,7 @@ class Submitter:
             A handle on the new workflow, or on the existing workflow with the key.
 
         Raises:
+            ConfigurationError: `until` is ``"end"``, and there is no key.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
@@ -134,7 +136,8 @@ class Submitter:
             The handles, in the order of `inputs`.
 
         Raises:
-            ConfigurationError: The options of this submitter contain a key, which identifies one workflow only.
+            ConfigurationError: The options of this submitter contain a key, which identifies one workflow only;
+                or `until` is ``"end"``, and there is no key.
             TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
                 function does not accept its arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -172,7 +175,7 @@ class Submitter:
         If the key belongs to an existing workflow, this method runs that workflow with its recorded arguments. An
         existing workflow that has succeeded does not run: this method returns its recorded output. If another task
         or process runs the workflow, this method waits for the result, as a handle does, and runs the workflow
-        itself if that process dies.
+        itself if that process dies. With ``until="end"`` a workflow that has ended meanwhile does not run again.
 
         Args:
             workflow: A function decorated with `@workflow`.
@@ -183,7 +186,8 @@ class Submitter:
             The return value of the function, in its recorded form.
 
         Raises:
-            ConfigurationError: The options contain a `delay` or a `session`.
+            ConfigurationError: The options contain a `delay` or a `session`; or `until` is ``"end"``, and there is
+                no key.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments or the return value.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
@@ -212,29 +216,36 @@ class Submitter:
         submission = self._submission(definition, args, kwargs, self._options.key, RUN_GRACE)
         state = await self._loops.loop_state()
         (identity,) = await self._submit(state, definition, [submission])
-        workflow_id, token = identity
-        run = state.store.runs.get(workflow_id)
+        run = state.store.runs.get(identity.workflow_id)
         if run is not None and is_within(run):
-            raise WorkflowInProgressError(workflow_id)
-        handle: WorkflowHandle[R] = self._handle(definition, identity)
-        while True:
-            stored = await state.store.reader.workflow(workflow_id, token)
-            if not _runs_elsewhere(state, stored):
-                state.running.add(workflow_id)
-                try:
-                    return await self._run_here(workflow, stored, token)
-                except WorkflowLockedError as locked:
-                    if locked.workflow_id != workflow_id:
-                        raise
-                finally:
-                    state.running.discard(workflow_id)
-            bound = asyncio.timeout(JOINED)
-            try:
-                async with bound:
-                    return await handle.result()
-            except TimeoutError:
-                if not bound.expired():
-                    raise
+            raise WorkflowInProgressError(identity.workflow_id)
+        return await self._run_or_join(state, workflow, identity)
+
+    async def find(
+        self, workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[R]], *, key: str
+    ) -> WorkflowHandle[R]:
+        """Return a handle on the workflow that has a key, as `Admin.find` does.
+
+        With a `session` the workflow is searched in the caller's transaction. The other options do not count.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            key: The key.
+
+        Returns:
+            The handle.
+
+        Raises:
+            WorkflowNotFoundError: No workflow of this name has the key; the error has `name` and `key`.
+            TypeError: `workflow` is not decorated with `@workflow`, or the key is not a string.
+            InvalidNameError: The key cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        definition = definition_of(workflow)
+        operations = await (await self._loops.store()).operations_for(self._options.session)
+        return self._handle(definition, await operations.find(definition.name, validate_key(key)))
 
     async def send(self, workflow_id: int, topic: Topic[T] | str, value: T, *, key: str | None = None) -> None:
         """Send a message to a workflow, as `WorkflowHandle.send` does.
@@ -281,6 +292,33 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await self._loops.emit(emitted(self._loops.codec, name, value), self._options.session)
+
+    async def _run_or_join(
+        self, state: LoopState, workflow: Callable[..., Awaitable[R]], identity: WorkflowIdentity
+    ) -> R:
+        """Run a workflow in this task, or wait for its result while another task runs it."""
+        workflow_id, token = identity
+        handle: WorkflowHandle[R] = self._handle(definition_of(workflow), identity)
+        while True:
+            stored = await state.store.reader.workflow(workflow_id, token)
+            if stored.status in OVER and self._options.until == "end":
+                return await handle.result()  # it has released the key, which another workflow may have by now
+            if not _runs_elsewhere(state, stored):
+                state.running.add(workflow_id)
+                try:
+                    return await self._run_here(workflow, stored, token)
+                except WorkflowLockedError as locked:
+                    if locked.workflow_id != workflow_id:
+                        raise
+                finally:
+                    state.running.discard(workflow_id)
+            bound = asyncio.timeout(JOINED)
+            try:
+                async with bound:
+                    return await handle.result()
+            except TimeoutError:
+                if not bound.expired():
+                    raise
 
     async def _run_here(
         self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow, token: int | None
@@ -339,13 +377,16 @@ class Submitter:
         delay: float | None,
     ) -> Submission:
         if key is None:
+            if self._options.until == "end":
+                raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
             warn_in_body(definition.name)
         check_arguments(definition, args, kwargs)
         codec = self._loops.codec
         text = encode_input(codec, definition, args, kwargs).text
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
-        return Submission(
+        kind = Submission if self._options.until == "purge" else SubmissionUntilEnd
+        return kind(
             0,  # the id is drawn when the submission is written
             definition.name,
             text,
@@ -382,11 +423,13 @@ def options(
     timeout: object = None,
     session: SessionOrConnection | None = None,
     on_conflict: OnConflict = "raise",
+    until: Until = "purge",
 ) -> EnqueueOptions:
     """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
         raise ConfigurationError(f"`on_conflict` must be 'raise', 'warn' or 'ignore', got {on_conflict!r}.")
     check_name("queue", queue)
+    check_until(until)
     return EnqueueOptions(
         key=None if key is None else validate_key(key),
         queue=cast(str, queue),
@@ -395,6 +438,7 @@ def options(
         timeout=validate_seconds("timeout", timeout, positive=True),
         session=session,
         on_conflict=on_conflict,
+        until=until,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.codecs.records import StoredStep, StoredWorkflow
+from pgqrs.errors import KeyTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.queries.children import child_results
@@ -67,6 +68,10 @@ class StoreReader:
         """Return the name and the token of a workflow."""
         check_id(workflow_id)
         return await self._read(lambda connection: WorkflowRepository(connection).name(workflow_id))
+
+    async def key_taken(self, workflow_id: int) -> KeyTakenError | None:
+        """Return the error of a workflow that cannot run again because another one has its key, or None."""
+        return await self._read(lambda connection: WorkflowRepository(connection).key_taken(workflow_id))
 
     async def steps(self, workflow_id: int) -> list[StoredStep]:
         """Return a workflow's steps in the order in which they were started."""

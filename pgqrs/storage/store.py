@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.clock import Clock, ClockReading
 from pgqrs.codecs.base import Codec, stored_name
-from pgqrs.errors import WorkflowLockedError
+from pgqrs.errors import RowRefusedError, WorkflowLockedError
 from pgqrs.observer import Observer
 from pgqrs.storage.access.caller_transaction import CallerTransaction
 from pgqrs.storage.access.id_allocator import IdAllocator
@@ -322,6 +322,9 @@ class Store:
             except WorkflowLockedError as locked:
                 if not await self._access.release_if_dead(workflow_id, locked.executor_id):
                     raise
+            except RowRefusedError as refused:
+                # The start of a workflow that has ended takes its key back.
+                raise await self.reader.key_taken(workflow_id) or refused from refused
             else:
                 return claim
 

@@ -281,10 +281,16 @@ FROM unnest($115::BIGINT[], $116::TEXT[], $117::TEXT[], $118::TEXT[], $119::BIGI
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
+enqueueuntilend_done AS
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_17, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_18, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_19
+FROM unnest($125::BIGINT[], $126::TEXT[], $127::TEXT[], $128::TEXT[], $129::BIGINT[], $130::DOUBLE PRECISION[], $131::DOUBLE PRECISION[], $132::TEXT[], $133::TEXT[], $134::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+ORDER BY enqueueuntilend_rows.workflow_id
+ON CONFLICT DO NOTHING
+RETURNING 'enqueueuntilend' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_17, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_18
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_20, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_21
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($125::BIGINT[], $126::BIGINT[], $127::TEXT[], $128::TEXT[], $129::DOUBLE PRECISION[], $130::BIGINT[], $131::BIGINT[], $132::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($135::BIGINT[], $136::BIGINT[], $137::TEXT[], $138::TEXT[], $139::DOUBLE PRECISION[], $140::BIGINT[], $141::BIGINT[], $142::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -302,9 +308,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 last_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_19, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_20, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_21, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_22, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_23, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_24, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($133::BIGINT[], $134::BIGINT[], $135::TEXT[], $136::TEXT[], $137::TEXT[], $138::DOUBLE PRECISION[], $139::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($143::BIGINT[], $144::BIGINT[], $145::TEXT[], $146::TEXT[], $147::TEXT[], $148::DOUBLE PRECISION[], $149::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -319,9 +325,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 lastfailure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_22, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_23
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_25, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_26
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($140::BIGINT[], $141::BIGINT[], $142::TEXT[], $143::TEXT[], $144::DOUBLE PRECISION[], $145::BIGINT[], $146::BIGINT[], $147::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($150::BIGINT[], $151::BIGINT[], $152::TEXT[], $153::TEXT[], $154::DOUBLE PRECISION[], $155::BIGINT[], $156::BIGINT[], $157::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -338,9 +344,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 step_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_24, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_25, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_26, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_27, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_28, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_29, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($148::BIGINT[], $149::BIGINT[], $150::TEXT[], $151::TEXT[], $152::TEXT[], $153::DOUBLE PRECISION[], $154::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($158::BIGINT[], $159::BIGINT[], $160::TEXT[], $161::TEXT[], $162::TEXT[], $163::DOUBLE PRECISION[], $164::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -356,9 +362,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 wait_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_27, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_28
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_30, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_31
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($155::BIGINT[], $156::BIGINT[], $157::TEXT[], $158::TEXT[], $159::TEXT[], $160::DOUBLE PRECISION[], $161::BIGINT[], $162::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($165::BIGINT[], $166::BIGINT[], $167::TEXT[], $168::TEXT[], $169::TEXT[], $170::DOUBLE PRECISION[], $171::BIGINT[], $172::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -383,6 +389,8 @@ UNION ALL SELECT end_done.kind, end_done.workflow_id, end_done.key, end_done.epo
 FROM end_done
 UNION ALL SELECT enqueue_done.kind, enqueue_done.workflow_id, enqueue_done.key, enqueue_done.epoch
 FROM enqueue_done
+UNION ALL SELECT enqueueuntilend_done.kind, enqueueuntilend_done.workflow_id, enqueueuntilend_done.key, enqueueuntilend_done.epoch
+FROM enqueueuntilend_done
 UNION ALL SELECT failure_done.kind, failure_done.workflow_id, failure_done.key, failure_done.epoch
 FROM failure_done
 UNION ALL SELECT last_done.kind, last_done.workflow_id, last_done.key, last_done.epoch

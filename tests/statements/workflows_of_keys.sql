@@ -2,3 +2,5 @@ SELECT pgqrs.pgqrs_workflows.key, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.name = $1::TEXT
 AND pgqrs.pgqrs_workflows.key = any($2::TEXT[])
+AND (pgqrs.pgqrs_workflows.completed_at IS NULL
+OR NOT pgqrs.pgqrs_workflows.releases_key)

@@ -272,6 +272,20 @@ class TestScript:
             await _as_psql(engine, migrate.sql_script(odd_schema, start=start, end=end))
         assert await tables(engine, odd_schema) == set()
 
+    async def test_downgrade_takes_released_keys_from_their_workflows(self, engine, schema):
+        await migrate.install(engine, schema)
+        await run(
+            engine,
+            f"INSERT INTO {quoted(schema)}.pgqrs_workflows (name, input, key, releases_key, completed_at) VALUES "
+            "('w', '1', 'k', true, now()), ('w', '2', 'k', true, now()), ('w', '3', 'k', true, NULL), "
+            "('w', '4', 'other', false, now())",
+        )
+        await _as_psql(engine, migrate.sql_script(schema, start=HEAD, end="0007"))
+        async with engine.connect() as connection:
+            query = f"SELECT key FROM {quoted(schema)}.pgqrs_workflows ORDER BY id"
+            keys = (await connection.exec_driver_sql(query)).scalars().all()
+        assert keys == [None, None, "k", "other"]
+
     async def test_downgrades_to_base_and_can_be_installed_again(self, engine, schema):
         await migrate.install(engine, schema)
         await _as_psql(engine, migrate.sql_script(schema, start=HEAD, end="base"))

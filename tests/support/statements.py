@@ -37,7 +37,8 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
     yield "current state", writes.CURRENT_STATE.statement()
     yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
-    yield "enqueue in the caller's session", writes.CALLER_ENQUEUE.statement()
+    for kind in writes.CALLER_ENQUEUE.values():
+        yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
     for module in (children, claims, delivery, maintenance, executors, server, steps, workflows, migrate, testbed):

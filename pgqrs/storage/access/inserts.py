@@ -42,12 +42,13 @@ async def insert_event(connection: Connection, event: EmittedEvent) -> bool:
 
 
 async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
-    """Insert workflows of one name for workers to claim, and return their ids by token.
+    """Insert workflows of one name and one type of record for workers to claim, and return their ids by token.
 
     Of the workflows that share a key, the first is inserted unless the key was already taken; for each other token
-    the result is the workflow that has the key. The result omits a token whose id another workflow has.
+    the result is the workflow that has the key. The result omits a token whose id another workflow has, and a
+    token whose key was released since.
     """
-    kind = CALLER_ENQUEUE
+    kind = CALLER_ENQUEUE[type(new[0])]
     rows: Any = await connection.execute(kind.statement(), kind.arrays(new))
     written = {row.workflow_id for row in rows}
     found: dict[int, int | KeyOwner] = {

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
+from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.access.id_allocator import IdAllocator, check_id
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.workflows import WorkflowRepository
@@ -96,7 +97,9 @@ class WorkflowOperations:
             numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
             found |= await self._access.enqueue(numbered)
             left = [each for each in left if each.token not in found]
-            if left:  # another workflow has the id: a server that lost its last writes has reserved it twice
+            # Another workflow has the id: a server that lost its last writes has reserved it twice. Or the
+            # workflow that had the key has released it since.
+            if left:
                 self._ids.forget()
         identities: list[WorkflowIdentity] = []
         for each in new:
@@ -107,6 +110,13 @@ class WorkflowOperations:
             else:
                 identities.append(WorkflowIdentity(own, each.token))
         return identities
+
+    async def find(self, name: str, key: str) -> WorkflowIdentity:
+        """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""
+        found = await self._access.run(lambda connection: WorkflowRepository(connection).of_key(name, key))
+        if found is None:
+            raise WorkflowNotFoundError(0, name=name, key=key)
+        return found
 
     async def send(self, message: SentMessage) -> None:
         """Write a message to a workflow, unless there is a message with its address and its key.

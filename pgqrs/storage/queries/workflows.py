@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    and_,
     bindparam,
     case,
     cast,
@@ -20,18 +21,20 @@ from sqlalchemy import (
     literal,
     null,
     select,
+    text,
     true,
     update,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.records import StoredWorkflow
-from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
+from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Event, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.records import EventState, WorkflowResult, from_row
+from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
@@ -65,6 +68,11 @@ class WorkflowRepository:
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return row.name, row.token
+
+    async def of_key(self, name: str, key: str) -> WorkflowIdentity | None:
+        """Return the workflow of this name that has the key, or None."""
+        row: Any = (await self._connection.execute(_OF_KEY, {"name": name, "key": key})).one_or_none()
+        return None if row is None else WorkflowIdentity(*row)
 
     async def page(
         self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
@@ -169,16 +177,38 @@ class WorkflowRepository:
     async def resume(self, workflow_id: int) -> tuple[str, int | None]:
         """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
 
-        A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, and
-        `WorkflowFinishedError` for a workflow that has succeeded. Requires a transaction.
+        A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, `WorkflowFinishedError`
+        for a workflow that has succeeded, and `KeyTakenError` for one whose key another workflow has; after each
+        of these errors the transaction stays usable. Requires a transaction.
         """
         own = {"workflow": workflow_id}
         # Two statements, because the snapshot of the second has the errors that are recorded while the first waits
         # for the lock.
         found = await self._connection.execute(_LOCK, own)
         row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
-        await self._connection.execute(_RESUME, own)
+        if row.releases_key:
+            await self._resume_with_key(workflow_id)
+        else:
+            await self._connection.execute(_RESUME, own)
         return row.name, row.token
+
+    async def _resume_with_key(self, workflow_id: int) -> None:
+        """Make a workflow runnable again that may have to take its key back."""
+        await self._connection.execute(text("SAVEPOINT pgqrs_resume"))
+        try:
+            await self._connection.execute(_RESUME, {"workflow": workflow_id})
+        except IntegrityError as error:
+            await self._connection.execute(text("ROLLBACK TO SAVEPOINT pgqrs_resume"))
+            raise await self.key_taken(workflow_id) or error from error
+        await self._connection.execute(text("RELEASE SAVEPOINT pgqrs_resume"))
+
+    async def key_taken(self, workflow_id: int) -> KeyTakenError | None:
+        """Return the error of a workflow that cannot run again because another one has its key.
+
+        Return None for a workflow that has not released its key.
+        """
+        row: Any = (await self._connection.execute(_KEY_TAKEN, {"workflow": workflow_id})).one_or_none()
+        return None if row is None else KeyTakenError(workflow_id, *row, is_child=False)
 
 
 _WORKFLOW_COLUMNS: Sequence[Any] = (
@@ -295,7 +325,7 @@ def _resume() -> Any:
     )
 
 
-_LOCK = _locked()
+_LOCK = _locked().add_columns(Workflow.releases_key)
 
 _CANCEL = _cancel()
 
@@ -318,4 +348,31 @@ def of_keys() -> Any:
         Workflow.codec,
         Workflow.token,
     )
-    return select(Workflow.key, *owner).where(Workflow.name == bindparam("name"), Workflow.key == asked)
+    return select(Workflow.key, *owner).where(
+        Workflow.name == bindparam("name"), Workflow.key == asked, _has_key()
+    )
+
+
+def _has_key(of: Any = Workflow) -> ColumnElement[bool]:
+    """Return the condition that a workflow has not released its key, as the index of the keys has it."""
+    has_key: ColumnElement[bool] = of.completed_at.is_(None) | ~of.releases_key
+    return has_key
+
+
+def _key_taken() -> Any:
+    """Return the query for the name and the key of a `workflow` that has released the key, and for the holder."""
+    holder = aliased(Workflow, name="holder")
+    is_holder = and_(holder.name == Workflow.name, holder.key == Workflow.key, _has_key(holder))
+    return (
+        select(Workflow.name, Workflow.key, holder.id)
+        .outerjoin(holder, is_holder)
+        .where(Workflow.id == bindparam("workflow"), Workflow.key.is_not(None), ~_has_key())
+    )
+
+
+_KEY_TAKEN = _key_taken()
+
+
+_OF_KEY = select(Workflow.id, Workflow.token).where(
+    Workflow.name == bindparam("name"), Workflow.key == bindparam("key"), _has_key()
+)

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, func, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -51,8 +51,8 @@ class Submission(NamedTuple):
     """A record to write: a workflow for the workers of `queue`; `input` is JSON text.
 
     Workflows of higher `priority` are claimed first. `delay` is the seconds until the workflow may start, and
-    `timeout` is the seconds that it may take from its first start. Of the workflows of one name and `key` only the
-    first is written.
+    `timeout` is the seconds that it may take from its first start. It is not written if another workflow of its
+    name has the `key`.
     """
 
     workflow_id: int
@@ -65,6 +65,12 @@ class Submission(NamedTuple):
     key: str | None
     codec: str | None = None
     token: int = 0
+
+
+class SubmissionUntilEnd(Submission):
+    """A record to write: a workflow that releases its key at its end; the key is not None."""
+
+    __slots__ = ()
 
 
 New = TypeVar("New", bound=NewWorkflow | NewRun | Submission)
@@ -174,6 +180,16 @@ class EnqueueWorkflow(_InsertOperation[Submission]):
     def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
         """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
         return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
+
+
+class EnqueueUntilEnd(EnqueueWorkflow):
+    """Insert workflows that release their keys at their ends."""
+
+    name = "enqueueuntilend"
+    record = SubmissionUntilEnd
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        return {**super()._values(given), "releases_key": true()}
 
 
 def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:

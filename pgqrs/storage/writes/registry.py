@@ -15,8 +15,10 @@ from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
+    EnqueueUntilEnd,
     EnqueueWorkflow,
     Submission,
+    SubmissionUntilEnd,
 )
 from pgqrs.storage.writes.messages import SendMessages, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
@@ -80,11 +82,18 @@ class CallerEnqueueWorkflow(CallerColumns[Submission], EnqueueWorkflow):
     """Insert workflows for workers to claim, in the caller's session."""
 
 
+class CallerEnqueueUntilEnd(CallerColumns[Submission], EnqueueUntilEnd):
+    """Insert workflows that release their keys at their ends, in the caller's session."""
+
+
 CURRENT_STATE = CurrentStateQuery()
 
 CALLER_CURRENT_STATE = CallerCurrentStateQuery()
 
-CALLER_ENQUEUE = CallerEnqueueWorkflow()
+CALLER_ENQUEUE: Mapping[type[Submission], EnqueueWorkflow] = {
+    Submission: CallerEnqueueWorkflow(),
+    SubmissionUntilEnd: CallerEnqueueUntilEnd(),
+}
 
 RECORD_LAST_STEP = RecordLastStep()
 
@@ -142,6 +151,7 @@ OPERATIONS = Operations(
         CreateWorkflow(),
         CreateAndStart(),
         EnqueueWorkflow(),
+        EnqueueUntilEnd(),
         ClaimWorkflow(),
         RecordStep(),
         RECORD_LAST_STEP,

@@ -1,0 +1,5 @@
+INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id, enqueueuntilend_rows.name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token, enqueueuntilend_rows.queue, enqueueuntilend_rows.priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_1, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_2, enqueueuntilend_rows.timeout, enqueueuntilend_rows.key, enqueueuntilend_rows.codec, true AS anon_3
+FROM unnest(CAST($1::TEXT AS BIGINT[]), $2::TEXT[], $3::TEXT[], $4::TEXT[], CAST($5::TEXT AS BIGINT[]), CAST($6::TEXT AS DOUBLE PRECISION[]), CAST($7::TEXT AS DOUBLE PRECISION[]), $8::TEXT[], $9::TEXT[], CAST($10::TEXT AS BIGINT[])) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+ORDER BY enqueueuntilend_rows.workflow_id
+ON CONFLICT DO NOTHING
+RETURNING 'enqueueuntilend' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch
