@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,12 +12,12 @@ from pgqrs.codecs.records import StoredStep, StoredWorkflow
 from pgqrs.errors import KeyTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
-from pgqrs.storage.queries.children import child_results
+from pgqrs.storage.queries.children import child_of, child_results
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import ChildResult, EventState, WorkflowResult, from_row
+from pgqrs.storage.records import ChildResult, EventState, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.sql.tokens import check_token
@@ -99,6 +99,19 @@ class StoreReader:
         async def read(connection: AsyncConnection) -> list[ChildResult]:
             rows = (await connection.execute(child_results(), values)).mappings()
             return [from_row(ChildResult, {**row, "status": WorkflowStatus(row["status"])}) for row in rows]
+
+        return await self._read(read)
+
+    async def keyed_child(
+        self, workflow_id: int, step_id: str, name: str, key: str
+    ) -> tuple[WorkflowIdentity | None, WorkflowIdentity | None]:
+        """Return the child that a step has started, and the workflow of a name that has a key."""
+
+        async def read(connection: AsyncConnection) -> tuple[WorkflowIdentity | None, WorkflowIdentity | None]:
+            found = await connection.execute(child_of(), {"parent": workflow_id, "step": step_id})
+            row: Any = found.one_or_none()
+            holder = await WorkflowRepository(connection).of_key(name, key)
+            return None if row is None else WorkflowIdentity(*row), holder
 
         return await self._read(read)
 

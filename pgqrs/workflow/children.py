@@ -28,16 +28,24 @@ from pgqrs.codecs.records import value_context
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
-from pgqrs.errors import ConfigurationError, PgqrsError, StepFailedError, StepMismatchError, WorkflowCancelledError
+from pgqrs.errors import (
+    ConfigurationError,
+    KeyTakenError,
+    PgqrsError,
+    StepFailedError,
+    StepMismatchError,
+    WorkflowCancelledError,
+)
 from pgqrs.storage.records import ChildResult, StoredOutcome
 from pgqrs.storage.sql.addresses import children_address
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from pgqrs.storage.writes.outbox import SendingStep
-from pgqrs.types import WorkflowStatus
-from pgqrs.validation import check_name, escaped, validate_priority, validate_seconds
+from pgqrs.types import Until, WorkflowStatus
+from pgqrs.validation import check_name, check_until, escaped, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input
 from pgqrs.workflow.definition import Definition, definition_of
+from pgqrs.workflow.keyed_children import start_with_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,6 +79,8 @@ class ChildOptions(NamedTuple):
     timeout: float | None = None
     on_end: OnEnd = "cancel"
     id: str | None = None
+    key: str | None = None
+    until: Until = "purge"
 
 
 def child_options(
@@ -81,12 +91,17 @@ def child_options(
     timeout: float | None,
     on_end: OnEnd,
     step_id: str | None,
+    key: str | None,
+    until: Until,
 ) -> ChildOptions:
     """Check the options of children and return them; raises as `PyWorkflow.options` does."""
     if on_end not in {"cancel", "abandon"}:
         raise ConfigurationError(f"`on_end` must be 'cancel' or 'abandon', got {on_end!r}.")
     if queue is not None:
         check_name("queue", queue)
+    check_until(until)
+    if key is None and until == "end":
+        raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
     return ChildOptions(
         queue,
         validate_priority(priority),
@@ -94,6 +109,8 @@ def child_options(
         validate_seconds("timeout", timeout, positive=True),
         on_end,
         step_id,
+        None if key is None else validate_key(key),
+        until,
     )
 
 
@@ -227,6 +244,7 @@ class Children:
         Raises:
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
+            KeyTakenError: Another workflow has the key of the child. The error is recorded.
             RunStopped: The run has stopped; raised within the workflow's function and its steps.
         """
         return await start(self._current, self.given, definition_of(workflow), args, kwargs)
@@ -244,6 +262,7 @@ class Children:
             The children, for `PyWorkflow.gather`.
 
         Raises:
+            ConfigurationError: The options contain a key, which identifies one child only.
             TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
                 function does not accept its arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -267,6 +286,7 @@ class Children:
         Raises:
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
+            KeyTakenError: Another workflow has the key of the child. The error is recorded.
             StepFailedError: The child has failed. The raised error is also an instance of the original class.
             WorkflowCancelledError: The child was cancelled.
             RunStopped: The run has stopped; raised within the workflow's function and its steps.
@@ -362,27 +382,44 @@ async def start(
     run = await current()
     check_arguments(definition, args, kwargs)
     step_id = options.id or run.steps.next_id(run.place, f"start/{escaped(definition.name)}")
-    found = await run.steps.acquire(run.place, step_id)
+    found: StepExecution | StoredOutcome | KeyTakenError = await run.steps.acquire(run.place, step_id)
     codec = codec_at(run.codec, "output", run.workflow_id, step_id)
     if isinstance(found, StepExecution):
         execution = found
         try:
             text = encode_input(run.codec, definition, args, kwargs).text
             child = _new_child(_Start(run, step_id, options, definition), 0, await run.next_id(), text)
-            output = codec.encode([child.child_id, child.token]).text
-            found = await _record(run, execution, output, (child,))
+            if options.key is None:
+                found = await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
+            else:
+                found = await _start_keyed(run, execution, options, child, codec)
         except BaseException:
             run.steps.abandon(execution)
             raise
+        if isinstance(found, KeyTakenError):
+            await run.steps.fail(execution, found, terminal=True)
+    if isinstance(found, KeyTakenError):
+        raise found
         run.announcements.children_started(child.queue, child.child_id, delayed=child.delay is not None)
     child_id, token = run.steps.value_of(step_id, found, codec)
     return Child(current, step_id, child_id, token, definition.returns)
+
+
+async def _start_keyed(
+    run: Run, execution: StepExecution, options: ChildOptions, child: NewChild, codec: Codec
+) -> StoredOutcome | KeyTakenError:
+    started = await start_with_key(run, execution, child, str(options.key), options.until)
+    if isinstance(started, KeyTakenError):
+        return started
+    return await _record(run, execution, codec.encode([*started]).text, ())
 
 
 async def start_many(
     current: Current, options: ChildOptions, definition: Definition, inputs: Iterable[tuple[Any, ...]]
 ) -> Many[Any]:
     """Start children in portions, and record their number as the outcome of one step."""
+    if options.key is not None:
+        raise ConfigurationError("a key identifies one child: `start_many` accepts no key; use `start`.")
     run = await current()
     step_id = options.id or run.steps.next_id(run.place, f"start_many/{escaped(definition.name)}")
     found = await run.steps.acquire(run.place, step_id)

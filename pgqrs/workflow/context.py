@@ -24,7 +24,7 @@ from pgqrs.errors import (
 )
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
-from pgqrs.types import StepAction, WorkflowStatus
+from pgqrs.types import StepAction, Until, WorkflowStatus
 from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int
 from pgqrs.workflow import timers as sleeping
 from pgqrs.workflow.children import (
@@ -552,6 +552,8 @@ class PyWorkflow:
         timeout: float | None = None,
         on_end: OnEnd = "cancel",
         id: str | None = None,  # noqa: A002
+        key: str | None = None,
+        until: Until = "purge",
     ) -> Children:
         """Return an object that starts children with these options.
 
@@ -565,13 +567,18 @@ class PyWorkflow:
                 ``"abandon"``, which lets it go on.
             id: A name, which makes the step id ``start/ID``. By default the step ids have the name of the child's
                 function and a number, as in ``start/charge:1``. Concurrent tasks need an `id`.
+            key: A key of the child, by which `Admin.find` finds it. If another workflow of its name has the key,
+                the start raises `KeyTakenError`. No key by default. `start_many` accepts no key.
+            until: The time until which the child has its key: ``"purge"``, the default, is its deletion, and
+                ``"end"`` its end.
 
         Returns:
             The object, with the methods `start`, `start_many` and `call`.
 
         Raises:
-            ConfigurationError: A number is out of range, or `on_end` is another text.
-            InvalidNameError: The queue or the `id` cannot be stored.
+            ConfigurationError: A number is out of range, `on_end` or `until` is another text, or `until` is
+                ``"end"`` without a key.
+            InvalidNameError: The queue, the `id` or the key cannot be stored.
         """
         return Children(
             self._new_context,
@@ -583,6 +590,8 @@ class PyWorkflow:
                 timeout=timeout,
                 on_end=on_end,
                 step_id=_named("start", id),
+                key=key,
+                until=until,
             ),
         )
 

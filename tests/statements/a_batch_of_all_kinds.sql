@@ -186,10 +186,29 @@ start_waits AS
 FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.workflow_id) AS array_agg_1
 FROM start_done), '{}'))),
+startkeyed_done AS
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent, key, releases_key) SELECT startkeyed_held.child_id AS child_id, startkeyed_held.name AS name, CAST(startkeyed_held.input AS JSON) AS input, startkeyed_held.token AS token, startkeyed_held.queue AS queue, startkeyed_held.priority AS priority, CASE WHEN (startkeyed_held.delay IS NULL) THEN now() END AS anon_12, now() + startkeyed_held.delay * interval '1 second' AS anon_13, startkeyed_held.timeout AS timeout, parent.deadline AS deadline, startkeyed_held.codec AS codec, startkeyed_held.workflow_id AS workflow_id, startkeyed_held.step_id AS step_id, 0, startkeyed_held.ends_with_parent AS ends_with_parent, startkeyed_held.key AS key, startkeyed_held.releases_key AS releases_key
+FROM (SELECT startkeyed_rows.workflow_id AS workflow_id, startkeyed_rows.claim AS claim, startkeyed_rows.step_id AS step_id, startkeyed_rows.child_id AS child_id, startkeyed_rows.name AS name, startkeyed_rows.input AS input, startkeyed_rows.queue AS queue, startkeyed_rows.priority AS priority, startkeyed_rows.delay AS delay, startkeyed_rows.timeout AS timeout, startkeyed_rows.codec AS codec, startkeyed_rows.token AS token, startkeyed_rows.ends_with_parent AS ends_with_parent, startkeyed_rows.key AS key, startkeyed_rows.releases_key AS releases_key, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($92::BIGINT[], $93::BIGINT[], $94::TEXT[], $95::BIGINT[], $96::TEXT[], $97::TEXT[], $98::TEXT[], $99::BIGINT[], $100::DOUBLE PRECISION[], $101::DOUBLE PRECISION[], $102::TEXT[], $103::BIGINT[], $104::BOOLEAN[], $105::TEXT[], $106::BOOLEAN[]) AS startkeyed_rows(workflow_id, claim, step_id, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent, key, releases_key)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = startkeyed_rows.workflow_id
+WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS startkeyed_held
+JOIN pgqrs.pgqrs_workflows AS parent ON parent.id = startkeyed_held.workflow_id
+WHERE startkeyed_held.current_claim = startkeyed_held.claim
+ORDER BY startkeyed_held.child_id
+ON CONFLICT DO NOTHING
+RETURNING 'startkeyed' AS kind, pgqrs.pgqrs_workflows.parent_id AS workflow_id, pgqrs.pgqrs_workflows.parent_step AS key, 1 AS epoch),
+startkeyed_parents AS
+(UPDATE pgqrs.pgqrs_workflows
+SET has_children=true
+FROM startkeyed_done
+WHERE pgqrs.pgqrs_workflows.id = startkeyed_done.workflow_id
+AND pgqrs.pgqrs_workflows.has_children IS false),
 take_done AS
 (SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($92::BIGINT[], $93::BIGINT[], $94::TEXT[], $95::TEXT[], $96::TEXT[], $97::TEXT[], $98::DOUBLE PRECISION[], $99::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
+FROM unnest($107::BIGINT[], $108::BIGINT[], $109::TEXT[], $110::TEXT[], $111::TEXT[], $112::TEXT[], $113::DOUBLE PRECISION[], $114::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = take_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -236,7 +255,7 @@ AND pgqrs.pgqrs_workflow_steps.step_id = take_held.step_id
 AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
 AND NOT pgqrs.pgqrs_workflow_steps.reopened))),
 take_outcomes AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_12, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_13, now() AS now_2, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_14, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_15, now() AS now_2, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
 FROM take_done
 WHERE coalesce(take_done.output, take_done.error) IS NOT NULL
 ON CONFLICT (workflow_id, step_id)
@@ -255,20 +274,20 @@ FROM pgqrs.pgqrs_messages USING take_done
 WHERE pgqrs.pgqrs_messages.address = take_done.address
 AND pg_catalog.starts_with(take_done.address, 'c/')),
 begin_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_14, begin_rows.codec AS codec
-FROM unnest($100::BIGINT[], $101::TEXT[], $102::TEXT[], $103::UUID[], $104::DOUBLE PRECISION[], $105::TEXT[], $106::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_3, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_16, begin_rows.codec AS codec
+FROM unnest($115::BIGINT[], $116::TEXT[], $117::TEXT[], $118::UUID[], $119::DOUBLE PRECISION[], $120::TEXT[], $121::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($107::BIGINT[], $108::TEXT[], $109::TEXT[], $110::TEXT[], $111::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($122::BIGINT[], $123::TEXT[], $124::TEXT[], $125::TEXT[], $126::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($112::BIGINT[], $113::TEXT[], $114::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($127::BIGINT[], $128::TEXT[], $129::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -276,21 +295,21 @@ SET key = excluded.key
 WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT)
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 enqueue_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_15, now() + enqueue_rows.delay * interval '1 second' AS anon_16, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
-FROM unnest($115::BIGINT[], $116::TEXT[], $117::TEXT[], $118::TEXT[], $119::BIGINT[], $120::DOUBLE PRECISION[], $121::DOUBLE PRECISION[], $122::TEXT[], $123::TEXT[], $124::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_17, now() + enqueue_rows.delay * interval '1 second' AS anon_18, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
+FROM unnest($130::BIGINT[], $131::TEXT[], $132::TEXT[], $133::TEXT[], $134::BIGINT[], $135::DOUBLE PRECISION[], $136::DOUBLE PRECISION[], $137::TEXT[], $138::TEXT[], $139::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 enqueueuntilend_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_17, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_18, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_19
-FROM unnest($125::BIGINT[], $126::TEXT[], $127::TEXT[], $128::TEXT[], $129::BIGINT[], $130::DOUBLE PRECISION[], $131::DOUBLE PRECISION[], $132::TEXT[], $133::TEXT[], $134::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_19, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_20, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_21
+FROM unnest($140::BIGINT[], $141::TEXT[], $142::TEXT[], $143::TEXT[], $144::BIGINT[], $145::DOUBLE PRECISION[], $146::DOUBLE PRECISION[], $147::TEXT[], $148::TEXT[], $149::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueueuntilend_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueueuntilend' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_20, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_21
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_22, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_23
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($135::BIGINT[], $136::BIGINT[], $137::TEXT[], $138::TEXT[], $139::DOUBLE PRECISION[], $140::BIGINT[], $141::BIGINT[], $142::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($150::BIGINT[], $151::BIGINT[], $152::TEXT[], $153::TEXT[], $154::DOUBLE PRECISION[], $155::BIGINT[], $156::BIGINT[], $157::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -308,9 +327,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 last_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_22, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_23, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_24, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_24, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_25, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_26, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($143::BIGINT[], $144::BIGINT[], $145::TEXT[], $146::TEXT[], $147::TEXT[], $148::DOUBLE PRECISION[], $149::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($158::BIGINT[], $159::BIGINT[], $160::TEXT[], $161::TEXT[], $162::TEXT[], $163::DOUBLE PRECISION[], $164::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -325,9 +344,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 lastfailure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_25, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_26
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_27, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_28
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($150::BIGINT[], $151::BIGINT[], $152::TEXT[], $153::TEXT[], $154::DOUBLE PRECISION[], $155::BIGINT[], $156::BIGINT[], $157::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($165::BIGINT[], $166::BIGINT[], $167::TEXT[], $168::TEXT[], $169::DOUBLE PRECISION[], $170::BIGINT[], $171::BIGINT[], $172::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -344,9 +363,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 step_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_27, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_28, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_29, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_29, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_30, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_31, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($158::BIGINT[], $159::BIGINT[], $160::TEXT[], $161::TEXT[], $162::TEXT[], $163::DOUBLE PRECISION[], $164::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($173::BIGINT[], $174::BIGINT[], $175::TEXT[], $176::TEXT[], $177::TEXT[], $178::DOUBLE PRECISION[], $179::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -362,9 +381,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 wait_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_30, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_31
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_32, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_33
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($165::BIGINT[], $166::BIGINT[], $167::TEXT[], $168::TEXT[], $169::TEXT[], $170::DOUBLE PRECISION[], $171::BIGINT[], $172::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($180::BIGINT[], $181::BIGINT[], $182::TEXT[], $183::TEXT[], $184::TEXT[], $185::DOUBLE PRECISION[], $186::BIGINT[], $187::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -405,6 +424,8 @@ UNION ALL SELECT sending_done.kind, sending_done.workflow_id, sending_done.key, 
 FROM sending_done
 UNION ALL SELECT start_done.kind, start_done.workflow_id, start_done.key, start_done.epoch
 FROM start_done
+UNION ALL SELECT startkeyed_done.kind, startkeyed_done.workflow_id, startkeyed_done.key, startkeyed_done.epoch
+FROM startkeyed_done
 UNION ALL SELECT startmany_done.kind, startmany_done.workflow_id, startmany_done.key, startmany_done.epoch
 FROM startmany_done
 UNION ALL SELECT step_done.kind, step_done.workflow_id, step_done.key, step_done.epoch

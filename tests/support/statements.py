@@ -29,7 +29,12 @@ def statements() -> Iterator[tuple[str, Any]]:
     """Return each statement with its name."""
     for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
-        if kind.name not in {"sending", "startmany", "take"}:  # the others are sent for a single record, too
+        if kind.name not in {
+            "sending",
+            "startkeyed",
+            "startmany",
+            "take",
+        }:  # the others are sent for a single record, too
             yield f"single {kind.name}", kind.statement(single=True)
     companions = {companion.name for kind in OPERATIONS.values() for companion in kind.companions}
     names = sorted({kind.name for kind in OPERATIONS.values()} | companions)

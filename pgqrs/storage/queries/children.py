@@ -210,5 +210,14 @@ def child_results() -> Any:
     )
 
 
+def child_of() -> Any:
+    """Return the query for the id and the token of the only child of a `step` of a `parent`."""
+    return select(Workflow.id, Workflow.token).where(
+        Workflow.parent_id == bindparam("parent", type_=BigInteger()),
+        Workflow.parent_step == bindparam("step", type_=Text()),
+        Workflow.place == ZERO,
+    )
+
+
 def _count(rows: Any) -> Any:
     return select(COUNT).select_from(rows).scalar_subquery()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from sqlalchemy import case, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
@@ -11,13 +11,14 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
-from pgqrs.storage.sql.expressions import json_of, seconds_from_now
+from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, seconds_from_now
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,
     Companion,
     CurrentState,
+    Follower,
     Operation,
     fencing_error,
 )
@@ -52,6 +53,30 @@ class NewParent(NamedTuple):
     step_id: str
 
 
+class KeyedStart(NamedTuple):
+    """A record to write: a child with a key, the only one of a step that has no outcome yet.
+
+    The fields are those of a `NewChild`. `releases_key` says that the child has its key until its end only.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    claim: int
+    child_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    codec: str | None
+    token: int
+    ends_with_parent: bool
+    key: str
+    releases_key: bool
+
+
 class StartedChildren(NamedTuple):
     """A record to write: some of the children of a step that has no outcome yet."""
 
@@ -60,6 +85,9 @@ class StartedChildren(NamedTuple):
     step_id: str
     claim: int
     children: tuple[NewChild, ...]
+
+
+Start = TypeVar("Start", bound=KeyedStart | StartedChildren)
 
 
 class InsertChildren(Companion[NewChild]):
@@ -75,23 +103,7 @@ class InsertChildren(Companion[NewChild]):
         rows = self.rows()
         given = rows.c
         parent = aliased(Workflow, name="parent")
-        values: dict[str, Any] = {
-            "id": given.child_id,
-            "name": given.name,
-            "input": json_of(given.input),
-            "token": given.token,
-            "queue": given.queue,
-            "priority": given.priority,
-            "ready_at": case((given.delay.is_(None), func.now())),
-            "due_at": seconds_from_now(given.delay),
-            "timeout": given.timeout,
-            "deadline": parent.deadline,
-            "codec": given.codec,
-            "parent_id": given.workflow_id,
-            "parent_step": given.step_id,
-            "place": given.place,
-            "ends_with_parent": given.ends_with_parent,
-        }
+        values = _values(given, parent, given.place)
         of_step = (written.c.workflow_id == given.workflow_id) & (written.c.key == given.step_id)
         new = (
             select(*values.values())
@@ -100,6 +112,27 @@ class InsertChildren(Companion[NewChild]):
             .order_by(given.child_id)
         )
         return insert(Workflow).from_select(list(values), new, include_defaults=False).on_conflict_do_nothing()
+
+
+def _values(given: Any, parent: Any, place: Any) -> dict[str, Any]:
+    """Return the values of the columns of a child, at a place among the children of its step."""
+    return {
+        "id": given.child_id,
+        "name": given.name,
+        "input": json_of(given.input),
+        "token": given.token,
+        "queue": given.queue,
+        "priority": given.priority,
+        "ready_at": case((given.delay.is_(None), func.now())),
+        "due_at": seconds_from_now(given.delay),
+        "timeout": given.timeout,
+        "deadline": parent.deadline,
+        "codec": given.codec,
+        "parent_id": given.workflow_id,
+        "parent_step": given.step_id,
+        "place": place,
+        "ends_with_parent": given.ends_with_parent,
+    }
 
 
 class MarkParents(Companion[NewParent]):
@@ -129,7 +162,78 @@ def child_arrays(insert_children: InsertChildren, mark: MarkParents, children: S
     return insert_children.arrays(children) | mark.arrays(list(parents))
 
 
-class StartChildren(Operation[StartedChildren]):
+class _StartOperation(Operation[Start]):
+    """Insert children of steps, for current runs; the outcomes of the steps follow."""
+
+    def answer_key(self, record: Start) -> str:
+        """Return the id of the step."""
+        return record.step_id
+
+    def can_be_single(self, record: Start) -> bool:
+        """Return False: the statement has further writes."""
+        return False
+
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+    def result_for(self, record: Start, epoch: int) -> bool:
+        """Return True: the children are there."""
+        return True
+
+    def resolve_missing(self, record: Start, current: CurrentState) -> Any:
+        """Return the error of a stale run, or the reason that a current run has written nothing."""
+        if reason := fencing_error(record, current):
+            return reason
+        return self._unwritten if current.cancels is None else CancelRequested(current.cancels, None)
+
+    _unwritten: ClassVar[Any] = RETRY
+
+
+class StartKeyedChild(_StartOperation[KeyedStart]):
+    """Insert children with keys; the result is False if a child's key or place was taken, or a lock held it up."""
+
+    name = "startkeyed"
+    record = KeyedStart
+    unsent: ClassVar = frozenset({"epoch"})
+    requeues_last: ClassVar = True  # another transaction may hold its key for a long time
+    _unwritten: ClassVar[Any] = False
+
+    def payload_size(self, record: KeyedStart) -> int:
+        """Return the length of the input."""
+        return len(record.input)
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The note that the parents have children."""
+        return {
+            "parents": lambda written: (
+                update(Workflow)
+                .where(Workflow.id == written.c.workflow_id, Workflow.has_children.is_(False))
+                .values(has_children=true())
+            )
+        }
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the insert; it locks the parents."""
+        held = self.lock_workflows(to_update=True, single=single)
+        parent = aliased(Workflow, name="parent")
+        given = held.c
+        values = _values(given, parent, ZERO) | {"key": given.key, "releases_key": given.releases_key}
+        new = (
+            select(*values.values())
+            .join_from(held.source, parent, parent.id == given.workflow_id)
+            .where(held.is_current)
+            .order_by(given.child_id)
+        )
+        return (
+            insert(Workflow)
+            .from_select(list(values), new, include_defaults=False)
+            .on_conflict_do_nothing()
+            .returning(*self.returning(Workflow.parent_id, ONE, Workflow.parent_step))
+        )
+
+
+class StartChildren(_StartOperation[StartedChildren]):
     """Insert some of the children of steps, for current runs; the outcomes of the steps follow."""
 
     name = "startmany"
@@ -152,29 +256,8 @@ class StartChildren(Operation[StartedChildren]):
         """Return the length of the inputs."""
         return sum(len(each.input) for each in record.children)
 
-    def answer_key(self, record: StartedChildren) -> str:
-        """Return the id of the step."""
-        return record.step_id
-
-    def can_be_single(self, record: StartedChildren) -> bool:
-        """Return False: the statement has further writes."""
-        return False
-
-    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
-        return [Workflow.cancel_interrupts.is_(None)]
-
     def statement(self, *, single: bool = False) -> Any:
         """Return the query that locks the parents."""
         held = self.lock_workflows(to_update=True, single=single)
         columns = self.returning(held.c.workflow_id, held.epoch, held.c.step_id)
         return select(*columns).select_from(held.source).where(held.is_current)
-
-    def result_for(self, record: StartedChildren, epoch: int) -> bool:
-        """Return True: the children are there."""
-        return True
-
-    def resolve_missing(self, record: StartedChildren, current: CurrentState) -> Any:
-        """Return the error of a stale run, or the reason to send the record again."""
-        if reason := fencing_error(record, current):
-            return reason
-        return RETRY if current.cancels is None else CancelRequested(current.cancels, None)

@@ -10,7 +10,7 @@ from sqlalchemy import select, union_all
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.sql.expressions import text_of
-from pgqrs.storage.writes.children import StartChildren
+from pgqrs.storage.writes.children import StartChildren, StartKeyedChild
 from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
@@ -163,6 +163,7 @@ OPERATIONS = Operations(
         RecordSendingStep(),
         EmitEvents(),
         StartChildren(),
+        StartKeyedChild(),
         SendMessages(),
         TakeMessages(),
     ]
