@@ -14,14 +14,34 @@ branch_labels = None
 depends_on = None
 
 
-# "SCHEMA" stands for the quoted schema, "CHANNEL" for the channel of its notifications. The payload of the
-# notification announces messages; see `pgqrs.storage.sql.channels`.
+# "SCHEMA" stands for the quoted schema, "MESSAGES" for the name of its messages as a string, "OWN" for the present
+# name of the schema, "PATH" for the statement that adds it to the search path of the call, and "CHANNEL" for the
+# channel of its notifications. The payload of the notification announces messages; see `pgqrs.storage.sql.channels`.
+# The default of `messages` is stored as an oid, so the functions find their schema after it was renamed.
+_OWN = """(
+        SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = messages
+    )"""
+
+_PATH = """PERFORM pg_catalog.set_config(
+        'search_path', pg_catalog.concat('pg_catalog, ', pg_catalog.quote_ident(own_schema), ', pg_temp'), true
+    );"""
+
+_CHANNEL = """pg_catalog.concat(
+            'pgqrs_',
+            pg_catalog.left(
+                pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(own_schema, 'UTF8')), 'hex'), 32
+            )
+        )"""
+
 _SEND = """
 CREATE FUNCTION SCHEMA.send(
-    workflow_id bigint, topic text, payload json, key text DEFAULT NULL, ring boolean DEFAULT true
+    workflow_id bigint, topic text, payload json, key text DEFAULT NULL, ring boolean DEFAULT true,
+    messages pg_catalog.regclass DEFAULT CAST(MESSAGES AS pg_catalog.regclass)
 ) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $send$
 #variable_conflict use_column
 DECLARE
+    own_schema text = OWN;
     receiver_status text;
     receiver_address text = pg_catalog.concat(
         'm/', send.workflow_id, '/', pg_catalog.replace(pg_catalog.replace(send.topic, '%', '%25'), E'\\n', '%0A')
@@ -31,16 +51,19 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'a message needs a workflow, a topic and a payload, and a key is not empty.';
     END IF;
-    SELECT w.status INTO receiver_status FROM SCHEMA.pgqrs_workflows w WHERE w.id = send.workflow_id;
+    PATH
+    SELECT w.status INTO receiver_status FROM pgqrs_workflows w WHERE w.id = send.workflow_id;
     IF receiver_status IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'no_data_found',
             MESSAGE = pg_catalog.concat('there is no workflow ', send.workflow_id, ' in this schema.');
     END IF;
-    IF receiver_status IN ('SUCCESS', 'ERROR', 'CANCELLED') THEN
+    IF receiver_status IN ('SUCCESS', 'ERROR', 'CANCELLED') AND NOT EXISTS (
+        SELECT FROM pgqrs_messages m WHERE m.address = receiver_address AND m.key = send.key
+    ) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = pg_catalog.concat('workflow ', send.workflow_id, ' has ended with ', receiver_status, '.');
     END IF;
-    INSERT INTO SCHEMA.pgqrs_messages (workflow_id, address, key, is_kept, payload)
+    INSERT INTO pgqrs_messages (workflow_id, address, key, is_kept, payload)
     VALUES (
         send.workflow_id,
         receiver_address,
@@ -58,10 +81,12 @@ $send$
 
 _EMIT = """
 CREATE FUNCTION SCHEMA.emit(
-    name text, payload json DEFAULT 'null', ring boolean DEFAULT true
+    name text, payload json DEFAULT 'null', ring boolean DEFAULT true,
+    messages pg_catalog.regclass DEFAULT CAST(MESSAGES AS pg_catalog.regclass)
 ) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $emit$
 #variable_conflict use_column
 DECLARE
+    own_schema text = OWN;
     event_address text = pg_catalog.concat(
         'e/', pg_catalog.replace(pg_catalog.replace(emit.name, '%', '%25'), E'\\n', '%0A')
     );
@@ -70,7 +95,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'an event needs a name and a payload.';
     END IF;
-    INSERT INTO SCHEMA.pgqrs_messages (address, key, payload)
+    PATH
+    INSERT INTO pgqrs_messages (address, key, payload)
     VALUES (event_address, '', CAST(pg_catalog.concat('{"codec": null, "value": ', emit.payload, '}') AS json))
     ON CONFLICT (address, key) DO NOTHING;
     IF NOT FOUND THEN
@@ -129,12 +155,10 @@ def upgrade(op: Operations) -> None:
 
 def _in_schema(statement: str, schema: str | None) -> sa.TextClause:
     """Return a statement for a schema; a colon would be a bind."""
-    name = str(schema)
-    quoted, text = name.replace('"', '""'), name.replace("'", "''")
-    digest = f"pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to('{text}', 'UTF8')), 'hex')"
-    channel = f"pg_catalog.concat('pgqrs_', pg_catalog.left({digest}, 32))"
-    values = {"SCHEMA": f'"{quoted}"', "CHANNEL": channel}
-    whole = re.sub("SCHEMA|CHANNEL", lambda found: values[found[0]], statement)
+    quoted = '"{}"'.format(str(schema).replace('"', '""'))
+    messages = f"{quoted}.pgqrs_messages".replace("'", "''")
+    values = {"SCHEMA": quoted, "MESSAGES": f"'{messages}'", "OWN": _OWN, "PATH": _PATH, "CHANNEL": _CHANNEL}
+    whole = re.sub(r"\b(SCHEMA|MESSAGES|OWN|PATH|CHANNEL)\b", lambda found: values[found[0]], statement)
     return sa.text(whole.replace(":", "\\:"))
 
 
@@ -166,8 +190,8 @@ def _create_indexes(op: Operations, schema: str | None) -> None:
 def downgrade(op: Operations) -> None:
     """Drop the messages and the waits; a workflow that waited for a message waits no longer."""
     schema = op.get_context().version_table_schema
-    op.execute(_in_schema("DROP FUNCTION SCHEMA.emit(text, json, boolean)", schema))
-    op.execute(_in_schema("DROP FUNCTION SCHEMA.send(bigint, text, json, text, boolean)", schema))
+    op.execute(_in_schema("DROP FUNCTION SCHEMA.emit(text, json, boolean, regclass)", schema))
+    op.execute(_in_schema("DROP FUNCTION SCHEMA.send(bigint, text, json, text, boolean, regclass)", schema))
     op.drop_table("pgqrs_events", schema=schema)
     op.drop_table("pgqrs_waits", schema=schema)
     op.drop_table("pgqrs_messages", schema=schema)

@@ -3,6 +3,8 @@
 Revision 0007, after 0006.
 """
 
+import re
+
 import sqlalchemy as sa
 from alembic.operations import Operations
 
@@ -11,16 +13,22 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# "SCHEMA" stands for the quoted schema. The addresses are those of `pgqrs.storage.sql.addresses`. The key has
-# the transaction: a workflow that was resumed and ends again leaves another message, a row that is unknown to a
-# delivery which began before this end.
+# "SCHEMA" stands for the quoted schema. The function finds its table by the schema of the trigger's table, so it
+# works after the schema was renamed; a dynamic statement would be planned at each end. The addresses are those of
+# `pgqrs.storage.sql.addresses`. The key has the transaction: a workflow that was resumed and ends again leaves
+# another message, a row that is unknown to a delivery which began before this end.
 _FUNCTION = """
 CREATE FUNCTION SCHEMA.pgqrs_workflow_ended() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $ended$
 #variable_conflict use_column
 BEGIN
+    PERFORM pg_catalog.set_config(
+        'search_path',
+        pg_catalog.concat('pg_catalog, ', pg_catalog.quote_ident(TG_TABLE_SCHEMA), ', pg_temp'),
+        true
+    );
     IF NEW.parent_id IS NOT NULL THEN
-        INSERT INTO SCHEMA.pgqrs_messages (workflow_id, address, key, payload)
+        INSERT INTO pgqrs_messages (workflow_id, address, key, payload)
         VALUES (
             NEW.parent_id,
             pg_catalog.concat(
@@ -33,7 +41,7 @@ BEGIN
         ON CONFLICT (address, key) DO NOTHING;
     END IF;
     IF NEW.has_children THEN
-        INSERT INTO SCHEMA.pgqrs_messages (workflow_id, address, key, payload)
+        INSERT INTO pgqrs_messages (workflow_id, address, key, payload)
         VALUES (NEW.id, pg_catalog.concat('x/', NEW.id), CAST(pg_catalog.pg_current_xact_id() AS text), 'null')
         ON CONFLICT (address, key) DO NOTHING;
     END IF;
@@ -94,5 +102,5 @@ def downgrade(op: Operations) -> None:
 
 def _in_schema(statement: str, schema: str | None) -> sa.TextClause:
     """Return a statement for a schema; a colon would be a bind."""
-    quoted = str(schema).replace('"', '""')
-    return sa.text(statement.replace("SCHEMA", f'"{quoted}"').replace(":", "\\:"))
+    quoted = '"{}"'.format(str(schema).replace('"', '""'))
+    return sa.text(re.sub(r"\bSCHEMA\b", lambda _: quoted, statement).replace(":", "\\:"))

@@ -123,31 +123,12 @@ async def recycle(driver: asyncpg.Connection[Any], schema: str, name: str, thing
             UPDATE {old}.pgqrs_test_clock SET ahead = '0';
             SELECT pg_catalog.setval('{sequence}', 1, false);
             ALTER SCHEMA {old} RENAME TO {new};
-            {_rename_in_functions(schema, name)}
             COMMIT;
         """)  # noqa: S608  # quoted above
     except asyncpg.PostgresError:
         await driver.execute("ROLLBACK")
         return False
     return True
-
-
-def _rename_in_functions(schema: str, name: str) -> str:
-    """Return the statement by which the functions of the schema `name` no longer use its old name, `schema`."""
-    return f"""
-        DO $renamed$
-        DECLARE
-            definition text;
-        BEGIN
-            FOR definition IN
-                SELECT pg_catalog.pg_get_functiondef(oid) FROM pg_catalog.pg_proc
-                WHERE pronamespace = '{_quoted(name)}'::regnamespace AND prosqlbody IS NULL
-            LOOP
-                EXECUTE pg_catalog.regexp_replace(definition, '\\m{schema}\\M', '{name}', 'g');
-            END LOOP;
-        END
-        $renamed$;
-    """  # noqa: S608  # names of the kit
 
 
 async def drop(driver: asyncpg.Connection[Any], schema: str) -> bool:
