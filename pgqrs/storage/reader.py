@@ -17,7 +17,7 @@ from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import ChildResult, EventState, WorkflowIdentity, WorkflowResult, from_row
+from pgqrs.storage.records import ChildResult, EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.sql.tokens import check_token
@@ -80,6 +80,13 @@ class StoreReader:
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
         return await self._read(lambda connection: WorkflowRepository(connection).results(ids))
+
+    async def receiver(self, workflow_id: int, address: str, key: str) -> Receiver:
+        """Return the state of the receiver of a message with an address and a key."""
+        check_id(workflow_id)
+        return await self._read(
+            lambda connection: WorkflowRepository(connection).receiver(workflow_id, address, key)
+        )
 
     async def event(self, workflow_id: int, name: str, token: int | None = None) -> EventState:
         """Return the value of an event of a workflow, and the state of the workflow."""

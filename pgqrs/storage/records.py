@@ -119,6 +119,14 @@ class ChildResult(NamedTuple):
     error: str | None
 
 
+class Receiver(NamedTuple):
+    """A workflow that is to get a message: its status and codec, and whether it has a message with the key."""
+
+    status: WorkflowStatus
+    codec: str | None
+    has_message: bool
+
+
 class EventState(NamedTuple):
     """The value of an event of a workflow, JSON text, None for no value; and the workflow's status and token.
 

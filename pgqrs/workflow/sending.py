@@ -61,12 +61,12 @@ async def set_event(run: Run, name: str, value: object, step_id: str | None) -> 
 async def _refusal(run: Run, sent: SentMessage) -> PgqrsError | None:
     """Return the reason why a workflow cannot get a message; None if it can."""
     try:
-        receiver = await run.reader.workflow(sent.workflow_id)
+        receiver = await run.reader.receiver(sent.workflow_id, sent.address, sent.key)
     except PgqrsError as error:
         if getattr(error, "workflow_id", None) != sent.workflow_id:
             raise
         return error
-    if receiver.status in OVER:
+    if receiver.status in OVER and not receiver.has_message:
         return WorkflowFinishedError(sent.workflow_id, receiver.status)
     if sent.codec is not None and sent.codec != receiver.codec:
         return CodecMismatchError(sent.workflow_id, receiver.codec, stored_name(run.codec))

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from pgqrs import (
     Admin,
@@ -537,13 +537,44 @@ async def test_key_is_sent_once_by_two_admins(dsn, admin, claimer, sql):
     assert await claimer.run(collecting) == [7, 8]
 
 
-async def test_key_of_an_ended_workflow_counts_as_sent(admin):
+@workflow
+async def sending_again(ctx: PyWorkflow, receiver: int, key: str) -> None:
+    await ctx.send(receiver, PAID, 7, key=key)
+
+
+@pytest.mark.parametrize("how", ["handle", "session", "workflow", "SQL"])
+async def test_key_of_an_ended_workflow_counts_as_sent(admin, sessions, sql, how):
     handle = await admin.options(key="c").enqueue(collecting, 1)
     await handle.send(PAID, 7, key="evt_1")
     assert await admin.options(key="c").run(collecting, 1) == [7]
-    await handle.send(PAID, 7, key="evt_1")
-    with pytest.raises(WorkflowFinishedError):
-        await handle.send(PAID, 7, key="evt_2")
+
+    async def send(key):
+        if how == "handle":
+            await handle.send(PAID, 7, key=key)
+        elif how == "session":
+            async with sessions() as session:
+                await admin.options(session=session).send(handle.id, PAID, 7, key=key)
+        elif how == "workflow":
+            await admin.run(sending_again, handle.id, key)
+        else:
+            await sql.execute("SELECT send($1, 'paid', '7', key => $2)", handle.id, key)
+
+    await send("evt_1")
+    with pytest.raises(Exception, match="ended with SUCCESS") as caught:
+        await send("evt_2")
+    assert how == "SQL" or isinstance(caught.value, WorkflowFinishedError)
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages") == 1
+
+
+async def test_send_of_a_workflow_reads_no_input_of_the_receiver(admin, engine, schema):
+    """The input of the receiver may be large."""
+    async with Admin(engine, schema) as own:
+        receiver = await own.enqueue(collecting, 1)
+        read = []
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *told: read.append(told[2]))
+        await own.run(sending_again, receiver.id, "k")
+    assert any("pgqrs_workflows" in each for each in read)
+    assert not any("input" in each for each in read)
 
 
 async def test_key_is_known_to_every_kind_of_sender(admin, sessions, sql):

@@ -32,9 +32,9 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundError
-from pgqrs.models import Event, Step, Text, Wait, Workflow
+from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult, from_row
+from pgqrs.storage.records import EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
@@ -111,6 +111,14 @@ class WorkflowRepository:
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return WorkflowStatus(row.status), row.token
+
+    async def receiver(self, workflow_id: int, address: str, key: str) -> Receiver:
+        """Return the state of the receiver of a message; raises `WorkflowNotFoundError`."""
+        asked = {"workflow": workflow_id, "address": address, "key": key}
+        row: Any = (await self._connection.execute(_RECEIVER, asked)).one_or_none()
+        if row is None:
+            raise WorkflowNotFoundError(workflow_id)
+        return Receiver(WorkflowStatus(row.status), row.codec, row.has_message)
 
     async def event(self, workflow_id: int, name: str) -> EventState:
         """Return the value of an event, with the status and the token of the workflow.
@@ -210,6 +218,12 @@ class WorkflowRepository:
         row: Any = (await self._connection.execute(_KEY_TAKEN, {"workflow": workflow_id})).one_or_none()
         return None if row is None else KeyTakenError(workflow_id, *row, is_child=False)
 
+
+_RECEIVER = select(
+    Workflow.status,
+    Workflow.codec,
+    exists().where(Message.address == bindparam("address"), Message.key == bindparam("key")).label("has_message"),
+).where(Workflow.id == bindparam("workflow"))
 
 _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.id,
