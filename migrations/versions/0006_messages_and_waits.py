@@ -16,8 +16,9 @@ depends_on = None
 
 # "SCHEMA" stands for the quoted schema, "MESSAGES" for the name of its messages as a string, "OWN" for the present
 # name of the schema, "PATH" for the statement that adds it to the search path of the call, and "CHANNEL" for the
-# channel of its notifications. The payload of the notification announces messages; see `pgqrs.storage.sql.channels`.
-# The default of `messages` is stored as an oid, so the functions find their schema after it was renamed.
+# channel of its notifications. The payload of the notification announces messages; see
+# `pgqrs.storage.sql.channels`. The default of `messages` is stored as an oid, so the functions find their schema
+# after it was renamed.
 _OWN = """(
         SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid = messages

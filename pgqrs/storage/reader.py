@@ -100,7 +100,10 @@ class StoreReader:
         return await self._read(lambda connection: WorkflowRepository(connection).events(workflow_id))
 
     async def child_results(self, workflow_id: int, step_id: str, first: int, count: int) -> list[ChildResult]:
-        """Return the ends of up to `count` children that a step has started, from the place `first` on."""
+        """Return the ends of up to `count` children that a step has started, from the place `first` on.
+
+        The list has fewer of them if their results are large, but one at least while there is one.
+        """
         values = {"parent": workflow_id, "step": step_id, "first": first, "count": count}
 
         async def read(connection: AsyncConnection) -> list[ChildResult]:

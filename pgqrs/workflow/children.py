@@ -210,12 +210,15 @@ class Many(Generic[R]):
             return
         run = await self._current()
         await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
-        for first in range(0, self._count, MAX_READ):
-            for each in await run.reader.child_results(run.workflow_id, self.step_id, first, MAX_READ):
+        first = 0
+        while first < self._count:
+            page = await run.reader.child_results(run.workflow_id, self.step_id, first, MAX_READ)
+            for each in page:
                 try:
                     yield _value(run.codec, self._returns, each)
                 except CHILD_ERRORS as error:
                     yield error
+            first = page[-1].place + 1 if page else self._count
 
 
 class Children:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
@@ -89,6 +90,29 @@ async def test_steps_of_a_parent_are_readable(admin):
     assert (started.step_id, started.status, started.output[0]) == ("start/double:1", "SUCCESS", child_id)
     assert awaited.step_id == "result/start/double:1"
     assert awaited.output == {"id": child_id, "status": "SUCCESS", "value": 8}
+
+
+async def test_large_results_of_many_are_read_in_pages(admin, sql):
+    """Children with outputs of a megabyte do not fill the memory."""
+    ctx = await admin.create_workflow("parent")
+    await ctx.start()
+    many = await ctx.options(queue=FAR).start_many(double, [(each,) for each in range(24)])
+    await sql.execute("""
+        UPDATE pgqrs_workflows SET status = 'SUCCESS', ready_at = NULL, completed_at = now(), output =
+            to_json(place || (SELECT string_agg(md5(place || ' ' || n), '') FROM generate_series(1, 32768) AS n))
+        WHERE parent_id IS NOT NULL
+    """)
+    places = []
+    tracemalloc.start()
+    try:
+        async for text in many.results():
+            assert len(str(text)) > 1_000_000
+            places.append(str(text)[: -32 * 32768])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert places == [str(each) for each in range(24)]
+    assert peak < 20_000_000
 
 
 runs: list[list[int]] = []

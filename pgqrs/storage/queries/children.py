@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Integer,
+    Numeric,
     and_,
     bindparam,
     case,
@@ -27,7 +28,17 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import CHILDREN
 from pgqrs.models import Message, Text, Workflow
-from pgqrs.storage.sql.expressions import COUNT, ONE, ZERO, is_found, number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.expressions import (
+    COUNT,
+    ONE,
+    ZERO,
+    is_found,
+    number_literal,
+    pg,
+    size_of,
+    text_literal,
+    text_of,
+)
 from pgqrs.storage.sql.waits import all_of, drop_waits
 from pgqrs.types import WorkflowStatus
 
@@ -39,6 +50,9 @@ MAX_CANCELLED = 2000
 
 MAX_PARENTS = 100
 """Maximum ended parents whose children one statement cancels."""
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""Estimated bytes of results of children after which one statement reads no further result."""
 
 _SLASH = text_literal("/")
 _SECOND = literal_column("2", Integer())
@@ -191,15 +205,13 @@ def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
 
 
 def child_results() -> Any:
-    """Return the query for the children that a step has started, from the place `first` on, by place."""
-    return (
-        select(
-            Workflow.place,
-            Workflow.id,
-            Workflow.status,
-            text_of(Workflow.output).label("output"),
-            text_of(Workflow.error).label("error"),
-        )
+    """Return the query for the children that a step has started, from the place `first` on, by place.
+
+    It ends after `PAGE_BYTES` of outputs and errors, and has one child at least.
+    """
+    size = cast(func.coalesce(size_of(Workflow.output), size_of(Workflow.error), ZERO), BigInteger())
+    page = (
+        select(Workflow.place, Workflow.id, Workflow.status, Workflow.output, Workflow.error, size.label("size"))
         .where(
             Workflow.parent_id == bindparam("parent", type_=BigInteger()),
             Workflow.parent_step == bindparam("step", type_=Text()),
@@ -207,6 +219,16 @@ def child_results() -> Any:
         )
         .order_by(Workflow.place)
         .limit(bindparam("count", type_=BigInteger()))
+        .subquery("page")
+    )
+    total = cast(pg.sum(page.c.size, type_=Numeric()).over(order_by=page.c.place), BigInteger())
+    sized = select(page, (total - page.c.size).label("before")).subquery("sized")
+    # The texts are made of the rows of the page alone.
+    texts = text_of(sized.c.output).label("output"), text_of(sized.c.error).label("error")
+    return (
+        select(sized.c.place, sized.c.id, sized.c.status, *texts)
+        .where(sized.c.before < number_literal(PAGE_BYTES))
+        .order_by(sized.c.place)
     )
 
 
