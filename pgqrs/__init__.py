@@ -49,7 +49,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.children import Child, ChildGroup, Children, Many
-from pgqrs.workflow.context import PyWorkflow
+from pgqrs.workflow.context import PyWorkflow, current
 from pgqrs.workflow.guard import StepGuard, StepResult
 from pgqrs.workflow.messages import Topic
 from pgqrs.workflow.select import Event, Receive, Sleep
@@ -118,6 +118,7 @@ __all__ = [
     "WorkflowRecord",
     "WorkflowStatus",
     "WorkflowTimeoutError",
+    "current",
     "step",
     "workflow",
 ]

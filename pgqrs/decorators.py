@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from datetime import timedelta
@@ -13,16 +14,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, Ty
 
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.failures import is_terminal
-from pgqrs.engine.calls.attempts import AttemptRunner
 from pgqrs.engine.calls.offload import ExecutorOffload, ExecutorSource, ThreadOffload
-from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.run import RunOptions
 from pgqrs.retry import RetryPolicy, policy_of
-from pgqrs.types import StepAction
-from pgqrs.validation import check_name, check_step_id, key_text, validate_positive_int, validate_seconds
+from pgqrs.validation import check_name, check_step_id, validate_positive_int, validate_seconds
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, qualified_name, register
-from pgqrs.workflow.guard import StepGuard
+from pgqrs.workflow.steps import Errors, StepCall, StepParts, attempts_of, keyed, step_call
 
 P = ParamSpec("P")
 
@@ -33,8 +31,6 @@ AsyncFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], Awaitable[R]]
 PlainFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], R]
 
 Decorated: TypeAlias = Callable[Concatenate[PyWorkflow, P], Coroutine[Any, Any, R]]
-
-Errors: TypeAlias = tuple[type[Exception], ...]
 
 
 class AnyFunction(Protocol):
@@ -75,6 +71,7 @@ def step(
     *,
     id: str | None = None,
     key: Key,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -88,6 +85,7 @@ def step(
     *,
     id: str | None = None,
     key: Key,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -101,6 +99,7 @@ def step(
     *,
     id: str | None = None,
     key: Key,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -114,6 +113,7 @@ def step(
     *,
     id: str | None = None,
     key: Callable[..., object] | None = None,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -127,6 +127,7 @@ def step(
     *,
     id: str | None = None,
     key: Callable[..., object] | None = None,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -140,6 +141,7 @@ def step(
     *,
     id: str | None = None,
     key: Callable[..., object] | None = None,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -154,6 +156,7 @@ def step(
     *,
     id: str | None = None,  # noqa: A002  # the usual word for a step's id
     key: Callable[..., object] | None = None,
+    numbered: bool = False,
     terminal: Errors = (),
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
@@ -169,8 +172,11 @@ def step(
     list. A typed codec, such as `pgqrs.codecs.PydanticCodec`, encodes and decodes values of the annotated return
     type.
 
-    Without a key, a second call in the same workflow replays the outcome of the first call. If its arguments
-    differ, a warning is logged, or `StepMismatchError` is raised in a strict workflow.
+    Without a key and `numbered`, a second call in the same workflow replays the outcome of the first call. If its
+    arguments differ, a warning is logged, or `StepMismatchError` is raised in a strict workflow.
+
+    A method cannot be a step, because a replay in another process has no such object: `PyWorkflow.step` calls a
+    method as a step.
 
     Blocking code is a plain ``def`` with `thread` or `executor`. A timeout or a cancellation cannot stop such a
     call: its later result is dropped.
@@ -182,6 +188,11 @@ def step(
             arguments of the step without the context. It returns a str, int, bool, float, `Decimal`, `UUID`, date,
             time, datetime or `Enum` (which counts as its value), or a tuple of these types. ``%``, ``:`` and ``/``
             in a key are escaped.
+        numbered: Whether each call is a step of its own, for calls in a loop: the step ids become ``/id:1``,
+            ``/id:2``, ... in the order of the calls, and within a step ``STEP//id:1``. The number counts from the
+            call, not from its ``await``, so calls that are gathered may end in any order. With a key, the calls of
+            each key have numbers of their own: ``/id:key:1``. Tasks that make such calls concurrently need a key,
+            because the order of their calls may differ in a replay. False by default.
         terminal: Exception classes that are terminal for this step, contrary to the default. By default
             `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AssertionError`, `AttributeError`,
             `NameError`, `NotImplementedError`, and database errors with an SQLSTATE of class 22 or 42 are
@@ -219,44 +230,19 @@ def step(
             "a transactional step must be an `async def` in the event loop, where its session runs: pass neither "
             "`thread` nor `executor`."
         )
-    policy = policy_of(retry)
-    limit = validate_seconds("timeout", timeout, positive=True)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
-    attempts = None if policy is None and limit is None else AttemptRunner(policy, limit, judge, queued=thread)
+    attempts = attempts_of(retry, timeout, judge, queued=thread)
 
     def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
+        _check_is_no_method(function, "step")
         call = _async_call_of(function, thread=thread, executor=executor)
-        execute = _attempted(call, attempts, transactional=transactional) if attempts or transactional else None
         step_id = _name_of(function) if id is None else id
         check_step_id(step_id, keyed=key is not None)
+        acquire = functools.partial(_acquire_of, function)
         names = _names_of(function, without_context=executor is None)
-        returns = ReturnType(function)
-
-        @functools.wraps(function)
-        async def wrapper(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
-            acquire = _acquire_of(ctx, function)
-            own_id = step_id if key is None else f"{step_id}:{key_text(key(*args, **kwargs))}"
-            fingerprint = fingerprint_of(args, kwargs, names, by_content=ctx.is_typed)
-            acquired = await acquire(own_id, fingerprint, returns)
-            if acquired.status == StepAction.SKIPPED:
-                return acquired.value
-            guard = acquired.guard
-            try:
-                if execute is None:
-                    value = await call(ctx, *args, **kwargs)
-                else:
-                    value = await execute(guard, own_id, ctx, args, kwargs)
-            except Exception as error:
-                if transactional and guard.is_committed:  # the timeout fired after the commit
-                    return guard.committed_value()
-                await guard.fail(error, transient=not judge(error))
-                raise
-            except BaseException as crash:
-                guard.abandon(crash)
-                raise
-            return value if transactional else await guard.success(value)
-
-        return wrapper
+        parts = StepParts(acquire, call, attempts, names, ReturnType(function), judge, transactional)
+        made = _numbered(parts, step_id, key) if numbered else step_call(parts, step_id, key)
+        return functools.wraps(function)(made)
 
     return decorate if function is None else decorate(function)
 
@@ -277,25 +263,19 @@ def _async_call_of(
     return function
 
 
-def _attempted(
-    call: Callable[..., Awaitable[Any]], attempts: AttemptRunner | None, *, transactional: bool
-) -> Callable[..., Awaitable[Any]]:
-    """Return a callable that executes a step with retries, a timeout or a transaction."""
+def _numbered(parts: StepParts, step_id: str, key: Callable[..., object] | None) -> StepCall:
+    """Return the function that calls a numbered step; it is a plain function, which numbers the call at once."""
 
-    def execute(
-        guard: StepGuard, step_id: str, ctx: PyWorkflow, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Awaitable[Any]:
-        attempt: Callable[..., Awaitable[Any]]
-        if isinstance(call, ThreadOffload):
-            attempt = functools.partial(call.timed, ctx, args, kwargs)
-        else:
-            attempt = functools.partial(call, ctx, *args, **kwargs)
-        around = guard.transact if transactional else None
-        if attempts is not None:
-            return attempts.run(attempt, around, ctx, step_id, guard)
-        return attempt() if around is None else around(attempt)
+    def numbered(ctx: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        own_id = step_id if key is None else keyed(step_id, key(*args, **kwargs))
+        if not issubclass(type(ctx), PyWorkflow):  # raises, or is a mock of a context, which numbers no calls
+            return step_call(parts, own_id)(ctx, *args, **kwargs)
+        context: PyWorkflow = ctx
+        return context.call_numbered(own_id, lambda each: step_call(parts, each))(ctx, *args, **kwargs)
 
-    return execute
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(numbered)
+    return numbered
 
 
 @overload
@@ -359,6 +339,7 @@ def workflow(
     options = RunOptions(policy, limit, strict)
 
     def decorate(function: AsyncFunction[P, R]) -> Decorated[P, R]:
+        _check_is_no_method(function, "workflow")
         _check_function(function, "workflow")
         own_name = _name_of(function) if name is None else name
         check_name("workflow name", own_name)
@@ -374,6 +355,24 @@ def workflow(
         return wrapper
 
     return decorate if function is None else decorate(function)
+
+
+def _check_is_no_method(function: Callable[..., object], kind: str) -> None:
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):  # no function, or one written in C without a signature
+        return
+    if first is None or first.name not in {"self", "cls"} or _annotation(function, first) is PyWorkflow:
+        return
+    advice = (
+        f"call the method by `ctx.step`, as in `await ctx.step({_name_of(function)!r}, lambda: self.call())`"
+        if kind == "step"
+        else "a worker finds it by its name alone, and has no object"
+    )
+    raise TypeError(
+        f"{qualified_name(function)} is a method, which cannot be a {kind}: write a function whose first argument "
+        f"is the PyWorkflow, and pass it the data of the object; {advice}."
+    )
 
 
 def _check_function(function: Callable[..., object], kind: str) -> None:
@@ -432,7 +431,7 @@ def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -
     return annotation
 
 
-def _acquire_of(ctx: Any, function: Callable[..., object]) -> Callable[..., Any]:
+def _acquire_of(function: Callable[..., object], ctx: Any) -> Callable[..., Any]:
     """Return the function that acquires a step in a context, with the arguments of `PyWorkflow.acquire_call`."""
     if issubclass(type(ctx), PyWorkflow):
         return cast("Callable[..., Any]", ctx.acquire_call)

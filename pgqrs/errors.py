@@ -249,14 +249,15 @@ class WorkflowCancelledError(WorkflowError):
 
 
 class WorkflowInProgressError(WorkflowError):
-    """The workflow is already running in this context, so the context cannot begin another run of it."""
+    """The workflow is already running in this context, so it cannot begin another run or wait for its own end."""
 
-    def __init__(self, workflow_id: int) -> None:
+    def __init__(self, workflow_id: int, *, waits: bool = False) -> None:
         super().__init__(
-            f"workflow {workflow_id} is already running in this context: await that run. To start another "
-            "workflow from within this workflow, enqueue it with a key in a step "
-            "(`await admin.options(key=...).enqueue(...)`), and await its handle "
-            "(`await admin.handle(id).result()`).",
+            f"workflow {workflow_id} cannot wait for its own result, which comes after its function has returned."
+            if waits
+            else f"workflow {workflow_id} is already running in this context: await that run. To run another "
+            "workflow from within this workflow, call it as a child (`await ctx.call(...)`), or start it for a "
+            "worker (`child = await ctx.start(...)`) and await it (`await child`).",
             workflow_id=workflow_id,
         )
 

@@ -101,8 +101,8 @@ def escaped(text: str) -> str:
 
 
 def is_time(step_id: str) -> bool:
-    """Return whether a step id belongs to a recorded time."""
-    return "/" in step_id or step_id.startswith(("now:", "sleep:"))
+    """Return whether a step id belongs to a recorded time, a message or a child, and not to a step."""
+    return "/" in step_id[1:] or step_id.startswith(("now:", "sleep:"))
 
 
 def _element(key: Any) -> str:

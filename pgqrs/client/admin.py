@@ -9,10 +9,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
-from pgqrs.client.enqueue import OnConflict, Submitter, warn_in_body
+from pgqrs.client.enqueue import OnConflict, Submitter
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
+from pgqrs.client.misuse import warn_in_body
 from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.codecs.base import Codec, codec_at, validate_codec
 from pgqrs.codecs.json import JsonCodec
@@ -253,7 +254,7 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         check_name("workflow name", name)
-        warn_in_body(name)
+        warn_in_body("create_workflow", name)
         args = [] if input_arg is _NOTHING else [input_arg]
         encoded = codec_at(self.codec, "input", name).encode({"args": args, "kwargs": {}})
         operations = await (await self.store()).operations_for(session)
@@ -287,7 +288,7 @@ class Admin:
             Exception: Any exception that the function raises.
         """
         definition = definition_of(workflow)
-        warn_in_body(definition.name)
+        warn_in_body("run", definition.name)
         encoded = encode_input(self.codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout
         workflow_id, claim = await store.create_and_claim(definition.name, encoded.text, timeout)
@@ -534,6 +535,7 @@ class Admin:
             SessionError: The caller's session cannot be used.
             DatabaseUnavailableError: The database is unavailable.
         """
+        warn_in_body("cancel")
         state = await self.loop_state()
         if session is None:
             await state.cancel(workflow_id, interrupt=interrupt)

@@ -21,9 +21,10 @@ from typing import (
 
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
+from pgqrs.client.misuse import warn_in_body
 from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import StoredWorkflow, check_codec
-from pgqrs.engine.scope import calling_body, is_within
+from pgqrs.engine.scope import is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
@@ -35,7 +36,7 @@ from pgqrs.validation import check_name, check_until, validate_key, validate_pri
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
-from pgqrs.workflow.messages import Topic, emitted, message
+from pgqrs.workflow.messages import Topic, as_topic, emitted, message
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,6 +111,7 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         definition = definition_of(workflow)
+        warn_in_body("enqueue", definition.name, key=self._options.key)
         submission = self._submission(definition, args, kwargs, self._options.key, self._options.delay)
         (identity,) = await self._submit(await self._loops.loop_state(), definition, [submission])
         return self._handle(definition, identity)
@@ -157,6 +159,7 @@ class Submitter:
         def submission(given: tuple[*Ts]) -> Submission:
             check_is_tuple(given)
             own_key = None if key is None else key(*given)
+            warn_in_body("enqueue_many", definition.name, key=own_key)
             return self._submission(definition, given, {}, own_key, self._options.delay)
 
         state = await self._loops.loop_state()
@@ -211,6 +214,7 @@ class Submitter:
                 "`run` starts a workflow at once, outside the caller's transaction: use `enqueue` instead."
             )
         definition = definition_of(workflow)
+        warn_in_body("run", definition.name, key=self._options.key)
         # The delay keeps workers from claiming the workflow before this process starts it. If this process dies
         # before the start, a worker claims the workflow after the delay.
         submission = self._submission(definition, args, kwargs, self._options.key, RUN_GRACE)
@@ -269,6 +273,7 @@ class Submitter:
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
+        warn_in_body("send", as_topic(topic).name, key=key)
         sent = message(self._loops.codec, workflow_id, topic, value, key=key)
         await self._loops.send(sent, self._options.session)
 
@@ -302,7 +307,7 @@ class Submitter:
         while True:
             stored = await state.store.reader.workflow(workflow_id, token)
             if stored.status in OVER and self._options.until == "end":
-                return await handle.result()  # it has released the key, which another workflow may have by now
+                return await handle.joined()  # it has released the key, which another workflow may have by now
             if not _runs_elsewhere(state, stored):
                 state.running.add(workflow_id)
                 try:
@@ -315,7 +320,7 @@ class Submitter:
             bound = asyncio.timeout(JOINED)
             try:
                 async with bound:
-                    return await handle.result()
+                    return await handle.joined()
             except TimeoutError:
                 if not bound.expired():
                     raise
@@ -376,10 +381,8 @@ class Submitter:
         key: object,
         delay: float | None,
     ) -> Submission:
-        if key is None:
-            if self._options.until == "end":
-                raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
-            warn_in_body(definition.name)
+        if key is None and self._options.until == "end":
+            raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
         check_arguments(definition, args, kwargs)
         codec = self._loops.codec
         text = encode_input(codec, definition, args, kwargs).text
@@ -449,13 +452,3 @@ def _runs_elsewhere(state: LoopState, stored: StoredWorkflow) -> bool:
         return True
     in_process = stored.status == WorkflowStatus.RUNNING and stored.executor_id == state.store.executor_id
     return in_process and run is None
-
-
-def warn_in_body(name: str) -> None:
-    """Log a warning if the body of another workflow submits this workflow without a key.
-
-    Each replay of that body submits one more workflow.
-    """
-    body = calling_body()
-    if body is not None:
-        body.steps.history.warn_of_submission(name)

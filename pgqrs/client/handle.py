@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
 from pgqrs.client.loop_state import LoopStates
+from pgqrs.client.misuse import check_wait, warn_in_body
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
@@ -15,11 +16,12 @@ from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.engine.scope import calling_runs
 from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError
-from pgqrs.storage.records import WorkflowIdentity, WorkflowResult
+from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult
+from pgqrs.storage.store import Store
 from pgqrs.storage.writes.messages import OVER
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.validation import check_name
-from pgqrs.workflow.messages import Topic, message
+from pgqrs.workflow.messages import Topic, as_topic, message
 
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
@@ -81,6 +83,8 @@ class WorkflowHandle(Generic[R_co]):
     async def result(self, timeout: float | None = None) -> R_co:
         """Wait until the workflow has ended, and return its output.
 
+        A workflow waits for another one by ``child = await ctx.start(...)`` and ``await child``, which parks it.
+
         Args:
             timeout: Seconds that bound the wait. Without a timeout, the default, the wait ends with the workflow,
                 or with an error of the database.
@@ -92,6 +96,7 @@ class WorkflowHandle(Generic[R_co]):
             StepFailedError: The workflow failed; this is its recorded error. The raised error is also an instance
                 of the original class, such as `ValueError`.
             WorkflowCancelledError: The workflow was cancelled.
+            WorkflowInProgressError: The caller is a step or the function of this workflow itself.
             TimeoutError: The timeout passed. The workflow itself continues.
             WorkflowNotFoundError: No workflow has this id, the workflow was deleted, the transaction that enqueued
                 it has not committed, or the workflow was lost and another workflow has its id.
@@ -103,6 +108,14 @@ class WorkflowHandle(Generic[R_co]):
                 `Admin`.
         """
         return cast(R_co, self._output(await self._ended(timeout)))
+
+    async def joined(self) -> R_co:
+        """Return the result as `result` does; `Submitter.run` calls this method.
+
+        Returns:
+            The result of the workflow.
+        """
+        return cast(R_co, self._output(await self._ended(None, joins=True)))
 
     async def cancel(self, *, interrupt: bool = False) -> None:
         """Request the cancellation of the workflow; see `Admin.cancel_workflow` for its course.
@@ -117,6 +130,7 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowFinishedError: The workflow has succeeded or failed; `status` names the end.
             DatabaseUnavailableError: The database is unavailable.
         """
+        warn_in_body("cancel")
         await (await self._loops.loop_state()).cancel(self._id, interrupt=interrupt, token=self._token)
 
     async def send(self, topic: Topic[T] | str, value: T, *, key: str | None = None) -> None:
@@ -141,6 +155,7 @@ class WorkflowHandle(Generic[R_co]):
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
+        warn_in_body("send", as_topic(topic).name, key=key)
         await self._loops.send(message(self._loops.codec, self._id, topic, value, key=key, token=self._token))
 
     async def event(self, name: str, *, timeout: float | None = None) -> Any:
@@ -167,16 +182,16 @@ class WorkflowHandle(Generic[R_co]):
             DatabaseUnavailableError: The database is unavailable.
         """
         check_name("event", name)
-        reader = (await self._loops.store()).reader
-        pause, until = MIN_EVENT_PAUSE, None if timeout is None else monotonic() + timeout
-        while (found := await reader.event(self._id, name, self._token)).value is None:
+        state = await self._loops.loop_state()
+        found = await state.store.reader.event(self._id, name, self._token)
+        if found.value is None and found.status not in OVER and (timeout is None or timeout > 0):
+            check_wait(state, self._id, "event")
+            with state.waits.counted(calling_runs(state.store.runs)):
+                found = await self._set_event(state.store, name, timeout)
+        if found.value is None:
             if found.status in OVER:
                 raise WorkflowFinishedError(self._id, found.status)
-            left = inf if until is None else until - monotonic()
-            if left <= 0:
-                raise TimeoutError(f"workflow {self._id} has not set the event {name!r} within {timeout} s.")
-            await asyncio.sleep(min(pause, left))
-            pause = min(EVENT_BACKOFF * pause, MAX_EVENT_PAUSE)
+            raise TimeoutError(f"workflow {self._id} has not set the event {name!r} within {timeout} s.")
         check_codec(self._loops.codec, self._id, found.codec)
         with value_context(self._id):
             return own_event_codec(self._loops.codec, self._id, name).decode(found.value)
@@ -217,11 +232,23 @@ class WorkflowHandle(Generic[R_co]):
         """
         return await self._loops.steps(self._id, self._token)
 
-    async def _ended(self, timeout: float | None) -> WorkflowResult:
+    async def _set_event(self, store: Store, name: str, timeout: float | None) -> EventState:
+        """Wait for an event, for the end of the workflow, or for the timeout, and return the last read."""
+        pause, until = MIN_EVENT_PAUSE, inf if timeout is None else monotonic() + timeout
+        while True:
+            await asyncio.sleep(min(pause, max(0.0, until - monotonic())))
+            found = await store.reader.event(self._id, name, self._token)
+            if found.value is not None or found.status in OVER or monotonic() >= until:
+                return found
+            pause = min(EVENT_BACKOFF * pause, MAX_EVENT_PAUSE)
+
+    async def _ended(self, timeout: float | None, *, joins: bool = False) -> WorkflowResult:
         bound = asyncio.timeout(timeout)
         try:
             async with bound:
                 state = await self._loops.loop_state()
+                if not joins:
+                    check_wait(state, self._id, "result")
                 if not self._is_there:
                     await state.store.reader.status(self._id, self._token)
                     self._is_there = True

@@ -15,6 +15,13 @@ class ResultWaits:
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._listeners: list[Listener] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def is_first(self, name: str, wait: str) -> bool:
+        """Return whether no run of a workflow of this name has waited in this way before."""
+        is_first = (name, wait) not in self._seen
+        self._seen.add((name, wait))
+        return is_first
 
     def __contains__(self, workflow_id: int) -> bool:
         return workflow_id in self._counts

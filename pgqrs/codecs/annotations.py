@@ -46,7 +46,7 @@ class ReturnType:
 
     def is_of(self, other: ReturnType) -> bool:
         """Return True if both belong to one function, which may have been created again from the same code."""
-        return self is other or _code_of(self._function) is _code_of(other._function)
+        return self is other or _code_of(self._function) == _code_of(other._function)
 
     def codec(self, codec: Codec) -> Codec:
         """Return the codec for the function's result; raise `ConfigurationError` if `codec` cannot carry it."""
@@ -61,6 +61,42 @@ class ReturnType:
         if self._annotation is None:
             self._annotation = annotation_of(self._function, "return")
         return _bound(codec, self._annotation, f"the result of {_shown(self._function)}")
+
+
+class BodyType(ReturnType):
+    """The type of the value of a function without arguments, which is written at the call of a step.
+
+    It does not refer to the function, whose variables may refer to the context: the run would keep them alive.
+
+    Args:
+        function: The function.
+        annotation: The type; None for the return annotation of the function.
+        is_typed: Whether a typed codec will use the type.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, function: Callable[..., object], annotation: object, *, is_typed: bool) -> None:
+        bare = _bare(function)
+        self._name = f"{getattr(bare, '__module__', '?')}.{_shown(bare)}"
+        super().__init__(getattr(bare, "__code__", cast(Any, self._name)))
+        if is_typed:
+            given = annotation_of(function, "return") if annotation is None else annotation
+            with suppress(TypeError):  # not hashable
+                given = _first_equal(given, str(given))
+            self._annotation = given
+
+    def __str__(self) -> str:
+        return self._name
+
+
+@lru_cache(maxsize=1024)
+def _first_equal(annotation: Any, _text: str) -> Any:
+    """Return the first annotation that was equal to this one: a codec keeps its work for each annotation object.
+
+    Equal unions may have different texts, as their order may matter.
+    """
+    return annotation
 
 
 def _code_of(function: Callable[..., object]) -> object:

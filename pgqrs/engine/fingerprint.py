@@ -6,10 +6,12 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import json.encoder
 import pathlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from zlib import crc32
 
@@ -40,6 +42,20 @@ def fingerprint_of(
     except Exception:  # noqa: BLE001  # cyclic values, unsortable keys, ...
         text = "".join(map(_named, (*args, *kwargs.values())))
     return crc32(text.encode("ascii", "backslashreplace"))
+
+
+def captured_by(function: Callable[..., object]) -> tuple[object, ...]:
+    """Return the values that a function without arguments has captured: variables, defaults, bound arguments."""
+    found: list[object] = []
+    while isinstance(function, functools.partial):
+        found += [*function.args, function.keywords]
+        function = function.func
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # not assigned yet
+            found.append(cell.cell_contents)
+    found += getattr(function, "__defaults__", None) or ()
+    found += (getattr(function, "__kwdefaults__", None) or {}).values()
+    return tuple(found)
 
 
 def _in_position(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 from pgqrs.clock import Clock
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
-from pgqrs.engine.scope import Retry
+from pgqrs.engine.scope import Retry, StepExecution, current_scope
 from pgqrs.errors import StepMismatchError
 from pgqrs.storage.records import History, StoredOutcome
 from pgqrs.validation import is_time
@@ -16,6 +19,50 @@ REPEATS_BEFORE_WARNING = 100
 """Number of replays of one step in one run that causes a warning."""
 
 _logger = logging.getLogger("pgqrs.engine")
+
+
+class _Call(NamedTuple):
+    """A call that a recorded outcome has answered: its task, its place and attempt, and the waits of the task."""
+
+    task: ref[asyncio.Task[Any]]
+    place: str
+    failures: int
+    waits: int
+
+
+class _Polls:
+    """The waits of each task of a run, to notice a step that a task calls again after each wait.
+
+    The first answer is not noted, so most steps are never noted. Other tasks and other attempts may well call the
+    same steps after a wait.
+    """
+
+    __slots__ = ("_calls", "_waits", "noticed")
+
+    def __init__(self, noticed: set[str]) -> None:
+        self._calls: dict[str, _Call] = {}
+        self._waits: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+        self.noticed = noticed
+
+    def waited(self) -> None:
+        """Note a wait of the calling task."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._waits[task] = self._waits.get(task, 0) + 1
+
+    def is_polled(self, step_id: str) -> bool:
+        """Return whether the calling task has called the step before its last wait, too; True once for a step."""
+        task = asyncio.current_task()
+        if task is None or step_id in self.noticed or not (waits := self._waits.get(task, 0)):
+            return False
+        scope = current_scope.get()
+        place = (scope.step_id, scope.retry.failures) if isinstance(scope, StepExecution) else ("", 0)
+        call, before = _Call(ref(task), *place, waits), self._calls.get(step_id)
+        self._calls[step_id] = call
+        if before is None or before[:-1] != call[:-1] or before.waits == waits:
+            return False
+        self.noticed.add(step_id)
+        return True
 
 
 class StepHistory:
@@ -40,8 +87,9 @@ class StepHistory:
     __slots__ = (
         "_loaded",
         "_mismatched",
+        "_polls",
         "_repeats",
-        "_submitted",
+        "_warned",
         "asked",
         "codec",
         "failed",
@@ -67,12 +115,21 @@ class StepHistory:
         self._loaded = tuple(recorded.outcomes)
         self._mismatched: set[str] = set()
         self._repeats: dict[str, int] = {}
-        self._submitted: set[str] = set()
+        self._polls: _Polls | None = None
+        self._warned: set[str] = set()
 
     def continue_from(self, earlier: StepHistory) -> None:
         """Adopt the state that an earlier history of the same run kept beside the outcomes."""
         self.failed, self._mismatched = earlier.failed, earlier._mismatched
-        self._submitted = earlier._submitted
+        self._warned = earlier._warned
+        if earlier._polls is not None:
+            self._polls = _Polls(earlier._polls.noticed)
+
+    def waited(self) -> None:
+        """Note that the calling task has waited for a time or a message, in this run or in the recorded one."""
+        if self._polls is None:
+            self._polls = _Polls(set())
+        self._polls.waited()
 
     def codec_and_fingerprint(
         self, step_id: str, returns: ReturnType | None, fingerprint: int | None
@@ -99,8 +156,8 @@ class StepHistory:
             self._mismatched.add(step_id)
             _logger.warning(
                 "workflow %s (%r): the recorded outcome of step %r answers a call with different arguments. "
-                "Give different calls different ids (`@step(key=...)`). `@workflow(strict=True)` makes this an "
-                "error.",
+                "Give different calls different ids (`@step(key=...)`), or number them (`@step(numbered=True)`). "
+                "`@workflow(strict=True)` makes this an error.",
                 self.workflow_id,
                 self.name,
                 step_id,
@@ -110,7 +167,8 @@ class StepHistory:
     def on_answer(self, step_id: str, returns: ReturnType | None) -> None:
         """Note that a recorded outcome answers a call.
 
-        A warning follows if the step was acquired by another function, or is replayed very often in this run.
+        A warning follows if the step was acquired by another function, if a task calls it again after each wait,
+        or if it is replayed very often in this run.
         """
         if step_id not in self.asked:
             self.asked[step_id] = returns
@@ -128,11 +186,22 @@ class StepHistory:
                 first,
                 extra=self.known(step_id),
             )
+        if self._polls is not None and self._polls.is_polled(step_id):
+            _logger.warning(
+                "workflow %s (%r): step %r is called again after each wait, and is answered by its recorded "
+                "outcome, which does not change. To execute each call, number the calls (`numbered=True`) or give "
+                "them different keys (`key=`).",
+                self.workflow_id,
+                self.name,
+                step_id,
+                extra=self.known(step_id),
+            )
         self._repeats[step_id] = repeats = self._repeats.get(step_id, 1) + 1
         if repeats == REPEATS_BEFORE_WARNING:
             _logger.warning(
                 "workflow %s (%r): step %r was replayed from its recorded outcome %d times in one run. A recorded "
-                "outcome does not change: to execute each call, give the calls different keys (`@step(key=...)`).",
+                "outcome does not change: to execute each call, number the calls (`@step(numbered=True)`) or give "
+                "them different keys (`@step(key=...)`).",
                 self.workflow_id,
                 self.name,
                 step_id,
@@ -140,16 +209,16 @@ class StepHistory:
                 extra=self.known(step_id),
             )
 
-    def warn_of_submission(self, name: str) -> None:
-        """Warn about a workflow that the body submits outside a step and without a key; once for each name."""
-        if name not in self._submitted:
-            self._submitted.add(name)
+    def warn_of_repetition(self, action: str, advice: str) -> None:
+        """Warn about an action in the body and outside a step, which each replay repeats; once for each action."""
+        if action not in self._warned:
+            self._warned.add(action)
             _logger.warning(
-                "workflow %s (%r) submits %r in its body without a key: each replay submits another workflow. "
-                "Submit it in a step, with a key: `admin.options(key=...)`.",
+                "workflow %s (%r) %s: each replay does so again. %s",
                 self.workflow_id,
                 self.name,
-                name,
+                action,
+                advice,
                 extra=self.known(),
             )
 

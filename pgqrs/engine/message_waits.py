@@ -40,13 +40,16 @@ async def wait_for_message(run: Run, wait: MessageWait) -> StoredOutcome:
     Raises the stop of the run, as when a worker parks it.
     """
     found = await run.steps.acquire(run.place, wait.step_id, wait.fingerprint)
-    if isinstance(found, StoredOutcome):
-        return found
-    try:
-        return await _Waiter(run, found, wait).outcome()
-    except BaseException:
-        run.steps.abandon(found)
-        raise
+    if isinstance(found, StepExecution):
+        try:
+            outcome = await _Waiter(run, found, wait).outcome()
+        except BaseException:
+            run.steps.abandon(found)
+            raise
+    else:
+        outcome = found
+    run.steps.history.waited()
+    return outcome
 
 
 class _Waiter:

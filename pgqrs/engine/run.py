@@ -138,6 +138,11 @@ class Run:
         return self.steps.history.name
 
     @property
+    def attempt(self) -> int:
+        """The number of the attempt of the workflow, from 1, by its retry policy."""
+        return self._retries + 1
+
+    @property
     def codec(self) -> Codec:
         """The codec of the workflow's payloads."""
         return self.steps.history.codec

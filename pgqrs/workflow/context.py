@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
+from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,13 +16,15 @@ from pgqrs.codecs.base import Codec, is_typed
 from pgqrs.codecs.records import value_context
 from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run, RunOptions, run_of
-from pgqrs.engine.scope import StepExecution, scope_of
+from pgqrs.engine.scope import StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner
 from pgqrs.errors import (
+    PgqrsError,
     SessionError,
     WorkflowFinishedError,
     WorkflowInProgressError,
 )
+from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, Until, WorkflowStatus
@@ -41,6 +44,7 @@ from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 from pgqrs.workflow.messages import NO_DEFAULT, Topic
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
 from pgqrs.workflow.sending import send, set_event
+from pgqrs.workflow.steps import Errors, StepCall, call_body
 
 D = TypeVar("D")
 P = ParamSpec("P")
@@ -62,6 +66,24 @@ class ContextHost(Protocol):
     async def store(self) -> Store:
         """Return the store of the running event loop."""
         ...
+
+
+class _Owner:
+    """Identifies a context to its runs, and does not keep it alive."""
+
+    __slots__ = ("_context", "_parts")
+
+    def __init__(self, context: PyWorkflow, host: ContextHost, workflow_id: int, name: str) -> None:
+        self._context = ref(context)
+        self._parts = host, workflow_id, name
+
+    def context(self) -> PyWorkflow:
+        """Return the context; a context of the same runs if a task has outlived it."""
+        found = self._context()
+        if found is None:
+            found = PyWorkflow(*self._parts, owner=self)
+            self._context = ref(found)
+        return found
 
 
 class PyWorkflow:
@@ -87,6 +109,7 @@ class PyWorkflow:
         token: int | None = None,
         *,
         timeout: float | None = None,
+        owner: _Owner | None = None,
     ) -> None:
         self._host = host
         # In place of the timeout of `@workflow`; None to keep that one.
@@ -96,7 +119,7 @@ class PyWorkflow:
         self._name = name
         # The runs refer to this object in place of the context. A reference to the context itself would make each
         # finished workflow a reference cycle, which only the garbage collector can free.
-        self._owner = object()
+        self._owner = _Owner(self, host, workflow_id, name) if owner is None else owner
         self._run: Run | None = None
         self._starting = asyncio.Lock()
         self._is_executing = False
@@ -138,6 +161,148 @@ class PyWorkflow:
                 "decorate the step with `@step(transactional=True)`."
             )
         return session
+
+    @property
+    def attempt(self) -> int:
+        """The number of the current attempt, from 1: of the executing step, or of the workflow's function.
+
+        In a step it is the attempt of the innermost step that the calling task executes, by the count of its retry
+        policy: the failed attempts that are recorded, in this run and in earlier runs, and one. In the workflow's
+        function outside its steps it is the attempt by the retry policy of the workflow. An attempt that a crash
+        has ended does not count.
+
+        Raises:
+            PgqrsError: The calling task executes neither the workflow's function nor a step of it.
+        """
+        place = scope_of(self._owner)
+        if isinstance(place, StepExecution):
+            return place.retry.failures + 1
+        run = run_of(self._owner)
+        if run is None:
+            raise PgqrsError(
+                f"`ctx.attempt` of workflow {self._id} is available only in the workflow's function and its steps."
+            )
+        return run.attempt
+
+    @overload
+    def step(
+        self,
+        name: str,
+        body: Callable[[], Awaitable[Any]],
+        *,
+        returns: type[R],
+        key: object = None,
+        numbered: bool = False,
+        terminal: Errors = (),
+        transient: Errors = (),
+        retry: int | RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, R]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        body: Callable[[], Awaitable[R]],
+        *,
+        key: object = None,
+        numbered: bool = False,
+        terminal: Errors = (),
+        transient: Errors = (),
+        retry: int | RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, R]: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        body: Callable[[], Awaitable[Any]],
+        *,
+        returns: object,
+        key: object = None,
+        numbered: bool = False,
+        terminal: Errors = (),
+        transient: Errors = (),
+        retry: int | RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]: ...
+
+    def step(
+        self,
+        name: str,
+        body: Callable[[], Awaitable[Any]],
+        *,
+        returns: object = None,
+        key: object = None,
+        numbered: bool = False,
+        terminal: Errors = (),
+        transient: Errors = (),
+        retry: int | RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Call a function without arguments as a step: ``await ctx.step("fetch", lambda: client.fetch(url))``.
+
+        The step is that of a function with `@step`: its outcome is recorded under its id, and a replay returns the
+        outcome without a call of the function. Without a key and `numbered`, a second call of this name replays
+        the outcome of the first call. If the functions have captured other values, a warning is logged, or
+        `StepMismatchError` is raised in a strict workflow.
+
+        Args:
+            name: The id of the step, without ``:`` and ``/``.
+            body: An ``async def`` or a lambda without arguments that returns an awaitable. For blocking code use
+                ``@step(thread=True)``.
+            returns: The type with which a typed codec encodes and decodes the value. By default the annotated
+                return type of `body`, and of a lambda `Any`.
+            key: A value that distinguishes calls of this name: the step id becomes ``name:key``. The types are
+                those of the key of `@step`.
+            numbered: Whether each call is a step of its own, as with `@step`: the step ids become ``/name:1``,
+                ``/name:2``, ... in the order of the calls of `ctx.step`, whatever the order in which they are
+                awaited. False by default.
+            terminal: Exception classes that are terminal for this step; see `@step`.
+            transient: Exception classes that are transient for this step.
+            retry: A number of attempts, or a `RetryPolicy`; no retries by default.
+            timeout: Seconds, or a `timedelta`, that bound each attempt; no timeout by default.
+
+        Returns:
+            A coroutine of the value in its recorded form.
+
+        Raises:
+            TypeError: `body` is not a function. The coroutine raises it for a `body` that returns no awaitable.
+            InvalidNameError: The name is invalid, or the key has another type.
+            ConfigurationError: A number is out of range. The coroutine raises the errors of a step.
+        """
+        return call_body(
+            self,
+            name,
+            body,
+            key=key,
+            numbered=numbered,
+            errors=(terminal, transient),
+            retry=retry,
+            timeout=timeout,
+            returns=returns,
+        )
+
+    def call_numbered(self, step_id: str, call: Callable[[str], StepCall]) -> StepCall:
+        """Return the call of a numbered step; `step` and `@step` call this method.
+
+        Args:
+            step_id: The id of the step, without the number.
+            call: Returns the call of the step of an id.
+
+        Returns:
+            The call of the step with the next number in the calling scope.
+        """
+        place = scope_of(self._owner) or self._run
+        if place is not None:
+            return call(place.run.steps.next_id(place, f"/{step_id}"))
+
+        async def first(ctx: PyWorkflow, /, *args: Any, **kwargs: Any) -> Any:
+            await self._current()
+            return await self.call_numbered(step_id, call)(ctx, *args, **kwargs)
+
+        return first
 
     @overload
     async def start(self) -> None: ...
@@ -877,6 +1042,21 @@ class PyWorkflow:
     def _decoded(self, output: str | None, options: RunOptions) -> Any:
         with value_context(self._id):
             return None if output is None else options.codec(self._host.codec, self._id).decode(output)
+
+
+def current() -> PyWorkflow | None:
+    """Return the context of the workflow whose function or step the calling task executes.
+
+    A library can so find the context, in tasks that the function or the step has started and in threads of
+    ``@step(thread=True)`` too. The executor of ``@step(executor=...)`` has no context.
+
+    Returns:
+        The context; None outside workflows. A task that has outlived its run gets the context of that run, and
+        each call on it raises `RunStopped`.
+    """
+    scope = current_scope.get()
+    owner = None if scope is None else scope.context_key
+    return owner.context() if isinstance(owner, _Owner) else None
 
 
 def _named(kind: str, name: str | None) -> str | None:

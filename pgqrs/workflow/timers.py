@@ -29,6 +29,7 @@ async def sleep(
     due = await _recorded_time(run, own_id, fingerprint, wake_up, parks=True)
     left = (due - await run.clock.now()).total_seconds()
     await run.parking.wait_until(run.lifecycle.clock.time() + left)
+    run.steps.history.waited()
 
 
 async def _recorded_time(

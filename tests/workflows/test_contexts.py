@@ -87,7 +87,7 @@ async def test_calling_a_workflow_in_its_own_run_is_an_error(admin, sql):
     async def outer(ctx: PyWorkflow) -> str:
         with pytest.raises(WorkflowInProgressError, match=str(ctx.id())) as caught:
             await inner(ctx)
-        assert "options(key=...).enqueue(...)" in str(caught.value)
+        assert "await ctx.call(...)" in str(caught.value)
         assert "create_workflow" not in str(caught.value)  # a replay would not know that one
         return await note(ctx, "went on")
 
