@@ -29,6 +29,7 @@ from pgqrs import (
     Worker,
     WorkflowRecord,
     WorkflowStatus,
+    current,
     step,
     workflow,
 )
@@ -141,6 +142,56 @@ async def steps_with_options(ctx: PyWorkflow) -> None:
     await heavy(ctx, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
+@step(numbered=True)
+async def polled(ctx: PyWorkflow, order: int) -> str:
+    return ""
+
+
+@step(numbered=True, key=lambda order: order)
+async def polled_by_order(ctx: PyWorkflow, order: int) -> str:
+    return ""
+
+
+class Shop:
+    def __init__(self, price: int) -> None:
+        self.price = price
+
+    @staticmethod
+    @step
+    async def tax(ctx: PyWorkflow, price: int) -> int:
+        return price
+
+    async def charge(self) -> int:
+        return self.price
+
+
+async def user() -> User:
+    return {"id": 1, "name": "ann"}
+
+
+async def body_steps(ctx: PyWorkflow, shop: Shop) -> None:
+    assert_type(await ctx.step("user", user), User)
+    assert_type(await ctx.step("fetch", lambda: fetch(ctx, 1), key=("a", 1), retry=RetryPolicy()), User)
+    assert_type(await ctx.step("charge", shop.charge, numbered=True, timeout=timedelta(seconds=1)), int)
+    assert_type(await ctx.step("typed", lambda: fetch(ctx, 1), returns=Shop), Shop)
+    assert_type(await ctx.step("pages", user, returns=list[int], terminal=(OSError,)), list[int])
+    assert_type(await ctx.step("union", user, returns=int | None), Any)
+    calls = [ctx.step("charge", shop.charge, numbered=True) for _ in range(3)]
+    assert_type(calls, list[Coroutine[Any, Any, int]])
+    assert_type(await polled(ctx, 1), str)
+    assert_type(await polled_by_order(ctx, 1), str)
+    assert_type(await Shop.tax(ctx, 1), int)
+    assert_type(current(), PyWorkflow | None)
+    assert_type(ctx.attempt, int)
+
+    ctx.step("unawaited", user)  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    await ctx.step("no function", user())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.step("plain", lambda: 1)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.step("arguments", fetch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await ctx.step(1, user)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await polled(ctx, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def time(ctx: PyWorkflow) -> None:
     assert_type(await ctx.sleep(1.5), None)
     assert_type(await ctx.sleep(timedelta(hours=1), id="nap"), None)
@@ -176,6 +227,15 @@ def wrong_decorations() -> None:
     @step(thread=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUntypedFunctionDecorator]
     def no_context_in_a_thread(number: int) -> int:  # pyright: ignore[reportUnusedFunction]
         return 1
+
+    class Decorated:  # pyright: ignore[reportUnusedClass]
+        @step  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+        async def method(self, ctx: PyWorkflow) -> int:  # type: ignore[misc]
+            return 1
+
+        @workflow  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+        async def of_a_class(self, ctx: PyWorkflow) -> int:  # type: ignore[misc]
+            return 1
 
     step(retry="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     step(thread=True, executor=ThreadPoolExecutor())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
