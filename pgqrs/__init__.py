@@ -3,6 +3,7 @@
 from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.updates import WithStart
 from pgqrs.codecs.base import Codec, Encoded
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import step, workflow
@@ -22,6 +23,7 @@ from pgqrs.errors import (
     NotInstalledError,
     PgqrsError,
     PoisonedWorkflowError,
+    RequestAnsweredError,
     RowRefusedError,
     RunEndedError,
     SchemaError,
@@ -35,6 +37,8 @@ from pgqrs.errors import (
     StepTimeoutError,
     TerminalError,
     TransientError,
+    UpdateRefusedError,
+    UpdateTimeoutError,
     WaitTimeoutError,
     WorkflowCancelledError,
     WorkflowError,
@@ -53,6 +57,7 @@ from pgqrs.workflow.context import PyWorkflow, current
 from pgqrs.workflow.guard import StepGuard, StepResult
 from pgqrs.workflow.messages import Topic
 from pgqrs.workflow.select import Event, Receive, Sleep
+from pgqrs.workflow.updates import Request, Update
 
 __all__ = [
     "Admin",
@@ -81,6 +86,8 @@ __all__ = [
     "PoisonedWorkflowError",
     "PyWorkflow",
     "Receive",
+    "Request",
+    "RequestAnsweredError",
     "RetryPolicy",
     "RowRefusedError",
     "RunEndedError",
@@ -105,7 +112,11 @@ __all__ = [
     "Topic",
     "TransientError",
     "Unreadable",
+    "Update",
+    "UpdateRefusedError",
+    "UpdateTimeoutError",
     "WaitTimeoutError",
+    "WithStart",
     "Worker",
     "WorkflowCancelledError",
     "WorkflowError",

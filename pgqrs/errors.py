@@ -26,12 +26,15 @@
     │   ├── KeyTakenError                    the key belongs to another workflow
     │   ├── WorkflowTimeoutError             the workflow was not finished at its deadline
     │   ├── PoisonedWorkflowError            the workflow was claimed repeatedly without progress
+    │   ├── UpdateRefusedError               the workflow has refused a request
+    │   ├── UpdateTimeoutError (TimeoutError)  the workflow has not answered a request in time
     │   ├── CodecMismatchError               the workflow is written with a codec that this `Admin` lacks
     │   └── RunEndedError                    a task called the context after the end of its run
     ├── StepError                            an error about one step; has `workflow_id` and `step_id`
     │   ├── StepFailedError                  replays a recorded error; also of the original class
     │   ├── StepTimeoutError (TimeoutError)  the step took longer than its timeout
     │   ├── WaitTimeoutError (TimeoutError)  no message came before the timeout of a wait
+    │   ├── RequestAnsweredError (TerminalError)  another call has answered the request
     │   ├── StepMismatchError (TerminalError)  the step's outcome was recorded for different arguments
     │   ├── StepCycleError                   the step would wait for itself
     │   └── GuardUsedError                   the guard was already used
@@ -376,6 +379,48 @@ class PoisonedWorkflowError(WorkflowError):
         self.attempts = attempts
 
 
+class UpdateRefusedError(WorkflowError):
+    """The workflow has refused a request; the refusal is recorded, and the same key gets it again.
+
+    Attributes:
+        update: The name of the update.
+        reason: The reason that the workflow has given.
+    """
+
+    def __init__(self, workflow_id: int, update: str, reason: str) -> None:
+        super().__init__(
+            f"workflow {workflow_id} has refused the request of the update {update!r}: {reason}",
+            workflow_id=workflow_id,
+        )
+        self.update = update
+        self.reason = reason
+
+
+class UpdateTimeoutError(WorkflowError, TimeoutError):
+    """The workflow has not answered a request before the timeout of the caller; the request stays there.
+
+    Attributes:
+        update: The name of the update.
+        key: The key of the request; None if the caller has passed no key.
+        timeout: The timeout in seconds.
+    """
+
+    def __init__(self, workflow_id: int, update: str, key: str | None, timeout: float) -> None:
+        remedy = (
+            "Pass a key to be able to ask for the reply again."
+            if key is None
+            else f"To wait for its reply again, call `update` with the same key, {key!r}."
+        )
+        super().__init__(
+            f"workflow {workflow_id} has not answered the update {update!r} within {timeout:g} seconds; the "
+            f"request stays there, and the workflow may still answer it. {remedy}",
+            workflow_id=workflow_id,
+        )
+        self.update = update
+        self.key = key
+        self.timeout = timeout
+
+
 class RunEndedError(WorkflowError):
     """The run ended without an outcome of the workflow, and a task of the run then called the context."""
 
@@ -529,6 +574,18 @@ class TransientError(PgqrsError):
     def __init__(self, *args: object, retry_after: float | None = None) -> None:
         super().__init__(*args)
         self.retry_after = retry_after
+
+
+class RequestAnsweredError(StepError, TerminalError):
+    """Another call has replied to the request or refused it; the first answer is kept."""
+
+    def __init__(self, workflow_id: int, step_id: str) -> None:
+        super().__init__(
+            f"the request of step {step_id!r} of workflow {workflow_id} was already answered by another call; the "
+            "first answer is kept. Call `reply` or `refuse` once for each request.",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
 
 
 class StepMismatchError(StepError, TerminalError):

@@ -34,8 +34,11 @@ from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.messages import Topic
+from pgqrs.workflow.updates import Update
 
+A = TypeVar("A")
 P = ParamSpec("P")
+Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -563,6 +566,40 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         await self.options().send(workflow_id, topic, value, key=key)
+
+    async def update(
+        self,
+        workflow_id: int,
+        update: Update[Q, A],
+        value: Q,
+        *,
+        timeout: float | timedelta | None = None,
+        key: str | None = None,
+    ) -> A:
+        """Send a request to a workflow, and return the reply; see `WorkflowHandle.update`.
+
+        Args:
+            workflow_id: The id of the workflow.
+            update: The update.
+            value: The value of the request, which the codec of the update must be able to encode.
+            timeout: Seconds, or a `timedelta`, that bound the wait for the reply; None, the default, for no limit.
+            key: An idempotency key of the request; see `WorkflowHandle.update`.
+
+        Returns:
+            The value of the reply.
+
+        Raises:
+            UpdateRefusedError: The workflow has refused the request.
+            UpdateTimeoutError: The timeout passed. The request stays there.
+            WorkflowFinishedError: The workflow has ended, and has not answered the request.
+            WorkflowNotFoundError: No workflow has this id.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`, or cannot decode the reply.
+            InvalidNameError: The key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self.options().update(workflow_id, update, value, timeout=timeout, key=key)
 
     async def emit(self, name: str, value: Any = None) -> bool:
         """Emit an event of the schema, for which `PyWorkflow.wait_event` waits; the first value stays for ever.

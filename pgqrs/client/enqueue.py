@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable
+from datetime import timedelta
 from functools import partial
 from typing import (
     Any,
@@ -22,23 +23,28 @@ from typing import (
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.updates import WithStart, ask_workflow
 from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
+from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission, SubmissionUntilEnd
-from pgqrs.storage.writes.messages import OVER
+from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.types import DEFAULT_QUEUE, Until, WorkflowStatus
 from pgqrs.validation import check_name, check_until, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.messages import Topic, as_topic, emitted, message
+from pgqrs.workflow.updates import Update
 
+A = TypeVar("A")
 P = ParamSpec("P")
+Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -277,6 +283,74 @@ class Submitter:
         sent = message(self._loops.codec, workflow_id, topic, value, key=key)
         await self._loops.send(sent, self._options.session)
 
+    async def update(
+        self,
+        workflow_id: int,
+        update: Update[Q, A],
+        value: Q,
+        *,
+        timeout: float | timedelta | None = None,
+        key: str | None = None,
+    ) -> A:
+        """Send a request to a workflow, and return the reply; see `WorkflowHandle.update`.
+
+        Args:
+            workflow_id: The id of the workflow.
+            update: The update.
+            value: The value of the request, which the codec of the update must be able to encode.
+            timeout: Seconds, or a `timedelta`, that bound the wait for the reply; None, the default, for no limit.
+            key: An idempotency key of the request; see `WorkflowHandle.update`.
+
+        Returns:
+            The value of the reply.
+
+        Raises:
+            ConfigurationError: The options contain a `session`: a reply cannot come before the caller commits.
+            UpdateRefusedError: The workflow has refused the request.
+            UpdateTimeoutError: The timeout passed. The request stays there.
+            WorkflowFinishedError: The workflow has ended, and has not answered the request.
+            WorkflowNotFoundError: No workflow has this id.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`, or cannot decode the reply.
+            InvalidNameError: The key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        self._refuse_session("update")
+        to = WorkflowIdentity(workflow_id, None)
+        return await ask_workflow(self._loops, to, update, value, timeout=timeout, key=key)
+
+    def with_start(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> WithStart:
+        """Return an object whose `update` starts a workflow, unless it is there, and sends a request to it.
+
+        The key of the options identifies the workflow:
+        ``await admin.options(key="order 17").with_start(fulfil, order).update(APPROVE, value, key="click 9")``.
+
+        Args:
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Returns:
+            The object, with the method `update`.
+
+        Raises:
+            ConfigurationError: The options contain no key, or a `session`.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+        """
+        self._refuse_session("with_start")
+        if self._options.key is None:
+            raise ConfigurationError(
+                "`with_start` needs the key of the workflow, or a repeated call would start a second one: pass "
+                "`admin.options(key=...)`."
+            )
+        definition = definition_of(workflow)
+        submission = self._submission(definition, args, kwargs, self._options.key, self._options.delay)
+        return WithStart(self._loops, partial(self._start_and_send, definition, submission))
+
     async def emit(self, name: str, value: Any = None) -> bool:
         """Emit an event of the schema, for which `PyWorkflow.wait_event` waits; the first value stays for ever.
 
@@ -324,6 +398,25 @@ class Submitter:
             except TimeoutError:
                 if not bound.expired():
                     raise
+
+    def _refuse_session(self, method: str) -> None:
+        if self._options.session is not None:
+            raise ConfigurationError(
+                f"`{method}` waits for a reply, which cannot come before you commit: send a message in the "
+                f"session, or call `{method}` without a session."
+            )
+
+    async def _start_and_send(
+        self, definition: Definition, submission: Submission, message_for: MessageFor
+    ) -> SentMessage:
+        """Write a submission, unless there is a workflow with its key, and a message to the workflow."""
+        state = await self._loops.loop_state()
+        compare = partial(self._compare, definition)
+        sent = await state.store.operations.submit_and_send(submission, compare, message_for)
+        if submission.delay is None:
+            self._notify(state, sent.workflow_id)
+        state.store.arrivals.sent()
+        return sent
 
     async def _run_here(
         self, workflow: Callable[..., Awaitable[R]], stored: StoredWorkflow, token: int | None

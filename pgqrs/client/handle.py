@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar, cast
 
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.client.misuse import check_wait, warn_in_body
+from pgqrs.client.updates import ask_workflow
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
@@ -22,7 +24,10 @@ from pgqrs.storage.writes.messages import OVER
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.validation import check_name
 from pgqrs.workflow.messages import Topic, as_topic, message
+from pgqrs.workflow.updates import Update
 
+A = TypeVar("A")
+Q = TypeVar("Q")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
@@ -157,6 +162,49 @@ class WorkflowHandle(Generic[R_co]):
         """
         warn_in_body("send", as_topic(topic).name, key=key)
         await self._loops.send(message(self._loops.codec, self._id, topic, value, key=key, token=self._token))
+
+    async def update(
+        self,
+        update: Update[Q, A],
+        value: Q,
+        *,
+        timeout: float | timedelta | None = None,
+        key: str | None = None,
+    ) -> A:
+        """Send a request to the workflow, and return the reply of `Request.reply`.
+
+        The workflow receives the request by `PyWorkflow.receive`. The request is committed before the wait begins.
+        All callers of one event loop wait together: one statement reads the replies for all of them.
+
+        Args:
+            update: The update.
+            value: The value of the request, which the codec of the update must be able to encode.
+            timeout: Seconds, or a `timedelta`, that bound the wait for the reply. The request stays there
+                afterwards. None, the default, for no limit.
+            key: An idempotency key: a second call with this key sends no second request, from any process, and
+                returns the same reply, as long as the workflow is kept. The value of the first call counts. By
+                default every call sends a request.
+
+        Returns:
+            The value of the reply.
+
+        Raises:
+            UpdateRefusedError: The workflow has refused the request; `reason` is its reason.
+            UpdateTimeoutError: The timeout passed. It is a `TimeoutError`.
+            WorkflowFinishedError: The workflow has ended, and has not answered the request; `status` names the
+                end.
+            WorkflowNotFoundError: No workflow has this id, the transaction that enqueued it has not committed, or
+                the workflow was lost and another workflow has its id.
+            CodecMismatchError: The workflow is written with another codec.
+            SerializationError: The codec cannot encode `value`, or cannot decode the reply.
+            ConfigurationError: `timeout` is not more than 0.
+            InvalidNameError: The key cannot be stored.
+            PgqrsError: The `Admin` was closed during the wait.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        to = WorkflowIdentity(self._id, self._token)
+        return await ask_workflow(self._loops, to, update, value, timeout=timeout, key=key)
 
     async def event(self, name: str, *, timeout: float | None = None) -> Any:
         """Return the newest value of an event that the workflow has set, and wait until it sets the event.

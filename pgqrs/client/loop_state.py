@@ -1,4 +1,4 @@
-"""The states of an `Admin`, one for each event loop: the store, the queue notifier and the result poller."""
+"""The states of an `Admin`, one for each event loop: the store, the queue notifier and the pollers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from functools import partial
 
 from pgqrs.client.queue_notifier import QueueNotifier
+from pgqrs.client.reply_poller import ReplyPoller
 from pgqrs.client.result_poller import ResultPoller
 from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import Codec
@@ -22,7 +23,7 @@ from pgqrs.types import StepRecord
 
 
 class LoopState:
-    """The store of one event loop, with the notifier and the poller that use it."""
+    """The store of one event loop, with the notifier and the pollers that use it."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -30,6 +31,8 @@ class LoopState:
         store.arrivals.on_sent(partial(self.notifier.notify, MESSAGES, 0))
         store.arrivals.on_ready(self.notifier.notify)
         self.results = ResultPoller(store.reader.results, store.reader.tokens)
+        self.replies = ReplyPoller(store.reader.replies)
+        store.arrivals.on_reply(self.replies.notify)
         self.waits = ResultWaits()
         self.running: set[int] = set()
         """Ids of the workflows that `Submitter.run` is running.
@@ -40,11 +43,17 @@ class LoopState:
     async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
         """Cancel a workflow, and poll at once for its result."""
         await self.store.operations.cancel(workflow_id, interrupt=interrupt, token=token)
-        self.results.notify_finished(workflow_id)
+        self.notify_finished(workflow_id)
+
+    def notify_finished(self, workflow_id: int) -> None:
+        """Poll at once for a workflow that has ended in this process."""
+        self.results.notify(workflow_id)
+        self.replies.notify(workflow_id)
 
     async def close(self) -> None:
-        """Fail the callers that wait for results, and send the pending notifications."""
+        """Fail the callers that wait for results and replies, and send the pending notifications."""
         await self.results.close()
+        await self.replies.close()
         await self.notifier.close()
 
 

@@ -7,6 +7,7 @@ from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
 from pgqrs.codecs.base import Codec, codec_at, stored_name
+from pgqrs.codecs.updates import REQUEST, decode_request
 from pgqrs.errors import SerializationError
 
 EVENT = "e/"
@@ -27,10 +28,12 @@ def message_codec(codec: Codec, address: str) -> Codec:
 def decode_message(codec: Codec, address: str, text: str) -> Any:
     """Return the value of a message or of an event of the schema, as a codec without a type decodes it.
 
-    For children, return the record of their ends.
+    For children, return the record of their ends; for an update, the value of the request.
     """
     if address.startswith(CHILDREN):
         return json.loads(text)
+    if address.startswith(REQUEST):
+        return decode_request(codec, address, text).value
     is_event = address.startswith(EVENT)
     return decode_emitted(codec, address, text) if is_event else message_codec(codec, address).decode(text)
 

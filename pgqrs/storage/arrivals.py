@@ -35,6 +35,7 @@ class Arrivals:
         self._listeners: list[Callable[[], object]] = []
         self._on_sent: list[Callable[[], object]] = []
         self._on_ready: list[Callable[[str, int], object]] = []
+        self._on_reply: list[Callable[[int], object]] = []
         self._woken = asyncio.Event()
         self._pause = MIN_POLL_INTERVAL
         self._task: asyncio.Task[None] | None = None
@@ -61,6 +62,15 @@ class Arrivals:
         """Note that a run has started children that are ready in a queue, with ids from `first` on."""
         for listener in self._on_ready:
             listener(queue, first)
+
+    def on_reply(self, listener: Callable[[int], object]) -> None:
+        """Call `listener` with the id of a workflow whenever its run has replied to a request."""
+        self._on_reply.append(listener)
+
+    def replied(self, workflow_id: int) -> None:
+        """Note that a run of a workflow has replied to a request."""
+        for listener in self._on_reply:
+            listener(workflow_id)
 
     def sent(self) -> None:
         """Note that this event loop has sent a message or an event: call the listeners, and search at once."""

@@ -16,10 +16,21 @@ from pgqrs.storage.queries.children import child_of, child_results
 from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
+from pgqrs.storage.queries.updates import replies
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import ChildResult, EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
+from pgqrs.storage.records import (
+    AskedReply,
+    ChildResult,
+    EventState,
+    Receiver,
+    ReplyState,
+    WorkflowIdentity,
+    WorkflowResult,
+    from_row,
+)
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.sql.expressions import text_of_array
 from pgqrs.storage.sql.tokens import check_token
 from pgqrs.types import WorkflowStatus
 
@@ -122,6 +133,23 @@ class StoreReader:
             row: Any = found.one_or_none()
             holder = await WorkflowRepository(connection).of_key(name, key)
             return None if row is None else WorkflowIdentity(*row), holder
+
+        return await self._read(read)
+
+    async def replies(self, asked: Collection[AskedReply]) -> dict[AskedReply, ReplyState]:
+        """Return the states of the requests that have a reply, or whose workflows have ended or are gone."""
+        workflow_ids, addresses, keys, tokens = zip(*asked, strict=True)
+        values = {
+            "workflow_ids": text_of_array(workflow_ids),
+            "addresses": list(addresses),
+            "keys": list(keys),
+            "tokens": text_of_array(tokens),
+        }
+
+        async def read(connection: AsyncConnection) -> dict[AskedReply, ReplyState]:
+            rows = (await connection.execute(replies(), values)).mappings()
+            found = [(AskedReply(*(row[f"asked_{each}"] for each in AskedReply._fields)), row) for row in rows]
+            return {own: from_row(ReplyState, row) for own, row in found}
 
         return await self._read(read)
 

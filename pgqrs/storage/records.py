@@ -139,6 +139,30 @@ class EventState(NamedTuple):
     token: int | None
 
 
+class AskedReply(NamedTuple):
+    """The reply to a request that a caller waits for: the address of the reply, and the key of the request.
+
+    `token` is the token of the workflow; None stands for any token.
+    """
+
+    workflow_id: int
+    address: str
+    key: str
+    token: int | None
+
+
+class ReplyState(NamedTuple):
+    """A reply, JSON text, None for a request without a reply; and the workflow's status, token and codec.
+
+    `status` is None for a deleted workflow.
+    """
+
+    payload: str | None
+    status: WorkflowStatus | None
+    codec: str | None
+    token: int | None
+
+
 class WorkflowResult(NamedTuple):
     """The end of a workflow: its `status`, the JSON text of its output or error, their codec, and its token."""
 

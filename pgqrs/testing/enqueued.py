@@ -228,7 +228,7 @@ class _Inline:
 
     def _tell(self, workflow_id: int) -> None:
         self._left.set()
-        self._here.results.notify_finished(workflow_id)
+        self._here.notify_finished(workflow_id)
 
 
 def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:

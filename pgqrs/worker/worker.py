@@ -311,7 +311,7 @@ class _Services:
 
     def _over(self, workflow_id: int) -> None:
         self._claimer.slot_freed()
-        self._here.results.notify_finished(workflow_id)
+        self._here.notify_finished(workflow_id)
 
 
 def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:

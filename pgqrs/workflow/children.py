@@ -46,6 +46,7 @@ from pgqrs.validation import check_name, check_until, escaped, validate_key, val
 from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.keyed_children import start_with_key
+from pgqrs.workflow.messages import Current
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,9 +66,6 @@ CALL_GRACE = 10.0
 
 CHILD_ERRORS = (StepFailedError, WorkflowCancelledError)
 """The errors in which a child has ended; any other one is of the parent's run, as a lost connection."""
-
-Current: TypeAlias = Callable[[], Awaitable[Run]]
-"""A function that returns the run of the calling task."""
 
 
 class ChildOptions(NamedTuple):

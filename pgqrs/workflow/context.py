@@ -41,7 +41,7 @@ from pgqrs.workflow.children import (
     gather,
 )
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
-from pgqrs.workflow.messages import NO_DEFAULT, Topic
+from pgqrs.workflow.messages import NO_DEFAULT, Receivable, Topic
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
 from pgqrs.workflow.sending import send, set_event
 from pgqrs.workflow.steps import Errors, StepCall, call_body
@@ -527,7 +527,7 @@ class PyWorkflow:
     @overload
     async def receive(
         self,
-        topic: Topic[T],
+        topic: Receivable[T],
         *,
         timeout: float | timedelta | None = None,
         id: str | None = None,
@@ -536,7 +536,7 @@ class PyWorkflow:
     @overload
     async def receive(
         self,
-        topic: Topic[T],
+        topic: Receivable[T],
         *,
         timeout: float | timedelta | None = None,
         default: D,
@@ -555,7 +555,7 @@ class PyWorkflow:
 
     async def receive(
         self,
-        topic: Topic[Any] | str,
+        topic: Receivable[Any] | str,
         *,
         timeout: float | timedelta | None = None,
         default: object = NO_DEFAULT,
@@ -567,7 +567,7 @@ class PyWorkflow:
         before the workflow ran, are found. A worker parks a workflow that only waits, as `sleep` does.
 
         Args:
-            topic: The topic, or its name for values of any type.
+            topic: The topic, or its name for values of any type; or an update, to receive its oldest request.
             timeout: Seconds, or a `timedelta`, after which the wait ends without a message; None, the default, for
                 no limit. The time counts from the first call: a restart of the workflow does not extend it. The
                 timeout is recorded, so a replay raises again although a message has come since.
@@ -577,7 +577,7 @@ class PyWorkflow:
                 order of their calls may differ in a replay.
 
         Returns:
-            The value of the message.
+            The value of the message; for an update the `Request`, which the workflow answers.
 
         Raises:
             WaitTimeoutError: No message came before the timeout. It is a `TimeoutError`.
@@ -591,7 +591,7 @@ class PyWorkflow:
         """
         step_id = _named("receive", id)
         seconds = None if timeout is None else max(0.0, parse_seconds("timeout", timeout))
-        return await wait_for(await self._current(), Receive(topic), step_id, seconds, default)
+        return await wait_for(self._current, Receive(topic), step_id, seconds, default)
 
     async def wait_event(
         self,
@@ -628,7 +628,7 @@ class PyWorkflow:
         """
         step_id = _named("event", id)
         seconds = None if timeout is None else max(0.0, parse_seconds("timeout", timeout))
-        return await wait_for(await self._current(), Event(name), step_id, seconds, default)
+        return await wait_for(self._current, Event(name), step_id, seconds, default)
 
     async def select(self, *, id: str | None = None, **branches: Branch) -> tuple[str, Any]:  # noqa: A002
         """Wait for the first of several branches, as in ``await ctx.select(paid=Receive(PAID), late=Sleep(60))``.
@@ -655,7 +655,7 @@ class PyWorkflow:
             RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
                 error of the run is raised, such as `WorkflowCancelledError`.
         """
-        return await select(await self._current(), branches, _named("select", id))
+        return await select(self._current, branches, _named("select", id))
 
     async def send(
         self,

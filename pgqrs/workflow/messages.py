@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, Generic, TypeVar, overload
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from pgqrs.codecs.base import Codec, codec_for, stored_name
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.messages import encode_emitted, message_codec
 from pgqrs.codecs.records import value_context
+from pgqrs.engine.run import Run
+from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.sql.addresses import event_address, topic_address
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
@@ -20,7 +24,27 @@ NO_DEFAULT: Any = object()
 """The default of `PyWorkflow.receive` that raises `WaitTimeoutError` at the timeout."""
 
 
-class Topic(Generic[T]):
+Current: TypeAlias = Callable[[], Awaitable[Run]]
+"""A function that returns the run of the calling task."""
+
+
+class Receivable(ABC, Generic[T]):
+    """The name of a kind of messages that a workflow receives as values of type `T`: a `Topic` or an `Update`."""
+
+    __slots__ = ()
+
+    name: str
+
+    @abstractmethod
+    def address(self, workflow_id: int) -> str:
+        """Return the address of these messages to a workflow."""
+
+    @abstractmethod
+    def received(self, current: Current, run: Run, step_id: str, outcome: StoredOutcome) -> T:
+        """Return the value of the message that is the outcome of a step, or raise the recorded error."""
+
+
+class Topic(Receivable[T]):
     """The name of a kind of messages to a workflow, and the type of their values.
 
     The same topic serves the sender and the receiver, so a type checker sees a value of another type at both ends.
@@ -55,16 +79,35 @@ class Topic(Generic[T]):
     def __repr__(self) -> str:
         return f"Topic({self.name!r})"
 
+    def address(self, workflow_id: int) -> str:
+        """Return the address of the messages of this topic to a workflow."""
+        return topic_address(workflow_id, self.name)
+
+    def received(self, current: Current, run: Run, step_id: str, outcome: StoredOutcome) -> T:  # noqa: ARG002
+        """Return the value of the message that is the outcome of a step, or raise the recorded error."""
+        value: T = run.steps.value_of(step_id, outcome, self.codec(run.codec, run.workflow_id))
+        return value
+
     def codec(self, codec: Codec, workflow_id: int) -> Codec:
         """Return the codec of the messages of this topic to a workflow."""
         if self.is_plain:
             return JsonCodec()
-        return message_codec(codec_for(codec, self.type), topic_address(workflow_id, self.name))
+        return message_codec(codec_for(codec, self.type), self.address(workflow_id))
 
 
 def as_topic(topic: Topic[Any] | str) -> Topic[Any]:
     """Return a topic, which a name alone stands for with values of any type."""
     return topic if isinstance(topic, Topic) else Topic(topic)
+
+
+def as_receivable(receivable: Receivable[Any] | str) -> Receivable[Any]:
+    """Return a topic or an update; a name alone stands for a topic with values of any type."""
+    return receivable if isinstance(receivable, Receivable) else Topic(receivable)
+
+
+def sender_key(key: str | None) -> str:
+    """Return the key of a message; without a key of the sender, a random one."""
+    return f"~{secrets.token_hex(8)}" if key is None else validate_key(key)
 
 
 def message(
@@ -85,8 +128,8 @@ def message(
         payload = of.codec(codec, workflow_id).encode(value).text
     return SentMessage(
         workflow_id,
-        topic_address(workflow_id, of.name),
-        f"~{secrets.token_hex(8)}" if key is None else validate_key(key),
+        of.address(workflow_id),
+        sender_key(key),
         key is not None,
         payload,
         None if of.is_plain else stored_name(codec),

@@ -16,10 +16,10 @@ from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError, StepMismatchError, WaitTimeoutError
 from pgqrs.storage.records import StoredOutcome
-from pgqrs.storage.sql.addresses import children_address, event_address, topic_address
+from pgqrs.storage.sql.addresses import children_address, event_address
 from pgqrs.validation import check_name, escaped, parse_seconds
 from pgqrs.workflow.children import Child
-from pgqrs.workflow.messages import NO_DEFAULT, Topic, as_topic
+from pgqrs.workflow.messages import NO_DEFAULT, Current, Receivable, as_receivable
 
 T = TypeVar("T")
 
@@ -29,10 +29,10 @@ class Receive(Generic[T]):
     """The branch of a select that the oldest message of a topic wins, as `PyWorkflow.receive` receives it.
 
     Attributes:
-        topic: The topic, or its name for values of any type.
+        topic: The topic or the update, or the name of a topic for values of any type.
     """
 
-    topic: Topic[T] | str
+    topic: Receivable[T] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ Branch: TypeAlias = Receive[Any] | Event | Sleep | Child[Any]
 class Address:
     """The address of a branch, and the value of the message that wins it."""
 
-    def __init__(self, run: Run, branch: Receive[Any] | Event | Child[Any]) -> None:
+    def __init__(self, current: Current, run: Run, branch: Receive[Any] | Event | Child[Any]) -> None:
+        self._current = current
         self._run = run
         self._branch = branch
         if isinstance(branch, Child):
@@ -73,13 +74,13 @@ class Address:
             check_name("event", branch.name)
             self.text = event_address(branch.name)
         else:
-            self.text = topic_address(run.workflow_id, as_topic(branch.topic).name)
+            self.text = as_receivable(branch.topic).address(run.workflow_id)
 
     def value(self, step_id: str, outcome: StoredOutcome) -> Any:
         """Return the value of the message that is the outcome of a step, or raise the recorded error."""
         run, branch = self._run, self._branch
         if isinstance(branch, Receive):
-            return run.steps.value_of(step_id, outcome, as_topic(branch.topic).codec(run.codec, run.workflow_id))
+            return as_receivable(branch.topic).received(self._current, run, step_id, outcome)
         if isinstance(branch, Child):
             return branch.value(run, outcome)
         if outcome.error is not None or outcome.output is None:
@@ -89,13 +90,14 @@ class Address:
 
 
 async def wait_for(
-    run: Run, branch: Receive[Any] | Event, step_id: str | None, timeout: float | None, default: Any
+    current: Current, branch: Receive[Any] | Event, step_id: str | None, timeout: float | None, default: Any
 ) -> Any:
     """Wait for one branch, and return its value.
 
     Raises `WaitTimeoutError` at the timeout in seconds, unless there is a `default`, which is returned then.
     """
-    address = Address(run, branch)
+    run = await current()
+    address = Address(current, run, branch)
     kind = f"event/{escaped(branch.name)}" if isinstance(branch, Event) else _receive_kind(branch)
     own_id = step_id or run.steps.next_id(run.place, kind)
 
@@ -114,12 +116,13 @@ async def wait_for(
         return default
 
 
-async def select(run: Run, branches: Mapping[str, Branch], step_id: str | None) -> tuple[str, Any]:
+async def select(current: Current, branches: Mapping[str, Branch], step_id: str | None) -> tuple[str, Any]:
     """Wait for the first of several branches, and return its name and its value."""
     for name, each in branches.items():
         if not isinstance(cast(object, each), Receive | Event | Sleep | Child):
             raise TypeError(f"the branch `{name}` must be a Receive, an Event, a Sleep or a child, got {each!r}.")
-    waits = {name: Address(run, each) for name, each in branches.items() if not isinstance(each, Sleep)}
+    run = await current()
+    waits = {name: Address(current, run, each) for name, each in branches.items() if not isinstance(each, Sleep)}
     sleeps = {name: each for name, each in branches.items() if isinstance(each, Sleep)}
     by_address = {each.text: name for name, each in waits.items()}
     if not waits or len(sleeps) > 1 or len(by_address) < len(waits):
@@ -149,7 +152,7 @@ async def select(run: Run, branches: Mapping[str, Branch], step_id: str | None) 
 
 
 def _receive_kind(branch: Receive[Any]) -> str:
-    return f"receive/{escaped(as_topic(branch.topic).name)}"
+    return f"receive/{escaped(as_receivable(branch.topic).name)}"
 
 
 def _fingerprint(run: Run, step_id: str, addresses: list[str]) -> int | None:

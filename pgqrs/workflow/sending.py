@@ -1,18 +1,18 @@
-"""Steps that send a message, or set an event, by the statement that records them."""
+"""Steps that send a message, answer a request or set an event, by the statement that records them."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgqrs.codecs.base import codec_at, stored_name
 from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import value_context
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
-from pgqrs.errors import CodecMismatchError, PgqrsError, WorkflowFinishedError
+from pgqrs.errors import CodecMismatchError, PgqrsError, RequestAnsweredError, WorkflowFinishedError
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.writes.messages import OVER, SentMessage
-from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SetEvent
+from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SentReply, SetEvent
 from pgqrs.validation import check_name, escaped
 from pgqrs.workflow.messages import Topic, as_topic, message
 
@@ -41,6 +41,37 @@ async def send(
         run.arrivals.sent()
     elif found.error is not None:
         raise run.steps.replay_error(own_id, found.error)
+
+
+class Answer(NamedTuple):
+    """An answer to the request that a step has received.
+
+    `kind` is ``"reply"`` or ``"refuse"``. `address`, `key`, `is_kept` and `payload` are those of the reply.
+    """
+
+    step_id: str
+    kind: str
+    address: str
+    key: str
+    is_kept: bool
+    payload: str
+
+
+async def answer(run: Run, given: Answer) -> None:
+    """Answer a request in a step, once.
+
+    The step belongs to the request, and its output names the call that has answered: a replay of this call finds
+    the answer, whatever the order of the requests is, and any other call raises `RequestAnsweredError`.
+    """
+    own_id = f"{given.step_id}/answer"
+    call = run.steps.next_id(run.place, f"{given.step_id}/{given.kind}")
+    found = await run.steps.acquire(run.place, own_id)
+    if isinstance(found, StepExecution):
+        reply = SentReply(run.workflow_id, own_id, given.address, given.key, given.is_kept, given.payload)
+        await _record(run, found, replies=(reply,), output=call)
+        run.arrivals.replied(run.workflow_id)
+    elif run.steps.value_of(own_id, found, codec_at(run.codec, "output", run.workflow_id, own_id)) != call:
+        raise RequestAnsweredError(run.workflow_id, given.step_id)
 
 
 async def set_event(run: Run, name: str, value: object, step_id: str | None) -> None:
@@ -79,10 +110,24 @@ async def _record(
     *,
     messages: tuple[OutgoingMessage, ...] = (),
     events: tuple[SetEvent, ...] = (),
+    replies: tuple[SentReply, ...] = (),
+    output: str | None = None,
 ) -> StoredOutcome:
     workflow_id, epoch, step_id, claim = execution.started
-    output = codec_at(run.codec, "output", workflow_id, step_id).encode(None).text
-    record = SendingStep(workflow_id, epoch, step_id, output, None, execution.began, None, claim, messages, events)
+    text = codec_at(run.codec, "output", workflow_id, step_id).encode(output).text
+    record = SendingStep(
+        workflow_id,
+        epoch,
+        step_id,
+        text,
+        None,
+        execution.began,
+        None,
+        claim,
+        messages=messages,
+        events=events,
+        replies=replies,
+    )
     try:
         outcome = await run.steps.take(execution, record)
     except BaseException:

@@ -34,7 +34,7 @@ APART = ("emit", "enqueueuntilend", "send", "sending", "startkeyed", "startmany"
 NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
 OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
-OLD |= {"waiting": 6, "awaited": 6, "outgoing": 10, "events": 10, "child": 10, "parent": 10}
+OLD |= {"waiting": 6, "awaited": 6, "outgoing": 10, "replies": 10, "events": 10, "child": 10, "parent": 10}
 OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15}
 MIXES = [
     ("begin", "end", "step"),
@@ -48,7 +48,7 @@ BATCHES += [tuple(sorted((*names, "retry"))) for names in BATCHES if "leave" in 
 BATCHES += [(name,) for name in (*LATE, *APART)]
 BATCHES += [
     ("awaited", "leave", "waiting"),
-    ("child", "events", "outgoing", "parent", "sending"),
+    ("child", "events", "outgoing", "parent", "replies", "sending"),
     ("children", "parents", "startmany"),
 ]
 PAGES = {*BATCHES[: len(KINDS)], *MIXES, ("asked",)}

@@ -17,6 +17,7 @@ from pgqrs.storage.queries import (
     maintenance,
     server,
     steps,
+    updates,
     workflows,
 )
 from pgqrs.storage.schema import migrate
@@ -46,7 +47,19 @@ def statements() -> Iterator[tuple[str, Any]]:
         yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.INVARIANTS:
         yield sentence, query.limit(1)
-    for module in (children, claims, delivery, maintenance, executors, server, steps, workflows, migrate, testbed):
+    for module in (
+        children,
+        claims,
+        delivery,
+        maintenance,
+        executors,
+        server,
+        steps,
+        updates,
+        workflows,
+        migrate,
+        testbed,
+    ):
         for name, value in vars(module).items():
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value

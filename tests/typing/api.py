@@ -20,12 +20,15 @@ from pgqrs import (
     Encoded,
     JsonCodec,
     PyWorkflow,
+    Receive,
+    Request,
     RetryPolicy,
     SerializationError,
     StepAction,
     StepRecord,
     StepResult,
     StepStatus,
+    Update,
     Worker,
     WorkflowRecord,
     WorkflowStatus,
@@ -411,6 +414,49 @@ async def lists_of_workflows(admin: Admin) -> None:
     Worker(admin, (pipeline,))
     await run_enqueued(admin, ALL)
     Worker(admin, ["pipeline"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+# --- updates ---
+
+APPROVE = Update("approve", User, int)
+ANYTHING = Update("anything")
+OPTIONAL: Update[str | None, list[int] | None] = Update("optional", str | None, list[int] | None)
+
+
+async def requests(ctx: PyWorkflow) -> None:
+    request = await ctx.receive(APPROVE)
+    assert_type(request, Request[User, int])
+    assert_type(request.value, User)
+    assert_type(request.key, str | None)
+    assert_type(await request.reply(5), None)
+    assert_type(await request.refuse("too much"), None)
+    assert_type(await ctx.receive(APPROVE, timeout=timedelta(days=1), default=None), Request[User, int] | None)
+    assert_type((await ctx.receive(ANYTHING)).value, Any)
+    assert_type((await ctx.receive(OPTIONAL)).value, str | None)
+    assert_type(Receive(APPROVE), Receive[Request[User, int]])
+    await ctx.select(ask=Receive(APPROVE), other=Receive("topic"))
+
+    await request.reply("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await request.refuse(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def updates(admin: Admin) -> None:
+    handle = admin.handle(1)
+    user: User = {"id": 1, "name": "ann"}
+    assert_type(await handle.update(APPROVE, user, timeout=10, key="click 9"), int)
+    assert_type(await admin.update(1, APPROVE, user, timeout=timedelta(minutes=1)), int)
+    assert_type(await admin.options(priority=1).update(1, APPROVE, user), int)
+    assert_type(await handle.update(ANYTHING, 5), Any)
+    assert_type(await handle.update(OPTIONAL, None), list[int] | None)
+    start = admin.options(key="order 17").with_start(pipeline, 1, dry=True)
+    assert_type(await start.update(APPROVE, user, timeout=10, key="click 9"), int)
+
+    await handle.update(APPROVE, "ann")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    await start.update(APPROVE, "ann")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    admin.options(key="k").with_start(pipeline, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    admin.options(key="k").with_start(pipeline)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await handle.send(APPROVE, user)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await handle.update("approve", user)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def crashes(admin: Admin) -> None:

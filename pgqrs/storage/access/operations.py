@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pgqrs.errors import WorkflowNotFoundError
 from pgqrs.storage.access.id_allocator import IdAllocator, check_id
+from pgqrs.storage.access.inserts import enqueue_workflows, insert_message
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
@@ -23,8 +24,20 @@ OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
 """A function that is called with a submission and the workflow that has its key."""
 
 
+MessageFor: TypeAlias = Callable[[WorkflowIdentity], SentMessage]
+"""A function that returns the record of a message to a workflow."""
+
+
 def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
     """Accept the workflow that has the key of a submission, without a check of the arguments."""
+
+
+def _identity(new: Submission, found: int | KeyOwner, taken: OnTaken) -> WorkflowIdentity:
+    """Return the identity of a written submission, or of the workflow that has its key."""
+    if isinstance(found, KeyOwner):
+        taken(new, found)
+        return WorkflowIdentity(found.workflow_id, found.token)
+    return WorkflowIdentity(found, new.token)
 
 
 class Access(Protocol):
@@ -101,15 +114,29 @@ class WorkflowOperations:
             # workflow that had the key has released it since.
             if left:
                 self._ids.forget()
-        identities: list[WorkflowIdentity] = []
-        for each in new:
-            own = found[each.token]
-            if isinstance(own, KeyOwner):
-                taken(each, own)
-                identities.append(WorkflowIdentity(own.workflow_id, own.token))
-            else:
-                identities.append(WorkflowIdentity(own, each.token))
-        return identities
+        return [_identity(each, found[each.token], taken) for each in new]
+
+    async def submit_and_send(self, new: Submission, taken: OnTaken, message_for: MessageFor) -> SentMessage:
+        """Write a workflow with a key, unless it is there, and a message to it, in one transaction.
+
+        Raises the errors of `send`; `taken` is as for `submit`.
+        """
+        while True:
+            (workflow_id,) = await self._access.draw(1)
+            numbered = new._replace(workflow_id=workflow_id)
+
+            async def write(connection: Connection, numbered: Submission = numbered) -> SentMessage | None:
+                found = await enqueue_workflows(connection, [numbered])
+                if numbered.token not in found:
+                    return None
+                message = message_for(_identity(numbered, found[numbered.token], taken))
+                await insert_message(connection, message)
+                return message
+
+            message = await self._access.run(write, atomic=True)
+            if message is not None:
+                return message
+            self._ids.forget()  # another workflow has the id: a server that lost its last writes
 
     async def find(self, name: str, key: str) -> WorkflowIdentity:
         """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""

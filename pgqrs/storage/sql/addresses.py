@@ -5,6 +5,8 @@
 | ``m/17/paid`` | the topic ``paid`` of workflow 17 |
 | ``e/closed`` | each workflow that waits for the event ``closed`` of the schema |
 | ``c/17/start:1`` | workflow 17, about the ends of the children that its step ``start:1`` has started |
+| ``u/17/approve`` | the update ``approve`` of workflow 17, for its requests |
+| ``r/17/approve`` | the callers of the update ``approve`` of workflow 17, for the replies to their requests |
 | ``x/17`` | the cancellation of the children of workflow 17, which has ended |
 
 The SQL functions that send messages, and the trigger on the ends of workflows, build the same texts.
@@ -13,6 +15,7 @@ The SQL functions that send messages, and the trigger on the ends of workflows, 
 from __future__ import annotations
 
 from pgqrs.codecs.messages import CHILDREN, EVENT
+from pgqrs.codecs.updates import REPLY, REQUEST
 
 SEPARATOR = "\n"
 """Separates several addresses in one text; no address contains it."""
@@ -21,6 +24,16 @@ SEPARATOR = "\n"
 def topic_address(workflow_id: int, topic: str) -> str:
     """Return the address of a topic of a workflow."""
     return f"m/{workflow_id}/{_in_one_line(topic)}"
+
+
+def request_address(workflow_id: int, update: str) -> str:
+    """Return the address of the requests of an update of a workflow."""
+    return f"{REQUEST}{workflow_id}/{_in_one_line(update)}"
+
+
+def reply_address(workflow_id: int, update: str) -> str:
+    """Return the address of the replies of an update of a workflow; a reply has the key of its request."""
+    return f"{REPLY}{workflow_id}/{_in_one_line(update)}"
 
 
 def children_address(workflow_id: int, step_id: str) -> str:

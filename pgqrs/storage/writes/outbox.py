@@ -1,11 +1,11 @@
-"""The operations that record a step together with its messages, its events and its children."""
+"""The operations that record a step together with its messages, its replies, its events and its children."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import cast, func, select
+from sqlalchemy import cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -32,6 +32,20 @@ class OutgoingMessage(NamedTuple):
     payload: str
 
 
+class SentReply(NamedTuple):
+    """A reply of a step to a request to its own workflow; `key` is the key of the request, `payload` JSON text.
+
+    `is_kept` says that the key is the caller's own: the reply is then kept as long as the workflow.
+    """
+
+    workflow_id: int
+    step_id: str
+    address: str
+    key: str
+    is_kept: bool
+    payload: str
+
+
 class SetEvent(NamedTuple):
     """An event of its own workflow that a step sets to a value, JSON text."""
 
@@ -42,7 +56,7 @@ class SetEvent(NamedTuple):
 
 
 class SendingStep(NamedTuple):
-    """A record to write: the outcome of a step with its messages, its events and its children."""
+    """A record to write: the outcome of a step with its messages, its events, its children and its replies."""
 
     workflow_id: int
     epoch: int
@@ -55,6 +69,7 @@ class SendingStep(NamedTuple):
     messages: tuple[OutgoingMessage, ...] = ()
     events: tuple[SetEvent, ...] = ()
     children: tuple[NewChild, ...] = ()
+    replies: tuple[SentReply, ...] = ()
 
 
 class EmittedEvent(NamedTuple):
@@ -85,6 +100,28 @@ class InsertMessages(Companion[OutgoingMessage]):
         return insert(Message).from_select(columns, sent, include_defaults=False).on_conflict_do_nothing()
 
 
+class InsertReplies(Companion[SentReply]):
+    """Insert the replies of the steps that the same statement records; the first reply to a request stays."""
+
+    name = "replies"
+    record = SentReply
+
+    def statement_after(self, written: Any) -> Any:
+        """Return the insert; no workflow receives a reply, so it counts as taken."""
+        rows = self.rows()
+        taken: Any = (literal_column("false"), func.now())
+        sent = (
+            select(rows.c.workflow_id, rows.c.address, rows.c.key, rows.c.is_kept, json_of(rows.c.payload), *taken)
+            .join_from(
+                rows, written, (written.c.workflow_id == rows.c.workflow_id) & (written.c.key == rows.c.step_id)
+            )
+            .order_by(rows.c.address, rows.c.key)
+        )
+        columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
+        written_to = [*columns, Message.is_new, Message.taken_at]
+        return insert(Message).from_select(written_to, sent, include_defaults=False).on_conflict_do_nothing()
+
+
 class SetEvents(Companion[SetEvent]):
     """Set the events of the steps that the same statement records; the newest value replaces the older one."""
 
@@ -111,37 +148,41 @@ class SetEvents(Companion[SetEvent]):
 
 INSERT_MESSAGES = InsertMessages()
 
+INSERT_REPLIES = InsertReplies()
+
 SET_EVENTS = SetEvents()
 
 
 class RecordSendingStep(RecordStep):
-    """Record the outcomes of steps with their messages, events and children, for current runs."""
+    """Record the outcomes of steps with their messages, replies, events and children, for current runs."""
 
     name = "sending"
     record = SendingStep  # type: ignore[assignment]  # the same fields, and more
-    unsent: ClassVar = frozenset({"epoch", "messages", "events", "children"})
+    unsent: ClassVar = frozenset({"epoch", "messages", "events", "children", "replies"})
     last_record = None
     inserts: ClassVar = InsertChildren("child")
     marks: ClassVar = MarkParents("parent")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
-        """The writes of the messages, of the events and of the children."""
-        return (INSERT_MESSAGES, SET_EVENTS, self.inserts, self.marks)
+        """The writes of the messages, of the replies, of the events and of the children."""
+        return (INSERT_MESSAGES, INSERT_REPLIES, SET_EVENTS, self.inserts, self.marks)
 
     def arrays(self, records: Sequence[Any]) -> Arrays:
-        """Return the binds, with the binds of the messages, of the events and of the children."""
+        """Return the binds, with the binds of the messages, of the replies, of the events and of the children."""
         arrays = super().arrays(records)
         if messages := [each for record in records for each in record.messages]:
             arrays |= INSERT_MESSAGES.arrays(messages)
+        if replies := [each for record in records for each in record.replies]:
+            arrays |= INSERT_REPLIES.arrays(replies)
         if events := [each for record in records for each in record.events]:
             arrays |= SET_EVENTS.arrays(events)
         children = [each for record in records for each in record.children]
         return arrays | child_arrays(self.inserts, self.marks, children)
 
     def payload_size(self, record: Any) -> int:
-        """Return the length of the messages, of the values of the events and of the inputs of the children."""
-        sent = sum(len(each.payload) for each in record.messages)
+        """Return the length of the messages, replies and values of events, and of the inputs of the children."""
+        sent = sum(len(each.payload) for each in (*record.messages, *record.replies))
         started = sum(len(each.input) for each in record.children)
         return super().payload_size(record) + sent + started + sum(len(each.value) for each in record.events)
 
