@@ -11,6 +11,7 @@ from pgqrs.engine.lifecycle import RunStopped
 from pgqrs.errors import (
     CodecMismatchError,
     ConfigurationError,
+    ContinuationError,
     DatabaseError,
     DatabaseUnavailableError,
     EmbeddedServerError,
@@ -67,6 +68,7 @@ __all__ = [
     "Codec",
     "CodecMismatchError",
     "ConfigurationError",
+    "ContinuationError",
     "DatabaseError",
     "DatabaseUnavailableError",
     "EmbeddedServerError",

@@ -349,7 +349,7 @@ def workflow(
         @functools.wraps(function)
         async def wrapper(ctx: PyWorkflow, /, *args: P.args, **kwargs: P.kwargs) -> R:
             _check_context(ctx, function)
-            return await ctx.run_body(lambda: function(ctx, *args, **kwargs), own_options)
+            return await ctx.run_body(function, args, kwargs, own_options)
 
         register(Definition(own_name, wrapper, returns, policy, limit, most, strict))
         return wrapper

@@ -602,3 +602,10 @@ class StepMismatchError(StepError, TerminalError):
             workflow_id=workflow_id,
             step_id=step_id,
         )
+
+
+class ContinuationError(WorkflowError, TerminalError):
+    """The workflow cannot continue as new at this place: in a step, or while a step has no outcome yet."""
+
+    def __init__(self, workflow_id: int, reason: str) -> None:
+        super().__init__(f"workflow {workflow_id} cannot continue as new: {reason}.", workflow_id=workflow_id)

@@ -35,7 +35,7 @@ from pgqrs.types import StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0008"
+HEAD = "0011"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -128,6 +128,8 @@ class Workflow(Base):
 
     # Whether the workflow has its key until its end only, or as long as the row is there.
     releases_key: Mapped[bool] = mapped_column(server_default=false())
+    # The epoch in which the workflow last continued as new, and all of its steps are newer; None for never.
+    generation: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,

@@ -18,7 +18,7 @@ class Observer:
         """Note the start of a run in this process: a worker claimed it, or the workflow's function was called."""
 
     def run_released(self, workflow_id: int, status: WorkflowStatus, seconds: float | None) -> None:
-        """Note a released run: parked for `seconds` (WAITING), requeued (PENDING) or cancelled (CANCELLED)."""
+        """Note a released run: parked for `seconds`, requeued or continued as new (PENDING), or cancelled."""
 
     def run_ended(self, workflow_id: int, status: WorkflowStatus) -> None:
         """Note the recorded end of a workflow, as SUCCESS or ERROR."""

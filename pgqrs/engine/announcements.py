@@ -35,6 +35,10 @@ class Announcements:
         if not delayed:
             self._arrivals.ready(queue, first)
 
+    def ready(self, workflow_id: int) -> None:
+        """Announce that the workflow is ready for any worker."""
+        self._arrivals.ready(self.queue, workflow_id)
+
     def ended(self) -> None:
         """Announce the end of the workflow to its parent, and to the workers that cancel its children."""
         if self._is_related:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from pgqrs.clock import Clock
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
+from pgqrs.engine.frontier import Frontier
 from pgqrs.engine.scope import Retry, StepExecution, current_scope
 from pgqrs.errors import StepMismatchError
 from pgqrs.storage.records import History, StoredOutcome
@@ -80,12 +81,14 @@ class StepHistory:
         failed: The failed attempts by step id, of steps that are being retried.
         asked: The steps that this run has acquired, each with the return type of its function; None for a step
             without `@step`.
+        frontier: The recorded steps that this run has not asked for.
+        retries: The number of retries of the workflow itself.
+        generation: The epoch in which the workflow last continued as new; 0 for never.
         is_plain: True if the codec ignores types and does not seal values.
         strict: True to raise an error when a recorded outcome answers a call with different arguments.
     """
 
     __slots__ = (
-        "_loaded",
         "_mismatched",
         "_polls",
         "_repeats",
@@ -93,9 +96,12 @@ class StepHistory:
         "asked",
         "codec",
         "failed",
+        "frontier",
+        "generation",
         "is_plain",
         "name",
         "outcomes",
+        "retries",
         "strict",
         "workflow_id",
     )
@@ -112,11 +118,17 @@ class StepHistory:
             now = clock.time()
             self.failed = {step: Retry(each.failures, now + each.wait) for step, each in recorded.failed.items()}
         self.asked: dict[str, ReturnType | None] = {}
-        self._loaded = tuple(recorded.outcomes)
+        self.frontier = Frontier((*recorded.outcomes, *recorded.failed))
+        self.generation = recorded.generation
+        self.retries = recorded.retries
         self._mismatched: set[str] = set()
         self._repeats: dict[str, int] = {}
         self._polls: _Polls | None = None
         self._warned: set[str] = set()
+
+    def as_recorded(self) -> History:
+        """Return the record of this run so far, for a run that replays it."""
+        return History(self.outcomes, {}, None, self.retries, self.generation)
 
     def continue_from(self, earlier: StepHistory) -> None:
         """Adopt the state that an earlier history of the same run kept beside the outcomes."""
@@ -144,7 +156,7 @@ class StepHistory:
 
     def unasked(self) -> set[str]:
         """Return the ids of the steps that earlier runs recorded and this run did not acquire, without times."""
-        return {each for each in self._loaded if each not in self.asked and not is_time(each)}
+        return {each for each in self.frontier.unasked if not is_time(each)}
 
     def check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
         """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""

@@ -87,10 +87,12 @@ class StopReason(IntEnum):
     REPLAY = 1
     PARKED = 2
     REQUEUED = 3
-    TIMED_OUT = 4
-    CANCELLED = 5
+    CONTINUED = 4
+    """The workflow continues as new, in a run with another input and without steps."""
+    TIMED_OUT = 5
+    CANCELLED = 6
     """The executing steps complete first."""
-    INTERRUPTED = 6
+    INTERRUPTED = 7
     """The workflow was cancelled, and the executing steps are interrupted."""
 
 
@@ -316,7 +318,7 @@ class RunLifecycle:
     @property
     def is_final(self) -> bool:
         """True if the stop ends the workflow too: by a cancellation or a timeout."""
-        return self.stop_reason is not None and self.stop_reason > StopReason.REQUEUED and self.state is not _LOST
+        return self.stop_reason is not None and self.stop_reason > StopReason.CONTINUED and self.state is not _LOST
 
     def is_stop_error(self, error: BaseException | None) -> bool:
         """Return whether the error of a step is, or stems from, the stop of the run."""

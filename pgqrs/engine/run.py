@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from pgqrs.clock import TimeOfDay
 from pgqrs.codecs.annotations import ReturnType
@@ -29,7 +29,9 @@ from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.waits import StepWait
 from pgqrs.types import WorkflowStatus
@@ -64,10 +66,22 @@ class RunOptions(NamedTuple):
 
 
 class NextAttempt(NamedTuple):
-    """The next execution of a body: after `delay` seconds, in `run`, or in a new run if `run` is None."""
+    """The next execution of a body: after `delay` seconds, in `run`, or in a new run if `run` is None.
+
+    `arguments` are the new arguments of a workflow that continues as new, None for the same as before.
+    """
 
     delay: float
     run: Run | None = None
+    arguments: Arguments | None = None
+
+
+class Arguments(NamedTuple):
+    """The arguments of a workflow in their recorded form: as the JSON text of an input, and as values."""
+
+    text: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Run:
@@ -119,7 +133,7 @@ class Run:
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
         self.announcements = Announcements(store.arrivals, queue, has_parent=parent_id is not None)
-        self._retries = history.retries
+        self._next: tuple[Arguments, Run | None] | None = None
         self._options = RunOptions()
         self._output_codec: Codec | None = None
         self._release_task: asyncio.Task[None] | None = None
@@ -140,7 +154,7 @@ class Run:
     @property
     def attempt(self) -> int:
         """The number of the attempt of the workflow, from 1, by its retry policy."""
-        return self._retries + 1
+        return self.steps.history.retries + 1
 
     @property
     def codec(self) -> Codec:
@@ -174,6 +188,10 @@ class Run:
     def arrivals(self) -> Arrivals:
         """The waits for messages in the event loop of the run."""
         return self._store.arrivals
+
+    def is_of(self, returns: ReturnType) -> bool:
+        """Return whether the run executes the function with this return type."""
+        return self._options.returns is returns
 
     @property
     def place(self) -> Scope:
@@ -268,6 +286,8 @@ class Run:
             await self._finish_stopped()
             if self.lifecycle.stop_reason is StopReason.REPLAY:
                 return NextAttempt(0.0, self._successor())
+            if self._next is not None and self._next[1] is not None:
+                return NextAttempt(0.0, self._next[1], self._next[0])
             raise self.lifecycle.stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
@@ -299,23 +319,24 @@ class Run:
             await self.fail(error)
             return None
         delay, text, reopen = retry
+        attempt = self.steps.history.retries + 1
         # A process that waits in place resumes the run first; a worker claims it if that process dies meanwhile.
         wait = delay if self.parking.can_park else delay + REPLAY_HEAD_START
         _logger.warning(
             "workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             self.workflow_id,
             self.name,
-            self._retries + 1,
+            attempt,
             delay,
             shown_error(error, is_sealed=is_sealing(self.codec)),
             extra={
                 "workflow_id": self.workflow_id,
                 "workflow_name": self.name,
-                "attempt": self._retries + 1,
+                "attempt": attempt,
                 "delay": delay,
             },
         )
-        await self._release(WorkflowStatus.WAITING, wait, text, retries=self._retries + 1, reopen=reopen)
+        await self._release(WorkflowStatus.WAITING, wait, text, retries=attempt, reopen=reopen)
         if self.parking.can_park:
             lifecycle.stop_reason = StopReason.PARKED  # later calls in the ended run raise `Parked`, too
             raise Parked
@@ -324,7 +345,8 @@ class Run:
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
         """Return the delay in seconds, the record of the error and the steps to re-open; None for no retry."""
         policy = self._options.retry
-        delay = None if policy is None or is_terminal(error) else policy.delay(self._retries + 1, error)
+        attempt = self.steps.history.retries + 1
+        delay = None if policy is None or is_terminal(error) else policy.delay(attempt, error)
         if delay is None:
             return None
         return delay, self._sealed(dump_error(error, terminal=False)), self.steps.to_reopen(error)
@@ -383,6 +405,8 @@ class Run:
                     self._store.arrivals.parked()
             case StopReason.REPLAY:
                 self._close()
+            case StopReason.CONTINUED if self._next is not None:
+                await self._continue(self._next[0])
             case _:
                 await self._release(WorkflowStatus.PENDING)
 
@@ -396,13 +420,70 @@ class Run:
             name=self.name,
             epoch=self.epoch,
             claim=self.claim,
-            history=History(self.steps.history.outcomes, {}, None, self._retries),
+            history=self.steps.history.as_recorded(),
             can_park=self.parking.can_park,
             queue=self.announcements.queue,
         )
         anew.announcements.continue_from(self.announcements)
         anew.steps.continue_from(self.steps)
         anew.lifecycle.deadline = self.lifecycle.deadline
+        return anew
+
+    # --- continuing as new ---
+
+    def continue_as_new(self, arguments: Arguments) -> NoReturn:
+        """Stop the run, so that the workflow begins anew with other arguments once the body has ended."""
+        self.check()
+        self._next = arguments, None
+        self.lifecycle.unwind_for(StopReason.CONTINUED)
+        self.lifecycle.raise_if_stopped()
+        self.lifecycle.stop_at(self.place)
+
+    async def _continue(self, arguments: Arguments) -> None:
+        """Begin the workflow anew: here, or in any worker if a worker has claimed this run."""
+        next_claim = None if self.parking.can_park else new_token()
+        self._store.changing.add(self.workflow_id)
+        try:
+            self._close()
+            await self._write_continuation(arguments, next_claim)
+            if next_claim is not None:
+                self._next = arguments, await self._next_generation(next_claim)
+        except BaseException:
+            if next_claim is not None:  # no task executes the next run, if it has begun
+                self._store.abandon(self.workflow_id, self.epoch + 1, next_claim)
+            raise
+        finally:
+            self._store.changing.discard(self.workflow_id)
+        if next_claim is None:
+            self.announcements.ready(self.workflow_id)
+
+    async def _write_continuation(self, arguments: Arguments, next_claim: int | None) -> None:
+        timeout = self._options.timeout
+        record = RunContinuation(self.workflow_id, self.epoch, arguments.text, timeout, next_claim, self.claim)
+        try:
+            await self._store.write_continuation(record)
+        except PgqrsError as lost:
+            self.on_write_refused(lost)
+            raise
+        if self._store.observer is not None:
+            self._store.observer.run_released(self.workflow_id, WorkflowStatus.PENDING, None)
+
+    async def _next_generation(self, claim: int) -> Run:
+        history = History({}, {}, generation=self.epoch)
+        if self.lifecycle.deadline is not None:  # the next run has a deadline of its own
+            history = await self._store.history(self.workflow_id)
+        anew = Run(
+            self.context_key,
+            self._store,
+            self.codec,
+            workflow_id=self.workflow_id,
+            name=self.name,
+            epoch=self.epoch + 1,
+            claim=claim,
+            history=history,
+            queue=self.announcements.queue,
+        )
+        anew.announcements.continue_from(self.announcements)
         return anew
 
     # --- the end ---

@@ -152,6 +152,11 @@ class StepExecution:
         """The task that executes the step, or None if the task is gone."""
         return self.task() if isinstance(self.task, ref) else self.task
 
+    @property
+    def is_awaited(self) -> bool:
+        """True if another task has waited for the outcome of the step."""
+        return self._dependencies is not None and self._dependencies.over is not None
+
     def hold_task_weakly(self) -> None:
         """Keep only a weak reference to the task.
 

@@ -144,6 +144,8 @@ class StepRunner:
         outcome = self.history.outcomes.get(step_id)
         if outcome is None:
             return None if step_id in self._executions else self._begin(step_id, scope, fingerprint)
+        if step_id in self.history.frontier.unasked:
+            self._ask(step_id)
         if self._idle.is_watched:
             self._idle.restart()
         if self._observer is not None:
@@ -151,6 +153,10 @@ class StepRunner:
         if outcome.fingerprint != fingerprint:
             self.history.check_fingerprint(step_id, outcome.fingerprint, fingerprint)
         return outcome
+
+    def _ask(self, step_id: str) -> None:
+        by_body = asyncio.current_task(self._lifecycle.loop) is self._lifecycle.body.task
+        self.history.frontier.ask(step_id, by_body=by_body)
 
     def value_of(self, step_id: str, outcome: StoredOutcome, codec: Codec) -> Any:
         """Return the recorded value of a step, decoded by `codec`, or raise its recorded error."""
@@ -307,6 +313,7 @@ class StepRunner:
         execution.task = asyncio.current_task(self._lifecycle.loop)
         if self.history.failed and step_id in self.history.failed:
             execution.retry = self.history.failed[step_id]
+            self._ask(step_id)
         # The execution itself is the entry of the running marks: a tuple for each step would cost more.
         self._store.marks.began(execution)
         if self._observer is not None:

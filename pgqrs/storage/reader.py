@@ -24,6 +24,7 @@ from pgqrs.storage.records import (
     EventState,
     Receiver,
     ReplyState,
+    StepTimes,
     WorkflowIdentity,
     WorkflowResult,
     from_row,
@@ -87,6 +88,10 @@ class StoreReader:
     async def steps(self, workflow_id: int) -> list[StoredStep]:
         """Return a workflow's steps in the order in which they were started."""
         return await self._read(lambda connection: StepRepository(connection).of_workflow(workflow_id))
+
+    async def step_times(self, workflow_id: int) -> list[StepTimes]:
+        """Return the times of a workflow's steps."""
+        return await self._read(lambda connection: StepRepository(connection).times(workflow_id))
 
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""

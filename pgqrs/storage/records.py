@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 from pgqrs.types import WorkflowStatus
@@ -25,10 +26,13 @@ class WorkflowIdentity(NamedTuple):
 
 
 class KeyOwner(NamedTuple):
-    """The workflow that has the key of a submission: its id, recorded `input` (JSON text), codec and token."""
+    """The workflow that has the key of a submission: its id, recorded `input` (JSON text), codec and token.
+
+    The input is None if the workflow has continued with other arguments than those of its submission.
+    """
 
     workflow_id: int
-    input: str
+    input: str | None
     codec: str | None
     token: int | None
 
@@ -100,13 +104,23 @@ class History(NamedTuple):
     """The steps recorded by earlier runs: finished steps in `outcomes`, steps that are being retried in `failed`.
 
     Steps that are to be executed again are in neither. `seconds_left` is the time until the deadline of the
-    workflow, None without a deadline. `retries` is the number of retries of the workflow itself.
+    workflow, None without a deadline. `retries` is the number of retries of the workflow itself. `generation` is
+    the epoch in which the workflow last continued as new, 0 for never.
     """
 
     outcomes: dict[str, StoredOutcome]
     failed: dict[str, FailedAttempts]
     seconds_left: float | None = None
     retries: int = 0
+    generation: int = 0
+
+
+class StepTimes(NamedTuple):
+    """The times of a step: its start, and the record of its outcome, None for a step without an outcome."""
+
+    step_id: str
+    started_at: datetime
+    completed_at: datetime | None
 
 
 class ChildResult(NamedTuple):

@@ -27,6 +27,7 @@ from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
+from pgqrs.storage.journal.backlog import MAX_BATCH_SIZE
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
 from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.running_marks import RunningMarks
@@ -41,6 +42,7 @@ from pgqrs.storage.sql.channels import payload_of, queue_channel
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
 from pgqrs.storage.store_access import StoreAccess
+from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.creation import NewRun
 from pgqrs.storage.writes.operation import ID_TAKEN
 from pgqrs.storage.writes.runs import RunEnd, RunRelease, RunStart
@@ -393,6 +395,13 @@ class Store:
             finally:
                 self.changing.discard(record.workflow_id)
         await self.journal.submit(record)
+
+    async def write_continuation(self, record: RunContinuation) -> None:
+        """Begin a workflow anew, once no earlier record of its run can be written at the same time."""
+        # The journal beside takes the large records, in no order with the others.
+        if len(record.input) > MAX_BATCH_SIZE or not self.journal.is_ordered:
+            await self.journal.drain()
+        await self.journal.write(record)
 
     def abandon(self, workflow_id: int, epoch: int, claim: int) -> None:
         """Abandon a run without waiting: it stays RUNNING until a worker recovers it, as after a crash.

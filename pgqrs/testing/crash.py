@@ -19,6 +19,7 @@ from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.testing.clock import PAUSE, TestClock
@@ -75,12 +76,14 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
     that run, each time as a new workflow. The first run is killed right before the write. The second run is killed
     right after the write, before the process receives the server's answer. Another executor resumes each workflow
     and runs it to its end. A durable write is the outcome of a step, the commit of a transactional step, a failed
-    attempt, the time of a sleep, the release of a run that sleeps or is retried, or the end.
+    attempt, the time of a sleep, the release of a run that sleeps or is retried, a continuation as new, or the
+    end.
 
     Each run must meet these conditions:
 
     * The result is the same; or the error has the same class and message, except for the workflow's id.
-    * The same steps are recorded, and outcomes that were recorded before the crash are unchanged.
+    * The same steps are recorded, and outcomes that were recorded before the crash are unchanged. If the workflow
+      continues as new, these are the steps of its last generation.
     * No step's function begins more often than one crash explains, and no recorded step begins again.
     * The tables violate no invariant.
 
@@ -296,6 +299,7 @@ class _CrashHarness:
         await self._find_dead(handle.id)
         await self._run_to_end(1, handle.id, None)
         ended = await self._record(handle.id)
+        generation = (await self._stores[1].history(handle.id)).generation
         record = decode_workflow(survivor.codec, ended)
         return RunReport(
             crash.writes,
@@ -304,7 +308,7 @@ class _CrashHarness:
             await self._steps(handle.id),
             begun[0] + begun[1],
             begun[1],
-            kept,
+            {each.step_id: each for each in kept.values() if each.epoch > generation},
         )
 
     async def _run_to_end(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
@@ -409,6 +413,8 @@ def _described(record: object) -> str:
             return f"the outcome of step {record.step_id!r}"
         case RunEnd():
             return "the workflow's end"
+        case RunContinuation():
+            return "the continuation of the workflow as new"
         case RunRelease():
             return f"the release of the workflow as {record.status}"
         case _:

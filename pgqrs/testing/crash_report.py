@@ -30,7 +30,7 @@ class RunReport:
     """The report of a run to its end: its writes until the crash, its record, its result and its steps.
 
     `begun` counts how often each step began, `begun_after` counts the beginnings after the crash. `kept` has the
-    steps that were recorded at the crash.
+    steps that were recorded at the crash, without the steps of a generation that has ended since.
     """
 
     writes: list[str]

@@ -55,12 +55,12 @@ def decode_input(codec: Codec, definition: Definition, text: str) -> tuple[tuple
     return tuple(given["args"]), given["kwargs"]
 
 
-def are_same_inputs(codec: Codec, definition: Definition, text: str, other: str) -> bool:
+def are_same_inputs(codec: Codec, definition: Definition, text: str, other: str | None) -> bool:
     """Return whether two recorded inputs of a workflow hold equal arguments, by position or by name.
 
-    An input that the codec cannot decode counts as equal, because it cannot be compared.
+    An input that is unknown, or that the codec cannot decode, counts as equal, because it cannot be compared.
     """
-    if text == other:
+    if other is None or text == other:
         return True
     try:
         return _bound(codec, definition, text) == _bound(codec, definition, other)

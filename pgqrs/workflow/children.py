@@ -37,7 +37,7 @@ from pgqrs.errors import (
     WorkflowCancelledError,
 )
 from pgqrs.storage.records import ChildResult, StoredOutcome
-from pgqrs.storage.sql.addresses import children_address
+from pgqrs.storage.sql.addresses import children_address, in_generation
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from pgqrs.storage.writes.outbox import SendingStep
@@ -208,9 +208,10 @@ class Many(Generic[R]):
             return
         run = await self._current()
         await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
+        name = in_generation(run.steps.history.generation, self.step_id)
         first = 0
         while first < self._count:
-            page = await run.reader.child_results(run.workflow_id, self.step_id, first, MAX_READ)
+            page = await run.reader.child_results(run.workflow_id, name, first, MAX_READ)
             for each in page:
                 try:
                     yield _value(run.codec, self._returns, each)
@@ -507,16 +508,21 @@ async def _record(
     return outcome
 
 
+def address_of(run: Run, step_id: str) -> str:
+    """Return the address of the ends of the children that a step of a run has started."""
+    return children_address(run.workflow_id, in_generation(run.steps.history.generation, step_id))
+
+
 async def wait_for_children(run: Run, step_ids: Sequence[str], own_id: str) -> StoredOutcome:
     """Wait until the children of one of several steps have all ended, and return the record of their ends."""
-    addresses = tuple(children_address(run.workflow_id, each) for each in step_ids)
+    addresses = tuple(address_of(run, each) for each in step_ids)
     return await wait_for_message(run, MessageWait(own_id, addresses, None, None, lambda: (None, None)))
 
 
 async def as_completed(current: Current, children: Iterable[Child[Any]]) -> AsyncIterator[Child[Any]]:
     """Yield the children as they end; the order is recorded."""
     run = await current()
-    left = {children_address(run.workflow_id, each.step_id): each for each in children}
+    left = {address_of(run, each.step_id): each for each in children}
     while left:
         own_id = run.steps.next_id(run.place, "as_completed/")
         outcome = await wait_for_children(run, [each.step_id for each in left.values()], own_id)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
+from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
 from weakref import ref
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,6 +40,9 @@ from pgqrs.workflow.children import (
     child_options,
     gather,
 )
+from pgqrs.workflow.code_changes import patched
+from pgqrs.workflow.continuation import continue_as_new
+from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 from pgqrs.workflow.messages import NO_DEFAULT, Receivable, Topic
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
@@ -895,6 +898,59 @@ class PyWorkflow:
             results += await self.gather(await self.start_many(workflow, portion))
         return results
 
+    async def patched(self, name: str) -> bool:
+        """Return whether this workflow takes the new path of a change of the code, and record the answer.
+
+        ``if await ctx.patched("tax-2026"): ... else: ...`` keeps the old path for the workflows that have passed
+        this place with the old code. The first call decides for the whole workflow: the answer is True if the
+        workflow has asked again for every step that its earlier runs have recorded, so that it comes to this place
+        for the first time. Later calls return the recorded answer, in each task and each run. Delete the call, and
+        the old path, once no workflow with the answer False is under way.
+
+        Call it in the workflow's function before concurrent tasks begin. In a concurrent task the answer may be
+        False although the task comes to this place for the first time: if steps call other steps, or if another
+        task has passed this place.
+
+        Args:
+            name: The name of the change, which makes the step id ``patch/NAME``.
+
+        Returns:
+            True for the new path, False for the old path.
+
+        Raises:
+            InvalidNameError: The name cannot be stored.
+            StepMismatchError: The step id belongs to an outcome that is not an answer.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowFencedError`.
+        """
+        check_name("patch", name)
+        return await patched(await self._current(), name)
+
+    async def continue_as_new(
+        self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> NoReturn:
+        """End this call of the workflow's function, and begin the workflow anew with other arguments.
+
+        The workflow keeps its id, its key, its events, its children and the messages that it has not received. Its
+        recorded steps are deleted, so the history of a workflow that never ends stays short. Handles and a parent
+        wait for the end of the last generation. A timeout of the workflow begins anew.
+
+        The call raises `RunStopped`, and the workflow begins anew when its function has ended. A cancellation that
+        comes before that ends the workflow.
+
+        Args:
+            workflow: The workflow's own function, so that a type checker checks the arguments.
+            *args: Positional arguments of the function, after the context.
+            **kwargs: Keyword arguments of the function.
+
+        Raises:
+            ContinuationError: The call is in a step, a step has no outcome yet, or `workflow` is another function.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            RunStopped: The run stops, and the workflow begins anew; or the run has stopped before.
+        """
+        continue_as_new(await self._current(), definition_of(workflow), args, kwargs)
+
     async def _current(self) -> Run:
         """Return the run of the calling task, which may have ended; start a run if the context has none."""
         run = run_of(self._owner)
@@ -991,7 +1047,13 @@ class PyWorkflow:
         assert self._run is not None  # noqa: S101  # the claim created it
         return self._run
 
-    async def run_body(self, body: Callable[[], Awaitable[R]], options: RunOptions = _PLAIN) -> R:
+    async def run_body(
+        self,
+        function: Callable[..., Awaitable[R]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: RunOptions = _PLAIN,
+    ) -> R:
         """Run the body of the workflow, retry it under its policy, and record its end.
 
         `@workflow` calls this method. The body of a succeeded workflow does not run: this method returns the
@@ -999,7 +1061,9 @@ class PyWorkflow:
         policy allows another attempt. Any other exception is a crash, and nothing is recorded.
 
         Args:
-            body: The workflow's function, bound to its arguments.
+            function: The workflow's function.
+            args: Positional arguments of the function, after this context.
+            kwargs: Keyword arguments of the function.
             options: The retry policy, the timeout and the other options of the workflow.
 
         Returns:
@@ -1023,13 +1087,15 @@ class PyWorkflow:
                 try:
                     run.check()
                     run.output_codec()  # an unsupported annotation is an error before the body runs
-                    return cast(R, await run.on_return(await body()))
+                    return cast(R, await run.on_return(await function(self, *args, **kwargs)))
                 except BaseException as error:
                     again = await run.on_error(error)
                     if again is None:
                         raise
                 finally:
                     run.exit_body()
+                if again.arguments is not None:
+                    _, args, kwargs = again.arguments
                 await run.lifecycle.clock.sleep(again.delay)
                 if again.run is not None:
                     self._run = again.run

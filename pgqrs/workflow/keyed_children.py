@@ -8,6 +8,7 @@ from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import KeyTakenError
 from pgqrs.storage.records import WorkflowIdentity
+from pgqrs.storage.sql.addresses import in_generation
 from pgqrs.storage.writes.children import KeyedStart, NewChild
 from pgqrs.types import Until
 
@@ -24,10 +25,11 @@ async def start_with_key(
     its place. Raises the stop of a run that may write no more.
     """
     workflow_id, epoch, step_id, claim = execution.started
+    name = in_generation(run.steps.history.generation, step_id)
     record = KeyedStart(
         workflow_id,
         epoch,
-        step_id,
+        name,
         claim,
         child.child_id,
         child.name,
@@ -47,7 +49,7 @@ async def start_with_key(
         run.check()
         if is_written:
             return WorkflowIdentity(child.child_id, child.token)
-        started, holder = await run.reader.keyed_child(workflow_id, step_id, child.name, key)
+        started, holder = await run.reader.keyed_child(workflow_id, name, child.name, key)
         if started is not None:
             return started
         if holder is not None:

@@ -16,9 +16,9 @@ from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError, StepMismatchError, WaitTimeoutError
 from pgqrs.storage.records import StoredOutcome
-from pgqrs.storage.sql.addresses import children_address, event_address
+from pgqrs.storage.sql.addresses import event_address
 from pgqrs.validation import check_name, escaped, parse_seconds
-from pgqrs.workflow.children import Child
+from pgqrs.workflow.children import Child, address_of
 from pgqrs.workflow.messages import NO_DEFAULT, Current, Receivable, as_receivable
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class Address:
         self._run = run
         self._branch = branch
         if isinstance(branch, Child):
-            self.text = children_address(run.workflow_id, branch.step_id)
+            self.text = address_of(run, branch.step_id)
         elif isinstance(branch, Event):
             check_name("event", branch.name)
             self.text = event_address(branch.name)

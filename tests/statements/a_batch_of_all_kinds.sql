@@ -47,7 +47,7 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'sending' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 child_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT child_rows.child_id AS child_id, child_rows.name AS name, CAST(child_rows.input AS JSON) AS input, child_rows.token AS token, child_rows.queue AS queue, child_rows.priority AS priority, CASE WHEN (child_rows.delay IS NULL) THEN now() END AS anon_1, now() + child_rows.delay * interval '1 second' AS anon_2, child_rows.timeout AS timeout, parent.deadline AS deadline, child_rows.codec AS codec, child_rows.workflow_id AS workflow_id, child_rows.step_id AS step_id, child_rows.place AS place, child_rows.ends_with_parent AS ends_with_parent
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT child_rows.child_id AS child_id, child_rows.name AS name, CAST(child_rows.input AS JSON) AS input, child_rows.token AS token, child_rows.queue AS queue, child_rows.priority AS priority, CASE WHEN (child_rows.delay IS NULL) THEN now() END AS anon_1, now() + child_rows.delay * interval '1 second' AS anon_2, child_rows.timeout AS timeout, parent.deadline AS deadline, child_rows.codec AS codec, child_rows.workflow_id AS workflow_id, coalesce(CAST(parent.generation AS TEXT) || '//' || child_rows.step_id, child_rows.step_id) AS coalesce_1, child_rows.place AS place, child_rows.ends_with_parent AS ends_with_parent
 FROM unnest($11::BIGINT[], $12::TEXT[], $13::BIGINT[], $14::BIGINT[], $15::TEXT[], $16::TEXT[], $17::TEXT[], $18::BIGINT[], $19::DOUBLE PRECISION[], $20::DOUBLE PRECISION[], $21::TEXT[], $22::BIGINT[], $23::BOOLEAN[]) AS child_rows(workflow_id, step_id, place, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent)
 JOIN sending_done ON sending_done.workflow_id = child_rows.workflow_id
 AND sending_done.key = child_rows.step_id
@@ -64,7 +64,7 @@ ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS startmany_held
 WHERE startmany_held.current_claim = startmany_held.claim),
 children_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT children_rows.child_id AS child_id, children_rows.name AS name, CAST(children_rows.input AS JSON) AS input, children_rows.token AS token, children_rows.queue AS queue, children_rows.priority AS priority, CASE WHEN (children_rows.delay IS NULL) THEN now() END AS anon_6, now() + children_rows.delay * interval '1 second' AS anon_7, children_rows.timeout AS timeout, parent.deadline AS deadline, children_rows.codec AS codec, children_rows.workflow_id AS workflow_id, children_rows.step_id AS step_id, children_rows.place AS place, children_rows.ends_with_parent AS ends_with_parent
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent) SELECT children_rows.child_id AS child_id, children_rows.name AS name, CAST(children_rows.input AS JSON) AS input, children_rows.token AS token, children_rows.queue AS queue, children_rows.priority AS priority, CASE WHEN (children_rows.delay IS NULL) THEN now() END AS anon_6, now() + children_rows.delay * interval '1 second' AS anon_7, children_rows.timeout AS timeout, parent.deadline AS deadline, children_rows.codec AS codec, children_rows.workflow_id AS workflow_id, coalesce(CAST(parent.generation AS TEXT) || '//' || children_rows.step_id, children_rows.step_id) AS coalesce_2, children_rows.place AS place, children_rows.ends_with_parent AS ends_with_parent
 FROM unnest($31::BIGINT[], $32::TEXT[], $33::BIGINT[], $34::BIGINT[], $35::TEXT[], $36::TEXT[], $37::TEXT[], $38::BIGINT[], $39::DOUBLE PRECISION[], $40::DOUBLE PRECISION[], $41::TEXT[], $42::BIGINT[], $43::BOOLEAN[]) AS children_rows(workflow_id, step_id, place, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent)
 JOIN startmany_done ON startmany_done.workflow_id = children_rows.workflow_id
 AND startmany_done.key = children_rows.step_id
@@ -149,9 +149,34 @@ DO UPDATE
 SET status = excluded.status, epoch = excluded.epoch, reopened = false, completed_at = excluded.completed_at, output = excluded.output, error = excluded.error, fingerprint = excluded.fingerprint, failures = 0, retry_at = coalesce(CASE WHEN NOT pgqrs.pgqrs_workflow_steps.reopened THEN pgqrs.pgqrs_workflow_steps.retry_at END, excluded.retry_at)
 WHERE pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 OR pgqrs.pgqrs_workflow_steps.reopened),
+continue_done AS
+(UPDATE pgqrs.pgqrs_workflows
+SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' WHEN (continue_held.next_claim IS NOT NULL) THEN 'RUNNING' ELSE 'PENDING' END, epoch=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.epoch WHEN (continue_held.next_claim IS NOT NULL) THEN pgqrs.pgqrs_workflows.epoch + 1 ELSE pgqrs.pgqrs_workflows.epoch END, claim=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.claim ELSE continue_held.next_claim END, started_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.started_at WHEN (continue_held.next_claim IS NOT NULL) THEN now() END, completed_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN now() END, updated_at=now(), input=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.input ELSE CAST(continue_held.input AS JSON) END, error=NULL, queue=CASE WHEN (continue_held.next_claim IS NOT NULL) THEN pgqrs.pgqrs_workflows.queue ELSE coalesce(pgqrs.pgqrs_workflows.queue, 'default') END, ready_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN NULL WHEN (continue_held.next_claim IS NOT NULL) THEN NULL ELSE now() END, executor=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN NULL WHEN (continue_held.next_claim IS NOT NULL) THEN pgqrs.pgqrs_workflows.executor END, attempts=0, retries=0, deadline=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN NULL WHEN (continue_held.next_claim IS NOT NULL) THEN least((SELECT parent.deadline
+FROM pgqrs.pgqrs_workflows AS parent
+WHERE parent.id = pgqrs.pgqrs_workflows.parent_id), now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, continue_held.timeout) * interval '1 second') ELSE (SELECT parent.deadline
+FROM pgqrs.pgqrs_workflows AS parent
+WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END
+FROM (SELECT continue_rows.workflow_id AS workflow_id, continue_rows.claim AS claim, continue_rows.input AS input, continue_rows.timeout AS timeout, continue_rows.next_claim AS next_claim, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($85::BIGINT[], $86::BIGINT[], $87::TEXT[], $88::DOUBLE PRECISION[], $89::BIGINT[]) AS continue_rows(workflow_id, claim, input, timeout, next_claim)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = continue_rows.workflow_id
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS continue_held
+WHERE pgqrs.pgqrs_workflows.id = continue_held.workflow_id
+AND continue_held.current_claim = continue_held.claim
+AND pgqrs.pgqrs_workflows.status = 'RUNNING'
+AND pgqrs.pgqrs_workflows.executor IS DISTINCT
+FROM '00000000-0000-0000-0000-000000000000'::uuid
+RETURNING 'continue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, CASE WHEN (pgqrs.pgqrs_workflows.status = 'CANCELLED') THEN -pgqrs.pgqrs_workflows.epoch ELSE pgqrs.pgqrs_workflows.epoch END AS epoch),
+continue_steps AS
+(DELETE
+FROM pgqrs.pgqrs_workflow_steps
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(continued.workflow_id) AS array_agg_1
+FROM (SELECT continue_done.workflow_id AS workflow_id
+FROM continue_done
+WHERE continue_done.epoch > 0) AS continued), '{}'))),
 send_done AS
 (SELECT 'send' AS kind, send_rows.workflow_id AS workflow_id, send_rows.key AS key, 1 AS epoch, send_rows.address AS address, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload
-FROM unnest($85::BIGINT[], $86::TEXT[], $87::TEXT[], $88::BOOLEAN[], $89::TEXT[], $90::TEXT[], $91::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
+FROM unnest($90::BIGINT[], $91::TEXT[], $92::TEXT[], $93::BOOLEAN[], $94::TEXT[], $95::TEXT[], $96::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
 JOIN pgqrs.pgqrs_workflows ON true
 WHERE pgqrs.pgqrs_workflows.id = send_rows.workflow_id
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -172,7 +197,7 @@ start_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') END
 FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, start_rows.token AS token, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($92::BIGINT[], $93::BIGINT[], $94::UUID[], $95::DOUBLE PRECISION[], $96::TEXT[], $97::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
+FROM unnest($97::BIGINT[], $98::BIGINT[], $99::UUID[], $100::DOUBLE PRECISION[], $101::TEXT[], $102::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = start_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS start_held
@@ -191,12 +216,12 @@ RETURNING 'start' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS
 start_waits AS
 (DELETE
 FROM pgqrs.pgqrs_waits
-WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.workflow_id) AS array_agg_1
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.workflow_id) AS array_agg_2
 FROM start_done), '{}'))),
 startkeyed_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent, key, releases_key) SELECT startkeyed_held.child_id AS child_id, startkeyed_held.name AS name, CAST(startkeyed_held.input AS JSON) AS input, startkeyed_held.token AS token, startkeyed_held.queue AS queue, startkeyed_held.priority AS priority, CASE WHEN (startkeyed_held.delay IS NULL) THEN now() END AS anon_12, now() + startkeyed_held.delay * interval '1 second' AS anon_13, startkeyed_held.timeout AS timeout, parent.deadline AS deadline, startkeyed_held.codec AS codec, startkeyed_held.workflow_id AS workflow_id, startkeyed_held.step_id AS step_id, 0, startkeyed_held.ends_with_parent AS ends_with_parent, startkeyed_held.key AS key, startkeyed_held.releases_key AS releases_key
 FROM (SELECT startkeyed_rows.workflow_id AS workflow_id, startkeyed_rows.claim AS claim, startkeyed_rows.step_id AS step_id, startkeyed_rows.child_id AS child_id, startkeyed_rows.name AS name, startkeyed_rows.input AS input, startkeyed_rows.queue AS queue, startkeyed_rows.priority AS priority, startkeyed_rows.delay AS delay, startkeyed_rows.timeout AS timeout, startkeyed_rows.codec AS codec, startkeyed_rows.token AS token, startkeyed_rows.ends_with_parent AS ends_with_parent, startkeyed_rows.key AS key, startkeyed_rows.releases_key AS releases_key, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($98::BIGINT[], $99::BIGINT[], $100::TEXT[], $101::BIGINT[], $102::TEXT[], $103::TEXT[], $104::TEXT[], $105::BIGINT[], $106::DOUBLE PRECISION[], $107::DOUBLE PRECISION[], $108::TEXT[], $109::BIGINT[], $110::BOOLEAN[], $111::TEXT[], $112::BOOLEAN[]) AS startkeyed_rows(workflow_id, claim, step_id, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent, key, releases_key)
+FROM unnest($103::BIGINT[], $104::BIGINT[], $105::TEXT[], $106::BIGINT[], $107::TEXT[], $108::TEXT[], $109::TEXT[], $110::BIGINT[], $111::DOUBLE PRECISION[], $112::DOUBLE PRECISION[], $113::TEXT[], $114::BIGINT[], $115::BOOLEAN[], $116::TEXT[], $117::BOOLEAN[]) AS startkeyed_rows(workflow_id, claim, step_id, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent, key, releases_key)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = startkeyed_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -215,7 +240,7 @@ AND pgqrs.pgqrs_workflows.has_children IS false),
 take_done AS
 (SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($113::BIGINT[], $114::BIGINT[], $115::TEXT[], $116::TEXT[], $117::TEXT[], $118::TEXT[], $119::DOUBLE PRECISION[], $120::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
+FROM unnest($118::BIGINT[], $119::BIGINT[], $120::TEXT[], $121::TEXT[], $122::TEXT[], $123::TEXT[], $124::DOUBLE PRECISION[], $125::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = take_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -282,19 +307,19 @@ WHERE pgqrs.pgqrs_messages.address = take_done.address
 AND pg_catalog.starts_with(take_done.address, 'c/')),
 begin_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_4, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_16, begin_rows.codec AS codec
-FROM unnest($121::BIGINT[], $122::TEXT[], $123::TEXT[], $124::UUID[], $125::DOUBLE PRECISION[], $126::TEXT[], $127::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
+FROM unnest($126::BIGINT[], $127::TEXT[], $128::TEXT[], $129::UUID[], $130::DOUBLE PRECISION[], $131::TEXT[], $132::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($128::BIGINT[], $129::TEXT[], $130::TEXT[], $131::TEXT[], $132::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($133::BIGINT[], $134::TEXT[], $135::TEXT[], $136::TEXT[], $137::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($133::BIGINT[], $134::TEXT[], $135::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($138::BIGINT[], $139::TEXT[], $140::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -303,20 +328,20 @@ WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 enqueue_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_17, now() + enqueue_rows.delay * interval '1 second' AS anon_18, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
-FROM unnest($136::BIGINT[], $137::TEXT[], $138::TEXT[], $139::TEXT[], $140::BIGINT[], $141::DOUBLE PRECISION[], $142::DOUBLE PRECISION[], $143::TEXT[], $144::TEXT[], $145::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+FROM unnest($141::BIGINT[], $142::TEXT[], $143::TEXT[], $144::TEXT[], $145::BIGINT[], $146::DOUBLE PRECISION[], $147::DOUBLE PRECISION[], $148::TEXT[], $149::TEXT[], $150::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 enqueueuntilend_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_19, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_20, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_21
-FROM unnest($146::BIGINT[], $147::TEXT[], $148::TEXT[], $149::TEXT[], $150::BIGINT[], $151::DOUBLE PRECISION[], $152::DOUBLE PRECISION[], $153::TEXT[], $154::TEXT[], $155::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+FROM unnest($151::BIGINT[], $152::TEXT[], $153::TEXT[], $154::TEXT[], $155::BIGINT[], $156::DOUBLE PRECISION[], $157::DOUBLE PRECISION[], $158::TEXT[], $159::TEXT[], $160::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueueuntilend_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueueuntilend' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_22, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_23
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($156::BIGINT[], $157::BIGINT[], $158::TEXT[], $159::TEXT[], $160::DOUBLE PRECISION[], $161::BIGINT[], $162::BIGINT[], $163::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($161::BIGINT[], $162::BIGINT[], $163::TEXT[], $164::TEXT[], $165::DOUBLE PRECISION[], $166::BIGINT[], $167::BIGINT[], $168::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -336,7 +361,7 @@ RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_
 last_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_24, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_25, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_26, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($164::BIGINT[], $165::BIGINT[], $166::TEXT[], $167::TEXT[], $168::TEXT[], $169::DOUBLE PRECISION[], $170::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($169::BIGINT[], $170::BIGINT[], $171::TEXT[], $172::TEXT[], $173::TEXT[], $174::DOUBLE PRECISION[], $175::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -353,7 +378,7 @@ RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id,
 lastfailure_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_27, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_28
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($171::BIGINT[], $172::BIGINT[], $173::TEXT[], $174::TEXT[], $175::DOUBLE PRECISION[], $176::BIGINT[], $177::BIGINT[], $178::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($176::BIGINT[], $177::BIGINT[], $178::TEXT[], $179::TEXT[], $180::DOUBLE PRECISION[], $181::BIGINT[], $182::BIGINT[], $183::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -372,7 +397,7 @@ RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workf
 step_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_29, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_30, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_31, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($179::BIGINT[], $180::BIGINT[], $181::TEXT[], $182::TEXT[], $183::TEXT[], $184::DOUBLE PRECISION[], $185::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($184::BIGINT[], $185::BIGINT[], $186::TEXT[], $187::TEXT[], $188::TEXT[], $189::DOUBLE PRECISION[], $190::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -390,7 +415,7 @@ RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id,
 wait_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_32, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_33
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($186::BIGINT[], $187::BIGINT[], $188::TEXT[], $189::TEXT[], $190::TEXT[], $191::DOUBLE PRECISION[], $192::BIGINT[], $193::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($191::BIGINT[], $192::BIGINT[], $193::TEXT[], $194::TEXT[], $195::TEXT[], $196::DOUBLE PRECISION[], $197::BIGINT[], $198::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -407,6 +432,8 @@ AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'wait' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch)
  SELECT begin_done.kind, begin_done.workflow_id, begin_done.key, begin_done.epoch
 FROM begin_done
+UNION ALL SELECT continue_done.kind, continue_done.workflow_id, continue_done.key, continue_done.epoch
+FROM continue_done
 UNION ALL SELECT create_done.kind, create_done.workflow_id, create_done.key, create_done.epoch
 FROM create_done
 UNION ALL SELECT emit_done.kind, emit_done.workflow_id, emit_done.key, emit_done.epoch

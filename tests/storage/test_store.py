@@ -751,7 +751,7 @@ async def test_failed_attempts_count_in_the_next_run(store, watch, sql):
     await watch.run_maintenance(["w"], ["default"])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (run.epoch, run.attempts) == (2, 1)
-    assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4)
+    assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4, 0)
     await fail_attempt(store, FailedAttempt(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
@@ -951,6 +951,11 @@ PLANTED = {
         "was to end with its parent",
     ),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
+    "a step of an earlier generation": (
+        f"{WORKFLOW} epoch = 2, generation = 1; {STEP} (1, 's', 'SUCCESS', 1, now(), '1', NULL, false)",
+        "has continued as new in the epoch 1",
+    ),
+    "a generation of a later run": (f"{WORKFLOW} generation = 3", "and has the epoch 0"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),
     "a step in ERROR without an error": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without its output or error"),

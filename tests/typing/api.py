@@ -45,6 +45,19 @@ class User(TypedDict):
     name: str
 
 
+@workflow  # noqa: RET503  # ruff does not know `NoReturn`
+async def monthly(ctx: PyWorkflow, month: int, *, total: int = 0) -> int:
+    assert_type(await ctx.patched("tax-2026"), bool)
+    if month == 0:
+        await ctx.continue_as_new(monthly)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    elif month == 1:
+        await ctx.continue_as_new(monthly, "2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    elif month < 12:
+        await ctx.continue_as_new(monthly, month + 1, total=total)
+    else:
+        return total
+
+
 @step
 async def fetch(ctx: PyWorkflow, user_id: int, *, retries: int = 3) -> User:
     return {"id": user_id, "name": "ann"}

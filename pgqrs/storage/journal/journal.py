@@ -170,6 +170,11 @@ class Journal:
         return not self._pending() and (self.beside is None or self.beside.is_idle)
 
     @property
+    def is_ordered(self) -> bool:
+        """True if every accepted record is written before a later record: the journal beside has none."""
+        return self.beside is None or self.beside.is_idle
+
+    @property
     def is_closed(self) -> bool:
         """True if there is no record to write and no connection."""
         closed = self.is_idle and self._flusher is None and self._connection.dedicated.driver is None

@@ -118,6 +118,18 @@ INVARIANTS: tuple[Invariant, ...] = (
         .where(Step.epoch > Workflow.epoch),
     ),
     (
+        "step {1!r} of workflow {0} has the epoch {2}, but the workflow has continued as new in the epoch {3}.",
+        select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.generation)
+        .join(Workflow, Workflow.id == Step.workflow_id)
+        .where(Step.epoch <= Workflow.generation),
+    ),
+    (
+        "workflow {0} has continued as new in the epoch {1}, and has the epoch {2}.",
+        select(Workflow.id, Workflow.generation, Workflow.epoch).where(
+            (Workflow.generation > Workflow.epoch) | (Workflow.generation < 1)
+        ),
+    ),
+    (
         "step {1!r} of workflow {0} has no workflow.",
         select(Step.workflow_id, Step.step_id).where(~exists().where(Workflow.id == Step.workflow_id)),
     ),

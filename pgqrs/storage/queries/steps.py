@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from pgqrs.codecs.records import StoredStep
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.records import FailedAttempts, History, StoredOutcome, from_row
+from pgqrs.storage.records import FailedAttempts, History, StepTimes, StoredOutcome, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ZERO,
@@ -58,7 +58,9 @@ class StepRepository:
                 later.append((row.step_id, row.size))
         found = await self._connection.execute(_DEADLINE_AND_RETRIES, {"workflow_id": workflow_id})
         own: Any = found.one_or_none()
-        return history if own is None else history._replace(seconds_left=own.seconds_left, retries=own.retries)
+        if own is None:
+            return history
+        return history._replace(seconds_left=own.seconds_left, retries=own.retries, generation=own.generation or 0)
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
         """Return the texts of the outputs and errors of the steps, by step id."""
@@ -66,6 +68,15 @@ class StepRepository:
             _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
         )
         return {row.step_id: (row.output, row.error) for row in rows}
+
+    async def times(self, workflow_id: int) -> list[StepTimes]:
+        """Return the times of the workflow's steps."""
+        query = select(
+            Step.step_id,
+            finite(Step.started_at).label("started_at"),
+            finite(Step.completed_at).label("completed_at"),
+        ).where(Step.workflow_id == workflow_id)
+        return [from_row(StepTimes, row) for row in (await self._connection.execute(query)).mappings()]
 
     async def locked_outcome(self, workflow_id: int, step_id: str) -> StoredOutcome | None:
         """Return the step's success or None, once every transaction that could record it has ended."""
@@ -142,7 +153,7 @@ _TEXTS: Any = select(Step.step_id, *_PAYLOADS).where(
 )
 
 _DEADLINE_AND_RETRIES: Any = select(
-    seconds_of(Workflow.deadline - func.now()).label("seconds_left"), Workflow.retries
+    seconds_of(Workflow.deadline - func.now()).label("seconds_left"), Workflow.retries, Workflow.generation
 ).where(Workflow.id == bindparam("workflow_id"))
 
 

@@ -356,9 +356,10 @@ def drawn_ids() -> Any:
 def of_keys() -> Any:
     """Return the query for the workflows of a `name` that have one of the `keys`: the key, and a `KeyOwner`."""
     asked = func.any(bindparam("keys", type_=ARRAY(Text())))
+    submitted = case((Workflow.generation.is_(None), text_of(Workflow.input)))
     owner = (
         Workflow.id.label("workflow_id"),
-        text_of(Workflow.input).label("input"),
+        submitted.label("input"),
         Workflow.codec,
         Workflow.token,
     )

@@ -12,7 +12,7 @@ _SEQUENCE = "pgqrs_workflows_id_seq"
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE",
-    Step.__tablename__: "SELECT, INSERT, UPDATE",
+    Step.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Executor.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Message.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Wait.__tablename__: "SELECT, INSERT, UPDATE, DELETE",

@@ -5,6 +5,7 @@
 | ``m/17/paid`` | the topic ``paid`` of workflow 17 |
 | ``e/closed`` | each workflow that waits for the event ``closed`` of the schema |
 | ``c/17/start:1`` | workflow 17, about the ends of the children that its step ``start:1`` has started |
+| ``c/17/4//start:1`` | the same, of a step in the generation that began in epoch 4 |
 | ``u/17/approve`` | the update ``approve`` of workflow 17, for its requests |
 | ``r/17/approve`` | the callers of the update ``approve`` of workflow 17, for the replies to their requests |
 | ``x/17`` | the cancellation of the children of workflow 17, which has ended |
@@ -39,6 +40,14 @@ def reply_address(workflow_id: int, update: str) -> str:
 def children_address(workflow_id: int, step_id: str) -> str:
     """Return the address of the children that a step of a workflow has started."""
     return f"{CHILDREN}{workflow_id}/{_in_one_line(step_id)}"
+
+
+def in_generation(generation: int, step_id: str) -> str:
+    """Return the name of a step among the steps of all generations of a workflow, for its children.
+
+    A step id has no ``//``: ``/`` is escaped in keys and in names.
+    """
+    return f"{generation}//{step_id}" if generation else step_id
 
 
 def event_address(name: str) -> str:

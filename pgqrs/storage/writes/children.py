@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from sqlalchemy import case, func, select, true, update
+from sqlalchemy import case, cast, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Workflow
-from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, seconds_from_now
+from pgqrs.models import Text, Workflow
+from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, seconds_from_now, text_literal
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
     RETRY,
@@ -56,7 +56,8 @@ class NewParent(NamedTuple):
 class KeyedStart(NamedTuple):
     """A record to write: a child with a key, the only one of a step that has no outcome yet.
 
-    The fields are those of a `NewChild`. `releases_key` says that the child has its key until its end only.
+    The fields are those of a `NewChild`; `step_id` names the step among those of all generations, as
+    `addresses.in_generation` does. `releases_key` says that the child has its key until its end only.
     """
 
     workflow_id: int
@@ -103,7 +104,10 @@ class InsertChildren(Companion[NewChild]):
         rows = self.rows()
         given = rows.c
         parent = aliased(Workflow, name="parent")
-        values = _values(given, parent, given.place)
+        generation = cast(parent.generation, Text()) + text_literal("//")
+        # As `addresses.in_generation`; with a generation that is NULL, so is the sum of the texts.
+        step = func.coalesce(generation + given.step_id, given.step_id)
+        values = _values(given, parent, given.place) | {"parent_step": step}
         of_step = (written.c.workflow_id == given.workflow_id) & (written.c.key == given.step_id)
         new = (
             select(*values.values())

@@ -12,6 +12,7 @@ from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.sql.expressions import text_of
 from pgqrs.storage.writes.children import StartChildren, StartKeyedChild
 from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
+from pgqrs.storage.writes.continuations import ContinueWorkflow
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
@@ -159,6 +160,7 @@ OPERATIONS = Operations(
         RecordLastFailedAttempt(),
         FinishWorkflow(),
         ReleaseWorkflow(),
+        ContinueWorkflow(),
         RecordWait(),
         RecordSendingStep(),
         EmitEvents(),

@@ -1,0 +1,24 @@
+"""Workflows that continue as new, with a generation for each history.
+
+Revision 0011, after 0008.
+"""
+
+import sqlalchemy as sa
+from alembic.operations import Operations
+
+revision = "0011"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade(op: Operations) -> None:
+    """Add the generation of workflows."""
+    schema = op.get_context().version_table_schema
+    op.add_column("pgqrs_workflows", sa.Column("generation", sa.BigInteger(), nullable=True), schema=schema)
+
+
+def downgrade(op: Operations) -> None:
+    """Take the generation away: the children of earlier generations keep their steps."""
+    schema = op.get_context().version_table_schema
+    op.drop_column("pgqrs_workflows", "generation", schema=schema)

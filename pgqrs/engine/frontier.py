@@ -1,0 +1,73 @@
+"""The frontier of a run: the place in the code up to which earlier runs of the workflow have recorded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from pgqrs.storage.records import StepTimes
+
+
+class Frontier:
+    """The recorded steps of earlier runs, and the calls of this run that they have answered so far.
+
+    Args:
+        recorded: The ids of the steps that have an outcome, or failed attempts and no outcome yet.
+
+    Attributes:
+        unasked: The recorded steps that this run has not asked for.
+        asked: The recorded steps that this run has asked for.
+        asked_by_body: Those among them that the task of the body has asked for.
+    """
+
+    __slots__ = ("asked", "asked_by_body", "unasked")
+
+    def __init__(self, recorded: Iterable[str]) -> None:
+        self.unasked = set(recorded)
+        self.asked: set[str] = set()
+        self.asked_by_body: set[str] = set()
+
+    def ask(self, step_id: str, *, by_body: bool) -> None:
+        """Note a call of a step, which counts if the step is recorded and was not asked for before."""
+        if step_id in self.unasked:
+            self.unasked.remove(step_id)
+            self.asked.add(step_id)
+            if by_body:
+                self.asked_by_body.add(step_id)
+
+
+class Reached:
+    """What the task of the body has passed: the times of the steps that the run had asked for at a moment.
+
+    A recorded step that the run did not ask for is behind this place if it was recorded before a step that the
+    body has asked for: it is nested in such a step, or the code has it no longer. It is also behind this place if
+    it was recorded while a step executed that another task has asked for, as a step that is nested in one of
+    several gathered steps.
+
+    Args:
+        times: The times of the recorded steps of the workflow.
+        asked: The steps that the run had asked for.
+        by_body: Those among them that the task of the body had asked for.
+    """
+
+    def __init__(self, times: Iterable[StepTimes], asked: Collection[str], by_body: Collection[str]) -> None:
+        self._times = {each.step_id: each for each in times}
+        ended = [(self._times[each], each in by_body) for each in asked if each in self._times]
+        self._spans = [(each.started_at, each.completed_at) for each, _ in ended if each.completed_at is not None]
+        self._last = max(
+            (each.completed_at for each, of_body in ended if of_body and each.completed_at), default=None
+        )
+
+    def is_behind(self, step_id: str) -> bool:
+        """Return whether a recorded step was recorded before the body came to this place."""
+        step = self._times.get(step_id)
+        if step is None:
+            return False
+        recorded = step.completed_at or step.started_at
+        if self._last is not None and recorded <= self._last:
+            return True
+        return any(_is_within(step.started_at, recorded, span) for span in self._spans)
+
+
+def _is_within(began: datetime, ended: datetime, span: tuple[datetime, datetime]) -> bool:
+    return span[0] <= began and ended <= span[1]
