@@ -571,6 +571,21 @@ class StepRunner:
             raise
         return result
 
+    async def wait_for_earlier(self, execution: StepExecution, kind: str) -> None:
+        """Wait until the steps have ended that began before an execution, and whose id is of a kind as ``send/``."""
+        while (earlier := self._earlier(execution, kind)) is not None:
+            await earlier.wait_until_over()
+
+    def _earlier(self, execution: StepExecution, kind: str) -> StepExecution | None:
+        # The last one: it waits for the others itself, so each end wakes one waiter.
+        earlier = None
+        for each in self._executions.values():
+            if each is execution:
+                break
+            if each.step_id.startswith(kind) or f"/{kind}" in each.step_id:
+                earlier = each
+        return earlier
+
     async def take(self, execution: StepExecution, record: Record) -> StoredOutcome | None:
         """Write a record whose result is the outcome of a step, or None if the step has none yet.
 

@@ -28,6 +28,7 @@ async def send(
         try:
             sent = message(run.codec, workflow_id, of, value, key=key)
             refusal = await _refusal(run, sent)
+            await run.steps.wait_for_earlier(found, "send/")  # messages of one sender keep their order
         except BaseException:
             run.steps.abandon(found)
             raise

@@ -175,8 +175,8 @@ FROM (SELECT continue_done.workflow_id AS workflow_id
 FROM continue_done
 WHERE continue_done.epoch > 0) AS continued), '{}'))),
 send_done AS
-(SELECT 'send' AS kind, send_rows.workflow_id AS workflow_id, send_rows.key AS key, 1 AS epoch, send_rows.address AS address, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload
-FROM unnest($90::BIGINT[], $91::TEXT[], $92::TEXT[], $93::BOOLEAN[], $94::TEXT[], $95::TEXT[], $96::BIGINT[]) AS send_rows(workflow_id, address, key, is_kept, payload, codec, token)
+(SELECT 'send' AS kind, send_rows.workflow_id AS workflow_id, send_rows.key AS key, 1 AS epoch, send_rows.address AS address, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload, send_rows.turn AS turn
+FROM unnest($90::BIGINT[], $91::TEXT[], $92::TEXT[], $93::BOOLEAN[], $94::TEXT[], $95::TEXT[], $96::BIGINT[]) WITH ORDINALITY AS send_rows(workflow_id, address, key, is_kept, payload, codec, token, turn)
 JOIN pgqrs.pgqrs_workflows ON true
 WHERE pgqrs.pgqrs_workflows.id = send_rows.workflow_id
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -191,7 +191,7 @@ OR send_rows.codec = pgqrs.pgqrs_workflows.codec)),
 send_messages AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_done.workflow_id AS workflow_id, send_done.address AS address, send_done.key AS key, send_done.is_kept AS is_kept, send_done.payload AS payload
 FROM send_done
-ORDER BY send_done.workflow_id, send_done.key
+ORDER BY send_done.turn
 ON CONFLICT DO NOTHING),
 start_done AS
 (UPDATE pgqrs.pgqrs_workflows

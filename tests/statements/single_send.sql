@@ -1,5 +1,5 @@
 WITH send_done AS
-(SELECT 'send' AS kind, $1::BIGINT AS workflow_id, $2::TEXT AS key, 1 AS epoch, $3::TEXT AS address, $4::BOOLEAN AS is_kept, CAST($5::TEXT AS JSON) AS payload
+(SELECT 'send' AS kind, $1::BIGINT AS workflow_id, $2::TEXT AS key, 1 AS epoch, $3::TEXT AS address, $4::BOOLEAN AS is_kept, CAST($5::TEXT AS JSON) AS payload, 1 AS turn
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = $1::BIGINT
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -14,7 +14,7 @@ OR $7::TEXT = pgqrs.pgqrs_workflows.codec)),
 send_messages AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_done.workflow_id AS workflow_id, send_done.address AS address, send_done.key AS key, send_done.is_kept AS is_kept, send_done.payload AS payload
 FROM send_done
-ORDER BY send_done.workflow_id, send_done.key
+ORDER BY send_done.turn
 ON CONFLICT DO NOTHING)
  SELECT send_done.epoch
 FROM send_done

@@ -795,6 +795,25 @@ async def test_thousand_messages_of_one_sender_keep_their_order(admin, claimer, 
     assert await claimer.run(collecting) == list(range(1000))
 
 
+@workflow
+async def sending_at_once(ctx: PyWorkflow, receiver: int, count: int) -> None:
+    await asyncio.gather(*(ctx.send(receiver, PAID, each) for each in range(count)))
+
+
+@pytest.mark.unfaulted("a thousand messages")
+@pytest.mark.parametrize("sender", ["handle", "keys", "workflow"])
+async def test_messages_that_are_sent_at_once_keep_their_order(admin, claimer, sender):
+    count = 100 if sender == "workflow" else 1000
+    handle = await admin.enqueue(collecting, count)
+    async with no_hang():
+        if sender == "workflow":
+            await admin.run(sending_at_once, handle.id, count)
+        else:
+            keys = [f"{each % 7} {each}" if sender == "keys" and each % 2 else None for each in range(count)]
+            await asyncio.gather(*(handle.send(PAID, n, key=key) for n, key in enumerate(keys)))
+        assert await claimer.run(collecting) == list(range(count))
+
+
 async def test_two_tasks_on_one_topic_receive_each_message_once(admin, claimer, sql):
     @workflow
     async def racing(ctx: PyWorkflow) -> list:

@@ -128,11 +128,12 @@ class RecordColumns(Generic[R]):
         binds = {key: bindparam(f"{self.name}_{key}", type_=type_) for key, type_ in self.columns.items()}
         return SimpleNamespace(**binds)
 
-    def rows(self) -> Any:
-        """Return the records as a source to select from."""
+    def rows(self, *, ordinality: str | None = None) -> Any:
+        """Return the records as a source to select from, with their numbers as a column named `ordinality`."""
         binds = [self._array_bind(f"{self.name}_{key}", type_) for key, type_ in self.columns.items()]
         named = [column(key, type_) for key, type_ in self.columns.items()]
-        return unnest(*binds).table_valued(*named).render_derived(name=f"{self.name}_rows")
+        rows = unnest(*binds).table_valued(*named, with_ordinality=ordinality)
+        return rows.render_derived(name=f"{self.name}_rows")
 
     def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
         return bindparam(name, type_=ARRAY(type_))

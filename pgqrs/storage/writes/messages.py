@@ -96,7 +96,7 @@ class SendMessages(Operation[SentMessage]):
 
         The insert follows the query. `DO UPDATE` would lock the message that is there, and hold up its receiver.
         """
-        rows = self.rows()
+        rows = self.rows(ordinality="turn")
         given = self.plain() if single else rows.c
         is_there = exists().where(Message.address == given.address, Message.key == given.key)
         is_live = Workflow.status.not_in([text_literal(status) for status in OVER])
@@ -105,6 +105,7 @@ class SendMessages(Operation[SentMessage]):
             given.address.label("address"),
             given.is_kept.label("is_kept"),
             json_of(given.payload).label("payload"),
+            (ONE if single else given.turn).label("turn"),
         ).where(
             Workflow.id == given.workflow_id,
             is_live | is_there,
@@ -138,7 +139,8 @@ def _insert_messages(written: Any) -> Any:
     given = written.c
     columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
     values = select(given.workflow_id, given.address, given.key, given.is_kept, given.payload)
-    ordered = values.order_by(given.workflow_id, given.key)
+    # In the order of the records: the ids are the order in which the receiver gets the messages.
+    ordered = values.order_by(given.turn)
     return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 
 
