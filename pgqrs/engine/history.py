@@ -158,6 +158,10 @@ class StepHistory:
         """Return the ids of the steps that earlier runs recorded and this run did not acquire, without times."""
         return {each for each in self.frontier.unasked if not is_time(each)}
 
+    def is_of_earlier_run(self, step_id: str) -> bool:
+        """Return whether an earlier run has recorded the step."""
+        return step_id in self._loaded
+
     def check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
         """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""
         if recorded is None or called is None:

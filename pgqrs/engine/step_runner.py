@@ -572,7 +572,7 @@ class StepRunner:
         return result
 
     async def wait_for_earlier(self, execution: StepExecution, kind: str) -> None:
-        """Wait until the steps have ended that began before an execution, and whose id is of a kind as ``send/``."""
+        """Wait until the steps of a kind, as ``send/``, have ended that began before an execution."""
         while (earlier := self._earlier(execution, kind)) is not None:
             await earlier.wait_until_over()
 

@@ -297,12 +297,17 @@ class Children:
         options = self.given._replace(delay=self.given.delay or CALL_GRACE)
         child: Child[R] = await start(self._current, options, definition, args, kwargs)
         run = await self._current()
-        if f"result/{child.step_id}" not in run.steps.history.outcomes:
+        if f"result/{child.step_id}" not in run.steps.history.outcomes and not await _has_failed(run, child):
             context = self._context(child.id, definition.name)
             # Its error is recorded, or another process runs it: awaiting it tells.
             with suppress(Exception):
                 await definition.function(context, *args, **kwargs)
         return await child
+
+
+async def _has_failed(run: Run, child: Child[Any]) -> bool:
+    """Return whether a child that an earlier run has started has failed: calling it would retry it."""
+    return run.steps.history.is_of_earlier_run(child.step_id) and await child.status() == WorkflowStatus.ERROR
 
 
 class ChildGroup:

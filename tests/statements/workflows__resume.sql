@@ -6,6 +6,14 @@ FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_workflows.parent_id
 AND parent.completed_at IS NULL)))
 WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
+waiting_again AS
+(UPDATE pgqrs.pgqrs_workflow_steps
+SET status=$7::TEXT, completed_at=NULL, output=NULL, retry_at=NULL, address=NULL
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
+AND pgqrs.pgqrs_workflow_steps.status = $8::TEXT
+AND CASE WHEN (pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.address, 'c/')
+AND pg_catalog.strpos(pgqrs.pgqrs_workflow_steps.step_id, 'as_completed/:') <= 0) THEN pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'status') != 'SUCCESS'
+OR pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'failed') != '[]' ELSE false END),
 waits_dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits
@@ -13,4 +21,4 @@ WHERE pgqrs.pgqrs_waits.workflow_id = $6::BIGINT)
  UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=$1::BIGINT, retry_at=NULL
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
-AND pgqrs.pgqrs_workflow_steps.status = $7::TEXT
+AND pgqrs.pgqrs_workflow_steps.status = $9::TEXT

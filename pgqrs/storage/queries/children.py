@@ -27,7 +27,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.messages import CHILDREN
-from pgqrs.models import Message, Text, Workflow
+from pgqrs.models import Message, Step, Text, Workflow
 from pgqrs.storage.sql.expressions import (
     COUNT,
     ONE,
@@ -44,6 +44,9 @@ from pgqrs.types import WorkflowStatus
 
 ENDED_PARENT = "x/"
 """The beginning of the address of the message that a parent leaves at its end."""
+
+AS_COMPLETED = "as_completed/:"
+"""The part before the number in the id of a step of `as_completed`."""
 
 MAX_CANCELLED = 2000
 """Maximum children that one statement cancels; the next statement handles the rest."""
@@ -105,6 +108,22 @@ def children_ended(address: Any) -> Any:
         .where(is_of_children(address), *_are_of(child, address), ~has_live_child(address))
         .having(number_literal(0) < COUNT)
     )
+
+
+def is_failed_wait() -> ColumnElement[bool]:
+    """Return the condition that the outcome of a step is the end of children of which one has not succeeded.
+
+    The outcomes of `as_completed` do not count: they record the order of the ends, and the results are those of
+    other steps.
+    """
+    status = pg.json_extract_path_text(Step.output, text_literal("status"), type_=Text())
+    failed = pg.json_extract_path_text(Step.output, text_literal("failed"), type_=Text())
+    has_failed = (status != text_literal(WorkflowStatus.SUCCESS)) | (failed != text_literal("[]"))
+    is_order = pg.strpos(Step.step_id, text_literal(AS_COMPLETED), type_=Integer()) > literal_column(
+        "0", Integer()
+    )
+    # CASE: other outcomes may be of any form.
+    return case((is_of_children(Step.address) & ~is_order, has_failed), else_=false())
 
 
 def _are_of(child: Any, address: Any) -> list[ColumnElement[bool]]:

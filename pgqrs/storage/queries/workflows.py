@@ -34,6 +34,7 @@ from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
+from pgqrs.storage.queries.children import is_failed_wait
 from pgqrs.storage.records import EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
@@ -305,7 +306,10 @@ def _cancel() -> Any:
 
 
 def _resume() -> Any:
-    """Return the statement that makes a workflow pending and reopens its failed steps."""
+    """Return the statement that makes a workflow pending, and reopens its failed steps and its waits for children.
+
+    A wait for a child that has failed has no outcome any more: the next run takes the end that the child has then.
+    """
     parent = aliased(Workflow, name="parent")
     has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
     made_pending = (
@@ -330,12 +334,18 @@ def _resume() -> Any:
         )
         .cte("made_pending")
     )
+    waiting_again = (
+        update(Step)
+        .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.SUCCESS, is_failed_wait())
+        .values(status=StepStatus.RUNNING, output=null(), address=null(), completed_at=null(), retry_at=null())
+        .cte("waiting_again")
+    )
     waits_dropped = delete(Wait).where(Wait.workflow_id == bindparam("workflow")).cte("waits_dropped")
     return (
         update(Step)
         .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
         .values(reopened=true(), failures=0, retry_at=null())
-        .add_cte(made_pending, waits_dropped)
+        .add_cte(made_pending, waiting_again, waits_dropped)
     )
 
 
