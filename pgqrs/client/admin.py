@@ -490,8 +490,9 @@ class Admin:
         """Make a failed or cancelled workflow ready to run again, and reopen all its failed steps.
 
         Operators call this method after they have fixed the cause of a failure: the next run also executes again
-        the steps that failed with a terminal error, and waits again for children that have failed. An enqueued workflow returns to its queue. Any other workflow
-        is PENDING until the returned context runs it. A run that is still active is fenced.
+        the steps that failed with a terminal error, and waits again for the children that have failed. An enqueued
+        workflow returns to its queue. Any other workflow is PENDING until the returned context runs it. A run that
+        is still active is fenced.
 
         Args:
             workflow_id: The id of the workflow.
