@@ -313,6 +313,23 @@ async def test_numbers_begin_anew_with_each_attempt_of_a_step(admin, log):
     assert log.calls == {"part": 2, "outer": 2}
 
 
+async def test_unused_numbered_step_is_logged(admin, caplog):
+    async def old(ctx: PyWorkflow) -> str:
+        await ctx.sleep(0, id="1")
+        await count(ctx, 1)
+        raise asyncio.CancelledError
+
+    async def new(ctx: PyWorkflow) -> str:
+        return "new"
+
+    ctx = await admin.create_workflow("wf")
+    with pytest.raises(asyncio.CancelledError):
+        await workflow(old)(ctx)
+    assert await workflow(new)(await admin.get_workflow(ctx.id())) == "new"
+    [warning] = [each for each in caplog.messages if "did not use" in each]
+    assert "1 steps that its earlier runs recorded: '/count:1'." in warning
+
+
 async def test_numbered_call_by_hand_starts_the_run(admin, sql):
     ctx = await admin.create_workflow("wf")
     assert await count(ctx, 1) == 1
