@@ -235,7 +235,7 @@ class WorkflowHandle(Generic[R_co]):
         if found.value is None and found.status not in OVER and (timeout is None or timeout > 0):
             check_wait(state, self._id, "event")
             with state.waits.counted(calling_runs(state.store.runs)):
-                found = await self._set_event(state.store, name, timeout)
+                found = await self._event_or_end(state.store, name, timeout)
         if found.value is None:
             if found.status in OVER:
                 raise WorkflowFinishedError(self._id, found.status)
@@ -280,7 +280,7 @@ class WorkflowHandle(Generic[R_co]):
         """
         return await self._loops.steps(self._id, self._token)
 
-    async def _set_event(self, store: Store, name: str, timeout: float | None) -> EventState:
+    async def _event_or_end(self, store: Store, name: str, timeout: float | None) -> EventState:
         """Wait for an event, for the end of the workflow, or for the timeout, and return the last read."""
         pause, until = MIN_EVENT_PAUSE, inf if timeout is None else monotonic() + timeout
         while True:
