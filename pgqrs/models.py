@@ -207,11 +207,12 @@ class Step(Base):
 class Message(Base):
     """One message, from its sending until it was received and a retry of its sending is no longer possible.
 
-    `address` names the receiver: a topic of a workflow, or an event of the schema; see
+    `address` names the receiver: a topic or an update of a workflow, or an event of the schema; see
     `pgqrs.storage.sql.addresses`. There is one message of an address and a `key`. A key of the sender is kept,
     which `is_kept` says; pgqrs makes a key for any other message. A message is received once: `taken_at` is then
-    set. An event is never taken. `is_new` is true until a search has seen the message beside the waits that were
-    there before it.
+    set. An event is never taken. The reply to a request is a row, too, with the key of the request; it counts as
+    taken, because no workflow receives it. `is_new` is true until a search has seen the message beside the waits
+    that were there before it.
     """
 
     __tablename__ = "pgqrs_messages"

@@ -34,7 +34,7 @@ from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.messages import Topic
-from pgqrs.workflow.updates import Update
+from pgqrs.workflow.updates import Askable
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -571,7 +571,7 @@ class Admin:
     async def update(
         self,
         workflow_id: int,
-        update: Update[Q, A],
+        update: Askable[Q, A],
         value: Q,
         *,
         timeout: float | timedelta | None = None,

@@ -40,7 +40,7 @@ from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.messages import Topic, as_topic, emitted, message
-from pgqrs.workflow.updates import Update
+from pgqrs.workflow.updates import Askable
 
 A = TypeVar("A")
 P = ParamSpec("P")
@@ -286,7 +286,7 @@ class Submitter:
     async def update(
         self,
         workflow_id: int,
-        update: Update[Q, A],
+        update: Askable[Q, A],
         value: Q,
         *,
         timeout: float | timedelta | None = None,

@@ -24,7 +24,7 @@ from pgqrs.storage.writes.messages import OVER
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.validation import check_name
 from pgqrs.workflow.messages import Topic, as_topic, message
-from pgqrs.workflow.updates import Update
+from pgqrs.workflow.updates import Askable
 
 A = TypeVar("A")
 Q = TypeVar("Q")
@@ -165,7 +165,7 @@ class WorkflowHandle(Generic[R_co]):
 
     async def update(
         self,
-        update: Update[Q, A],
+        update: Askable[Q, A],
         value: Q,
         *,
         timeout: float | timedelta | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import ClassVar, TypeAlias
 
@@ -29,16 +30,15 @@ class ReplyPoller(Poller[AskedReply, ReplyState]):
     async def _look(self, ids: Collection[int]) -> None:
         asked = {each for workflow_id in ids for each in self._waiting[workflow_id].values()}
         found = await self._replies(asked)
-        for asked_reply, state in found.items():
-            self._settle(asked_reply, state)
+        for workflow_id in {each.workflow_id for each in found}:
+            for future, subject in list(self._waiting.get(workflow_id, {}).items()):
+                if subject in found and not future.done():
+                    self._settle(future, subject, found[subject])
 
-    def _settle(self, asked: AskedReply, state: ReplyState) -> None:
-        workflow_id = asked.workflow_id
-        waiters = self._waiting.get(workflow_id, {})
-        for future in [each for each, subject in waiters.items() if subject == asked and not each.done()]:
-            if state.status is None:
-                future.set_exception(WorkflowNotFoundError(workflow_id))
-            else:
-                self._drop_if_replaced(workflow_id, future, asked.token, state.token)
-            if not future.done():
-                future.set_result(state)
+    def _settle(self, future: asyncio.Future[ReplyState], asked: AskedReply, state: ReplyState) -> None:
+        if state.status is None:
+            future.set_exception(WorkflowNotFoundError(asked.workflow_id))
+            return
+        self._drop_if_replaced(asked.workflow_id, future, asked.token, state.token)
+        if not future.done():
+            future.set_result(state)

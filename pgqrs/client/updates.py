@@ -16,7 +16,7 @@ from pgqrs.storage.records import ReplyState, WorkflowIdentity
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.validation import validate_seconds
 from pgqrs.workflow.messages import sender_key
-from pgqrs.workflow.updates import Update, asked_reply, request_message, value_of_reply
+from pgqrs.workflow.updates import Askable, asked_reply
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -27,7 +27,7 @@ Send: TypeAlias = Callable[[MessageFor], Awaitable[SentMessage]]
 
 async def ask(
     loops: LoopStates,
-    update: Update[Q, A],
+    update: Askable[Q, A],
     value: Q,
     *,
     send: Send,
@@ -37,7 +37,7 @@ async def ask(
     """Send a request by `send`, and wait for its reply as `WorkflowHandle.update` does."""
     seconds = validate_seconds("timeout", timeout, positive=True)
     own = sender_key(key)
-    sent = await send(lambda to: request_message(loops.codec, to, update, value, own, is_kept=key is not None))
+    sent = await send(lambda to: update.message(loops.codec, to, value, own, is_kept=key is not None))
     asked = asked_reply(update, sent)
     state = await loops.loop_state()
     bound = asyncio.timeout(seconds)
@@ -49,7 +49,7 @@ async def ask(
         if not bound.expired():
             raise
         raise UpdateTimeoutError(sent.workflow_id, update.name, key, seconds or 0.0) from error
-    return value_of_reply(loops.codec, update, asked, found)
+    return update.answered(loops.codec, asked, found)
 
 
 async def send_to(loops: LoopStates, to: WorkflowIdentity, message_for: MessageFor) -> SentMessage:
@@ -62,7 +62,7 @@ async def send_to(loops: LoopStates, to: WorkflowIdentity, message_for: MessageF
 async def ask_workflow(
     loops: LoopStates,
     to: WorkflowIdentity,
-    update: Update[Q, A],
+    update: Askable[Q, A],
     value: Q,
     *,
     timeout: float | timedelta | None,
@@ -86,7 +86,7 @@ class WithStart:
 
     async def update(
         self,
-        update: Update[Q, A],
+        update: Askable[Q, A],
         value: Q,
         *,
         timeout: float | timedelta | None = None,

@@ -19,6 +19,7 @@ from pgqrs.storage.writes.outbox import EmittedEvent
 from pgqrs.validation import check_name, validate_key
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 NO_DEFAULT: Any = object()
 """The default of `PyWorkflow.receive` that raises `WaitTimeoutError` at the timeout."""
@@ -28,8 +29,8 @@ Current: TypeAlias = Callable[[], Awaitable[Run]]
 """A function that returns the run of the calling task."""
 
 
-class Receivable(ABC, Generic[T]):
-    """The name of a kind of messages that a workflow receives as values of type `T`: a `Topic` or an `Update`."""
+class Receivable(ABC, Generic[T_co]):
+    """The name of a kind of messages that a workflow receives as values of one type: a `Topic` or an `Update`."""
 
     __slots__ = ()
 
@@ -40,7 +41,7 @@ class Receivable(ABC, Generic[T]):
         """Return the address of these messages to a workflow."""
 
     @abstractmethod
-    def received(self, current: Current, run: Run, step_id: str, outcome: StoredOutcome) -> T:
+    def received(self, current: Current, run: Run, step_id: str, outcome: StoredOutcome) -> T_co:
         """Return the value of the message that is the outcome of a step, or raise the recorded error."""
 
 

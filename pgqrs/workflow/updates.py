@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar, overload
 
 from pgqrs.codecs.base import Codec, codec_for, stored_name
@@ -19,6 +20,7 @@ from pgqrs.workflow.sending import Answer, answer
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 
 
 class Request(Generic[Q, A]):
@@ -90,7 +92,30 @@ class Request(Generic[Q, A]):
         await answer(run, Answer(self._step_id, kind, address, self._key, self.key is not None, payload))
 
 
-class Update(Receivable[Request[Q, A]], Generic[Q, A]):
+class Askable(ABC, Generic[Q, A_co]):
+    """The side of an update that its callers use.
+
+    It is covariant in the type of the reply: a type checker may take the reply as any wider type.
+    """
+
+    __slots__ = ()
+
+    name: str
+
+    @abstractmethod
+    def message(self, codec: Codec, to: WorkflowIdentity, value: Q, key: str, *, is_kept: bool) -> SentMessage:
+        """Return the record of a request; raises `SerializationError` for a value that cannot be encoded."""
+
+    @abstractmethod
+    def answered(self, codec: Codec, asked: AskedReply, found: ReplyState) -> A_co:
+        """Return the value of a reply.
+
+        Raises `UpdateRefusedError` for a refusal, and `WorkflowFinishedError` for a workflow that has ended and
+        has not answered the request.
+        """
+
+
+class Update(Receivable[Request[Q, A]], Askable[Q, A], Generic[Q, A]):
     """The name of a kind of requests to a workflow, and the types of their values and of the replies.
 
     The same update serves the caller and the workflow, so a type checker sees a value of another type at both
@@ -146,40 +171,31 @@ class Update(Receivable[Request[Q, A]], Generic[Q, A]):
             found = decode_request(codec, address, outcome.output or "")
         return Request(current, self, step_id, found.key, found.value, is_kept=found.is_kept)
 
+    def message(self, codec: Codec, to: WorkflowIdentity, value: Q, key: str, *, is_kept: bool) -> SentMessage:
+        """Return the record of a request; raises `SerializationError` for a value that cannot be encoded."""
+        workflow_id, token = to
+        address, own = self.address(workflow_id), self.codec(codec, self.request)
+        with value_context(workflow_id):
+            payload = encode_request(own, address, key, value, is_kept=is_kept)
+        written = None if self.is_plain else stored_name(codec)
+        return SentMessage(workflow_id, address, key, is_kept, payload, written, token)
 
-def request_message(
-    codec: Codec, to: WorkflowIdentity, update: Update[Q, Any], value: Q, key: str, *, is_kept: bool
-) -> SentMessage:
-    """Return the record of a request; raises `SerializationError` for a value that the codec cannot encode."""
-    workflow_id, token = to
-    address = update.address(workflow_id)
-    with value_context(workflow_id):
-        own = update.codec(codec, update.request)
-        payload = encode_request(own, address, key, value, is_kept=is_kept)
-    written = None if update.is_plain else stored_name(codec)
-    return SentMessage(workflow_id, address, key, is_kept, payload, written, token)
+    def answered(self, codec: Codec, asked: AskedReply, found: ReplyState) -> A:
+        """Return the value of a reply; see `Askable.answered`."""
+        if found.payload is None:
+            raise WorkflowFinishedError(asked.workflow_id, str(found.status))
+        if not self.is_plain:
+            check_codec(codec, asked.workflow_id, found.codec)
+        with value_context(asked.workflow_id):
+            reply = part_reply(found.payload)
+            own = self.codec(codec, str if reply.is_refused else self.reply)
+            value: Any = reply_codec(own, asked.address, asked.key).decode(reply.text)
+        if reply.is_refused:
+            raise UpdateRefusedError(asked.workflow_id, self.name, value)
+        decoded: A = value
+        return decoded
 
 
-def asked_reply(update: Update[Any, Any], sent: SentMessage) -> AskedReply:
+def asked_reply(update: Askable[Any, Any], sent: SentMessage) -> AskedReply:
     """Return the reply that the sender of a request waits for."""
     return AskedReply(sent.workflow_id, reply_address(sent.workflow_id, update.name), sent.key, sent.token)
-
-
-def value_of_reply(codec: Codec, update: Update[Any, A], asked: AskedReply, found: ReplyState) -> A:
-    """Return the value of a reply.
-
-    Raises `UpdateRefusedError` for a refusal, and `WorkflowFinishedError` for a workflow that has ended and has
-    not answered the request.
-    """
-    if found.payload is None:
-        raise WorkflowFinishedError(asked.workflow_id, str(found.status))
-    if not update.is_plain:
-        check_codec(codec, asked.workflow_id, found.codec)
-    with value_context(asked.workflow_id):
-        reply = part_reply(found.payload)
-        own = update.codec(codec, str if reply.is_refused else update.reply)
-        value: Any = reply_codec(own, asked.address, asked.key).decode(reply.text)
-    if reply.is_refused:
-        raise UpdateRefusedError(asked.workflow_id, update.name, value)
-    decoded: A = value
-    return decoded

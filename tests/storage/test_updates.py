@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 from sqlalchemy import event
 
-from pgqrs import Admin, PyWorkflow, Update, UpdateRefusedError, UpdateTimeoutError, step, workflow
+from pgqrs import Admin, InvariantError, PyWorkflow, Update, UpdateRefusedError, UpdateTimeoutError, step, workflow
 from pgqrs.storage.queries import delivery, updates
 from pgqrs.storage.writes.outbox import SendingStep, SentReply
 from pgqrs.testing import crash_everywhere
@@ -176,6 +176,22 @@ async def test_reply_is_kept_for_its_caller_and_for_its_key(admin, claimer, sql)
         rows = await sql.fetch("SELECT key, is_kept FROM pgqrs_messages ORDER BY is_kept DESC")
         assert [row["key"] if row["is_kept"] else None for row in rows] == left
     assert await handle.update(ADD, 7, key="k") == 10
+
+
+@pytest.mark.plants_rows
+async def test_reply_to_an_unread_request_is_a_violation(admin, sql):
+    handle = await admin.enqueue(doubling)
+    for kind in "ur":
+        await sql.execute(
+            "INSERT INTO pgqrs_messages (workflow_id, address, key, payload, taken_at)"
+            " VALUES ($1::bigint, $2, 'k', '{}', now())",
+            handle.id,
+            f"{kind}/{handle.id}/add",
+        )
+    await admin.verify(deep=True)
+    await sql.execute("UPDATE pgqrs_messages SET taken_at = NULL WHERE address LIKE 'u/%'")
+    with pytest.raises(InvariantError, match="has answered the request 'k'"):
+        await admin.verify(deep=True)
 
 
 # --- records that are sent twice, and stale runs ---

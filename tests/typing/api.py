@@ -28,6 +28,7 @@ from pgqrs import (
     StepRecord,
     StepResult,
     StepStatus,
+    Topic,
     Update,
     Worker,
     WorkflowRecord,
@@ -445,6 +446,8 @@ async def requests(ctx: PyWorkflow) -> None:
     assert_type(await request.refuse("too much"), None)
     assert_type(await ctx.receive(APPROVE, timeout=timedelta(days=1), default=None), Request[User, int] | None)
     assert_type((await ctx.receive(ANYTHING)).value, Any)
+    seen: list[object] = [await ctx.receive(APPROVE), await ctx.receive(Topic("paid", int))]  # a wider type
+    assert seen
     assert_type((await ctx.receive(OPTIONAL)).value, str | None)
     assert_type(Receive(APPROVE), Receive[Request[User, int]])
     await ctx.select(ask=Receive(APPROVE), other=Receive("topic"))
@@ -460,6 +463,8 @@ async def updates(admin: Admin) -> None:
     assert_type(await admin.update(1, APPROVE, user, timeout=timedelta(minutes=1)), int)
     assert_type(await admin.options(priority=1).update(1, APPROVE, user), int)
     assert_type(await handle.update(ANYTHING, 5), Any)
+    reply: object = await handle.update(APPROVE, user)  # a wider type
+    assert reply
     assert_type(await handle.update(OPTIONAL, None), list[int] | None)
     start = admin.options(key="order 17").with_start(pipeline, 1, dry=True)
     assert_type(await start.update(APPROVE, user, timeout=10, key="click 9"), int)

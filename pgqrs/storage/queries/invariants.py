@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import Integer, exists, func, select
+from sqlalchemy import Boolean, Integer, exists, func, select
 from sqlalchemy.orm import aliased
 
-from pgqrs.models import Executor, Step, Wait, Workflow
+from pgqrs.codecs.updates import REPLY, REQUEST
+from pgqrs.models import Executor, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.sql.expressions import interval, pg
+from pgqrs.storage.sql.expressions import interval, number_literal, pg, text_literal
 from pgqrs.types import StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
@@ -21,6 +22,8 @@ SHOWN = 20
 NOTICED = 30.0
 """Seconds after the death of an executor, or the end of a parent, by which a running worker has noticed it."""
 
+_REPLY = aliased(Message, name="reply")
+
 _PARENT = aliased(Workflow, name="parent")
 
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
@@ -29,6 +32,12 @@ _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 def _held() -> Any:
     """Return the number of states that a workflow is in: held by an executor, ready, due at a time."""
     return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
+
+
+def _request_address() -> Any:
+    """Return the address of the request that a reply answers."""
+    rest = pg.substr(_REPLY.address, number_literal(len(REPLY) + 1), type_=Text())
+    return pg.concat(text_literal(REQUEST), rest, type_=Text())
 
 
 INVARIANTS: tuple[Invariant, ...] = (
@@ -79,6 +88,12 @@ INVARIANTS: tuple[Invariant, ...] = (
                 Step.status == StepStatus.RUNNING,
             )
         ),
+    ),
+    (
+        "workflow {0} has answered the request {1!r} at {2!r}, which it has not received.",
+        select(Message.workflow_id, Message.key, Message.address)
+        .join(_REPLY, (Message.key == _REPLY.key) & (Message.address == _request_address()))
+        .where(pg.starts_with(_REPLY.address, text_literal(REPLY), type_=Boolean()), Message.taken_at.is_(None)),
     ),
     (
         "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",
