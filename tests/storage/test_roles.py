@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Worker, step, workflow
+from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Update, Worker, step, workflow
 from pgqrs.cli import main
 from pgqrs.models import HEAD, Base
 from pgqrs.storage.schema.grants import _OF_WORKER, grants
@@ -24,6 +24,14 @@ async def packed(ctx: PyWorkflow, what: str) -> str:
 async def shipped(ctx: PyWorkflow, what: str) -> str:
     await ctx.sleep(0.01)
     return await packed(ctx, what)
+
+
+ASK = Update("ask", str, str)
+
+
+@workflow
+async def agreeing(ctx: PyWorkflow) -> None:
+    await (await ctx.receive(ASK)).reply("yes")
 
 
 def as_role(dsn: str, role: str) -> str:
@@ -58,7 +66,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
     async with (
         Admin(as_role(own_database, producer)) as producing,
         Admin(as_role(own_database, worker)) as working,
-        Worker(working, [shipped]),
+        Worker(working, [shipped, agreeing]),
     ):
         await producing.install()  # a read, where the tables are current
         await producing.verify()
@@ -66,6 +74,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         handles += await producing.enqueue_many(shipped, [("a lamp",), ("a foot",)], key=str)
         assert handles[0].id == handles[1].id
         assert {await each.result(timeout=30) for each in handles} == {"packed a lamp", "packed a foot"}
+        assert await producing.options(key="a").with_start(agreeing).update(ASK, "well?", timeout=30) == "yes"
         assert await working.run(shipped, "a shade") == "packed a shade"
         with pytest.raises(DatabaseError) as refused:
             await producing.cancel_workflow(handles[0].id)
@@ -73,7 +82,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         waiting = await working.options(queue="unserved").enqueue(shipped, "a cord")
         await working.cancel_workflow(waiting.id)
         await working.resume_workflow(waiting.id)
-        assert len(await working.list_workflows()) == 5
+        assert len(await working.list_workflows()) == 6
         await working.verify(deep=True)
 
 
