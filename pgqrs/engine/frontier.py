@@ -39,10 +39,10 @@ class Frontier:
 class Reached:
     """What the task of the body has passed: the times of the steps that the run had asked for at a moment.
 
-    A recorded step that the run did not ask for is behind this place if it was recorded before a step that the
-    body has asked for: it is nested in such a step, or the code has it no longer. It is also behind this place if
-    it was recorded while a step executed that another task has asked for, as a step that is nested in one of
-    several gathered steps.
+    A recorded step that the run did not ask for is behind this place if the same run has recorded it before a
+    step that the body has asked for: it is nested in such a step, or the code has it no longer. A step of a later
+    run says nothing, because newer code may have added it. A recorded step is also behind this place if it was
+    recorded while a step executed that another task has asked for, as one that is nested in a gathered step.
 
     Args:
         times: The times of the recorded steps of the workflow.
@@ -52,11 +52,16 @@ class Reached:
 
     def __init__(self, times: Iterable[StepTimes], asked: Collection[str], by_body: Collection[str]) -> None:
         self._times = {each.step_id: each for each in times}
-        ended = [(self._times[each], each in by_body) for each in asked if each in self._times]
-        self._spans = [(each.started_at, each.completed_at) for each, _ in ended if each.completed_at is not None]
-        self._last = max(
-            (each.completed_at for each, of_body in ended if of_body and each.completed_at), default=None
-        )
+        self._spans: list[tuple[datetime, datetime]] = []
+        self._last: dict[int, datetime] = {}
+        """The time of the last step that the body had asked for, by the epoch of the run that has recorded it."""
+        for each in asked:
+            step = self._times.get(each)
+            if step is not None and step.completed_at is not None:
+                self._spans.append((step.started_at, step.completed_at))
+                if each in by_body:
+                    latest = self._last.get(step.epoch, step.completed_at)
+                    self._last[step.epoch] = max(latest, step.completed_at)
 
     def is_behind(self, step_id: str) -> bool:
         """Return whether a recorded step was recorded before the body came to this place."""
@@ -64,10 +69,7 @@ class Reached:
         if step is None:
             return False
         recorded = step.completed_at or step.started_at
-        if self._last is not None and recorded <= self._last:
+        latest = self._last.get(step.epoch)
+        if latest is not None and recorded <= latest:
             return True
-        return any(_is_within(step.started_at, recorded, span) for span in self._spans)
-
-
-def _is_within(began: datetime, ended: datetime, span: tuple[datetime, datetime]) -> bool:
-    return span[0] <= began and ended <= span[1]
+        return any(began <= step.started_at and recorded <= ended for began, ended in self._spans)

@@ -116,9 +116,13 @@ class History(NamedTuple):
 
 
 class StepTimes(NamedTuple):
-    """The times of a step: its start, and the record of its outcome, None for a step without an outcome."""
+    """The times of a step: its start, and the record of its outcome, None for a step without an outcome.
+
+    `epoch` is the epoch of the run that has recorded it.
+    """
 
     step_id: str
+    epoch: int
     started_at: datetime
     completed_at: datetime | None
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 from pydantic import BaseModel
 
+from examples.endless import PAYMENT, account
 from pgqrs import (
     Admin,
     ContinuationError,
@@ -659,3 +660,12 @@ async def test_large_arguments_are_continued_with(admin):
         return len(text)
 
     assert await admin.run(large, "", 1) == 5_000_000
+
+
+async def test_example_of_an_endless_workflow_runs(admin):
+    handle = await admin.enqueue(account, 100)
+    for each in (10, 20, 30, 40, 50, 0):
+        await handle.send(PAYMENT, each)
+    async with no_hang(), Worker(admin, [account]):
+        assert await handle.result() == 245
+    assert await handle.events() == {"balance": 157}

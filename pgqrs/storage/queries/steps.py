@@ -73,6 +73,7 @@ class StepRepository:
         """Return the times of the workflow's steps."""
         query = select(
             Step.step_id,
+            Step.epoch,
             finite(Step.started_at).label("started_at"),
             finite(Step.completed_at).label("completed_at"),
         ).where(Step.workflow_id == workflow_id)
