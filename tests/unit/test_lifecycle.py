@@ -172,3 +172,11 @@ async def test_time_condition_is_met_at_its_time(lifecycle):
     start = clock.time()
     await Parking(lifecycle, can_park=False).wait(TimeReached(clock, start + 0.02))
     assert clock.time() >= start + 0.02
+
+
+async def test_continuation_yields_to_a_cancellation_alone(lifecycle):
+    assert lifecycle.stop_for(StopReason.CONTINUED)
+    assert not lifecycle.stop_for(StopReason.REQUEUED)
+    assert not lifecycle.is_final
+    assert lifecycle.stop_for(StopReason.CANCELLED)
+    assert lifecycle.is_final

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,7 @@ from tests.support.workflows import Gate, Killed
 pytest_plugins = ("pytest_pgqrs",)
 
 ASK = "?"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "changing-code.md"
 
 
 class Code:
@@ -126,6 +128,18 @@ ANSWERS = {
 async def test_answer_of_a_patch_is_that_of_the_table(code, deploy, change):
     old, new, answer = ANSWERS[change]
     assert await deploy(code.of(*old.split(), then=Killed()), code.of(*new.split())) == [answer]
+
+
+def test_table_of_the_documentation_is_that_of_the_tests():
+    rows = [
+        line.split("|") for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| ") and "?" in line
+    ]
+    told = {
+        (recorded.strip(" `").replace("nothing", ""), code, answer.strip() == "True")
+        for _, recorded, codes, answer, *_ in rows
+        for code in codes.strip().strip("`").split("`, `")
+    }
+    assert told >= {each for name, each in ANSWERS.items() if name != "a step is moved before this place"}
 
 
 async def test_step_that_new_code_has_added_proves_nothing(admin, code):
