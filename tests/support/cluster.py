@@ -6,9 +6,10 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
@@ -23,6 +24,19 @@ from tests.support.database import connected
 from tests.support.waiting import until
 
 _PORT = 5432
+
+
+def dsn_of(folder: Path) -> str:
+    """Return the DSN of the embedded server in a folder."""
+    return f"embedded://{quote(str(folder))}"
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """Make a folder that other users can reach, as the account of root's server; no other pytest closes it."""
+    with tempfile.TemporaryDirectory(prefix="pgqrs-embedded-", dir="/tmp") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
 class Server:
@@ -44,11 +58,11 @@ class Server:
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
-        self.dsn = await asyncio.to_thread(embedded.start, f"embedded://{quote(str(self.folder))}")
+        self.dsn = await asyncio.to_thread(embedded.start, dsn_of(self.folder))
 
     async def leave(self) -> None:
         """Stop it, whatever is left of it."""
-        await asyncio.to_thread(embedded.stop, f"embedded://{quote(str(self.folder))}")
+        await asyncio.to_thread(embedded.stop, dsn_of(self.folder))
 
     async def execute(self, *statements: str) -> None:
         """Execute statements, each in a transaction of its own."""
@@ -103,12 +117,13 @@ async def copy(primary: Server, standby: Server) -> None:
 
 
 @asynccontextmanager
-async def replicated() -> AsyncIterator[tuple[Server, Server]]:
-    """Start a primary and its synchronous standby."""
+async def replicated(template: Path) -> AsyncIterator[tuple[Server, Server]]:
+    """Start a primary, a copy of the stopped cluster in `template`, and its synchronous standby."""
     folder = Path(tempfile.mkdtemp(prefix="pgqrs-pair-", dir="/tmp"))
     os.chmod(folder, 0o755)  # noqa: PTH101  # root's server runs as another user
     primary, standby = Server(folder / "a"), Server(folder / "b")
     try:
+        await asyncio.to_thread(subprocess.run, ["cp", "-a", template, primary.folder], check=True)
         await primary.start()
         # The processes die here, the machine does not.
         await primary.execute("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")

@@ -21,8 +21,8 @@ WORKFLOWS = 60
 
 
 @pytest_asyncio.fixture
-async def pair():
-    async with replicated() as pair:
+async def pair(template):
+    async with replicated(template) as pair:
         yield pair
 
 
