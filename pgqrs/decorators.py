@@ -18,9 +18,10 @@ from pgqrs.engine.calls.offload import ExecutorOffload, ExecutorSource, ThreadOf
 from pgqrs.engine.run import RunOptions
 from pgqrs.retry import RetryPolicy, policy_of
 from pgqrs.validation import check_name, check_step_id, validate_positive_int, validate_seconds
+from pgqrs.workflow.compensation import STEP, Undo, UndoWhen, register_step, undoable
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, qualified_name, register
-from pgqrs.workflow.steps import Errors, StepCall, StepParts, attempts_of, keyed, step_call
+from pgqrs.workflow.steps import Errors, StepCall, StepId, StepParts, attempts_of, keyed, step_call
 
 P = ParamSpec("P")
 
@@ -76,6 +77,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     transactional: bool = False,
 ) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
@@ -90,6 +93,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     thread: Literal[True],
 ) -> Callable[[PlainFunction[P, R]], Decorated[P, R]]: ...
 
@@ -104,6 +109,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     executor: ExecutorSource,
 ) -> Callable[[Callable[P, R]], Decorated[P, R]]: ...
 
@@ -118,6 +125,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     transactional: bool = False,
 ) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
@@ -132,6 +141,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     thread: Literal[True],
 ) -> Callable[[PlainFunction[P, R]], Decorated[P, R]]: ...
 
@@ -146,6 +157,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     executor: ExecutorSource,
 ) -> Callable[[Callable[P, R]], Decorated[P, R]]: ...
 
@@ -161,6 +174,8 @@ def step(
     transient: Errors = (),
     retry: int | RetryPolicy | None = None,
     timeout: float | timedelta | None = None,
+    undo: Undo | None = None,
+    undo_when: UndoWhen = "recorded",
     thread: bool = False,
     executor: ExecutorSource | None = None,
     transactional: bool = False,
@@ -212,6 +227,13 @@ def step(
             `AsyncSession`, one for each attempt. Its writes and the outcome commit together, once; an error rolls
             the writes back. `retry` also applies to serialization failures. The function must not commit the
             session; `begin_nested` creates savepoints. False by default.
+        undo: The function that undoes the step when a saga (`PyWorkflow.saga`) around the call fails: an
+            ``async def``, or a step, with its retries and its timeout. It receives the `PyWorkflow`, the value of
+            the step, and the arguments of the step: by position, with the defaults; the keyword-only ones by
+            name. None by default.
+        undo_when: ``"recorded"``, the default, to undo the step if its value is recorded. ``"began"`` to undo it
+            also if it began and has no value: it failed, was interrupted, or its process died. The undo then gets
+            None as the value. Such a step has one more write, before it begins.
 
     Returns:
         The step, an ``async def`` with the arguments of the function after the `PyWorkflow`; or a decorator.
@@ -223,17 +245,13 @@ def step(
         ConfigurationError: A number is out of range.
         InvalidNameError: The id is invalid. A call of the step raises it for a key of another type.
     """
-    if thread and executor is not None:
-        raise TypeError("`thread` and `executor` exclude each other: pass only one of them.")
-    if transactional and (thread or executor is not None):
-        raise TypeError(
-            "a transactional step must be an `async def` in the event loop, where its session runs: pass neither "
-            "`thread` nor `executor`."
-        )
+    _check_place(thread=thread, executor=executor, transactional=transactional)
+    undo_step = _as_step(undo)
     judge = functools.partial(is_terminal, terminal=terminal, transient=transient)
     attempts = attempts_of(retry, timeout, judge, queued=thread)
 
-    def decorate(function: Callable[..., Any]) -> Decorated[..., Any]:
+    def decorate(function: Callable[..., Any], named: Callable[..., str] | None = None) -> Decorated[..., Any]:
+        """Return the step of a function; `named` returns the id of each call in place of the step's own id."""
         _check_is_no_method(function, "step")
         call = _async_call_of(function, thread=thread, executor=executor)
         step_id = _name_of(function) if id is None else id
@@ -241,10 +259,35 @@ def step(
         acquire = functools.partial(_acquire_of, function)
         names = _names_of(function, without_context=executor is None)
         parts = StepParts(acquire, call, attempts, names, ReturnType(function), judge, transactional)
-        made = _numbered(parts, step_id, key) if numbered else step_call(parts, step_id, key)
-        return functools.wraps(function)(made)
+        ids: StepId = named or (step_id if key is None else functools.partial(_keyed, step_id, key))
+        calls: Callable[[StepId], StepCall] = functools.partial(step_call, parts)
+        if undo_step is not None and named is None:
+            calls = undoable(calls, undo_step, undo_when, function=function, takes_context=executor is None)
+        made = functools.wraps(function)(_numbered(calls, ids) if numbered and named is None else calls(ids))
+        register_step(made, functools.partial(decorate, function))
+        return cast("Decorated[..., Any]", made)
 
     return decorate if function is None else decorate(function)
+
+
+def _as_step(undo: Undo | None) -> Undo | None:
+    """Return the step that undoes another one: `undo` itself if it is a step."""
+    return undo if undo is None or hasattr(undo, STEP) else step(undo)
+
+
+def _check_place(*, thread: bool, executor: ExecutorSource | None, transactional: bool) -> None:
+    if thread and executor is not None:
+        raise TypeError("`thread` and `executor` exclude each other: pass only one of them.")
+    if transactional and (thread or executor is not None):
+        raise TypeError(
+            "a transactional step must be an `async def` in the event loop, where its session runs: pass neither "
+            "`thread` nor `executor`."
+        )
+
+
+def _keyed(step_id: str, key: Callable[..., object], /, *args: Any, **kwargs: Any) -> str:
+    """Return the id of a call of a step with a key."""
+    return keyed(step_id, key(*args, **kwargs))
 
 
 def _async_call_of(
@@ -263,15 +306,15 @@ def _async_call_of(
     return function
 
 
-def _numbered(parts: StepParts, step_id: str, key: Callable[..., object] | None) -> StepCall:
+def _numbered(calls: Callable[[StepId], StepCall], ids: StepId) -> StepCall:
     """Return the function that calls a numbered step; it is a plain function, which numbers the call at once."""
 
     def numbered(ctx: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        own_id = step_id if key is None else keyed(step_id, key(*args, **kwargs))
+        own_id = ids if isinstance(ids, str) else ids(*args, **kwargs)
         if not issubclass(type(ctx), PyWorkflow):  # raises, or is a mock of a context, which numbers no calls
-            return step_call(parts, own_id)(ctx, *args, **kwargs)
+            return calls(own_id)(ctx, *args, **kwargs)
         context: PyWorkflow = ctx
-        return context.call_numbered(own_id, lambda each: step_call(parts, each))(ctx, *args, **kwargs)
+        return context.call_numbered(own_id, calls)(ctx, *args, **kwargs)
 
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(numbered)

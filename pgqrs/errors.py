@@ -28,6 +28,8 @@
     │   ├── PoisonedWorkflowError            the workflow was claimed repeatedly without progress
     │   ├── UpdateRefusedError               the workflow has refused a request
     │   ├── UpdateTimeoutError (TimeoutError)  the workflow has not answered a request in time
+    │   ├── SagaError                        steps of a saga were not undone; has `undone` and `left`
+    │   ├── SagaUndoneError                  the saga was undone: none of its steps begins any more
     │   ├── CodecMismatchError               the workflow is written with a codec that this `Admin` lacks
     │   └── RunEndedError                    a task called the context after the end of its run
     ├── StepError                            an error about one step; has `workflow_id` and `step_id`
@@ -585,6 +587,58 @@ class RequestAnsweredError(StepError, TerminalError):
             "first answer is kept. Call `reply` or `refuse` once for each request.",
             workflow_id=workflow_id,
             step_id=step_id,
+        )
+
+
+class SagaError(WorkflowError):
+    """Steps of a saga were not undone: an undo has failed, or the time for the undos has passed.
+
+    `Admin.resume_workflow` has the steps in `left` undone, and executes no other step.
+
+    Attributes:
+        saga: The step id of the saga.
+        undone: The ids of the steps that were undone.
+        left: The ids of the steps that were not, in the order in which they are to be undone.
+        reason: The reason for which the saga is undone.
+    """
+
+    def __init__(
+        self,
+        workflow_id: int,
+        saga: str,
+        undone: Sequence[str],
+        left: Sequence[str],
+        *,
+        reason: str,
+        problem: str,
+    ) -> None:
+        self.saga = saga
+        self.undone = list(undone)
+        self.left = list(left)
+        self.reason = reason
+        super().__init__(
+            f"the saga {saga!r} of workflow {workflow_id} is not undone: {problem}. Undone: "
+            f"{', '.join(undone) or 'nothing'}; left: {', '.join(left) or 'nothing'}. The saga was to be undone "
+            f"because of {reason}. `resume_workflow` undoes the steps that are left.",
+            workflow_id=workflow_id,
+        )
+
+
+class SagaUndoneError(WorkflowError, TerminalError):
+    """The saga is undone, so none of its steps begins any more: start another workflow.
+
+    Attributes:
+        saga: The step id of the saga.
+        reason: The reason for which the saga is undone.
+    """
+
+    def __init__(self, workflow_id: int, saga: str, reason: str) -> None:
+        self.saga = saga
+        self.reason = reason
+        super().__init__(
+            f"the saga {saga!r} of workflow {workflow_id} is undone because of {reason}, and stays undone: to try "
+            "again, start another workflow.",
+            workflow_id=workflow_id,
         )
 
 

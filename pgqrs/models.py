@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pgqrs.types import StepStatus, WorkflowStatus
+from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
@@ -45,9 +45,9 @@ _NAMING = {
 }
 
 
-def _one_of(statuses: type[WorkflowStatus | StepStatus]) -> str:
+def _one_of(statuses: type[WorkflowStatus | StepStatus | SagaState], column: str = "status") -> str:
     listed = ", ".join(f"'{status}'" for status in statuses)
-    return f"status IN ({listed})"
+    return f"{column} IN ({listed})"
 
 
 # Explicit, because there is no foreign key from which SQLAlchemy could derive the join.
@@ -130,6 +130,9 @@ class Workflow(Base):
     releases_key: Mapped[bool] = mapped_column(server_default=false())
     # The epoch in which the workflow last continued as new, and all of its steps are newer; None for never.
     generation: Mapped[int | None]
+    # None: no saga has steps to undo. While it is set, a cancellation and the deadline leave the workflow to a
+    # worker, which undoes the steps and then ends it; any other state than OPEN says that it is to end.
+    saga_state: Mapped[str | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -139,6 +142,7 @@ class Workflow(Base):
 
     __table_args__ = (
         CheckConstraint(_one_of(WorkflowStatus), name="status"),
+        CheckConstraint(_one_of(SagaState, "saga_state"), name="saga_state"),
         Index(
             "ix_pgqrs_workflows_ready",
             "queue",

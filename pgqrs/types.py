@@ -28,6 +28,14 @@ class WorkflowStatus(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+class SagaState(StrEnum):
+    """The state of the sagas of a workflow: open, or to be undone because the workflow ends."""
+
+    OPEN = "OPEN"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+
 class StepStatus(StrEnum):
     """The status of a recorded step."""
 

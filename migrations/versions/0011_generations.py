@@ -1,13 +1,13 @@
 """Workflows that continue as new, with a generation for each history.
 
-Revision 0011, after 0008.
+Revision 0011, after 0010.
 """
 
 import sqlalchemy as sa
 from alembic.operations import Operations
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

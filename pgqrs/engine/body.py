@@ -35,6 +35,11 @@ class Body:
         self.task = asyncio.current_task(self._loop)
         self._cancelling = 0 if self.task is None else self.task.cancelling()
 
+    @property
+    def is_cancelled_outside(self) -> bool:
+        """True if code outside the run has cancelled the task, as when a process ends."""
+        return self.task is not None and self.task.cancelling() > self._cancelling + self._interrupts
+
     def interrupt(self) -> None:
         """Cancel the task, unless the task itself makes this call."""
         if self.task is not None and self.task is not asyncio.current_task():

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
+_UNDONE = "__pgqrs_undone__"
+"""Key in an exception's `__dict__`: a saga was undone for the exception."""
+
 _MARK = "__pgqrs_mark__"
 """Key of the `_Mark` in an exception's `__dict__`; its leading underscores keep it out of the recorded error."""
 
@@ -116,6 +119,16 @@ def stems_from(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(each))
             yield each
             pending.extend(_stems_from(each))
+
+
+def mark_undone(error: BaseException) -> None:
+    """Note that a saga was undone for an error."""
+    _state_of(error)[_UNDONE] = True
+
+
+def is_of_undone_saga(error: BaseException) -> bool:
+    """Return whether an error is, or stems from, an error for which a saga was undone."""
+    return any(_UNDONE in _state_of(each) for each in stems_from(error))
 
 
 def _stems_from(error: BaseException) -> Iterator[BaseException]:

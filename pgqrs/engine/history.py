@@ -160,7 +160,7 @@ class StepHistory:
 
     def is_of_earlier_run(self, step_id: str) -> bool:
         """Return whether an earlier run has recorded the step."""
-        return step_id in self._loaded
+        return step_id in self.frontier.unasked or step_id in self.frontier.asked
 
     def check_fingerprint(self, step_id: str, recorded: int | None, called: int | None) -> None:
         """Warn about a recorded outcome that answers a call with different arguments, or raise if strict."""

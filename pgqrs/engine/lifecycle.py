@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, NoReturn, cast
@@ -12,7 +12,7 @@ from pgqrs.clock import Clock, Timer
 from pgqrs.engine.body import Body
 from pgqrs.engine.failure_trace import stems_from
 from pgqrs.engine.idle import IdleTimer
-from pgqrs.engine.scope import Scope, StepExecution, ancestors, scope_of
+from pgqrs.engine.scope import Scope, Shelter, StepExecution, ancestors, is_sheltered, scope_of
 from pgqrs.errors import PgqrsError, RunEndedError, WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.storage.journal.futures import resolve
 
@@ -116,6 +116,11 @@ class RunLifecycle:
         body: The task of the body.
         idle: The timer for moments in which the run executes no step.
         waiters: The futures of the waits in the run, which a stop resolves.
+        replays_for: The stop of a run that only replays recorded outcomes, up to the first call without one, so
+            that its sagas are undone; None for any other run.
+        may_begin: Raises the stop, or the error, of a place in which no step or wait may begin; None if they may
+            begin everywhere.
+        acknowledge: Writes that the workflow unwinds, and returns False if that is known; None without a saga.
         loop: The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11.
     """
 
@@ -123,14 +128,19 @@ class RunLifecycle:
         "_cancelled",
         "_end_error",
         "_owner",
+        "_shelters",
         "_timers",
         "_workflow_id",
+        "acknowledge",
         "body",
         "clock",
         "deadline",
         "fatal_error",
         "idle",
+        "is_handed_over",
         "loop",
+        "may_begin",
+        "replays_for",
         "state",
         "stop_reason",
         "waiters",
@@ -149,6 +159,11 @@ class RunLifecycle:
         self._end_error: Callable[[], PgqrsError] | None = None
         self._cancelled: frozenset[asyncio.Task[Any]] = frozenset()
         self._timers: dict[str, Timer] = {}
+        self._shelters = 0
+        self.is_handed_over = False
+        self.replays_for: StopReason | None = None
+        self.may_begin: Callable[[], None] | None = None
+        self.acknowledge: Callable[[], Awaitable[bool]] | None = None
         self.loop = asyncio.get_running_loop()
         self.clock = clock
         self.deadline = deadline
@@ -165,8 +180,8 @@ class RunLifecycle:
         return self.state is not _ENDED and self.state is not _LOST
 
     def raise_if_stopped(self) -> None:
-        """Raise the stop of the run unless it is open."""
-        if self.state is _OPEN:
+        """Raise the stop of the run unless it is open, or the calling task is in a shelter."""
+        if self.state is _OPEN or (self._shelters and self.is_sheltered()):
             return
         if self.state is _STOPPING:
             self._enter(_STOPPED)
@@ -189,7 +204,10 @@ class RunLifecycle:
         """Return the error that stopped the run; None for a live run and for a run released for a later claim."""
         if self.fatal_error is not None:
             return self.fatal_error
-        match self.stop_reason:
+        return self._error_of(self.stop_reason)
+
+    def _error_of(self, stop: StopReason | None) -> PgqrsError | None:
+        match stop:
             case StopReason.CANCELLED | StopReason.INTERRUPTED:
                 return WorkflowCancelledError(self._workflow_id)
             case StopReason.TIMED_OUT:
@@ -231,6 +249,49 @@ class RunLifecycle:
             if error is not self.fatal_error or place is None:
                 raise
             raise self.stop_error_in(place) from error
+
+    # --- shelters, and runs that only replay ---
+
+    def is_sheltered(self) -> bool:
+        """Return whether the calling task may begin steps although the run has stopped or only replays."""
+        is_ending = self.stop_reason is None or self.is_final
+        return is_ending and self.may_write and not self.is_handed_over and is_sheltered(scope_of(self._owner))
+
+    def enter_shelter(self, shelter: Shelter) -> None:
+        """Let the steps in a shelter begin, and interrupt neither them nor the body."""
+        self._shelters += 1
+        self.is_handed_over = False
+        shelter.is_open = True
+
+    def leave_shelter(self, shelter: Shelter) -> None:
+        """Let no further step in a shelter begin; a body that does not end is interrupted as before."""
+        shelter.is_open = False
+        self._shelters -= 1
+        if not self._shelters and self.is_final and self.body.task is not None:
+            self.idle.watch(UNWIND_GRACE, self.interrupt)
+
+    def raise_if_replaying(self) -> None:
+        """Raise the stop of a run that only replays: the calling task needs an outcome that is not recorded."""
+        if self.replays_for is None or self.is_sheltered():
+            return
+        place = scope_of(self._owner)
+        for each in ancestors(place):
+            each.interrupted = True
+        _keep_quiet(asyncio.current_task(), self.body.task)
+        raise RunStopped(self._error_of(self.replays_for))
+
+    def settle(self) -> None:
+        """Stop a run that only replays, once its body needs no further outcome."""
+        reason, self.replays_for = self.replays_for, None
+        if reason is not None and (self.stop_reason is None or self.state is _STOPPING):
+            self.stop_for(reason)
+            if self.state is _STOPPING:
+                self._enter(_STOPPED)
+
+    @property
+    def is_ending(self) -> bool:
+        """True if the run ends its workflow by a cancellation or a timeout, now or after a replay."""
+        return self.is_final or self.replays_for is not None
 
     # --- transitions ---
 
@@ -276,6 +337,9 @@ class RunLifecycle:
     def enter_body(self, timeout: float | None) -> None:
         """Register the calling task as the task of the body; `timeout` is the workflow's timeout in seconds."""
         self.body.enter(timeout)
+        if self.replays_for is not None:
+            self.idle.watch(UNWIND_GRACE, self.interrupt)
+            return
         if self.deadline is None and timeout is not None:  # `ctx.start()` began the run, without a timeout
             self.deadline = self.clock.time() + timeout
         if self.deadline is None:
@@ -303,6 +367,7 @@ class RunLifecycle:
         if asyncio.current_task() is self.body.task:
             return
         if not await self.body.wait(min(grace, IDLE_BEFORE_PARK) if self.idle.is_idle else grace):
+            self.is_handed_over = True
             self.interrupt()
             await self.body.wait(INTERRUPT_GRACE)
 
@@ -322,7 +387,8 @@ class RunLifecycle:
 
     def is_stop_error(self, error: BaseException | None) -> bool:
         """Return whether the error of a step is, or stems from, the stop of the run."""
-        if self.stop_reason is None or error is None:
+        # In a shelter the stop is handled: it is the context of each error, and a step that it interrupts says so.
+        if self.stop_reason is None or error is None or (self._shelters and self.is_sheltered()):
             return False
         return any(isinstance(each, RunStopped) for each in stems_from(error))
 
@@ -332,6 +398,8 @@ class RunLifecycle:
         Without `interrupt`, the executing steps complete first. A body that does not end by itself is interrupted
         `UNWIND_GRACE` seconds after the last step.
         """
+        if self.replays_for is not None:
+            return
         if not self.stop_for(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
             return
         if interrupt:
@@ -340,20 +408,28 @@ class RunLifecycle:
             self.idle.watch(UNWIND_GRACE, self.interrupt)
 
     def interrupt(self) -> None:
-        """Cancel the tasks of the executing steps and of the body.
+        """Cancel the tasks of the executing steps and of the body, unless they are sheltered.
+
+        A run that is handed over to another worker has no shelters.
 
         A step whose outcome is already in the journal keeps that outcome.
         """
         if self.state is _STOPPING:
             self._enter(_STOPPED)
-        executing = [each for each in self.idle.executions.values() if not each.over]
+        has_shelter = self._shelters > 0 and not self.is_handed_over
+        executing = [
+            each
+            for each in self.idle.executions.values()
+            if not (each.over or (has_shelter and is_sheltered(each)))
+        ]
         for execution in executing:
             execution.interrupted = True
         tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self.body.task}
         self._cancelled |= tasks
         for task in tasks:
             task.cancel()
-        self.body.interrupt()
+        if not has_shelter:
+            self.body.interrupt()
 
     def take_back(self, task: asyncio.Task[Any] | None) -> bool:
         """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""

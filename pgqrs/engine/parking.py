@@ -130,9 +130,17 @@ class Parking:
         """
         lifecycle = self.lifecycle
         lifecycle.raise_if_stopped()
+        if lifecycle.may_begin is not None:
+            lifecycle.may_begin()
         due = min(each.due for each in conditions)
+        met: list[bool] = []
+
+        def on_met() -> None:
+            met.append(True)
+            resolve(waiter, None)
+
         with self._waiting(due, describe, resting=resting) as waiter:
-            ends = [each.subscribe(lambda: resolve(waiter, None)) for each in conditions]
+            ends = [each.subscribe(on_met) for each in conditions]
             try:
                 await self._park_if_only_body_waits()
                 if self._is_allowed():
@@ -142,6 +150,8 @@ class Parking:
                 for end in ends:
                     end()
         lifecycle.raise_if_stopped()
+        if not met:  # a stop has woken a wait in a shelter
+            await self.wait(*conditions, resting=resting, describe=describe)
 
     async def park_at_once(self, due: float, describe: Describe) -> None:
         """Park the run if only the step waits that `describe` describes; the step then needs no other record.
@@ -149,6 +159,8 @@ class Parking:
         `due` is the latest time of the wait. Raises the stop of the run if it has stopped, as by the park.
         """
         self.lifecycle.raise_if_stopped()
+        if self.lifecycle.may_begin is not None:
+            self.lifecycle.may_begin()
         with self._waiting(due, describe, resting=True, is_new=True):
             await self._park_if_only_body_waits()
         self.lifecycle.raise_if_stopped()
@@ -173,7 +185,9 @@ class Parking:
             lifecycle.idle.restart()
 
     def _is_allowed(self) -> bool:
-        return self.can_park and self.lifecycle.state is RunState.OPEN and self.lifecycle.body.task is not None
+        lifecycle = self.lifecycle
+        can_park = self.can_park and lifecycle.replays_for is None
+        return can_park and lifecycle.state is RunState.OPEN and lifecycle.body.task is not None
 
     async def _park_if_only_body_waits(self) -> None:
         idle, body = self.lifecycle.idle, self.lifecycle.body

@@ -14,9 +14,11 @@ from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
 from pgqrs.engine.announcements import Announcements
+from pgqrs.engine.failure_trace import is_of_undone_saga
 from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
 from pgqrs.engine.parking import Parking
+from pgqrs.engine.sagas import Sagas
 from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
@@ -34,7 +36,7 @@ from pgqrs.storage.store import Store
 from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.waits import StepWait
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import SagaState, WorkflowStatus
 
 REPLAY_HEAD_START = 10.0
 """Seconds after its due time during which no worker claims a workflow that its own process retries."""
@@ -137,9 +139,18 @@ class Run:
         self._options = RunOptions()
         self._output_codec: Codec | None = None
         self._release_task: asyncio.Task[None] | None = None
+        self.sagas: Sagas | None = None
+        if history.saga_state is not None:
+            self.open_sagas(history.saga_state)
         store.runs[workflow_id] = self
         if store.observer is not None:
             store.observer.run_began(workflow_id, name, epoch)
+
+    def open_sagas(self, state: SagaState | None = None) -> Sagas:
+        """Return the sagas of the run; the first call creates them, in the state that the workflow has."""
+        if self.sagas is None:
+            self.sagas = Sagas(self, self._store, self.lifecycle, state)
+        return self.sagas
 
     @property
     def run(self) -> Run:
@@ -264,9 +275,10 @@ class Run:
         Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` if the run was stopped.
         """
         self.lifecycle.leave_body()
+        self.lifecycle.settle()
         if self.lifecycle.stop_decides():
             await self._finish_stopped()
-            raise self.lifecycle.stop_error()
+            raise self._stop_error()
         return await self.succeed(value)
 
     async def on_error(self, error: BaseException) -> NextAttempt | None:
@@ -282,19 +294,30 @@ class Run:
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
+        if not crashed:
+            self.lifecycle.settle()
         if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
             if self.lifecycle.stop_reason is StopReason.REPLAY:
                 return NextAttempt(0.0, self._successor())
             if self._next is not None and self._next[1] is not None:
                 return NextAttempt(0.0, self._next[1], self._next[0])
-            raise self.lifecycle.stop_error()
+            raise self._stop_error()
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
         self.abandon_unfinished()
         if not crashed:
             self._raise_outside(error)
         return None
+
+    def _stop_error(self) -> BaseException:
+        """Return the error of the stopped run for callers outside it, or the error of an undo that has failed."""
+        if self.sagas is not None and self.lifecycle.is_final:
+            if self.sagas.failure is not None:
+                return self.sagas.failure
+            if self.sagas.unfinished:
+                return Parked()
+        return self.lifecycle.stop_error()
 
     def _raise_outside(self, error: BaseException) -> None:
         """Raise the run's own error instead of an error that left the body of a lost or ended run."""
@@ -345,8 +368,9 @@ class Run:
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
         """Return the delay in seconds, the record of the error and the steps to re-open; None for no retry."""
         policy = self._options.retry
-        attempt = self.steps.history.retries + 1
-        delay = None if policy is None or is_terminal(error) else policy.delay(attempt, error)
+        # A saga that was undone stays undone, so another attempt would fail at the same place.
+        is_final = policy is None or is_terminal(error) or is_of_undone_saga(error)
+        delay = None if policy is None or is_final else policy.delay(self.steps.history.retries + 1, error)
         if delay is None:
             return None
         return delay, self._sealed(dump_error(error, terminal=False)), self.steps.to_reopen(error)
@@ -390,14 +414,18 @@ class Run:
 
     async def _finish_stopped(self) -> None:
         """End or release the run according to its stop reason, unless that has already happened."""
-        if self.has_ended:
+        if self.has_ended or await self._finish_unwinding():
             return
+        left = None if self.sagas is None else self.sagas.left
         match self.lifecycle.stop_reason:
             case StopReason.TIMED_OUT:
-                timed_out = dump_error(self.lifecycle.stop_error(), terminal=True)
-                await self._end(WorkflowStatus.ERROR, error=self._sealed(timed_out))
+                timed_out = self.lifecycle.stop_error()
+                if left is not None:
+                    timed_out.add_note(str(left))
+                await self._end(WorkflowStatus.ERROR, error=self._sealed(dump_error(timed_out, terminal=True)))
             case StopReason.CANCELLED | StopReason.INTERRUPTED:
-                await self._release(WorkflowStatus.CANCELLED)
+                error = None if left is None else self._sealed(dump_error(left, terminal=True))
+                await self._release(WorkflowStatus.CANCELLED, error=error)
             case StopReason.PARKED:
                 waits = self.parking.parked
                 await self._release(WorkflowStatus.WAITING, self.parking.until_due(), waits=waits)
@@ -409,6 +437,20 @@ class Run:
                 await self._continue(self._next[0])
             case _:
                 await self._release(WorkflowStatus.PENDING)
+
+    async def _finish_unwinding(self) -> bool:
+        """End a run with the error of an undo, or release one that is handed over; return whether it is one."""
+        if self.sagas is None or not self.lifecycle.is_final:
+            return False
+        if self.sagas.failure is not None:
+            failed = dump_error(self.sagas.failure, terminal=False)
+            reopen = self.steps.to_reopen(self.sagas.failure)
+            await self._end(WorkflowStatus.ERROR, error=self._sealed(failed), reopen=reopen)
+        elif self.sagas.unfinished:
+            await self._release(WorkflowStatus.PENDING)
+        else:
+            return False
+        return True
 
     def _successor(self) -> Run:
         """Return the run that replays the body of this run, with the same claim and the outcomes so far."""
@@ -427,6 +469,8 @@ class Run:
         anew.announcements.continue_from(self.announcements)
         anew.steps.continue_from(self.steps)
         anew.lifecycle.deadline = self.lifecycle.deadline
+        if self.sagas is not None:
+            anew.open_sagas(self.sagas.state)
         return anew
 
     # --- continuing as new ---
@@ -574,6 +618,8 @@ class Run:
         reopen: tuple[str, ...] = (),
         waits: tuple[StepWait, ...] = (),
     ) -> None:
+        if status is WorkflowStatus.WAITING and self.sagas is not None:
+            await self.sagas.clear_stale()
         self._close()
         record = RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim, waits)
         try:

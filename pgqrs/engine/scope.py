@@ -193,6 +193,31 @@ class StepExecution:
             resolve(self._dependencies.over, None)
 
 
+class Shelter:
+    """A place in a run where steps are executed although the run has stopped: an undo, or a clean-up.
+
+    Attributes:
+        run: The run.
+        previous: The scope of the calling task.
+        is_open: False once the place was left.
+    """
+
+    __slots__ = ("context_key", "is_open", "previous", "run")
+
+    def __init__(self, run: RunScope) -> None:
+        self.run = run
+        self.context_key = run.context_key
+        self.previous = current_scope.get()
+        self.is_open = True
+
+
+def is_sheltered(scope: Scope | None) -> bool:
+    """Return whether a scope is a shelter that was not left, or a step within it."""
+    while isinstance(scope, StepExecution):
+        scope = scope.parent
+    return isinstance(scope, Shelter) and scope.is_open
+
+
 current_scope: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)
 """The innermost scope of the current task."""
 

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import SagaState, WorkflowStatus
 
 T = TypeVar("T", bound=tuple[Any, ...])
+
+SAGA = ("saga:", "saga/")
+"""The beginnings of the ids of the steps that record that a saga is undone."""
+
+UNDO = "undo/"
+"""The beginning of the id of a step that undoes another step."""
 
 
 def from_row(record: type[T], row: Mapping[Any, Any]) -> T:
@@ -105,7 +111,7 @@ class History(NamedTuple):
 
     Steps that are to be executed again are in neither. `seconds_left` is the time until the deadline of the
     workflow, None without a deadline. `retries` is the number of retries of the workflow itself. `generation` is
-    the epoch in which the workflow last continued as new, 0 for never.
+    the epoch in which the workflow last continued as new, 0 for never. `saga_state` is the state of its sagas.
     """
 
     outcomes: dict[str, StoredOutcome]
@@ -113,6 +119,7 @@ class History(NamedTuple):
     seconds_left: float | None = None
     retries: int = 0
     generation: int = 0
+    saga_state: SagaState | None = None
 
 
 class StepTimes(NamedTuple):
@@ -125,6 +132,13 @@ class StepTimes(NamedTuple):
     epoch: int
     started_at: datetime
     completed_at: datetime | None
+
+
+class CompletedStep(NamedTuple):
+    """A step, and the seconds since its outcome was recorded; None for a step without an outcome."""
+
+    step_id: str
+    age: float | None
 
 
 class ChildResult(NamedTuple):

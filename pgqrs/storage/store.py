@@ -35,7 +35,7 @@ from pgqrs.storage.liveness import StoreLiveness
 from pgqrs.storage.queries import delivery
 from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
 from pgqrs.storage.reader import StoreReader
-from pgqrs.storage.records import Claim, History
+from pgqrs.storage.records import Claim, CompletedStep, History
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.sql.channels import payload_of, queue_channel
@@ -367,6 +367,12 @@ class Store:
             for step_id, (output, error) in texts.items():
                 history.outcomes[step_id] = history.outcomes[step_id]._replace(output=output, error=error)
         return history
+
+    async def completed_steps(self, workflow_id: int) -> list[CompletedStep]:
+        """Return the steps of a workflow in the order in which their outcomes were recorded."""
+        return await self.database.run_with_retries(
+            lambda connection: StepRepository(connection).completed(workflow_id)
+        )
 
     async def operations_for(self, session: SessionOrConnection | None) -> WorkflowOperations:
         """Return the operations in the transaction of a caller's session, or the store's own operations for None.

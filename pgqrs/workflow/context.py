@@ -28,7 +28,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, Until, WorkflowStatus
-from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int
+from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int, validate_seconds
 from pgqrs.workflow import timers as sleeping
 from pgqrs.workflow.children import (
     Child,
@@ -41,6 +41,7 @@ from pgqrs.workflow.children import (
     gather,
 )
 from pgqrs.workflow.code_changes import patched
+from pgqrs.workflow.compensation import CLEANUP_TIMEOUT, UNDO_TIMEOUT, Cleanup, Saga
 from pgqrs.workflow.continuation import continue_as_new
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
@@ -950,6 +951,49 @@ class PyWorkflow:
             RunStopped: The run stops, and the workflow begins anew; or the run has stopped before.
         """
         continue_as_new(await self._current(), definition_of(workflow), args, kwargs)
+
+    def saga(self, *, undo_timeout: float | timedelta = UNDO_TIMEOUT, id: str | None = None) -> Saga:  # noqa: A002
+        """Return a block whose steps are undone when it fails: ``async with ctx.saga():``.
+
+        An error, a cancellation of the workflow or its deadline that leaves the block has the steps of the block
+        undone which have an `undo` (see `pgqrs.step`) and a recorded value, last first, each by a step of its own,
+        ``undo/`` and the id of the step. Then the error, the cancellation or the timeout goes on. A step within
+        another step is not undone. A nested saga that has succeeded leaves its steps to the saga around it.
+
+        Args:
+            undo_timeout: Seconds, or a `timedelta`, for all undos, from the first of them on, whatever restarts.
+                An hour by default.
+            id: A name, which makes the step id ``saga/NAME`` of the record that the saga is undone. By default
+                the step ids are ``saga:1``, ``saga:2``, ... in the order of the calls. Concurrent sagas need an
+                `id`.
+
+        Returns:
+            The block. It raises `SagaError` if an undo fails: `Admin.resume_workflow` goes on to undo then.
+
+        Raises:
+            ConfigurationError: `undo_timeout` is out of range.
+            InvalidNameError: The `id` cannot be stored.
+        """
+        seconds = validate_seconds("undo_timeout", undo_timeout, positive=True)
+        return Saga(self, self._current, seconds or UNDO_TIMEOUT, _named("saga", id))
+
+    def cleanup(self, *, timeout: float | timedelta = CLEANUP_TIMEOUT) -> Cleanup:
+        """Return a block for ``finally:`` whose steps are executed after a cancellation or at the deadline.
+
+        The cancellation goes on after the block. A workflow that is cancelled while it is parked, queued or
+        without its process reaches the block only if a saga of it is open: use a saga for what must happen then.
+
+        Args:
+            timeout: Seconds, or a `timedelta`, for the block; 30 seconds by default. Then the block raises
+                `TimeoutError`.
+
+        Returns:
+            The block.
+
+        Raises:
+            ConfigurationError: `timeout` is out of range.
+        """
+        return Cleanup(self._current, validate_seconds("timeout", timeout, positive=True) or CLEANUP_TIMEOUT)
 
     async def _current(self) -> Run:
         """Return the run of the calling task, which may have ended; start a run if the context has none."""

@@ -36,6 +36,10 @@ def _check_place(run: Run, definition: Definition) -> None:
             f"the call is in the step {place.step_id!r}: return from the step, and call `continue_as_new` in the "
             "workflow's function",
         )
+    if run.sagas is not None and run.sagas.entered:
+        raise ContinuationError(
+            run.workflow_id, "a saga is open, whose steps could not be undone any more: call it after the block"
+        )
     if run.busy_with is not None:
         raise ContinuationError(
             run.workflow_id,

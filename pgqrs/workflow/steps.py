@@ -23,6 +23,9 @@ Errors: TypeAlias = tuple[type[Exception], ...]
 StepCall: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 """Calls a step: it takes the context and the arguments of the step."""
 
+StepId: TypeAlias = str | Callable[..., str]
+"""The id of a step, or a function that returns the id from the arguments of a call."""
+
 
 class StepContext(Protocol):
     """The part of a context that the calls of steps use."""
@@ -87,15 +90,16 @@ def keyed(step_id: str, key: object) -> str:
     return f"{step_id}:{key_text(key)}"
 
 
-def step_call(parts: StepParts, step_id: str, key: Callable[..., object] | None = None) -> StepCall:
-    """Return the function that calls a step of this id, whose arguments determine its key if there is one."""
+def step_call(parts: StepParts, ids: StepId) -> StepCall:
+    """Return the function that calls a step of this id."""
     # Variables of the closure: attributes of the tuple would cost more at each call.
     acquire_of, call, _, names, returns, judge, transactional = parts
+    step_id, named = (ids, None) if isinstance(ids, str) else ("", ids)
     execute = _attempted(parts) if parts.attempts is not None or transactional else None
 
     async def wrapper(ctx: Any, /, *args: Any, **kwargs: Any) -> Any:
         acquire = acquire_of(ctx)
-        own_id = step_id if key is None else f"{step_id}:{key_text(key(*args, **kwargs))}"
+        own_id = step_id if named is None else named(*args, **kwargs)
         fingerprint = fingerprint_of(args, kwargs, names, by_content=ctx.is_typed)
         acquired = await acquire(own_id, fingerprint, returns)
         if acquired.status == StepAction.SKIPPED:

@@ -1,16 +1,17 @@
 WITH leave_done AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END, completed_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'CANCELLED') THEN now() END, updated_at=now(), error=CAST(leave_held.error AS JSON), queue=coalesce(pgqrs.pgqrs_workflows.queue, 'default'), ready_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'PENDING') THEN now() END, due_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'WAITING') THEN now() + leave_held.wait * interval '1 second' END, executor=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'RUNNING') THEN '00000000-0000-0000-0000-000000000000'::uuid END, attempts=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'WAITING'
+SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END, completed_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'CANCELLED') THEN now() END, updated_at=now(), error=CAST(leave_held.error AS JSON), queue=coalesce(pgqrs.pgqrs_workflows.queue, 'default'), ready_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'PENDING') THEN now() END, due_at=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'WAITING') THEN now() + leave_held.wait * interval '1 second' END, executor=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'RUNNING') THEN '00000000-0000-0000-0000-000000000000'::uuid END, attempts=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'WAITING'
 AND leave_held.error IS NOT NULL
-AND leave_held.retries IS NULL) THEN pgqrs.pgqrs_workflows.attempts WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'WAITING'
-OR CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'PENDING'
+AND leave_held.retries IS NULL) THEN pgqrs.pgqrs_workflows.attempts WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'WAITING'
+OR CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'PENDING'
 AND (SELECT 1
 FROM pgqrs.pgqrs_workflow_steps
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = pgqrs.pgqrs_workflows.id
 AND pgqrs.pgqrs_workflow_steps.epoch = pgqrs.pgqrs_workflows.epoch
 AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
 
-LIMIT 1) IS NOT NULL) THEN 0 WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END = 'PENDING') THEN greatest(pgqrs.pgqrs_workflows.attempts - 1, 0) ELSE pgqrs.pgqrs_workflows.attempts END, retries=coalesce(leave_held.retries, pgqrs.pgqrs_workflows.retries), deadline=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE leave_held.status END != 'CANCELLED') THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=NULL
+LIMIT 1) IS NOT NULL) THEN 0 WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END = 'PENDING') THEN greatest(pgqrs.pgqrs_workflows.attempts - 1, 0) ELSE pgqrs.pgqrs_workflows.attempts END, retries=coalesce(leave_held.retries, pgqrs.pgqrs_workflows.retries), deadline=CASE WHEN (CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN CASE WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL) THEN CASE WHEN (leave_held.status = 'WAITING') THEN 'PENDING' ELSE leave_held.status END ELSE 'CANCELLED' END ELSE leave_held.status END != 'CANCELLED') THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=NULL, saga_state=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state = 'OPEN') THEN 'CANCELLED' ELSE pgqrs.pgqrs_workflows.saga_state END
 FROM (SELECT leave_rows.workflow_id AS workflow_id, leave_rows.claim AS claim, leave_rows.status AS status, leave_rows.wait AS wait, leave_rows.error AS error, leave_rows.retries AS retries, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
 FROM unnest($5::BIGINT[], $6::BIGINT[], $7::TEXT[], $8::DOUBLE PRECISION[], $9::TEXT[], $10::BIGINT[]) AS leave_rows(workflow_id, claim, status, wait, error, retries)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = leave_rows.workflow_id
@@ -21,7 +22,7 @@ AND leave_held.current_claim = leave_held.claim
 AND pgqrs.pgqrs_workflows.status = 'RUNNING'
 AND pgqrs.pgqrs_workflows.executor IS DISTINCT
 FROM '00000000-0000-0000-0000-000000000000'::uuid
-RETURNING 'leave' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, CASE WHEN (pgqrs.pgqrs_workflows.status = 'CANCELLED') THEN -pgqrs.pgqrs_workflows.epoch ELSE pgqrs.pgqrs_workflows.epoch END AS epoch),
+RETURNING 'leave' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, CASE WHEN (pgqrs.pgqrs_workflows.status = 'WAITING') THEN pgqrs.pgqrs_workflows.epoch ELSE -pgqrs.pgqrs_workflows.epoch END AS epoch),
 awaited_done AS
 (INSERT INTO pgqrs.pgqrs_waits (workflow_id, step_id, address, claim) SELECT awaited_rows.workflow_id AS workflow_id, awaited_rows.step_id AS step_id, awaited_rows.address AS address, awaited_rows.claim AS claim
 FROM unnest($1::BIGINT[], $2::BIGINT[], $3::TEXT[], $4::TEXT[]) AS awaited_rows(workflow_id, claim, step_id, address)
@@ -155,7 +156,7 @@ SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_workflows.parent_id), now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, continue_held.timeout) * interval '1 second') ELSE (SELECT parent.deadline
 FROM pgqrs.pgqrs_workflows AS parent
-WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END
+WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END, saga_state=NULL
 FROM (SELECT continue_rows.workflow_id AS workflow_id, continue_rows.claim AS claim, continue_rows.input AS input, continue_rows.timeout AS timeout, continue_rows.next_claim AS next_claim, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
 FROM unnest($85::BIGINT[], $86::BIGINT[], $87::TEXT[], $88::DOUBLE PRECISION[], $89::BIGINT[]) AS continue_rows(workflow_id, claim, input, timeout, next_claim)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = continue_rows.workflow_id
@@ -394,10 +395,24 @@ AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
+saga_done AS
+(UPDATE pgqrs.pgqrs_workflows
+SET deadline=CASE WHEN (coalesce(saga_held.state, 'OPEN') = 'OPEN') THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=CASE WHEN (coalesce(saga_held.state, 'OPEN') = 'OPEN') THEN pgqrs.pgqrs_workflows.cancel_interrupts END, saga_state=CASE WHEN (coalesce(saga_held.state, 'OPEN') != 'OPEN'
+OR NOT coalesce(pgqrs.pgqrs_workflows.saga_state IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state != 'OPEN', false)) THEN saga_held.state ELSE pgqrs.pgqrs_workflows.saga_state END
+FROM (SELECT saga_rows.workflow_id AS workflow_id, saga_rows.claim AS claim, saga_rows.state AS state, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($184::BIGINT[], $185::BIGINT[], $186::TEXT[]) AS saga_rows(workflow_id, claim, state)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = saga_rows.workflow_id
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS saga_held
+WHERE pgqrs.pgqrs_workflows.id = saga_held.workflow_id
+AND saga_held.current_claim = saga_held.claim
+AND pgqrs.pgqrs_workflows.status = 'RUNNING'
+RETURNING 'saga' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 step_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_29, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_30, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_31, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($184::BIGINT[], $185::BIGINT[], $186::TEXT[], $187::TEXT[], $188::TEXT[], $189::DOUBLE PRECISION[], $190::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($187::BIGINT[], $188::BIGINT[], $189::TEXT[], $190::TEXT[], $191::TEXT[], $192::DOUBLE PRECISION[], $193::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -415,7 +430,7 @@ RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id,
 wait_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_32, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_33
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($191::BIGINT[], $192::BIGINT[], $193::TEXT[], $194::TEXT[], $195::TEXT[], $196::DOUBLE PRECISION[], $197::BIGINT[], $198::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($194::BIGINT[], $195::BIGINT[], $196::TEXT[], $197::TEXT[], $198::TEXT[], $199::DOUBLE PRECISION[], $200::BIGINT[], $201::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -452,6 +467,8 @@ UNION ALL SELECT lastfailure_done.kind, lastfailure_done.workflow_id, lastfailur
 FROM lastfailure_done
 UNION ALL SELECT leave_done.kind, leave_done.workflow_id, leave_done.key, leave_done.epoch
 FROM leave_done
+UNION ALL SELECT saga_done.kind, saga_done.workflow_id, saga_done.key, saga_done.epoch
+FROM saga_done
 UNION ALL SELECT send_done.kind, send_done.workflow_id, send_done.key, send_done.epoch
 FROM send_done
 UNION ALL SELECT sending_done.kind, sending_done.workflow_id, sending_done.key, sending_done.epoch

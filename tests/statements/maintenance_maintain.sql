@@ -103,13 +103,18 @@ LIMIT 2000
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED),
 recovered AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' ELSE 'PENDING' END, epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, completed_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN now() END, updated_at=now(), queue=coalesce(pgqrs.pgqrs_workflows.queue, 'default'), ready_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN now() END, due_at=NULL, executor=NULL, attempts=CASE WHEN ((SELECT 1
+SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state IS NULL) THEN 'CANCELLED' ELSE 'PENDING' END, epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, completed_at=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state IS NULL) THEN now() END, updated_at=now(), queue=coalesce(pgqrs.pgqrs_workflows.queue, 'default'), ready_at=CASE WHEN (NOT (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state IS NULL)) THEN now() END, due_at=NULL, executor=NULL, attempts=CASE WHEN ((SELECT 1
 FROM pgqrs.pgqrs_workflow_steps
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = pgqrs.pgqrs_workflows.id
 AND pgqrs.pgqrs_workflow_steps.epoch = pgqrs.pgqrs_workflows.epoch
 AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
 
-LIMIT 1) IS NOT NULL) THEN 0 ELSE pgqrs.pgqrs_workflows.attempts END, deadline=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=NULL
+LIMIT 1) IS NOT NULL) THEN 0 ELSE pgqrs.pgqrs_workflows.attempts END, deadline=CASE WHEN (NOT (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state IS NULL)) THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=NULL, saga_state=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state = 'OPEN') THEN 'CANCELLED' ELSE pgqrs.pgqrs_workflows.saga_state END
 FROM lost
 WHERE pgqrs.pgqrs_workflows.id = lost.id
 RETURNING pgqrs.pgqrs_workflows.id),
@@ -154,6 +159,10 @@ WHERE pgqrs.pgqrs_workflows.deadline < now()
 AND pgqrs.pgqrs_workflows.deadline >= now() - $1::FLOAT * interval '1 second'
 AND pgqrs.pgqrs_workflows.deadline < CASE WHEN (pgqrs.pgqrs_workflows.executor IS NULL) THEN now() ELSE now() - interval '1.0 second' END
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND (pgqrs.pgqrs_workflows.saga_state IS NULL
+OR pgqrs.pgqrs_workflows.executor IS NULL
+AND NOT (pgqrs.pgqrs_workflows.saga_state IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state != 'OPEN'))
 
 LIMIT 2000) AS expired) AS expired, (SELECT pg_catalog.count(*) AS count_1
 FROM suspects) + (SELECT pg_catalog.count(*) AS count_1

@@ -4,21 +4,52 @@ SET status=$2::TEXT, epoch=(pgqrs.pgqrs_workflows.epoch + $3::BIGINT), claim=NUL
 AND (EXISTS (SELECT *
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_workflows.parent_id
-AND parent.completed_at IS NULL)))
+AND parent.completed_at IS NULL))), saga_state=CASE WHEN ((SELECT 1
+FROM pgqrs.pgqrs_workflow_steps AS undo
+WHERE undo.workflow_id = $6::BIGINT
+AND undo.status = $7::TEXT
+AND pg_catalog.starts_with(undo.step_id, 'undo/')
+
+LIMIT 1) IS NOT NULL) THEN pgqrs.pgqrs_workflows.saga_state END
 WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
 waiting_again AS
 (UPDATE pgqrs.pgqrs_workflow_steps
-SET status=$7::TEXT, completed_at=NULL, output=NULL, retry_at=NULL, address=NULL
+SET status=$8::TEXT, completed_at=NULL, output=NULL, retry_at=NULL, address=NULL
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
-AND pgqrs.pgqrs_workflow_steps.status = $8::TEXT
+AND pgqrs.pgqrs_workflow_steps.status = $9::TEXT
 AND CASE WHEN (pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.address, 'c/')
 AND pg_catalog.strpos(pgqrs.pgqrs_workflow_steps.step_id, 'as_completed/:') <= 0) THEN pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'status') != 'SUCCESS'
-OR pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'failed') != '[]' ELSE false END),
+OR pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'failed') != '[]' ELSE false END
+AND (SELECT 1
+FROM pgqrs.pgqrs_workflow_steps AS undo
+WHERE undo.workflow_id = $6::BIGINT
+AND undo.status = $7::TEXT
+AND pg_catalog.starts_with(undo.step_id, 'undo/')
+
+LIMIT 1) IS NULL),
 waits_dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits
-WHERE pgqrs.pgqrs_waits.workflow_id = $6::BIGINT)
+WHERE pgqrs.pgqrs_waits.workflow_id = $6::BIGINT),
+began_anew AS
+(UPDATE pgqrs.pgqrs_workflow_steps
+SET completed_at=now()
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
+AND (pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'saga:')
+OR pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'saga/')))
  UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=$1::BIGINT, retry_at=NULL
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
-AND pgqrs.pgqrs_workflow_steps.status = $9::TEXT
+AND pgqrs.pgqrs_workflow_steps.status = $10::TEXT
+AND ((SELECT 1
+FROM pgqrs.pgqrs_workflow_steps AS undo
+WHERE undo.workflow_id = $6::BIGINT
+AND undo.status = $7::TEXT
+AND pg_catalog.starts_with(undo.step_id, 'undo/')
+
+LIMIT 1) IS NULL
+OR pgqrs.pgqrs_workflow_steps.started_at >= (SELECT pg_catalog.max(saga.completed_at) AS max_1
+FROM pgqrs.pgqrs_workflow_steps AS saga
+WHERE saga.workflow_id = $6::BIGINT
+AND (pg_catalog.starts_with(saga.step_id, 'saga:')
+OR pg_catalog.starts_with(saga.step_id, 'saga/'))))

@@ -39,8 +39,9 @@ from pgqrs.storage.sql.expressions import (
     text_literal,
     text_of,
 )
+from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided
 from pgqrs.storage.sql.waits import all_of, drop_waits
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import SagaState, WorkflowStatus
 
 ENDED_PARENT = "x/"
 """The beginning of the address of the message that a parent leaves at its end."""
@@ -145,6 +146,8 @@ def _are_of(child: Any, address: Any) -> list[ColumnElement[bool]]:
 def cancel_children() -> Any:
     """Return the statement that cancels the children of ended parents, and asks the executors of those that run.
 
+    A child whose sagas are to be undone is handed to a worker.
+
     A parent that was resumed since its end keeps its children.
     It returns one row: `cancelled`, the number of children, and `left`, the number of parents that may have more.
     """
@@ -159,21 +162,30 @@ def cancel_children() -> Any:
     child = aliased(Workflow, name="child")
     # A lateral look-up, without an order: a plan in the order of the ids would walk all workflows.
     found = (
-        select(child.id, child.status)
+        select(child.id, child.status, child.saga_state)
         .where(_is_to_end(child, parents.c.workflow_id))
         .limit(number_literal(MAX_CANCELLED))
         .with_for_update(key_share=True, skip_locked=True, of=child)
         .lateral("found")
     )
     held: Any = (
-        select(found.c.id, found.c.status)
+        select(found.c.id, found.c.status, found.c.saga_state)
         .join_from(parents, found, true())
         .limit(number_literal(MAX_CANCELLED))
         .cte("held")
         .prefix_with("MATERIALIZED")
     )
     running: Any = select(held.c.id).where(held.c.status == text_literal(WorkflowStatus.RUNNING)).cte("running")
-    queued: Any = select(held.c.id).where(held.c.status != text_literal(WorkflowStatus.RUNNING)).cte("queued")
+    is_queued = held.c.status != text_literal(WorkflowStatus.RUNNING)
+    queued: Any = select(held.c.id).where(is_queued, ~has_saga(held.c)).cte("queued")
+    unwinding: Any = select(held.c.id).where(is_queued, has_saga(held.c)).cte("unwinding")
+    handed = (
+        update(Workflow)
+        .where(Workflow.id == func.any(all_of(unwinding.c.id)))
+        .values(**handed_to_worker(SagaState.CANCELLED))
+        .returning(Workflow.id)
+        .cte("handed")
+    )
     asked = (
         update(Workflow)
         .where(Workflow.id == func.any(all_of(running.c.id)))
@@ -206,8 +218,9 @@ def cancel_children() -> Any:
         .cte("done")
     )
     return select(
-        (_count(cancelled) + _count(asked)).label("cancelled"), (_count(parents) - _count(done)).label("left")
-    ).add_cte(drop_waits(cancelled.c.id).cte("dropped"))
+        (_count(cancelled) + _count(asked) + _count(handed)).label("cancelled"),
+        (_count(parents) - _count(done)).label("left"),
+    ).add_cte(drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped"))
 
 
 def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
@@ -220,6 +233,7 @@ def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
         child.completed_at.is_(None),
         child.ends_with_parent,
         (child.status != text_literal(WorkflowStatus.RUNNING)) | child.cancel_interrupts.is_(None),
+        ~has_saga(child) | is_undecided(child),
     )
 
 

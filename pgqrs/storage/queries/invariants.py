@@ -11,7 +11,7 @@ from pgqrs.codecs.updates import REPLY, REQUEST
 from pgqrs.models import Executor, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.sql.expressions import interval, number_literal, pg, text_literal
-from pgqrs.types import StepStatus, WorkflowStatus
+from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
 """A sentence with a place for each column, and the query for the rows that violate the invariant."""
@@ -124,6 +124,18 @@ INVARIANTS: tuple[Invariant, ...] = (
             Workflow.cancel_interrupts.is_(None),
             _PARENT.completed_at < func.now() - interval(NOTICED),
             Workflow.updated_at <= _PARENT.completed_at,
+        ),
+    ),
+    (
+        "workflow {0} is {1} and still to be cancelled by an executor.",
+        select(Workflow.id, Workflow.status).where(
+            Workflow.status != WorkflowStatus.RUNNING, Workflow.cancel_interrupts.is_not(None)
+        ),
+    ),
+    (
+        "workflow {0} is WAITING, although its sagas are to be undone ({1}).",
+        select(Workflow.id, Workflow.saga_state).where(
+            Workflow.status == WorkflowStatus.WAITING, Workflow.saga_state != SagaState.OPEN
         ),
     ),
     (

@@ -45,8 +45,9 @@ from pgqrs.storage.sql.expressions import (
     text_literal,
     unnest,
 )
+from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided, unwinds
 from pgqrs.storage.sql.waits import all_of, drop_waits
-from pgqrs.types import StepStatus, WorkflowStatus
+from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 MAX_ROWS = 2000
 """Maximum workflows that one statement wakes, recovers or ends; the next statement handles the rest."""
@@ -112,22 +113,25 @@ def codecs_of_others() -> Any:
 
 
 def end_past_deadline() -> Any:
-    """Return the statement that ends workflows whose deadline has passed, each with its own error."""
+    """Return the statement that ends workflows whose deadline has passed, each with its own error.
+
+    A workflow whose sagas are to be undone is handed to a worker instead.
+    """
     rows = (
         unnest(bindparam("ids", type_=ARRAY(BigInteger())), bindparam("errors", type_=ARRAY(Text())))
         .table_valued(column("id", BigInteger()), column("error", Text()))
         .render_derived(name="timed_out")
     )
     held = (
-        select(Workflow.id, rows.c.error)
+        select(Workflow.id, rows.c.error, Workflow.saga_state)
         .join_from(rows, Workflow, Workflow.id == rows.c.id)
-        .where(Workflow.deadline < func.now(), can_count())
+        .where(Workflow.deadline < func.now(), can_count(), _may_end())
         .with_for_update(key_share=True, skip_locked=True, of=Workflow)
         .cte("held")
     )
     ended = (
         update(Workflow)
-        .where(Workflow.id == held.c.id)
+        .where(Workflow.id == held.c.id, held.c.saga_state.is_(None))
         .values(
             status=text_literal(WorkflowStatus.ERROR),
             error=json_of(held.c.error),
@@ -141,8 +145,10 @@ def end_past_deadline() -> Any:
         )
         .returning(Workflow.id)
     )
+    handed = update(Workflow).where(Workflow.id == held.c.id, held.c.saga_state.is_not(None))
+    handed_over = handed.values(**handed_to_worker(SagaState.TIMED_OUT)).cte("handed")
     dropped = drop_waits(held.c.id).cte("dropped")
-    return ended.add_cte(dropped)
+    return ended.add_cte(handed_over, dropped)
 
 
 def given_times() -> Any:
@@ -237,7 +243,8 @@ def _recover_runs() -> Any:
         .with_for_update(key_share=True, skip_locked=True, of=Workflow)
         .cte("lost")
     )
-    cancelled = Workflow.cancel_interrupts.is_not(None)
+    is_to_unwind = Workflow.cancel_interrupts.is_not(None) & is_undecided()
+    cancelled = Workflow.cancel_interrupts.is_not(None) & ~has_saga()
     return (
         update(Workflow)
         .where(Workflow.id == lost.c.id)
@@ -254,6 +261,7 @@ def _recover_runs() -> Any:
             deadline=case((~cancelled, Workflow.deadline)),
             completed_at=case((cancelled, func.now())),
             cancel_interrupts=null(),
+            saga_state=case((is_to_unwind, text_literal(SagaState.CANCELLED)), else_=Workflow.saga_state),
             attempts=case((has_progressed(), ZERO), else_=Workflow.attempts),
             updated_at=func.now(),
         )
@@ -268,7 +276,13 @@ def _past_deadline() -> Any:
     expired = select(Workflow.id).where(
         Workflow.deadline < func.now(), Workflow.deadline >= _since(), Workflow.deadline < passed, can_count()
     )
+    expired = expired.where(_may_end())
     return expired.limit(_most()).subquery("expired")
+
+
+def _may_end() -> ColumnElement[bool]:
+    """Return the condition that maintenance may end a workflow: its executor lets it unwind, as a worker does."""
+    return ~has_saga() | (Workflow.executor.is_(None) & ~unwinds())
 
 
 def _since() -> ColumnElement[Any]:

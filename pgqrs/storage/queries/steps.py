@@ -19,7 +19,7 @@ from sqlalchemy import (
 
 from pgqrs.codecs.records import StoredStep
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.records import FailedAttempts, History, StepTimes, StoredOutcome, from_row
+from pgqrs.storage.records import CompletedStep, FailedAttempts, History, StepTimes, StoredOutcome, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ZERO,
@@ -29,7 +29,7 @@ from pgqrs.storage.sql.expressions import (
     size_of,
     text_of,
 )
-from pgqrs.types import StepStatus
+from pgqrs.types import SagaState, StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024
 """Maximum bytes of a history's payloads that one statement reads."""
@@ -60,7 +60,17 @@ class StepRepository:
         own: Any = found.one_or_none()
         if own is None:
             return history
-        return history._replace(seconds_left=own.seconds_left, retries=own.retries, generation=own.generation or 0)
+        return history._replace(
+            seconds_left=own.seconds_left,
+            retries=own.retries,
+            generation=own.generation or 0,
+            saga_state=None if own.saga_state is None else SagaState(own.saga_state),
+        )
+
+    async def completed(self, workflow_id: int) -> list[CompletedStep]:
+        """Return the workflow's steps in the order in which their outcomes were recorded."""
+        found: Any = await self._connection.execute(_COMPLETED, {"workflow_id": workflow_id})
+        return [from_row(CompletedStep, row) for row in found.mappings()]
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
         """Return the texts of the outputs and errors of the steps, by step id."""
@@ -154,8 +164,17 @@ _TEXTS: Any = select(Step.step_id, *_PAYLOADS).where(
 )
 
 _DEADLINE_AND_RETRIES: Any = select(
-    seconds_of(Workflow.deadline - func.now()).label("seconds_left"), Workflow.retries, Workflow.generation
+    seconds_of(Workflow.deadline - func.now()).label("seconds_left"),
+    Workflow.retries,
+    Workflow.generation,
+    Workflow.saga_state,
 ).where(Workflow.id == bindparam("workflow_id"))
+
+_COMPLETED: Any = (
+    select(Step.step_id, seconds_of(func.now() - Step.completed_at).label("age"))
+    .where(Step.workflow_id == bindparam("workflow_id"))
+    .order_by(Step.completed_at, Step.step_id)
+)
 
 
 def _step(row: Mapping[Any, Any]) -> StoredStep:

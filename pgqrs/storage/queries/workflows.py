@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal,
     null,
+    or_,
     select,
     text,
     true,
@@ -35,20 +36,22 @@ from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundE
 from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.children import is_failed_wait
-from pgqrs.storage.records import EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
+from pgqrs.storage.records import SAGA, UNDO, EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
     array_of,
     finite,
+    is_found,
     pg,
     text_literal,
     text_of,
     text_of_array,
 )
+from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided
 from pgqrs.storage.sql.tokens import check_token
 from pgqrs.storage.sql.waits import drop_waits
-from pgqrs.types import StepStatus, WorkflowStatus
+from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 
 class WorkflowRepository:
@@ -177,11 +180,7 @@ class WorkflowRepository:
 
     async def cancel_released(self, workflow_id: int) -> None:
         """Cancel a workflow whose run was released, unless an executor has started another run."""
-        await self._connection.execute(
-            update(Workflow)
-            .where(Workflow.id == workflow_id, Workflow.executor == executors.ABANDONED)
-            .values(**_CANCELLED, executor=null(), epoch=Workflow.epoch + 1, claim=null())
-        )
+        await self._connection.execute(_CANCEL_RELEASED, {"workflow": workflow_id})
 
     async def resume(self, workflow_id: int) -> tuple[str, int | None]:
         """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
@@ -281,11 +280,15 @@ def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
 def _locked() -> Any:
     """Return the query that locks a workflow and returns its status, executor and token."""
     columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor, Workflow.token)
+    columns += (Workflow.saga_state,)
     return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
 
 
 def _cancel() -> Any:
     """Return the statement that cancels a workflow, or requests it from its executor, and returns the old status.
+
+    A workflow without a run is handed to a worker if the worker is to undo the steps of a saga. One that unwinds
+    stays as it is.
 
     It is a single statement, so that no claim comes between the check of the status and the write, even where each
     statement is a transaction.
@@ -299,17 +302,52 @@ def _cancel() -> Any:
     running = held.c.status == text_literal(WorkflowStatus.RUNNING)
     waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
     interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
-    asked = own.where(running).values(cancel_interrupts=interrupts).cte("asked")
-    cancelled = own.where(waiting).values(**_CANCELLED).returning(Workflow.id).cte("cancelled")
+    is_live = ~has_saga(held.c) | is_undecided(held.c)
+    asked = own.where(running, is_live).values(cancel_interrupts=interrupts).cte("asked")
+    cancelled = own.where(waiting, ~has_saga(held.c)).values(**_CANCELLED).returning(Workflow.id).cte("cancelled")
+    handed = own.where(waiting, is_undecided(held.c)).values(**handed_to_worker(SagaState.CANCELLED))
+    unwinding = handed.returning(Workflow.id).cte("unwinding")
     dropped = drop_waits(cancelled.c.id).cte("waits_dropped")
-    return select(held.c.status, held.c.executor, held.c.token).add_cte(asked, cancelled, dropped)
+    also_dropped = drop_waits(unwinding.c.id).cte("also_dropped")
+    held_columns = (held.c.status, held.c.executor, held.c.token)
+    return select(*held_columns).add_cte(asked, cancelled, unwinding, dropped, also_dropped)
+
+
+def _cancel_released() -> Any:
+    """Return the statement that cancels a workflow whose run was released, or hands it to a worker to unwind."""
+    released = update(Workflow).where(
+        Workflow.id == bindparam("workflow"), Workflow.executor == executors.abandoned()
+    )
+    freed = {"executor": null(), "epoch": Workflow.epoch + 1, "claim": null()}
+    handed = released.where(has_saga()).values(**handed_to_worker(SagaState.CANCELLED), **freed).cte("handed")
+    return released.where(~has_saga()).values(**_CANCELLED, **freed).add_cte(handed)
+
+
+def _is_saga(step: Any) -> ColumnElement[bool]:
+    """Return the condition that a step records that a saga is undone."""
+    starts = [pg.starts_with(step.step_id, text_literal(each), type_=Boolean()) for each in SAGA]
+    return or_(*starts)
 
 
 def _resume() -> Any:
     """Return the statement that makes a workflow pending, and reopens its failed steps and its waits for children.
 
     A wait for a child that has failed has no outcome any more: the next run takes the end that the child has then.
+    After a failed undo only the steps that began since then are reopened, and the workflow goes on to unwind: the
+    body is to take its path from before. The undos have all their time again.
     """
+    undo, saga = aliased(Step, name="undo"), aliased(Step, name="saga")
+    own: ColumnElement[Any] = bindparam("workflow")
+    is_undo = pg.starts_with(undo.step_id, text_literal(UNDO), type_=Boolean())
+    failed = select(ONE).where(undo.workflow_id == own, undo.status == StepStatus.ERROR, is_undo)
+    has_failed = is_found(failed, undo)
+    decided = select(pg.max(saga.completed_at)).where(saga.workflow_id == own, _is_saga(saga)).scalar_subquery()
+    began_anew = (
+        update(Step)
+        .where(Step.workflow_id == own, _is_saga(Step))
+        .values(completed_at=func.now())
+        .cte("began_anew")
+    )
     parent = aliased(Workflow, name="parent")
     has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
     made_pending = (
@@ -328,6 +366,7 @@ def _resume() -> Any:
             retries=0,
             deadline=null(),
             cancel_interrupts=null(),
+            saga_state=case((has_failed, Workflow.saga_state)),
             error=null(),
             completed_at=null(),
             updated_at=func.now(),
@@ -337,6 +376,7 @@ def _resume() -> Any:
     waiting_again = (
         update(Step)
         .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.SUCCESS, is_failed_wait())
+        .where(~has_failed)
         .values(status=StepStatus.RUNNING, output=null(), address=null(), completed_at=null(), retry_at=null())
         .cte("waiting_again")
     )
@@ -344,14 +384,17 @@ def _resume() -> Any:
     return (
         update(Step)
         .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
+        .where(~has_failed | (Step.started_at >= decided))
         .values(reopened=true(), failures=0, retry_at=null())
-        .add_cte(made_pending, waiting_again, waits_dropped)
+        .add_cte(made_pending, waiting_again, waits_dropped, began_anew)
     )
 
 
 _LOCK = _locked().add_columns(Workflow.releases_key)
 
 _CANCEL = _cancel()
+
+_CANCEL_RELEASED = _cancel_released()
 
 _RESUME = _resume()
 

@@ -127,6 +127,7 @@ def _values(held: LockedRows) -> dict[str, ColumnElement[Any]]:
         "attempts": ZERO,
         "retries": ZERO,
         "error": null(),
+        "saga_state": null(),
         "completed_at": case((cancelled, func.now())),
     }
 

@@ -24,7 +24,7 @@ from pgqrs.storage.writes.creation import (
 from pgqrs.storage.writes.messages import SendMessages, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
 from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep
-from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, ReleaseWorkflow
+from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, MarkSaga, ReleaseWorkflow
 from pgqrs.storage.writes.steps import (
     RecordFailedAttempt,
     RecordLastFailedAttempt,
@@ -168,6 +168,7 @@ OPERATIONS = Operations(
         StartKeyedChild(),
         SendMessages(),
         TakeMessages(),
+        MarkSaga(),
     ]
 )
 """The operations of pgqrs; a new operation is listed here and nowhere else."""

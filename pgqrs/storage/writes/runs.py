@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import case, func, null, select, update
+from sqlalchemy import case, false, func, null, select, update
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.errors import (
@@ -32,6 +32,7 @@ from pgqrs.storage.sql.expressions import (
     seconds_from_now,
     text_literal,
 )
+from pgqrs.storage.sql.sagas import has_saga, is_undecided, unwinds
 from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
@@ -45,7 +46,7 @@ from pgqrs.storage.writes.operation import (
 )
 from pgqrs.storage.writes.steps import ReopenedStep, ReopenSteps
 from pgqrs.storage.writes.waits import AWAIT_MESSAGES, PARK_STEPS, StepWait, wait_arrays
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import SagaState, WorkflowStatus
 
 
 class RunStart(NamedTuple):
@@ -192,6 +193,55 @@ def _claim_error(record: RunStart, current: CurrentState) -> PgqrsError | None:
     return None
 
 
+class SagaMark(NamedTuple):
+    """A record to write: the state of the sagas of a workflow, None for no saga with steps to undo.
+
+    Any state but OPEN says that the workflow unwinds: a cancellation that was requested is heard by that, and the
+    deadline no longer counts. OPEN and None keep such a state.
+    """
+
+    workflow_id: int
+    epoch: int
+    state: str | None
+    claim: int = 0
+
+
+class MarkSaga(Operation[SagaMark]):
+    """Write the state of the sagas of workflows, for current runs."""
+
+    name = "saga"
+    record = SagaMark
+    unsent: ClassVar = frozenset({"epoch"})
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the update; a workflow that unwinds goes on to unwind."""
+        held = self.lock_workflows(to_update=True, single=single)
+        ends = func.coalesce(held.c.state, text_literal(SagaState.OPEN)) != text_literal(SagaState.OPEN)
+        return (
+            update(Workflow)
+            .where(Workflow.id == held.workflow_id, held.is_current)
+            .where(Workflow.status == text_literal(WorkflowStatus.RUNNING))
+            .values(
+                saga_state=case(
+                    (ends | ~func.coalesce(unwinds(), false()), held.c.state), else_=Workflow.saga_state
+                ),
+                cancel_interrupts=case((~ends, Workflow.cancel_interrupts)),
+                deadline=case((~ends, Workflow.deadline)),
+            )
+            .returning(*self.returning(Workflow.id, Workflow.epoch.expression, single=single))
+        )
+
+    def result_for(self, record: SagaMark, epoch: int) -> None:
+        """Return None: a mark has no result."""
+
+    def resolve_missing(self, record: SagaMark, current: CurrentState) -> Any:
+        """Return the error of a stale run, or the reason to send the record again."""
+        if reason := fencing_error(record, current):
+            return reason
+        is_over = current.status != WorkflowStatus.RUNNING
+        return WorkflowFinishedError(record.workflow_id, str(current.status)) if is_over else RETRY
+
+
 End = TypeVar("End", bound=RunEnd | RunRelease)
 
 
@@ -222,7 +272,7 @@ class _ReleaseOperation(Operation[End]):
             update(Workflow)
             .where(Workflow.id == held.workflow_id, held.is_current)
             .where(Workflow.status == text_literal(WorkflowStatus.RUNNING), *self._conditions())
-            .values(**self._values(held), cancel_interrupts=null(), updated_at=func.now())
+            .values({"cancel_interrupts": null(), "updated_at": func.now()} | self._values(held))
             .returning(*self.returning(Workflow.id, self._epoch(), single=single))
         )
 
@@ -315,7 +365,9 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
         return not (record.reopen or record.waits)
 
     def _epoch(self) -> ColumnElement[int]:
-        return _negative_if_cancelled()
+        """Return the epoch of a workflow, negative if the write has not parked it."""
+        parked = Workflow.status == text_literal(WorkflowStatus.WAITING)
+        return case((parked, Workflow.epoch), else_=-Workflow.epoch)
 
     def result_for(self, record: RunRelease, epoch: int) -> None:
         """Return None: a release has no result."""
@@ -325,12 +377,21 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         cancelled = text_literal(WorkflowStatus.CANCELLED)
-        # A workflow that is to be cancelled is not released for another claim.
-        status = case((Workflow.cancel_interrupts.is_not(None), cancelled), else_=held.c.status)
+        # A workflow that is to be cancelled is not released for another claim, unless the claim is to unwind it.
+        unwinds_next = case(
+            (held.c.status == text_literal(WorkflowStatus.WAITING), text_literal(WorkflowStatus.PENDING)),
+            else_=held.c.status,
+        )
+        is_to_end = Workflow.cancel_interrupts.is_not(None)
+        instead = case((has_saga(), unwinds_next), else_=cancelled)
+        status = case((is_to_end, instead), else_=held.c.status)
         waiting = status == text_literal(WorkflowStatus.WAITING)
         pending = status == text_literal(WorkflowStatus.PENDING)
         return {
             "status": status,
+            "saga_state": case(
+                (is_to_end & is_undecided(), text_literal(SagaState.CANCELLED)), else_=Workflow.saga_state
+            ),
             "executor": case((status == text_literal(WorkflowStatus.RUNNING), abandoned())),
             "queue": queue_or_default(),
             "ready_at": case((pending, func.now())),

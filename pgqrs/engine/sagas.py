@@ -1,0 +1,156 @@
+"""The sagas of one run: the state that the workflow's row has, and the undos that have failed or are left."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from time import monotonic
+from typing import Protocol
+
+from pgqrs.engine.lifecycle import RunLifecycle, StopReason
+from pgqrs.errors import PgqrsError, SagaError
+from pgqrs.storage.store import Store
+from pgqrs.storage.writes.operation import Record
+from pgqrs.storage.writes.runs import SagaMark
+from pgqrs.storage.writes.steps import StartedWait
+from pgqrs.types import SagaState
+
+_REASONS = {SagaState.CANCELLED: StopReason.CANCELLED, SagaState.TIMED_OUT: StopReason.TIMED_OUT}
+
+
+class OpenSaga(Protocol):
+    """The part of a saga that its run uses."""
+
+    @property
+    def key(self) -> object:
+        """The object that identifies the context of the saga."""
+        ...
+
+    @property
+    def has_steps(self) -> bool:
+        """True if a step was called that can be undone."""
+        ...
+
+    def raise_if_ended(self) -> None:
+        """Raise the error of a saga that is or will be undone: no further step of it begins."""
+        ...
+
+
+current_saga: ContextVar[OpenSaga | None] = ContextVar("pgqrs_saga", default=None)
+"""The innermost saga of the current task."""
+
+
+class Claimed(Protocol):
+    """The part of a `Run` that its sagas use."""
+
+    context_key: object
+    workflow_id: int
+    epoch: int
+    claim: int
+
+    def on_write_refused(self, error: BaseException) -> None:
+        """Handle a refused write, after which the run may be unable to write anything more."""
+        ...
+
+
+class Sagas:
+    """The sagas of a run.
+
+    Args:
+        run: The run.
+        store: The store of the event loop.
+        lifecycle: The lifecycle of the run.
+        state: The state in the row of the workflow.
+
+    Attributes:
+        state: The state in the row of the workflow.
+        entered: The sagas whose blocks are being executed.
+        unfinished: The sagas and clean-ups that began to undo and have not ended.
+        failure: The error of an undo that has failed for good, for a run that was stopped.
+        left: The error that names the steps which were not undone in time.
+    """
+
+    def __init__(self, run: Claimed, store: Store, lifecycle: RunLifecycle, state: SagaState | None) -> None:
+        self._run = run
+        self._store = store
+        self._lifecycle = lifecycle
+        self._order: dict[str, int] | None = None
+        self._ages: dict[str, float] = {}
+        self._is_left_open = False
+        self._marking = asyncio.Lock()
+        self.state = state
+        self.entered: set[OpenSaga] = set()
+        self.unfinished: set[object] = set()
+        self.failure: SagaError | None = None
+        self.left: SagaError | None = None
+        if state is not None:
+            lifecycle.replays_for = _REASONS.get(state)
+        lifecycle.may_begin = self._check
+        lifecycle.acknowledge = self.acknowledge
+
+    def _check(self) -> None:
+        """Raise the stop of a run that only replays, or the error of a saga that is undone."""
+        self._lifecycle.raise_if_replaying()
+        saga = current_saga.get()
+        if saga is not None and saga.key is self._run.context_key and not self._lifecycle.is_sheltered():
+            saga.raise_if_ended()
+
+    async def load(self) -> None:
+        """Read the order in which earlier runs recorded the steps, and when they decided to undo."""
+        if self._order is None:
+            steps = [] if self._run.epoch == 1 else await self._store.completed_steps(self._run.workflow_id)
+            self._order = {each.step_id: number for number, each in enumerate(steps)}
+            self._ages = {each.step_id: each.age for each in steps if each.age is not None}
+
+    def age(self, step_id: str) -> float:
+        """Return the seconds since an earlier run recorded a step; 0 for any other step."""
+        return self._ages.get(step_id, 0.0)
+
+    def place(self, step_id: str) -> int | None:
+        """Return the number of a step that an earlier run recorded, in the order of the records."""
+        return None if self._order is None else self._order.get(step_id)
+
+    async def mark_open(self) -> None:
+        """Write, before the first step that can be undone begins, that the workflow is not to be ended at once."""
+        if self.state is None:
+            async with self._marking:
+                if self.state is None:
+                    await self._write(SagaState.OPEN)
+
+    async def begin(self, step_id: str) -> None:
+        """Write that a step begins, which counts even if the process dies before its outcome is recorded."""
+        run = self._run
+        begun = StartedWait(run.workflow_id, run.epoch, step_id, None, None, monotonic(), None, 0.0, run.claim)
+        await self._send(begun)
+
+    async def acknowledge(self) -> bool:
+        """Write that the stopped workflow unwinds, and return False if the row says so."""
+        if self.state not in {None, SagaState.OPEN} or not self._lifecycle.is_final:
+            return False
+        is_late = self._lifecycle.stop_reason is StopReason.TIMED_OUT
+        async with self._marking:
+            await self._write(SagaState.TIMED_OUT if is_late else SagaState.CANCELLED)
+        return True
+
+    def leave_open(self) -> None:
+        """Note that the run is released while a saga has steps to undo."""
+        self._is_left_open = True
+
+    async def clear_stale(self) -> None:
+        """Write, before the run parks, that no saga has steps to undo, if that is so."""
+        is_open = self._is_left_open or any(each.has_steps for each in self.entered)
+        if self.state is SagaState.OPEN and not is_open:
+            await self._write(None)
+
+    async def _write(self, state: SagaState | None) -> None:
+        run = self._run
+        await self._send(SagaMark(run.workflow_id, run.epoch, state, run.claim))
+        self.state = state
+
+    async def _send(self, record: Record) -> None:
+        try:
+            await self._store.journal.write(record)
+        except PgqrsError as refused:
+            self._run.on_write_refused(refused)
+            self._lifecycle.raise_if_stopped()
+            raise
