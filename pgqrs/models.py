@@ -128,11 +128,11 @@ class Workflow(Base):
 
     # Whether the workflow has its key until its end only, or as long as the row is there.
     releases_key: Mapped[bool] = mapped_column(server_default=false())
-    # The epoch in which the workflow last continued as new, and all of its steps are newer; None for never.
-    generation: Mapped[int | None]
     # None: no saga has steps to undo. While it is set, a cancellation and the deadline leave the workflow to a
     # worker, which undoes the steps and then ends it; any other state than OPEN says that it is to end.
     saga_state: Mapped[str | None]
+    # The epoch in which the workflow last continued as new, and all of its steps are newer; None for never.
+    generation: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
