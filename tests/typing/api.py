@@ -301,6 +301,9 @@ async def handles(admin: Admin) -> None:
     assert_type(await admin.handle(1, pipeline).result(), list[User])
     assert_type(await admin.handle(1, workflow=named).result(timeout=1), str)
     assert_type(await admin.handle(1).result(), Any)
+    assert_type(await (await admin.find(pipeline, key="k")).result(), list[User])
+    assert_type(await (await admin.options(key="k", until="end").find(named, key="k")).result(), str)
+    admin.options(key="k", until="start")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     admin.handle("1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     admin.handle(1, "pipeline")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
