@@ -361,7 +361,8 @@ def workflow(
             attempt executes again the steps that caused the error, and replays all other steps. No retries by
             default.
         timeout: Seconds, or a `timedelta`, from the first start to the deadline, across restarts. At the deadline
-            the run is interrupted and the workflow ends with `WorkflowTimeoutError`. No timeout by default.
+            the run is interrupted and the workflow ends with `WorkflowTimeoutError`. The time begins anew when the
+            workflow continues as new. No timeout by default.
         max_attempts: Maximum claims in a row without a newly recorded step; 20 by default. A worker ends a
             workflow beyond this number as ERROR.
         strict: Whether a recorded step that is called with other arguments than before raises

@@ -73,12 +73,14 @@ class WorkflowRecord:
         id: The id of the workflow.
         name: The name of the workflow.
         status: The status of the workflow.
-        input: The arguments of the workflow, ``{"args": [...], "kwargs": {...}}``.
+        input: The arguments of the workflow, ``{"args": [...], "kwargs": {...}}``; those with which it has
+            continued as new, if it has.
         output: The return value of the workflow; None without a recorded output.
         error: The recorded error, with the keys in `docs/outcomes-and-replay.md`; None without a recorded error.
         epoch: The number of runs so far.
         created_at: The time at which the workflow was created.
-        started_at: The start of the first run; None before it.
+        started_at: The start of the first run, or of the first run since the workflow has continued as new; None
+            before it.
         completed_at: The time at which the workflow ended; None for a workflow that has not ended.
         updated_at: The time of the last change of the workflow's row.
         queue: The queue of the workflow; None for a workflow in no queue.

@@ -156,7 +156,7 @@ SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_workflows.parent_id), now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, continue_held.timeout) * interval '1 second') ELSE (SELECT parent.deadline
 FROM pgqrs.pgqrs_workflows AS parent
-WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END, saga_state=NULL
+WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, saga_state=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END
 FROM (SELECT continue_rows.workflow_id AS workflow_id, continue_rows.claim AS claim, continue_rows.input AS input, continue_rows.timeout AS timeout, continue_rows.next_claim AS next_claim, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
 FROM unnest($85::BIGINT[], $86::BIGINT[], $87::TEXT[], $88::DOUBLE PRECISION[], $89::BIGINT[]) AS continue_rows(workflow_id, claim, input, timeout, next_claim)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = continue_rows.workflow_id

@@ -29,13 +29,14 @@ ROWS = 1_000_000
 KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "start", "step")
 # Those of runs that are to be cancelled are rare, and mix with nothing that the others do not mix with.
 LATE = ("last", "lastfailure")
-# Those of messages and of children go into batches with further writes.
-APART = ("emit", "enqueueuntilend", "send", "sending", "startkeyed", "startmany", "take", "wait")
+# Those of messages, of children and of generations go into batches with further writes.
+APART = ("continue", "emit", "enqueueuntilend", "send", "sending", "startkeyed", "startmany", "take", "wait")
+NEVER_ALONE = {"continue", "sending", "startkeyed", "startmany", "take"}
 NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
 OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
 OLD |= {"waiting": 6, "awaited": 6, "outgoing": 10, "replies": 10, "events": 10, "child": 10, "parent": 10}
-OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15}
+OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15, "continue": 16}
 MIXES = [
     ("begin", "end", "step"),
     ("create", "end", "start", "step"),
@@ -64,9 +65,7 @@ LITERALS = {
     "ends_with_parent": "false",
     "releases_key": "false",
 }
-SINGLE = [
-    kind for kind in writes.OPERATIONS.values() if kind.name not in {"sending", "startkeyed", "startmany", "take"}
-]
+SINGLE = [kind for kind in writes.OPERATIONS.values() if kind.name not in NEVER_ALONE]
 """The operations of which a record is sent alone."""
 
 
