@@ -163,6 +163,20 @@ async def test_finally_runs_before_the_next_generation(result):
     assert cleaned == [1, 2, 3]
 
 
+@workflow
+async def in_a_task(ctx: PyWorkflow, number: int, is_awaited: bool) -> int:
+    """Continue in a task of the function, which awaits this task or something else."""
+    if number == 1:
+        task = asyncio.create_task(ctx.continue_as_new(in_a_task, 2, is_awaited))
+        await (task if is_awaited else asyncio.Event().wait())
+    return number
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+async def test_task_of_the_function_continues_the_workflow(result, is_awaited):
+    assert await result(in_a_task, 1, is_awaited) == 2
+
+
 # --- where it is refused ---
 
 
