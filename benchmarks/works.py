@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 
@@ -48,6 +49,9 @@ class Work:
             return self.quick_workflows, self.quick_steps
         return self.fewer.get(system, self.workflows), self.steps
 
+
+CHILDREN = int(os.environ.get("PGQRS_BENCH_CHILDREN", "10000"))
+"""The children of C1: `PGQRS_BENCH_CHILDREN=100000` sets another number."""
 
 ALL = ("pgqrs", "rust", "dbos", "absurd", "pgbench")
 
@@ -120,7 +124,7 @@ _WORKS = (
     Work(
         "m2",
         "messages between 50 pairs of workflows",
-        10_000,
+        2000,
         concurrency=50,
         systems=("pgqrs", "dbos", "absurd"),
         fewer={"dbos": 1000, "absurd": 1000},
@@ -139,7 +143,7 @@ _WORKS = (
     Work(
         "c1",
         "children of one step, run by two worker processes",
-        10_000,
+        CHILDREN,
         systems=("pgqrs", "dbos"),
         fewer={"dbos": 300},
         quick_workflows=100,
