@@ -116,7 +116,7 @@ _WORKS = (
     Work(
         "m1",
         "milliseconds from a message to the next step of its receiver",
-        200,
+        100,
         systems=("pgqrs", "dbos", "absurd"),
         quick_workflows=20,
         workers=1,

@@ -16,7 +16,6 @@ from absurd_connection import CLIENTS, install, working
 from absurd_sdk import AsyncAbsurd
 from common import (
     MOST_WARMING_UP,
-    PACE_SECONDS,
     Arguments,
     in_slices,
     is_ready,
@@ -110,10 +109,9 @@ async def latency(asked: Arguments) -> None:
         await until_ended(lambda: read(WAITING), count)
         sent = []
         for number in range(count):
-            await asyncio.sleep(PACE_SECONDS)
             sent.append(time.time())
             await client.emit_event(f"go/{number}", 1)
-        await until_ended(lambda: read(ENDED), count)
+            await until_ended(lambda: read(ENDED), number + 1)
         times = await read(TIMES)
     await client.close()
     latencies = [times[str(number)] - begin for number, begin in enumerate(sent)][MOST_WARMING_UP:]

@@ -20,9 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PACE_SECONDS = 0.03
-"""Seconds between two messages to receivers of an idle worker."""
-
 SLICES = 4
 """The parts in which sends and enqueues are measured in turn."""
 

@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 from common import (
     MOST_WARMING_UP,
-    PACE_SECONDS,
     Arguments,
     in_slices,
     is_ready,
@@ -119,10 +118,10 @@ async def latency(asked: Arguments) -> None:
         await until_ended(lambda: read(WAITING), count)
         await asyncio.sleep(1)  # until the last of them waits
         sent = []
-        for each in handles:
-            await asyncio.sleep(PACE_SECONDS)
+        for ended, each in enumerate(handles, 1):
             sent.append(time.time())
             await DBOS.send_async(each.get_workflow_id(), 1, "go")
+            await until_ended(lambda: read(ENDED), ended)
         received = [await each.get_result(polling_interval_sec=POLL_SECONDS) for each in handles]
     latencies = [end - begin for begin, end in zip(sent, received, strict=True)][MOST_WARMING_UP:]
     report("dbos", **percentiles(latencies), workflows=asked.workflows, steps=asked.workflows)

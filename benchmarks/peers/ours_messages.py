@@ -11,7 +11,6 @@ from typing import Any
 import asyncpg
 from common import (
     MOST_WARMING_UP,
-    PACE_SECONDS,
     Arguments,
     Memory,
     in_slices,
@@ -110,10 +109,10 @@ async def latency(asked: Arguments) -> None:
             handles = await admin.enqueue_many(receiving, ((),) * (MOST_WARMING_UP + asked.workflows))
             await until_ended(lambda: read(PARKED), len(handles))
             commits, before, sent = await read(COMMITS_OF_A_WAIT), await read(TRANSACTIONS), []
-            for handle in handles:
-                await asyncio.sleep(PACE_SECONDS)
+            for count, handle in enumerate(handles, 1):
                 sent.append(time.time())
                 await handle.send(GO, 1)
+                await until_ended(lambda: read(ENDED), count)
             received = [await handle.result() for handle in handles]
             transactions = await read(TRANSACTIONS) - before
     latencies = [end - begin for begin, end in zip(sent, received, strict=True)][MOST_WARMING_UP:]
