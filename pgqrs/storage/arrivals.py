@@ -89,6 +89,10 @@ class Arrivals:
         self._pause = MIN_POLL_INTERVAL
         self._woken.set()
 
+    async def has_unread(self) -> bool:
+        """Return whether a message has arrived for one of the waits, which may not know it yet."""
+        return bool(self._waiting) and bool(await self._unread(list(self._waiting)))
+
     def subscribe(self, addresses: Sequence[str], on_arrival: Callable[[], None]) -> Callable[[], object]:
         """Call `on_arrival` once one of the addresses has a message; return a function that ends the wait."""
         for address in addresses:

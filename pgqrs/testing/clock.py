@@ -204,7 +204,8 @@ class TestClock:
         """Skip time while the block runs: when all work only waits, move to the time of the next timer.
 
         The clock monitors the runs in this process, the writes of the `Admin` objects, and the workflows in the
-        tables. It skips no time while a step executes, or while a workflow waits for an event other than a time.
+        tables. It skips no time while a step executes, while a message or the end of a child has not reached the
+        workflow that waits for it, or while a workflow waits for an event that pgqrs does not know.
 
         Raises:
             ConfigurationError: The clock follows no `Admin`; raised at the end of the block.
@@ -261,10 +262,11 @@ class TestClock:
             return None
         asked = self.time()
         outlook = await stores[0].database.run_with_retries(testbed.pending_work)
+        has_message = any([await each.arrivals.has_unread() for each in stores])
         rests = _rests(stores)
         runs = {workflow_id for each in stores for workflow_id in each.runs}
         may_be_claimed = ready.may_be_claimed(outlook.open)
-        if rests is None or outlook.held - runs or may_be_claimed:
+        if rests is None or has_message or outlook.held - runs or may_be_claimed:
             return None
         in_tables = [] if outlook.next_due is None else [asked + outlook.next_due]
         soonest = min([*rests, *self._sleepers.values(), *in_tables], default=inf)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self, TypeVar, TypeVarTuple, cast, overload
 from uuid import uuid4
@@ -12,6 +12,7 @@ from uuid import uuid4
 from pgqrs.client.admin import Admin
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.records import StoredWorkflow, decode_workflow, value_context
+from pgqrs.decorators import AnyFunction
 from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
 from pgqrs.observer import Observer
@@ -25,10 +26,11 @@ from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded
 from pgqrs.testing.crash_report import Compare, RunReport, differences_of, hint_of
-from pgqrs.testing.enqueued import skipping
+from pgqrs.testing.enqueued import deliver, skipping
 from pgqrs.testing.scratch import scratch_admin
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.worker.runner import ClaimedTask, WorkflowRunner
+from pgqrs.worker.worker import Worker
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 
@@ -48,6 +50,7 @@ async def crash_everywhere(
     admin: Admin | None = None,
     compare: Compare | None = None,
     timeout: float = 30.0,
+    workflows: Iterable[AnyFunction] = (),
 ) -> R: ...
 
 
@@ -59,6 +62,7 @@ async def crash_everywhere(
     admin: Admin | None = None,
     compare: Compare | None = None,
     timeout: float = 30.0,
+    workflows: Iterable[AnyFunction] = (),
 ) -> R: ...
 
 
@@ -69,6 +73,7 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
     admin: Admin | None = None,
     compare: Compare | None = None,
     timeout: float = 30.0,
+    workflows: Iterable[AnyFunction] = (),
 ) -> R:
     """Assert that a workflow survives a crash at any moment, and return its result.
 
@@ -102,6 +107,8 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
             must be the same. Pass it if results contain the id of a workflow or of a row, a random number or the
             time.
         timeout: Maximum seconds of each run, without `arrange`; 30 by default.
+        workflows: Functions decorated with `@workflow` that a worker runs meanwhile, as the children of the
+            workflow in its queue. This worker does not crash.
 
     Returns:
         The result of the undisturbed run.
@@ -122,6 +129,8 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
         victim, survivor = [await stack.enter_async_context(_twin(base, each)) for each in observers]
         harness = _CrashHarness((victim, survivor), observers, definition, arguments, timeout)
         lab = await stack.enter_async_context(harness)
+        if others := list(workflows):
+            await stack.enter_async_context(Worker(base, others, queues=[lab.queue]))
         undisturbed = await lab.run(_Crash())
         for number in range(1, len(undisturbed.writes) + 1):
             for after in (False, True):
@@ -252,7 +261,7 @@ class _CrashHarness:
         self._definition = definition
         self._arguments = arguments
         self._timeout = timeout
-        self._queue = f"crash_everywhere {uuid4()}"  # a queue that no other worker serves
+        self.queue = f"crash_everywhere {uuid4()}"  # a queue that no other worker serves
         self._stores: list[Store] = []
         self._watches: list[ClaimConnection] = []
         self._held: asyncio.Task[None] | None = None
@@ -287,7 +296,7 @@ class _CrashHarness:
         begun = [each.begun for each in self._observers]
         survivor = self._admins[1]
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
-        handle = await survivor.options(queue=self._queue).enqueue(workflow, *args)
+        handle = await survivor.options(queue=self.queue).enqueue(workflow, *args)
         self._observers[0].crash = crash
         try:
             await self._run_to_end(0, handle.id, crash)
@@ -323,10 +332,9 @@ class _CrashHarness:
                 await asyncio.sleep(PAUSE)  # until the workflow is due
 
     async def _claim(self, which: int) -> ClaimedRun | None:
-        names, queues = [self._definition.name], [self._queue]
-        maintained = await self._watches[which].run_maintenance(names, queues)
-        if maintained.has_new and (await self._watches[which].deliver()).has_ended_parents:
-            await self._watches[which].cancel_children()
+        names, queues = [self._definition.name], [self.queue]
+        if (await self._watches[which].run_maintenance(names, queues)).has_new:
+            await deliver(self._watches[which])
         found = await self._watches[which].claim(names, queues, 1)
         return found[0] if found else None
 

@@ -104,9 +104,11 @@ async def run_enqueued(
 ) -> int:
     """Run the enqueued workflows, and the workflows that they enqueue, here to their end, one after another.
 
-    Workflows run as in a `Worker`: by priority, then by age. An error of a workflow is recorded, and its handle
-    raises it. If the `admin` has a `TestClock`, the time of sleeps and retries is skipped; otherwise workflows
-    that are due later are not run. Workflows that are stored with another codec are not run either.
+    Workflows run as in a `Worker`: by priority, then by age. Their messages are delivered, and their children run
+    if they are among `workflows`. An error of a workflow is recorded, and its handle raises it. If the `admin` has
+    a `TestClock`, the time of sleeps, retries and timeouts is skipped; otherwise workflows that are due later are
+    not run. A workflow that can only wait for a message, an event or a child of another name is left waiting.
+    Workflows that are stored with another codec are not run.
 
     Args:
         admin: The client of the database.
@@ -201,7 +203,7 @@ class _Inline:
         self._ids: set[int] = set()
 
     async def run(self) -> int:
-        """Run until no workflow is left, and return the number of workflows."""
+        """Run until no workflow is left that can go on, and return the number of workflows."""
         while queues := await self._busy_queues():
             await self._watch.run_maintenance(self._names, queues)
             if await self._run_next(queues):
@@ -212,6 +214,7 @@ class _Inline:
         return len(self._ids)
 
     async def _busy_queues(self) -> list[str]:
+        await deliver(self._watch)
         found = await self._here.store.database.run_with_retries(
             lambda each: testbed.queues(each, self._names, self._codec)
         )
@@ -229,6 +232,14 @@ class _Inline:
     def _tell(self, workflow_id: int) -> None:
         self._left.set()
         self._here.notify_finished(workflow_id)
+
+
+async def deliver(watch: ClaimConnection) -> None:
+    """Deliver all messages to parked workflows, and cancel the children of ended parents, as a worker does."""
+    again = True
+    while again:
+        delivered = await watch.deliver()
+        again = delivered.again or (delivered.has_ended_parents and await watch.cancel_children())
 
 
 def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:

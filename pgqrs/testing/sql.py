@@ -12,17 +12,21 @@ application.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import exists, func, select
+from sqlalchemy import case, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pgqrs.models import Base, Message, Wait, Workflow
+from pgqrs.codecs.messages import EVENT
+from pgqrs.models import Base, Message, Step, Wait, Workflow
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.schema import migrate
-from pgqrs.storage.sql.expressions import seconds_of
+from pgqrs.storage.sql.addresses import name_in
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.expressions import seconds_of, text_of
 from pgqrs.types import WorkflowStatus
 
 PREFIX = "pgqrs_test_"
@@ -80,6 +84,21 @@ class PendingWork(NamedTuple):
     held: frozenset[int]
     open: frozenset[tuple[int, int]]
     next_due: float | None
+
+
+class StoredMessage(NamedTuple):
+    """A message to a workflow; `payload` is JSON text. `key` is None for a key that pgqrs has made."""
+
+    workflow_id: int
+    address: str
+    key: str | None
+    payload: str
+    is_received: bool
+
+    @property
+    def topic(self) -> str:
+        """The name of the topic."""
+        return name_in(self.address)
 
 
 def script() -> str:
@@ -184,7 +203,7 @@ async def pending_work(connection: AsyncConnection) -> PendingWork:
 
 
 async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:
-    """Return the queues that have live workflows of these names, including workflows that wait for a time.
+    """Return the queues that have workflows of these names which are ready, or wait for a time.
 
     `codec` names the codec of the workflows, None for strict JSON; a claim takes no workflow of another codec.
     """
@@ -192,6 +211,53 @@ async def queues(connection: AsyncConnection, names: list[str], codec: str | Non
     found = await connection.execute(_QUEUES.where(*is_ours))
     return [str(queue) for (queue,) in found]
 
+
+async def sent_messages(connection: Connection) -> list[StoredMessage]:
+    """Return all messages that were sent to workflows, the oldest first.
+
+    A message without a key is deleted some time after its receiver has got it; the step that received it has it.
+    """
+    kept: Any = (await connection.execute(_MESSAGES)).all()
+    received: Any = (await connection.execute(_RECEIVED)).all()
+    taken = Counter((address, payload) for _, address, _, payload, is_taken in kept if is_taken)
+    deleted: list[StoredMessage] = []
+    for workflow_id, address, payload in received:
+        if taken[address, payload]:
+            taken[address, payload] -= 1
+        else:
+            deleted.append(StoredMessage(workflow_id, address, None, payload, is_received=True))
+    return deleted + [StoredMessage(*row) for row in kept]
+
+
+async def emitted_events(connection: Connection) -> dict[str, str]:
+    """Return the texts of all events of the schema by their names, the oldest first."""
+    found: Any = await connection.execute(_EVENTS)
+    return {name_in(address): payload for address, payload in found}
+
+
+_TO_TOPIC, _TO_EVENT = "m/%", f"{EVENT}%"
+
+_MESSAGES: Any = (
+    select(
+        Message.workflow_id,
+        Message.address,
+        case((Message.is_kept, Message.key)),
+        text_of(Message.payload),
+        Message.taken_at.is_not(None),
+    )
+    .where(Message.address.like(_TO_TOPIC))
+    .order_by(Message.id)
+)
+
+_RECEIVED: Any = (
+    select(Step.workflow_id, Step.address, text_of(Step.output))
+    .where(Step.address.like(_TO_TOPIC))
+    .order_by(Step.completed_at, Step.workflow_id)
+)
+
+_EVENTS: Any = (
+    select(Message.address, text_of(Message.payload)).where(Message.address.like(_TO_EVENT)).order_by(Message.id)
+)
 
 _HAS_MESSAGE = exists().where(
     Wait.workflow_id == Workflow.id, Message.address == Wait.address, Message.taken_at.is_(None)
@@ -212,8 +278,8 @@ _QUEUES: Any = (
         Workflow.status.in_(_LIVE),
         Workflow.queue.is_not(None),
         Workflow.ready_at.is_not(None)
-        | (Workflow.status == WorkflowStatus.WAITING)
-        | Workflow.due_at.is_not(None),
+        | Workflow.due_at.is_not(None)
+        | ((Workflow.status == WorkflowStatus.WAITING) & Workflow.deadline.is_not(None)),
     )
 )
 

@@ -3,5 +3,6 @@ FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.status IN (__[POSTCOMPILE_status_1])
 AND pgqrs.pgqrs_workflows.queue IS NOT NULL
 AND (pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+OR pgqrs.pgqrs_workflows.due_at IS NOT NULL
 OR pgqrs.pgqrs_workflows.status = $1::TEXT
-OR pgqrs.pgqrs_workflows.due_at IS NOT NULL)
+AND pgqrs.pgqrs_workflows.deadline IS NOT NULL)

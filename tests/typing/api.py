@@ -38,7 +38,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
-from pgqrs.testing import crash_everywhere, run_enqueued
+from pgqrs.testing import SentRecord, assert_not_sent, assert_sent, crash_everywhere, run_enqueued
 
 
 class User(TypedDict):
@@ -493,4 +493,14 @@ async def crashes(admin: Admin) -> None:
 
     assert_type(await crash_everywhere(greet, 1, "ann", admin=admin), str)
     assert_type(await crash_everywhere(greet, arrange=arrange), str)
+    assert_type(await crash_everywhere(greet, 1, "ann", workflows=ALL), str)
     await crash_everywhere(greet, arrange=wrong)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+
+
+async def sent(admin: Admin) -> None:
+    paid, handle = Topic("paid", int), admin.handle(1, pipeline)
+    assert_type(await assert_sent(admin, handle, paid, 5, key="k", count=1), SentRecord)
+    await assert_sent(admin)
+    await assert_sent(admin, 1, "paid", {"any": "value"})
+    await assert_not_sent(admin, 1, paid)
+    await assert_sent(admin, 1, paid, "five")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]

@@ -55,5 +55,12 @@ def event_address(name: str) -> str:
     return f"{EVENT}{_in_one_line(name)}"
 
 
+def name_in(address: str) -> str:
+    """Return the name of the topic, the step or the event of an address."""
+    kind, _, rest = address.partition("/")
+    name = rest if f"{kind}/" == EVENT else rest.partition("/")[2]
+    return name.replace("%0A", SEPARATOR).replace("%25", "%")
+
+
 def _in_one_line(name: str) -> str:
     return name.replace("%", "%25").replace(SEPARATOR, "%0A")
