@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from chaos.faults import Kill
 from chaos.tables import Entered, Recorded, Written
-from chaos.work import STEPS
+from chaos.work import FAMILIES, STEPS
 
 TOLERANCE = 0.05
 """Seconds by which a step may seem to begin late, because its clock and the server's are read in turn."""
@@ -16,24 +17,30 @@ TOLERANCE = 0.05
 CALM = 3.0
 """Seconds before and after a kill without an outage of the server, for an undisturbed recovery."""
 
+EXECUTED = ("note:", "try:", "wait:")
+"""The beginnings of the ids of the steps that are executed; the other steps wait, send or start children."""
+
 Place = tuple[int, str]
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The three tables, by their keys."""
+    """The three tables, by their keys, and the addresses of the messages that were not received."""
 
     workflows: list[Written]
     steps: dict[Place, Recorded]
     entries: dict[Place, list[Entered]]
+    unread: list[str]
 
     @classmethod
-    def of(cls, workflows: list[Written], steps: Sequence[Recorded], entries: Sequence[Entered]) -> Ledger:
+    def of(
+        cls, workflows: list[Written], steps: Sequence[Recorded], entries: Sequence[Entered], unread: list[str]
+    ) -> Ledger:
         """Return a ledger of the rows."""
         by_place: dict[Place, list[Entered]] = defaultdict(list)
         for entry in entries:
             by_place[entry.workflow_id, entry.step_id].append(entry)
-        return cls(workflows, {(each.workflow_id, each.step_id): each for each in steps}, by_place)
+        return cls(workflows, {(each.workflow_id, each.step_id): each for each in steps}, by_place, unread)
 
     @property
     def executions(self) -> int:
@@ -49,21 +56,31 @@ class Ledger:
 
     def violations(self, expected: int) -> Iterator[str]:
         """Yield each violation, as a sentence."""
-        keys = {each.key for each in self.workflows}
-        if len(self.workflows) != expected or len(keys) != expected:
-            yield f"{expected} keys were enqueued; there are {len(self.workflows)} workflows of {len(keys)} keys."
+        enqueued = [each for each in self.workflows if each.parent_id is None]
+        keys = {each.key for each in enqueued}
+        if len(enqueued) != expected or len(keys) != expected:
+            yield f"{expected} keys were enqueued; there are {len(enqueued)} workflows of {len(keys)} keys."
+        families: dict[int | None, list[Written]] = defaultdict(list)
+        for each in sorted(self.workflows, key=lambda each: each.id):
+            families[each.parent_id].append(each)
         for each in self.workflows:
-            yield from self._violations_of(each)
+            yield from self._violations_of(each, families.get(each.id, []))
+        for address in self.unread:
+            yield f"a message to the address {address!r} was sent twice, or was not received."
 
-    def _violations_of(self, workflow: Written) -> Iterator[str]:
+    def _violations_of(self, workflow: Written, children: Sequence[Written]) -> Iterator[str]:
         about = f"workflow {workflow.id} ({workflow.name})"
         if workflow.status != "SUCCESS":
             yield f"{about} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
             return
+        names, family = tuple(each.name for each in children), FAMILIES.get(workflow.name, ())
+        if names != family:
+            yield f"{about} has the children {names}, and started {family}."
         recorded = [self.steps.get((workflow.id, step_id)) for step_id in STEPS[workflow.name]]
-        if workflow.output != [step and step.output for step in recorded]:
-            outcomes = [step and step.output for step in recorded]
-            yield f"{about} returned {workflow.output}, and its steps {outcomes}."
+        outcomes: list[Any] = [step and step.output for step in recorded]
+        outcomes[1:1] = [value for each in children for value in each.output or ()]
+        if workflow.output != outcomes:
+            yield f"{about} returned {workflow.output}, and its steps and children {outcomes}."
         for step in recorded:
             if step is not None:
                 yield from self._violations_in(step)
@@ -108,7 +125,7 @@ def recoveries(
     """Return the recovery from each kill of a worker whose runs had steps left to execute."""
     by_workflow: dict[int, list[Recorded]] = defaultdict(list)
     for step in steps:
-        if step.completed_at is not None and ":" in step.step_id:  # the id of a sleep has no colon
+        if step.completed_at is not None and step.step_id.startswith(EXECUTED):
             by_workflow[step.workflow_id].append(step)
     found: list[Recovery] = []
     for kill in kills:

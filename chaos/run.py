@@ -7,14 +7,15 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from chaos.checks import Ledger, Recovery, recoveries
 from chaos.crew import Crew
 from chaos.faults import Damage, Faults
 from chaos.server import Server
 from chaos.tables import Tables
-from chaos.work import FUNCTIONS
-from pgqrs import Admin
+from chaos.work import FUNCTIONS, ITEM, ITEMS, receiver
+from pgqrs import Admin, WorkflowHandle
 from pgqrs.errors import InvariantError
 
 WAVE = 0.5
@@ -106,7 +107,14 @@ class Chaos:
             own = [(number,) for number in numbers if number % len(FUNCTIONS) == place]
             if own:
                 # All of one priority: recovered workflows are claimed first, so a recovery does not queue.
-                await self._admin.enqueue_many(function, own, key=str)
+                handles = await self._admin.enqueue_many(function, own, key=str)
+                if function is receiver:
+                    await asyncio.gather(*map(self._send, handles))
+
+    async def _send(self, handle: WorkflowHandle[Any]) -> None:
+        """Send the messages of a receiver; a repetition must have no effect."""
+        for item in range(ITEMS):
+            await handle.send(ITEM, item, key=str(item))
 
     async def _strike(self) -> None:
         plan = self._plan
@@ -139,7 +147,7 @@ class Chaos:
     async def _result(self, began: float) -> Result:
         took = time.monotonic() - began
         workflows, steps = await self._tables.workflows(), await self._tables.steps()
-        ledger = Ledger.of(workflows, steps, await self._tables.entries())
+        ledger = Ledger.of(workflows, steps, await self._tables.entries(), await self._tables.unread())
         damage = self._faults.damage
         violations = [*damage.violations, *ledger.violations(self._plan.workflows)]
         async with Admin(self._dsn) as admin:

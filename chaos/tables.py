@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from chaos.work import Base, Entry, engine_for
-from pgqrs.models import Executor, Step, Workflow
+from pgqrs.models import Executor, Message, Step, Workflow
 
 PATIENCE = 60.0
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
@@ -48,6 +48,7 @@ class Written(NamedTuple):
     output: Any
     error: Any
     epoch: int
+    parent_id: int | None
 
 
 class Recorded(NamedTuple):
@@ -103,8 +104,14 @@ class Tables:
                 await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
-        """Return the number of ended workflows."""
-        return int((await self._rows(select(func.count()).where(Workflow.status.in_(OVER))))[0][0])
+        """Return the number of ended workflows, without children."""
+        ended = select(func.count()).where(Workflow.status.in_(OVER), Workflow.parent_id.is_(None))
+        return int((await self._rows(ended))[0][0])
+
+    async def unread(self) -> list[str]:
+        """Return the addresses of the messages to workflows that no workflow has received."""
+        unread = select(Message.address).where(Message.taken_at.is_(None), Message.address.like("m/%"))
+        return [address for (address,) in await self._rows(unread)]
 
     async def held_by(self, pid: int) -> list[tuple[int, int]]:
         """Return the ids and epochs of the runs of a process, without retries."""

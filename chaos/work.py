@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,7 +21,7 @@ from sqlalchemy import BigInteger, Double, Text, Uuid
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pgqrs import Admin, PyWorkflow, RetryPolicy, TransientError, step, workflow
+from pgqrs import Admin, PyWorkflow, RetryPolicy, Topic, TransientError, step, workflow
 
 EXPIRY = 4.0
 """Seconds of the workers' `heartbeat_timeout`: short, so that a worker that is stopped for long loses its runs."""
@@ -33,6 +34,16 @@ PARKING = RetryPolicy(attempts=10_000, initial=1.2, factor=1.1, maximum=2.0)
 
 TROUBLE = 0.4
 """Probability that a step of `flaky` fails."""
+
+
+ITEM = Topic("item", int)
+"""The topic of the messages to `receiver`."""
+
+ITEMS = 3
+"""Messages that each `receiver` gets, with the values from 0 on."""
+
+CHILDREN = 3
+"""Children that each `parent` starts by one step."""
 
 
 def admin() -> Admin:
@@ -148,13 +159,50 @@ async def sleepy(ctx: PyWorkflow, number: int) -> list[str]:
     return [first, second, await note(ctx, "c")]
 
 
+@workflow(name="chaos.receiver")
+async def receiver(ctx: PyWorkflow, number: int) -> list[str]:
+    """Receive the messages that the program, or a parent, sends; each value names a step."""
+    pause = number % 3 / 10
+    return [await note(ctx, f"item {await ctx.receive(ITEM)}", pause) for _ in range(ITEMS)]
+
+
+@workflow(name="chaos.child")
+async def child(ctx: PyWorkflow, number: int) -> list[str]:
+    """Execute two steps; some children sleep between them, long enough to park."""
+    first = await note(ctx, "a", number % 4 / 10)
+    if number % 3 == 0:
+        await ctx.sleep(1.2)
+    return [first, await note(ctx, "b")]
+
+
+@workflow(name="chaos.parent")
+async def parent(ctx: PyWorkflow, number: int) -> list[str]:
+    """Start a receiver, send it messages without keys, start other children, and wait for all."""
+    first = await note(ctx, "a")
+    listener = await ctx.start(receiver, number)
+    for item in range(ITEMS):
+        await ctx.send(listener.id, ITEM, item)
+    children = await ctx.start_many(child, [(number + place,) for place in range(CHILDREN)])
+    outputs = [await listener, *await ctx.gather(children)]
+    return [first, *chain.from_iterable(outputs), await note(ctx, "b")]
+
+
 STEPS: dict[str, tuple[str, ...]] = {
     "chaos.quick": ("note:a", "note:b", "note:c"),
     "chaos.slow": ("note:a", "note:b", "note:c", "note:d"),
     "chaos.flaky": ("try:a", "wait:b", "try:c", "note:d"),
     "chaos.sleepy": ("note:a", "note:b", "note:c"),
+    "chaos.receiver": tuple(f"note:item {item}" for item in range(ITEMS)),
+    "chaos.child": ("note:a", "note:b"),
+    "chaos.parent": ("note:a", "note:b"),
 }
-"""The steps of each workflow, in the order of the outcomes in its output."""
+"""The steps of each workflow, in the order of the outcomes in its output.
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, slow, flaky, sleepy)
+In the output of a parent, the outputs of its children follow the first outcome.
+"""
+
+FAMILIES: dict[str, tuple[str, ...]] = {"chaos.parent": ("chaos.receiver", *["chaos.child"] * CHILDREN)}
+"""The names of the children of each parent, in the order in which it starts them."""
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, slow, flaky, sleepy, receiver, parent)
 """The workflows that are enqueued, in turn."""
