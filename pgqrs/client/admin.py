@@ -520,7 +520,8 @@ class Admin:
     ) -> None:
         """Request the cancellation of a workflow, in whichever process it runs.
 
-        A workflow without a run is CANCELLED when this method returns. A running workflow starts no further step,
+        A workflow without a run is CANCELLED when this method returns; one with an open saga is made ready, and a
+        worker undoes the steps of the saga before it is CANCELLED. A running workflow starts no further step,
         and its sleeps and retry delays end. Its executing steps continue to their recorded outcomes. Once no step
         executes, the function has one second to return; then its task is cancelled. The run then ends as
         CANCELLED. This method does not wait for that end. `resume_workflow` makes the workflow ready to run again.

@@ -120,6 +120,7 @@ class RunLifecycle:
             that its sagas are undone; None for any other run.
         may_begin: Raises the stop, or the error, of a place in which no step or wait may begin; None if they may
             begin everywhere.
+        has_to_replay: Returns whether recorded steps of a saga may not have been called again; None without a saga.
         acknowledge: Writes that the workflow unwinds, and returns False if that is known; None without a saga.
         loop: The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11.
     """
@@ -136,6 +137,7 @@ class RunLifecycle:
         "clock",
         "deadline",
         "fatal_error",
+        "has_to_replay",
         "idle",
         "is_handed_over",
         "loop",
@@ -163,6 +165,7 @@ class RunLifecycle:
         self.is_handed_over = False
         self.replays_for: StopReason | None = None
         self.may_begin: Callable[[], None] | None = None
+        self.has_to_replay: Callable[[], bool] | None = None
         self.acknowledge: Callable[[], Awaitable[bool]] | None = None
         self.loop = asyncio.get_running_loop()
         self.clock = clock
@@ -260,7 +263,6 @@ class RunLifecycle:
     def enter_shelter(self, shelter: Shelter) -> None:
         """Let the steps in a shelter begin, and interrupt neither them nor the body."""
         self._shelters += 1
-        self.is_handed_over = False
         shelter.is_open = True
 
     def leave_shelter(self, shelter: Shelter) -> None:
@@ -278,7 +280,18 @@ class RunLifecycle:
         for each in ancestors(place):
             each.interrupted = True
         _keep_quiet(asyncio.current_task(), self.body.task)
-        raise RunStopped(self._error_of(self.replays_for))
+        error = self._error_of(self.replays_for)
+        raise RunStopped(error) if place is not None or error is None else error
+
+    def _stop_or_replay(self, stop: StopReason) -> bool:
+        """Stop the run, or let it only replay while recorded steps of its sagas were not called again."""
+        if self.replays_for is not None:
+            return False
+        if self.state is not _OPEN or self.has_to_replay is None or not self.has_to_replay():
+            return self.stop_for(stop)
+        self.replays_for = stop
+        self._wake()
+        return True
 
     def settle(self) -> None:
         """Stop a run that only replays, once its body needs no further outcome."""
@@ -345,7 +358,7 @@ class RunLifecycle:
         if self.deadline is None:
             return
         if self.deadline <= self.clock.time():
-            self.stop_for(StopReason.TIMED_OUT)
+            self._stop_or_replay(StopReason.TIMED_OUT)
         else:
             self._timers["deadline"] = self.clock.call_at(self.deadline, self._time_out)
 
@@ -398,9 +411,7 @@ class RunLifecycle:
         Without `interrupt`, the executing steps complete first. A body that does not end by itself is interrupted
         `UNWIND_GRACE` seconds after the last step.
         """
-        if self.replays_for is not None:
-            return
-        if not self.stop_for(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
+        if not self._stop_or_replay(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
             return
         if interrupt:
             self.interrupt()
@@ -446,7 +457,7 @@ class RunLifecycle:
             self.raise_if_stopped()
 
     def _time_out(self) -> None:
-        self.stop_for(StopReason.TIMED_OUT)
+        self._stop_or_replay(StopReason.TIMED_OUT)
         self.interrupt()
 
     def unwind_for(self, stop: StopReason) -> None:

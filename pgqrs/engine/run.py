@@ -384,7 +384,8 @@ class Run:
         the run.
         """
         self.lifecycle.cancel(interrupt=interrupt)
-        if not self.in_body and self.may_write and self._release_task is None:
+        replays = self.lifecycle.replays_for is not None
+        if not (self.in_body or replays) and self.may_write and self._release_task is None:
             # No task executes a body, so no task would end the run.
             loop = asyncio.get_running_loop()
             self._release_task = loop.create_task(self._release_cancelled(), name="pgqrs-cancel")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import ContextVar
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgqrs.engine.lifecycle import RunLifecycle, StopReason
 from pgqrs.errors import PgqrsError, SagaError
@@ -47,6 +47,7 @@ class Claimed(Protocol):
     workflow_id: int
     epoch: int
     claim: int
+    steps: Any
 
     def on_write_refused(self, error: BaseException) -> None:
         """Handle a refused write, after which the run may be unable to write anything more."""
@@ -86,6 +87,7 @@ class Sagas:
         if state is not None:
             lifecycle.replays_for = _REASONS.get(state)
         lifecycle.may_begin = self._check
+        lifecycle.has_to_replay = self._has_to_replay
         lifecycle.acknowledge = self.acknowledge
 
     def _check(self) -> None:
@@ -94,6 +96,9 @@ class Sagas:
         saga = current_saga.get()
         if saga is not None and saga.key is self._run.context_key and not self._lifecycle.is_sheltered():
             saga.raise_if_ended()
+
+    def _has_to_replay(self) -> bool:
+        return self.state is SagaState.OPEN and bool(self._run.steps.history.unasked())
 
     async def load(self) -> None:
         """Read the order in which earlier runs recorded the steps, and when they decided to undo."""

@@ -241,10 +241,10 @@ class Saga:
     async def __aenter__(self) -> Self:
         run = self._run = await self._current()
         run.check()
-        if isinstance(run.place, StepExecution):
+        if not run.in_body or isinstance(run.place, StepExecution):
             raise ConfigurationError(
-                f"step {run.place.step_id!r} of workflow {run.workflow_id} opens a saga: a replay does not call "
-                "the steps within a step. Open the saga in the workflow's function."
+                f"workflow {run.workflow_id} opens a saga outside of its function, or within a step: only the "
+                "function is called again to undo the steps. Open the saga in the workflow's function."
             )
         self.step_id = self._name or run.steps.next_id(run.place, "saga")
         sagas = run.open_sagas()
@@ -268,6 +268,8 @@ class Saga:
         sagas = self._run.open_sagas()
         sagas.entered.discard(self)
         kind = self._kind(exc_value)
+        if self._run.lifecycle.is_handed_over and self._run.lifecycle.is_ending:
+            sagas.unfinished.add(self)
         if kind is None:
             self._leave(sagas, exc_value)
             return

@@ -106,7 +106,10 @@ AND startmany_done.workflow_id = parents_rows.workflow_id
 AND startmany_done.key = parents_rows.step_id),
 end_done AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' WHEN (end_held.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), updated_at=now(), output=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST(end_held.output AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST(end_held.error AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
+SET status=CASE WHEN (NOT (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false))) THEN 'CANCELLED' WHEN (end_held.error IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), updated_at=now(), output=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST(end_held.output AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST(end_held.error AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM (SELECT end_rows.workflow_id AS workflow_id, end_rows.claim AS claim, end_rows.output AS output, end_rows.error AS error, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
 FROM unnest($64::BIGINT[], $65::BIGINT[], $66::TEXT[], $67::TEXT[]) AS end_rows(workflow_id, claim, output, error)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = end_rows.workflow_id

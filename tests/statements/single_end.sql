@@ -1,5 +1,8 @@
 UPDATE pgqrs.pgqrs_workflows
-SET status=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN 'CANCELLED' WHEN ($1::TEXT IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), updated_at=now(), output=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST($2::TEXT AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL) THEN CAST($1::TEXT AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
+SET status=CASE WHEN (NOT (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false))) THEN 'CANCELLED' WHEN ($1::TEXT IS NULL) THEN 'SUCCESS' ELSE 'ERROR' END, completed_at=now(), updated_at=now(), output=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST($2::TEXT AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST($1::TEXT AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.epoch AS current_epoch
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = $3::BIGINT

@@ -92,6 +92,36 @@ async def called_bare_workflow(ctx: PyWorkflow, /, *pages: int, **options: str) 
     return len(pages)
 
 
+async def refund(ctx: PyWorkflow, receipt: str | None, order: str, cents: int) -> None: ...
+
+
+@step(undo=refund, undo_when="began", retry=3)
+async def charge(ctx: PyWorkflow, order: str, cents: int = 5) -> str:
+    return order
+
+
+@step(undo=charge, key=lambda order: order)
+async def charge_by_key(ctx: PyWorkflow, order: str) -> str:
+    return order
+
+
+async def a_saga(ctx: PyWorkflow) -> str:
+    async with ctx.saga(undo_timeout=timedelta(hours=1), id="payment"):
+        assert_type(await charge(ctx, "17", cents=5), str)
+        await charge(ctx, 17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    try:
+        return await charge_by_key(ctx, "17")
+    finally:
+        async with ctx.cleanup(timeout=5):
+            await charge(ctx, "18")
+
+
+def wrong_undos() -> None:
+    step(undo=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(undo=refund, undo_when="never")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(undo=lambda ctx, value: None)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
 @step(retry=3, timeout=1.5)
 async def retried(ctx: PyWorkflow, page: int) -> str:
     return ""

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from sqlalchemy import text
 
+from examples.saga import journey
 from pgqrs import (
     Admin,
     ConfigurationError,
@@ -475,6 +476,57 @@ class TestACancellation:
                 await handle.result(timeout=30)
         assert desk.log[4:] == [f"undo {number} {number}" for number in (3, 2, 1, 0)]
 
+    async def test_heard_in_the_midst_of_a_replay_undoes_all(self, admin, desk):
+        gate = Gate()
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                if len(desk.log) > 1:
+                    await gate.stop()
+                await desk.book(ctx, "hotel")
+                await desk.book(ctx, "car")
+
+        at_car = desk.gate("car")
+        async with Worker(admin, [trip], grace=0):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await at_car.reached.wait()
+        async with Worker(admin, [trip]), no_hang():
+            await gate.reached.wait()
+            await handle.cancel()
+            gate.open()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
+
+    async def test_of_a_run_that_is_handed_over_undoes_elsewhere(self, admin, desk):
+        gate = desk.gate("hotel")
+        trip = trip_of(desk, "train", "hotel")
+        async with Worker(admin, [trip], grace=0):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await gate.reached.wait()
+                await handle.cancel()
+        assert await handle.status() == "PENDING"
+        assert desk.log == ["train"]
+        async with Worker(admin, [trip]):
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+
+    async def test_after_the_last_saga_is_too_late(self, admin, sql, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow) -> str:
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+            await sql.execute("UPDATE pgqrs_workflows SET cancel_interrupts = false WHERE id = $1", ctx.id())
+            return "booked"
+
+        assert await admin.run(trip) == "booked"
+        assert desk.log == ["train"]
+
     async def test_of_a_draining_worker_goes_on_in_another(self, admin, desk):
         gate = desk.gate("undo train")
         trip = trip_of(desk, "train", "hotel", after=forever)
@@ -619,7 +671,7 @@ class TestAFailedUndo:
 
         @workflow
         async def trip(ctx: PyWorkflow) -> None:
-            async with ctx.saga(undo_timeout=0.3):
+            async with ctx.saga(undo_timeout=2):
                 await desk.book(ctx, "train")
                 raise ValueError("no")
 
@@ -724,6 +776,20 @@ class TestCleanup:
         assert await admin.run(trip) == "released"
 
 
+async def test_example_runs(admin, capsys):
+    async with Worker(admin, [journey]):
+        handle = await admin.enqueue(journey, "Ann")
+        assert await handle.event("status") == "room 17 is booked"
+        await handle.cancel()
+        with pytest.raises(WorkflowCancelledError):
+            await handle.result(timeout=30)
+    assert capsys.readouterr().out.splitlines() == [
+        "book a room of the Grand Hotel",
+        "give room 17 back to the Grand Hotel",
+        "refund 9900 cents to Ann: Ann has paid 9900 cents",
+    ]
+
+
 class TestMisuse:
     async def test_saga_within_a_step_is_refused(self, admin):
         @step
@@ -735,7 +801,7 @@ class TestMisuse:
         async def trip(ctx: PyWorkflow) -> None:
             await outer(ctx)
 
-        with pytest.raises(ConfigurationError, match="opens a saga"):
+        with pytest.raises(ConfigurationError, match="outside of its function, or within a step"):
             await admin.run(trip)
 
     def test_undo_that_does_not_take_the_arguments_is_refused(self):

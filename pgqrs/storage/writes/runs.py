@@ -307,7 +307,8 @@ class FinishWorkflow(_ReleaseOperation[RunEnd]):
         return len(record.output or record.error or "")
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
-        is_kept = Workflow.cancel_interrupts.is_(None)
+        # Undone sagas go with a cancellation, so one that comes after the last saga is too late.
+        is_kept = Workflow.cancel_interrupts.is_(None) | func.coalesce(is_undecided(), false())
         return {
             "status": case(
                 (~is_kept, text_literal(WorkflowStatus.CANCELLED)),
