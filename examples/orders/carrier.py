@@ -1,9 +1,9 @@
-"""Stands for a carrier, which is another company: the shop's transactions do not reach into what it does.
+"""A carrier, which is an external service: the shop's transactions do not include its effects.
 
-A real one is asked over HTTP, and what matters of it is here: what it has done stays done, whatever becomes of the
-caller, and a caller that asks again with the same idempotency key gets the same delivery. Most services that take
-money or move things have such a key. With one that has none, a crash between its effect and the record of the step
-has the effect happen twice, and nothing on this side of the wire can prevent that.
+A real carrier has an HTTP interface. Two properties matter here. An effect of the carrier stays, whatever happens
+to the caller. A caller that repeats a request with the same idempotency key gets the same delivery. Most services
+that take money or move goods have such a key. Without one, a crash between the effect and the record of the step
+makes the effect happen twice, and the caller cannot prevent it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Base(DeclarativeBase):
 
 
 class Delivery(Base):
-    """A parcel on its way; `asked` counts how often somebody asked for it with this key."""
+    """One delivery of a parcel; `asked` counts the requests with its key."""
 
     __tablename__ = "deliveries"
 
@@ -40,7 +40,7 @@ class Carrier:
         self._engine = engine
 
     async def deliver(self, parcel: str, *, key: str) -> str:
-        """Send a parcel on its way and return its tracking number; of one `key` only the first is sent."""
+        """Deliver a parcel and return its tracking number; a known `key` delivers nothing more."""
         asked = insert(Delivery).values(key=key, parcel=parcel, asked=1)
         again = asked.on_conflict_do_update(index_elements=[Delivery.key], set_={"asked": Delivery.asked + 1})
         async with AsyncSession(self._engine) as session, session.begin():

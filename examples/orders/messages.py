@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The requests and answers of the application."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field
 
-from pgqrs import StepStatus, WorkflowStatus
+from pgqrs import WorkflowStatus
 
 
 class NewOrder(BaseModel):
-    """What a customer asks for.
+    """The order of a customer.
 
-    A client that chooses the id can repeat the request until it hears an answer, and orders once.
+    A client that chooses the id can repeat the request until it gets an answer, and orders once.
     """
 
     id: UUID = Field(default_factory=uuid4)
@@ -22,13 +22,19 @@ class NewOrder(BaseModel):
 
 
 class Placed(BaseModel):
-    """The id of an order that was placed, now or before."""
+    """The id of an order that is in the tables now."""
 
     id: UUID
 
 
+class Decision(BaseModel):
+    """The decision about an order that needs an approval."""
+
+    is_approved: bool
+
+
 class OrderState(BaseModel):
-    """An order, how its workflow stands, and the steps that this has taken."""
+    """An order, its progress, and the tracking numbers of its parcels."""
 
     id: UUID
     customer: str
@@ -36,6 +42,7 @@ class OrderState(BaseModel):
     quantity: int
     cents: int
     is_cancelled: bool
-    tracking: str | None
+    is_refunded: bool
+    tracking: list[str]
     workflow: WorkflowStatus
-    steps: dict[str, StepStatus]
+    progress: str | None

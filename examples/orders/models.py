@@ -1,10 +1,10 @@
-"""The application's own tables; nothing in here knows pgqrs."""
+"""The application's own tables; nothing in this module knows pgqrs."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, MetaData
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA = "orders_example"
@@ -17,7 +17,7 @@ class Base(DeclarativeBase):
 
 
 class Item(Base):
-    """What can be ordered, and how many there are."""
+    """One kind of goods, its price and its stock."""
 
     __tablename__ = "items"
     __table_args__ = (CheckConstraint("stock >= 0"),)
@@ -28,7 +28,7 @@ class Item(Base):
 
 
 class Order(Base):
-    """An order; its customer chose the id. `workflow_id` is that of the workflow that carries it out."""
+    """An order of a customer, who chooses the id; `workflow_id` is the id of the workflow that fulfils it."""
 
     __tablename__ = "orders"
 
@@ -39,23 +39,27 @@ class Order(Base):
     cents: Mapped[int]
     workflow_id: Mapped[int] = mapped_column(BigInteger, unique=True)
     is_cancelled: Mapped[bool] = mapped_column(default=False)
+    is_shipping: Mapped[bool] = mapped_column(default=False)
 
 
 class Payment(Base):
-    """What an order was charged: there is no second one of an order."""
+    """The payment of an order; an order has at most one."""
 
     __tablename__ = "payments"
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     order_id: Mapped[UUID] = mapped_column(ForeignKey(Order.id), unique=True)
     cents: Mapped[int]
+    is_refunded: Mapped[bool] = mapped_column(default=False)
 
 
 class Shipment(Base):
-    """Where an order's parcel is: there is no second one of an order."""
+    """One parcel of an order; an order has one for each piece."""
 
     __tablename__ = "shipments"
+    __table_args__ = (UniqueConstraint("order_id", "parcel"),)
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
-    order_id: Mapped[UUID] = mapped_column(ForeignKey(Order.id), unique=True)
+    order_id: Mapped[UUID] = mapped_column(ForeignKey(Order.id))
+    parcel: Mapped[int]
     tracking: Mapped[str] = mapped_column(unique=True)

@@ -1,4 +1,4 @@
-"""What can be asked of the shop: each writes what it writes in one transaction, workflow included."""
+"""The operations of the shop; each writes its rows and changes its workflow in one transaction."""
 
 from __future__ import annotations
 
@@ -6,40 +6,43 @@ from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import selectinload
 
 from examples.orders.messages import NewOrder, OrderState
 from examples.orders.models import Item, Order, Payment, Shipment
-from examples.orders.workflow import Fulfil
-from pgqrs import Admin, StepStatus, WorkflowFinishedError, WorkflowStatus
-from pgqrs.models import Workflow
+from examples.orders.workflow import APPROVAL, PROGRESS, Fulfil, put_back
+from pgqrs import Admin, WorkflowFinishedError, WorkflowStatus
+from pgqrs.models import Event, Workflow
 
 
 class OutOfStockError(Exception):
-    """There is not enough of what was ordered, or nothing of that name."""
+    """The stock is too small for the order, or has no goods of this name."""
 
 
-class AlreadyPaidError(Exception):
-    """The order was charged, so it is too late to cancel it."""
+class AlreadyShippedError(Exception):
+    """The shipping of the order has begun, so the customer cannot cancel it."""
+
+
+class NoDecisionError(Exception):
+    """The order has ended, so a decision about it comes too late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """The application's sessions, its workflows, and what it does with both."""
+    """The application's sessions, its workflows, and the operations on both."""
 
     admin: Admin
     sessions: async_sessionmaker[AsyncSession]
     fulfil: Fulfil
 
     async def place(self, asked: NewOrder) -> bool:
-        """Write an order, enqueue its workflow and take it from the stock; return False for one that is there.
+        """Write an order, enqueue its workflow and take the goods from the stock; return False for a known order.
 
-        Raises `OutOfStockError`: then nothing of that is written.
+        Raises `OutOfStockError`, and then writes nothing.
         """
         async with self.sessions.begin() as session:
-            # Of a key there is one workflow: of two requests for one order the second waits here for the first.
+            # There is one workflow of a key: the second of two requests for one order waits here for the first.
             submit = self.admin.options(session=session, key=f"order {asked.id}")
             handle = await submit.enqueue(self.fulfil, str(asked.id))
             if await session.get(Order, asked.id) is not None:
@@ -49,41 +52,61 @@ class Shop:
             order.cents = asked.quantity * await _taken(session, asked)
         return True
 
-    async def cancel(self, order_id: UUID) -> bool:
-        """Cancel an order and put it back into the stock; return False where there is none.
+    async def decide(self, order_id: UUID, *, is_approved: bool) -> bool:
+        """Send the decision about an order to its workflow; return False for an unknown order.
 
-        Raises `AlreadyPaidError`: then it goes its way.
+        The key makes the first decision count. Raises `NoDecisionError` for an order that has ended.
+        """
+        async with self.sessions.begin() as session:
+            order = await session.get(Order, order_id)
+            if order is None:
+                return False
+            submit = self.admin.options(session=session)
+            try:
+                await submit.send(order.workflow_id, APPROVAL, is_approved, key="decision")
+            except WorkflowFinishedError:
+                raise NoDecisionError from None
+        return True
+
+    async def cancel(self, order_id: UUID) -> bool:
+        """Cancel an order and put its goods back into the stock; return False for an unknown order.
+
+        The workflow gives the money back. Raises `AlreadyShippedError`, and then changes nothing.
         """
         async with self.sessions.begin() as session:
             order = await session.get(Order, order_id, with_for_update=True)
             if order is None or order.is_cancelled:
                 return order is not None
-            if await session.scalar(select(Payment).where(Payment.order_id == order_id)) is not None:
-                raise AlreadyPaidError
-            order.is_cancelled = True
-            await _put_back(session, order)
+            if order.is_shipping:
+                raise AlreadyShippedError
+            await put_back(session, order)
             with suppress(WorkflowFinishedError):  # it has failed before it could charge
                 await self.admin.cancel_workflow(order.workflow_id, session=session)
         return True
 
-    async def look(self, order_id: UUID | None = None) -> list[OrderState]:
-        """Return how orders stand, or the one of this id, in statements that join both sides' tables."""
+    async def states(self, order_id: UUID | None = None) -> list[OrderState]:
+        """Return the newest orders, or one order, with one statement over the tables of both sides."""
+        tracking = select(func.array_agg(Shipment.tracking)).where(Shipment.order_id == Order.id)
+        progress = select(Event.value).where(Event.workflow_id == Workflow.id, Event.name == PROGRESS)
+        parts = (tracking.scalar_subquery(), progress.scalar_subquery())
         query = (
-            select(Order, Workflow, Shipment.tracking)
+            select(Order, Workflow.status, Payment.is_refunded, *parts)
             .join(Workflow, Workflow.id == Order.workflow_id)
-            .join(Shipment, Shipment.order_id == Order.id, isouter=True)
-            .options(selectinload(Workflow.steps))
+            .join(Payment, Payment.order_id == Order.id, isouter=True)
+            .where(*_named(order_id))
             .order_by(Workflow.id.desc())
             .limit(100)
         )
-        if order_id is not None:
-            query = query.where(Order.id == order_id)
         async with self.sessions() as session:
             return [_state(*row) for row in await session.execute(query)]
 
 
+def _named(order_id: UUID | None) -> list[ColumnElement[bool]]:
+    return [] if order_id is None else [Order.id == order_id]
+
+
 async def _taken(session: AsyncSession, asked: NewOrder) -> int:
-    """Take what is asked for from the stock and return its price."""
+    """Take the ordered goods from the stock and return the price of one piece."""
     enough = (Item.sku == asked.sku) & (Item.stock >= asked.quantity)
     take = update(Item).where(enough).values(stock=Item.stock - asked.quantity)
     cents: int | None = await session.scalar(take.returning(Item.cents))
@@ -92,11 +115,9 @@ async def _taken(session: AsyncSession, asked: NewOrder) -> int:
     return cents
 
 
-async def _put_back(session: AsyncSession, order: Order) -> None:
-    await session.execute(update(Item).where(Item.sku == order.sku).values(stock=Item.stock + order.quantity))
-
-
-def _state(order: Order, workflow: Workflow, tracking: str | None) -> OrderState:
+def _state(
+    order: Order, status: str, is_refunded: bool | None, tracking: list[str] | None, progress: str | None
+) -> OrderState:
     return OrderState(
         id=order.id,
         customer=order.customer,
@@ -104,7 +125,8 @@ def _state(order: Order, workflow: Workflow, tracking: str | None) -> OrderState
         quantity=order.quantity,
         cents=order.cents,
         is_cancelled=order.is_cancelled,
-        tracking=tracking,
-        workflow=WorkflowStatus(workflow.status),
-        steps={step.step_id: StepStatus(step.status) for step in workflow.steps},
+        is_refunded=bool(is_refunded),
+        tracking=sorted(tracking or []),
+        workflow=WorkflowStatus(status),
+        progress=progress,
     )

@@ -1,4 +1,4 @@
-"""Makes the tables at the start; a real application has migrations for that."""
+"""Creates the tables at the start; a real application has migrations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from examples.orders import carrier, models
 CATALOGUE = [
     {"sku": "lamp", "cents": 4200, "stock": 1000},
     {"sku": "shade", "cents": 1900, "stock": 1000},
+    {"sku": "stool", "cents": 7900, "stock": 1},
     {"sku": "chandelier", "cents": 99000, "stock": 1},
 ]
 
@@ -19,7 +20,7 @@ _LOCK = 7_307_201
 
 
 async def create_tables(engine: AsyncEngine) -> None:
-    """Make what is missing of the tables and the catalogue; any number of processes may do that at once."""
+    """Create the missing tables and goods; any number of processes may do it at once."""
     async with engine.begin() as connection:
         await connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         for schema, base in ((models.SCHEMA, models.Base), (carrier.SCHEMA, carrier.Base)):

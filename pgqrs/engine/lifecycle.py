@@ -120,7 +120,7 @@ class RunLifecycle:
             that its sagas are undone; None for any other run.
         may_begin: Raises the stop, or the error, of a place in which no step or wait may begin; None if they may
             begin everywhere.
-        has_to_replay: Returns whether recorded steps of a saga may not have been called again; None without a saga.
+        has_to_replay: Returns whether recorded steps of a saga may still be uncalled; None without a saga.
         acknowledge: Writes that the workflow unwinds, and returns False if that is known; None without a saga.
         loop: The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11.
     """

@@ -35,7 +35,6 @@ from tests.support.waiting import DEADLINE, until
 ROOT = Path(__file__).parents[2]
 CUSTOMERS = 8
 
-ALL_STEPS = {"charge": "SUCCESS", "ship": "SUCCESS", "file_shipment": "SUCCESS", "notify": "SUCCESS"}
 STOCK = {item["sku"]: item["stock"] for item in CATALOGUE}
 
 
@@ -52,9 +51,9 @@ async def sessions(own_database):
 
 
 @contextlib.asynccontextmanager
-async def browsing(dsn, *, workers=1):
-    """Serve the shop in this process, and give an HTTP client of it."""
-    app = create_app(dsn, workers=workers)
+async def browsing(dsn, *, workers=1, cancel_within=0.0):
+    """Serve the shop in this process, and yield an HTTP client of it."""
+    app = create_app(dsn, workers=workers, cancel_within=cancel_within)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -86,8 +85,12 @@ async def test_repeated_order_is_placed_once_and_shows_its_state(own_database, s
         assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
         assert {answer.json()["id"] for answer in answers} == {order["id"]}
         state = await until(done, http, order)
-        assert (state["workflow"], state["steps"]) == ("SUCCESS", ALL_STEPS)
-        assert (state["cents"], state["tracking"], state["is_cancelled"]) == (8400, "parcel-1", False)
+        assert (state["workflow"], state["progress"]) == ("SUCCESS", "shipped 2 of 2")
+        assert (state["cents"], state["tracking"], state["is_cancelled"]) == (
+            8400,
+            ["parcel-1", "parcel-2"],
+            False,
+        )
         assert (await http.get("/orders")).json() == [state]
         assert (await http.post("/orders", json=order)).status_code == 200
         assert (await http.get(f"/orders/{uuid4()}")).status_code == 404
@@ -110,22 +113,80 @@ async def test_a_refused_order_leaves_neither_order_nor_workflow(own_database, s
         assert (await state_of(http, refused))["workflow"] == "PENDING"
 
 
-async def test_order_can_be_cancelled_only_before_payment(own_database, sessions):
-    cancelled, paid = a_lamp(), a_lamp()
+async def test_order_can_be_cancelled_only_before_shipping(own_database, sessions):
+    cancelled, shipped = a_lamp(), a_lamp()
     async with browsing(own_database, workers=0) as http:
         await http.post("/orders", json=cancelled)
         for _ in range(2):
             answer = await http.post(f"/orders/{cancelled['id']}/cancel")
             assert (answer.status_code, answer.json()["workflow"]) == (200, "CANCELLED")
-        await http.post("/orders", json=paid)
+        await http.post("/orders", json=shipped)
         assert (await http.post(f"/orders/{uuid4()}/cancel")).status_code == 404
     async with browsing(own_database) as http:  # with a worker
-        await until(done, http, paid)
-        answer = await http.post(f"/orders/{paid['id']}/cancel")
-        assert (answer.status_code, answer.json()["detail"]) == (409, f"order {paid['id']} is paid")
-        assert (await state_of(http, cancelled))["steps"] == {}
+        await until(done, http, shipped)
+        answer = await http.post(f"/orders/{shipped['id']}/cancel")
+        assert (answer.status_code, answer.json()["detail"]) == (409, f"order {shipped['id']} is being shipped")
+        assert (await state_of(http, cancelled))["progress"] is None
     async with sessions() as session:
-        assert await check_books(session, stock={"lamp": 1}) == {UUID(paid["id"])}
+        assert await check_books(session, stock={"lamp": 1}) == {UUID(shipped["id"])}
+
+
+async def test_cancelled_paid_order_is_refunded(own_database, sessions):
+    order = a_lamp()
+    async with browsing(own_database, cancel_within=3600) as http:
+        await http.post("/orders", json=order)
+        await until(parked, sessions)
+        state = await state_of(http, order)
+        assert (state["progress"], state["is_refunded"]) == ("paid", False)
+        assert (await http.post(f"/orders/{order['id']}/cancel")).status_code == 200
+        state = await until(done, http, order)
+        assert (state["workflow"], state["is_refunded"], state["tracking"]) == ("CANCELLED", True, [])
+    async with sessions() as session:
+        assert await check_books(session) == set()
+
+
+async def test_expensive_order_waits_for_its_approval(own_database, sessions):
+    order = a_lamp(sku="chandelier")
+    async with browsing(own_database) as http:
+        await http.post("/orders", json=order)
+        await until(parked, sessions)
+        assert (await state_of(http, order))["progress"] == "waits for an approval"
+        for is_approved in (True, False):  # the first decision stays
+            answer = await http.post(f"/orders/{order['id']}/decision", json={"is_approved": is_approved})
+            assert answer.status_code == 200
+        assert (await until(done, http, order))["progress"] == "shipped 1 of 1"
+        answer = await http.post(f"/orders/{uuid4()}/decision", json={"is_approved": True})
+        assert answer.status_code == 404
+    async with sessions() as session:
+        assert await check_books(session) == {UUID(order["id"])}
+
+
+async def test_decision_about_an_order_that_has_ended_is_refused(own_database):
+    order = a_lamp()
+    async with browsing(own_database) as http:
+        await http.post("/orders", json=order)
+        await until(done, http, order)
+        answer = await http.post(f"/orders/{order['id']}/decision", json={"is_approved": True})
+        assert (answer.status_code, answer.json()["detail"]) == (409, f"order {order['id']} has ended")
+
+
+async def test_refused_order_goes_back_into_the_stock(own_database, sessions):
+    order = a_lamp(sku="chandelier")
+    async with browsing(own_database) as http:
+        await http.post("/orders", json=order)
+        await http.post(f"/orders/{order['id']}/decision", json={"is_approved": False})
+        state = await until(done, http, order)
+        assert (state["workflow"], state["is_cancelled"], state["tracking"]) == ("SUCCESS", True, [])
+        answer = await http.post(f"/orders/{order['id']}/decision", json={"is_approved": True})
+        assert (answer.status_code, answer.json()["is_cancelled"]) == (200, True)  # the first decision stays
+    async with sessions() as session:
+        assert await check_books(session) == set()
+
+
+async def parked(sessions):
+    """Return whether the only workflow waits, and holds no place of a worker."""
+    async with sessions() as session:
+        return await session.scalar(select(Workflow.status)) == "WAITING"
 
 
 # --- processes that are killed ---
@@ -138,7 +199,7 @@ class Server:
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.orders", "--dsn", dsn, "--port", "0"],
+                [sys.executable, "-m", "examples.orders", "--dsn", dsn, "--port", "0", "--cancel-within", "0"],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
                 stdout=output,
@@ -239,7 +300,8 @@ async def test_killed_servers_charge_and_ship_each_order_once(own_database, sess
 
         async def customer(number):
             for each in range(6):
-                order = a_lamp(customer=f"customer {number}", sku=["lamp", "shade", "chandelier"][each % 3])
+                sku = ["lamp", "shade", "stool"][each % 3]
+                order = a_lamp(customer=f"customer {number}", sku=sku, quantity=1 + each % 2)
                 said = await town.order(order, insists=number % 2)
                 if each == 4 and said == 201:
                     answer = await town.post(f"/orders/{order['id']}/cancel")
@@ -300,7 +362,7 @@ async def test_kill_before_a_step_is_recorded_does_not_charge_twice(own_database
                 servers.remove(await kill_running_server(sessions, servers))
         (survivor,) = servers
         state = await until(done, http, order, survivor.url)
-    assert (state["workflow"], state["steps"]) == ("SUCCESS", ALL_STEPS)
+    assert (state["workflow"], state["progress"]) == ("SUCCESS", "shipped 1 of 1")
     async with sessions() as session:
         assert await check_books(session) == {UUID(order["id"])}
         assert await session.scalar(select(Delivery.asked)) == 2
@@ -314,7 +376,7 @@ async def lock_writes(session, model):
 
 
 async def lock_workflow(session):
-    """Let no record of the only workflow's run be written until the session's transaction ends."""
+    """Keep the runs of all workflows from writing a record until the session's transaction ends."""
     await session.execute(select(Workflow.id).with_for_update())
 
 
@@ -332,11 +394,12 @@ async def _count(sessions, model):
 
 
 async def kill_running_server(sessions, servers):
-    """Kill the server whose worker runs the only workflow."""
+    """Kill the server whose worker runs the only running workflow."""
     async with sessions() as session:
         connection = await session.connection()
         found = await connection.exec_driver_sql(
-            "SELECT pid FROM pgqrs.pgqrs_executors WHERE id = (SELECT executor FROM pgqrs.pgqrs_workflows)"
+            "SELECT pid FROM pgqrs.pgqrs_executors WHERE id = "
+            "(SELECT executor FROM pgqrs.pgqrs_workflows WHERE executor IS NOT NULL)"
         )
         pid = found.scalar_one()
     (server,) = [server for server in servers if server.process.pid == pid]
@@ -353,14 +416,14 @@ async def check_books(session, *, stock=None):
     workflows = {workflow.id: workflow for workflow in await session.scalars(select(Workflow))}
 
     due = {order.id for order in orders.values() if not order.is_cancelled}
-    assert Counter(payment.order_id for payment in payments) == dict.fromkeys(due, 1)
-    assert Counter(shipment.order_id for shipment in shipments) == dict.fromkeys(due, 1)
-    assert Counter(UUID(delivery.parcel) for delivery in deliveries) == dict.fromkeys(due, 1)
+    parcels = {f"{each}/{parcel}" for each in due for parcel in range(1, orders[each].quantity + 1)}
+    assert Counter(payment.order_id for payment in payments if not payment.is_refunded) == dict.fromkeys(due, 1)
     assert all(payment.cents == orders[payment.order_id].cents > 0 for payment in payments)
-    numbers = {UUID(delivery.parcel): f"parcel-{delivery.number}" for delivery in deliveries}
-    assert {shipment.order_id: shipment.tracking for shipment in shipments} == numbers
+    assert Counter(delivery.parcel for delivery in deliveries) == dict.fromkeys(parcels, 1)
+    numbers = {delivery.parcel: f"parcel-{delivery.number}" for delivery in deliveries}
+    assert {f"{each.order_id}/{each.parcel}": each.tracking for each in shipments} == numbers
     assert {order.workflow_id: f"order {order.id}" for order in orders.values()} == {
-        workflow.id: workflow.key for workflow in workflows.values()
+        workflow.id: workflow.key for workflow in workflows.values() if workflow.parent_id is None
     }
     taken = Counter()
     for each in due:
@@ -386,7 +449,7 @@ async def test_sessions_page_snippets_run_and_match_the_example(own_database, se
             if source := re.match(r"# examples/orders/(\w+\.py)\n", snippet):
                 shown = snippet[source.end() :]
                 code = (ROOT / "examples" / "orders" / source[1]).read_text()
-                assert any(indent_of(shown, by) in code for by in (4, 8)), shown
+                assert any(indent_of(shown, by) in code for by in (0, 4, 8, 12, 16)), shown
                 excerpts[source[1]] += 1
             else:
                 code = compile(snippet, "docs/sessions.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
