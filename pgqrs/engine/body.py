@@ -13,11 +13,12 @@ class Body:
 
     Attributes:
         task: The task while the workflow's function executes; None before and afterwards.
+        interrupted: The tasks of steps that the run has interrupted.
         timeout: The timeout of the workflow in seconds; None for no timeout.
         is_entered: True from the start of the body until its run has ended or was released.
     """
 
-    __slots__ = ("_cancelling", "_interrupts", "_left", "_loop", "is_entered", "task", "timeout")
+    __slots__ = ("_cancelling", "_interrupts", "_left", "_loop", "interrupted", "is_entered", "task", "timeout")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -25,6 +26,7 @@ class Body:
         self._interrupts = 0
         self._left: asyncio.Future[None] | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.interrupted: frozenset[asyncio.Task[Any]] = frozenset()
         self.timeout: float | None = None
         self.is_entered = False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from pgqrs.clock import Clock, Timer
 from pgqrs.engine.body import Body
@@ -96,6 +96,42 @@ class StopReason(IntEnum):
     """The workflow was cancelled, and the executing steps are interrupted."""
 
 
+class SagaControl(Protocol):
+    """The part of the sagas of a run that its lifecycle uses."""
+
+    def check(self) -> None:
+        """Raise the stop, or the error, of a place in which no step or wait may begin."""
+        ...
+
+    def has_to_replay(self) -> bool:
+        """Return whether a recorded step of a saga may not have been called again."""
+        ...
+
+    async def acknowledge(self) -> bool:
+        """Write that the stopped workflow unwinds, and return False if the row says so."""
+        ...
+
+
+class Unwinding:
+    """The part of the state of a run that undoes its sagas, or may have to.
+
+    Attributes:
+        sagas: The sagas of the run.
+        shelters: The number of places in which steps are executed although the run has stopped.
+        replays_for: The stop of a run that only replays recorded outcomes, up to the first call without one, so
+            that its sagas are undone; None for any other run.
+        is_handed_over: True once the run was interrupted to be handed over to another worker.
+    """
+
+    __slots__ = ("is_handed_over", "replays_for", "sagas", "shelters")
+
+    def __init__(self, sagas: SagaControl, replays_for: StopReason | None) -> None:
+        self.sagas = sagas
+        self.shelters = 0
+        self.replays_for = replays_for
+        self.is_handed_over = False
+
+
 class RunLifecycle:
     """The state of a run, and the stops that change it.
 
@@ -116,35 +152,24 @@ class RunLifecycle:
         body: The task of the body.
         idle: The timer for moments in which the run executes no step.
         waiters: The futures of the waits in the run, which a stop resolves.
-        replays_for: The stop of a run that only replays recorded outcomes, up to the first call without one, so
-            that its sagas are undone; None for any other run.
-        may_begin: Raises the stop, or the error, of a place in which no step or wait may begin; None if they may
-            begin everywhere.
-        has_to_replay: Returns whether recorded steps of a saga may still be uncalled; None without a saga.
-        acknowledge: Writes that the workflow unwinds, and returns False if that is known; None without a saga.
+        unwinding: The part of the state that runs with sagas and clean-ups have; None for any other run.
         loop: The event loop of the run, kept because `get_running_loop` costs a system call on Python 3.11.
     """
 
     __slots__ = (
-        "_cancelled",
         "_end_error",
         "_owner",
-        "_shelters",
         "_timers",
         "_workflow_id",
-        "acknowledge",
         "body",
         "clock",
         "deadline",
         "fatal_error",
-        "has_to_replay",
         "idle",
-        "is_handed_over",
         "loop",
-        "may_begin",
-        "replays_for",
         "state",
         "stop_reason",
+        "unwinding",
         "waiters",
     )
 
@@ -159,14 +184,8 @@ class RunLifecycle:
         self._owner = owner
         self._workflow_id = workflow_id
         self._end_error: Callable[[], PgqrsError] | None = None
-        self._cancelled: frozenset[asyncio.Task[Any]] = frozenset()
         self._timers: dict[str, Timer] = {}
-        self._shelters = 0
-        self.is_handed_over = False
-        self.replays_for: StopReason | None = None
-        self.may_begin: Callable[[], None] | None = None
-        self.has_to_replay: Callable[[], bool] | None = None
-        self.acknowledge: Callable[[], Awaitable[bool]] | None = None
+        self.unwinding: Unwinding | None = None
         self.loop = asyncio.get_running_loop()
         self.clock = clock
         self.deadline = deadline
@@ -184,7 +203,7 @@ class RunLifecycle:
 
     def raise_if_stopped(self) -> None:
         """Raise the stop of the run unless it is open, or the calling task is in a shelter."""
-        if self.state is _OPEN or (self._shelters and self.is_sheltered()):
+        if self.state is _OPEN or (self.unwinding is not None and self.is_sheltered()):
             return
         if self.state is _STOPPING:
             self._enter(_STOPPED)
@@ -257,19 +276,39 @@ class RunLifecycle:
 
     def is_sheltered(self) -> bool:
         """Return whether the calling task may begin steps although the run has stopped or only replays."""
-        is_ending = self.stop_reason is None or self.is_final
-        return is_ending and self.may_write and not self.is_handed_over and is_sheltered(scope_of(self._owner))
+        own = self.unwinding
+        if own is None or not own.shelters or own.is_handed_over or not self.may_write:
+            return False
+        return (self.stop_reason is None or self.is_final) and is_sheltered(scope_of(self._owner))
+
+    @property
+    def replays_for(self) -> StopReason | None:
+        """The stop of a run that only replays recorded outcomes, up to the first call without one."""
+        return None if self.unwinding is None else self.unwinding.replays_for
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True if the run was interrupted to be handed over to another worker."""
+        return self.unwinding is not None and self.unwinding.is_handed_over
+
+    def check_may_begin(self) -> None:
+        """Raise the stop, or the error, of a place in which no step or wait may begin."""
+        if self.unwinding is not None:
+            self.unwinding.sagas.check()
 
     def enter_shelter(self, shelter: Shelter) -> None:
         """Let the steps in a shelter begin, and interrupt neither them nor the body."""
-        self._shelters += 1
+        if self.unwinding is not None:
+            self.unwinding.shelters += 1
         shelter.is_open = True
 
     def leave_shelter(self, shelter: Shelter) -> None:
         """Let no further step in a shelter begin; a body that does not end is interrupted as before."""
         shelter.is_open = False
-        self._shelters -= 1
-        if not self._shelters and self.is_final and self.body.task is not None:
+        if self.unwinding is None:
+            return
+        self.unwinding.shelters -= 1
+        if not self.unwinding.shelters and self.is_final and self.body.task is not None:
             self.idle.watch(UNWIND_GRACE, self.interrupt)
 
     def raise_if_replaying(self) -> None:
@@ -285,17 +324,20 @@ class RunLifecycle:
 
     def _stop_or_replay(self, stop: StopReason) -> bool:
         """Stop the run, or let it only replay while recorded steps of its sagas were not called again."""
-        if self.replays_for is not None:
-            return False
-        if self.state is not _OPEN or self.has_to_replay is None or not self.has_to_replay():
+        own = self.unwinding
+        if own is None or (own.replays_for is None and (self.state is not _OPEN or not own.sagas.has_to_replay())):
             return self.stop_for(stop)
-        self.replays_for = stop
+        if own.replays_for is not None and own.replays_for >= stop:
+            return False
+        own.replays_for = stop
         self._wake()
         return True
 
     def settle(self) -> None:
         """Stop a run that only replays, once its body needs no further outcome."""
-        reason, self.replays_for = self.replays_for, None
+        reason = self.replays_for
+        if self.unwinding is not None:
+            self.unwinding.replays_for = None
         if reason is not None and (self.stop_reason is None or self.state is _STOPPING):
             self.stop_for(reason)
             if self.state is _STOPPING:
@@ -380,7 +422,8 @@ class RunLifecycle:
         if asyncio.current_task() is self.body.task:
             return
         if not await self.body.wait(min(grace, IDLE_BEFORE_PARK) if self.idle.is_idle else grace):
-            self.is_handed_over = True
+            if self.unwinding is not None:
+                self.unwinding.is_handed_over = True
             self.interrupt()
             await self.body.wait(INTERRUPT_GRACE)
 
@@ -401,7 +444,7 @@ class RunLifecycle:
     def is_stop_error(self, error: BaseException | None) -> bool:
         """Return whether the error of a step is, or stems from, the stop of the run."""
         # In a shelter the stop is handled: it is the context of each error, and a step that it interrupts says so.
-        if self.stop_reason is None or error is None or (self._shelters and self.is_sheltered()):
+        if self.stop_reason is None or error is None or self.is_sheltered():
             return False
         return any(isinstance(each, RunStopped) for each in stems_from(error))
 
@@ -427,7 +470,7 @@ class RunLifecycle:
         """
         if self.state is _STOPPING:
             self._enter(_STOPPED)
-        has_shelter = self._shelters > 0 and not self.is_handed_over
+        has_shelter = self.unwinding is not None and self.unwinding.shelters > 0 and not self.is_handed_over
         executing = [
             each
             for each in self.idle.executions.values()
@@ -436,7 +479,7 @@ class RunLifecycle:
         for execution in executing:
             execution.interrupted = True
         tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self.body.task}
-        self._cancelled |= tasks
+        self.body.interrupted |= tasks
         for task in tasks:
             task.cancel()
         if not has_shelter:
@@ -444,9 +487,9 @@ class RunLifecycle:
 
     def take_back(self, task: asyncio.Task[Any] | None) -> bool:
         """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""
-        if task is None or task not in self._cancelled:
+        if task is None or task not in self.body.interrupted:
             return False
-        self._cancelled -= {task}
+        self.body.interrupted -= {task}
         return task.uncancel() == 0
 
     def replay_after(self, execution: StepExecution) -> None:

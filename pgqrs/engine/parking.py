@@ -130,8 +130,7 @@ class Parking:
         """
         lifecycle = self.lifecycle
         lifecycle.raise_if_stopped()
-        if lifecycle.may_begin is not None:
-            lifecycle.may_begin()
+        lifecycle.check_may_begin()
         due = min(each.due for each in conditions)
         met: list[bool] = []
 
@@ -159,8 +158,7 @@ class Parking:
         `due` is the latest time of the wait. Raises the stop of the run if it has stopped, as by the park.
         """
         self.lifecycle.raise_if_stopped()
-        if self.lifecycle.may_begin is not None:
-            self.lifecycle.may_begin()
+        self.lifecycle.check_may_begin()
         with self._waiting(due, describe, resting=True, is_new=True):
             await self._park_if_only_body_waits()
         self.lifecycle.raise_if_stopped()

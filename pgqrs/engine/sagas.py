@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
 
-from pgqrs.engine.lifecycle import RunLifecycle, StopReason
+from pgqrs.engine.lifecycle import RunLifecycle, StopReason, Unwinding
 from pgqrs.errors import PgqrsError, SagaError
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.operation import Record
@@ -84,20 +84,17 @@ class Sagas:
         self.unfinished: set[object] = set()
         self.failure: SagaError | None = None
         self.left: SagaError | None = None
-        if state is not None:
-            lifecycle.replays_for = _REASONS.get(state)
-        lifecycle.may_begin = self._check
-        lifecycle.has_to_replay = self._has_to_replay
-        lifecycle.acknowledge = self.acknowledge
+        lifecycle.unwinding = Unwinding(self, None if state is None else _REASONS.get(state))
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise the stop of a run that only replays, or the error of a saga that is undone."""
         self._lifecycle.raise_if_replaying()
         saga = current_saga.get()
         if saga is not None and saga.key is self._run.context_key and not self._lifecycle.is_sheltered():
             saga.raise_if_ended()
 
-    def _has_to_replay(self) -> bool:
+    def has_to_replay(self) -> bool:
+        """Return whether a recorded step of a saga may not have been called again in this run."""
         return self.state is SagaState.OPEN and bool(self._run.steps.history.unasked())
 
     async def load(self) -> None:

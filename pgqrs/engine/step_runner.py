@@ -303,8 +303,8 @@ class StepRunner:
         self._interrupted.clear()
 
     def _begin(self, step_id: str, scope: Scope, fingerprint: int | None) -> StepExecution:
-        if self._lifecycle.may_begin is not None:
-            self._lifecycle.may_begin()
+        if self._lifecycle.unwinding is not None:
+            self._lifecycle.check_may_begin()
         self._trace.step_began()
         if self._interrupted:
             self._interrupted.pop(step_id, None)
@@ -578,9 +578,9 @@ class StepRunner:
     async def _hears_cancel(self) -> bool:
         """Return whether to send a record of a shelter again, which a cancellation has kept out."""
         lifecycle = self._lifecycle
-        if lifecycle.acknowledge is None or not (lifecycle.is_final and lifecycle.is_sheltered()):
+        if lifecycle.unwinding is None or not (lifecycle.is_final and lifecycle.is_sheltered()):
             return False
-        return await lifecycle.acknowledge()
+        return await lifecycle.unwinding.sagas.acknowledge()
 
     async def wait_for_earlier(self, execution: StepExecution, kind: str) -> None:
         """Wait until the steps of a kind, as ``send/``, have ended that began before an execution."""
