@@ -950,6 +950,10 @@ PLANTED = {
         f"{ENDED_PARENT}; {CHILD}, ends_with_parent = true, updated_at = now() - interval '32 s' WHERE id <> 99",
         "was to end with its parent",
     ),
+    "a cancellation that no executor hears": (f"{WORKFLOW} cancel_interrupts = false", "still to be cancelled"),
+    "WAITING while it is to unwind": (
+        f"{WORKFLOW} status = 'WAITING', due_at = now(), saga_state = 'CANCELLED'", "its sagas are to be undone",
+    ),
     "a step of a later run": (f"{STEP} (1, 's', 'SUCCESS', 3, now(), '1', NULL, false)", "has the epoch 3"),
     "a step of an earlier generation": (
         f"{WORKFLOW} epoch = 2, generation = 1; {STEP} (1, 's', 'SUCCESS', 1, now(), '1', NULL, false)",

@@ -736,6 +736,30 @@ class TestCleanup:
                 await running
         assert await steps(sql, ctx) == {"book:train": "RUNNING", "note:released": "SUCCESS"}
 
+    async def test_goes_on_in_another_process(self, admin, desk):
+        at_train, at_release = desk.gate("train"), desk.gate("release")
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            try:
+                await desk.book(ctx, "train")
+            finally:
+                async with ctx.cleanup():
+                    await desk.book(ctx, "release")
+
+        async with Worker(admin, [trip], grace=0):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await at_train.reached.wait()
+                await handle.cancel(interrupt=True)
+                await at_release.reached.wait()
+        assert await handle.status() == "PENDING"
+        at_release.open()
+        async with Worker(admin, [trip]):
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["release"]
+
     async def test_steps_run_after_the_deadline(self, admin, desk):
         desk.gate("train")
 
