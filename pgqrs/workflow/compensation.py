@@ -337,9 +337,8 @@ class Saga:
     async def _unwind(self, shelter: Shelter, kind: str, error: BaseException | None) -> bool:
         current_scope.set(shelter)
         run, sagas = self._run, self._run.open_sagas()
-        if run.lifecycle.replays_for is not None:
-            await self._until_replayed()
-            run.lifecycle.settle()
+        await self._until_replayed()
+        run.lifecycle.settle()
         while self._executing:
             self._idle = run.lifecycle.loop.create_future()
             await self._idle
@@ -354,7 +353,7 @@ class Saga:
         return True
 
     async def _until_replayed(self) -> None:
-        """Wait until the other tasks of the run have called their recorded steps, too."""
+        """Wait until the other tasks of a later run have called their recorded steps, too."""
         history = self._run.steps.history
         seen = -1
         while history.unasked() and len(history.asked) != seen:

@@ -288,6 +288,37 @@ class TestACrash:
                 await trip(await admin.get_workflow(ctx.id()))
         assert desk.log[4:] == ["undo car CAR", "undo hotel HOTEL", "undo train TRAIN"]
 
+    async def test_undoes_the_recorded_steps_of_all_tasks(self, admin, desk):
+        gate = desk.gate("undo 1")
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            turn = asyncio.Semaphore(1)
+
+            async def leg(name: str) -> None:
+                async with turn:
+                    await desk.book(ctx, name)
+                    await asyncio.sleep(0.01)
+
+            async def failing() -> None:
+                await until(lambda: desk.log == ["0", "1", "2"] or SOLD_OUT in desk.log)
+                await desk.book(ctx, SOLD_OUT)
+
+            async with ctx.saga():
+                await asyncio.gather(failing(), leg("0"), leg("1"), leg("2"))
+
+        ctx = await admin.create_workflow("trip")
+        running = asyncio.create_task(trip(ctx))
+        async with no_hang():
+            await gate.reached.wait()
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            gate.open()
+            with pytest.raises(StepFailedError, match=SOLD_OUT):
+                await trip(await admin.get_workflow(ctx.id()))
+        assert desk.log[4:] == ["undo 2 2", "undo 1 1", "undo 0 0"]
+
     async def test_after_the_last_undo_repeats_none(self, admin, desk):
         async def fail(ctx):
             raise ValueError("no")
