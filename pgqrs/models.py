@@ -35,7 +35,7 @@ from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0011"
+HEAD = "0010"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {

@@ -1,12 +1,12 @@
 """Sagas of workflows, whose steps are undone when the workflow is cancelled or passes its deadline.
 
-Revision 0010, after 0008.
+Revision 0009, after 0008.
 """
 
 import sqlalchemy as sa
 from alembic.operations import Operations
 
-revision = "0010"
+revision = "0009"
 down_revision = "0008"
 branch_labels = None
 depends_on = None

@@ -1,13 +1,13 @@
 """Workflows that continue as new, with a generation for each history.
 
-Revision 0011, after 0010.
+Revision 0010, after 0009.
 """
 
 import sqlalchemy as sa
 from alembic.operations import Operations
 
-revision = "0011"
-down_revision = "0010"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
