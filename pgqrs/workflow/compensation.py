@@ -100,8 +100,10 @@ def undoable(
         def named(*args: Any, **kwargs: Any) -> str:
             return ids if isinstance(ids, str) else ids(*args, **kwargs)
 
-        call = calls(ids)
-        undo_step = renamed(lambda _value, *args, **kwargs: f"{UNDO}{named(*args, **kwargs)}")
+        def undo_id(_value: object, *args: Any, **kwargs: Any) -> str:
+            return f"{UNDO}{named(*args, **kwargs)}"
+
+        call, undo_step = calls(ids), renamed(undo_id)
 
         async def wrapper(ctx: Any, /, *args: Any, **kwargs: Any) -> Any:
             saga = current_saga.get()
