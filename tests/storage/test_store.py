@@ -751,7 +751,7 @@ async def test_failed_attempts_count_in_the_next_run(store, watch, sql):
     await watch.run_maintenance(["w"], ["default"])
     (run,) = await watch.claim(["w"], ["default"], 1)
     assert (run.epoch, run.attempts) == (2, 1)
-    assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4, 0)
+    assert await store.history(workflow_id) == ({}, {"s": FailedAttempts(1, 0.0)}, None, 4, 0, None)
     await fail_attempt(store, FailedAttempt(workflow_id, 2, "s", "{}", 0.0, None, 2, HOUR))
     assert (await store.history(workflow_id)).failed["s"].failures == 2
 
