@@ -260,6 +260,8 @@ class Run:
         """
         self.abandon_unfinished()
         self.lifecycle.leave_body()
+        if self.sagas is not None:  # they refer to the run: a cycle would leave it to the garbage collector
+            self.sagas = self.lifecycle.unwinding = None
         current_scope.set(self.previous)
         self.lifecycle.body.exit()
 
