@@ -29,14 +29,26 @@ ROWS = 1_000_000
 KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "start", "step")
 # Those of runs that are to be cancelled are rare, and mix with nothing that the others do not mix with.
 LATE = ("last", "lastfailure")
-# Those of messages, of children and of generations go into batches with further writes.
-APART = ("continue", "emit", "enqueueuntilend", "send", "sending", "startkeyed", "startmany", "take", "wait")
+# Those of messages, of children, of generations and of sagas go into batches with further writes.
+APART = (
+    "continue",
+    "emit",
+    "enqueueuntilend",
+    "saga",
+    "send",
+    "sending",
+    "startkeyed",
+    "startmany",
+    "take",
+    "wait",
+)
 NEVER_ALONE = {"continue", "sending", "startkeyed", "startmany", "take"}
 NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
 OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
 OLD |= {"waiting": 6, "awaited": 6, "outgoing": 10, "replies": 10, "events": 10, "child": 10, "parent": 10}
 OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15, "continue": 16}
+OLD |= {"saga": 17}
 MIXES = [
     ("begin", "end", "step"),
     ("create", "end", "start", "step"),

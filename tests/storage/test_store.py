@@ -915,6 +915,7 @@ async def test_store_time_follows_the_database_clock(store, sql):
 
 WORKFLOW = "UPDATE pgqrs_workflows SET "
 STEP = "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, reopened) VALUES "
+MESSAGE = "INSERT INTO pgqrs_messages (workflow_id, address, key, payload) VALUES "
 WAIT = "INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES "
 BY_IT = f"{WORKFLOW} status = 'RUNNING', executor = (SELECT min(id::text)::uuid FROM pgqrs_executors)"
 CHILD = f"{WORKFLOW} parent_id = 99, parent_step = 's', place = 0"
@@ -944,6 +945,9 @@ PLANTED = {
     ),
     "a wait of a step with an outcome": (
         f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, false); {WAIT} (1, 's', 'm/1/paid', 1)", "and is not RUNNING",
+    ),
+    "a reply to a request that was not received": (
+        f"{MESSAGE} (1, 'u/1/ask', 'k', 'null'), (1, 'r/1/ask', 'k', 'null')", "has answered the request",
     ),
     "a child without a parent": (CHILD, "which does not exist"),
     "a child of a parent that has long ended": (
