@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -581,6 +581,15 @@ class StepRunner:
         if lifecycle.unwinding is None or not (lifecycle.is_final and lifecycle.is_sheltered()):
             return False
         return await lifecycle.unwinding.sagas.acknowledge()
+
+    async def wait_until_answered(self, step_ids: Iterable[str]) -> None:
+        """Wait until none of these steps executes, or has an outcome that the journal is still writing.
+
+        The journal writes the outcome of a step to the end, even if the caller of the step was cancelled meanwhile.
+        """
+        for step_id in step_ids:
+            while (execution := self._executions.get(step_id)) is not None:
+                await execution.wait_until_over()
 
     async def wait_for_earlier(self, execution: StepExecution, kind: str) -> None:
         """Wait until the steps of a kind, as ``send/``, have ended that began before an execution."""

@@ -344,6 +344,7 @@ class Saga:
         while self._executing:
             self._idle = run.lifecycle.loop.create_future()
             await self._idle
+        await run.steps.wait_until_answered(list(self._calls))
         await sagas.load()
         steps = self._to_undo(sagas)
         if self._decision is None and not steps:

@@ -23,6 +23,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.observer import Observer
 from tests.support.recorded import row_of, steps
 from tests.support.waiting import no_hang, until
 from tests.support.workflows import Gate, note
@@ -69,6 +70,18 @@ class Desk:
 @pytest.fixture
 def desk():
     return Desk()
+
+
+class HeldRecord(Observer):
+    """Holds the write of the outcome of one step, until the test opens the gate."""
+
+    def __init__(self, step_id):
+        self.gate = Gate()
+        self._step_id = step_id
+
+    async def writing(self, records):
+        if any(getattr(each, "step_id", None) == self._step_id for each in records):
+            await self.gate.stop()
 
 
 def trip_of(desk, *names, timeout=None, after=None):
@@ -348,6 +361,36 @@ class TestACrash:
             with pytest.raises(WorkflowCancelledError):
                 await handle.result(timeout=30)
         assert desk.log == ["undo train None"]
+
+
+@pytest.mark.without_replay("a replay would need the step whose record is held")
+@pytest.mark.parametrize("fails", [True, False], ids=["error", "interrupt"])
+async def test_step_whose_outcome_is_being_written_is_undone(admin, desk, fails):
+    held = HeldRecord("book:hotel")
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async with ctx.saga():
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(desk.book(ctx, "hotel"))
+                    await held.gate.reached.wait()
+                    if fails:
+                        raise ValueError("no")
+                    await asyncio.Event().wait()
+            finally:
+                # Later than an undo that does not wait for the record.
+                asyncio.get_running_loop().call_later(0.05, held.gate.open)
+
+    async with admin.twin(observer=held) as twin, Worker(twin, [trip]):
+        handle = await admin.enqueue(trip)
+        async with no_hang():
+            await held.gate.reached.wait()
+            if not fails:
+                await handle.cancel(interrupt=True)
+            with pytest.raises(StepFailedError if fails else WorkflowCancelledError):
+                await handle.result(timeout=30)
+    assert desk.log == ["hotel", "undo hotel HOTEL"]
 
 
 class TestACancellation:
