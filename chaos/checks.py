@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chaos.compensation import Undoable, violations_of
 from chaos.faults import Kill
 from chaos.tables import Entered, Recorded, Written
-from chaos.work import FAMILIES, STEPS
+from chaos.work import FAMILIES, REQUESTS, STEPS
 
 TOLERANCE = 0.05
 """Seconds by which a step may seem to begin late, because its clock and the server's are read in turn."""
@@ -17,7 +18,7 @@ TOLERANCE = 0.05
 CALM = 3.0
 """Seconds before and after a kill without an outage of the server, for an undisturbed recovery."""
 
-EXECUTED = ("note:", "try:", "wait:")
+EXECUTED = ("note:", "try:", "wait:", "do:", "dare:", "undo/")
 """The beginnings of the ids of the steps that are executed; the other steps wait, send or start children."""
 
 Place = tuple[int, str]
@@ -25,22 +26,29 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class Ledger:
-    """The three tables, by their keys, and the addresses of the messages that were not received."""
+    """The three tables, by their keys, the addresses of the messages that were not received, and the replies."""
 
     workflows: list[Written]
     steps: dict[Place, Recorded]
     entries: dict[Place, list[Entered]]
     unread: list[str]
+    replies: Mapping[tuple[int, int], Sequence[str]]
 
     @classmethod
     def of(
-        cls, workflows: list[Written], steps: Sequence[Recorded], entries: Sequence[Entered], unread: list[str]
+        cls,
+        workflows: list[Written],
+        steps: Sequence[Recorded],
+        entries: Sequence[Entered],
+        unread: list[str],
+        replies: Mapping[tuple[int, int], Sequence[str]],
     ) -> Ledger:
         """Return a ledger of the rows."""
         by_place: dict[Place, list[Entered]] = defaultdict(list)
         for entry in entries:
             by_place[entry.workflow_id, entry.step_id].append(entry)
-        return cls(workflows, {(each.workflow_id, each.step_id): each for each in steps}, by_place, unread)
+        by_key = {(each.workflow_id, each.step_id): each for each in steps}
+        return cls(workflows, by_key, by_place, unread, replies)
 
     @property
     def executions(self) -> int:
@@ -70,6 +78,10 @@ class Ledger:
 
     def _violations_of(self, workflow: Written, children: Sequence[Written]) -> Iterator[str]:
         about = f"workflow {workflow.id} ({workflow.name})"
+        if workflow.name == "chaos.saga":
+            yield from self._violations_of_saga(workflow)
+            if workflow.status in {"ERROR", "CANCELLED"}:
+                return
         if workflow.status != "SUCCESS":
             yield f"{about} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
             return
@@ -84,6 +96,33 @@ class Ledger:
         for step in recorded:
             if step is not None:
                 yield from self._violations_in(step)
+        if workflow.name == "chaos.clerk":
+            yield from self._violations_of_clerk(about, workflow)
+
+    def _violations_of_clerk(self, about: str, workflow: Written) -> Iterator[str]:
+        for value in range(REQUESTS):
+            replies = self.replies.get((workflow.id, value), ())
+            if set(replies) != {workflow.output[value]}:
+                yield f"{about} has replied {workflow.output[value]} to request {value}; callers got {replies}."
+
+    def _violations_of_saga(self, workflow: Written) -> Iterator[str]:
+        steps = [self._undoable(workflow.id, step_id) for step_id in STEPS[workflow.name]]
+        yield from violations_of(workflow, steps)
+        for each in steps:
+            if each.value is not None and each.step is not None:
+                yield from self._violations_in(each.step)
+            if each.undo is not None:
+                yield from self._violations_in(each.undo)
+
+    def _undoable(self, workflow_id: int, step_id: str) -> Undoable:
+        own, undo = (workflow_id, step_id), (workflow_id, f"undo/{step_id}")
+        return Undoable(
+            step_id,
+            self.steps.get(own),
+            self.entries.get(own, ()),
+            self.steps.get(undo),
+            self.entries.get(undo, ()),
+        )
 
     def _violations_in(self, step: Recorded) -> Iterator[str]:
         """Compare a step's outcome with the rows of its executions.

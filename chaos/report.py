@@ -31,10 +31,13 @@ def _summary(result: Result) -> Table:
     rows = {
         "workflows": len(ledger.workflows),
         "  of them SUCCESS": sum(each.status == "SUCCESS" for each in ledger.workflows),
+        "  of them undone": sum(each.status in {"CANCELLED", "ERROR"} for each in ledger.workflows),
         "runs": sum(each.epoch for each in ledger.workflows),
         "steps recorded": len(ledger.steps),
         "steps executed": ledger.executions,
         "  of them by fenced runs, refused": ledger.stale,
+        "requests": len(ledger.replies),
+        "  replies to their callers": sum(map(len, ledger.replies.values())),
         "worker processes": result.started,
         "faults": damage.counts.total(),
         **{f"  {kind}": count for kind, count in sorted(damage.counts.items())},

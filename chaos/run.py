@@ -7,15 +7,15 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from chaos.callers import Callers
 from chaos.checks import Ledger, Recovery, recoveries
 from chaos.crew import Crew
 from chaos.faults import Damage, Faults
 from chaos.server import Server
 from chaos.tables import Tables
-from chaos.work import FUNCTIONS, ITEM, ITEMS, receiver
-from pgqrs import Admin, WorkflowHandle
+from chaos.work import FUNCTIONS
+from pgqrs import Admin
 from pgqrs.errors import InvariantError
 
 WAVE = 0.5
@@ -81,40 +81,36 @@ class Chaos:
                 self._crew.hire()
             await self._faults.wait_for_workers(self._plan.workers, START)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._enqueue())
+                callers = Callers(group, random.Random(self._plan.seed + 2))  # noqa: S311  # no secret
+                group.create_task(self._enqueue(callers))
                 group.create_task(self._strike())
             await self._faults.settle()
             await self._come_to_rest()
-            return await self._result(began)
+            await callers.ask_all()
+            return await self._result(began, callers)
         finally:
             self._crew.close()
             await self._tables.close()
             await self._admin.close()
 
-    async def _enqueue(self) -> None:
+    async def _enqueue(self, callers: Callers) -> None:
         """Enqueue all workflows in waves over the whole time, some of them twice."""
         plan, began = self._plan, time.monotonic()
         while self._enqueued < plan.workflows:
             share = min(1.0, (time.monotonic() - began + WAVE) / plan.seconds)
             first, last = self._enqueued, max(self._enqueued + 1, round(share * plan.workflows))
             last = min(last, plan.workflows)
-            await self._enqueue_wave(list(range(max(0, first - AGAIN), last)))
+            await self._enqueue_wave(list(range(max(0, first - AGAIN), last)), callers)
             self._enqueued = last
             await asyncio.sleep(WAVE)
 
-    async def _enqueue_wave(self, numbers: list[int]) -> None:
+    async def _enqueue_wave(self, numbers: list[int], callers: Callers) -> None:
         for place, function in enumerate(FUNCTIONS):
-            own = [(number,) for number in numbers if number % len(FUNCTIONS) == place]
+            own = [number for number in numbers if number % len(FUNCTIONS) == place]
             if own:
                 # All of one priority: recovered workflows are claimed first, so a recovery does not queue.
-                handles = await self._admin.enqueue_many(function, own, key=str)
-                if function is receiver:
-                    await asyncio.gather(*map(self._send, handles))
-
-    async def _send(self, handle: WorkflowHandle[Any]) -> None:
-        """Send the messages of a receiver; a repetition must have no effect."""
-        for item in range(ITEMS):
-            await handle.send(ITEM, item, key=str(item))
+                handles = await self._admin.enqueue_many(function, [(each,) for each in own], key=str)
+                await callers.call(function, dict(zip(own, handles, strict=True)))
 
     async def _strike(self) -> None:
         plan = self._plan
@@ -144,10 +140,11 @@ class Chaos:
             await asyncio.sleep(0.3)
         await self._progress("comparing")
 
-    async def _result(self, began: float) -> Result:
+    async def _result(self, began: float, callers: Callers) -> Result:
         took = time.monotonic() - began
         workflows, steps = await self._tables.workflows(), await self._tables.steps()
-        ledger = Ledger.of(workflows, steps, await self._tables.entries(), await self._tables.unread())
+        entries, unread = await self._tables.entries(), await self._tables.unread()
+        ledger = Ledger.of(workflows, steps, entries, unread, callers.replies)
         damage = self._faults.damage
         violations = [*damage.violations, *ledger.violations(self._plan.workflows)]
         async with Admin(self._dsn) as admin:

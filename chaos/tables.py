@@ -73,6 +73,7 @@ class Entered(NamedTuple):
     epoch: int
     pid: int
     began_at: float
+    undoes: str | None = None
 
 
 class Tables:
@@ -109,8 +110,9 @@ class Tables:
         return int((await self._rows(ended))[0][0])
 
     async def unread(self) -> list[str]:
-        """Return the addresses of the messages to workflows that no workflow has received."""
-        unread = select(Message.address).where(Message.taken_at.is_(None), Message.address.like("m/%"))
+        """Return the addresses of the messages and requests to workflows that no workflow has received."""
+        is_sent = Message.address.like("m/%") | Message.address.like("u/%")
+        unread = select(Message.address).where(Message.taken_at.is_(None), is_sent)
         return [address for (address,) in await self._rows(unread)]
 
     async def held_by(self, pid: int) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ from sqlalchemy import BigInteger, Double, Text, Uuid
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from pgqrs import Admin, PyWorkflow, RetryPolicy, Topic, TransientError, step, workflow
+from pgqrs import Admin, PyWorkflow, RetryPolicy, Topic, TransientError, Update, step, workflow
 
 EXPIRY = 4.0
 """Seconds of the workers' `heartbeat_timeout`: short, so that a worker that is stopped for long loses its runs."""
@@ -45,6 +45,22 @@ ITEMS = 3
 CHILDREN = 3
 """Children that each `parent` starts by one step."""
 
+ASK = Update("ask", int, str)
+"""The update of `clerk`."""
+
+REQUESTS = 2
+"""Requests that each `clerk` gets, with the values from 0 on."""
+
+FATES = ("succeeds", "fails", "cancelled", "cancelled")
+"""The fates of the workflows `saga`, in turn. The program cancels a cancelled one at a random moment."""
+
+REFUSED = "the last step of the saga failed for good"
+"""The text of the error of a saga that fails."""
+
+
+class RefusedError(Exception):
+    """The failure of a step that is not retried."""
+
 
 def admin() -> Admin:
     """Return the `Admin` of a worker."""
@@ -58,8 +74,8 @@ class Base(DeclarativeBase):
 class Entry(Base):
     """An execution of a step, as the step itself reports it.
 
-    `epoch` is the epoch of its run. Times are in seconds. The processes and the server are on one
-    machine, so they have the same clock.
+    `epoch` is the epoch of its run. `undoes` is the value that an undo was called with. Times are in seconds. The
+    processes and the server are on one machine, so they have the same clock.
     """
 
     __tablename__ = "chaos_ledger"
@@ -70,6 +86,7 @@ class Entry(Base):
     epoch: Mapped[int] = mapped_column(BigInteger())
     pid: Mapped[int] = mapped_column(BigInteger())
     began_at: Mapped[float] = mapped_column(Double())
+    undoes: Mapped[str | None] = mapped_column(Text())
 
 
 def engine_for(dsn: str, **options: Any) -> AsyncEngine:
@@ -82,7 +99,7 @@ def _sessions() -> async_sessionmaker[Any]:
     return async_sessionmaker(engine_for(os.environ["PGQRS_DSN"], pool_size=10, max_overflow=5))
 
 
-async def _enter(ctx: PyWorkflow, step_id: str, seconds: float) -> str:
+async def _enter(ctx: PyWorkflow, step_id: str, seconds: float, undoes: str | None = None) -> str:
     """Execute a step: wait for a while, write a row into the ledger, and return its id."""
     began_at = time.time()
     run: Any = ctx._run  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # no public attribute has the epoch
@@ -98,6 +115,7 @@ async def _enter(ctx: PyWorkflow, step_id: str, seconds: float) -> str:
                 epoch=epoch,
                 pid=os.getpid(),
                 began_at=began_at,
+                undoes=undoes,
             )
         )
     return str(entry)
@@ -125,6 +143,41 @@ async def attempt_later(ctx: PyWorkflow, name: str) -> str:
     entry = await _enter(ctx, f"wait:{name}", 0.0)
     if random.random() < TROUBLE:  # noqa: S311  # no secret
         raise TransientError("the step failed by chance, and is retried later")
+    return entry
+
+
+@step(retry=IN_PLACE, transient=(Exception,))
+async def undo_do(ctx: PyWorkflow, value: str, name: str, _seconds: float) -> str:
+    """Write the row of an undo."""
+    return await _enter(ctx, f"undo/do:{name}", 0.0, value)
+
+
+@step(retry=IN_PLACE, transient=(Exception,))
+async def undo_dare(ctx: PyWorkflow, value: str | None, name: str, _is_refused: bool) -> str:
+    """Write the row of an undo, and fail in many cases although the row is written."""
+    entry = await _enter(ctx, f"undo/dare:{name}", 0.05, value)
+    if random.random() < TROUBLE:  # noqa: S311  # no secret
+        raise TransientError("the undo failed by chance")
+    return entry
+
+
+@step(id="do", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,), undo=undo_do)
+async def do(ctx: PyWorkflow, name: str, seconds: float = 0.0) -> str:
+    """Write a row, which is undone if it is recorded."""
+    return await _enter(ctx, f"do:{name}", seconds)
+
+
+@step(
+    id="dare", key=lambda name, *_: name, retry=IN_PLACE, transient=(Exception,), terminal=(RefusedError,),
+    undo=undo_dare, undo_when="began",
+)  # fmt: skip
+async def dare(ctx: PyWorkflow, name: str, is_refused: bool = False) -> str:  # noqa: FBT002
+    """Write a row, which is undone even if the step then fails."""
+    entry = await _enter(ctx, f"dare:{name}", 0.05)
+    if is_refused:
+        raise RefusedError(REFUSED)
+    if random.random() < TROUBLE:  # noqa: S311  # no secret
+        raise TransientError("the step failed by chance")
     return entry
 
 
@@ -187,6 +240,29 @@ async def parent(ctx: PyWorkflow, number: int) -> list[str]:
     return [first, *chain.from_iterable(outputs), await note(ctx, "b")]
 
 
+@workflow(name="chaos.saga")
+async def saga(ctx: PyWorkflow, number: int) -> list[str]:
+    """Execute steps that are undone by a failure or a cancellation; nothing follows the block."""
+    async with ctx.saga():
+        first = await do(ctx, "a", number % 3 / 10)
+        second, third = await asyncio.gather(dare(ctx, "b"), do(ctx, "c", number % 5 / 10))
+        await ctx.sleep(0.1 if number % 2 else 1.2)
+        fourth = await dare(ctx, "d", fate(number) == "fails")
+        await ctx.sleep(0.1 if number % 3 else 1.2)
+        return [first, second, third, fourth]
+
+
+@workflow(name="chaos.clerk")
+async def clerk(ctx: PyWorkflow, number: int) -> list[str]:
+    """Receive the requests that the program sends; each value names a step, whose value is the reply."""
+    replies: dict[int, str] = {}
+    for _ in range(REQUESTS):
+        request = await ctx.receive(ASK)
+        replies[request.value] = await note(ctx, f"request {request.value}", number % 3 / 10)
+        await request.reply(replies[request.value])
+    return [replies[value] for value in range(REQUESTS)]
+
+
 STEPS: dict[str, tuple[str, ...]] = {
     "chaos.quick": ("note:a", "note:b", "note:c"),
     "chaos.slow": ("note:a", "note:b", "note:c", "note:d"),
@@ -195,6 +271,8 @@ STEPS: dict[str, tuple[str, ...]] = {
     "chaos.receiver": tuple(f"note:item {item}" for item in range(ITEMS)),
     "chaos.child": ("note:a", "note:b"),
     "chaos.parent": ("note:a", "note:b"),
+    "chaos.saga": ("do:a", "dare:b", "do:c", "dare:d"),
+    "chaos.clerk": tuple(f"note:request {value}" for value in range(REQUESTS)),
 }
 """The steps of each workflow, in the order of the outcomes in its output.
 
@@ -204,5 +282,10 @@ In the output of a parent, the outputs of its children follow the first outcome.
 FAMILIES: dict[str, tuple[str, ...]] = {"chaos.parent": ("chaos.receiver", *["chaos.child"] * CHILDREN)}
 """The names of the children of each parent, in the order in which it starts them."""
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, slow, flaky, sleepy, receiver, parent)
+FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, saga, flaky, sleepy, receiver, parent, saga, clerk)
 """The workflows that are enqueued, in turn."""
+
+
+def fate(number: int) -> str:
+    """Return the fate of the saga of a number."""
+    return FATES[number // len(FUNCTIONS) % len(FATES)]

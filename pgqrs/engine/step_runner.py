@@ -585,7 +585,7 @@ class StepRunner:
     async def wait_until_answered(self, step_ids: Iterable[str]) -> None:
         """Wait until none of these steps executes, or has an outcome that the journal is still writing.
 
-        The journal writes the outcome of a step to the end, even if the caller of the step was cancelled meanwhile.
+        The journal writes the outcome of a step to the end, even if the caller was cancelled meanwhile.
         """
         for step_id in step_ids:
             while (execution := self._executions.get(step_id)) is not None:

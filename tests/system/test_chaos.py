@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -42,7 +42,7 @@ def _family(*, second_child=False, output=None, unread=()):
         )
         for number, name in enumerate(names)
     ]
-    return checks.Ledger.of(workflows, steps, entries, list(unread))
+    return checks.Ledger.of(workflows, steps, entries, list(unread), {})
 
 
 def test_ledger_of_a_faultless_family_has_no_violation():
@@ -61,6 +61,94 @@ def test_ledger_of_a_faultless_family_has_no_violation():
 )
 def test_ledger_finds_lost_and_repeated_parts(changed, told):
     assert any(told in each for each in _family(**changed).violations(1))
+
+
+NUMBERS = {fate: place * len(work.FUNCTIONS) for place, fate in enumerate(work.FATES)}
+"""A number of a saga of each fate."""
+
+
+def _saga(fate, status, *, steps=("do:a", "dare:b"), undone=("dare:b", "do:a"), began=(), executed=(), value=None):
+    """Return the ledger of one saga whose steps, and whose undos, were recorded in this order."""
+    entries, recorded = [], []
+    for at, step_id in enumerate([*steps, *(f"undo/{each}" for each in undone)]):
+        undoes = next((row.output for row in recorded if f"undo/{row.step_id}" == step_id), None)
+        entries.append(tables.Entered(uuid4(), 1, step_id, 1, 1, 1.0 + at, value or undoes))
+        recorded.append(tables.Recorded(1, step_id, "SUCCESS", str(entries[-1].id), 1, 0, 1.0 + at, 1.5 + at))
+    recorded += [tables.Recorded(1, step_id, "RUNNING", None, 1, 0, 1.0, None) for step_id in began]
+    entries += [tables.Entered(uuid4(), 1, step_id, 1, 1, 1.0) for step_id in executed]
+    outputs = [row.output for row in recorded if row.step_id in work.STEPS["chaos.saga"]]
+    output = outputs if status == "SUCCESS" else None
+    key = str(NUMBERS[fate])
+    workflows = [tables.Written(1, "chaos.saga", key, status, output, None, 1, None)]
+    return checks.Ledger.of(workflows, recorded, entries, [], {})
+
+
+STEPS = work.STEPS["chaos.saga"]
+
+
+@pytest.mark.parametrize(
+    "saga",
+    [
+        ("succeeds", "SUCCESS", {"steps": STEPS, "undone": ()}),
+        ("cancelled", "SUCCESS", {"steps": STEPS, "undone": ()}),
+        ("cancelled", "CANCELLED", {}),
+        ("cancelled", "CANCELLED", {"steps": (), "undone": ()}),
+        ("fails", "ERROR", {"steps": STEPS, "undone": STEPS[::-1]}),
+        # A process died in the step, before or after its effect.
+        ("fails", "ERROR", {"steps": ("do:a",), "undone": ("dare:b", "do:a"), "began": ("dare:b",)}),
+        # A process died after the effect of a step that counts only with its record.
+        ("cancelled", "CANCELLED", {"steps": (), "undone": (), "executed": ("do:a",)}),
+    ],
+)  # fmt: skip
+def test_ledger_of_an_undone_saga_has_no_violation(saga):
+    fate, status, options = saga
+    assert list(_saga(fate, status, **options).violations(1)) == []
+
+
+@pytest.mark.parametrize(
+    ("saga", "told"),
+    [
+        (("cancelled", "CANCELLED", {"undone": ("do:a",)}), "left standing"),
+        (("fails", "ERROR", {"undone": ()}), "left standing"),
+        (("fails", "ERROR", {"began": ("dare:d",)}), "left standing"),
+        (("fails", "ERROR", {"executed": ("undo/do:a",) * 2, "undone": ("dare:b",)}), "left standing"),
+        (("fails", "ERROR", {"executed": ("dare:d",)}), "its beginning is not recorded"),
+        (("fails", "ERROR", {"undone": ("dare:b", "do:c", "do:a")}), "is not recorded, and was undone"),
+        (("fails", "ERROR", {"executed": ("undo/do:c",)}), "is not recorded, and was undone"),
+        (("fails", "ERROR", {"value": "other"}), "its undo was called with {'other'}"),
+        (("fails", "ERROR", {"steps": STEPS, "undone": STEPS}), "has undone step 'do:a' before step 'dare:d'"),
+        (("succeeds", "SUCCESS", {"steps": STEPS, "undone": ("do:a",)}), "has succeeded, and step 'do:a' was"),
+        (("succeeds", "SUCCESS", {"steps": STEPS[:3], "undone": ()}), "returned"),
+        (("succeeds", "CANCELLED", {}), "is CANCELLED"),
+        (("fails", "CANCELLED", {}), "is CANCELLED"),
+    ],
+)
+def test_ledger_finds_steps_left_standing_and_wrong_undos(saga, told):
+    fate, status, options = saga
+    assert any(told in each for each in _saga(fate, status, **options).violations(1))
+
+
+def _clerk(replies):
+    """Return the ledger of one clerk with the output ``["x", "y"]`` of its steps, and what its callers got."""
+    ids = [UUID(int=number) for number in range(2)]
+    steps = work.STEPS["chaos.clerk"]
+    recorded = [
+        tables.Recorded(1, step_id, "SUCCESS", str(own), 1, 0, 1.0, 2.0)
+        for step_id, own in zip(steps, ids, strict=True)
+    ]
+    entries = [tables.Entered(own, 1, step_id, 1, 1, 1.0) for step_id, own in zip(steps, ids, strict=True)]
+    workflow = tables.Written(1, "chaos.clerk", "k", "SUCCESS", [str(own) for own in ids], None, 1, None)
+    asked = {(1, value): [str(ids[each]) for each in found] for value, found in enumerate(replies)}
+    return checks.Ledger.of([workflow], recorded, entries, [], asked)
+
+
+def test_ledger_of_the_same_replies_has_no_violation():
+    assert list(_clerk([[0, 0], [1]]).violations(1)) == []
+
+
+@pytest.mark.parametrize("replies", [[[0, 1], [1]], [[0], []], [[1], [1]]], ids=["another", "none", "wrong"])
+def test_ledger_finds_requests_that_were_not_answered_once(replies):
+    assert any("callers got" in each for each in _clerk(replies).violations(1))
 
 
 def test_chaos_run_loses_and_repeats_nothing():
