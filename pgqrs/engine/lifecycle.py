@@ -457,7 +457,16 @@ class RunLifecycle:
         if not self._stop_or_replay(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
             return
         if interrupt:
+            self._interrupt_or_replay()
+        elif self.body.task is not None:
+            self.idle.watch(UNWIND_GRACE, self.interrupt)
+
+    def _interrupt_or_replay(self) -> None:
+        """Interrupt the run, and a body that is to call its recorded steps first only once it is idle for long."""
+        if self.replays_for is None:
             self.interrupt()
+        elif self.body.task in self._interrupt_steps():
+            self.body.interrupt()
         elif self.body.task is not None:
             self.idle.watch(UNWIND_GRACE, self.interrupt)
 
@@ -468,9 +477,19 @@ class RunLifecycle:
 
         A step whose outcome is already in the journal keeps that outcome.
         """
+        self._interrupt_steps()
+        if not self._has_shelter:
+            self.body.interrupt()
+
+    @property
+    def _has_shelter(self) -> bool:
+        return self.unwinding is not None and self.unwinding.shelters > 0 and not self.is_handed_over
+
+    def _interrupt_steps(self) -> frozenset[asyncio.Task[Any]]:
+        """Cancel the tasks of the executing steps except the body's, and return the tasks with the body's."""
         if self.state is _STOPPING:
             self._enter(_STOPPED)
-        has_shelter = self.unwinding is not None and self.unwinding.shelters > 0 and not self.is_handed_over
+        has_shelter = self._has_shelter
         executing = [
             each
             for each in self.idle.executions.values()
@@ -478,12 +497,12 @@ class RunLifecycle:
         ]
         for execution in executing:
             execution.interrupted = True
-        tasks = frozenset(task for each in executing if (task := each.carrier) is not None) - {self.body.task}
+        carriers = frozenset(task for each in executing if (task := each.carrier) is not None)
+        tasks = carriers - {self.body.task}
         self.body.interrupted |= tasks
         for task in tasks:
             task.cancel()
-        if not has_shelter:
-            self.body.interrupt()
+        return carriers
 
     def take_back(self, task: asyncio.Task[Any] | None) -> bool:
         """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""
@@ -501,7 +520,7 @@ class RunLifecycle:
 
     def _time_out(self) -> None:
         self._stop_or_replay(StopReason.TIMED_OUT)
-        self.interrupt()
+        self._interrupt_or_replay()
 
     def unwind_for(self, stop: StopReason) -> None:
         """Stop the run, and interrupt a body that does not end: it may wait for an event outside the run."""

@@ -100,7 +100,9 @@ class Sagas:
     async def load(self) -> None:
         """Read the order in which earlier runs recorded the steps, and when they decided to undo."""
         if self._order is None:
-            steps = [] if self._run.epoch == 1 else await self._store.completed_steps(self._run.workflow_id)
+            history = self._run.steps.history
+            found = [] if self._run.epoch == 1 else await self._store.completed_steps(self._run.workflow_id)
+            steps = [each for each in found if history.is_of_earlier_run(each.step_id)]
             self._order = {each.step_id: number for number, each in enumerate(steps)}
             self._ages = {each.step_id: each.age for each in steps if each.age is not None}
 

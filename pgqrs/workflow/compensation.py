@@ -250,8 +250,6 @@ class Saga:
             )
         self.step_id = self._name or run.steps.next_id(run.place, "saga")
         sagas = run.open_sagas()
-        if sagas.state is not None:
-            await sagas.load()
         outcome = run.steps.history.outcomes.get(self.step_id)
         if outcome is not None:
             self._decision = self._decoded(outcome)

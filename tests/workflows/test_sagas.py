@@ -23,6 +23,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.engine.lifecycle import UNWIND_GRACE
 from pgqrs.observer import Observer
 from tests.support.recorded import row_of, steps
 from tests.support.waiting import no_hang, until
@@ -551,7 +552,8 @@ class TestACancellation:
         assert desk.log[4:] == [f"undo {number} {number}" for number in (3, 2, 1, 0)]
 
     @pytest.mark.without_replay("it waits in the second run of the body")
-    async def test_heard_in_the_midst_of_a_replay_undoes_all(self, admin, desk):
+    @pytest.mark.parametrize("interrupt", [False, True])
+    async def test_heard_in_the_midst_of_a_replay_undoes_all(self, admin, desk, interrupt):
         gate = Gate()
 
         @workflow
@@ -570,10 +572,30 @@ class TestACancellation:
                 await at_car.reached.wait()
         async with Worker(admin, [trip]), no_hang():
             await gate.reached.wait()
-            await handle.cancel()
+            await handle.cancel(interrupt=interrupt)
             gate.open()
             with pytest.raises(WorkflowCancelledError):
                 await handle.result(timeout=30)
+        assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
+
+    async def test_of_a_parked_workflow_undoes_whatever_the_reads_take(self, admin, sql, desk):
+        trip = trip_of(desk, "train", "hotel", after=forever)
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(status_is, handle, "WAITING")
+        await handle.cancel()
+        async with admin.twin() as twin:
+            store = await twin.store()
+            read = store.completed_steps
+
+            async def read_late(workflow_id):
+                await asyncio.sleep(UNWIND_GRACE + 0.3)
+                return await read(workflow_id)
+
+            store.completed_steps = read_late
+            async with Worker(twin, [trip]):
+                with pytest.raises(WorkflowCancelledError):
+                    await handle.result(timeout=30)
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
 
     async def test_of_a_run_that_is_handed_over_undoes_elsewhere(self, admin, desk):
