@@ -607,12 +607,12 @@ class StepRunner:
         return earlier
 
     async def take(self, execution: StepExecution, record: Record) -> StoredOutcome | None:
-        """Write a record whose result is the outcome of a step, or None if the step has none yet.
+        """Write a record whose result is the outcome of a step; return None if the result is none.
 
         Raises the stop of the run if it has stopped meanwhile and the step has no outcome.
         """
-        outcome: StoredOutcome | None = await self.write(execution, record)
-        if outcome is None:
+        outcome = await self.write(execution, record)
+        if not isinstance(outcome, StoredOutcome):
             self._lifecycle.raise_if_stopped()
             return None
         self._committed(execution, outcome)

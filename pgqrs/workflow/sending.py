@@ -9,7 +9,14 @@ from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import value_context
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
-from pgqrs.errors import CodecMismatchError, PgqrsError, RequestAnsweredError, WorkflowFinishedError
+from pgqrs.errors import (
+    CodecMismatchError,
+    PgqrsError,
+    RequestAnsweredError,
+    WorkflowFinishedError,
+    WorkflowNotFoundError,
+)
+from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SentReply, SetEvent
@@ -27,18 +34,14 @@ async def send(
     if isinstance(found, StepExecution):
         try:
             sent = message(run.codec, workflow_id, of, value, key=key)
-            refusal = await _refusal(run, sent)
             await run.steps.wait_for_earlier(found, "send/")  # messages of one sender keep their order
+            refusal = await _deliver(run, found, sent)
         except BaseException:
             run.steps.abandon(found)
             raise
         if refusal is not None:
             await run.steps.fail(found, refusal, terminal=True)
             raise refusal
-        outgoing = OutgoingMessage(
-            run.workflow_id, own_id, workflow_id, sent.address, sent.key, sent.is_kept, sent.payload
-        )
-        await _record(run, found, messages=(outgoing,))
         run.arrivals.sent()
     elif found.error is not None:
         raise run.steps.replay_error(own_id, found.error)
@@ -90,13 +93,40 @@ async def set_event(run: Run, name: str, value: object, step_id: str | None) -> 
         await _record(run, found, events=(SetEvent(run.workflow_id, own_id, name, text),))
 
 
+async def _deliver(run: Run, execution: StepExecution, sent: SentMessage) -> PgqrsError | None:
+    """Record the step together with its message, or return the reason why the workflow cannot get the message."""
+    workflow_id, epoch, step_id, claim = execution.started
+    output = codec_at(run.codec, "output", workflow_id, step_id).encode(None).text
+    try:
+        check_id(sent.workflow_id)
+    except WorkflowNotFoundError as error:
+        return error
+    record = OutgoingMessage(
+        workflow_id,
+        epoch,
+        step_id,
+        output,
+        execution.began,
+        claim,
+        sent.workflow_id,
+        sent.address,
+        sent.key,
+        sent.is_kept,
+        sent.payload,
+        sent.codec,
+    )
+    # The reason is read after a refusal alone. A receiver that was resumed meanwhile gets the message then.
+    while await run.steps.take(execution, record) is None:
+        if (refusal := await _refusal(run, sent)) is not None:
+            return refusal
+    return None
+
+
 async def _refusal(run: Run, sent: SentMessage) -> PgqrsError | None:
     """Return the reason why a workflow cannot get a message; None if it can."""
     try:
         receiver = await run.reader.receiver(sent.workflow_id, sent.address, sent.key)
-    except PgqrsError as error:
-        if getattr(error, "workflow_id", None) != sent.workflow_id:
-            raise
+    except WorkflowNotFoundError as error:
         return error
     if receiver.status in OVER and not receiver.has_message:
         return WorkflowFinishedError(sent.workflow_id, receiver.status)
@@ -109,7 +139,6 @@ async def _record(
     run: Run,
     execution: StepExecution,
     *,
-    messages: tuple[OutgoingMessage, ...] = (),
     events: tuple[SetEvent, ...] = (),
     replies: tuple[SentReply, ...] = (),
     output: str | None = None,
@@ -125,7 +154,6 @@ async def _record(
         execution.began,
         None,
         claim,
-        messages=messages,
         events=events,
         replies=replies,
     )

@@ -81,17 +81,10 @@ ORDER BY events_rows.workflow_id, events_rows.name
 ON CONFLICT (workflow_id, name)
 DO UPDATE
 SET value = excluded.value, set_at = excluded.set_at),
-outgoing_done AS
-(INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT outgoing_rows.receiver AS receiver, outgoing_rows.address AS address, outgoing_rows.key AS key, outgoing_rows.is_kept AS is_kept, CAST(outgoing_rows.payload AS JSON) AS payload
-FROM unnest($51::BIGINT[], $52::TEXT[], $53::BIGINT[], $54::TEXT[], $55::TEXT[], $56::BOOLEAN[], $57::TEXT[]) AS outgoing_rows(workflow_id, step_id, receiver, address, key, is_kept, payload)
-JOIN sending_done ON sending_done.workflow_id = outgoing_rows.workflow_id
-AND sending_done.key = outgoing_rows.step_id
-ORDER BY outgoing_rows.address, outgoing_rows.key
-ON CONFLICT DO NOTHING),
 parent_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET has_children=true
-FROM unnest($58::BIGINT[], $59::TEXT[]) AS parent_rows(workflow_id, step_id), sending_done
+FROM unnest($51::BIGINT[], $52::TEXT[]) AS parent_rows(workflow_id, step_id), sending_done
 WHERE pgqrs.pgqrs_workflows.id = parent_rows.workflow_id
 AND pgqrs.pgqrs_workflows.has_children IS false
 AND sending_done.workflow_id = parent_rows.workflow_id
@@ -99,7 +92,7 @@ AND sending_done.key = parent_rows.step_id),
 parents_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET has_children=true
-FROM unnest($60::BIGINT[], $61::TEXT[]) AS parents_rows(workflow_id, step_id), startmany_done
+FROM unnest($53::BIGINT[], $54::TEXT[]) AS parents_rows(workflow_id, step_id), startmany_done
 WHERE pgqrs.pgqrs_workflows.id = parents_rows.workflow_id
 AND pgqrs.pgqrs_workflows.has_children IS false
 AND startmany_done.workflow_id = parents_rows.workflow_id
@@ -111,7 +104,7 @@ OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false))) THEN 'CANCELLED'
 OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST(end_held.output AS JSON) END, error=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 OR coalesce(pgqrs.pgqrs_workflows.saga_state = 'OPEN', false)) THEN CAST(end_held.error AS JSON) END, executor=NULL, deadline=NULL, cancel_interrupts=NULL
 FROM (SELECT end_rows.workflow_id AS workflow_id, end_rows.claim AS claim, end_rows.output AS output, end_rows.error AS error, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($64::BIGINT[], $65::BIGINT[], $66::TEXT[], $67::TEXT[]) AS end_rows(workflow_id, claim, output, error)
+FROM unnest($57::BIGINT[], $58::BIGINT[], $59::TEXT[], $60::TEXT[]) AS end_rows(workflow_id, claim, output, error)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = end_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS end_held
@@ -122,14 +115,14 @@ RETURNING 'end' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS T
 reopen_done AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=0, retry_at=NULL
-FROM unnest($62::BIGINT[], $63::TEXT[]) AS reopen_rows(workflow_id, step_id), end_done
+FROM unnest($55::BIGINT[], $56::TEXT[]) AS reopen_rows(workflow_id, step_id), end_done
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = reopen_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.step_id = reopen_rows.step_id
 AND end_done.workflow_id = reopen_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.status = 'ERROR'),
 replies_done AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload, is_new, taken_at) SELECT replies_rows.workflow_id AS workflow_id, replies_rows.address AS address, replies_rows.key AS key, replies_rows.is_kept AS is_kept, CAST(replies_rows.payload AS JSON) AS payload, false, now() AS now_2
-FROM unnest($68::BIGINT[], $69::TEXT[], $70::TEXT[], $71::TEXT[], $72::BOOLEAN[], $73::TEXT[]) AS replies_rows(workflow_id, step_id, address, key, is_kept, payload)
+FROM unnest($61::BIGINT[], $62::TEXT[], $63::TEXT[], $64::TEXT[], $65::BOOLEAN[], $66::TEXT[]) AS replies_rows(workflow_id, step_id, address, key, is_kept, payload)
 JOIN sending_done ON sending_done.workflow_id = replies_rows.workflow_id
 AND sending_done.key = replies_rows.step_id
 ORDER BY replies_rows.address, replies_rows.key
@@ -137,14 +130,14 @@ ON CONFLICT DO NOTHING),
 retry_done AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=0, retry_at=NULL
-FROM unnest($74::BIGINT[], $75::TEXT[]) AS retry_rows(workflow_id, step_id), leave_done
+FROM unnest($67::BIGINT[], $68::TEXT[]) AS retry_rows(workflow_id, step_id), leave_done
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = retry_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.step_id = retry_rows.step_id
 AND leave_done.workflow_id = retry_rows.workflow_id
 AND pgqrs.pgqrs_workflow_steps.status = 'ERROR'),
 waiting_done AS
 (INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, retry_at) SELECT waiting_rows.workflow_id AS workflow_id, waiting_rows.step_id AS step_id, CASE WHEN waiting_rows.is_over THEN 'SUCCESS' ELSE 'RUNNING' END AS anon_8, leave_done.epoch AS epoch, now() - waiting_rows.elapsed * interval '1 second' AS anon_9, CASE WHEN waiting_rows.is_over THEN now() END AS anon_10, CAST(waiting_rows.output AS JSON) AS output, CAST(waiting_rows.error AS JSON) AS error, waiting_rows.fingerprint AS fingerprint, now() + waiting_rows.seconds * interval '1 second' AS anon_11
-FROM unnest($76::BIGINT[], $77::BIGINT[], $78::TEXT[], $79::TEXT[], $80::TEXT[], $81::DOUBLE PRECISION[], $82::BIGINT[], $83::DOUBLE PRECISION[], $84::BOOLEAN[]) AS waiting_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds, is_over)
+FROM unnest($69::BIGINT[], $70::BIGINT[], $71::TEXT[], $72::TEXT[], $73::TEXT[], $74::DOUBLE PRECISION[], $75::BIGINT[], $76::DOUBLE PRECISION[], $77::BOOLEAN[]) AS waiting_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds, is_over)
 JOIN leave_done ON leave_done.workflow_id = waiting_rows.workflow_id
 WHERE leave_done.epoch > 0
 ORDER BY waiting_rows.workflow_id, waiting_rows.step_id
@@ -161,7 +154,7 @@ WHERE parent.id = pgqrs.pgqrs_workflows.parent_id), now() + coalesce(CASE WHEN (
 FROM pgqrs.pgqrs_workflows AS parent
 WHERE parent.id = pgqrs.pgqrs_workflows.parent_id) END, cancel_interrupts=NULL, saga_state=NULL, generation=CASE WHEN (pgqrs.pgqrs_workflows.cancel_interrupts IS NOT NULL) THEN pgqrs.pgqrs_workflows.generation ELSE pgqrs.pgqrs_workflows.epoch END
 FROM (SELECT continue_rows.workflow_id AS workflow_id, continue_rows.claim AS claim, continue_rows.input AS input, continue_rows.timeout AS timeout, continue_rows.next_claim AS next_claim, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($85::BIGINT[], $86::BIGINT[], $87::TEXT[], $88::DOUBLE PRECISION[], $89::BIGINT[]) AS continue_rows(workflow_id, claim, input, timeout, next_claim)
+FROM unnest($78::BIGINT[], $79::BIGINT[], $80::TEXT[], $81::DOUBLE PRECISION[], $82::BIGINT[]) AS continue_rows(workflow_id, claim, input, timeout, next_claim)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = continue_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS continue_held
@@ -178,9 +171,51 @@ WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(coalesce((SELECT pg_catalog.a
 FROM (SELECT continue_done.workflow_id AS workflow_id
 FROM continue_done
 WHERE continue_done.epoch > 0) AS continued), '{}'))),
+outgoing_done AS
+(SELECT 'outgoing' AS kind, outgoing_held.workflow_id AS workflow_id, outgoing_held.step_id AS key, CASE WHEN ((SELECT 1
+FROM pgqrs.pgqrs_workflows AS receiver
+WHERE receiver.id = outgoing_held.receiver
+AND ((receiver.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
+OR (SELECT 1
+FROM pgqrs.pgqrs_messages AS sent
+WHERE sent.address = outgoing_held.address
+AND sent.key = outgoing_held.key
+
+LIMIT 1) IS NOT NULL)
+AND (outgoing_held.codec IS NULL
+OR outgoing_held.codec = receiver.codec)
+
+LIMIT 1) IS NOT NULL) THEN outgoing_held.current_epoch ELSE 0 END AS epoch, outgoing_held.output AS output, outgoing_held.elapsed AS elapsed, outgoing_held.receiver AS receiver, outgoing_held.address AS address, outgoing_held.key AS message_key, outgoing_held.is_kept AS is_kept, outgoing_held.payload AS payload
+FROM (SELECT outgoing_rows.workflow_id AS workflow_id, outgoing_rows.claim AS claim, outgoing_rows.step_id AS step_id, outgoing_rows.output AS output, outgoing_rows.elapsed AS elapsed, outgoing_rows.receiver AS receiver, outgoing_rows.address AS address, outgoing_rows.key AS key, outgoing_rows.is_kept AS is_kept, outgoing_rows.payload AS payload, outgoing_rows.codec AS codec, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($83::BIGINT[], $84::BIGINT[], $85::TEXT[], $86::TEXT[], $87::DOUBLE PRECISION[], $88::BIGINT[], $89::TEXT[], $90::TEXT[], $91::BOOLEAN[], $92::TEXT[], $93::TEXT[]) AS outgoing_rows(workflow_id, claim, step_id, output, elapsed, receiver, address, key, is_kept, payload, codec)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = outgoing_rows.workflow_id
+WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS outgoing_held
+WHERE outgoing_held.current_claim = outgoing_held.claim
+AND NOT (EXISTS (SELECT *
+FROM pgqrs.pgqrs_workflow_steps
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = outgoing_held.workflow_id
+AND pgqrs.pgqrs_workflow_steps.step_id = outgoing_held.step_id
+AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
+AND NOT pgqrs.pgqrs_workflow_steps.reopened))),
+outgoing_outcomes AS
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output) SELECT outgoing_done.workflow_id AS workflow_id, outgoing_done.key AS key, 'SUCCESS', outgoing_done.epoch AS epoch, now() - outgoing_done.elapsed * interval '1 second' AS anon_12, now() AS now_3, CAST(outgoing_done.output AS JSON) AS output
+FROM outgoing_done
+WHERE outgoing_done.epoch != 0
+ON CONFLICT (workflow_id, step_id)
+DO UPDATE
+SET status = excluded.status, epoch = excluded.epoch, reopened = false, completed_at = excluded.completed_at, output = excluded.output, error = NULL, failures = 0, retry_at = NULL
+WHERE pgqrs.pgqrs_workflow_steps.status != 'SUCCESS'),
+outgoing_messages AS
+(INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT outgoing_done.receiver AS receiver, outgoing_done.address AS address, outgoing_done.message_key AS message_key, outgoing_done.is_kept AS is_kept, CAST(outgoing_done.payload AS JSON) AS payload
+FROM outgoing_done
+WHERE outgoing_done.epoch != 0
+ORDER BY outgoing_done.address, outgoing_done.message_key
+ON CONFLICT DO NOTHING),
 send_done AS
 (SELECT 'send' AS kind, send_rows.workflow_id AS workflow_id, send_rows.key AS key, 1 AS epoch, send_rows.address AS address, send_rows.is_kept AS is_kept, CAST(send_rows.payload AS JSON) AS payload, send_rows.turn AS turn
-FROM unnest($90::BIGINT[], $91::TEXT[], $92::TEXT[], $93::BOOLEAN[], $94::TEXT[], $95::TEXT[], $96::BIGINT[]) WITH ORDINALITY AS send_rows(workflow_id, address, key, is_kept, payload, codec, token, turn)
+FROM unnest($94::BIGINT[], $95::TEXT[], $96::TEXT[], $97::BOOLEAN[], $98::TEXT[], $99::TEXT[], $100::BIGINT[]) WITH ORDINALITY AS send_rows(workflow_id, address, key, is_kept, payload, codec, token, turn)
 JOIN pgqrs.pgqrs_workflows ON true
 WHERE pgqrs.pgqrs_workflows.id = send_rows.workflow_id
 AND ((pgqrs.pgqrs_workflows.status NOT IN ('SUCCESS', 'ERROR', 'CANCELLED'))
@@ -201,7 +236,7 @@ start_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=start_held.claim, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, due_at=NULL, executor=start_held.executor, retries=CASE WHEN (pgqrs.pgqrs_workflows.status = 'ERROR') THEN 0 ELSE pgqrs.pgqrs_workflows.retries END, deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + coalesce(CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END, start_held.timeout) * interval '1 second') END
 FROM (SELECT start_rows.workflow_id AS workflow_id, start_rows.claim AS claim, start_rows.executor AS executor, start_rows.timeout AS timeout, start_rows.codec AS codec, start_rows.token AS token, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($97::BIGINT[], $98::BIGINT[], $99::UUID[], $100::DOUBLE PRECISION[], $101::TEXT[], $102::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
+FROM unnest($101::BIGINT[], $102::BIGINT[], $103::UUID[], $104::DOUBLE PRECISION[], $105::TEXT[], $106::BIGINT[]) AS start_rows(workflow_id, claim, executor, timeout, codec, token)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = start_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS start_held
@@ -223,9 +258,9 @@ FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(start_done.workflow_id) AS array_agg_2
 FROM start_done), '{}'))),
 startkeyed_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent, key, releases_key) SELECT startkeyed_held.child_id AS child_id, startkeyed_held.name AS name, CAST(startkeyed_held.input AS JSON) AS input, startkeyed_held.token AS token, startkeyed_held.queue AS queue, startkeyed_held.priority AS priority, CASE WHEN (startkeyed_held.delay IS NULL) THEN now() END AS anon_12, now() + startkeyed_held.delay * interval '1 second' AS anon_13, startkeyed_held.timeout AS timeout, parent.deadline AS deadline, startkeyed_held.codec AS codec, startkeyed_held.workflow_id AS workflow_id, startkeyed_held.step_id AS step_id, 0, startkeyed_held.ends_with_parent AS ends_with_parent, startkeyed_held.key AS key, startkeyed_held.releases_key AS releases_key
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, deadline, codec, parent_id, parent_step, place, ends_with_parent, key, releases_key) SELECT startkeyed_held.child_id AS child_id, startkeyed_held.name AS name, CAST(startkeyed_held.input AS JSON) AS input, startkeyed_held.token AS token, startkeyed_held.queue AS queue, startkeyed_held.priority AS priority, CASE WHEN (startkeyed_held.delay IS NULL) THEN now() END AS anon_13, now() + startkeyed_held.delay * interval '1 second' AS anon_14, startkeyed_held.timeout AS timeout, parent.deadline AS deadline, startkeyed_held.codec AS codec, startkeyed_held.workflow_id AS workflow_id, startkeyed_held.step_id AS step_id, 0, startkeyed_held.ends_with_parent AS ends_with_parent, startkeyed_held.key AS key, startkeyed_held.releases_key AS releases_key
 FROM (SELECT startkeyed_rows.workflow_id AS workflow_id, startkeyed_rows.claim AS claim, startkeyed_rows.step_id AS step_id, startkeyed_rows.child_id AS child_id, startkeyed_rows.name AS name, startkeyed_rows.input AS input, startkeyed_rows.queue AS queue, startkeyed_rows.priority AS priority, startkeyed_rows.delay AS delay, startkeyed_rows.timeout AS timeout, startkeyed_rows.codec AS codec, startkeyed_rows.token AS token, startkeyed_rows.ends_with_parent AS ends_with_parent, startkeyed_rows.key AS key, startkeyed_rows.releases_key AS releases_key, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($103::BIGINT[], $104::BIGINT[], $105::TEXT[], $106::BIGINT[], $107::TEXT[], $108::TEXT[], $109::TEXT[], $110::BIGINT[], $111::DOUBLE PRECISION[], $112::DOUBLE PRECISION[], $113::TEXT[], $114::BIGINT[], $115::BOOLEAN[], $116::TEXT[], $117::BOOLEAN[]) AS startkeyed_rows(workflow_id, claim, step_id, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent, key, releases_key)
+FROM unnest($107::BIGINT[], $108::BIGINT[], $109::TEXT[], $110::BIGINT[], $111::TEXT[], $112::TEXT[], $113::TEXT[], $114::BIGINT[], $115::DOUBLE PRECISION[], $116::DOUBLE PRECISION[], $117::TEXT[], $118::BIGINT[], $119::BOOLEAN[], $120::TEXT[], $121::BOOLEAN[]) AS startkeyed_rows(workflow_id, claim, step_id, child_id, name, input, queue, priority, delay, timeout, codec, token, ends_with_parent, key, releases_key)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = startkeyed_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -244,7 +279,7 @@ AND pgqrs.pgqrs_workflows.has_children IS false),
 take_done AS
 (SELECT 'take' AS kind, take_held.workflow_id AS workflow_id, take_held.step_id AS key, take_held.current_epoch AS epoch, answer.id AS message, answer.address AS address, CASE WHEN (answer.payload IS NOT NULL) THEN CAST(answer.payload AS TEXT) ELSE take_held.output END AS output, CASE WHEN (answer.payload IS NULL) THEN take_held.error END AS error, take_held.elapsed AS elapsed, take_held.fingerprint AS fingerprint
 FROM (SELECT take_rows.workflow_id AS workflow_id, take_rows.claim AS claim, take_rows.step_id AS step_id, take_rows.addresses AS addresses, take_rows.output AS output, take_rows.error AS error, take_rows.elapsed AS elapsed, take_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($118::BIGINT[], $119::BIGINT[], $120::TEXT[], $121::TEXT[], $122::TEXT[], $123::TEXT[], $124::DOUBLE PRECISION[], $125::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
+FROM unnest($122::BIGINT[], $123::BIGINT[], $124::TEXT[], $125::TEXT[], $126::TEXT[], $127::TEXT[], $128::DOUBLE PRECISION[], $129::BIGINT[]) AS take_rows(workflow_id, claim, step_id, addresses, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = take_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -291,7 +326,7 @@ AND pgqrs.pgqrs_workflow_steps.step_id = take_held.step_id
 AND pgqrs.pgqrs_workflow_steps.status != 'RUNNING'
 AND NOT pgqrs.pgqrs_workflow_steps.reopened))),
 take_outcomes AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_14, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_15, now() AS now_3, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint, address) SELECT take_done.workflow_id AS workflow_id, take_done.key AS key, CASE WHEN (take_done.output IS NOT NULL) THEN 'SUCCESS' ELSE 'ERROR' END AS anon_15, take_done.epoch AS epoch, now() - take_done.elapsed * interval '1 second' AS anon_16, now() AS now_4, CAST(take_done.output AS JSON) AS output, CAST(take_done.error AS JSON) AS error, take_done.fingerprint AS fingerprint, take_done.address AS address
 FROM take_done
 WHERE coalesce(take_done.output, take_done.error) IS NOT NULL
 ON CONFLICT (workflow_id, step_id)
@@ -310,20 +345,20 @@ FROM pgqrs.pgqrs_messages USING take_done
 WHERE pgqrs.pgqrs_messages.address = take_done.address
 AND pg_catalog.starts_with(take_done.address, 'c/')),
 begin_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_4, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_16, begin_rows.codec AS codec
-FROM unnest($126::BIGINT[], $127::TEXT[], $128::TEXT[], $129::UUID[], $130::DOUBLE PRECISION[], $131::TEXT[], $132::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_5, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_17, begin_rows.codec AS codec
+FROM unnest($130::BIGINT[], $131::TEXT[], $132::TEXT[], $133::UUID[], $134::DOUBLE PRECISION[], $135::TEXT[], $136::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($133::BIGINT[], $134::TEXT[], $135::TEXT[], $136::TEXT[], $137::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($137::BIGINT[], $138::TEXT[], $139::TEXT[], $140::TEXT[], $141::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($138::BIGINT[], $139::TEXT[], $140::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($142::BIGINT[], $143::TEXT[], $144::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -331,21 +366,21 @@ SET key = excluded.key
 WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT)
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 enqueue_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_17, now() + enqueue_rows.delay * interval '1 second' AS anon_18, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
-FROM unnest($141::BIGINT[], $142::TEXT[], $143::TEXT[], $144::TEXT[], $145::BIGINT[], $146::DOUBLE PRECISION[], $147::DOUBLE PRECISION[], $148::TEXT[], $149::TEXT[], $150::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec) SELECT enqueue_rows.workflow_id AS workflow_id, enqueue_rows.name AS name, CAST(enqueue_rows.input AS JSON) AS input, enqueue_rows.token AS token, enqueue_rows.queue AS queue, enqueue_rows.priority AS priority, CASE WHEN (enqueue_rows.delay IS NULL) THEN now() END AS anon_18, now() + enqueue_rows.delay * interval '1 second' AS anon_19, enqueue_rows.timeout AS timeout, enqueue_rows.key AS key, enqueue_rows.codec AS codec
+FROM unnest($145::BIGINT[], $146::TEXT[], $147::TEXT[], $148::TEXT[], $149::BIGINT[], $150::DOUBLE PRECISION[], $151::DOUBLE PRECISION[], $152::TEXT[], $153::TEXT[], $154::BIGINT[]) AS enqueue_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueue_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueue' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 enqueueuntilend_done AS
-(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_19, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_20, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_21
-FROM unnest($151::BIGINT[], $152::TEXT[], $153::TEXT[], $154::TEXT[], $155::BIGINT[], $156::DOUBLE PRECISION[], $157::DOUBLE PRECISION[], $158::TEXT[], $159::TEXT[], $160::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, ready_at, due_at, timeout, key, codec, releases_key) SELECT enqueueuntilend_rows.workflow_id AS workflow_id, enqueueuntilend_rows.name AS name, CAST(enqueueuntilend_rows.input AS JSON) AS input, enqueueuntilend_rows.token AS token, enqueueuntilend_rows.queue AS queue, enqueueuntilend_rows.priority AS priority, CASE WHEN (enqueueuntilend_rows.delay IS NULL) THEN now() END AS anon_20, now() + enqueueuntilend_rows.delay * interval '1 second' AS anon_21, enqueueuntilend_rows.timeout AS timeout, enqueueuntilend_rows.key AS key, enqueueuntilend_rows.codec AS codec, true AS anon_22
+FROM unnest($155::BIGINT[], $156::TEXT[], $157::TEXT[], $158::TEXT[], $159::BIGINT[], $160::DOUBLE PRECISION[], $161::DOUBLE PRECISION[], $162::TEXT[], $163::TEXT[], $164::BIGINT[]) AS enqueueuntilend_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token)
 ORDER BY enqueueuntilend_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'enqueueuntilend' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 failure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_22, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_23
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_23, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_24
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($161::BIGINT[], $162::BIGINT[], $163::TEXT[], $164::TEXT[], $165::DOUBLE PRECISION[], $166::BIGINT[], $167::BIGINT[], $168::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($165::BIGINT[], $166::BIGINT[], $167::TEXT[], $168::TEXT[], $169::DOUBLE PRECISION[], $170::BIGINT[], $171::BIGINT[], $172::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -363,9 +398,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 last_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_24, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_25, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_26, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_25, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_26, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_27, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($169::BIGINT[], $170::BIGINT[], $171::TEXT[], $172::TEXT[], $173::TEXT[], $174::DOUBLE PRECISION[], $175::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($173::BIGINT[], $174::BIGINT[], $175::TEXT[], $176::TEXT[], $177::TEXT[], $178::DOUBLE PRECISION[], $179::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -380,9 +415,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 lastfailure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_27, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_28
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_28, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_29
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($176::BIGINT[], $177::BIGINT[], $178::TEXT[], $179::TEXT[], $180::DOUBLE PRECISION[], $181::BIGINT[], $182::BIGINT[], $183::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($180::BIGINT[], $181::BIGINT[], $182::TEXT[], $183::TEXT[], $184::DOUBLE PRECISION[], $185::BIGINT[], $186::BIGINT[], $187::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -404,7 +439,7 @@ SET deadline=CASE WHEN (coalesce(saga_held.state, 'OPEN') = 'OPEN') THEN pgqrs.p
 OR NOT coalesce(pgqrs.pgqrs_workflows.saga_state IS NOT NULL
 AND pgqrs.pgqrs_workflows.saga_state != 'OPEN', false)) THEN saga_held.state ELSE pgqrs.pgqrs_workflows.saga_state END
 FROM (SELECT saga_rows.workflow_id AS workflow_id, saga_rows.claim AS claim, saga_rows.state AS state, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($184::BIGINT[], $185::BIGINT[], $186::TEXT[]) AS saga_rows(workflow_id, claim, state)
+FROM unnest($188::BIGINT[], $189::BIGINT[], $190::TEXT[]) AS saga_rows(workflow_id, claim, state)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = saga_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS saga_held
@@ -413,9 +448,9 @@ AND saga_held.current_claim = saga_held.claim
 AND pgqrs.pgqrs_workflows.status = 'RUNNING'
 RETURNING 'saga' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 step_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_29, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_30, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_31, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_30, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_31, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_32, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($187::BIGINT[], $188::BIGINT[], $189::TEXT[], $190::TEXT[], $191::TEXT[], $192::DOUBLE PRECISION[], $193::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($191::BIGINT[], $192::BIGINT[], $193::TEXT[], $194::TEXT[], $195::TEXT[], $196::DOUBLE PRECISION[], $197::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -431,9 +466,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 wait_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_32, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_33
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_33, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_34
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($194::BIGINT[], $195::BIGINT[], $196::TEXT[], $197::TEXT[], $198::TEXT[], $199::DOUBLE PRECISION[], $200::BIGINT[], $201::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($198::BIGINT[], $199::BIGINT[], $200::TEXT[], $201::TEXT[], $202::TEXT[], $203::DOUBLE PRECISION[], $204::BIGINT[], $205::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -470,6 +505,8 @@ UNION ALL SELECT lastfailure_done.kind, lastfailure_done.workflow_id, lastfailur
 FROM lastfailure_done
 UNION ALL SELECT leave_done.kind, leave_done.workflow_id, leave_done.key, leave_done.epoch
 FROM leave_done
+UNION ALL SELECT outgoing_done.kind, outgoing_done.workflow_id, outgoing_done.key, outgoing_done.epoch
+FROM outgoing_done
 UNION ALL SELECT saga_done.kind, saga_done.workflow_id, saga_done.key, saga_done.epoch
 FROM saga_done
 UNION ALL SELECT send_done.kind, send_done.workflow_id, send_done.key, send_done.epoch

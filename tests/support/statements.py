@@ -31,6 +31,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     for kind in OPERATIONS.values():
         yield f"{kind.name}", kind.statement()
         if kind.name not in {
+            "outgoing",
             "sending",
             "startkeyed",
             "startmany",

@@ -566,13 +566,43 @@ async def test_key_of_an_ended_workflow_counts_as_sent(admin, sessions, sql, how
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages") == 1
 
 
-async def test_send_of_a_workflow_reads_no_input_of_the_receiver(admin, engine, schema):
-    """The input of the receiver may be large."""
+async def test_send_of_a_workflow_reads_nothing(admin, engine, schema):
     async with Admin(engine, schema) as own:
         receiver = await own.enqueue(collecting, 1)
         read = []
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *told: read.append(told[2]))
         await own.run(sending_again, receiver.id, "k")
+    assert not any("pgqrs_workflows" in each for each in read)
+
+
+async def test_send_of_a_workflow_waits_for_no_lock_on_the_receiver(admin, sql):
+    receiver = await admin.enqueue(collecting, 1)
+    async with no_hang(), sql.transaction():
+        await sql.execute("SELECT FROM pgqrs_workflows WHERE id = $1 FOR UPDATE", receiver.id)
+        await admin.run(sending_again, receiver.id, "k")
+    assert await unread(sql) == [7]
+
+
+async def test_refused_send_keeps_no_other_send_of_its_batch(admin, sql):
+    over, *live = [await admin.enqueue(collecting, 1) for _ in range(4)]
+    await over.cancel()
+    receivers = [over.id, live[0].id, over.id + 1_000_000, live[1].id, 2**70, live[2].id]
+    runs = (admin.run(sending_again, each, "k") for each in receivers)
+    ends = await asyncio.gather(*runs, return_exceptions=True)
+    kinds = WorkflowFinishedError, type(None), WorkflowNotFoundError, type(None), WorkflowNotFoundError, type(None)
+    assert tuple(map(type, ends)) == kinds
+    assert await unread(sql) == [7, 7, 7]
+
+
+async def test_reason_of_a_refusal_is_read_without_the_input(admin, engine, schema):
+    """The input of the receiver may be large."""
+    async with Admin(engine, schema) as own:
+        receiver = await own.enqueue(collecting, 1)
+        await receiver.cancel()
+        read = []
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *told: read.append(told[2]))
+        with pytest.raises(WorkflowFinishedError):
+            await own.run(sending_again, receiver.id, "k")
     assert any("pgqrs_workflows" in each for each in read)
     assert not any("input" in each for each in read)
 

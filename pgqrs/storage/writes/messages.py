@@ -21,6 +21,7 @@ from pgqrs.storage.writes.operation import (
     CurrentState,
     Follower,
     Operation,
+    RunRecord,
     fencing_error,
 )
 from pgqrs.storage.writes.steps import Began
@@ -144,6 +145,21 @@ def _insert_messages(written: Any) -> Any:
     return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 
 
+def outcome_of(record: RunRecord, current: CurrentState) -> Any:
+    """Return the outcome of the step of an unanswered record, or the reason that it has none.
+
+    The reason is an error for a stale run, a requested cancellation, or `RETRY` for a lock.
+    """
+    if reason := fencing_error(record, current):
+        return reason
+    is_over = current.step_status == StepStatus.ERROR and current.step_epoch == current.epoch
+    if is_over or current.step_status == StepStatus.SUCCESS:
+        return StoredOutcome(
+            current.step_output, current.step_error, current.step_fingerprint, current.step_address
+        )
+    return RETRY if current.cancels is None else CancelRequested(current.cancels, None)
+
+
 class TakeMessages(Operation[ReceivedMessage]):
     """Make the oldest messages of addresses the outcomes of steps, for current runs.
 
@@ -175,14 +191,7 @@ class TakeMessages(Operation[ReceivedMessage]):
 
     def resolve_missing(self, record: ReceivedMessage, current: CurrentState) -> Any:
         """Return the outcome of the step, an error for a stale run, or the reason to send the record again."""
-        if reason := fencing_error(record, current):
-            return reason
-        is_over = current.step_status == StepStatus.ERROR and current.step_epoch == current.epoch
-        if is_over or current.step_status == StepStatus.SUCCESS:
-            return StoredOutcome(
-                current.step_output, current.step_error, current.step_fingerprint, current.step_address
-            )
-        return RETRY if current.cancels is None else CancelRequested(current.cancels, None)
+        return outcome_of(record, current)
 
     def statement(self, *, single: bool = False) -> Any:
         """Return the query for the message of each record, of steps without an outcome; it locks the workflows."""

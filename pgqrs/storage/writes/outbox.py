@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import cast, func, literal_column, select
+from sqlalchemy import case, cast, exists, func, literal_column, null, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Event, Message, Text, Workflow
-from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, text_literal
+from pgqrs.models import Event, Message, Step, Text, Workflow
+from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.sql.expressions import (
+    ONE,
+    ZERO,
+    is_found,
+    json_of,
+    number_literal,
+    seconds_ago,
+    text_literal,
+)
 from pgqrs.storage.writes.children import InsertChildren, MarkParents, NewChild, child_arrays
 from pgqrs.storage.writes.columns import Arrays
-from pgqrs.storage.writes.operation import RETRY, CancelRequested, Companion, CurrentState, Operation
+from pgqrs.storage.writes.messages import OVER, outcome_of
+from pgqrs.storage.writes.operation import (
+    RETRY,
+    CancelRequested,
+    Companion,
+    CurrentState,
+    Follower,
+    Operation,
+)
 from pgqrs.storage.writes.steps import Began, RecordStep, StepOutcome
+from pgqrs.types import StepStatus
+
+
+REFUSED = 0
+"""The epoch in the answer of a message that its receiver cannot get; no run has it."""
 
 
 class OutgoingMessage(NamedTuple):
-    """A message that a step sends; `receiver` is the id of a workflow, None for an address of no workflow.
+    """A record to write: the outcome of a step together with the message that the step sends.
 
-    `workflow_id` and `step_id` name the step. `is_kept` says that `key` is the sender's own.
+    `receiver` is the id of a workflow, and `codec` has written the `payload`; None for a payload that fits any
+    codec. `is_kept` says that `key` is the sender's own.
     """
 
     workflow_id: int
+    epoch: int
     step_id: str
-    receiver: int | None
+    output: str
+    began: Began
+    claim: int
+    receiver: int
     address: str
     key: str
     is_kept: bool
     payload: str
+    codec: str | None
 
 
 class SentReply(NamedTuple):
@@ -56,7 +85,7 @@ class SetEvent(NamedTuple):
 
 
 class SendingStep(NamedTuple):
-    """A record to write: the outcome of a step with its messages, its events, its children and its replies."""
+    """A record to write: the outcome of a step with its events, its children and its replies."""
 
     workflow_id: int
     epoch: int
@@ -66,7 +95,6 @@ class SendingStep(NamedTuple):
     began: Began
     fingerprint: int | None
     claim: int
-    messages: tuple[OutgoingMessage, ...] = ()
     events: tuple[SetEvent, ...] = ()
     children: tuple[NewChild, ...] = ()
     replies: tuple[SentReply, ...] = ()
@@ -78,26 +106,6 @@ class EmittedEvent(NamedTuple):
     address: str
     payload: str
     workflow_id: int = 0
-
-
-class InsertMessages(Companion[OutgoingMessage]):
-    """Insert the messages of the steps that the same statement records."""
-
-    name = "outgoing"
-    record = OutgoingMessage
-
-    def statement_after(self, written: Any) -> Any:
-        """Return the insert; a message whose key an earlier one has is not inserted."""
-        rows = self.rows()
-        sent = (
-            select(rows.c.receiver, rows.c.address, rows.c.key, rows.c.is_kept, json_of(rows.c.payload))
-            .join_from(
-                rows, written, (written.c.workflow_id == rows.c.workflow_id) & (written.c.key == rows.c.step_id)
-            )
-            .order_by(rows.c.address, rows.c.key)
-        )
-        columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
-        return insert(Message).from_select(columns, sent, include_defaults=False).on_conflict_do_nothing()
 
 
 class InsertReplies(Companion[SentReply]):
@@ -146,33 +154,29 @@ class SetEvents(Companion[SetEvent]):
         )
 
 
-INSERT_MESSAGES = InsertMessages()
-
 INSERT_REPLIES = InsertReplies()
 
 SET_EVENTS = SetEvents()
 
 
 class RecordSendingStep(RecordStep):
-    """Record the outcomes of steps with their messages, replies, events and children, for current runs."""
+    """Record the outcomes of steps with their replies, events and children, for current runs."""
 
     name = "sending"
     record = SendingStep  # type: ignore[assignment]  # the same fields, and more
-    unsent: ClassVar = frozenset({"epoch", "messages", "events", "children", "replies"})
+    unsent: ClassVar = frozenset({"epoch", "events", "children", "replies"})
     last_record = None
     inserts: ClassVar = InsertChildren("child")
     marks: ClassVar = MarkParents("parent")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
-        """The writes of the messages, of the replies, of the events and of the children."""
-        return (INSERT_MESSAGES, INSERT_REPLIES, SET_EVENTS, self.inserts, self.marks)
+        """The writes of the replies, of the events and of the children."""
+        return (INSERT_REPLIES, SET_EVENTS, self.inserts, self.marks)
 
     def arrays(self, records: Sequence[Any]) -> Arrays:
-        """Return the binds, with the binds of the messages, of the replies, of the events and of the children."""
+        """Return the binds, with the binds of the replies, of the events and of the children."""
         arrays = super().arrays(records)
-        if messages := [each for record in records for each in record.messages]:
-            arrays |= INSERT_MESSAGES.arrays(messages)
         if replies := [each for record in records for each in record.replies]:
             arrays |= INSERT_REPLIES.arrays(replies)
         if events := [each for record in records for each in record.events]:
@@ -181,8 +185,8 @@ class RecordSendingStep(RecordStep):
         return arrays | child_arrays(self.inserts, self.marks, children)
 
     def payload_size(self, record: Any) -> int:
-        """Return the length of the messages, replies and values of events, and of the inputs of the children."""
-        sent = sum(len(each.payload) for each in (*record.messages, *record.replies))
+        """Return the length of the replies and values of events, and of the inputs of the children."""
+        sent = sum(len(each.payload) for each in record.replies)
         started = sum(len(each.input) for each in record.children)
         return super().payload_size(record) + sent + started + sum(len(each.value) for each in record.events)
 
@@ -199,6 +203,113 @@ class RecordSendingStep(RecordStep):
 
     def _blocked(self, record: StepOutcome, current: CurrentState) -> Any:
         return RETRY if current.cancels is None else CancelRequested(current.cancels, None)
+
+
+class SendFromSteps(Operation[OutgoingMessage]):
+    """Record steps together with the messages that they send, for current runs.
+
+    A message is sent if its receiver exists, has not ended and reads its codec. If not, nothing is written, and the
+    record is answered with the epoch `REFUSED`. No receiver is locked, so its own writes never wait for a sender. A
+    record whose step has an outcome now stays unanswered, as by `TakeMessages`: the statement can be sent twice.
+    """
+
+    name = "outgoing"
+    record = OutgoingMessage
+    unsent: ClassVar = frozenset({"epoch"})  # the row has the epoch of the workflow
+
+    def payload_size(self, record: OutgoingMessage) -> int:
+        """Return the length of the payload."""
+        return len(record.payload)
+
+    def answer_key(self, record: OutgoingMessage) -> str:
+        """Return the id of the step."""
+        return record.step_id
+
+    def can_be_single(self, record: OutgoingMessage) -> bool:
+        """Return False: the statement has further writes."""
+        return False
+
+    def _workflow_conditions(self) -> list[ColumnElement[bool]]:
+        return [Workflow.cancel_interrupts.is_(None)]
+
+    def result_for(self, record: OutgoingMessage, epoch: int) -> StoredOutcome | bool:
+        """Return the outcome as it was sent; False for a message that its receiver cannot get."""
+        return StoredOutcome(record.output, None, None) if epoch != REFUSED else False
+
+    def resolve_missing(self, record: OutgoingMessage, current: CurrentState) -> Any:
+        """Return the outcome of the step, an error for a stale run, or the reason to send the record again."""
+        return outcome_of(record, current)
+
+    def statement(self, *, single: bool = False) -> Any:
+        """Return the query for the steps without an outcome, each with its message; it locks the senders."""
+        held = self.lock_workflows(to_update=False, single=single)
+        given = held.c
+        epoch = case((_accepts(given), held.epoch), else_=number_literal(REFUSED))
+        message = (given.receiver, given.address, given.key.label("message_key"), given.is_kept, given.payload)
+        columns = (*self.returning(held.workflow_id, epoch, given.step_id), given.output, given.elapsed, *message)
+        outcome = exists().where(
+            Step.workflow_id == held.workflow_id,
+            Step.step_id == given.step_id,
+            Step.status != text_literal(StepStatus.RUNNING),
+            ~Step.reopened,
+        )
+        return select(*columns).select_from(held.source).where(held.is_current, ~outcome)
+
+    def answers(self, written: Any) -> Any:
+        """Return the records that are written, and the refused ones."""
+        return select(written.c.kind, written.c.workflow_id, written.c.key, written.c.epoch)
+
+    @property
+    def followers(self) -> Mapping[str, Follower]:
+        """The writes of the outcomes and of the messages."""
+        return {"outcomes": _record_sent, "messages": _insert_sent}
+
+
+def _accepts(given: Any) -> ColumnElement[bool]:
+    """Return the condition that the receiver of a message gets it; one with its key that is there counts as sent."""
+    receiver, message = aliased(Workflow, name="receiver"), aliased(Message, name="sent")
+    is_there = select(ONE).where(message.address == given.address, message.key == given.key)
+    is_live = receiver.status.not_in([text_literal(status) for status in OVER])
+    own = select(ONE).where(
+        receiver.id == given.receiver,
+        is_live | is_found(is_there, message),
+        given.codec.is_(None) | (given.codec == receiver.codec),
+    )
+    return is_found(own, receiver)
+
+
+def _record_sent(written: Any) -> Any:
+    given = written.c
+    values: dict[str, Any] = {
+        "workflow_id": given.workflow_id,
+        "step_id": given.key,
+        "status": text_literal(StepStatus.SUCCESS),
+        "epoch": given.epoch,
+        "started_at": seconds_ago(given.elapsed),
+        "completed_at": func.now(),
+        "output": json_of(given.output),
+    }
+    outcomes = select(*values.values()).where(given.epoch != number_literal(REFUSED))
+    statement = insert(Step).from_select(list(values), outcomes, include_defaults=False)
+    replaced = {
+        key: statement.excluded[key] for key in values if key not in {"workflow_id", "step_id", "started_at"}
+    }
+    cleared = {"error": null(), "failures": ZERO, "retry_at": null(), "reopened": literal_column("false")}
+    return statement.on_conflict_do_update(
+        index_elements=[Step.workflow_id, Step.step_id],
+        set_=replaced | cleared,
+        where=Step.status != text_literal(StepStatus.SUCCESS),
+    )
+
+
+def _insert_sent(written: Any) -> Any:
+    """Return the insert; a message whose key an earlier one has is not inserted."""
+    given = written.c
+    columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
+    values = select(given.receiver, given.address, given.message_key, given.is_kept, json_of(given.payload))
+    # In the order of the keys: two statements that insert the same keys do not wait for each other in a circle.
+    ordered = values.where(given.epoch != number_literal(REFUSED)).order_by(given.address, given.message_key)
+    return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 
 
 class EmitEvents(Operation[EmittedEvent]):

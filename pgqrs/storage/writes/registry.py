@@ -23,7 +23,7 @@ from pgqrs.storage.writes.creation import (
 )
 from pgqrs.storage.writes.messages import SendMessages, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
-from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep
+from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep, SendFromSteps
 from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, MarkSaga, ReleaseWorkflow
 from pgqrs.storage.writes.steps import (
     RecordFailedAttempt,
@@ -163,6 +163,7 @@ OPERATIONS = Operations(
         ContinueWorkflow(),
         RecordWait(),
         RecordSendingStep(),
+        SendFromSteps(),
         EmitEvents(),
         StartChildren(),
         StartKeyedChild(),
