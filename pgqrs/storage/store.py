@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -16,6 +16,7 @@ from pgqrs.codecs.base import Codec, stored_name
 from pgqrs.errors import RowRefusedError, WorkflowLockedError
 from pgqrs.observer import Observer
 from pgqrs.storage.access.caller_transaction import CallerTransaction
+from pgqrs.storage.access.histories import Histories
 from pgqrs.storage.access.id_allocator import IdAllocator
 from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
@@ -25,7 +26,6 @@ from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
-from pgqrs.storage.connections.watchdog import MIN_NETWORK_RATE
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.journal.backlog import MAX_BATCH_SIZE
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
@@ -33,7 +33,7 @@ from pgqrs.storage.journal.journal import Journal
 from pgqrs.storage.journal.running_marks import RunningMarks
 from pgqrs.storage.liveness import StoreLiveness
 from pgqrs.storage.queries import delivery
-from pgqrs.storage.queries.steps import HISTORY_BYTES, StepRepository
+from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import Claim, CompletedStep, History
 from pgqrs.storage.schema.tables import InstalledTables
@@ -51,24 +51,6 @@ from pgqrs.types import WorkflowStatus
 _LAST_CLOSES = 3
 
 _logger = logging.getLogger("pgqrs.storage")
-
-
-def _portions(steps: Sequence[tuple[str, int]]) -> Generator[list[tuple[str, int]]]:
-    """Yield steps, each with the size of its payload in bytes, in portions that one statement reads."""
-    portion: list[tuple[str, int]] = []
-    for each in steps:
-        if portion and sum(size for _, size in portion) + each[1] > HISTORY_BYTES:
-            yield portion
-            portion = []
-        portion.append(each)
-    if portion:
-        yield portion
-
-
-async def _texts(
-    connection: AsyncConnection, *, workflow_id: int, step_ids: Sequence[str]
-) -> dict[str, tuple[str | None, str | None]]:
-    return await StepRepository(connection).texts(workflow_id, step_ids)
 
 
 async def _unread(connection: RetryingConnection, addresses: Sequence[str]) -> list[str]:
@@ -150,6 +132,7 @@ class Store:
         self.marks = RunningMarks(self.journal)
         dedicated = RetryingConnection(self.database)
         tables = InstalledTables(self.database)
+        self._histories = Histories(self.database)
         self.reader = StoreReader(self.database, tables, ServerClock(dedicated.fetch, self.clock))
         callers = CallerSessions(self.database)
         self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
@@ -347,26 +330,9 @@ class Store:
     async def history(self, workflow_id: int) -> History:
         """Return the record of the workflow's steps, without the steps that are to be executed again.
 
-        The record is read in portions. Each portion has the database's `timeout`, and more time by its size, so a
-        large record may take long. No other run changes the record meanwhile, because this run has the claim.
+        No other run changes the record meanwhile, because this run has the claim.
         """
-        later: list[tuple[str, int]] = []
-
-        async def first(connection: AsyncConnection) -> History:
-            later.clear()
-            return await StepRepository(connection).history(workflow_id, later)
-
-        history = await self.database.run_with_retries(first)
-        for portion in _portions(later):
-            step_ids = [step_id for step_id, _ in portion]
-            allowance = sum(size for _, size in portion) / MIN_NETWORK_RATE
-            texts = await self.database.run_with_retries(
-                partial(_texts, workflow_id=workflow_id, step_ids=step_ids),
-                lasting=self.database.limits.timeout + allowance,
-            )
-            for step_id, (output, error) in texts.items():
-                history.outcomes[step_id] = history.outcomes[step_id]._replace(output=output, error=error)
-        return history
+        return await self._histories.of(workflow_id)
 
     async def completed_steps(self, workflow_id: int) -> list[CompletedStep]:
         """Return the steps of a workflow in the order in which their outcomes were recorded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     ARRAY,
@@ -12,9 +12,11 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     func,
     literal_column,
     select,
+    true,
 )
 
 from pgqrs.codecs.records import StoredStep
@@ -22,17 +24,24 @@ from pgqrs.models import Step, Text, Workflow
 from pgqrs.storage.records import CompletedStep, FailedAttempts, History, StepTimes, StoredOutcome, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
+    ONE,
     ZERO,
+    array_of,
     finite,
     pg,
     seconds_of,
     size_of,
     text_of,
+    text_of_array,
+    unnest,
 )
 from pgqrs.types import SagaState, StepStatus
 
 HISTORY_BYTES = 4 * 1024 * 1024
-"""Maximum bytes of a history's payloads that one statement reads."""
+"""Maximum bytes of the payloads of histories that one statement reads."""
+
+LaterTexts: TypeAlias = list[tuple[str, int]]
+"""The ids of steps of one workflow whose texts are to be read, each with the size of its payload in bytes."""
 
 
 class StepRepository:
@@ -41,31 +50,34 @@ class StepRepository:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def history(self, workflow_id: int, later: list[tuple[str, int]]) -> History:
-        """Return the record of earlier runs, without the steps that are to be executed again.
+    async def histories(self, workflow_ids: Sequence[int]) -> dict[int, tuple[History, LaterTexts]]:
+        """Return the records of earlier runs of workflows, without the steps that are to be executed again.
 
-        Outcomes beyond `HISTORY_BYTES` come without their texts; their ids and sizes in bytes are appended to
-        `later`.
+        Outcomes beyond `HISTORY_BYTES` come without their texts, and are listed beside the history.
         """
-        rows: Any = await self._connection.execute(_HISTORY, {"workflow_id": workflow_id})
-        history = History({}, {})
+        values = {"workflow_ids": text_of_array(workflow_ids)}
+        found: dict[int, tuple[History, LaterTexts]] = {each: (History({}, {}), []) for each in workflow_ids}
+        rows: Any = await self._connection.execute(_HISTORIES, values)
         for row in rows:
+            history, later = found[row.workflow_id]
             if row.status == StepStatus.RUNNING:
                 history.failed[row.step_id] = FailedAttempts(row.failures, max(0.0, row.wait or 0.0))
                 continue
             history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint, row.address)
             if row.total > HISTORY_BYTES:
                 later.append((row.step_id, row.size))
-        found = await self._connection.execute(_DEADLINE_AND_RETRIES, {"workflow_id": workflow_id})
-        own: Any = found.one_or_none()
-        if own is None:
-            return history
-        return history._replace(
-            seconds_left=own.seconds_left,
-            retries=own.retries,
-            generation=own.generation or 0,
-            saga_state=None if own.saga_state is None else SagaState(own.saga_state),
-        )
+        rows = await self._connection.execute(_DEADLINES_AND_RETRIES, values)
+        for own in rows:
+            history, later = found[own.id]
+            state = None if own.saga_state is None else SagaState(own.saga_state)
+            history = history._replace(
+                seconds_left=own.seconds_left,
+                retries=own.retries,
+                generation=own.generation or 0,
+                saga_state=state,
+            )
+            found[own.id] = history, later
+        return found
 
     async def completed(self, workflow_id: int) -> list[CompletedStep]:
         """Return the workflow's steps in the order in which their outcomes were recorded."""
@@ -128,21 +140,36 @@ _STEP_COLUMNS: Sequence[Any] = (
 )
 
 
-def _history() -> Any:
-    """Return the query for a workflow's steps, each with its size and the total size up to it."""
-    size = cast(func.coalesce(size_of(Step.output), size_of(Step.error), ZERO), BigInteger())
-    total = cast(pg.sum(size, type_=Numeric()).over(order_by=Step.step_id), BigInteger())
-    steps = (
-        select(Step, size.label("size"), total.label("total"))
+def _given() -> Any:
+    """Return the ids of `workflow_ids`, the text of an array, as rows."""
+    ids = array_of(bindparam("workflow_ids", type_=Text()), BigInteger())
+    return unnest(ids).table_valued(column("id", BigInteger())).render_derived(name="given")
+
+
+def _histories() -> Any:
+    """Return the query for the steps of workflows, each with its size and the total size up to it."""
+    given = _given()
+    # The offset keeps the look-up by the key: a plan that was made on empty tables would join all steps.
+    own: Any = (
+        select(Step)
         .where(
-            Step.workflow_id == bindparam("workflow_id"),
+            Step.workflow_id == given.c.id,
             Step.status.in_([StepStatus.SUCCESS, StepStatus.ERROR]) | Step.retry_at.is_not(None),
             ~Step.reopened,
         )
+        .offset(ZERO)
+        .lateral("own")
+    )
+    size = cast(func.coalesce(size_of(own.c.output), size_of(own.c.error), ZERO), BigInteger())
+    total = cast(pg.sum(size, type_=Numeric()).over(order_by=(own.c.workflow_id, own.c.step_id)), BigInteger())
+    steps = (
+        select(*own.c, size.label("size"), total.label("total"))
+        .select_from(given.join(own, true()))
         .subquery("steps")
     )
     is_now = steps.c.total <= literal_column(str(HISTORY_BYTES), BigInteger())
     return select(
+        steps.c.workflow_id,
         steps.c.step_id,
         steps.c.status,
         case((is_now, text_of(steps.c.output))).label("output"),
@@ -156,19 +183,32 @@ def _history() -> Any:
     )
 
 
-_HISTORY: Any = _history()
+def _deadlines_and_retries() -> Any:
+    """Return the query for the workflows of the histories."""
+    given = _given()
+    own: Any = (
+        select(
+            Workflow.id,
+            seconds_of(Workflow.deadline - func.now()).label("seconds_left"),
+            Workflow.retries,
+            Workflow.generation,
+            Workflow.saga_state,
+        )
+        .where(Workflow.id == given.c.id)
+        .limit(ONE)
+        .lateral("own")
+    )
+    return select(*own.c).select_from(given.join(own, true()))
+
+
+_HISTORIES: Any = _histories()
 
 _TEXTS: Any = select(Step.step_id, *_PAYLOADS).where(
     Step.workflow_id == bindparam("workflow_id"),
     Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
 )
 
-_DEADLINE_AND_RETRIES: Any = select(
-    seconds_of(Workflow.deadline - func.now()).label("seconds_left"),
-    Workflow.retries,
-    Workflow.generation,
-    Workflow.saga_state,
-).where(Workflow.id == bindparam("workflow_id"))
+_DEADLINES_AND_RETRIES: Any = _deadlines_and_retries()
 
 _COMPLETED: Any = (
     select(Step.step_id, seconds_of(func.now() - Step.completed_at).label("age"))
