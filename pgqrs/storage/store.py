@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 from weakref import WeakSet, WeakValueDictionary
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from pgqrs.clock import Clock, ClockReading
 from pgqrs.codecs.base import Codec, stored_name
 from pgqrs.errors import RowRefusedError, WorkflowLockedError

@@ -35,7 +35,6 @@ from pgqrs.storage.writes.operation import (
 from pgqrs.storage.writes.steps import Began, RecordStep, StepOutcome
 from pgqrs.types import StepStatus
 
-
 REFUSED = 0
 """The epoch in the answer of a message that its receiver cannot get; no run has it."""
 
