@@ -80,7 +80,7 @@ class Histories:
         return list(batch.values())
 
     async def _read(self, batch: Sequence[_Asked]) -> bool:
-        """Answer requests and return True; after an error return False, or answer a lone request with the error."""
+        """Answer requests and return True; after an error return False, or answer a lone request with it."""
         ids = [each.workflow_id for each in batch]
         try:
             found = await self._database.run_with_retries(partial(_histories, workflow_ids=ids))

@@ -207,9 +207,10 @@ class RecordSendingStep(RecordStep):
 class SendFromSteps(Operation[OutgoingMessage]):
     """Record steps together with the messages that they send, for current runs.
 
-    A message is sent if its receiver exists, has not ended and reads its codec. If not, nothing is written, and the
-    record is answered with the epoch `REFUSED`. No receiver is locked, so its own writes never wait for a sender. A
-    record whose step has an outcome now stays unanswered, as by `TakeMessages`: the statement can be sent twice.
+    A message is sent if its receiver exists, has not ended and reads its codec. If not, nothing is written, and
+    the record is answered with the epoch `REFUSED`. No receiver is locked, so its own writes never wait for a
+    sender. A record whose step has an outcome now stays unanswered, as by `TakeMessages`: the statement can be
+    sent twice.
     """
 
     name = "outgoing"
@@ -265,7 +266,7 @@ class SendFromSteps(Operation[OutgoingMessage]):
 
 
 def _accepts(given: Any) -> ColumnElement[bool]:
-    """Return the condition that the receiver of a message gets it; one with its key that is there counts as sent."""
+    """Return the condition that the receiver of a message gets it; a known key counts as sent."""
     receiver, message = aliased(Workflow, name="receiver"), aliased(Message, name="sent")
     is_there = select(ONE).where(message.address == given.address, message.key == given.key)
     is_live = receiver.status.not_in([text_literal(status) for status in OVER])
@@ -293,7 +294,12 @@ def _record_sent(written: Any) -> Any:
     replaced = {
         key: statement.excluded[key] for key in values if key not in {"workflow_id", "step_id", "started_at"}
     }
-    cleared = {"error": null(), "failures": ZERO, "retry_at": null(), "reopened": literal_column("false")}
+    cleared: dict[str, Any] = {
+        "error": null(),
+        "failures": ZERO,
+        "retry_at": null(),
+        "reopened": literal_column("false"),
+    }
     return statement.on_conflict_do_update(
         index_elements=[Step.workflow_id, Step.step_id],
         set_=replaced | cleared,
