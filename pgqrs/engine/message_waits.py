@@ -68,15 +68,17 @@ class _Waiter:
     async def outcome(self) -> StoredOutcome:
         """Take a message, or wait until there is one."""
         parking = self._run.parking
+        arrived = MessageArrived(self._run.arrivals, self._wait.addresses)
         while (outcome := await self._take()) is None:
+            if await parking.linger(self._due, arrived, self._describe):
+                continue
             await parking.park_at_once(self._due, self._describe)
-            conditions = [MessageArrived(self._run.arrivals, self._wait.addresses)]
             if isinf(self._due):
-                await parking.wait(*conditions, resting=True, describe=self._describe)
+                await parking.wait(arrived, resting=True, describe=self._describe)
             else:
                 await self._record()
                 timer = TimeReached(self._clock, self._due)
-                await parking.wait(*conditions, timer, resting=True, describe=self._describe)
+                await parking.wait(arrived, timer, resting=True, describe=self._describe)
         return outcome
 
     async def _take(self) -> StoredOutcome | None:

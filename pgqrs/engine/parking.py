@@ -18,6 +18,15 @@ MIN_PARK = 1.0
 """Minimum seconds of a wait for which a run parks; shorter waits stay in memory."""
 
 
+MAX_LINGER = 0.1
+"""Maximum seconds for which a run that has sent a message waits in memory for the answer, before it parks.
+
+An answer that comes at once takes a few round trips, and tens of milliseconds in a busy worker. A run that parks
+costs its release, a delivery, a claim and a replay instead. It lingers only while its worker has free slots and
+knows of no ready workflow, so no other workflow waits for its slot.
+"""
+
+
 class Condition(Protocol):
     """A condition for which a run waits."""
 
@@ -60,6 +69,9 @@ class MessageArrived:
         return self._arrivals.subscribe(self._addresses, on_met)
 
 
+HasRoom: TypeAlias = Callable[[], bool]
+"""A function that returns whether no other workflow waits for the slot of a run in its worker."""
+
 Describe: TypeAlias = Callable[[], StepWait]
 """A function that describes a wait of a step at the moment in which its run parks."""
 
@@ -83,19 +95,23 @@ class Parking:
     Args:
         lifecycle: The lifecycle of the run.
         can_park: True if a worker claimed the run; a worker will then claim it again when a condition is met.
+        has_room: Returns whether no other workflow waits for the slot of the run in its worker.
 
     Attributes:
         parked: The waits of the steps without an outcome, at the moment in which the run parked.
+        expects_answer: True if the run has sent a message, and has not lingered since.
     """
 
-    __slots__ = ("_due", "_waits", "can_park", "lifecycle", "parked")
+    __slots__ = ("_due", "_waits", "can_park", "expects_answer", "has_room", "lifecycle", "parked")
 
-    def __init__(self, lifecycle: RunLifecycle, *, can_park: bool) -> None:
+    def __init__(self, lifecycle: RunLifecycle, *, can_park: bool, has_room: HasRoom) -> None:
         self.lifecycle = lifecycle
         self._waits: dict[asyncio.Future[None], _Wait] = {}
         self._due = inf
         self.parked: tuple[StepWait, ...] = ()
         self.can_park = can_park
+        self.has_room = has_room
+        self.expects_answer = False
 
     @property
     def idle_until(self) -> float | None:
@@ -152,6 +168,37 @@ class Parking:
         if not met:  # a stop has woken a wait in a shelter
             await self.wait(*conditions, resting=resting, describe=describe)
 
+    async def linger(self, due: float, condition: Condition, describe: Describe) -> bool:
+        """Wait in memory for an answer, at most `MAX_LINGER` seconds, if the run has sent a message.
+
+        Returns whether the condition was met. `due` and `describe` are as for `park_at_once`, to be called next if
+        the condition was not met. Raises the stop of the run once it stops.
+        """
+        expects_answer, self.expects_answer = self.expects_answer, False
+        if not (expects_answer and self.has_room()):
+            return False
+        lifecycle = self.lifecycle
+        lifecycle.raise_if_stopped()
+        met: list[bool] = []
+
+        def on_met() -> None:
+            met.append(True)
+            resolve(waiter, None)
+
+        with self._waiting(due, describe, resting=True, is_new=True) as waiter:
+            if not self._does_only_body_wait():
+                return False
+            end = condition.subscribe(on_met)
+            longest = max(0.0, min(MAX_LINGER, due - lifecycle.clock.time()))
+            timer = lifecycle.loop.call_later(longest, resolve, waiter, None)
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+                end()
+        lifecycle.raise_if_stopped()
+        return bool(met)
+
     async def park_at_once(self, due: float, describe: Describe) -> None:
         """Park the run if only the step waits that `describe` describes; the step then needs no other record.
 
@@ -187,9 +234,12 @@ class Parking:
         can_park = self.can_park and lifecycle.replays_for is None
         return can_park and lifecycle.state is RunState.OPEN and lifecycle.body.task is not None
 
-    async def _park_if_only_body_waits(self) -> None:
+    def _does_only_body_wait(self) -> bool:
         idle, body = self.lifecycle.idle, self.lifecycle.body
-        if self._is_allowed() and idle.is_idle and asyncio.current_task() is body.task:
+        return self._is_allowed() and idle.is_idle and asyncio.current_task() is body.task
+
+    async def _park_if_only_body_waits(self) -> None:
+        if self._does_only_body_wait():
             await asyncio.sleep(0)  # lets tasks that the body just created begin their steps
             self._park_if_idle()
 

@@ -17,7 +17,7 @@ from pgqrs.engine.announcements import Announcements
 from pgqrs.engine.failure_trace import is_of_undone_saga
 from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
-from pgqrs.engine.parking import Parking
+from pgqrs.engine.parking import HasRoom, Parking
 from pgqrs.engine.sagas import Sagas
 from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner, log_unexpected
@@ -102,6 +102,7 @@ class Run:
         claim: The token of the claim.
         history: The recorded outcomes and failed attempts of earlier runs.
         can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
+        has_room: Returns whether no other workflow waits for the slot of the run; `can_park` needs it alone.
         queue: The queue of the workflow; the default queue if it is unknown.
         parent_id: The id of the parent of a child; None if it is unknown.
 
@@ -119,6 +120,7 @@ class Run:
         claim: int,
         history: History,
         can_park: bool = False,
+        has_room: HasRoom = bool,
         queue: str | None = None,
         parent_id: int | None = None,
     ) -> None:
@@ -130,7 +132,7 @@ class Run:
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
         self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock)
-        self.parking = Parking(self.lifecycle, can_park=can_park)
+        self.parking = Parking(self.lifecycle, can_park=can_park, has_room=has_room)
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
@@ -467,6 +469,7 @@ class Run:
             claim=self.claim,
             history=self.steps.history.as_recorded(),
             can_park=self.parking.can_park,
+            has_room=self.parking.has_room,
             queue=self.announcements.queue,
         )
         anew.announcements.continue_from(self.announcements)

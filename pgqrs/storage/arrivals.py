@@ -79,6 +79,18 @@ class Arrivals:
         self.parked()
         self.search()
 
+    def sent_to(self, address: str) -> None:
+        """Note that this event loop has sent a message: wake its waits for the address, or else do as `sent`.
+
+        A run that is woken takes the message, or parks and so has it delivered.
+        """
+        waits = self._waiting.get(address)
+        if not waits:
+            self.sent()
+            return
+        for on_arrival in tuple(waits):
+            on_arrival()
+
     def parked(self) -> None:
         """Note that a run has parked to wait for a message: call the listeners."""
         for listener in tuple(self._listeners):

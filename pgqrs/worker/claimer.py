@@ -62,7 +62,8 @@ class Claimer(PeriodicService):
         self._claim = claim
         self._slots = slots
         self._rest_when_idle = MIN_POLL_INTERVAL
-        self._may_be_more = True
+        self.may_be_more = True
+        """True if workflows may be ready that the slots could not take, or that no claim has looked for."""
         self._is_unanswered = False
         self._is_hinted = False
         self._pause = 0.0
@@ -77,7 +78,7 @@ class Claimer(PeriodicService):
 
     def slot_freed(self) -> None:
         """Claim again if more workflows may be ready: a slot has become free."""
-        if self._may_be_more:
+        if self.may_be_more:
             self.wake()
 
     async def stop(self) -> None:
@@ -92,11 +93,11 @@ class Claimer(PeriodicService):
         if limit <= 0 or room <= 0:
             return NEVER
         is_hinted, self._is_hinted = self._is_hinted, False
-        self._may_be_more, self._is_unanswered = False, True
+        self.may_be_more, self._is_unanswered = False, True
         try:
             claimed = await self._claim(limit, room)
         except BaseException:
-            self._may_be_more = True
+            self.may_be_more = True
             raise
         self._is_unanswered = False
         for each in claimed:
@@ -125,7 +126,7 @@ class Claimer(PeriodicService):
         """Act on a hint, at once or when hints are no longer deferred."""
         wait = self._paused_until - monotonic() if self._pause else 0.0
         if wait <= 0:
-            self._may_be_more = True
+            self.may_be_more = True
             self.wake()
         elif self._pause_timer is None:
             self._pause_timer = asyncio.get_running_loop().call_later(wait, self._end_pause)
@@ -138,8 +139,8 @@ class Claimer(PeriodicService):
         if found:
             self._rest_when_idle = MIN_POLL_INTERVAL
         if found >= limit or self._slots.room <= 0:
-            self._may_be_more = True
-        if self._may_be_more:
+            self.may_be_more = True
+        if self.may_be_more:
             return 0
         rest = self._rest_when_idle
         self._rest_when_idle = min(rest * BACKOFF, MAX_POLL_INTERVAL)

@@ -77,7 +77,8 @@ class ClaimedTask:
 class WorkflowRunner:
     """Runs claimed workflows, a task each, `concurrency` at once; it raises no error of a workflow.
 
-    `over` is called with a workflow's id when its task has ended and the slot is free again.
+    `over` is called with a workflow's id when its task has ended and the slot is free again. `is_behind` returns
+    whether more workflows may be ready than the worker has claimed.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class WorkflowRunner:
         over: Callable[[int], object],
         *,
         waits: ResultWaits | None = None,
+        is_behind: Callable[[], bool] = bool,
     ) -> None:
+        self._is_behind = is_behind
         self._waits = ResultWaits() if waits is None else waits
         self._has_warned = False
         self._host = host
@@ -129,6 +132,10 @@ class WorkflowRunner:
     def room(self) -> int:
         """Bytes of input that can be held in addition."""
         return MAX_CLAIM_BYTES - self._bytes
+
+    def has_room(self) -> bool:
+        """Return whether no ready workflow waits for a slot, as far as this worker knows."""
+        return self.free > 0 and not self._is_behind()
 
     def avoided(self) -> list[int]:
         """Return the ids of recent misfits, which other workers should claim first."""
@@ -254,7 +261,7 @@ class WorkflowRunner:
         await self._store.write_end(left)
 
     async def _adopt(self, held: ClaimedTask) -> None:
-        await held.context.attach_run(held.claimed, store=self._store)
+        await held.context.attach_run(held.claimed, has_room=self.has_room, store=self._store)
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 

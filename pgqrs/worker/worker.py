@@ -212,7 +212,15 @@ class _Services:
         self._marks = {mark_of(queue) for queue in queues}
         self._claim_connection: ClaimConnection | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
-        self.runs = WorkflowRunner(admin, here.store, definitions, concurrency, self._over, waits=here.waits)
+        self.runs = WorkflowRunner(
+            admin,
+            here.store,
+            definitions,
+            concurrency,
+            self._over,
+            waits=here.waits,
+            is_behind=lambda: self._claimer.may_be_more,
+        )
         self._claimer = Claimer(self._claim, self.runs)
         self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
         self._deliveries = Deliveries(self._deliver)

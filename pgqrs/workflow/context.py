@@ -15,6 +15,7 @@ from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
 from pgqrs.codecs.records import value_context
 from pgqrs.engine.fingerprint import fingerprint_of
+from pgqrs.engine.parking import HasRoom
 from pgqrs.engine.run import Run, RunOptions, run_of
 from pgqrs.engine.scope import StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner
@@ -1022,7 +1023,9 @@ class PyWorkflow:
             store.changing.discard(self._id)
         return claim
 
-    async def attach_run(self, claimed: ClaimedRun, *, can_park: bool = True, store: Store | None = None) -> None:
+    async def attach_run(
+        self, claimed: ClaimedRun, *, can_park: bool = True, has_room: HasRoom = bool, store: Store | None = None
+    ) -> None:
         """Attach a run that was claimed in the database to this context, which no other task uses yet.
 
         `Admin.run` and workers call this method.
@@ -1030,10 +1033,11 @@ class PyWorkflow:
         Args:
             claimed: The claimed run.
             can_park: Whether the run may park: a worker has claimed it and claims it again later. True by default.
+            has_room: Returns whether no other workflow waits for the slot of the run; it returns False by default.
             store: The store of the running event loop. By default the `Admin` looks it up.
         """
         store = await self._host.store() if store is None else store
-        await self._new_run(store, claimed, can_park=can_park)
+        await self._new_run(store, claimed, can_park=can_park, has_room=has_room)
 
     async def requeue(self, grace: float = 0.0) -> None:
         """Release the run, so that another worker can claim the workflow at once.
@@ -1056,7 +1060,9 @@ class PyWorkflow:
         if self._run is not None:
             self._run.abandon_unfinished()
 
-    async def _new_run(self, store: Store, claimed: ClaimedRun, *, can_park: bool) -> None:
+    async def _new_run(
+        self, store: Store, claimed: ClaimedRun, *, can_park: bool, has_room: HasRoom = bool
+    ) -> None:
         history = History({}, {}, claimed.seconds_left)
         if claimed.epoch > 1:  # the first run has no recorded outcomes to replay
             history = await store.history(self._id)
@@ -1070,6 +1076,7 @@ class PyWorkflow:
             claim=claimed.claim,
             history=history,
             can_park=can_park,
+            has_room=has_room,
             queue=claimed.queue,
             parent_id=claimed.parent_id,
         )

@@ -42,7 +42,8 @@ async def send(
         if refusal is not None:
             await run.steps.fail(found, refusal, terminal=True)
             raise refusal
-        run.arrivals.sent()
+        run.parking.expects_answer = True
+        run.arrivals.sent_to(sent.address)
     elif found.error is not None:
         raise run.steps.replay_error(own_id, found.error)
 
@@ -73,6 +74,7 @@ async def answer(run: Run, given: Answer) -> None:
     if isinstance(found, StepExecution):
         reply = SentReply(run.workflow_id, own_id, given.address, given.key, given.is_kept, given.payload)
         await _record(run, found, replies=(reply,), output=call)
+        run.parking.expects_answer = True
         run.arrivals.replied(run.workflow_id)
     elif run.steps.value_of(own_id, found, codec_at(run.codec, "output", run.workflow_id, own_id)) != call:
         raise RequestAnsweredError(run.workflow_id, given.step_id)

@@ -32,7 +32,7 @@ async def idle_worker(admin):
             """Wait until a long rest between two claims has begun."""
             before = services._claim_connection.statements
             claims._rest_when_idle = MAX_POLL_INTERVAL
-            claims._may_be_more = False
+            claims.may_be_more = False
             claims.wake()
             await until(
                 lambda: (

@@ -17,7 +17,7 @@ from pgqrs.storage.queries.steps import HISTORY_BYTES, LaterTexts, StepRepositor
 from pgqrs.storage.records import History
 
 MAX_HISTORIES = 100
-"""Most workflows of one transaction: long histories have many rows beside their `HISTORY_BYTES` of payloads."""
+"""Maximum workflows of one transaction: long histories have many rows beside their payloads."""
 
 
 class _Asked(NamedTuple):
@@ -80,7 +80,7 @@ class Histories:
         return list(batch.values())
 
     async def _read(self, batch: Sequence[_Asked]) -> bool:
-        """Answer requests and return True; after an error return False, or answer a lone request with it."""
+        """Answer requests; if that fails, return False, and answer a lone request with the error."""
         ids = [each.workflow_id for each in batch]
         try:
             found = await self._database.run_with_retries(partial(_histories, workflow_ids=ids))

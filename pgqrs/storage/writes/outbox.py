@@ -208,9 +208,8 @@ class SendFromSteps(Operation[OutgoingMessage]):
     """Record steps together with the messages that they send, for current runs.
 
     A message is sent if its receiver exists, has not ended and reads its codec. If not, nothing is written, and
-    the record is answered with the epoch `REFUSED`. No receiver is locked, so its own writes never wait for a
-    sender. A record whose step has an outcome now stays unanswered, as by `TakeMessages`: the statement can be
-    sent twice.
+    the record is answered with the epoch `REFUSED`. No receiver is locked, so its writes never wait for a sender.
+    A record whose step has an outcome stays unanswered, as by `TakeMessages`: the statement can be sent twice.
     """
 
     name = "outgoing"
@@ -266,7 +265,7 @@ class SendFromSteps(Operation[OutgoingMessage]):
 
 
 def _accepts(given: Any) -> ColumnElement[bool]:
-    """Return the condition that the receiver of a message gets it; a known key counts as sent."""
+    """Return the condition that a message is sent; one that is there with its key counts as sent."""
     receiver, message = aliased(Workflow, name="receiver"), aliased(Message, name="sent")
     is_there = select(ONE).where(message.address == given.address, message.key == given.key)
     is_live = receiver.status.not_in([text_literal(status) for status in OVER])
