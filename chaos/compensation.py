@@ -52,8 +52,13 @@ def violations_of(workflow: Written, steps: Sequence[Undoable]) -> Iterator[str]
     about = f"workflow {workflow.id} ({workflow.name})"
     if workflow.status not in ENDS[fate(int(workflow.key or 0))]:
         yield f"{about} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
+    # A cancellation that is heard after the last step of the block leaves the saga as it is.
+    is_too_late = workflow.status == "CANCELLED" and all(each.value is not None for each in steps)
+    has_succeeded = workflow.status == "SUCCESS" or (
+        is_too_late and not any(each.undo or each.undone for each in steps)
+    )
     for each in steps:
-        if workflow.status != "SUCCESS":
+        if not has_succeeded:
             yield from (f"{about} is {workflow.status}: {found}" for found in each.violations())
         elif each.undo is not None or each.undone:
             yield f"{about} has succeeded, and step {each.step_id!r} was undone."
@@ -61,7 +66,12 @@ def violations_of(workflow: Written, steps: Sequence[Undoable]) -> Iterator[str]
 
 
 def _violations_of_order(about: str, steps: Sequence[Undoable]) -> Iterator[str]:
-    """Compare the undos of the first step and of the last one, which is undone first."""
-    first, last = steps[0].undo, steps[-1].undo
-    if first is not None and last is not None and (first.completed_at or 0) < (last.completed_at or 0):
-        yield f"{about} has undone step {steps[0].step_id!r} before step {steps[-1].step_id!r}."
+    """Compare the undo of the first step, which is the last one, with the others."""
+    first = steps[0].undo
+    for each in steps[1:]:
+        if (
+            first is not None
+            and each.undo is not None
+            and (first.completed_at or 0) < (each.undo.completed_at or 0)
+        ):
+            yield f"{about} has undone step {steps[0].step_id!r} before step {each.step_id!r}."

@@ -249,7 +249,7 @@ async def saga(ctx: PyWorkflow, number: int) -> list[str]:
         await ctx.sleep(0.1 if number % 2 else 1.2)
         fourth = await dare(ctx, "d", fate(number) == "fails")
         await ctx.sleep(0.1 if number % 3 else 1.2)
-        return [first, second, third, fourth]
+        return [first, second, third, fourth, await do(ctx, "e")]
 
 
 @workflow(name="chaos.clerk")
@@ -271,7 +271,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     "chaos.receiver": tuple(f"note:item {item}" for item in range(ITEMS)),
     "chaos.child": ("note:a", "note:b"),
     "chaos.parent": ("note:a", "note:b"),
-    "chaos.saga": ("do:a", "dare:b", "do:c", "dare:d"),
+    "chaos.saga": ("do:a", "dare:b", "do:c", "dare:d", "do:e"),
     "chaos.clerk": tuple(f"note:request {value}" for value in range(REQUESTS)),
 }
 """The steps of each workflow, in the order of the outcomes in its output.

@@ -92,6 +92,9 @@ STEPS = work.STEPS["chaos.saga"]
         ("succeeds", "SUCCESS", {"steps": STEPS, "undone": ()}),
         ("cancelled", "SUCCESS", {"steps": STEPS, "undone": ()}),
         ("cancelled", "CANCELLED", {}),
+        ("cancelled", "CANCELLED", {"steps": STEPS, "undone": STEPS[::-1]}),
+        # The cancellation was heard after the block.
+        ("cancelled", "CANCELLED", {"steps": STEPS, "undone": ()}),
         ("cancelled", "CANCELLED", {"steps": (), "undone": ()}),
         ("fails", "ERROR", {"steps": STEPS, "undone": STEPS[::-1]}),
         # A process died in the step, before or after its effect.
@@ -110,6 +113,9 @@ def test_ledger_of_an_undone_saga_has_no_violation(saga):
     [
         (("cancelled", "CANCELLED", {"undone": ("do:a",)}), "left standing"),
         (("fails", "ERROR", {"undone": ()}), "left standing"),
+        (("fails", "ERROR", {"steps": STEPS, "undone": ()}), "left standing"),
+        (("cancelled", "CANCELLED", {"steps": STEPS[:4], "undone": ()}), "left standing"),
+        (("cancelled", "CANCELLED", {"steps": STEPS, "undone": STEPS[:0:-1]}), "left standing"),
         (("fails", "ERROR", {"began": ("dare:d",)}), "left standing"),
         (("fails", "ERROR", {"executed": ("undo/do:a",) * 2, "undone": ("dare:b",)}), "left standing"),
         (("fails", "ERROR", {"executed": ("dare:d",)}), "its beginning is not recorded"),
