@@ -12,18 +12,28 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from pgqrs import Admin, PyWorkflow, workflow
+from pgqrs import Admin, PyWorkflow, step, workflow
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.queries import executors
 from pgqrs.storage.records import ClaimedRun, StoredOutcome
+from pgqrs.storage.sql.addresses import SEPARATOR
 from pgqrs.storage.sql.channels import executor_channel
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.store import Store
-from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.children import NewChild, StartedChildren
+from pgqrs.storage.writes.continuations import RunContinuation
+from pgqrs.storage.writes.messages import ReceivedMessage
+from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SetEvent
+from pgqrs.storage.writes.runs import RunEnd, RunRelease, SagaMark
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
+from pgqrs.storage.writes.waits import StepWait, WaitingStep
 from pgqrs.types import WorkflowStatus
 from tests.support.journal_records import claimed, end_run, fail_attempt, leave_run
+from tests.support.model_messages import UNDOABLE, Message, Talk, Wait
 from tests.support.model_reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
 from tests.support.waiting import until
 
@@ -47,15 +57,45 @@ LIMITS = Limits(
 )
 
 
+@step
+async def give_back(ctx: PyWorkflow, value: Any) -> Any:
+    """Undo a step."""
+    return value
+
+
+def undoable(name: str) -> Callable[[PyWorkflow], Awaitable[Any]]:
+    """Return a step of a saga, which the machine records itself."""
+
+    @step(id=name, undo=give_back)
+    async def own(ctx: PyWorkflow) -> Any:
+        raise AssertionError("a run that unwinds begins no step")
+
+    return own
+
+
+STEPS = [undoable(name) for name in (*UNDOABLE, "last")]
+"""The last one is never recorded: a saga whose steps are all recorded has succeeded."""
+
+
+async def undo_all(ctx: PyWorkflow) -> None:
+    """Replay the steps of a saga. The machine plays all runs itself but those that unwind."""
+    async with ctx.saga():
+        await asyncio.gather(*(each(ctx) for each in STEPS))
+
+
 @workflow(name="first")
 async def first(ctx: PyWorkflow, number: int) -> None:
-    """Never run: the machine plays its runs itself."""
+    """Undo a saga."""
+    await undo_all(ctx)
 
 
 @workflow(name="second")
 async def second(ctx: PyWorkflow, number: int) -> None:
-    """Never run: the machine plays its runs itself."""
+    """Undo a saga."""
+    await undo_all(ctx)
 
+
+Meanwhile = Callable[[], Awaitable[object]]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"first": first, "second": second}
 
@@ -110,6 +150,9 @@ class Driver:
         self.processes = [Process(dsn, schema) for _ in range(count)]
         self.ids: list[int] = []
         self.sql: asyncpg.Connection[Any]
+        self._engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), poolclass=NullPool
+        )
 
     async def open(self) -> None:
         self.sql = await asyncpg.connect(self._dsn, server_settings={"search_path": f'"{self._schema}"'})
@@ -125,7 +168,9 @@ class Driver:
 
     async def clear(self) -> None:
         """Begin anew, with empty tables and executors that live."""
-        await self.sql.execute("TRUNCATE pgqrs_workflows, pgqrs_workflow_steps, pgqrs_executors")
+        await self.sql.execute(
+            "TRUNCATE pgqrs_workflows, pgqrs_workflow_steps, pgqrs_executors, pgqrs_messages, pgqrs_events, pgqrs_waits"
+        )
         self.ids.clear()
         for number, process in enumerate(self.processes):
             process.store.runs.clear()
@@ -134,6 +179,7 @@ class Driver:
     async def close(self) -> None:
         for process in self.processes:
             await process.close()
+        await self._engine.dispose()
         await self.sql.execute(f'DROP SCHEMA "{self._schema}" CASCADE')
         await self.sql.close()
 
@@ -192,6 +238,7 @@ class Driver:
             f"UPDATE pgqrs_workflows SET due_at = due_at {shift}, deadline = deadline {shift}, "
             f"started_at = started_at {shift}; "
             f"UPDATE pgqrs_workflow_steps SET retry_at = retry_at {shift}; "
+            f"UPDATE pgqrs_messages SET taken_at = taken_at {shift}; "
             f"UPDATE pgqrs_executors SET expires_at = expires_at {shift}, suspected_at = suspected_at {shift}, "
             f"stopped_at = stopped_at {shift}"
         )
@@ -276,6 +323,163 @@ class Driver:
         if told is not None:
             await asyncio.wait_for(listener.heard.wait(), PATIENCE)
 
+    # Messages, children, sagas
+
+    def _real(self, address: str) -> str:
+        """Return the address of a workflow's id for that of its number."""
+        kind, _, rest = address.partition("/")
+        number, _, name = rest.partition("/")
+        return f"{kind}/{self.ids[int(number)]}/{name}" if name else address
+
+    def _numbered(self, address: str) -> str:
+        kind, _, rest = address.partition("/")
+        own, _, name = rest.partition("/")
+        return f"{kind}/{self.ids.index(int(own))}/{name}" if name else address
+
+    async def send(self, by: int, number: int, topic: str, value: str, key: str | None) -> None:
+        await self.processes[by].admin.send(self.ids[number], topic, json.loads(value), key=key)
+
+    async def send_in_session(
+        self, by: int, number: int, topic: str, value: str, key: str | None, *, commits: bool, meanwhile: Meanwhile
+    ) -> None:
+        """Send in a caller's session, and do something before its transaction ends."""
+        async with AsyncSession(self._engine) as session:
+            admin = self.processes[by].admin.options(session=session)
+            await admin.send(self.ids[number], topic, json.loads(value), key=key)
+            await meanwhile()
+            await (session.commit() if commits else session.rollback())
+
+    async def emit(self, by: int, name: str, value: str) -> bool:
+        return await self.processes[by].admin.emit(name, json.loads(value))
+
+    async def _write(self, run: Run, record: Any) -> Any:
+        store = self.processes[run.executor].store
+        (known,) = await claimed(store.database, record)
+        return await asyncio.wait_for(store.journal.write(known), PATIENCE)
+
+    def _place(self, run: Run, step_id: str) -> tuple[int, int, str]:
+        return self.ids[run.workflow], run.epoch, step_id
+
+    async def receive_twice(self, run: Run, wait: Wait) -> list[StoredOutcome | BaseException | None]:
+        """Receive by a record that is sent twice, and return both answers."""
+        addresses = SEPARATOR.join(map(self._real, wait.addresses))
+        record = ReceivedMessage(*self._place(run, wait.step_id), addresses, wait.output, wait.error, 0.001, None)
+        both = (self._write(run, record) for _ in range(2))
+        return list(await asyncio.gather(*both, return_exceptions=True))
+
+    async def park(self, run: Run, waits: Sequence[Wait]) -> None:
+        own = self.ids[run.workflow]
+        timeouts = [each.timeout * UNIT for each in waits if each.timeout is not None]
+        store = self.processes[run.executor].store
+        leave = RunRelease(own, run.epoch, WorkflowStatus.WAITING, min(timeouts, default=None))
+        (leave,) = await claimed(store.database, leave)
+        real = [
+            StepWait(
+                WaitingStep(
+                    own, each.step_id, each.output, each.error, 0.001, None,
+                    None if each.timeout is None else each.timeout * UNIT, claim=leave.claim,
+                ),
+                tuple(map(self._real, each.addresses)),
+            )
+            for each in waits
+        ]  # fmt: skip
+        await store.write_end(leave._replace(waits=tuple(real)))
+
+    async def deliver(self, executor: int) -> int:
+        watch = await self._watch(executor)
+        woken = 0
+        while (found := await watch.deliver()).again:
+            woken += found.woken
+        return woken + found.woken
+
+    async def reap(self, executor: int) -> None:
+        """End the children of ended parents, as long as a delivery says that there are any."""
+        watch = await self._watch(executor)
+        for _ in range(50):
+            if not (await watch.deliver()).has_ended_parents:
+                return
+            while await watch.cancel_children():
+                pass
+        raise AssertionError("the messages of ended parents are left")
+
+    def _children(
+        self, run: Run, step_id: str, ids: Sequence[int], children: Sequence[Workflow]
+    ) -> tuple[NewChild, ...]:
+        return tuple(
+            NewChild(
+                self.ids[run.workflow], step_id, each.place or 0, own, each.name, "{}", each.queue or "default",
+                each.priority, None, None if each.timeout is None else each.timeout * UNIT, None, new_token(),
+                each.ends_with_parent,
+            )
+            for own, each in zip(ids, children, strict=True)
+        )  # fmt: skip
+
+    async def draw(self, executor: int, count: int) -> list[int]:
+        """Return new ids, in order."""
+        return [await self.processes[executor].store.ids.next() for _ in range(count)]
+
+    async def talk(
+        self, run: Run, step_id: str, output: str, ids: Sequence[int], talk: Talk
+    ) -> StoredOutcome | None:
+        own = self.ids[run.workflow]
+        messages = tuple(
+            OutgoingMessage(
+                own, step_id, self.ids[int(address.split("/")[1])], self._real(address),
+                f"{own}/{step_id}/{place}/{value}", False, value,
+            )
+            for place, (address, value) in enumerate(talk.messages)
+        )  # fmt: skip
+        events = tuple(SetEvent(own, step_id, name, value) for name, value in talk.events)
+        children = self._children(run, step_id, ids, talk.children)
+        record = SendingStep(own, run.epoch, step_id, output, None, 0.001, None, 0, messages, events, children)
+        outcome: StoredOutcome | None = await self._write(run, record)
+        return outcome
+
+    async def start_some(
+        self, run: Run, step_id: str, ids: Sequence[int], children: Sequence[Workflow]
+    ) -> bool | None:
+        started: bool | None = await self._write(
+            run, StartedChildren(*self._place(run, step_id), 0, self._children(run, step_id, ids, children))
+        )
+        return started
+
+    async def open_saga(self, run: Run) -> None:
+        await self._write(run, SagaMark(self.ids[run.workflow], run.epoch, "OPEN"))
+
+    async def undo(self, executor: int, number: int, name: str) -> None:
+        """Run a workflow that unwinds, by its own code."""
+        ctx = await self.processes[executor].admin.get_workflow(self.ids[number])
+        await asyncio.wait_for(FUNCTIONS[name](ctx, 1), PATIENCE)
+
+    async def continue_as_new(self, run: Run, timeout: int | None) -> None:
+        seconds = None if timeout is None else timeout * UNIT
+        store = self.processes[run.executor].store
+        record = RunContinuation(self.ids[run.workflow], run.epoch, "{}", seconds, new_token())
+        (known,) = await claimed(store.database, record)
+        await asyncio.wait_for(store.write_continuation(known), PATIENCE)
+
+    async def messages(self) -> list[Message]:
+        """Return the messages to workflows and the events of the schema, taken ones with the time 0."""
+        rows = await self.sql.fetch(
+            "SELECT address, payload::text AS value, CASE WHEN is_kept THEN key END AS key, "
+            "CASE WHEN taken_at IS NOT NULL THEN 0 END AS taken FROM pgqrs_messages "
+            "WHERE address LIKE 'm/%' OR address LIKE 'e/%' ORDER BY id"
+        )
+        return [
+            Message(**dict(row) | {"address": self._numbered(row["address"]), "value": plain(row["value"])})
+            for row in rows
+        ]
+
+    async def events(self) -> dict[tuple[int, str], str]:
+        rows = await self.sql.fetch("SELECT workflow_id, name, value::text FROM pgqrs_events")
+        return {(self.ids.index(row["workflow_id"]), row["name"]): row["value"] for row in rows}
+
+    async def _waits(self) -> dict[int, frozenset[tuple[str, str]]]:
+        found: dict[int, set[tuple[str, str]]] = {}
+        for row in await self.sql.fetch("SELECT workflow_id, step_id, address FROM pgqrs_waits"):
+            found.setdefault(row["workflow_id"], set()).add((row["step_id"], self._numbered(row["address"])))
+        return {own: frozenset(waits) for own, waits in found.items()}
+
     # What the tables hold
 
     async def workflows(self) -> list[Workflow]:
@@ -283,15 +487,20 @@ class Driver:
             "SELECT id, name, queue, key, priority, timeout, status, epoch, attempts, retries, "
             "ready_at IS NOT NULL AS ready, extract(epoch FROM due_at - now()) AS due, executor, "
             "extract(epoch FROM deadline - now()) AS deadline, cancel_interrupts AS cancel, "
-            "output::text, error::text FROM pgqrs_workflows ORDER BY array_position($1::bigint[], id)",
+            "output::text, error::text, parent_id, parent_step, place, ends_with_parent, saga_state AS saga, "
+            "generation, started_at IS NOT NULL AS started, has_children "
+            "FROM pgqrs_workflows ORDER BY array_position($1::bigint[], id)",
             self.ids,
         )
+        waits = await self._waits()
         known: dict[Any, int] = {self._id(number): number for number in range(len(self.processes))}
         known[executors.ABANDONED] = ABANDONED
         found: list[Workflow] = []
         for row in rows:
             values = dict(row)
-            holder = values.pop("executor")
+            holder, parent = values.pop("executor"), values.pop("parent_id")
+            values["parent"] = None if parent is None else self.ids.index(parent)
+            values["waits"] = waits.get(row["id"], frozenset())
             for each in ("timeout", "due", "deadline"):
                 values[each] = units(values[each])
             if values["error"] is not None and "WorkflowTimeoutError" in values["error"]:
@@ -302,12 +511,15 @@ class Driver:
     async def steps(self) -> dict[tuple[int, str], Step]:
         rows = await self.sql.fetch(
             "SELECT workflow_id, step_id, status, epoch, output::text, error::text, failures, "
-            "extract(epoch FROM retry_at - now()) AS retry_at, reopened FROM pgqrs_workflow_steps"
+            "extract(epoch FROM retry_at - now()) AS retry_at, reopened, address FROM pgqrs_workflow_steps"
         )
         found: dict[tuple[int, str], Step] = {}
         for row in rows:
             values = dict(row)
             place = self.ids.index(values.pop("workflow_id")), values.pop("step_id")
+            values["output"] = plain(values["output"])
+            if values["address"] is not None:
+                values["address"] = self._numbered(values["address"])
             found[place] = Step(**values | {"retry_at": units(values["retry_at"])})
         return found
 
@@ -331,6 +543,16 @@ class Driver:
 def units(seconds: Any) -> int | None:
     """Return a time in the model's units; what has passed since it was written is no part of one."""
     return None if seconds is None else round(float(seconds) / UNIT)
+
+
+def plain(stored: str | None) -> str | None:
+    """Return JSON text as the model writes it; the steps to undo are in the order of their ids."""
+    if stored is None:
+        return None
+    value = json.loads(stored)
+    if isinstance(value, dict) and "steps" in value:
+        value["steps"].sort()
+    return json.dumps(value)
 
 
 def text(kind: str, number: int) -> str:

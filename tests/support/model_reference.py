@@ -7,6 +7,7 @@ error.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -45,6 +46,7 @@ class Step:
     failures: int = 0
     retry_at: int | None = None
     reopened: bool = False
+    address: str | None = None
 
 
 @dataclass
@@ -68,16 +70,44 @@ class Workflow:
     cancel: bool | None = None
     output: str | None = None
     error: str | None = None
+    parent: int | None = None
+    parent_step: str | None = None
+    place: int | None = None
+    ends_with_parent: bool = False
+    saga: str | None = None
+    generation: int | None = None
+    started: bool = False
+    waits: frozenset[tuple[str, str]] = frozenset()
+    reaps: bool = False
+    """Whether its end has yet to end its children."""
+    has_children: bool = False
     steps: dict[str, Step] = field(default_factory=dict)
 
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended."""
+        return self.status not in OVER
+
+    @property
+    def unwinds(self) -> bool:
+        """Whether its saga is to be undone before it ends."""
+        return self.saga not in {None, "OPEN"}
+
     def unhold(self) -> None:
-        """Take it from wherever it is: with an executor, ready, or due."""
-        self.ready, self.due, self.executor = False, None, None
+        """Take it from wherever it is: with an executor, ready, due, or waiting for messages."""
+        self.ready, self.due, self.executor, self.waits = False, None, None, frozenset()
 
     def over(self, status: str) -> None:
         """End it."""
+        self.reaps = self.reaps or (self.lives and status in OVER and self.has_children)
         self.unhold()
         self.status, self.deadline, self.cancel = status, None, None
+
+    def hand_over(self, state: str) -> None:
+        """Have a worker undo its saga."""
+        self.unhold()
+        self.status, self.ready, self.deadline, self.cancel = "PENDING", True, None, None
+        self.saga, self.queue = state, self.queue or "default"
 
     def has_progressed(self) -> bool:
         """Tell whether the newest run has recorded a step."""
@@ -115,6 +145,14 @@ class Tick(NamedTuple):
 Answer = str | int | None | type[Exception]
 
 
+def is_failed_end(step: Step) -> bool:
+    """Tell whether the outcome of a step is the end of children of which one has not succeeded."""
+    if step.status != "SUCCESS" or not (step.address or "").startswith("c/"):
+        return False
+    end = json.loads(step.output or "null")
+    return bool(end["failed"]) if "failed" in end else end["status"] != "SUCCESS"
+
+
 class Reference:
     """All of it. Workflows have numbers in the order in which they were made, executors from 0."""
 
@@ -145,7 +183,15 @@ class Reference:
         """Make a workflow that runs already."""
         deadline = None if timeout is None else self.now + timeout
         self.workflows.append(
-            Workflow(name, status="RUNNING", epoch=1, executor=executor, timeout=timeout, deadline=deadline)
+            Workflow(
+                name,
+                status="RUNNING",
+                epoch=1,
+                executor=executor,
+                timeout=timeout,
+                deadline=deadline,
+                started=True,
+            )
         )
         return Run(len(self.workflows) - 1, 1, executor)
 
@@ -186,8 +232,12 @@ class Reference:
         workflow.status, workflow.executor, workflow.error = "RUNNING", executor, None
         workflow.epoch += 1
         given = workflow.timeout if workflow.timeout is not None else timeout
-        if workflow.deadline is None and given is not None:
-            workflow.deadline = self.now + given
+        own = None if given is None else self.now + given
+        if workflow.deadline is None:
+            workflow.deadline = own
+        elif not workflow.started and own is not None:  # a child with the deadline of its parent
+            workflow.deadline = min(workflow.deadline, own)
+        workflow.started = True
 
     # What a run writes
 
@@ -230,7 +280,12 @@ class Reference:
         workflow = self.workflows[run.workflow]
         if workflow.epoch != run.epoch or workflow.status != "RUNNING" or workflow.executor == ABANDONED:
             return
-        status = "CANCELLED" if workflow.cancel is not None else status
+        if workflow.cancel is not None and workflow.saga is None:
+            status = "CANCELLED"
+        elif workflow.cancel is not None:
+            status = "PENDING" if status == "WAITING" else status
+            workflow.saga = "CANCELLED" if workflow.saga == "OPEN" else workflow.saga
+        workflow.cancel = None
         if status == "WAITING":
             workflow.attempts = 0
         elif status == "PENDING":  # handed back, which burns none
@@ -248,8 +303,7 @@ class Reference:
         elif status == "PENDING":
             workflow.ready = True
         else:
-            assert wait is not None
-            workflow.due = self.now + wait
+            workflow.due = None if wait is None else self.now + wait
 
     def end(self, run: Run, output: str | None, error: str | None, reopen: Sequence[str]) -> Answer:
         """End the workflow; one that is to be cancelled is cancelled, and its run's result is dropped."""
@@ -261,13 +315,13 @@ class Reference:
             if workflow.status == "CANCELLED":
                 return WorkflowCancelledError
             return None if workflow.status == status else WorkflowFinishedError
-        cancelled = workflow.cancel is not None
+        cancelled = workflow.cancel is not None and workflow.saga != "OPEN"
         workflow.over("CANCELLED" if cancelled else status)
         workflow.output, workflow.error = (None, None) if cancelled else (output, error)
         for step_id in reopen:
             step = workflow.steps.get(step_id)
             if step is not None and step.status == "ERROR":
-                step.reopened, step.failures = True, 0
+                step.reopened, step.failures, step.retry_at = True, 0, None
         return WorkflowCancelledError if cancelled else None
 
     # What an operator asks
@@ -280,13 +334,21 @@ class Reference:
         if workflow.status == "CANCELLED":
             return None
         if workflow.status != "RUNNING":
-            workflow.over("CANCELLED")
+            if workflow.saga is None:
+                workflow.over("CANCELLED")
+            elif workflow.saga == "OPEN":
+                workflow.hand_over("CANCELLED")
             return None
         assert workflow.executor is not None
         if self.seems_alive(workflow.executor):
+            if workflow.unwinds:
+                return None
             workflow.cancel = bool(workflow.cancel) or interrupt
             return workflow.executor
-        workflow.over("CANCELLED")
+        if workflow.saga is None:
+            workflow.over("CANCELLED")
+        else:
+            workflow.hand_over("CANCELLED")
         workflow.epoch += 1  # whatever its run writes when its process wakes comes too late
         return None
 
@@ -299,10 +361,14 @@ class Reference:
         workflow.epoch += 1
         workflow.ready = workflow.queue is not None
         workflow.attempts = workflow.retries = 0
-        workflow.error = None
+        workflow.error = workflow.saga = None
+        if workflow.parent is not None and not self.workflows[workflow.parent].lives:
+            workflow.ends_with_parent = False
         for step in workflow.steps.values():
             if step.status == "ERROR":
-                step.reopened, step.failures = True, 0
+                step.reopened, step.failures, step.retry_at = True, 0, None
+            elif step.address is not None and is_failed_end(step):
+                step.status, step.output, step.address, step.retry_at = "RUNNING", None, None, None
         return None
 
     # Life and death
@@ -367,7 +433,13 @@ class Reference:
             for number, each in enumerate(self.executors)
             if self._is_dead(each) and (each.known or unknown_too)
         } | {ABANDONED}
-        expired = [each for each in self.workflows if each.deadline is not None and each.deadline <= self.now]
+        expired = [
+            each
+            for each in self.workflows
+            if each.deadline is not None
+            and each.deadline <= self.now
+            and (each.saga is None or (each.executor is None and not each.unwinds))
+        ]
         next_due = min(
             (
                 time - self.now
@@ -381,11 +453,15 @@ class Reference:
         woken = [each for each in self.workflows if each.due is not None and each.due <= self.now]
         lost = [each for each in self.workflows if each.executor in dead]
         for each in woken:
+            self._time_out_waits(each)
             each.unhold()
             each.status, each.ready = "PENDING", True
         for each in lost:
             self._recover(each)
-        late = [each for each in expired if each.deadline is not None]
+        late = [each for each in expired if each.deadline is not None and each.saga is None]
+        for each in expired:
+            if each.saga == "OPEN":
+                each.hand_over("TIMED_OUT")
         for each in late:
             each.over("ERROR")
             each.epoch += 1
@@ -406,15 +482,27 @@ class Reference:
         workflow.queue = workflow.queue or "default"
         workflow.attempts = 0 if workflow.has_progressed() else workflow.attempts
         workflow.epoch += 1
-        if workflow.cancel is not None:
+        if workflow.cancel is not None and workflow.saga is None:
             workflow.over("CANCELLED")
             return
+        if workflow.cancel is not None and workflow.saga == "OPEN":
+            workflow.saga = "CANCELLED"
         workflow.unhold()
-        workflow.status, workflow.ready = "PENDING", True
+        workflow.status, workflow.ready, workflow.cancel = "PENDING", True, None
+
+    def _time_out_waits(self, workflow: Workflow) -> None:
+        for step_id, _ in workflow.waits:
+            step = workflow.steps[step_id]
+            if step.status == "RUNNING" and step.retry_at is not None and step.retry_at <= self.now:
+                step.status, step.retry_at = "SUCCESS" if step.error is None else "ERROR", None
 
     def history(self, number: int) -> tuple[dict[str, tuple[str | None, str | None]], dict[str, int]]:
         """Return the outcomes that a new run should find, and the failures of what is being retried."""
         steps = {id_: step for id_, step in self.workflows[number].steps.items() if not step.reopened}
         outcomes = {id_: (step.output, step.error) for id_, step in steps.items() if step.status != "RUNNING"}
-        failed = {id_: step.failures for id_, step in steps.items() if step.status == "RUNNING" and step.failures}
+        failed = {
+            id_: step.failures
+            for id_, step in steps.items()
+            if step.status == "RUNNING" and step.retry_at is not None
+        }
         return outcomes, failed

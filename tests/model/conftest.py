@@ -1,0 +1,5 @@
+"""Plain assertions of the machine tell what differs, as those of tests do."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.support.model_machine", "tests.support.model_talk")
