@@ -58,9 +58,9 @@ from pgqrs.worker.worker import Worker
 from pgqrs.workflow.children import Child, ChildGroup, Children, Many
 from pgqrs.workflow.context import PyWorkflow, current
 from pgqrs.workflow.guard import StepGuard, StepResult
-from pgqrs.workflow.messages import Topic
+from pgqrs.workflow.messaging.messages import Topic
+from pgqrs.workflow.messaging.updates import Request, Update
 from pgqrs.workflow.select import Event, Receive, Sleep
-from pgqrs.workflow.updates import Request, Update
 
 __all__ = [
     "Admin",

@@ -33,8 +33,8 @@ from pgqrs.validation import check_is_int, check_name, check_schema, parse_secon
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of
-from pgqrs.workflow.messages import Topic
-from pgqrs.workflow.updates import Askable
+from pgqrs.workflow.messaging.messages import Topic
+from pgqrs.workflow.messaging.updates import Askable
 
 A = TypeVar("A")
 P = ParamSpec("P")

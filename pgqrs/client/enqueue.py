@@ -39,8 +39,8 @@ from pgqrs.validation import check_name, check_until, validate_key, validate_pri
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
-from pgqrs.workflow.messages import Topic, as_topic, emitted, message
-from pgqrs.workflow.updates import Askable
+from pgqrs.workflow.messaging.messages import Topic, as_topic, emitted, message
+from pgqrs.workflow.messaging.updates import Askable
 
 A = TypeVar("A")
 P = ParamSpec("P")

@@ -23,8 +23,8 @@ from pgqrs.storage.store import Store
 from pgqrs.storage.writes.messages import OVER
 from pgqrs.types import StepRecord, WorkflowStatus
 from pgqrs.validation import check_name
-from pgqrs.workflow.messages import Topic, as_topic, message
-from pgqrs.workflow.updates import Askable
+from pgqrs.workflow.messaging.messages import Topic, as_topic, message
+from pgqrs.workflow.messaging.updates import Askable
 
 A = TypeVar("A")
 Q = TypeVar("Q")

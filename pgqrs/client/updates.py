@@ -15,8 +15,8 @@ from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.records import ReplyState, WorkflowIdentity
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.validation import validate_seconds
-from pgqrs.workflow.messages import sender_key
-from pgqrs.workflow.updates import Askable, asked_reply
+from pgqrs.workflow.messaging.messages import sender_key
+from pgqrs.workflow.messaging.updates import Askable, asked_reply
 
 Q = TypeVar("Q")
 A = TypeVar("A")

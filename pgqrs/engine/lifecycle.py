@@ -10,8 +10,8 @@ from typing import Any, NoReturn, Protocol, cast
 
 from pgqrs.clock import Clock, Timer
 from pgqrs.engine.body import Body
-from pgqrs.engine.failure_trace import stems_from
 from pgqrs.engine.idle import IdleTimer
+from pgqrs.engine.replay.failure_trace import stems_from
 from pgqrs.engine.scope import Scope, Shelter, StepExecution, ancestors, is_sheltered, scope_of
 from pgqrs.errors import PgqrsError, RunEndedError, WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.storage.journal.futures import resolve

@@ -14,10 +14,10 @@ from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
 from pgqrs.engine.announcements import Announcements
-from pgqrs.engine.failure_trace import is_of_undone_saga
-from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
 from pgqrs.engine.parking import HasRoom, Parking
+from pgqrs.engine.replay.failure_trace import is_of_undone_saga
+from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.sagas import Sagas
 from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner, log_unexpected

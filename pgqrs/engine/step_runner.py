@@ -15,10 +15,10 @@ from typing import Any
 from pgqrs.codecs.base import Codec, is_sealing, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
 from pgqrs.codecs.records import value_context
-from pgqrs.engine.failure_trace import FailureTrace, RaisedBy
-from pgqrs.engine.history import StepHistory
 from pgqrs.engine.lifecycle import RunState, is_stop, raise_instead
 from pgqrs.engine.parking import Parking
+from pgqrs.engine.replay.failure_trace import FailureTrace, RaisedBy
+from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.scope import (
     Retry,
     Scope,

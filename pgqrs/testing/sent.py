@@ -18,7 +18,7 @@ from pgqrs.storage.sql.connection import Connection
 from pgqrs.testing import sql as testbed
 from pgqrs.testing.comparison import Recorded
 from pgqrs.types import Unreadable
-from pgqrs.workflow.messages import Topic, as_topic
+from pgqrs.workflow.messaging.messages import Topic, as_topic
 
 T = TypeVar("T")
 

@@ -46,7 +46,7 @@ from pgqrs.validation import check_name, check_until, escaped, validate_key, val
 from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.keyed_children import start_with_key
-from pgqrs.workflow.messages import Current
+from pgqrs.workflow.messaging.messages import Current
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from pgqrs.codecs.base import codec_at
-from pgqrs.engine.frontier import Reached
+from pgqrs.engine.replay.frontier import Reached
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import StepMismatchError

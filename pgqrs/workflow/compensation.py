@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.failures import dump_error, load_error
-from pgqrs.engine.failure_trace import mark_undone
 from pgqrs.engine.lifecycle import StopReason
+from pgqrs.engine.replay.failure_trace import mark_undone
 from pgqrs.engine.run import Run
 from pgqrs.engine.sagas import OpenSaga, Sagas, current_saga
 from pgqrs.engine.scope import Retry, Scope, Shelter, StepExecution, current_scope

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
 from pgqrs.codecs.records import value_context
-from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.parking import HasRoom
+from pgqrs.engine.replay.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run, RunOptions, run_of
 from pgqrs.engine.scope import StepExecution, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner
@@ -46,9 +46,9 @@ from pgqrs.workflow.compensation import CLEANUP_TIMEOUT, UNDO_TIMEOUT, Cleanup, 
 from pgqrs.workflow.continuation import continue_as_new
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
-from pgqrs.workflow.messages import NO_DEFAULT, Receivable, Topic
+from pgqrs.workflow.messaging.messages import NO_DEFAULT, Receivable, Topic
+from pgqrs.workflow.messaging.sending import send, set_event
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
-from pgqrs.workflow.sending import send, set_event
 from pgqrs.workflow.steps import Errors, StepCall, call_body
 
 D = TypeVar("D")

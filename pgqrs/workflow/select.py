@@ -11,15 +11,15 @@ from pgqrs.codecs.base import codec_at, seal_error
 from pgqrs.codecs.failures import dump_error
 from pgqrs.codecs.messages import decode_emitted
 from pgqrs.codecs.records import value_context
-from pgqrs.engine.fingerprint import fingerprint_of
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
+from pgqrs.engine.replay.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run
 from pgqrs.errors import ConfigurationError, StepMismatchError, WaitTimeoutError
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.sql.addresses import event_address
 from pgqrs.validation import check_name, escaped, parse_seconds
 from pgqrs.workflow.children import Child, address_of
-from pgqrs.workflow.messages import NO_DEFAULT, Current, Receivable, as_receivable
+from pgqrs.workflow.messaging.messages import NO_DEFAULT, Current, Receivable, as_receivable
 
 T = TypeVar("T")
 

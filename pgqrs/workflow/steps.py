@@ -12,7 +12,7 @@ from pgqrs.codecs.annotations import BodyType, ReturnType
 from pgqrs.codecs.failures import is_terminal
 from pgqrs.engine.calls.attempts import AttemptRunner
 from pgqrs.engine.calls.offload import ThreadOffload
-from pgqrs.engine.fingerprint import captured_by, fingerprint_of
+from pgqrs.engine.replay.fingerprint import captured_by, fingerprint_of
 from pgqrs.retry import RetryPolicy, policy_of
 from pgqrs.types import StepAction
 from pgqrs.validation import check_step_id, key_text, validate_seconds

@@ -46,7 +46,7 @@ from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
 from pgqrs.codecs.annotations import ReturnType, annotation_of, input_codec
 from pgqrs.codecs.base import codec_at, codec_for, is_typed, open_error, seal_error, stored_name, validate_codec
 from pgqrs.codecs.failures import dump_error, load_error
-from pgqrs.engine.fingerprint import fingerprint_of
+from pgqrs.engine.replay.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from nowhere import Missing

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqrs.engine.fingerprint import fingerprint_of
+from pgqrs.engine.replay.fingerprint import fingerprint_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -144,7 +144,7 @@ def test_fingerprint_never_raises(make):
 
 
 def test_fingerprint_is_equal_in_another_process():
-    source = "from pgqrs.engine.fingerprint import fingerprint_of as f; print(f(({'b': 'ä', 'a': [1.5, None]}, {1}), {'x': 1}))"
+    source = "from pgqrs.engine.replay.fingerprint import fingerprint_of as f; print(f(({'b': 'ä', 'a': [1.5, None]}, {1}), {'x': 1}))"
     told = {
         int(subprocess.check_output([sys.executable, "-c", source], env={"PYTHONHASHSEED": seed}))
         for seed in ("1", "2")

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from pgqrs import PyWorkflow, RetryPolicy, StepFailedError, TransientError, Worker, step, workflow
-from pgqrs.engine.failure_trace import FailureTrace
+from pgqrs.engine.replay.failure_trace import FailureTrace
 from pgqrs.storage.queries.executors import ABANDONED
 from tests.support.recorded import status, steps
 from tests.support.waiting import no_hang, until

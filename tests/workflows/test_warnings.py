@@ -152,7 +152,7 @@ async def test_two_functions_sharing_a_step_id_are_logged_once(admin, caplog):
 
 
 async def test_step_polled_without_a_key_is_logged_once(admin, caplog, monkeypatch):
-    monkeypatch.setattr("pgqrs.engine.history.REPEATS_BEFORE_WARNING", 5)
+    monkeypatch.setattr("pgqrs.engine.replay.history.REPEATS_BEFORE_WARNING", 5)
 
     @step
     async def check(ctx: PyWorkflow) -> bool:

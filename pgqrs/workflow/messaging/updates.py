@@ -15,8 +15,8 @@ from pgqrs.storage.records import AskedReply, ReplyState, StoredOutcome, Workflo
 from pgqrs.storage.sql.addresses import reply_address, request_address
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.validation import check_name
-from pgqrs.workflow.messages import Current, Receivable
-from pgqrs.workflow.sending import Answer, answer
+from pgqrs.workflow.messaging.messages import Current, Receivable
+from pgqrs.workflow.messaging.sending import Answer, answer
 
 Q = TypeVar("Q")
 A = TypeVar("A")

@@ -21,7 +21,7 @@ from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SentReply, SetEvent
 from pgqrs.validation import check_name, escaped
-from pgqrs.workflow.messages import Topic, as_topic, message
+from pgqrs.workflow.messaging.messages import Topic, as_topic, message
 
 
 async def send(

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from pgqrs.clock import Clock
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
-from pgqrs.engine.frontier import Frontier
+from pgqrs.engine.replay.frontier import Frontier
 from pgqrs.engine.scope import Retry, StepExecution, current_scope
 from pgqrs.errors import StepMismatchError
 from pgqrs.storage.records import History, StoredOutcome

@@ -1,0 +1,1 @@
+"""The recorded steps of a run, and the rules by which they answer its calls."""

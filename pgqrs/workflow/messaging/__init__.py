@@ -1,0 +1,1 @@
+"""Messages, events and updates of workflows: their topics, their sending and their replies."""
