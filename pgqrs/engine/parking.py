@@ -104,7 +104,7 @@ class Parking:
 
     __slots__ = ("_due", "_waits", "can_park", "expects_answer", "has_room", "lifecycle", "parked")
 
-    def __init__(self, lifecycle: RunLifecycle, *, can_park: bool, has_room: HasRoom) -> None:
+    def __init__(self, lifecycle: RunLifecycle, *, can_park: bool, has_room: HasRoom = bool) -> None:
         self.lifecycle = lifecycle
         self._waits: dict[asyncio.Future[None], _Wait] = {}
         self._due = inf
