@@ -83,6 +83,17 @@ def test_messages_to_processes_that_die_are_received_once(driven: tuple[asyncio.
     machine.teardown()
 
 
+def test_waits_that_end_without_a_message_leave_nothing(driven: tuple[asyncio.Runner, Driver]) -> None:
+    machine = TalkingMachine(*driven)
+    for how in ("cancel", "claim", "resume", "late"):
+        machine.disturb(process=0, pick=0, how=how)
+        machine.the_tables_are_the_models()
+    assert not any(each.waits for each in machine.model.workflows)
+    assert [each.status for each in machine.model.workflows] == ["CANCELLED", "RUNNING", "PENDING", "PENDING"]
+    assert {step.status for step in machine.model.workflows[3].steps.values()} == {"ERROR"}
+    machine.teardown()
+
+
 def test_children_of_a_parent_that_dies_are_started_once(driven: tuple[asyncio.Runner, Driver]) -> None:
     machine = TalkingMachine(*driven)
     machine.begin(process=0, name="first", timeout=None)

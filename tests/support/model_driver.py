@@ -420,19 +420,19 @@ class Driver:
 
     async def talk(
         self, run: Run, step_id: str, output: str, ids: Sequence[int], talk: Talk
-    ) -> StoredOutcome | None:
+    ) -> StoredOutcome | bool | None:
         own = self.ids[run.workflow]
-        messages = tuple(
-            OutgoingMessage(
-                own, step_id, self.ids[int(address.split("/")[1])], self._real(address),
-                f"{own}/{step_id}/{place}/{value}", False, value,
-            )
-            for place, (address, value) in enumerate(talk.messages)
-        )  # fmt: skip
-        events = tuple(SetEvent(own, step_id, name, value) for name, value in talk.events)
-        children = self._children(run, step_id, ids, talk.children)
-        record = SendingStep(own, run.epoch, step_id, output, None, 0.001, None, 0, messages, events, children)
-        outcome: StoredOutcome | None = await self._write(run, record)
+        record: OutgoingMessage | SendingStep
+        if talk.messages:
+            ((address, value),) = talk.messages
+            receiver = self.ids[int(address.split("/")[1])]
+            sent = (receiver, self._real(address), f"{own}/{step_id}/{value}", False, value, None)
+            record = OutgoingMessage(own, run.epoch, step_id, output, 0.001, 0, *sent)
+        else:
+            events = tuple(SetEvent(own, step_id, name, value) for name, value in talk.events)
+            children = self._children(run, step_id, ids, talk.children)
+            record = SendingStep(own, run.epoch, step_id, output, None, 0.001, None, 0, events, children)
+        outcome: StoredOutcome | bool | None = await self._write(run, record)
         return outcome
 
     async def start_some(

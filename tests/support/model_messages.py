@@ -41,7 +41,7 @@ class Wait(NamedTuple):
 
 
 class Talk(NamedTuple):
-    """What a step sends, sets and starts: messages with their receivers, events, and the names of children."""
+    """What a step does beside its outcome: it sends one message, or it sets events and starts children."""
 
     messages: tuple[tuple[str, str], ...] = ()
     events: tuple[tuple[str, str], ...] = ()
@@ -173,7 +173,7 @@ class Conversation(Reference):
     # Steps that send, and children
 
     def record_talk(self, run: Run, step_id: str, output: str, talk: Talk) -> Answer | Step:
-        """Record a step together with what it sends, sets and starts."""
+        """Record a step together with what it sends, sets and starts; False for a receiver that has ended."""
         if refused := self._refused(run):
             return refused
         workflow = self.workflows[run.workflow]
@@ -182,6 +182,9 @@ class Conversation(Reference):
             return there
         if workflow.cancel is not None:
             return None
+        receivers = [int(address.split("/")[1]) for address, _ in talk.messages]
+        if not all(self.workflows[each].lives for each in receivers):
+            return False
         step = workflow.steps[step_id] = Step("SUCCESS", run.epoch, output)
         self.messages += [Message(address, value) for address, value in talk.messages]
         self.events |= {(run.workflow, name): value for name, value in talk.events}

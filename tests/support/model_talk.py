@@ -8,7 +8,7 @@ from hypothesis.stateful import precondition, rule
 
 from pgqrs.errors import WorkflowCancelledError, WorkflowTimeoutError
 from pgqrs.storage.records import StoredOutcome
-from tests.support.model_driver import plain
+from tests.support.model_driver import FUNCTIONS, plain
 from tests.support.model_machine import (
     PgqrsMachine,
     anyone,
@@ -155,9 +155,25 @@ class TalkingMachine(PgqrsMachine):
     def answer(self, process: int, pick: int, partly: bool, addresses: tuple[str, ...], how: str) -> None:
         """Answer a workflow that waits, and park one where there is none; or answer a run that goes on."""
         if how == "receive":
-            self.receive(pick, stale=False, step_id="v", addresses=addresses, sent=True, late=False, kind="error")
+            self._run(self._receive_answer(process, pick, addresses))
         else:
             self._run(self._answer_one(process, pick, addresses, partly=partly, how=how))
+
+    async def _receive_answer(self, process: int, pick: int, addresses: tuple[str, ...]) -> None:
+        """Receive an answer in a run that goes on; begin one where there is none."""
+        fresh = [
+            (run, step_id)
+            for run in self.runs
+            for step_id in ("v", "w")
+            if self.is_current(run)
+            and self.model.workflows[run.workflow].cancel is None
+            and self.waits_here(run, step_id)
+        ]
+        if not fresh:
+            await self._begin(process, "second", None)
+            fresh = [(self.runs[-1], "v")]
+        run, step_id = fresh[pick % len(fresh)]
+        await self._receive(run, step_id, addresses, sent=True, late=False, kind="error")
 
     async def _answer_one(
         self, process: int, pick: int, addresses: tuple[str, ...], *, partly: bool, how: str
@@ -230,6 +246,26 @@ class TalkingMachine(PgqrsMachine):
             self.model.park(run, own)
             await self.driver.park(run, own)
 
+    @rule(process=processes, pick=anyone, how=st.sampled_from(["cancel", "claim", "resume", "late"]))
+    def disturb(self, process: int, pick: int, how: str) -> None:
+        """End a wait without a message: cancel, start by hand or resume the workflow, or let its time pass."""
+        if not any(each.waits for each in self.model.workflows):
+            self._run(self._begin(process, "second", None))
+            self._run(self._park(self.runs[-1], [("w", ("m/paid",)), ("v", ("e/opened",))], 2, "error"))
+        waiting = [number for number, each in enumerate(self.model.workflows) if each.waits]
+        if not waiting:
+            return
+        number = waiting[pick % len(waiting)]
+        if how == "cancel":
+            self._run(self._cancel(process, number, interrupt=False))
+        elif how == "claim":
+            self._run(self._claim(process, number, None))
+        elif how == "resume":
+            self.resume(process, len(self.model.workflows) - 1 - number)
+        else:
+            self._run(self._pass_time(2))
+            self._run(self._tick(process, sorted(FUNCTIONS), ["default", "other"], unknown_too=False))
+
     @rule(process=processes)
     def deliver(self, process: int) -> None:
         self._run(self._deliver(process))
@@ -250,10 +286,8 @@ class TalkingMachine(PgqrsMachine):
     def talk(self, pick: int, to: int, stale: bool, step_id: str, topic: str, sets: bool) -> None:  # noqa: PLR0917
         run = self.run_of(pick, stale=stale)
         address = f"m/{self.workflow_of(to)}/{topic}"
-        talk = Talk(
-            ((address, self.text("message")), (address, self.text("message"))),
-            (("status", self.text("event")),) if sets else (),
-        )
+        sent, event = (address, self.text("message")), ("status", self.text("event"))
+        talk = Talk(events=(event,)) if sets else Talk(messages=(sent,))
         self._run(self._talk(run, step_id, talk))
 
     async def _talk(self, run: Run, step_id: str, talk: Talk) -> None:
@@ -264,11 +298,11 @@ class TalkingMachine(PgqrsMachine):
         known = len(self.model.workflows)
         expected = self.model.record_talk(run, step_id, output, talk)
         told = await self.must(self.driver.talk(run, step_id, output, ids, talk), expected)
-        if expected is None or isinstance(expected, type):
-            assert told is None
-        else:
-            assert told is not None
+        if isinstance(expected, Step):
+            assert isinstance(told, StoredOutcome)
             assert (told.output, told.error) == (expected.output, expected.error)
+        else:
+            assert told is (None if isinstance(expected, type) else expected)
         self._name(known, ids, talk.children)
 
     def is_known(self, run: Run, step_id: str) -> bool:
