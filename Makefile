@@ -21,10 +21,11 @@ PYTEST_OPTIONS ?=
 ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= $(ACCEPTANCE)
-# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values and arguments, and
-# of the test kit.
+# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values and arguments, of
+# the test kit, and of crashes at each write, which replay each body many times.
 REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
-  $(foreach each,bad_input enqueue handles keys caller_sessions spec_document transactional_misuse typed_values, \
+  $(foreach each,bad_input enqueue handles keys released_keys caller_sessions spec_document transactional_misuse \
+  typed_values misuse golden_histories saga_crashes, \
   --ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
