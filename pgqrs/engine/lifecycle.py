@@ -25,6 +25,12 @@ UNWIND_GRACE = 1.0
 In a cancelled run, time during which a step executes does not count.
 """
 
+REPLAY_GRACE = 30.0
+"""Seconds, in place of `UNWIND_GRACE`, for a body that replays the steps of its sagas, so that they are undone.
+
+A body that is interrupted before it comes to its saga leaves the steps of the saga standing.
+"""
+
 INTERRUPT_GRACE = 5.0
 """Maximum seconds that a requeue waits for the body after it has interrupted the body."""
 
@@ -393,7 +399,7 @@ class RunLifecycle:
         """Register the calling task as the task of the body; `timeout` is the workflow's timeout in seconds."""
         self.body.enter(timeout)
         if self.replays_for is not None:
-            self.idle.watch(UNWIND_GRACE, self.interrupt)
+            self.idle.watch(REPLAY_GRACE, self.interrupt)
             return
         if self.deadline is None and timeout is not None:  # `ctx.start()` began the run, without a timeout
             self.deadline = self.clock.time() + timeout
@@ -452,14 +458,15 @@ class RunLifecycle:
         """Stop the run as cancelled; a second call with `interrupt` also interrupts it.
 
         Without `interrupt`, the executing steps complete first. A body that does not end by itself is interrupted
-        `UNWIND_GRACE` seconds after the last step.
+        `UNWIND_GRACE` seconds after the last step; one that replays its sagas, after `REPLAY_GRACE` seconds.
         """
         if not self._stop_or_replay(StopReason.INTERRUPTED if interrupt else StopReason.CANCELLED):
             return
         if interrupt:
             self._interrupt_or_replay()
         elif self.body.task is not None:
-            self.idle.watch(UNWIND_GRACE, self.interrupt)
+            grace = UNWIND_GRACE if self.replays_for is None else REPLAY_GRACE
+            self.idle.watch(grace, self.interrupt)
 
     def _interrupt_or_replay(self) -> None:
         """Interrupt the run, and a body that is to call its recorded steps first only once it is idle for long."""
@@ -468,7 +475,7 @@ class RunLifecycle:
         elif self.body.task in self._interrupt_steps():
             self.body.interrupt()
         elif self.body.task is not None:
-            self.idle.watch(UNWIND_GRACE, self.interrupt)
+            self.idle.watch(REPLAY_GRACE, self.interrupt)
 
     def interrupt(self) -> None:
         """Cancel the tasks of the executing steps and of the body, unless they are sheltered.

@@ -598,6 +598,24 @@ class TestACancellation:
                     await handle.result(timeout=30)
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
 
+    async def test_of_a_body_that_is_slow_before_its_saga_undoes_all(self, admin, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            if desk.log:
+                await asyncio.sleep(UNWIND_GRACE + 0.3)
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                await forever(ctx)
+
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(status_is, handle, "WAITING")
+        await handle.cancel()
+        async with Worker(admin, [trip]):
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+
     async def test_of_a_run_that_is_handed_over_undoes_elsewhere(self, admin, desk):
         gate = desk.gate("hotel")
         trip = trip_of(desk, "train", "hotel")
