@@ -21,18 +21,20 @@ PYTEST_OPTIONS ?=
 ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= $(ACCEPTANCE)
-# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values and arguments, of
-# the test kit, and of crashes at each write, which replay each body many times.
+# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values, arguments and
+# warnings, of the test kit, of fences, and of crashes at each write, which replay each body many times.
 REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
   $(foreach each,bad_input enqueue handles keys released_keys caller_sessions spec_document transactional_misuse \
-  typed_values misuse golden_histories saga_crashes, \
+  values typed_values misuse mismatch warnings golden_histories saga_crashes body_steps keyed_children contexts crashes \
+  fencing events step_ids unsettled_ends, \
   --ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
 
 # What an older SQLAlchemy, Alembic or asyncpg could break: sessions, transactions, values, statements and migrations.
 # The tests of processes, stops, timers and arguments use no more of the dependencies than these.
-TESTS_OF_DEPENDENCIES := tests/unit $(foreach each,spec replay errors values typed_values enqueue transactional_steps \
+TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts qualified_sql record_columns recorded_errors \
+  serialization statements,tests/unit/test_$(each).py) $(foreach each,spec replay errors values typed_values enqueue transactional_steps \
   transactional_misuse caller_sessions concurrency messages,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
   storage/migrations storage/journal storage/budgets,tests/$(dir $(each))test_$(notdir $(each)).py)

@@ -314,9 +314,17 @@ def _interleaved() -> Iterable[tuple[str, ...]]:
             yield order
 
 
+ORDERS = list(_interleaved())
+# The orders in which both are up at once: only there can one harm the other in a schema that they share.
+SHARED = [each for each in ORDERS if {each[:2], each[2:]} != {("host up", "host down"), ("our up", "our down")}]
+
+
 class TestBothHistories:
-    @pytest.mark.parametrize("schema", ["pgqrs", "public"])
-    @pytest.mark.parametrize("order", list(_interleaved()), ids=", ".join)
+    @pytest.mark.parametrize(
+        ("schema", "order"),
+        [*(("pgqrs", each) for each in ORDERS), *(("public", each) for each in SHARED)],
+        ids=lambda each: each if isinstance(each, str) else ", ".join(each),
+    )
     async def test_go_up_and_down_in_any_order(self, engine, host, schema, order):
         await host.generated("first")
         act = {
