@@ -394,12 +394,12 @@ async def _count(sessions, model):
 
 
 async def kill_running_server(sessions, servers):
-    """Kill the server whose worker runs the only running workflow."""
+    """Kill the server whose worker runs the newest of the running workflows, which is a child if there is one."""
     async with sessions() as session:
         connection = await session.connection()
         found = await connection.exec_driver_sql(
             "SELECT pid FROM pgqrs.pgqrs_executors WHERE id = "
-            "(SELECT executor FROM pgqrs.pgqrs_workflows WHERE executor IS NOT NULL)"
+            "(SELECT executor FROM pgqrs.pgqrs_workflows WHERE executor IS NOT NULL ORDER BY id DESC LIMIT 1)"
         )
         pid = found.scalar_one()
     (server,) = [server for server in servers if server.process.pid == pid]

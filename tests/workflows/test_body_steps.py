@@ -363,7 +363,10 @@ async def test_types_of_body_steps_are_those_of_the_codec(dsn, installed, codec)
         assert await typed.run(wf) == expected + "Bill(total=Decimal('2')))"
 
 
-@pytest.mark.parametrize("pgqrs_admin_options", [{}, {"codec": PydanticCodec()}, {"codec": FernetCodec([KEY])}])
+@pytest.mark.parametrize(
+    "pgqrs_admin_options",
+    [{}, pytest.param({"codec": PydanticCodec()}, marks=pytest.mark.slow), {"codec": FernetCodec([KEY])}],
+)
 async def test_body_steps_survive_every_crash(kit):
     async def part(n):
         await asyncio.sleep(0.002 * (3 - n))

@@ -17,7 +17,11 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.without_replay("it counts the writes and the steps that begin")
 
-CODECS = [JsonCodec(), PydanticCodec(), FernetCodec([Fernet.generate_key()])]
+CODECS = [
+    JsonCodec(),
+    pytest.param(PydanticCodec(), marks=pytest.mark.slow),
+    FernetCodec([Fernet.generate_key()]),
+]
 
 
 @step
