@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
-from pgqrs.storage.queries.invariants import INVARIANTS
+from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.schema.migrate import sql_script
 from pgqrs.testing import TestClock
 from tests.support import shop
@@ -114,7 +114,7 @@ def _script() -> str:
 def _search() -> str:
     """Return one statement that finds all that `verify(deep=True)`, which compiles a dozen for each engine, looks for."""
     searches: list[str] = []
-    for sentence, query in INVARIANTS:
+    for sentence, query in invariants():
         compiled = query.compile(
             dialect=postgresql.dialect(),
             compile_kwargs={"literal_binds": True},

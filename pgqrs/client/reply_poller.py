@@ -29,6 +29,8 @@ class ReplyPoller(Poller[AskedReply, ReplyState]):
 
     async def _look(self, ids: Collection[int]) -> None:
         asked = {each for workflow_id in ids for each in self._waiting[workflow_id].values()}
+        if not asked:  # their waiters have ended since
+            return
         found = await self._replies(asked)
         for workflow_id in {each.workflow_id for each in found}:
             for future, subject in list(self._waiting.get(workflow_id, {}).items()):

@@ -484,6 +484,7 @@ class Run:
     def continue_as_new(self, arguments: Arguments) -> NoReturn:
         """Stop the run, so that the workflow begins anew with other arguments once the body has ended."""
         self.check()
+        self.lifecycle.check_may_begin()
         self._next = arguments, None
         self.lifecycle.unwind_for(StopReason.CONTINUED)
         self.lifecycle.raise_if_stopped()

@@ -94,8 +94,8 @@ class Sagas:
             saga.raise_if_ended()
 
     def has_to_replay(self) -> bool:
-        """Return whether a recorded step of a saga may not have been called again in this run."""
-        return self.state is SagaState.OPEN and bool(self._run.steps.history.unasked())
+        """Return whether an outcome of an earlier run, perhaps of a saga, was not asked for again in this run."""
+        return self.state in {None, SagaState.OPEN} and bool(self._run.steps.history.frontier.unasked)
 
     async def load(self) -> None:
         """Read the order in which earlier runs recorded the steps, and when they decided to undo."""
@@ -142,7 +142,7 @@ class Sagas:
 
     async def clear_stale(self) -> None:
         """Write, before the run parks, that no saga has steps to undo, if that is so."""
-        is_open = self._is_left_open or any(each.has_steps for each in self.entered)
+        is_open = self._is_left_open or bool(self.unfinished) or any(each.has_steps for each in self.entered)
         if self.state is SagaState.OPEN and not is_open:
             await self._write(None)
 

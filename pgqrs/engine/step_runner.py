@@ -614,6 +614,8 @@ class StepRunner:
         outcome = await self.write(execution, record)
         if not isinstance(outcome, StoredOutcome):
             self._lifecycle.raise_if_stopped()
+            # A cancellation that the write has heard lets a run with sagas only replay: it writes no such record.
+            self._lifecycle.raise_if_replaying()
             return None
         self._committed(execution, outcome)
         if _ALWAYS_REPLAYS:

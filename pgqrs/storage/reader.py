@@ -13,7 +13,7 @@ from pgqrs.errors import KeyTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.queries.children import child_of, child_results
-from pgqrs.storage.queries.invariants import INVARIANTS, Invariant
+from pgqrs.storage.queries.invariants import Invariant, invariants
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.updates import replies
@@ -165,7 +165,7 @@ class StoreReader:
     async def violations(self) -> list[str]:
         """Return a sentence for each violation of the tables' invariants."""
         found: list[str] = []
-        for each in INVARIANTS:
+        for each in invariants():
 
             async def search(connection: AsyncConnection, each: Invariant = each) -> list[str]:
                 return await ServerRepository(connection).violations(each, LONGEST_SEARCH)

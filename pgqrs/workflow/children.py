@@ -298,6 +298,7 @@ class Children:
         child: Child[R] = await start(self._current, options, definition, args, kwargs)
         run = await self._current()
         if f"result/{child.step_id}" not in run.steps.history.outcomes and not await _has_failed(run, child):
+            run.lifecycle.check_may_begin()
             context = self._context(child.id, definition.name)
             # Its error is recorded, or another process runs it: awaiting it tells.
             with suppress(Exception):
@@ -462,6 +463,7 @@ async def _start_portions(
         )
         await run.steps.write(execution, StartedChildren(workflow_id, epoch, step_id, claim, children))
         run.check()
+        run.lifecycle.raise_if_replaying()
         run.announcements.children_started(children[0].queue, min(ids), delayed=options.delay is not None)
         count += len(portion)
     return count

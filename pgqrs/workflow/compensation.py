@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Token
 from types import TracebackType
@@ -13,12 +14,18 @@ from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
 
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.failures import dump_error, load_error
-from pgqrs.engine.lifecycle import StopReason
+from pgqrs.engine.lifecycle import RunStopped, StopReason
 from pgqrs.engine.replay.failure_trace import mark_undone
 from pgqrs.engine.run import Run
 from pgqrs.engine.sagas import OpenSaga, Sagas, current_saga
 from pgqrs.engine.scope import Retry, Scope, Shelter, StepExecution, current_scope
-from pgqrs.errors import ConfigurationError, SagaError, SagaUndoneError
+from pgqrs.errors import (
+    ConfigurationError,
+    SagaError,
+    SagaUndoneError,
+    WorkflowCancelledError,
+    WorkflowTimeoutError,
+)
 from pgqrs.storage.records import UNDO, StoredOutcome
 from pgqrs.validation import check_name
 from pgqrs.workflow.steps import StepCall, StepId
@@ -48,6 +55,9 @@ _REASONS = {
     "cancelled": "the cancellation of the workflow",
     "timed_out": "the deadline of the workflow",
 }
+
+_STOPS = (RunStopped, WorkflowCancelledError, WorkflowTimeoutError, asyncio.CancelledError)
+"""The errors by which a stop leaves the code of a body."""
 
 _logger = logging.getLogger("pgqrs.workflow")
 
@@ -304,8 +314,10 @@ class Saga:
         if isinstance(error, SagaError):
             error.left += [each for each in self._to_undo(sagas) if each not in error.left]
         if error is not None and (stopped or isinstance(error, SagaError)):
-            if self._calls:
+            if self._calls or self._decision is not None:
                 sagas.leave_open()
+            if isinstance(error, Exception) and not isinstance(error, SagaError):
+                self._run.check()  # the next run undoes the steps, so this run is to stop before the error ends it
         elif isinstance(around, Saga) and around.is_of(self._ctx):
             around.adopt(self._calls)
 
@@ -337,8 +349,11 @@ class Saga:
     async def _unwind(self, shelter: Shelter, kind: str, error: BaseException | None) -> bool:
         current_scope.set(shelter)
         run, sagas = self._run, self._run.open_sagas()
-        await self._until_replayed()
-        run.lifecycle.settle()
+        if not self._was_undone():
+            await self._until_replayed()
+            # Else the body of a run that only replays goes on, perhaps to another saga that has steps to undo.
+            if self._decision is not None or self._executing or self._to_undo(sagas):
+                run.lifecycle.settle()
         while self._executing:
             self._idle = run.lifecycle.loop.create_future()
             await self._idle
@@ -352,6 +367,13 @@ class Saga:
             self._decision = await self._decide(shelter, _Decision(tuple(steps), kind, _recorded(error)))
         await self._undo_all(self._decision, sagas)
         return True
+
+    def _was_undone(self) -> bool:
+        """Return whether earlier runs have undone all steps of the saga, so that its undos only replay."""
+        if self._decision is None:
+            return False
+        undos = map(self._run.steps.history.outcomes.get, (f"{UNDO}{each}" for each in self._decision.steps))
+        return all(each is not None and each.error is None for each in undos)
 
     async def _until_replayed(self) -> None:
         """Wait until the other tasks of a later run have called their recorded steps, too."""
@@ -412,6 +434,12 @@ class Saga:
         undone: list[str] = []
         try:
             for step_id in decision.steps:
+                done = outcomes.get(f"{UNDO}{step_id}")
+                if step_id not in self._calls and done is not None and done.error is None:
+                    # The code calls the step no longer, and its undo is over.
+                    self._run.steps.history.frontier.ask(f"{UNDO}{step_id}", by_body=False)
+                    undone.append(step_id)
+                    continue
                 is_late = left <= 0 and f"{UNDO}{step_id}" not in outcomes
                 if is_late or step_id not in self._calls:
                     problem = "the time for it has passed" if is_late else f"step {step_id!r} was not called again"
@@ -474,7 +502,9 @@ class Cleanup:
     async def __aenter__(self) -> Self:
         run = self._run = await self._current()
         lifecycle = run.lifecycle
-        lifecycle.settle()
+        # A body that comes here without a stop goes on afterwards, perhaps to sagas that have steps to undo.
+        if isinstance(sys.exc_info()[1], _STOPS):
+            lifecycle.settle()
         if not lifecycle.is_final:
             run.check()
         sagas = run.open_sagas()

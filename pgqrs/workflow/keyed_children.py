@@ -49,6 +49,7 @@ async def start_with_key(
         run.check()
         if is_written:
             return WorkflowIdentity(child.child_id, child.token)
+        run.lifecycle.raise_if_replaying()
         started, holder = await run.reader.keyed_child(workflow_id, name, child.name, key)
         if started is not None:
             return started

@@ -10,7 +10,9 @@ WHERE undo.workflow_id = $6::BIGINT
 AND undo.status = $7::TEXT
 AND pg_catalog.starts_with(undo.step_id, 'undo/')
 
-LIMIT 1) IS NOT NULL) THEN pgqrs.pgqrs_workflows.saga_state END
+LIMIT 1) IS NOT NULL
+OR pgqrs.pgqrs_workflows.saga_state = 'OPEN') THEN pgqrs.pgqrs_workflows.saga_state WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL
+AND pgqrs.pgqrs_workflows.saga_state != 'OPEN') THEN 'OPEN' END
 WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
 waiting_again AS
 (UPDATE pgqrs.pgqrs_workflow_steps
@@ -52,4 +54,5 @@ OR pgqrs.pgqrs_workflow_steps.started_at >= (SELECT pg_catalog.max(saga.complete
 FROM pgqrs.pgqrs_workflow_steps AS saga
 WHERE saga.workflow_id = $6::BIGINT
 AND (pg_catalog.starts_with(saga.step_id, 'saga:')
-OR pg_catalog.starts_with(saga.step_id, 'saga/'))))
+OR pg_catalog.starts_with(saga.step_id, 'saga/')))
+OR pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'undo/'))

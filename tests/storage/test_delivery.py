@@ -16,7 +16,7 @@ from pgqrs import Admin, InvariantError, PyWorkflow, Receive, Sleep, Topic, work
 from pgqrs.engine.lifecycle import Parked
 from pgqrs.models import SCHEMA
 from pgqrs.storage.queries import delivery, maintenance
-from pgqrs.storage.queries.invariants import INVARIANTS
+from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.writes.messages import ReceivedMessage, SentMessage
 from pgqrs.storage.writes.steps import Began
 from pgqrs.testing import crash_everywhere
@@ -403,7 +403,7 @@ async def violations(sql):
     """Return the sentences of the invariants that the tables violate, as the transaction of `sql` sees them."""
     schema = await sql.fetchval("SELECT current_schema()")
     found = []
-    for sentence, query in INVARIANTS:
+    for sentence, query in invariants():
         compiled = query.compile(
             dialect=postgresql.dialect(),
             compile_kwargs={"literal_binds": True},

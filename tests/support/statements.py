@@ -46,7 +46,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
     for kind in writes.CALLER_ENQUEUE.values():
         yield f"{kind.name} in the caller's session", kind.statement()
-    for sentence, query in invariants.INVARIANTS:
+    for sentence, query in invariants.invariants():
         yield sentence, query.limit(1)
     for module in (
         children,

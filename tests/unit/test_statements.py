@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[1] / "statements"
 IN_THE_BATCH = {operation.name for operation in OPERATIONS.values()}
 """Statements of several records of one type; the batch of all types has each of them."""
 
-INVARIANTS = {sentence for sentence, _query in invariants.INVARIANTS}
+INVARIANTS = {sentence for sentence, _query in invariants.invariants()}
 
 PART = re.compile(r"\._[a-z]")
 """Functions that return a part of a statement, not a statement that is sent."""

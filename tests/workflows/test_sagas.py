@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -103,6 +104,16 @@ def trip_of(desk, *names, timeout=None, after=None):
 
 async def forever(ctx):
     await ctx.sleep(3600)
+
+
+async def cancelled_while_parked(admin, trip):
+    """Run a workflow until it is parked, cancel it, and wait for its end."""
+    async with Worker(admin, [trip]):
+        handle = await admin.enqueue(trip)
+        await until(status_is, handle, "WAITING")
+        await handle.cancel()
+        with pytest.raises(WorkflowCancelledError):
+            await handle.result(timeout=30)
 
 
 async def saga_state(sql, handle):
@@ -597,6 +608,67 @@ class TestACancellation:
                 with pytest.raises(WorkflowCancelledError):
                     await handle.result(timeout=30)
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
+
+    async def test_of_a_parked_workflow_passes_a_saga_that_was_undone(self, admin, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            with suppress(ValueError):
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    raise ValueError("full")
+            async with ctx.saga():
+                await desk.book(ctx, "hotel")
+                await desk.book(ctx, "car")
+                await forever(ctx)
+
+        await cancelled_while_parked(admin, trip)
+        assert desk.log == ["train", "undo train TRAIN", "hotel", "car", "undo car CAR", "undo hotel HOTEL"]
+
+    async def test_of_a_parked_workflow_passes_a_clean_up(self, admin, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                async with ctx.cleanup():
+                    await ctx.now()
+                await desk.book(ctx, "hotel")
+                await desk.book(ctx, "car")
+                await forever(ctx)
+
+        await cancelled_while_parked(admin, trip)
+        undos = ["undo car CAR", "undo hotel HOTEL", "undo train TRAIN"]
+        assert desk.log == ["train", "hotel", "car", *undos]
+
+    async def test_of_a_parked_workflow_is_heard_by_continue_as_new(self, admin, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow, generation: int) -> int:
+            if generation == 0:
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    await ctx.receive("go")
+                await ctx.continue_as_new(trip, 1)
+            return generation
+
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip, 0)
+            await until(status_is, handle, "WAITING")
+        await handle.send("go", 1)
+        await handle.cancel()
+        async with Worker(admin, [trip]):
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+
+    async def test_of_a_resumed_workflow_before_its_next_run_undoes(self, admin, desk):
+        trip = trip_of(desk, "train", after=forever)
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(status_is, handle, "WAITING")
+        await admin.resume_workflow(handle.id)
+        await handle.cancel()
+        async with Worker(admin, [trip]):
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_of_a_body_that_is_slow_before_its_saga_undoes_all(self, admin, desk):
         @workflow

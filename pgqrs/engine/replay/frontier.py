@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from pgqrs.storage.records import StepTimes
+from pgqrs.storage.records import SAGA, StepTimes
 
 
 class Frontier:
@@ -57,7 +57,8 @@ class Reached:
         """The time of the last step that the body had asked for, by the epoch of the run that has recorded it."""
         for each in asked:
             step = self._times.get(each)
-            if step is not None and step.completed_at is not None:
+            # A resume of the workflow renews the times of its sagas, which then say nothing.
+            if step is not None and step.completed_at is not None and not each.startswith(SAGA):
                 self._spans.append((step.started_at, step.completed_at))
                 if each in by_body:
                     latest = self._last.get(step.epoch, step.completed_at)

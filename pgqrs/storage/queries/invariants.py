@@ -40,139 +40,144 @@ def _request_address() -> Any:
     return pg.concat(text_literal(REQUEST), rest, type_=Text())
 
 
-INVARIANTS: tuple[Invariant, ...] = (
-    (
-        "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
-        select(Workflow.id, Workflow.status).where(
-            Workflow.status.in_(_OVER), (_held() > 0) | Workflow.deadline.is_not(None)
+def invariants() -> tuple[Invariant, ...]:
+    """Return the invariants; they are made when they are checked, because they would slow down each import."""
+    return (
+        (
+            "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
+            select(Workflow.id, Workflow.status).where(
+                Workflow.status.in_(_OVER), (_held() > 0) | Workflow.deadline.is_not(None)
+            ),
         ),
-    ),
-    (
-        "workflow {0} ({1}) has more than one of an executor, a ready time and a due time.",
-        select(Workflow.id, Workflow.status).where(_held() > 1),
-    ),
-    (
-        "workflow {0} is RUNNING and no executor holds it.",
-        select(Workflow.id).where(Workflow.status == WorkflowStatus.RUNNING, Workflow.executor.is_(None)),
-    ),
-    (
-        "workflow {0} is {1} and executor {2} holds it.",
-        select(Workflow.id, Workflow.status, Workflow.executor).where(
-            Workflow.status.in_([WorkflowStatus.PENDING, WorkflowStatus.WAITING]), Workflow.executor.is_not(None)
+        (
+            "workflow {0} ({1}) has more than one of an executor, a ready time and a due time.",
+            select(Workflow.id, Workflow.status).where(_held() > 1),
         ),
-    ),
-    (
-        "workflow {0} is WAITING without a due time and without a message to wait for.",
-        select(Workflow.id).where(
-            Workflow.status == WorkflowStatus.WAITING,
-            Workflow.due_at.is_(None),
-            ~exists().where(Wait.workflow_id == Workflow.id),
+        (
+            "workflow {0} is RUNNING and no executor holds it.",
+            select(Workflow.id).where(Workflow.status == WorkflowStatus.RUNNING, Workflow.executor.is_(None)),
         ),
-    ),
-    (
-        "workflow {0} waits for {1!r} in step {2!r}, but it is not parked by the run of this wait.",
-        select(Wait.workflow_id, Wait.address, Wait.step_id).where(
-            ~exists().where(
-                Workflow.id == Wait.workflow_id,
+        (
+            "workflow {0} is {1} and executor {2} holds it.",
+            select(Workflow.id, Workflow.status, Workflow.executor).where(
+                Workflow.status.in_([WorkflowStatus.PENDING, WorkflowStatus.WAITING]),
+                Workflow.executor.is_not(None),
+            ),
+        ),
+        (
+            "workflow {0} is WAITING without a due time and without a message to wait for.",
+            select(Workflow.id).where(
                 Workflow.status == WorkflowStatus.WAITING,
-                Workflow.claim == Wait.claim,
-            )
+                Workflow.due_at.is_(None),
+                ~exists().where(Wait.workflow_id == Workflow.id),
+            ),
         ),
-    ),
-    (
-        "step {1!r} of workflow {0} waits for {2!r} and is not RUNNING.",
-        select(Wait.workflow_id, Wait.step_id, Wait.address).where(
-            ~exists().where(
-                Step.workflow_id == Wait.workflow_id,
-                Step.step_id == Wait.step_id,
-                Step.status == StepStatus.RUNNING,
-            )
+        (
+            "workflow {0} waits for {1!r} in step {2!r}, but it is not parked by the run of this wait.",
+            select(Wait.workflow_id, Wait.address, Wait.step_id).where(
+                ~exists().where(
+                    Workflow.id == Wait.workflow_id,
+                    Workflow.status == WorkflowStatus.WAITING,
+                    Workflow.claim == Wait.claim,
+                )
+            ),
         ),
-    ),
-    (
-        "workflow {0} has answered the request {1!r} at {2!r}, which it has not received.",
-        select(Message.workflow_id, Message.key, Message.address)
-        .join(_REPLY, (Message.key == _REPLY.key) & (Message.address == _request_address()))
-        .where(pg.starts_with(_REPLY.address, text_literal(REPLY), type_=Boolean()), Message.taken_at.is_(None)),
-    ),
-    (
-        "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",
-        select(Workflow.id, Workflow.executor)
-        .join(Executor, Executor.id == Workflow.executor)
-        .where(Workflow.status == WorkflowStatus.RUNNING, executors.is_long_dead(NOTICED)),
-    ),
-    (
-        "workflow {0} is RUNNING and held by executor {1}, which is not registered.",
-        select(Workflow.id, Workflow.executor).where(
-            Workflow.executor != executors.ABANDONED, ~exists().where(Executor.id == Workflow.executor)
+        (
+            "step {1!r} of workflow {0} waits for {2!r} and is not RUNNING.",
+            select(Wait.workflow_id, Wait.step_id, Wait.address).where(
+                ~exists().where(
+                    Step.workflow_id == Wait.workflow_id,
+                    Step.step_id == Wait.step_id,
+                    Step.status == StepStatus.RUNNING,
+                )
+            ),
         ),
-    ),
-    (
-        "workflow {0} is a child of workflow {1}, which does not exist.",
-        select(Workflow.id, Workflow.parent_id).where(
-            Workflow.parent_id.is_not(None), ~exists().where(_PARENT.id == Workflow.parent_id)
+        (
+            "workflow {0} has answered the request {1!r} at {2!r}, which it has not received.",
+            select(Message.workflow_id, Message.key, Message.address)
+            .join(_REPLY, (Message.key == _REPLY.key) & (Message.address == _request_address()))
+            .where(
+                pg.starts_with(_REPLY.address, text_literal(REPLY), type_=Boolean()), Message.taken_at.is_(None)
+            ),
         ),
-    ),
-    (
-        "workflow {0} ({1}) was to end with its parent {2}, which has long ended: is a worker running?",
-        # A child that has changed since then was resumed, or was asked to stop.
-        select(Workflow.id, Workflow.status, Workflow.parent_id)
-        .join(_PARENT, _PARENT.id == Workflow.parent_id)
-        .where(
-            Workflow.completed_at.is_(None),
-            Workflow.ends_with_parent,
-            Workflow.cancel_interrupts.is_(None),
-            _PARENT.completed_at < func.now() - interval(NOTICED),
-            Workflow.updated_at <= _PARENT.completed_at,
+        (
+            "workflow {0} is RUNNING and held by executor {1}, which has long been dead: is a worker running?",
+            select(Workflow.id, Workflow.executor)
+            .join(Executor, Executor.id == Workflow.executor)
+            .where(Workflow.status == WorkflowStatus.RUNNING, executors.is_long_dead(NOTICED)),
         ),
-    ),
-    (
-        "workflow {0} is {1} and still to be cancelled by an executor.",
-        select(Workflow.id, Workflow.status).where(
-            Workflow.status != WorkflowStatus.RUNNING, Workflow.cancel_interrupts.is_not(None)
+        (
+            "workflow {0} is RUNNING and held by executor {1}, which is not registered.",
+            select(Workflow.id, Workflow.executor).where(
+                Workflow.executor != executors.ABANDONED, ~exists().where(Executor.id == Workflow.executor)
+            ),
         ),
-    ),
-    (
-        "workflow {0} is WAITING, although its sagas are to be undone ({1}).",
-        select(Workflow.id, Workflow.saga_state).where(
-            Workflow.status == WorkflowStatus.WAITING, Workflow.saga_state != SagaState.OPEN
+        (
+            "workflow {0} is a child of workflow {1}, which does not exist.",
+            select(Workflow.id, Workflow.parent_id).where(
+                Workflow.parent_id.is_not(None), ~exists().where(_PARENT.id == Workflow.parent_id)
+            ),
         ),
-    ),
-    (
-        "step {1!r} of workflow {0} has the epoch {2}, but the workflow has the epoch {3}.",
-        select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.epoch)
-        .join(Workflow, Workflow.id == Step.workflow_id)
-        .where(Step.epoch > Workflow.epoch),
-    ),
-    (
-        "step {1!r} of workflow {0} has the epoch {2}, but the workflow has continued as new in the epoch {3}.",
-        select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.generation)
-        .join(Workflow, Workflow.id == Step.workflow_id)
-        .where(Step.epoch <= Workflow.generation),
-    ),
-    (
-        "workflow {0} has continued as new in the epoch {1}, and has the epoch {2}.",
-        select(Workflow.id, Workflow.generation, Workflow.epoch).where(
-            (Workflow.generation > Workflow.epoch) | (Workflow.generation < 1)
+        (
+            "workflow {0} ({1}) was to end with its parent {2}, which has long ended: is a worker running?",
+            # A child that has changed since then was resumed, or was asked to stop.
+            select(Workflow.id, Workflow.status, Workflow.parent_id)
+            .join(_PARENT, _PARENT.id == Workflow.parent_id)
+            .where(
+                Workflow.completed_at.is_(None),
+                Workflow.ends_with_parent,
+                Workflow.cancel_interrupts.is_(None),
+                _PARENT.completed_at < func.now() - interval(NOTICED),
+                Workflow.updated_at <= _PARENT.completed_at,
+            ),
         ),
-    ),
-    (
-        "step {1!r} of workflow {0} has no workflow.",
-        select(Step.workflow_id, Step.step_id).where(~exists().where(Workflow.id == Step.workflow_id)),
-    ),
-    (
-        "step {1!r} of workflow {0} is {2} without its output or error.",
-        select(Step.workflow_id, Step.step_id, Step.status).where(
-            ((Step.status == StepStatus.SUCCESS) & Step.output.is_(None))
-            | ((Step.status == StepStatus.ERROR) & Step.error.is_(None))
+        (
+            "workflow {0} is {1} and still to be cancelled by an executor.",
+            select(Workflow.id, Workflow.status).where(
+                Workflow.status != WorkflowStatus.RUNNING, Workflow.cancel_interrupts.is_not(None)
+            ),
         ),
-    ),
-    (
-        "workflow {0} is SUCCESS without an output.",
-        select(Workflow.id).where(Workflow.status == WorkflowStatus.SUCCESS, Workflow.output.is_(None)),
-    ),
-    (
-        "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",
-        select(Step.workflow_id, Step.step_id).where(Step.status == StepStatus.SUCCESS, Step.reopened),
-    ),
-)
+        (
+            "workflow {0} is WAITING, although its sagas are to be undone ({1}).",
+            select(Workflow.id, Workflow.saga_state).where(
+                Workflow.status == WorkflowStatus.WAITING, Workflow.saga_state != SagaState.OPEN
+            ),
+        ),
+        (
+            "step {1!r} of workflow {0} has the epoch {2}, but the workflow has the epoch {3}.",
+            select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.epoch)
+            .join(Workflow, Workflow.id == Step.workflow_id)
+            .where(Step.epoch > Workflow.epoch),
+        ),
+        (
+            "step {1!r} of workflow {0} has the epoch {2}, but it has continued as new in the epoch {3}.",
+            select(Step.workflow_id, Step.step_id, Step.epoch, Workflow.generation)
+            .join(Workflow, Workflow.id == Step.workflow_id)
+            .where(Step.epoch <= Workflow.generation),
+        ),
+        (
+            "workflow {0} has continued as new in the epoch {1}, and has the epoch {2}.",
+            select(Workflow.id, Workflow.generation, Workflow.epoch).where(
+                (Workflow.generation > Workflow.epoch) | (Workflow.generation < 1)
+            ),
+        ),
+        (
+            "step {1!r} of workflow {0} has no workflow.",
+            select(Step.workflow_id, Step.step_id).where(~exists().where(Workflow.id == Step.workflow_id)),
+        ),
+        (
+            "step {1!r} of workflow {0} is {2} without its output or error.",
+            select(Step.workflow_id, Step.step_id, Step.status).where(
+                ((Step.status == StepStatus.SUCCESS) & Step.output.is_(None))
+                | ((Step.status == StepStatus.ERROR) & Step.error.is_(None))
+            ),
+        ),
+        (
+            "workflow {0} is SUCCESS without an output.",
+            select(Workflow.id).where(Workflow.status == WorkflowStatus.SUCCESS, Workflow.output.is_(None)),
+        ),
+        (
+            "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",
+            select(Step.workflow_id, Step.step_id).where(Step.status == StepStatus.SUCCESS, Step.reopened),
+        ),
+    )

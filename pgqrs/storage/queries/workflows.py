@@ -48,7 +48,7 @@ from pgqrs.storage.sql.expressions import (
     text_of,
     text_of_array,
 )
-from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided
+from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided, unwinds
 from pgqrs.storage.sql.tokens import check_token
 from pgqrs.storage.sql.waits import drop_waits
 from pgqrs.types import SagaState, StepStatus, WorkflowStatus
@@ -329,6 +329,10 @@ def _is_saga(step: Any) -> ColumnElement[bool]:
     return or_(*starts)
 
 
+def _is_undo(step: Any) -> ColumnElement[bool]:
+    return pg.starts_with(step.step_id, text_literal(UNDO), type_=Boolean())
+
+
 def _resume() -> Any:
     """Return the statement that makes a workflow pending, and reopens its failed steps and its waits for children.
 
@@ -338,8 +342,7 @@ def _resume() -> Any:
     """
     undo, saga = aliased(Step, name="undo"), aliased(Step, name="saga")
     own: ColumnElement[Any] = bindparam("workflow")
-    is_undo = pg.starts_with(undo.step_id, text_literal(UNDO), type_=Boolean())
-    failed = select(ONE).where(undo.workflow_id == own, undo.status == StepStatus.ERROR, is_undo)
+    failed = select(ONE).where(undo.workflow_id == own, undo.status == StepStatus.ERROR, _is_undo(undo))
     has_failed = is_found(failed, undo)
     decided = select(pg.max(saga.completed_at)).where(saga.workflow_id == own, _is_saga(saga)).scalar_subquery()
     began_anew = (
@@ -366,7 +369,10 @@ def _resume() -> Any:
             retries=0,
             deadline=null(),
             cancel_interrupts=null(),
-            saga_state=case((has_failed, Workflow.saga_state)),
+            # A later cancellation is to undo what is left, also if it comes before the next run.
+            saga_state=case(
+                (has_failed | is_undecided(), Workflow.saga_state), (unwinds(), text_literal(SagaState.OPEN))
+            ),
             error=null(),
             completed_at=null(),
             updated_at=func.now(),
@@ -384,7 +390,7 @@ def _resume() -> Any:
     return (
         update(Step)
         .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
-        .where(~has_failed | (Step.started_at >= decided))
+        .where(~has_failed | (Step.started_at >= decided) | _is_undo(Step))
         .values(reopened=true(), failures=0, retry_at=null())
         .add_cte(made_pending, waiting_again, waits_dropped, began_anew)
     )

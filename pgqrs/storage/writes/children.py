@@ -202,6 +202,10 @@ class StartKeyedChild(_StartOperation[KeyedStart]):
     requeues_last: ClassVar = True  # another transaction may hold its key for a long time
     _unwritten: ClassVar[Any] = False
 
+    def order_key(self, record: KeyedStart) -> str:
+        """Return the step: a key that another transaction holds delays no other record of the parent."""
+        return f"{record.workflow_id}/{record.step_id}"
+
     def payload_size(self, record: KeyedStart) -> int:
         """Return the length of the input."""
         return len(record.input)

@@ -73,10 +73,11 @@ async def answer(run: Run, given: Answer) -> None:
     found = await run.steps.acquire(run.place, own_id)
     if isinstance(found, StepExecution):
         reply = SentReply(run.workflow_id, own_id, given.address, given.key, given.is_kept, given.payload)
-        await _record(run, found, replies=(reply,), output=call)
+        found = await _record(run, found, replies=(reply,), output=call)
         run.parking.expects_answer = True
         run.arrivals.replied(run.workflow_id)
-    elif run.steps.value_of(own_id, found, codec_at(run.codec, "output", run.workflow_id, own_id)) != call:
+    # Also after the record: an earlier call that was cancelled may have answered meanwhile.
+    if run.steps.value_of(own_id, found, codec_at(run.codec, "output", run.workflow_id, own_id)) != call:
         raise RequestAnsweredError(run.workflow_id, given.step_id)
 
 
