@@ -640,7 +640,7 @@ class TestACancellation:
         assert desk.log == ["train", "hotel", "car", *undos]
 
     async def test_of_a_parked_workflow_is_heard_by_continue_as_new(self, admin, desk):
-        @workflow
+        @workflow(name="endless")
         async def trip(ctx: PyWorkflow, generation: int) -> int:
             if generation == 0:
                 async with ctx.saga():
@@ -653,6 +653,8 @@ class TestACancellation:
             handle = await admin.enqueue(trip, 0)
             await until(status_is, handle, "WAITING")
         await handle.send("go", 1)
+        async with Worker(admin, [trip_of(desk)]):  # it delivers the message, and runs another workflow
+            await until(status_is, handle, "PENDING")
         await handle.cancel()
         async with Worker(admin, [trip]):
             with pytest.raises(WorkflowCancelledError):
