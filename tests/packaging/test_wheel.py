@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgqrs.models import HEAD, Base
 
-OWN_SHARE_OF_IMPORT = 0.3
+OWN_SHARE_OF_IMPORT = 0.4
 
 END_TO_END = """
 import asyncio
