@@ -13,6 +13,7 @@ from examples.saga import journey
 from pgqrs import (
     Admin,
     ConfigurationError,
+    PgqrsError,
     PyWorkflow,
     RetryPolicy,
     SagaError,
@@ -671,6 +672,49 @@ class TestACancellation:
             with pytest.raises(WorkflowCancelledError):
                 await handle.result(timeout=30)
         assert desk.log == ["train", "undo train TRAIN"]
+
+    async def test_of_a_workflow_that_is_parked_in_an_undo_undoes_all(self, admin):
+        log = []
+
+        @step(retry=RetryPolicy(2, initial=1.5))
+        async def give_back(_ctx: PyWorkflow, _value: str | None) -> None:
+            log.append("undo")
+            if len(log) == 2:
+                raise OSError("no answer")
+
+        @step(undo=give_back)
+        async def book(_ctx: PyWorkflow) -> str:
+            log.append("book")
+            return "train"
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await book(ctx)
+                raise ValueError("full")
+
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(status_is, handle, "WAITING")
+            await handle.cancel()
+            with pytest.raises(PgqrsError):
+                await handle.result(timeout=30)
+        assert log == ["book", "undo", "undo"]
+
+    async def test_of_a_run_whose_worker_stops_while_its_saga_fails(self, admin, desk):
+        at_hotel = desk.gate(SOLD_OUT)
+        trip = trip_of(desk, "train", SOLD_OUT)
+        async with Worker(admin, [trip], grace=30):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await at_hotel.reached.wait()
+            asyncio.get_running_loop().call_later(0.3, at_hotel.open)  # while the worker waits for the step
+        assert desk.log == ["train", SOLD_OUT]
+        assert await handle.status() == "PENDING"
+        async with Worker(admin, [trip]):
+            with pytest.raises(StepFailedError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", SOLD_OUT, "undo train TRAIN"]
 
     async def test_of_a_body_that_is_slow_before_its_saga_undoes_all(self, admin, desk):
         @workflow
