@@ -591,7 +591,7 @@ async def test_refused_send_keeps_no_other_send_of_its_batch(admin, sql):
     ends = await asyncio.gather(*runs, return_exceptions=True)
     none, gone = type(None), WorkflowNotFoundError
     kinds = WorkflowFinishedError, none, gone, none, gone, none
-    assert tuple(map(type, ends)) == kinds
+    assert all(isinstance(end, kind) for end, kind in zip(ends, kinds, strict=True)), ends
     assert await unread(sql) == [7, 7, 7]
 
 
