@@ -361,7 +361,8 @@ class Reference:
         workflow.epoch += 1
         workflow.ready = workflow.queue is not None
         workflow.attempts = workflow.retries = 0
-        workflow.error = workflow.saga = None
+        workflow.error = None
+        workflow.saga = None if workflow.saga is None else "OPEN"
         if workflow.parent is not None and not self.workflows[workflow.parent].lives:
             workflow.ends_with_parent = False
         for step in workflow.steps.values():
