@@ -79,8 +79,8 @@ Describe: TypeAlias = Callable[[], StepWait]
 class _Wait(NamedTuple):
     """A wait until the time `due` at the latest.
 
-    `describe` describes the step that waits; None for a step with an outcome. `is_new` is True until the run has
-    parked or waits in memory: the step may have no record yet.
+    `describe` describes the step that waits; None for a step with an outcome. `is_new` is True while the run may
+    still park, or lingers: the step may have no record yet.
     """
 
     due: float
@@ -99,7 +99,7 @@ class Parking:
 
     Attributes:
         parked: The waits of the steps without an outcome, at the moment in which the run parked.
-        expects_answer: True if the run has sent a message, and has not lingered since.
+        expects_answer: True if the run has sent a message or a reply, and has not lingered since.
     """
 
     __slots__ = ("_due", "_waits", "can_park", "expects_answer", "has_room", "lifecycle", "parked")

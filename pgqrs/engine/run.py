@@ -372,7 +372,8 @@ class Run:
     def _retry_after(self, error: Exception) -> tuple[float, str, tuple[str, ...]] | None:
         """Return the delay in seconds, the record of the error and the steps to re-open; None for no retry."""
         policy = self._options.retry
-        # A saga that was undone stays undone, so another attempt would fail at the same place.
+        # A saga that was undone stays undone, so another attempt would fail at the same place. An error that the
+        # body raises while it handles the error of the saga counts as one of the saga, too.
         is_final = policy is None or is_terminal(error) or is_of_undone_saga(error)
         delay = None if policy is None or is_final else policy.delay(self.steps.history.retries + 1, error)
         if delay is None:

@@ -80,6 +80,7 @@ class StepRunner:
         "_observer",
         "_owner",
         "_parking",
+        "_sends",
         "_store",
         "_trace",
         "history",
@@ -102,6 +103,7 @@ class StepRunner:
         self._idle = parking.lifecycle.idle
         self._parking = parking
         self._executions = executions
+        self._sends: set[str] = set()
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
         self._numbers: dict[str, int] = {}
@@ -591,18 +593,19 @@ class StepRunner:
             while (execution := self._executions.get(step_id)) is not None:
                 await execution.wait_until_over()
 
-    async def wait_for_earlier(self, execution: StepExecution, kind: str) -> None:
-        """Wait until the steps of a kind, as ``send/``, have ended that began before an execution."""
-        while (earlier := self._earlier(execution, kind)) is not None:
+    async def wait_for_earlier_sends(self, execution: StepExecution) -> None:
+        """Wait until the steps have ended that began before an execution and send messages, as it does."""
+        self._sends.add(execution.step_id)
+        while (earlier := self._earlier_send(execution)) is not None:
             await earlier.wait_until_over()
 
-    def _earlier(self, execution: StepExecution, kind: str) -> StepExecution | None:
+    def _earlier_send(self, execution: StepExecution) -> StepExecution | None:
         # The last one: it waits for the others itself, so each end wakes one waiter.
         earlier = None
         for each in self._executions.values():
             if each is execution:
                 break
-            if each.step_id.startswith(kind) or f"/{kind}" in each.step_id:
+            if each.step_id in self._sends:
                 earlier = each
         return earlier
 

@@ -30,6 +30,7 @@ from pgqrs import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
     WorkflowTimeoutError,
+    step,
     workflow,
 )
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
@@ -593,6 +594,23 @@ async def test_refused_send_keeps_no_other_send_of_its_batch(admin, sql):
     kinds = WorkflowFinishedError, none, gone, none, gone, none
     assert all(isinstance(end, kind) for end, kind in zip(ends, kinds, strict=True)), ends
     assert await unread(sql) == [7, 7, 7]
+
+
+async def test_send_waits_for_no_step_that_is_named_like_one(admin):
+    @step
+    async def send(ctx: PyWorkflow) -> int:
+        return await ctx.receive("ack")
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> int:
+        async with asyncio.TaskGroup() as group:
+            acked = group.create_task(send(ctx))
+            await asyncio.sleep(0)  # the step begins first
+            await ctx.send(ctx.id(), "ack", 1)
+        return acked.result()
+
+    async with no_hang():
+        assert await admin.run(wf) == 1
 
 
 async def test_reason_of_a_refusal_is_read_without_the_input(admin, engine, schema):

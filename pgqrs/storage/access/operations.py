@@ -136,7 +136,7 @@ class WorkflowOperations:
             message = await self._access.run(write, atomic=True)
             if message is not None:
                 return message
-            self._ids.forget()  # another workflow has the id: a server that lost its last writes
+            self._ids.forget()  # as in `submit`: the id is taken, or the key was released since
 
     async def find(self, name: str, key: str) -> WorkflowIdentity:
         """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""

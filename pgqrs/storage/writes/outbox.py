@@ -207,9 +207,11 @@ class RecordSendingStep(RecordStep):
 class SendFromSteps(Operation[OutgoingMessage]):
     """Record steps together with the messages that they send, for current runs.
 
-    A message is sent if its receiver exists, has not ended and reads its codec. If not, nothing is written, and
-    the record is answered with the epoch `REFUSED`. No receiver is locked, so its writes never wait for a sender.
-    A record whose step has an outcome stays unanswered, as by `TakeMessages`: the statement can be sent twice.
+    A message is sent if its receiver exists, has not ended and reads its codec; a message that is there with its
+    key counts as sent. If not, nothing is written, and the record is answered with the epoch `REFUSED`. No
+    receiver is locked, so its writes never wait for a sender; one that ends at the same moment may leave the
+    message unread. A record whose step has an outcome stays unanswered, as by `TakeMessages`: the statement can
+    be sent twice.
     """
 
     name = "outgoing"
@@ -311,7 +313,7 @@ def _insert_sent(written: Any) -> Any:
     given = written.c
     columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
     values = select(given.receiver, given.address, given.message_key, given.is_kept, json_of(given.payload))
-    # In the order of the keys: two statements that insert the same keys do not wait for each other in a circle.
+    # In the order of the keys, so that two statements of these records do not wait for each other in a circle.
     ordered = values.where(given.epoch != number_literal(REFUSED)).order_by(given.address, given.message_key)
     return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 

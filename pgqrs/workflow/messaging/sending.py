@@ -34,7 +34,7 @@ async def send(
     if isinstance(found, StepExecution):
         try:
             sent = message(run.codec, workflow_id, of, value, key=key)
-            await run.steps.wait_for_earlier(found, "send/")  # messages of one sender keep their order
+            await run.steps.wait_for_earlier_sends(found)  # messages of one sender keep their order
             refusal = await _deliver(run, found, sent)
         except BaseException:
             run.steps.abandon(found)
