@@ -107,6 +107,21 @@ async def forever(ctx):
     await ctx.sleep(3600)
 
 
+async def left_parked(admin, trip, *args):
+    """Enqueue a workflow, run it until it is parked, and stop the worker."""
+    async with Worker(admin, [trip]):
+        handle = await admin.enqueue(trip, *args)
+        await until(status_is, handle, "WAITING")
+    return handle
+
+
+async def ends_cancelled(admin, trip, handle):
+    """Run a worker until the workflow has ended as cancelled."""
+    async with Worker(admin, [trip]):
+        with pytest.raises(WorkflowCancelledError):
+            await handle.result(timeout=30)
+
+
 async def cancelled_while_parked(admin, trip):
     """Run a workflow until it is parked, cancel it, and wait for its end."""
     async with Worker(admin, [trip]):
@@ -370,9 +385,7 @@ class TestACrash:
             async with no_hang():
                 await gate.reached.wait()
         await handle.cancel()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["undo train None"]
 
 
@@ -436,16 +449,12 @@ class TestACancellation:
 
     async def test_without_a_worker_waits_for_one(self, admin, sql, desk):
         trip = trip_of(desk, "train", after=forever)
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip)
         await handle.cancel()
         await handle.cancel(interrupt=True)
         row = await row_of(sql, handle.id)
         assert (row["status"], row["saga_state"], row["cancel_interrupts"]) == ("PENDING", "CANCELLED", None)
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_of_a_queued_workflow_undoes(self, admin, desk):
@@ -457,9 +466,7 @@ class TestACancellation:
                 await gate.reached.wait()
         assert await handle.status() == "PENDING"
         await handle.cancel()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_of_a_dead_process_undoes(self, admin, desk):
@@ -498,9 +505,7 @@ class TestACancellation:
                 await desk.book(ctx, "train")
             await forever(ctx)
 
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip)
         assert await saga_state(sql, handle) is None
         await handle.cancel()
         assert await handle.status() == "CANCELLED"
@@ -592,9 +597,7 @@ class TestACancellation:
 
     async def test_of_a_parked_workflow_undoes_whatever_the_reads_take(self, admin, sql, desk):
         trip = trip_of(desk, "train", "hotel", after=forever)
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip)
         await handle.cancel()
         async with admin.twin() as twin:
             store = await twin.store()
@@ -650,27 +653,19 @@ class TestACancellation:
                 await ctx.continue_as_new(trip, 1)
             return generation
 
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip, 0)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip, 0)
         await handle.send("go", 1)
         async with Worker(admin, [trip_of(desk)]):  # it delivers the message, and runs another workflow
             await until(status_is, handle, "PENDING")
         await handle.cancel()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
 
     async def test_of_a_resumed_workflow_before_its_next_run_undoes(self, admin, desk):
         trip = trip_of(desk, "train", after=forever)
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip)
         await admin.resume_workflow(handle.id)
         await handle.cancel()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_of_a_workflow_that_is_parked_in_an_undo_undoes_all(self, admin):
@@ -725,13 +720,9 @@ class TestACancellation:
                 await desk.book(ctx, "train")
                 await forever(ctx)
 
-        async with Worker(admin, [trip]):
-            handle = await admin.enqueue(trip)
-            await until(status_is, handle, "WAITING")
+        handle = await left_parked(admin, trip)
         await handle.cancel()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_of_a_run_that_is_handed_over_undoes_elsewhere(self, admin, desk):
@@ -744,9 +735,7 @@ class TestACancellation:
                 await handle.cancel()
         assert await handle.status() == "PENDING"
         assert desk.log == ["train"]
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
     async def test_after_the_last_saga_is_too_late(self, admin, sql, desk):
@@ -771,9 +760,7 @@ class TestACancellation:
                 await gate.reached.wait()
         assert await handle.status() == "PENDING"
         gate.open()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
 
 
@@ -988,9 +975,7 @@ class TestCleanup:
                 await at_release.reached.wait()
         assert await handle.status() == "PENDING"
         at_release.open()
-        async with Worker(admin, [trip]):
-            with pytest.raises(WorkflowCancelledError):
-                await handle.result(timeout=30)
+        await ends_cancelled(admin, trip, handle)
         assert desk.log == ["release"]
 
     async def test_steps_run_after_the_deadline(self, admin, desk):
