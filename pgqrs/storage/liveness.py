@@ -55,12 +55,12 @@ class StoreLiveness:
                 collector.start()
 
     async def stop(self) -> None:
-        """Stop the heartbeat of the running event loop, if it beats."""
+        """Stop the heartbeat of the running event loop, if it beats or a cancelled caller of `start` left it."""
         if self.is_beating:
             self.is_beating = False
             if self._tunes_gc:
                 collector.stop()
-            await self.heartbeat.leave()
+        await self.heartbeat.leave()
 
     async def close_with_loop(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call `close` when the event loop ends."""

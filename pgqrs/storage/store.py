@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -170,16 +171,20 @@ class Store:
         """
         if self.liveness.is_inherited:
             return
-        async with self.liveness.closing:
-            before = self.liveness.starts.ever
-            await self.journal.close()
-            if for_good or not self.liveness.starts.since(before):
-                await self.liveness.stop()
+        async with self.liveness.closing, AsyncExitStack() as last:
+            # A caller that is cancelled in one part has the other parts closed all the same: a heartbeat that
+            # continued would keep the runs of this executor from recovery.
+            last.push_async_callback(self.database.dispose)
+            last.push_async_callback(self._access.close)
+            last.push_async_callback(self.arrivals.close)
             if for_good:
-                await self._close_journal_for_good()
-            await self.arrivals.close()
-            await self._access.close()
-            await self.database.dispose()
+                last.push_async_callback(self._close_journal_for_good)
+            last.push_async_callback(self._stop_heartbeat, None if for_good else self.liveness.starts.ever)
+            await self.journal.close()
+
+    async def _stop_heartbeat(self, starts: int | None) -> None:
+        if starts is None or not self.liveness.starts.since(starts):
+            await self.liveness.stop()
 
     async def _close_journal_for_good(self) -> None:
         # A run whose task was cancelled during its start is abandoned once the start is written, and so is a run
@@ -241,7 +246,8 @@ class Store:
     async def claim_connection(self, on_notify: Callable[[str], object]) -> ClaimConnection:
         """Return a worker's connection; `on_notify` is called with the mark of the queue of each notification."""
         await self.tables.ensure()
-        await self.ensure_heartbeat()
+        with self.liveness.starts:
+            await self.ensure_heartbeat()
         connection = ClaimConnection(
             self.database,
             self.executor_id,

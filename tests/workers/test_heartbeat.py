@@ -131,6 +131,26 @@ async def test_failed_registration_raises_and_can_be_retried(dsn, schema, admin,
         await end_run(store, RunEnd(workflow_id, claim.epoch, "1", None))
 
 
+async def test_a_cancelled_start_leaves_no_heartbeat(dsn, schema, admin, sql):
+    async with store_of(dsn, schema) as store:
+        starting = asyncio.create_task(store.ensure_heartbeat())
+        await until(heartbeat_threads)
+        await cancel_task(starting)
+    await until(lambda: heartbeat_threads() == [])
+
+
+async def test_a_cancelled_close_ends_the_heartbeat(dsn, schema, admin, sql):
+    for turns in (1, 2, 3, 5, 8, 13, 21):
+        async with beating(dsn, schema, HOUR) as own:
+            await (await own.store()).ensure_heartbeat()
+            closing = asyncio.create_task(own.close())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await cancel_task(closing)
+            await until(lambda: heartbeat_threads() == [])
+    assert [row for row in await executors(sql) if row["stopped_at"] is None] == []
+
+
 async def test_heartbeat_reports_missing_tables(dsn, schema):
     async with store_of(dsn, schema) as store:
         with pytest.raises(NotInstalledError):
