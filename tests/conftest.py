@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -19,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
 from pgqrs.models import SCHEMA
+from pgqrs.storage.connections import database
 from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.schema.migrate import sql_script
 from pgqrs.testing import TestClock
@@ -44,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="slow: PGQRS_SLOW_TESTS=1 runs it"))
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from visiting the imported modules and the tests at the end of each test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def dsn() -> Iterator[str]:
     """The server that the tests run on: PGQRS_TEST_DSN, or an embedded one shared by all test processes."""
@@ -59,6 +68,14 @@ def dsn() -> Iterator[str]:
         kept.execute("SELECT pg_reload_conf()")
     yield dsn
     embedded.stop(f"embedded://{folder}")
+
+
+@pytest.fixture
+def set_in_statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[ModuleType, str, object], None]]:
+    """Set a constant of a module that stands in statements, which a process compiles once for all its tests."""
+    database.compiled.cache_clear()
+    yield monkeypatch.setattr
+    database.compiled.cache_clear()
 
 
 @pytest.fixture(scope="session")

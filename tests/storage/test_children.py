@@ -228,10 +228,10 @@ async def cancelled(watch):
     return passes
 
 
-async def test_children_of_an_ended_parent_are_cancelled_in_portions(claimer, watch, sql, monkeypatch):
+async def test_children_of_an_ended_parent_are_cancelled_in_portions(claimer, watch, sql, set_in_statements):
     parent_id = await claimer.submit(leaving, 25)
     await claimer.run(leaving)
-    monkeypatch.setattr(queries, "MAX_CANCELLED", 10)
+    set_in_statements(queries, "MAX_CANCELLED", 10)
     assert (await watch.deliver()).has_ended_parents
     assert await cancelled(watch) == 4
     assert await statuses_of(sql, parent_id) == ["CANCELLED"] * 25
@@ -375,7 +375,7 @@ class Explained:
 
     async def prepare(self, **values):
         for make in (delivery.unread, queries.cancel_children, queries.child_results):
-            compiled = self._database.compile(make())
+            compiled = self._database.compile(make)
             await self._driver.execute(f"PREPARE {make.__name__} AS {compiled.text}")
             arguments = ", ".join(f"'{each}'" for each in compiled.arguments(values))
             self._arguments[make.__name__] = f"({arguments})" if compiled.binds else ""

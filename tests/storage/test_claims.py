@@ -105,8 +105,8 @@ async def test_claim_estimates_the_size_of_compressed_inputs(watch, sql):
     assert len(await watch.claim(["w"], ["default"], 3, 1_000_000)) == 1
 
 
-async def test_worker_bounds_the_bytes_of_concurrent_inputs(admin, monkeypatch):
-    monkeypatch.setattr(runs_module, "MAX_CLAIM_BYTES", 30_000)
+async def test_worker_bounds_the_bytes_of_concurrent_inputs(admin, set_in_statements):
+    set_in_statements(runs_module, "MAX_CLAIM_BYTES", 30_000)
     held = asyncio.Semaphore(0)
     inside, most = set(), []
 

@@ -83,7 +83,7 @@ class Explained:
             "settled": True,
         }
         for make in (delivery.deliver, delivery.delete_received, maintenance.maintain):
-            compiled = self._store.database.compile(make())
+            compiled = self._store.database.compile(make)
             await self._driver.execute(f"PREPARE {make.__name__} AS {compiled.text}")
             values = ", ".join(literal(value) for value in compiled.arguments(known))
             self._arguments[make.__name__] = f"({values})" if compiled.binds else ""

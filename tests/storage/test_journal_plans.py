@@ -5,6 +5,7 @@ The statements of workers use the partial indexes of live workflows, which hold 
 
 import itertools
 import json
+from functools import partial
 from uuid import UUID
 
 import asyncpg
@@ -141,7 +142,7 @@ async def _check_batches(driver, state, statements):
 
 async def _check_lone(driver, state, database):
     for kind in SINGLE:
-        lone = database.compile(kind.statement(single=True))
+        lone = database.compile(partial(kind.statement, single=True))
         scans = _scans(await driver.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE lone_{kind.name}({_values(lone)})"))
         assert scans or _writes_only_new([kind.name])
         for node in scans:
@@ -192,7 +193,7 @@ async def test_journal_statements_never_scan_a_large_table(dsn, schema, admin):
         # Planned while the tables are empty, as by a process that was there before the rows.
         statements = {names: store.journal._writer.statements.of(names) for names in [*BATCHES, ("asked",)]}
         for kind in SINGLE:
-            lone = store.database.compile(kind.statement(single=True))
+            lone = store.database.compile(partial(kind.statement, single=True))
             await driver.execute(f"PREPARE lone_{kind.name} AS {lone.text}")
             await driver.execute(f"BEGIN; EXECUTE lone_{kind.name}({_values(lone)}); ROLLBACK")
         for number, statement in enumerate(statements.values()):
@@ -267,7 +268,7 @@ class Looks:
             executors.beat,
             executors.suspect,
         ):
-            compiled = self._compiled[make.__name__] = self._store.database.compile(make())
+            compiled = self._compiled[make.__name__] = self._store.database.compile(make)
             await self._driver.execute(f"PREPARE {make.__name__} AS {compiled.text}")
 
     def _text(self, name, values):

@@ -339,9 +339,9 @@ async def test_executor_with_a_free_lock_is_first_suspected(store, watch, sql):
 SUSPECTED = {"lock_key": 3002, "suspected": 60.0}
 
 
-async def test_reconnected_worker_delays_recovery(store, watch, sql, monkeypatch):
+async def test_reconnected_worker_delays_recovery(store, watch, sql, set_in_statements):
     """What cut its own connection may have cut those of executors that live and are connecting again."""
-    monkeypatch.setattr(executors, "SETTLING", 0.2)
+    set_in_statements(executors, "SETTLING", 0.2)
     await watch.run_maintenance([], [])  # connects
     await running(store, sql, **SUSPECTED)
     await planted_executor(sql, lock_key=3003)
@@ -355,8 +355,8 @@ async def _recovered(watch):
     return (await watch.run_maintenance(["w"], ["default"])).recovered
 
 
-async def test_executors_are_not_suspected_after_a_server_start(store, watch, sql, monkeypatch):
-    monkeypatch.setattr(executors, "SETTLING", 1e9)
+async def test_executors_are_not_suspected_after_a_server_start(store, watch, sql, set_in_statements):
+    set_in_statements(executors, "SETTLING", 1e9)
     _, executor_id = await running(store, sql, **SUSPECTED)
     unseen = await planted_executor(sql, lock_key=3003, expires_in=-60.0)
     tick = await watch.run_maintenance(["w"], ["default"])

@@ -114,7 +114,7 @@ def nodes(plan):
 @pytest.mark.timeout(300)
 async def test_replies_are_looked_up_by_their_keys(store, schema, sql):
     """The statement is planned on empty tables, and its plan is kept."""
-    compiled = store.database.compile(updates.replies())
+    compiled = store.database.compile(updates.replies)
     given = {
         "workflow_ids": "{5,6,70000}",
         "addresses": "{r/5/add,r/6/add,r/70000/add}",
@@ -169,7 +169,7 @@ async def test_reply_is_kept_for_its_caller_and_for_its_key(admin, claimer, sql)
     await admin.options(key="t").run(two)
     async with no_hang():
         assert await asyncio.gather(*callers) == [10, 10]
-    statement = claimer.store.database.compile(delivery.delete_received()).text
+    statement = claimer.store.database.compile(delivery.delete_received).text
     for age, left in (("59 minutes", ["k", "k", None, None]), ("61 minutes", ["k", "k"])):
         await sql.execute(f"UPDATE pgqrs_messages SET taken_at = now() - interval '{age}'")
         await sql.execute(statement)

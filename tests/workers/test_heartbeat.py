@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, DatabaseUnavailableError, NotInstalledError, WorkflowStatus
 from pgqrs.clock import ClockReading, MonotonicClock
+from pgqrs.storage.queries import executors as executor_queries
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
@@ -534,8 +535,8 @@ async def test_heartbeat_abandons_an_unattended_run(dsn, schema, admin, sql, cap
     assert f"workflow {lost} is abandoned" in caplog.text
 
 
-async def test_unattended_run_among_many_live_runs_is_abandoned(dsn, schema, admin, sql, monkeypatch):
-    monkeypatch.setattr("pgqrs.storage.queries.executors.HELD_AT_ONCE", 2)
+async def test_unattended_run_among_many_live_runs_is_abandoned(dsn, schema, admin, sql, set_in_statements):
+    set_in_statements(executor_queries, "HELD_AT_ONCE", 2)
     async with watchful(dsn, schema) as own:
         store = await own.store()
         runs = [await live_run(store) for _ in range(5)]

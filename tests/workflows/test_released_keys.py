@@ -130,7 +130,7 @@ async def test_keys_are_found_by_their_index(admin, sql, statement):
         "SELECT 'sync', '{}', 'k' || n % 10, true, 'SUCCESS', now() FROM generate_series(1, 20000) AS n"
     )
     await sql.execute("ANALYZE pgqrs_workflows")
-    text, binds = (await admin.store()).database.compile(statement)
+    text, binds = (await admin.store()).database.compile(lambda: statement)
     values = {"name": "sync", "key": "k1", "keys": ["k1", "k2"]}
     plan = await sql.fetch(f"EXPLAIN {text}", *(values[each] for each in binds))
     assert "ix_pgqrs_workflows_key" in "".join(line for (line,) in plan)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 from sqlalchemy import ClauseElement, Pool
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 from tenacity import AsyncRetrying, RetryCallState, retry_base, wait_random_exponential
@@ -98,6 +100,18 @@ class CompiledStatement(NamedTuple):
     def arguments(self, values: dict[str, Any]) -> list[Any]:
         """Return the values in the order of the binds."""
         return [values[name] for name in self.binds]
+
+
+# Compiling the statements of a worker takes a tenth of a second, and a process may have several databases.
+@lru_cache(maxsize=1000)
+def compiled(build: Callable[..., ClauseElement], *arguments: Hashable) -> CompiledStatement:
+    """Return the statement that `build` returns in the driver's form, with a placeholder for the schema."""
+    statement: Any = build(*arguments).compile(
+        dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
+        schema_translate_map={SCHEMA: _PLACEHOLDER},
+        render_schema_translate=True,
+    )
+    return CompiledStatement(statement.string, tuple(statement.positiontup or ()))
 
 
 class Database:
@@ -195,16 +209,14 @@ class Database:
             reraise=True,
         )
 
-    def compile(self, statement: ClauseElement) -> CompiledStatement:
-        """Compile a statement for the driver, with the table names of this schema."""
-        compiled: Any = statement.compile(
-            dialect=self.engine.dialect,
-            schema_translate_map={SCHEMA: _PLACEHOLDER},
-            render_schema_translate=True,
-        )
+    def compile(self, build: Callable[..., ClauseElement], *arguments: Hashable) -> CompiledStatement:
+        """Compile the statement that `build` returns for the driver, with the table names of this schema.
+
+        `build` returns the same statement each time that it is called with `arguments`.
+        """
+        shared = compiled(build, *arguments)
         # Replaced after compilation: SQLAlchemy 2.0 takes a % in a schema's name for a bind.
-        text = compiled.string.replace(_PLACEHOLDER, self._quoted(self.schema))
-        return CompiledStatement(text, tuple(compiled.positiontup or ()))
+        return shared._replace(text=shared.text.replace(_PLACEHOLDER, self._quoted(self.schema)))
 
     def qualified(self, name: str) -> str:
         """Return a name qualified with the schema, quoted for SQL text."""

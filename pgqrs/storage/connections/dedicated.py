@@ -74,7 +74,7 @@ class DedicatedConnection:
         driver = await self.open() if through is None else through
         compiled = self._compiled.get(statement)
         if compiled is None:
-            compiled = self._compiled[statement] = self._database.compile(statement())
+            compiled = self._compiled[statement] = self._database.compile(statement)
         limit = self._database.limits.timeout if timeout is None else timeout
         try:
             return await driver.fetch(compiled.text, *compiled.arguments(values), timeout=limit)

@@ -195,14 +195,14 @@ class Statements:
         """Return the statement of a batch; `names` are as in `Operations.combine`."""
         compiled = self._compiled.get(names)
         if compiled is None:
-            compiled = self._compiled[names] = self._database.compile(self._operations.combine(names))
+            compiled = self._compiled[names] = self._database.compile(self._operations.combine, names)
         return compiled
 
     def single(self, operation: Operation[Any]) -> SingleStatement:
         """Return the statement of a single record."""
         statement = self._singles.get(operation)
         if statement is None:
-            compiled = self._database.compile(operation.statement(single=True))
+            compiled = self._database.compile(_single, operation)
             statement = SingleStatement(compiled.text, operation.picker(compiled.binds))
             self._singles[operation] = statement
         return statement
@@ -218,6 +218,10 @@ class Statements:
             arrays = _arrays(grouped)
         statement = self._compiled[names]
         return statement.text, statement.arguments(arrays)
+
+
+def _single(operation: Operation[Any]) -> Any:
+    return operation.statement(single=True)
 
 
 def _arrays(grouped: Mapping[Operation[Any], Sequence[Any]]) -> Arrays:
