@@ -15,8 +15,9 @@ depends_on = None
 
 # "SCHEMA" stands for the quoted schema. The function finds its table by the schema of the trigger's table, so it
 # works after the schema was renamed; a dynamic statement would be planned at each end. The addresses are those of
-# `pgqrs.storage.sql.addresses`. The key has the transaction: a workflow that was resumed and ends again leaves
-# another message, a row that is unknown to a delivery which began before this end.
+# `pgqrs.storage.sql.addresses`. The key is the transaction: children that end together leave one message, and a
+# workflow that was resumed and ends again leaves another message, a row that is unknown to a delivery which began
+# before this end.
 _FUNCTION = """
 CREATE FUNCTION SCHEMA.pgqrs_workflow_ended() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $ended$
@@ -35,7 +36,7 @@ BEGIN
                 'c/', NEW.parent_id, '/',
                 pg_catalog.replace(pg_catalog.replace(NEW.parent_step, '%', '%25'), E'\\n', '%0A')
             ),
-            pg_catalog.concat(NEW.place, '/', pg_catalog.pg_current_xact_id()),
+            CAST(pg_catalog.pg_current_xact_id() AS text),
             'null'
         )
         ON CONFLICT (address, key) DO NOTHING;

@@ -123,8 +123,11 @@ class StoreReader:
         values = {"parent": workflow_id, "step": step_id, "first": first, "count": count}
 
         async def read(connection: AsyncConnection) -> list[ChildResult]:
-            rows = (await connection.execute(child_results(), values)).mappings()
-            return [from_row(ChildResult, {**row, "status": WorkflowStatus(row["status"])}) for row in rows]
+            rows = await connection.execute(child_results(), values)
+            return [
+                ChildResult(place, child_id, WorkflowStatus(status), output, error)
+                for place, child_id, status, output, error in rows
+            ]
 
         return await self._read(read)
 
