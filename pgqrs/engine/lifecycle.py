@@ -114,7 +114,7 @@ class SagaControl(Protocol):
         ...
 
     async def acknowledge(self) -> bool:
-        """Write that the stopped workflow unwinds, and return False if the row says so."""
+        """Write that the workflow is to end and unwinds, and return False if it is not, or if its row says so."""
         ...
 
 

@@ -128,10 +128,11 @@ class Sagas:
         await self._send(begun)
 
     async def acknowledge(self) -> bool:
-        """Write that the stopped workflow unwinds, and return False if the row says so."""
-        if self.state not in {None, SagaState.OPEN} or not self._lifecycle.is_final:
+        """Write that the workflow is to end and unwinds, and return False if it is not, or if its row says so."""
+        lifecycle = self._lifecycle
+        if self.state not in {None, SagaState.OPEN} or not lifecycle.is_ending:
             return False
-        is_late = self._lifecycle.stop_reason is StopReason.TIMED_OUT
+        is_late = (lifecycle.replays_for or lifecycle.stop_reason) is StopReason.TIMED_OUT
         async with self._marking:
             await self._write(SagaState.TIMED_OUT if is_late else SagaState.CANCELLED)
         return True

@@ -580,7 +580,8 @@ class StepRunner:
     async def _hears_cancel(self) -> bool:
         """Return whether to send a record of a shelter again, which a cancellation has kept out."""
         lifecycle = self._lifecycle
-        if lifecycle.unwinding is None or not (lifecycle.is_final and lifecycle.is_sheltered()):
+        # Not settled: a body that only replays goes on after the shelter, perhaps to sagas with steps to undo.
+        if lifecycle.unwinding is None or not lifecycle.is_sheltered():
             return False
         return await lifecycle.unwinding.sagas.acknowledge()
 

@@ -336,7 +336,7 @@ class Saga:
             was_undone = await _completed(task)
         except SagaError as failed:
             sagas.unfinished.discard(self)
-            if run.lifecycle.is_final:
+            if run.lifecycle.is_ending:
                 sagas.failure = failed
             else:
                 sagas.leave_open()
@@ -461,7 +461,7 @@ class Saga:
     def _give_up(self, sagas: Sagas, undone: list[str], problem: str, *, is_late: bool) -> None:
         """Leave the rest of the steps: a cancelled workflow ends all the same, and its record names them."""
         failed = self._failed(undone, problem)
-        if not (is_late and self._run.lifecycle.is_final):
+        if not (is_late and self._run.lifecycle.is_ending):
             raise failed
         _logger.error("%s", failed, extra={"workflow_id": self._run.workflow_id, "left": failed.left})
         sagas.left = failed
