@@ -413,8 +413,12 @@ class StepRunner:
         if execution.retry.failures:
             await self._parking.wait_until(execution.retry.due, resting=True)
 
-    async def fail(self, execution: StepExecution, error: str | BaseException, *, terminal: bool) -> None:
-        """Record the step's error, or abandon the step if the error belongs to the run.
+    async def fail(
+        self, execution: StepExecution, error: str | BaseException, *, terminal: bool
+    ) -> StoredOutcome | None:
+        """Record the step's error, and return the recorded outcome, which an earlier record may have been.
+
+        A step whose error belongs to the run is abandoned, and has no outcome.
 
         If a call within the step has raised the stop of the run, the stop is raised again, even if the step has
         replaced it by another error.
@@ -425,7 +429,7 @@ class StepRunner:
             await self._refused(execution)
         if self._is_run_error(execution, raised):
             self.abandon(execution)
-            return
+            return None
         behind: tuple[str, ...] = ()
         try:
             behind = self._trace.steps_behind(raised, execution.step_id)
@@ -437,7 +441,7 @@ class StepRunner:
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
             self._log_unexpected(f"the error of step {execution.step_id!r}", execution, unexpected)
             text = self._plainly(execution, error, terminal=terminal, steps=behind)
-        await self.record(execution, None, text)
+        return await self.record(execution, None, text)
 
     def _plainly(
         self, execution: StepExecution, error: str | BaseException, *, terminal: bool, steps: tuple[str, ...]

@@ -206,11 +206,16 @@ WHERE outgoing_done.epoch != 0
 ON CONFLICT (workflow_id, step_id)
 DO UPDATE
 SET status = excluded.status, epoch = excluded.epoch, reopened = false, completed_at = excluded.completed_at, output = excluded.output, error = NULL, failures = 0, retry_at = NULL
-WHERE pgqrs.pgqrs_workflow_steps.status != 'SUCCESS'),
+WHERE pgqrs.pgqrs_workflow_steps.status != 'SUCCESS'
+AND (pgqrs.pgqrs_workflow_steps.epoch < excluded.epoch
+OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
+RETURNING pgqrs.pgqrs_workflow_steps.workflow_id, pgqrs.pgqrs_workflow_steps.step_id),
 outgoing_messages AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT outgoing_done.receiver AS receiver, outgoing_done.address AS address, outgoing_done.message_key AS message_key, outgoing_done.is_kept AS is_kept, CAST(outgoing_done.payload AS JSON) AS payload
 FROM outgoing_done
-WHERE outgoing_done.epoch != 0
+WHERE ((outgoing_done.workflow_id, outgoing_done.key) IN (SELECT outgoing_outcomes.workflow_id, outgoing_outcomes.step_id
+FROM outgoing_outcomes)) IS true
 ORDER BY outgoing_done.address, outgoing_done.message_key
 ON CONFLICT DO NOTHING),
 send_done AS
@@ -332,7 +337,10 @@ WHERE coalesce(take_done.output, take_done.error) IS NOT NULL
 ON CONFLICT (workflow_id, step_id)
 DO UPDATE
 SET status = excluded.status, epoch = excluded.epoch, reopened = false, completed_at = excluded.completed_at, output = excluded.output, error = excluded.error, fingerprint = excluded.fingerprint, failures = 0, retry_at = NULL, address = excluded.address
-WHERE pgqrs.pgqrs_workflow_steps.status != 'SUCCESS'),
+WHERE pgqrs.pgqrs_workflow_steps.status != 'SUCCESS'
+AND (pgqrs.pgqrs_workflow_steps.epoch < excluded.epoch
+OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
+AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)),
 take_messages AS
 (UPDATE pgqrs.pgqrs_messages
 SET is_new=false, taken_at=now()

@@ -24,7 +24,7 @@ from pgqrs.storage.writes.operation import (
     RunRecord,
     fencing_error,
 )
-from pgqrs.storage.writes.steps import Began
+from pgqrs.storage.writes.steps import Began, may_replace
 from pgqrs.types import StepStatus, WorkflowStatus
 
 OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
@@ -269,5 +269,6 @@ def _record_outcomes(written: Any) -> Any:
     return statement.on_conflict_do_update(
         index_elements=[Step.workflow_id, Step.step_id],
         set_=replaced | {"reopened": literal_column("false"), "failures": ZERO, "retry_at": null()},
-        where=Step.status != text_literal(StepStatus.SUCCESS),
+        # A copy of the statement that commits late keeps the error that the run has recorded since.
+        where=may_replace(statement.excluded),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import case, cast, exists, func, literal_column, null, select
+from sqlalchemy import case, cast, exists, func, literal_column, null, select, true, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
@@ -32,7 +32,7 @@ from pgqrs.storage.writes.operation import (
     Follower,
     Operation,
 )
-from pgqrs.storage.writes.steps import Began, RecordStep, StepOutcome
+from pgqrs.storage.writes.steps import Began, RecordStep, StepOutcome, may_replace
 from pgqrs.types import StepStatus
 
 REFUSED = 0
@@ -262,8 +262,8 @@ class SendFromSteps(Operation[OutgoingMessage]):
 
     @property
     def followers(self) -> Mapping[str, Follower]:
-        """The writes of the outcomes and of the messages."""
-        return {"outcomes": _record_sent, "messages": _insert_sent}
+        """The write of the messages, which has the write of the outcomes in it."""
+        return {"messages": _insert_sent}
 
 
 def _accepts(given: Any) -> ColumnElement[bool]:
@@ -304,17 +304,24 @@ def _record_sent(written: Any) -> Any:
     return statement.on_conflict_do_update(
         index_elements=[Step.workflow_id, Step.step_id],
         set_=replaced | cleared,
-        where=Step.status != text_literal(StepStatus.SUCCESS),
-    )
+        where=may_replace(statement.excluded),
+    ).returning(Step.workflow_id, Step.step_id)
 
 
 def _insert_sent(written: Any) -> Any:
-    """Return the insert; a message whose key an earlier one has is not inserted."""
+    """Return the insert, for the outcomes that are written: a copy of the statement may commit after a refusal.
+
+    A message whose key an earlier one has is not inserted.
+    """
     given = written.c
+    recorded = _record_sent(written).cte("outgoing_outcomes").c
     columns = [Message.workflow_id, Message.address, Message.key, Message.is_kept, Message.payload]
     values = select(given.receiver, given.address, given.message_key, given.is_kept, json_of(given.payload))
+    is_recorded = tuple_(given.workflow_id, given.key).in_(select(recorded.workflow_id, recorded.step_id))
+    # `IS TRUE` makes the planner hash the outcomes: it expects one, and would search all of them for each message.
+    own = values.where(is_recorded.is_(true()))
     # In the order of the keys, so that two statements of these records do not wait for each other in a circle.
-    ordered = values.where(given.epoch != number_literal(REFUSED)).order_by(given.address, given.message_key)
+    ordered = own.order_by(given.address, given.message_key)
     return insert(Message).from_select(columns, ordered, include_defaults=False).on_conflict_do_nothing()
 
 

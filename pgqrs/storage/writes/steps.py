@@ -153,9 +153,14 @@ class StepOperation(Operation[OfStep]):
         return {}
 
     def _may_replace(self, excluded: Any) -> Any:
-        """Return the condition to replace a row: no success, and of an older run or RUNNING in this run."""
-        running = (Step.status == text_literal(StepStatus.RUNNING)) & (Step.epoch == excluded.epoch)
-        return (Step.status != text_literal(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
+        """Return the condition to replace a row."""
+        return may_replace(excluded)
+
+
+def may_replace(excluded: Any) -> Any:
+    """Return the condition to replace a row: no success, and of an older run or RUNNING in this run."""
+    running = (Step.status == text_literal(StepStatus.RUNNING)) & (Step.epoch == excluded.epoch)
+    return (Step.status != text_literal(StepStatus.SUCCESS)) & ((Step.epoch < excluded.epoch) | running)
 
 
 class RecordStep(StepOperation[StepOutcome]):

@@ -40,8 +40,10 @@ async def send(
             run.steps.abandon(found)
             raise
         if refusal is not None:
-            await run.steps.fail(found, refusal, terminal=True)
-            raise refusal
+            recorded = await run.steps.fail(found, refusal, terminal=True)
+            # Another copy of the statement, which a lost connection has left, may have sent the message meanwhile.
+            if recorded is None or recorded.error is not None:
+                raise refusal
         run.parking.expects_answer = True
         run.arrivals.sent_to(sent.address)
     elif found.error is not None:
