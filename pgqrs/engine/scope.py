@@ -196,18 +196,28 @@ class StepExecution:
 class Shelter:
     """A place in a run where steps are executed although the run has stopped: an undo, or a clean-up.
 
+    Args:
+        parent: The scope in the run around the place.
+        step_id: The beginning of the ids of the calls that are numbered in the place.
+
     Attributes:
         run: The run.
+        parent: The scope in the run around the place.
         previous: The scope of the calling task.
+        step_id: The beginning of the ids of the calls that are numbered in the place.
+        numbers: The number of such calls, by kind.
         is_open: False once the place was left.
     """
 
-    __slots__ = ("context_key", "is_open", "previous", "run")
+    __slots__ = ("context_key", "is_open", "numbers", "parent", "previous", "run", "step_id")
 
-    def __init__(self, run: RunScope) -> None:
-        self.run = run
-        self.context_key = run.context_key
+    def __init__(self, parent: Scope, step_id: str) -> None:
+        self.run = parent.run
+        self.context_key = parent.context_key
+        self.parent = parent
         self.previous = current_scope.get()
+        self.step_id = step_id
+        self.numbers: dict[str, int] | None = None
         self.is_open = True
 
 
@@ -216,6 +226,13 @@ def is_sheltered(scope: Scope | None) -> bool:
     while isinstance(scope, StepExecution):
         scope = scope.parent
     return isinstance(scope, Shelter) and scope.is_open
+
+
+def is_within_step(scope: Scope) -> bool:
+    """Return whether a scope is a step, or a shelter within a step."""
+    while isinstance(scope, Shelter):
+        scope = scope.parent
+    return isinstance(scope, StepExecution)
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("pgqrs_scope", default=None)

@@ -22,6 +22,7 @@ from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.scope import (
     Retry,
     Scope,
+    Shelter,
     StepExecution,
     ancestors,
     calling_scope,
@@ -239,10 +240,11 @@ class StepRunner:
         return next(reversed(self._executions), None)
 
     def next_id(self, scope: Scope, kind: str) -> str:
-        """Return the id of the next call of this kind; the body and each step number their calls separately."""
-        if not isinstance(scope, StepExecution):
+        """Return the id of the next call of this kind; the body, each step and each clean-up number their own."""
+        if not isinstance(scope, (StepExecution, Shelter)):
             return f"{kind}:{_next(self._numbers, kind)}"
-        # A step numbers its calls itself: a replay may skip the step, which must not shift other numbers.
+        # A step numbers its calls itself: a replay may skip it, which must not shift other numbers. So does a
+        # clean-up: the body calls more or less before it, by the place at which a cancellation is heard.
         if scope.numbers is None:
             scope.numbers = {}
         return f"{scope.step_id}/{kind}:{_next(scope.numbers, kind)}"

@@ -18,7 +18,7 @@ from pgqrs.engine.lifecycle import RunStopped, StopReason
 from pgqrs.engine.replay.failure_trace import mark_undone
 from pgqrs.engine.run import Run
 from pgqrs.engine.sagas import OpenSaga, Sagas, current_saga
-from pgqrs.engine.scope import Retry, Scope, Shelter, StepExecution, current_scope
+from pgqrs.engine.scope import Retry, Scope, Shelter, StepExecution, current_scope, is_within_step
 from pgqrs.errors import (
     ConfigurationError,
     SagaError,
@@ -26,7 +26,7 @@ from pgqrs.errors import (
     WorkflowCancelledError,
     WorkflowTimeoutError,
 )
-from pgqrs.storage.records import UNDO, StoredOutcome
+from pgqrs.storage.records import SAGA, UNDO, StoredOutcome
 from pgqrs.validation import check_name
 from pgqrs.workflow.steps import StepCall, StepId
 
@@ -211,7 +211,7 @@ class Saga:
 
     def takes_steps_of(self, ctx: object) -> bool:
         """Return whether a step that is called now with a context belongs to the saga; a nested step does not."""
-        return self.is_of(ctx) and not isinstance(self._run.place, StepExecution)
+        return self.is_of(ctx) and not is_within_step(self._run.place)
 
     def raise_if_ended(self) -> None:
         """Raise the error of a saga that is or will be undone: no further step of it begins."""
@@ -253,12 +253,13 @@ class Saga:
     async def __aenter__(self) -> Self:
         run = self._run = await self._current()
         run.check()
-        if not run.in_body or isinstance(run.place, StepExecution):
+        if not run.in_body or is_within_step(run.place):
             raise ConfigurationError(
                 f"workflow {run.workflow_id} opens a saga outside of its function, or within a step: only the "
                 "function is called again to undo the steps. Open the saga in the workflow's function."
             )
-        self.step_id = self._name or run.steps.next_id(run.place, "saga")
+        own_id = self._name or run.steps.next_id(run.place, "saga")
+        self.step_id = own_id if own_id.startswith(SAGA) else f"saga/{own_id}"  # in a clean-up
         sagas = run.open_sagas()
         outcome = run.steps.history.outcomes.get(self.step_id)
         if outcome is not None:
@@ -329,7 +330,7 @@ class Saga:
         The errors of the undos do not have `error` as their context, which would make them errors of the run.
         """
         run, sagas = self._run, self._run.open_sagas()
-        shelter = Shelter(run)
+        shelter = Shelter(run.place, self.step_id)
         run.lifecycle.enter_shelter(shelter)
         task = asyncio.get_running_loop().create_task(self._unwind(shelter, kind, error), name="pgqrs-undo")
         try:
@@ -502,6 +503,8 @@ class Cleanup:
     async def __aenter__(self) -> Self:
         run = self._run = await self._current()
         lifecycle = run.lifecycle
+        place = run.place
+        own_id = run.steps.next_id(place, "cleanup/")  # no step has an id with this slash
         # A body that comes here without a stop goes on afterwards, perhaps to sagas that have steps to undo.
         if isinstance(sys.exc_info()[1], _STOPS):
             lifecycle.settle()
@@ -509,7 +512,7 @@ class Cleanup:
             run.check()
         sagas = run.open_sagas()
         sagas.unfinished.add(self)
-        self._shelter = Shelter(run)
+        self._shelter = Shelter(place, own_id)
         self._token = current_scope.set(self._shelter)
         lifecycle.enter_shelter(self._shelter)
         try:

@@ -983,6 +983,7 @@ class PyWorkflow:
 
         The cancellation goes on after the block. A workflow that is cancelled while it is parked, queued or
         without its process reaches the block only if a saga of it is open: use a saga for what must happen then.
+        Calls that are numbered have numbers of their own in each block, as in ``cleanup/:1/now:1``.
 
         Args:
             timeout: Seconds, or a `timedelta`, for the block; 30 seconds by default. Then the block raises

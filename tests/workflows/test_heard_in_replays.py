@@ -9,7 +9,7 @@ import pytest
 from pgqrs import PyWorkflow, SagaError, Topic, Worker, WorkflowCancelledError, step, workflow
 from tests.support.recorded import row_of, status, steps
 from tests.support.waiting import no_hang, until
-from tests.support.workflows import Killed
+from tests.support.workflows import Gate, Killed, cancel_once_begun, note
 
 TOLD = Topic("told", int)
 SOON = 10.0
@@ -217,3 +217,100 @@ async def test_called_child_does_not_run_in_a_replay(admin, script):
 
 async def is_cancelled(handle):
     return await handle.status() == "CANCELLED"
+
+
+class TestNumbersInACleanup:
+    """The numbers of the calls in a clean-up are its own, so a stop at another place shifts no id."""
+
+    async def test_of_a_cancelled_run_answer_no_call_of_the_body(self, admin, sql, script):
+        gate = Gate()
+
+        @step(numbered=True)
+        async def count(ctx: PyWorkflow, place: str) -> str:
+            script.log.append(place)
+            return place
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            try:
+                await count(ctx, "first")
+                await script.ask(ctx)
+                await note(ctx, "heard")
+                await count(ctx, "second")
+            finally:
+                async with ctx.cleanup():
+                    await count(ctx, "cleaned")
+                    await gate.stop()
+
+        ctx = await admin.create_workflow("trip")
+        await cancel_once_begun(trip(ctx), gate.reached)  # as its process dies
+        gate.open()
+        async with no_hang():
+            with pytest.raises(WorkflowCancelledError):
+                await trip(await admin.get_workflow(ctx.id()))
+        assert script.log == ["first", "cleaned"]
+        assert set(await steps(sql, ctx)) == {"/count:1", "note:heard", "cleanup/:1//count:1"}
+
+    async def test_in_a_step_shift_none_when_the_step_is_replayed(self, admin, sql, script):
+        times = []
+
+        @step
+        async def cleaning(ctx: PyWorkflow) -> None:
+            async with ctx.cleanup():
+                await ctx.now()
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            await cleaning(ctx)
+            times.append(await ctx.now())
+            script.die_once()
+
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(Killed):
+            await trip(ctx)
+        await trip(ctx)
+        assert len(set(times)) == 1
+        assert set(await steps(sql, ctx)) == {"cleaning", "cleaning/cleanup/:1/now:1", "now:1"}
+
+    async def test_name_a_saga_in_it(self, admin, sql, script):
+        @step
+        async def give_back(ctx: PyWorkflow, value: None) -> None: ...
+
+        @step(undo=give_back)
+        async def book(ctx: PyWorkflow) -> None: ...
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async with ctx.cleanup(), ctx.saga():
+                await book(ctx)
+                raise ValueError("no")
+
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(ValueError, match="no"):
+            await trip(ctx)
+        assert set(await steps(sql, ctx)) == {"book", "saga/cleanup/:1/saga:1", "undo/book"}
+
+    async def test_belong_to_the_step_around_it_and_to_no_saga(self, admin, sql, script):
+        @step
+        async def give_back(ctx: PyWorkflow, value: None) -> None:
+            script.log.append("undo")
+
+        @step(undo=give_back)
+        async def book(ctx: PyWorkflow) -> None: ...
+
+        @step
+        async def cleaning(ctx: PyWorkflow) -> None:
+            async with ctx.cleanup():
+                await book(ctx)
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await cleaning(ctx)
+                raise ValueError("no")
+
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(ValueError, match="no"):
+            await trip(ctx)
+        assert script.log == []
+        assert set(await steps(sql, ctx)) == {"book", "cleaning"}
