@@ -379,9 +379,10 @@ class Saga:
     async def _until_replayed(self) -> None:
         """Wait until the other tasks of a later run have called their recorded steps, too."""
         history = self._run.steps.history
-        seen = -1
-        while history.unasked() and len(history.asked) != seen:
-            seen = len(history.asked)
+        before = -1
+        # The new steps of the tasks do not count: a task may go on with them for ever.
+        while history.unasked() and len(history.frontier.unasked) != before:
+            before = len(history.frontier.unasked)
             await asyncio.sleep(REPLAY_PAUSE)
 
     def _to_undo(self, sagas: Sagas) -> list[str]:

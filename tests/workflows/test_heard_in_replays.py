@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -314,3 +315,42 @@ class TestNumbersInACleanup:
             await trip(ctx)
         assert script.log == []
         assert set(await steps(sql, ctx)) == {"book", "cleaning"}
+
+
+@pytest.mark.without_replay("the other task would begin anew after each step")
+async def test_new_steps_of_another_task_hold_up_no_undo(script):
+    """A step that is nested in another is not asked for again, so there is always one that is left to replay."""
+
+    @step
+    async def give_back(ctx: PyWorkflow, value: None) -> None:
+        script.log.append("undo")
+
+    @step(undo=give_back)
+    async def book(ctx: PyWorkflow) -> None:
+        script.log.append("book")
+
+    @step(numbered=True)
+    async def beat(ctx: PyWorkflow) -> None: ...
+
+    async def beating(ctx: PyWorkflow) -> None:
+        latest = asyncio.get_running_loop().time() + 3
+        while "undo" not in script.log:
+            await beat(ctx)
+            if asyncio.get_running_loop().time() > latest:
+                script.log.append("late")
+                return
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        await outer(ctx)
+        other = asyncio.create_task(beating(ctx) if "book" in script.log else asyncio.sleep(0))
+        with suppress(ValueError):
+            async with ctx.saga():
+                await book(ctx)
+                script.die_once()
+                raise ValueError("no")
+        await other
+        raise LookupError("undone")
+
+    await script.second_run(trip, LookupError)
+    assert script.log == ["book", "undo"]
