@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
 
 from pgqrs import PyWorkflow, step, workflow
+from pgqrs.observer import Observer
 from tests.support.waiting import no_hang
 
 
@@ -64,6 +65,19 @@ class Gate:
             return value
 
         return waiting
+
+
+class HeldRecord(Observer):
+    """Holds the write of the outcome of one step, until the test opens the gate."""
+
+    def __init__(self, step_id: str) -> None:
+        self.gate = Gate()
+        self._step_id = step_id
+
+    async def writing(self, records: Sequence[object]) -> None:
+        """Wait at the gate with a batch that has a record of the step."""
+        if any(getattr(each, "step_id", None) == self._step_id for each in records):
+            await self.gate.stop()
 
 
 async def cancel_task(task: asyncio.Task[Any]) -> None:

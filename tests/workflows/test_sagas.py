@@ -26,10 +26,9 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.engine.lifecycle import UNWIND_GRACE
-from pgqrs.observer import Observer
 from tests.support.recorded import row_of, steps
 from tests.support.waiting import no_hang, until
-from tests.support.workflows import Gate, note
+from tests.support.workflows import Gate, HeldRecord, note
 
 SOLD_OUT = "sold out"
 
@@ -73,18 +72,6 @@ class Desk:
 @pytest.fixture
 def desk():
     return Desk()
-
-
-class HeldRecord(Observer):
-    """Holds the write of the outcome of one step, until the test opens the gate."""
-
-    def __init__(self, step_id):
-        self.gate = Gate()
-        self._step_id = step_id
-
-    async def writing(self, records):
-        if any(getattr(each, "step_id", None) == self._step_id for each in records):
-            await self.gate.stop()
 
 
 def trip_of(desk, *names, timeout=None, after=None):

@@ -36,7 +36,7 @@ from pgqrs import (
 )
 from pgqrs.codecs import FernetCodec, JsonCodec, PydanticCodec
 from tests.support.waiting import no_hang, until
-from tests.support.workflows import Gate, Killed, cancel_task, note
+from tests.support.workflows import Gate, HeldRecord, Killed, cancel_task, note
 
 KEY = base64.urlsafe_b64encode(b"k" * 32)
 ADD = Update("add", int, int)
@@ -558,6 +558,24 @@ async def test_caller_learns_that_the_workflow_is_gone(admin, sql, what):
             await caller
 
 
+async def test_loss_of_one_workflow_fails_no_other_caller(admin, claimer, sql):
+    """The poller is told of the lost workflow again before its caller has ended."""
+    lost = await admin.enqueue(deaf)
+    handle = await admin.enqueue(counter)
+    callers = [asyncio.create_task(each.update(ADD, 5)) for each in (lost, handle)]
+    await until(count_waiting, admin, 2)
+    await sql.execute("UPDATE pgqrs_workflows SET token = token + 1 WHERE id = $1", lost.id)
+    replies = (await admin.loop_state()).replies
+    async with no_hang():
+        while not callers[0].done():
+            replies.notify(lost.id)
+            await asyncio.sleep(0)
+        with pytest.raises(WorkflowNotFoundError):
+            await callers[0]
+        await claimer.park(counter)
+        assert await callers[1] == 5
+
+
 async def test_closed_admin_ends_the_wait(dsn, admin):
     handle = await admin.enqueue(counter)
     async with Admin(dsn, admin.schema) as other:
@@ -609,6 +627,30 @@ async def test_second_answer_is_an_error_and_changes_nothing(admin, sql, first, 
         else:
             with pytest.raises(UpdateRefusedError):
                 await caller
+    assert len(await messages(sql, "r")) == 1
+
+
+@pytest.mark.without_replay("the body would begin anew while the write of the reply is held")
+async def test_answer_after_a_cancelled_one_is_a_second_answer(admin, sql):
+    """The reply of the cancelled task is being written, so it is sent all the same."""
+    held = HeldRecord("receive/add:1/answer")
+
+    @workflow
+    async def hasty(ctx: PyWorkflow) -> str:
+        request = await ctx.receive(ADD)
+        first = asyncio.create_task(request.reply(1))
+        await held.gate.reached.wait()
+        await cancel_task(first)
+        held.gate.open()
+        with pytest.raises(RequestAnsweredError):
+            await request.reply(2)
+        return "answered once"
+
+    async with admin.twin(observer=held) as twin, no_hang():
+        ctx = await twin.create_workflow("hasty")
+        caller = asyncio.create_task(admin.update(ctx.id(), ADD, 5))
+        assert await hasty(ctx) == "answered once"
+        assert await caller == 1
     assert len(await messages(sql, "r")) == 1
 
 
