@@ -390,24 +390,25 @@ async def start(
     run = await current()
     check_arguments(definition, args, kwargs)
     step_id = options.id or run.steps.next_id(run.place, f"start/{escaped(definition.name)}")
-    found: StepExecution | StoredOutcome | KeyTakenError = await run.steps.acquire(run.place, step_id)
+    found = await run.steps.acquire(run.place, step_id)
     codec = codec_at(run.codec, "output", run.workflow_id, step_id)
     if isinstance(found, StepExecution):
         execution = found
+        written: StoredOutcome | KeyTakenError
         try:
             text = encode_input(run.codec, definition, args, kwargs).text
             child = _new_child(_Start(run, step_id, options, definition), 0, await run.next_id(), text)
             if options.key is None:
-                found = await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
+                written = await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
             else:
-                found = await _start_keyed(run, execution, options, child, codec)
+                written = await _start_keyed(run, execution, options, child, codec)
         except BaseException:
             run.steps.abandon(execution)
             raise
-        if isinstance(found, KeyTakenError):
-            await run.steps.fail(execution, found, terminal=True)
-    if isinstance(found, KeyTakenError):
-        raise found
+        if isinstance(written, KeyTakenError):
+            await run.steps.fail(execution, written, terminal=True)
+            raise written
+        found = written
         run.announcements.children_started(child.queue, child.child_id, delayed=child.delay is not None)
     child_id, token = run.steps.value_of(step_id, found, codec)
     return Child(current, step_id, child_id, token, definition.returns)

@@ -174,6 +174,19 @@ async def with_options(ctx: PyWorkflow) -> None:
     await ctx.options(queue=FAR, on_end="abandon", id="mine").start_many(double, [(1,), (2,)])
 
 
+@pytest.mark.without_replay("the replay of the body comes before the announcement")
+async def test_children_are_announced_to_the_workers_of_their_queue(admin):
+    @workflow
+    async def parent(ctx: PyWorkflow) -> list[int]:
+        keyed = await ctx.options(queue=FAR, on_end="abandon", key="k").start(double, 1)
+        return [keyed.id, (await ctx.options(queue=FAR, on_end="abandon").start(double, 2)).id]
+
+    heard = []
+    (await admin.store()).arrivals.on_ready(lambda *told: heard.append(told))
+    ids = await admin.run(parent)
+    assert heard == [(FAR, each) for each in ids]
+
+
 async def test_options_of_children_are_recorded(admin, sql):
     await admin.run(with_options)
     parent = await parent_of(sql)
