@@ -58,6 +58,9 @@ OnEnd: TypeAlias = Literal["cancel", "abandon"]
 MAX_STARTED = 1000
 """Maximum children that one statement inserts."""
 
+_FIRST_STARTED = 100
+"""Maximum children that the first statement inserts, so that workers begin while the others are started."""
+
 MAX_READ = 1000
 """Maximum results of children that one statement reads."""
 
@@ -455,7 +458,7 @@ async def _start_portions(
     of_step = _Start(run, step_id, options, definition)
     count = 0
     rest = iter(inputs)
-    while portion := list(islice(rest, MAX_STARTED)):
+    while portion := list(islice(rest, MAX_STARTED if count else _FIRST_STARTED)):
         texts = [_input_text(run, definition, each) for each in portion]
         ids = await run.next_ids(len(portion))
         children = tuple(
