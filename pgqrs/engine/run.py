@@ -183,6 +183,11 @@ class Run:
         """Return an id for a new workflow."""
         return await self._store.ids.next()
 
+    async def next_id_instead(self) -> int:
+        """Return an id for a new workflow whose id another workflow has; the ids in stock may be taken, too."""
+        self._store.ids.forget()
+        return await self._store.ids.next()
+
     async def next_ids(self, count: int) -> list[int]:
         """Return ids for new workflows."""
         return await self._store.ids.block(count)

@@ -48,11 +48,15 @@ async def start_with_key(
         is_written = await run.steps.write(execution, record)
         run.check()
         if is_written:
-            return WorkflowIdentity(child.child_id, child.token)
+            return WorkflowIdentity(record.child_id, child.token)
         run.lifecycle.raise_if_replaying()
         started, holder = await run.reader.keyed_child(workflow_id, name, child.name, key)
         if started is not None:
             return started
         if holder is not None:
             return KeyTakenError(workflow_id, child.name, key, holder.workflow_id, is_child=True)
-        await asyncio.sleep(LOCKED_PAUSE)
+        if await run.reader.tokens([record.child_id]):
+            # Another workflow has the id: a server that lost its last writes has reserved it twice.
+            record = record._replace(child_id=await run.next_id_instead())
+        else:
+            await asyncio.sleep(LOCKED_PAUSE)
