@@ -395,26 +395,34 @@ async def start(
     step_id = options.id or run.steps.next_id(run.place, f"start/{escaped(definition.name)}")
     found = await run.steps.acquire(run.place, step_id)
     codec = codec_at(run.codec, "output", run.workflow_id, step_id)
+    is_new = isinstance(found, StepExecution)
     if isinstance(found, StepExecution):
-        execution = found
-        written: StoredOutcome | KeyTakenError
-        try:
-            text = encode_input(run.codec, definition, args, kwargs).text
-            child = _new_child(_Start(run, step_id, options, definition), 0, await run.next_id(), text)
-            if options.key is None:
-                written = await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
-            else:
-                written = await _start_keyed(run, execution, options, child, codec)
-        except BaseException:
-            run.steps.abandon(execution)
-            raise
-        if isinstance(written, KeyTakenError):
-            await run.steps.fail(execution, written, terminal=True)
-            raise written
-        found = written
-        run.announcements.children_started(child.queue, child.child_id, delayed=child.delay is not None)
+        found = await _start_new(_Start(run, step_id, options, definition), found, codec, args, kwargs)
     child_id, token = run.steps.value_of(step_id, found, codec)
+    if is_new:
+        queue = options.queue or run.announcements.queue
+        run.announcements.children_started(queue, child_id, delayed=options.delay is not None)
     return Child(current, step_id, child_id, token, definition.returns)
+
+
+async def _start_new(
+    of_step: _Start, execution: StepExecution, codec: Codec, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> StoredOutcome:
+    """Write a child and the outcome of its step; record and raise `KeyTakenError` for a key that is taken."""
+    run, options = of_step.run, of_step.options
+    try:
+        text = encode_input(run.codec, of_step.definition, args, kwargs).text
+        child = _new_child(of_step, 0, await run.next_id(), text)
+        if options.key is None:
+            return await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
+        started = await _start_keyed(run, execution, options, child, codec)
+    except BaseException:
+        run.steps.abandon(execution)
+        raise
+    if isinstance(started, KeyTakenError):
+        await run.steps.fail(execution, started, terminal=True)
+        raise started
+    return started
 
 
 async def _start_keyed(

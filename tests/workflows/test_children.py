@@ -187,6 +187,21 @@ async def test_children_are_announced_to_the_workers_of_their_queue(admin):
     assert heard == [(FAR, each) for each in ids]
 
 
+@pytest.mark.without_replay("the replay of the body comes before the announcement")
+async def test_start_and_end_of_a_family_are_announced(admin):
+    store, ready, sent = await admin.store(), [], []
+    store.arrivals.on_ready(lambda *heard: ready.append(heard))
+    store.arrivals.on_sent(lambda: sent.append(len(ready)))
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> int:
+        return (await ctx.options(queue="kids", on_end="abandon").start(double, 1)).id
+
+    child_id = await admin.run(parent)
+    assert ready[0] == ("kids", child_id)
+    assert sent == [len(ready)]
+
+
 async def test_options_of_children_are_recorded(admin, sql):
     await admin.run(with_options)
     parent = await parent_of(sql)
