@@ -600,6 +600,24 @@ class TestACancellation:
                     await handle.result(timeout=30)
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
 
+    async def test_of_a_misfit_undoes_in_a_newer_worker(self, admin, sql, desk):
+        @workflow(name="trip")
+        async def older(ctx: PyWorkflow, guest: str) -> None: ...
+
+        async def is_released():
+            row = await row_of(sql, handle.id)
+            return row if row["error"] is not None else None
+
+        trip = trip_of(desk, "train", after=forever)
+        handle = await left_parked(admin, trip)
+        await handle.cancel()
+        async with Worker(admin, [older]):
+            row = await until(is_released)
+        assert (row["status"], row["saga_state"], row["attempts"]) == ("PENDING", "CANCELLED", 1)
+        assert row["due_at"] > row["updated_at"]
+        await ends_cancelled(admin, trip, handle)
+        assert desk.log == ["train", "undo train TRAIN"]
+
     async def test_of_a_parked_workflow_passes_a_saga_that_was_undone(self, admin, desk):
         @workflow
         async def trip(ctx: PyWorkflow) -> None:

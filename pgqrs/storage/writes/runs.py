@@ -93,7 +93,7 @@ class RunRelease(NamedTuple):
 
     `retries` is the number of retries of the workflow so far, None to keep the stored number. `error` is JSON
     text. WAITING with an `error` and without `retries` is for a misfit: its run never began, and its attempts
-    continue to count.
+    continue to count. A workflow that unwinds is never WAITING: it is PENDING in its place.
     """
 
     workflow_id: int
@@ -378,14 +378,14 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
 
     def _values(self, held: LockedRows) -> dict[str, ColumnElement[Any]]:
         cancelled = text_literal(WorkflowStatus.CANCELLED)
+        parks = held.c.status == text_literal(WorkflowStatus.WAITING)
+        # Its run never began, so its attempts continue to count, and it keeps its delay also if it unwinds.
+        is_misfit = parks & held.c.error.is_not(None) & held.c.retries.is_(None)
         # A workflow that is to be cancelled is not released for another claim, unless the claim is to unwind it.
-        unwinds_next = case(
-            (held.c.status == text_literal(WorkflowStatus.WAITING), text_literal(WorkflowStatus.PENDING)),
-            else_=held.c.status,
-        )
+        unwinds_next = case((parks, text_literal(WorkflowStatus.PENDING)), else_=held.c.status)
         is_to_end = Workflow.cancel_interrupts.is_not(None)
         instead = case((has_saga(), unwinds_next), else_=cancelled)
-        status = case((is_to_end, instead), else_=held.c.status)
+        status = case((is_to_end, instead), (unwinds(), unwinds_next), else_=held.c.status)
         waiting = status == text_literal(WorkflowStatus.WAITING)
         pending = status == text_literal(WorkflowStatus.PENDING)
         return {
@@ -395,11 +395,10 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
             ),
             "executor": case((status == text_literal(WorkflowStatus.RUNNING), abandoned())),
             "queue": queue_or_default(),
-            "ready_at": case((pending, func.now())),
-            "due_at": case((waiting, seconds_from_now(held.c.wait))),
+            "ready_at": case((pending & ~is_misfit, func.now())),
+            "due_at": case((waiting | (pending & is_misfit), seconds_from_now(held.c.wait))),
             "attempts": case(
-                # A misfit: the body of its run never began, so its attempts continue to count.
-                (waiting & held.c.error.is_not(None) & held.c.retries.is_(None), Workflow.attempts),
+                (is_misfit, Workflow.attempts),
                 (waiting | (pending & has_progressed()), ZERO),
                 (pending, func.greatest(Workflow.attempts - ONE, ZERO)),
                 else_=Workflow.attempts,
