@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
@@ -812,6 +813,26 @@ async def test_update_starts_the_workflow_once(dsn, admin, sql):
         with pytest.raises(WorkflowFinishedError):
             await start.update(ADD, 5, key="new")
     assert len(await admin.list_workflows()) == 1
+
+
+async def test_start_anew_if_the_workflow_has_ended_meanwhile(admin, kept):
+    class Late(Update[int, int]):
+        """Cancels the workflow that was found before the request is placed."""
+
+        def message(self, codec, to, value, key, *, is_kept):
+            ended = "status = 'CANCELLED', due_at = NULL, completed_at = now()"
+            with ThreadPoolExecutor(1) as another:  # the connection of the fixtures has an event loop of its own
+                another.submit(
+                    kept.execute, f"UPDATE {admin.schema}.pgqrs_workflows SET {ended} WHERE id = {found.id}"
+                ).result()
+            return super().message(codec, to, value, key, is_kept=is_kept)
+
+    found = await admin.options(key="c", until="end", delay=3600).enqueue(counter)
+    start = admin.options(key="c", until="end").with_start(counter)
+    async with no_hang(), Worker(admin, [counter]):
+        assert await start.update(Late("add", int, int), 5) == 5
+    assert await found.status() == "CANCELLED"
+    assert (await admin.find(counter, key="c")).id != found.id
 
 
 async def test_start_and_request_are_one_transaction(admin, claimer, sql):

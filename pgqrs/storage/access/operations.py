@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from pgqrs.errors import WorkflowNotFoundError
+from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.storage.access.id_allocator import IdAllocator, check_id
 from pgqrs.storage.access.inserts import enqueue_workflows, insert_message
 from pgqrs.storage.queries.executors import ABANDONED
@@ -119,24 +119,32 @@ class WorkflowOperations:
     async def submit_and_send(self, new: Submission, taken: OnTaken, message_for: MessageFor) -> SentMessage:
         """Write a workflow with a key, unless it is there, and a message to it, in one transaction.
 
-        Raises the errors of `send`; `taken` is as for `submit`.
+        A workflow that has the key and ends before the message is written, and so releases the key, is replaced by
+        a new one. Raises the errors of `send`; `taken` is as for `submit`.
         """
         while True:
             (workflow_id,) = await self._access.draw(1)
             numbered = new._replace(workflow_id=workflow_id)
 
             async def write(connection: Connection, numbered: Submission = numbered) -> SentMessage | None:
-                found = await enqueue_workflows(connection, [numbered])
-                if numbered.token not in found:
+                found = (await enqueue_workflows(connection, [numbered])).get(numbered.token)
+                if found is None:
                     return None
-                message = message_for(_identity(numbered, found[numbered.token], taken))
-                await insert_message(connection, message)
+                to = _identity(numbered, found, taken)
+                message = message_for(to)
+                try:
+                    await insert_message(connection, message)
+                except WorkflowFinishedError:
+                    owner = await WorkflowRepository(connection).of_key(numbered.name, str(numbered.key))
+                    if owner == to:
+                        raise
+                    return None
                 return message
 
             message = await self._access.run(write, atomic=True)
             if message is not None:
                 return message
-            self._ids.forget()  # as in `submit`: the id is taken, or the key was released since
+            self._ids.forget()  # as in `submit`: the id is taken, or the key was released since, by an end
 
     async def find(self, name: str, key: str) -> WorkflowIdentity:
         """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""
