@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from pgqrs.errors import SerializationError, WorkflowTimeoutError
 
 __all__ = [
+    "FERNET",
     "STRICT_JSON",
     "Codec",
     "Encoded",
@@ -31,6 +32,9 @@ __all__ = [
 
 STRICT_JSON: Final = "json"
 """Name of the strict JSON codec, which is recorded as NULL."""
+
+FERNET: Final = "fernet+"
+"""The beginning of the names of the codecs that refuse plain JSON, as far as their names are known."""
 
 _LONGEST_NAME: Final = 100
 

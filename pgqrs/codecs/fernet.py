@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from pgqrs.codecs.base import Codec, Encoded, codec_for, is_typed, validate_codec
+from pgqrs.codecs.base import FERNET, Codec, Encoded, codec_for, is_typed, validate_codec
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.errors import ConfigurationError, SerializationError
 
@@ -41,7 +41,7 @@ class FernetCodec:
     def __init__(self, keys: Iterable[str | bytes], codec: Codec | None = None) -> None:
         self._codec = JsonCodec() if codec is None else validate_codec(codec)
         self._fernet = _fernet_of(keys)
-        self.name = f"fernet+{self._codec.name}"
+        self.name = f"{FERNET}{self._codec.name}"
         self.is_typed = is_typed(self._codec)
         self._place = ""
 

@@ -200,7 +200,9 @@ AND sent.key = outgoing_held.key
 
 LIMIT 1) IS NOT NULL)
 AND (outgoing_held.codec IS NULL
-OR outgoing_held.codec = receiver.codec)
+OR outgoing_held.codec = receiver.codec
+OR outgoing_held.codec = 'json'
+AND NOT pg_catalog.starts_with(coalesce(receiver.codec, ''), 'fernet+'))
 
 LIMIT 1) IS NOT NULL) THEN outgoing_held.current_epoch ELSE 0 END AS epoch, outgoing_held.output AS output, outgoing_held.elapsed AS elapsed, outgoing_held.receiver AS receiver, outgoing_held.address AS address, outgoing_held.key AS message_key, outgoing_held.is_kept AS is_kept, outgoing_held.payload AS payload
 FROM (SELECT outgoing_rows.workflow_id AS workflow_id, outgoing_rows.claim AS claim, outgoing_rows.step_id AS step_id, outgoing_rows.output AS output, outgoing_rows.elapsed AS elapsed, outgoing_rows.receiver AS receiver, outgoing_rows.address AS address, outgoing_rows.key AS key, outgoing_rows.is_kept AS is_kept, outgoing_rows.payload AS payload, outgoing_rows.codec AS codec, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
@@ -248,7 +250,9 @@ AND pgqrs.pgqrs_messages.key = send_rows.key)))
 AND coalesce(send_rows.token, pgqrs.pgqrs_workflows.token) IS NOT DISTINCT
 FROM pgqrs.pgqrs_workflows.token
 AND (send_rows.codec IS NULL
-OR send_rows.codec = pgqrs.pgqrs_workflows.codec)),
+OR send_rows.codec = pgqrs.pgqrs_workflows.codec
+OR send_rows.codec = 'json'
+AND NOT pg_catalog.starts_with(coalesce(pgqrs.pgqrs_workflows.codec, ''), 'fernet+'))),
 send_messages AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_done.workflow_id AS workflow_id, send_done.address AS address, send_done.key AS key, send_done.is_kept AS is_kept, send_done.payload AS payload
 FROM send_done

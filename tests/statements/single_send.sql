@@ -10,7 +10,9 @@ AND pgqrs.pgqrs_messages.key = $2::TEXT)))
 AND coalesce($6::BIGINT, pgqrs.pgqrs_workflows.token) IS NOT DISTINCT
 FROM pgqrs.pgqrs_workflows.token
 AND ($7::TEXT IS NULL
-OR $7::TEXT = pgqrs.pgqrs_workflows.codec)),
+OR $7::TEXT = pgqrs.pgqrs_workflows.codec
+OR $7::TEXT = 'json'
+AND NOT pg_catalog.starts_with(coalesce(pgqrs.pgqrs_workflows.codec, ''), 'fernet+'))),
 send_messages AS
 (INSERT INTO pgqrs.pgqrs_messages (workflow_id, address, key, is_kept, payload) SELECT send_done.workflow_id AS workflow_id, send_done.address AS address, send_done.key AS key, send_done.is_kept AS is_kept, send_done.payload AS payload
 FROM send_done

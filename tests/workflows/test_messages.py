@@ -422,18 +422,37 @@ async def test_sealing_codec_refuses_plain_json_of_sql(dsn, admin, sql):
         assert await handle.status() == "ERROR"
 
 
-@pytest.mark.parametrize("how", ["handle", "session", "workflow"])
-async def test_sender_with_another_codec_is_refused(dsn, admin, sessions, sql, how):
-    handle = await admin.enqueue(paying)
-    async with Admin(dsn, admin.schema, codec=PydanticCodec()) as other:
-        with pytest.raises(CodecMismatchError, match="pydantic"):
-            if how == "handle":
-                await other.handle(handle.id).send(PAID, 7)
-            elif how == "workflow":
-                await other.run(sending, handle.id, 7)
-            else:
-                async with sessions() as session:
-                    await other.options(session=session).send(handle.id, PAID, 7)
+async def test_body_can_catch_a_message_that_its_codec_refuses(dsn, admin, sql):
+    @workflow
+    async def careful(ctx: PyWorkflow) -> list:
+        got = []
+        while len(got) < 2:
+            try:
+                got.append(await ctx.receive("paid"))
+            except SerializationError as error:
+                got.append(error.step_id)
+        return got
+
+    async with Admin(dsn, admin.schema, codec=FernetCodec([KEY])) as own:
+        handle = await own.options(key="careful").enqueue(careful)
+        await sql.execute("SELECT send($1, 'paid', '{\"cents\": 1}')", handle.id)
+        await handle.send("paid", 7)
+        assert await own.options(key="careful").run(careful) == ["receive/paid:1", 7]
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["json to sealed", "pydantic to json"])
+async def test_sender_with_another_codec_is_refused(dsn, admin, sessions, sql, is_sealed):
+    codec = FernetCodec([KEY]) if is_sealed else PydanticCodec()
+    async with Admin(dsn, admin.schema, codec=codec) as own, sessions() as session:
+        sender, receiver = (admin, own) if is_sealed else (own, admin)
+        handle = await receiver.enqueue(paying)
+        for send in (
+            sender.handle(handle.id).send(PAID, 7),
+            sender.run(sending, handle.id, 7),
+            sender.options(session=session).send(handle.id, PAID, 7),
+        ):
+            with pytest.raises(CodecMismatchError, match="fernet.*'json'" if is_sealed else "'json'.*pydantic"):
+                await send
     assert await unread(sql) == []
 
 

@@ -454,6 +454,10 @@ async def test_caller_with_another_codec_is_refused(dsn, admin, sql):
     async with Admin(dsn, admin.schema, codec=PydanticCodec()) as other:
         with pytest.raises(CodecMismatchError, match="pydantic"):
             await other.update(handle.id, ADD, 7)
+    async with Admin(dsn, admin.schema, codec=FernetCodec([KEY])) as sealing:
+        sealed = await sealing.enqueue(counter)
+        with pytest.raises(CodecMismatchError, match="fernet"):
+            await admin.update(sealed.id, ADD, 7)
     assert await messages(sql, "u") == []
 
 

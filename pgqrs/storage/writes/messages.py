@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from sqlalchemy import case, exists, func, literal_column, null, outerjoin, select, true
+from sqlalchemy import Boolean, case, exists, func, literal_column, null, or_, outerjoin, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
+from pgqrs.codecs.base import FERNET, STRICT_JSON
 from pgqrs.errors import CodecMismatchError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.models import Message, Step, Text, Workflow
 from pgqrs.storage.queries.delivery import answers, delete_of_children, take
@@ -33,8 +34,9 @@ OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 class SentMessage(NamedTuple):
     """A record to write: a message to the workflow of an id; `payload` is JSON text.
 
-    A workflow with another token than `token` does not get the message; None stands for any token. `codec` has
-    written the payload. `is_kept` says that `key` is the sender's own.
+    A workflow with another token than `token` does not get the message; None stands for any token. `codec` is the
+    name of the codec that has written the payload, None for plain JSON that fits any codec. `is_kept` says that
+    `key` is the sender's own.
     """
 
     workflow_id: int
@@ -111,7 +113,7 @@ class SendMessages(Operation[SentMessage]):
             Workflow.id == given.workflow_id,
             is_live | is_there,
             func.coalesce(given.token, Workflow.token).is_not_distinct_from(Workflow.token),
-            given.codec.is_(None) | (given.codec == Workflow.codec),
+            is_readable(given.codec, Workflow.codec),
         )
         if not single:
             return receivers.select_from(rows).join(Workflow, true())
@@ -131,9 +133,26 @@ class SendMessages(Operation[SentMessage]):
             return WorkflowNotFoundError(record.workflow_id)
         if current.status in OVER:
             return WorkflowFinishedError(record.workflow_id, str(current.status))
-        if record.codec is not None and record.codec != current.codec:
-            return CodecMismatchError(record.workflow_id, current.codec, record.codec)
-        return RETRY
+        return unreadable(record, current.codec) or RETRY
+
+
+def is_readable(written: Any, receiver: Any) -> ColumnElement[bool]:
+    """Return the condition that a message of one codec can be read with the codec of its receiver.
+
+    Strict JSON is read with each codec except a sealing one. Plain JSON, with the codec NULL, fits any codec.
+    """
+    is_sealed = pg.starts_with(func.coalesce(receiver, text_literal("")), text_literal(FERNET), type_=Boolean())
+    is_json = written == text_literal(STRICT_JSON)
+    return or_(written.is_(None), written == receiver, is_json & ~is_sealed)
+
+
+def unreadable(sent: SentMessage, receiver: str | None) -> CodecMismatchError | None:
+    """Return the error of a message that its receiver cannot read, by the rule of `is_readable`."""
+    written = None if sent.codec == STRICT_JSON else sent.codec
+    is_read = written == receiver or (written is None and not (receiver or "").startswith(FERNET))
+    if sent.codec is None or is_read:
+        return None
+    return CodecMismatchError(sent.workflow_id, receiver, written)
 
 
 def _insert_messages(written: Any) -> Any:

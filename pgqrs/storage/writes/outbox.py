@@ -23,7 +23,7 @@ from pgqrs.storage.sql.expressions import (
 )
 from pgqrs.storage.writes.children import InsertChildren, MarkParents, NewChild, child_arrays
 from pgqrs.storage.writes.columns import Arrays
-from pgqrs.storage.writes.messages import OVER, outcome_of
+from pgqrs.storage.writes.messages import OVER, is_readable, outcome_of
 from pgqrs.storage.writes.operation import (
     RETRY,
     CancelRequested,
@@ -42,8 +42,8 @@ REFUSED = 0
 class OutgoingMessage(NamedTuple):
     """A record to write: the outcome of a step together with the message that the step sends.
 
-    `receiver` is the id of a workflow, and `codec` has written the `payload`; None for a payload that fits any
-    codec. `is_kept` says that `key` is the sender's own.
+    `receiver` is the id of a workflow. `codec` is as for a `SentMessage`, and `is_kept`
+    says that `key` is the sender's own.
     """
 
     workflow_id: int
@@ -274,7 +274,7 @@ def _accepts(given: Any) -> ColumnElement[bool]:
     own = select(ONE).where(
         receiver.id == given.receiver,
         is_live | is_found(is_there, message),
-        given.codec.is_(None) | (given.codec == receiver.codec),
+        is_readable(given.codec, receiver.codec),
     )
     return is_found(own, receiver)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeAlias, TypeVar, overload
 
-from pgqrs.codecs.base import Codec, codec_for, stored_name
+from pgqrs.codecs.base import Codec, codec_for
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.messages import encode_emitted, message_codec
 from pgqrs.codecs.records import value_context
@@ -133,7 +133,7 @@ def message(
         sender_key(key),
         key is not None,
         payload,
-        None if of.is_plain else stored_name(codec),
+        None if of.is_plain else codec.name,
         token,
     )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pgqrs.codecs.base import codec_at, stored_name
+from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import value_context
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import (
-    CodecMismatchError,
     PgqrsError,
     RequestAnsweredError,
     WorkflowFinishedError,
@@ -18,7 +17,7 @@ from pgqrs.errors import (
 )
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.records import StoredOutcome
-from pgqrs.storage.writes.messages import OVER, SentMessage
+from pgqrs.storage.writes.messages import OVER, SentMessage, unreadable
 from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SentReply, SetEvent
 from pgqrs.validation import check_name, escaped
 from pgqrs.workflow.messaging.messages import Topic, as_topic, message
@@ -135,9 +134,7 @@ async def _refusal(run: Run, sent: SentMessage) -> PgqrsError | None:
         return error
     if receiver.status in OVER and not receiver.has_message:
         return WorkflowFinishedError(sent.workflow_id, receiver.status)
-    if sent.codec is not None and sent.codec != receiver.codec:
-        return CodecMismatchError(sent.workflow_id, receiver.codec, stored_name(run.codec))
-    return None
+    return unreadable(sent, receiver.codec)
 
 
 async def _record(

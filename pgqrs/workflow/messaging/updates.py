@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar, overload
 
-from pgqrs.codecs.base import Codec, codec_for, stored_name
+from pgqrs.codecs.base import Codec, codec_for
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.records import check_codec, value_context
 from pgqrs.codecs.updates import decode_request, encode_reply, encode_request, part_reply, reply_codec
@@ -177,7 +177,7 @@ class Update(Receivable[Request[Q, A]], Askable[Q, A], Generic[Q, A]):
         address, own = self.address(workflow_id), self.codec(codec, self.request)
         with value_context(workflow_id):
             payload = encode_request(own, address, key, value, is_kept=is_kept)
-        written = None if self.is_plain else stored_name(codec)
+        written = None if self.is_plain else codec.name
         return SentMessage(workflow_id, address, key, is_kept, payload, written, token)
 
     def answered(self, codec: Codec, asked: AskedReply, found: ReplyState) -> A:
