@@ -23,6 +23,7 @@ from pgqrs.workflow import children as starting
 from tests.support.families import children_of, double, nap
 from tests.support.recorded import row_of
 from tests.support.waiting import no_hang, until
+from tests.support.workflows import note
 
 pytest_plugins = ("pytest_pgqrs",)
 
@@ -183,6 +184,26 @@ async def test_start_waits_for_a_submission_of_its_key(admin, sql, engine, is_co
         await asyncio.sleep(0)
         await (session.commit() if is_committed else session.rollback())
         assert await parent.result() == (f"double k {holder.id}" if is_committed else "started")
+
+
+async def test_start_that_waits_for_its_key_delays_no_step(admin, engine, sql):
+    ctx = await admin.create_workflow("w")
+    await ctx.start()
+    async with no_hang(), async_sessionmaker(engine)() as session:
+        await admin.options(key="k", session=session, queue=FAR).enqueue(double, 1)
+        start = asyncio.create_task(ctx.options(key="k").start(double, 4))
+        await until(_is_held_up, sql, admin.schema)
+        assert await note(ctx, "beside") == "beside"
+        assert not start.done()
+        await session.rollback()
+        await start
+
+
+async def _is_held_up(sql, schema):
+    """Return whether a statement waits for another transaction."""
+    return await sql.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0", schema
+    )
 
 
 async def test_stale_run_starts_no_keyed_child(admin, sql):

@@ -28,7 +28,7 @@ from pgqrs import (
 from pgqrs.engine.lifecycle import UNWIND_GRACE
 from tests.support.recorded import row_of, steps
 from tests.support.waiting import no_hang, until
-from tests.support.workflows import Gate, HeldRecord, note
+from tests.support.workflows import Gate, HeldRecord, Killed, note
 
 SOLD_OUT = "sold out"
 
@@ -869,6 +869,26 @@ class TestAFailedUndo:
             await trip(await admin.resume_workflow(ctx.id()))
         assert desk.log == ["train", "boat", "undo boat BOAT", "undo train TRAIN"]
 
+    async def test_of_an_earlier_saga_is_done_after_the_resume(self, admin, desk):
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            with suppress(ValueError, SagaError):
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    raise ValueError("one")
+            async with ctx.saga():
+                await desk.book(ctx, "hotel")
+                raise ValueError("two")
+
+        desk.failures["undo train"] = 100
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(ValueError, match="two"):
+            await trip(ctx)
+        desk.failures.clear()
+        with pytest.raises(ValueError, match="two"):
+            await trip(await admin.resume_workflow(ctx.id()))
+        assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
+
     async def test_late_undos_of_a_cancelled_workflow_are_left(self, admin, sql, caplog):
         desk = Desk()
         desk.gate("undo train")
@@ -922,6 +942,49 @@ class TestAnUndoneSaga:
             with pytest.raises(SagaUndoneError):
                 await handle.result(timeout=30)
         assert desk.log == ["train", "undo train TRAIN"]
+
+    async def test_needs_no_call_of_its_steps_after_a_code_change(self, admin, desk):
+        changed = []
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> str:
+            with suppress(OSError):
+                async with ctx.saga():
+                    if not changed:
+                        await desk.book(ctx, "train")
+                    await desk.book(ctx, SOLD_OUT)
+            if not changed:
+                raise Killed
+            return "stayed"
+
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(Killed):
+            await trip(ctx)
+        changed.append(True)
+        assert await trip(await admin.get_workflow(ctx.id())) == "stayed"
+        assert desk.log == ["train", SOLD_OUT, "undo train TRAIN"]
+
+    async def test_leaves_old_code_unpatched_after_a_resume(self, admin, desk):
+        def trip_with(*patches):
+            @workflow(name="trip")
+            async def trip(ctx: PyWorkflow) -> list[bool]:
+                with suppress(ValueError):
+                    async with ctx.saga():
+                        await desk.book(ctx, "train")
+                        raise ValueError("full")
+                answers = [await ctx.patched(each) for each in patches]
+                await note(ctx, "before")
+                await desk.book(ctx, "car")
+                return answers
+
+            return trip
+
+        desk.failures["car"] = 1
+        ctx = await admin.create_workflow("trip")
+        with pytest.raises(OSError, match="car"):
+            await trip_with()(ctx)
+        resumed = await admin.resume_workflow(ctx.id())
+        assert await trip_with("by bus")(resumed) == [False]
 
     async def test_lets_the_body_go_on_after_it(self, admin, desk):
         @workflow
