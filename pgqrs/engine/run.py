@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
@@ -183,10 +183,16 @@ class Run:
         """Return an id for a new workflow."""
         return await self._store.ids.next()
 
-    async def next_id_instead(self) -> int:
-        """Return an id for a new workflow whose id another workflow has; the ids in stock may be taken, too."""
-        self._store.ids.forget()
-        return await self._store.ids.next()
+    async def forget_ids_if_taken(self, new: Mapping[int, int]) -> bool:
+        """Return whether another workflow has an id of `new`, the tokens of new workflows by their ids.
+
+        A server that has lost its last writes reserves ids twice, so the ids in stock are dropped then.
+        """
+        found = await self.reader.tokens(new)
+        is_taken = any(token != new[workflow_id] for workflow_id, token in found.items())
+        if is_taken:
+            self._store.ids.forget()
+        return is_taken
 
     async def next_ids(self, count: int) -> list[int]:
         """Return ids for new workflows."""

@@ -32,6 +32,7 @@ from pgqrs.errors import (
     ConfigurationError,
     KeyTakenError,
     PgqrsError,
+    RowRefusedError,
     StepFailedError,
     StepMismatchError,
     WorkflowCancelledError,
@@ -412,9 +413,9 @@ async def _start_new(
     run, options = of_step.run, of_step.options
     try:
         text = encode_input(run.codec, of_step.definition, args, kwargs).text
-        child = _new_child(of_step, 0, await run.next_id(), text)
         if options.key is None:
-            return await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
+            return await _start_one(of_step, execution, codec, text)
+        child = _new_child(of_step, 0, await run.next_id(), text)
         started = await _start_keyed(run, execution, options, child, codec)
     except BaseException:
         run.steps.abandon(execution)
@@ -423,6 +424,18 @@ async def _start_new(
         await run.steps.fail(execution, started, terminal=True)
         raise started
     return started
+
+
+async def _start_one(of_step: _Start, execution: StepExecution, codec: Codec, input_text: str) -> StoredOutcome:
+    """Write a child without a key together with the outcome of its step."""
+    run = of_step.run
+    while True:
+        child = _new_child(of_step, 0, await run.next_id(), input_text)
+        try:
+            return await _record(run, execution, codec.encode([child.child_id, child.token]).text, (child,))
+        except RowRefusedError:
+            if not await run.forget_ids_if_taken({child.child_id: child.token}):
+                raise
 
 
 async def _start_keyed(
@@ -462,23 +475,40 @@ async def _start_portions(
     definition: Definition,
     inputs: Iterable[tuple[Any, ...]],
 ) -> int:
-    workflow_id, epoch, step_id, claim = execution.started
-    of_step = _Start(run, step_id, options, definition)
+    of_step = _Start(run, execution.step_id, options, definition)
     count = 0
     rest = iter(inputs)
     while portion := list(islice(rest, MAX_STARTED if count else _FIRST_STARTED)):
         texts = [_input_text(run, definition, each) for each in portion]
-        ids = await run.next_ids(len(portion))
-        children = tuple(
-            _new_child(of_step, count + place, child_id, text)
-            for place, (text, child_id) in enumerate(zip(texts, ids, strict=True))
-        )
-        await run.steps.write(execution, StartedChildren(workflow_id, epoch, step_id, claim, children))
-        run.check()
-        run.lifecycle.raise_if_replaying()
-        run.announcements.children_started(children[0].queue, min(ids), delayed=options.delay is not None)
+        ids = await _start_portion(of_step, execution, count, texts)
+        queue = options.queue or run.announcements.queue
+        run.announcements.children_started(queue, min(ids), delayed=options.delay is not None)
         count += len(portion)
     return count
+
+
+async def _start_portion(
+    of_step: _Start, execution: StepExecution, first: int, texts: Sequence[str]
+) -> Sequence[int]:
+    """Write the children at the places from `first` on, and return their ids."""
+    run = of_step.run
+    while True:
+        ids = await run.next_ids(len(texts))
+        children = tuple(
+            _new_child(of_step, first + place, child_id, text)
+            for place, (text, child_id) in enumerate(zip(texts, ids, strict=True))
+        )
+        workflow_id, epoch, step_id, claim = execution.started
+        record = StartedChildren(workflow_id, epoch, step_id, claim, children)
+        try:
+            await run.steps.write(execution, record)
+        except RowRefusedError:
+            if not await run.forget_ids_if_taken({each.child_id: each.token for each in children}):
+                raise
+            continue
+        run.check()
+        run.lifecycle.raise_if_replaying()
+        return ids
 
 
 def _input_text(run: Run, definition: Definition, given: tuple[Any, ...]) -> str:

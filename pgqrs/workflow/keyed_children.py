@@ -55,8 +55,7 @@ async def start_with_key(
             return started
         if holder is not None:
             return KeyTakenError(workflow_id, child.name, key, holder.workflow_id, is_child=True)
-        if await run.reader.tokens([record.child_id]):
-            # Another workflow has the id: a server that lost its last writes has reserved it twice.
-            record = record._replace(child_id=await run.next_id_instead())
+        if await run.forget_ids_if_taken({record.child_id: record.token}):
+            record = record._replace(child_id=await run.next_id())
         else:
             await asyncio.sleep(LOCKED_PAUSE)

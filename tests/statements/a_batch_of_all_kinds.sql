@@ -71,7 +71,8 @@ JOIN sending_done ON sending_done.workflow_id = child_rows.workflow_id
 AND sending_done.key = child_rows.step_id
 JOIN pgqrs.pgqrs_workflows AS parent ON parent.id = child_rows.workflow_id
 ORDER BY child_rows.child_id
-ON CONFLICT DO NOTHING),
+ON CONFLICT (parent_id, parent_step, place)
+WHERE parent_id IS NOT NULL DO NOTHING),
 startmany_done AS
 (SELECT 'startmany' AS kind, startmany_held.workflow_id AS workflow_id, startmany_held.step_id AS key, startmany_held.current_epoch AS epoch
 FROM (SELECT startmany_rows.workflow_id AS workflow_id, startmany_rows.claim AS claim, startmany_rows.step_id AS step_id, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
@@ -88,7 +89,8 @@ JOIN startmany_done ON startmany_done.workflow_id = children_rows.workflow_id
 AND startmany_done.key = children_rows.step_id
 JOIN pgqrs.pgqrs_workflows AS parent ON parent.id = children_rows.workflow_id
 ORDER BY children_rows.child_id
-ON CONFLICT DO NOTHING),
+ON CONFLICT (parent_id, parent_step, place)
+WHERE parent_id IS NOT NULL DO NOTHING),
 events_done AS
 (INSERT INTO pgqrs.pgqrs_events (workflow_id, name, value, set_at) SELECT events_rows.workflow_id AS workflow_id, events_rows.name AS name, CAST(events_rows.value AS JSON) AS value, now() AS now_1
 FROM unnest($47::BIGINT[], $48::TEXT[], $49::TEXT[], $50::TEXT[]) AS events_rows(workflow_id, step_id, name, value)

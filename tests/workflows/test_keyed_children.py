@@ -230,16 +230,20 @@ async def test_keyed_start_is_held_up_by_a_lock_on_its_parent(admin, sql, engine
     assert (await admin.find(double, key="k")).id == child.id
 
 
-async def test_keyed_start_whose_id_is_taken_draws_another(admin, sql):
+@pytest.mark.parametrize("how", ["with a key", "without", "many"])
+async def test_child_whose_id_is_taken_gets_another(admin, sql, how):
     """A server that has lost its last moments gives out an id twice."""
     ctx = await admin.create_workflow("w")
     await ctx.start()
-    store = await admin.store()
-    await sql.execute(f"ALTER SEQUENCE {store.database.workflow_ids} RESTART WITH {ctx.id()}")
+    sequence = (await admin.store()).database.workflow_ids
+    await sql.execute(f"ALTER SEQUENCE {sequence} RESTART WITH {ctx.id()}")
     async with asyncio.timeout(10):
-        child = await ctx.options(key="k").start(double, 1)
-    assert [each["id"] for each in await children_of(sql, ctx.id())] == [child.id]
-    assert (await admin.find(double, key="k")).id == child.id
+        if how == "many":
+            await ctx.start_many(double, [(1,), (2,)])
+            assert [each["place"] for each in await children_of(sql, ctx.id())] == [0, 1]
+        else:
+            child = await ctx.options(key="k" if how == "with a key" else None).start(double, 1)
+            assert [each["id"] for each in await children_of(sql, ctx.id())] == [child.id]
 
 
 async def test_start_many_and_a_bad_time_are_refused(admin):

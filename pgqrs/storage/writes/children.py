@@ -100,7 +100,10 @@ class InsertChildren(Companion[NewChild]):
         self.name = name
 
     def statement_after(self, written: Any) -> Any:
-        """Return the insert; a child that is there already, at its place, is not inserted again."""
+        """Return the insert; a child that is there already, at its place, is not inserted again.
+
+        An id that another workflow has is an error: without its child the step must not be recorded.
+        """
         rows = self.rows()
         given = rows.c
         parent = aliased(Workflow, name="parent")
@@ -115,7 +118,9 @@ class InsertChildren(Companion[NewChild]):
             .join(parent, parent.id == given.workflow_id)
             .order_by(given.child_id)
         )
-        return insert(Workflow).from_select(list(values), new, include_defaults=False).on_conflict_do_nothing()
+        statement = insert(Workflow).from_select(list(values), new, include_defaults=False)
+        place = [Workflow.parent_id, Workflow.parent_step, Workflow.place]
+        return statement.on_conflict_do_nothing(index_elements=place, index_where=Workflow.parent_id.is_not(None))
 
 
 def _values(given: Any, parent: Any, place: Any) -> dict[str, Any]:
