@@ -20,10 +20,10 @@ from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.writes.messages import ReceivedMessage, SentMessage
 from pgqrs.storage.writes.steps import Began
 from pgqrs.testing import crash_everywhere
-from tests.support.database import connected
+from tests.support.database import connected, is_held_up
 from tests.support.executors import watching
 from tests.support.parked import SIZES, plant_waiting
-from tests.support.waiting import no_hang
+from tests.support.waiting import no_hang, until
 from tests.support.workflows import note
 
 pytest_plugins = ("pytest_pgqrs",)
@@ -455,6 +455,23 @@ async def test_second_sending_of_a_message_sends_it_once(admin, store, sql):
     sent = SentMessage(handle.id, f"m/{handle.id}/paid", "~1", False, "7", None, None)
     await asyncio.gather(*(store.journal.write(sent) for _ in range(5)))
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_messages") == 1
+
+
+async def test_cancellation_at_the_moment_of_a_park_leaves_no_wait(dsn, admin, sql):
+    """It waits for the row of the workflow, whose waits are not in its snapshot."""
+    handle = await admin.enqueue(receiving)
+    async with no_hang(), connected(dsn, admin.schema) as parking:
+        async with parking.transaction():
+            await parking.execute("UPDATE pgqrs_workflows SET status = 'WAITING', ready_at = NULL, claim = 1")
+            await parking.execute(
+                "INSERT INTO pgqrs_waits (workflow_id, step_id, address, claim) VALUES ($1, 's', 'm/1/paid', 1)",
+                handle.id,
+            )
+            cancelling = asyncio.create_task(handle.cancel())
+            await until(is_held_up, sql, admin.schema)
+        await cancelling
+    assert await handle.status() == "CANCELLED"
+    assert await waits(sql) == 0
 
 
 # --- received messages are deleted ---

@@ -48,6 +48,14 @@ class Kept:
         self._loop.close()
 
 
+async def is_held_up(connection: asyncpg.Connection[asyncpg.Record], schema: str) -> int:
+    """Return how many statements on the tables of a schema wait for the lock of another transaction."""
+    waiting: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0", schema
+    )
+    return waiting
+
+
 def engine_on(dsn: str, schema: str | None = None, **options: Any) -> AsyncEngine:
     """Return an application's engine; its connections look into the schema first."""
     settings = _settings(schema, {})

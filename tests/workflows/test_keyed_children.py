@@ -20,6 +20,7 @@ from pgqrs import (
 from pgqrs.codecs import FernetCodec, PydanticCodec
 from pgqrs.testing import crash_everywhere
 from pgqrs.workflow import children as starting
+from tests.support.database import is_held_up
 from tests.support.families import children_of, double, nap
 from tests.support.recorded import row_of
 from tests.support.waiting import no_hang, until
@@ -192,18 +193,11 @@ async def test_start_that_waits_for_its_key_delays_no_step(admin, engine, sql):
     async with no_hang(), async_sessionmaker(engine)() as session:
         await admin.options(key="k", session=session, queue=FAR).enqueue(double, 1)
         start = asyncio.create_task(ctx.options(key="k").start(double, 4))
-        await until(_is_held_up, sql, admin.schema)
+        await until(is_held_up, sql, admin.schema)
         assert await note(ctx, "beside") == "beside"
         assert not start.done()
         await session.rollback()
         await start
-
-
-async def _is_held_up(sql, schema):
-    """Return whether a statement waits for another transaction."""
-    return await sql.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0", schema
-    )
 
 
 async def test_stale_run_starts_no_keyed_child(admin, sql):

@@ -167,6 +167,9 @@ class WorkflowRepository:
         if row is not None:
             check_token(workflow_id, token, row.token)
         row = _unless_over(workflow_id, row, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
+        if row.status == WorkflowStatus.WAITING:
+            # If the statement has waited for a run that parked, its snapshot does not have the waits of the run.
+            await self._connection.execute(_DROP_LEFT_WAITS, {"workflow": workflow_id})
         executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
         return executor
 
@@ -313,6 +316,13 @@ def _cancel() -> Any:
     return select(*held_columns).add_cte(asked, cancelled, unwinding, dropped, also_dropped)
 
 
+def _drop_left_waits() -> Any:
+    """Return the statement that deletes the waits of a workflow unless it is parked."""
+    own: ColumnElement[Any] = bindparam("workflow")
+    is_parked = exists().where(Workflow.id == own, Workflow.status == WorkflowStatus.WAITING)
+    return delete(Wait).where(Wait.workflow_id == own, ~is_parked)
+
+
 def _cancel_released() -> Any:
     """Return the statement that cancels a workflow whose run was released, or hands it to a worker to unwind."""
     released = update(Workflow).where(
@@ -399,6 +409,8 @@ def _resume() -> Any:
 _LOCK = _locked().add_columns(Workflow.releases_key)
 
 _CANCEL = _cancel()
+
+_DROP_LEFT_WAITS = _drop_left_waits()
 
 _CANCEL_RELEASED = _cancel_released()
 
