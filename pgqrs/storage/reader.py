@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -123,11 +123,8 @@ class StoreReader:
         values = {"parent": workflow_id, "step": step_id, "first": first, "count": count}
 
         async def read(connection: AsyncConnection) -> list[ChildResult]:
-            rows = await connection.execute(child_results(), values)
-            return [
-                ChildResult(place, child_id, WorkflowStatus(status), output, error)
-                for place, child_id, status, output, error in rows
-            ]
+            rows: Sequence[Any] = (await connection.execute(child_results(), values)).all()
+            return [ChildResult(row[0], row[1], WorkflowStatus(row[2]), row[3], row[4]) for row in rows]
 
         return await self._read(read)
 
