@@ -287,6 +287,10 @@ class WorkflowRunner:
             else:
                 return
 
+    def start_no_more(self) -> None:
+        """Requeue the runs that are claimed from now on, and start none of them."""
+        self._draining = True
+
     def shorten_grace(self, grace: float) -> None:
         """Limit the grace of executing steps to `grace` seconds from now; the drain may be in progress."""
         deadline = monotonic() + grace
@@ -301,7 +305,7 @@ class WorkflowRunner:
         `shorten_grace` sets the grace. The call returns when all tasks have ended, or do not end after their
         cancellation.
         """
-        self._draining = True
+        self.start_no_more()
         self._requeue_all()
         while self._requeues:
             await asyncio.wait(self._requeues)

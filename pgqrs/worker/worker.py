@@ -238,6 +238,7 @@ class _Services:
 
     async def stop(self) -> None:
         """Stop claiming, requeue the runs (`WorkflowRunner.shorten_grace` sets the grace), and disconnect."""
+        self.runs.start_no_more()
         self._here.notifier.unlisten(self._on_local_notify)
         self._here.store.arrivals.unlisten(self._deliveries.wake)
         await asyncio.gather(self._claimer.stop(), self._maintenance.stop(), self._deliveries.stop())

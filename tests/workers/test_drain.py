@@ -100,6 +100,30 @@ async def test_step_ending_within_the_grace_is_the_last_of_its_run(admin, sql):
     assert await later.steps() == []
 
 
+async def test_workflow_claimed_while_the_worker_stops_is_requeued(admin, sql):
+    worker, claimed, stopping = Worker(admin, [pausing_within]), asyncio.Event(), asyncio.Event()
+    await worker.start()
+    claimer = worker._services._claimer
+    claim = claimer._claim
+
+    async def answered_late(*given):
+        if found := await claim(*given):
+            claimed.set()
+            await stopping.wait()
+        return found
+
+    claimer._claim = answered_late
+    async with no_hang():
+        handle = await admin.enqueue(pausing_within)
+        await claimed.wait()
+        draining = asyncio.create_task(worker.drain(0.5))
+        await until(lambda: claimer._stopping)
+        stopping.set()
+        await draining
+    await _handed_back(sql, handle)
+    assert scene.executed == []
+
+
 async def test_step_exceeding_the_grace_is_executed_by_another_worker(admin, sql):
     async with no_hang():
         worker = Worker(admin, [pausing_within])
