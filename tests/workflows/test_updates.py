@@ -29,6 +29,7 @@ from pgqrs import (
     UpdateTimeoutError,
     WaitTimeoutError,
     Worker,
+    WorkflowCancelledError,
     WorkflowFencedError,
     WorkflowFinishedError,
     WorkflowNotFoundError,
@@ -750,7 +751,8 @@ async def test_cancelled_workflow_sends_no_reply(admin, sql):
         gate.open()
         with pytest.raises(WorkflowFinishedError, match="CANCELLED"):
             await caller
-        await asyncio.wait([task])
+        with pytest.raises(WorkflowCancelledError):
+            await task
     assert await messages(sql, "r") == []
 
 
@@ -771,10 +773,10 @@ async def test_step_asks_another_workflow_once(admin):
         await note(ctx, "after")
         return [refused]
 
+    asker = await admin.enqueue(asking, 2)
+    other = await admin.enqueue(counter)
+    assert other.id == 2
     async with no_hang(), Worker(admin, [counter, asking], concurrency=1):
-        asker = await admin.enqueue(asking, 2)
-        other = await admin.enqueue(counter)
-        assert other.id == 2
         assert await asker.result() == ["at most 100"]
         await other.send(STOP, "")
         assert await other.result() == [101]
