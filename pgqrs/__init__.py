@@ -3,6 +3,7 @@
 from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.scheduling.handle import ScheduleHandle
 from pgqrs.client.updates import WithStart
 from pgqrs.codecs.base import Codec, Encoded
 from pgqrs.codecs.json import JsonCodec
@@ -29,6 +30,7 @@ from pgqrs.errors import (
     RunEndedError,
     SagaError,
     SagaUndoneError,
+    ScheduleNotFoundError,
     SchemaError,
     SchemaOutOfDateError,
     SerializationError,
@@ -53,6 +55,7 @@ from pgqrs.errors import (
     WorkflowTimeoutError,
 )
 from pgqrs.retry import RetryPolicy
+from pgqrs.schedules import Cron, Every, ScheduleRecord
 from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.children import Child, ChildGroup, Children, Many
@@ -71,11 +74,13 @@ __all__ = [
     "CodecMismatchError",
     "ConfigurationError",
     "ContinuationError",
+    "Cron",
     "DatabaseError",
     "DatabaseUnavailableError",
     "EmbeddedServerError",
     "Encoded",
     "Event",
+    "Every",
     "GuardUsedError",
     "InvalidDSNError",
     "InvalidNameError",
@@ -98,6 +103,9 @@ __all__ = [
     "RunStopped",
     "SagaError",
     "SagaUndoneError",
+    "ScheduleHandle",
+    "ScheduleNotFoundError",
+    "ScheduleRecord",
     "SchemaError",
     "SchemaOutOfDateError",
     "SerializationError",

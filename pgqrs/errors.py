@@ -14,6 +14,7 @@
     │   ├── NotInstalledError                the schema has no pgqrs tables
     │   └── SchemaOutOfDateError             the tables are at an older or a newer revision
     ├── SessionError                         a caller's session or `ctx.session` was misused
+    ├── ScheduleNotFoundError                no schedule has this name
     ├── InvariantError                       the tables violate invariants of pgqrs; has `violations`
     ├── WorkflowError                        an error about one workflow; has `workflow_id`
     │   ├── WorkflowNotFoundError            no workflow has this id, or this key
@@ -165,6 +166,18 @@ class InvariantError(PgqrsError):
 
 class SessionError(PgqrsError):
     """A caller's session, or `ctx.session`, was used in an unsupported way; nothing was recorded."""
+
+
+class ScheduleNotFoundError(PgqrsError):
+    """No schedule has this name.
+
+    Attributes:
+        name: The name.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no schedule {name!r} in this schema: `Admin.list_schedules` lists them.")
+        self.name = name
 
 
 class WorkflowError(PgqrsError):

@@ -8,8 +8,9 @@ with ``schema_translate_map={"pgqrs": "your_schema"}``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import (
@@ -30,12 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pgqrs.types import SagaState, StepStatus, WorkflowStatus
+from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -45,7 +46,7 @@ _NAMING = {
 }
 
 
-def _one_of(statuses: type[WorkflowStatus | StepStatus | SagaState], column: str = "status") -> str:
+def _one_of(statuses: Iterable[str], column: str = "status") -> str:
     listed = ", ".join(f"'{status}'" for status in statuses)
     return f"{column} IN ({listed})"
 
@@ -133,6 +134,9 @@ class Workflow(Base):
     saga_state: Mapped[str | None]
     # The epoch in which the workflow last continued as new, and all of its steps are newer; None for never.
     generation: Mapped[int | None]
+    # The schedule that has started the workflow, and the time for which it did so.
+    schedule: Mapped[str | None]
+    scheduled_for: Mapped[datetime | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -174,6 +178,11 @@ class Workflow(Base):
             "parent_id",
             "parent_step",
             postgresql_where=text("parent_id IS NOT NULL AND completed_at IS NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_schedule",
+            "schedule",
+            postgresql_where=text("schedule IS NOT NULL AND completed_at IS NULL"),
         ),
     )
 
@@ -270,6 +279,66 @@ class Wait(Base):
     __table_args__ = (
         Index("ix_pgqrs_waits_address", "address"),
         Index("ix_pgqrs_waits_new", "workflow_id", postgresql_where=text("is_new")),
+    )
+
+
+class Schedule(Base):
+    """One schedule: the workflow that it starts, the rule of the times, and the next time.
+
+    The rule is an expression (`cron` and `zone`), or a length (`every`, in seconds, counted from `anchor`).
+    `next_at` is the next time, None after the last one. A worker that starts a workflow sets the time after it in
+    the same statement, on the condition that `next_at` is unchanged; so each time starts one workflow.
+    """
+
+    __tablename__ = "pgqrs_schedules"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    workflow: Mapped[str]
+    input: Mapped[Any] = mapped_column(JSON())
+    codec: Mapped[str | None]
+    queue: Mapped[str]
+    priority: Mapped[int]
+    timeout: Mapped[float | None] = mapped_column(Double())
+
+    cron: Mapped[str | None]
+    zone: Mapped[str | None]
+    every: Mapped[float | None] = mapped_column(Double())
+    anchor: Mapped[datetime | None]
+    start_at: Mapped[datetime | None]
+    end_at: Mapped[datetime | None]
+
+    overlap: Mapped[str]
+    catchup: Mapped[str]
+    # Seconds: the age at which a missed time is dropped, and the maximum delay of a start.
+    within: Mapped[float] = mapped_column(Double())
+    jitter: Mapped[float] = mapped_column(Double())
+
+    next_at: Mapped[datetime | None]
+    # The time that waits for the end of the workflow that lives, if `overlap` is "queue".
+    queued_for: Mapped[datetime | None]
+    # The newest time for which a workflow was started.
+    last_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint(_one_of(get_args(Overlap), "overlap"), name="overlap"),
+        CheckConstraint(_one_of(get_args(CatchUp), "catchup"), name="catchup"),
+        CheckConstraint("(cron IS NULL) <> (every IS NULL)", name="rule"),
+        Index(
+            "ix_pgqrs_schedules_next",
+            "queue",
+            "workflow",
+            "next_at",
+            postgresql_where=text("paused_at IS NULL AND next_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_schedules_queued",
+            "queue",
+            "workflow",
+            postgresql_where=text("paused_at IS NULL AND queued_for IS NOT NULL"),
+        ),
     )
 
 

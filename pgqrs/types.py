@@ -13,6 +13,12 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Until: TypeAlias = Literal["purge", "end"]
 """The time until which a workflow has its key: until its row is deleted, or until it ends."""
 
+Overlap: TypeAlias = Literal["skip", "queue", "allow", "cancel"]
+"""The effect of a time of a schedule while a workflow of the schedule lives; see `Admin.schedule`."""
+
+CatchUp: TypeAlias = Literal["last", "all", "none"]
+"""The times of a schedule that are caught up after an outage; see `Admin.schedule`."""
+
 DEFAULT_QUEUE = "default"
 """The queue of a workflow whose submission names no queue."""
 
@@ -91,6 +97,8 @@ class WorkflowRecord:
         executor_id: The id of the executor that runs the workflow; None for a workflow that is not running.
         attempts: The number of claims by workers in a row without a further recorded step.
         codec: The name of the codec that wrote the payloads; None for strict JSON.
+        schedule: The name of the schedule that has started the workflow; None for a workflow of no schedule.
+        scheduled_for: The time for which the schedule has started the workflow.
     """
 
     id: int
@@ -112,6 +120,8 @@ class WorkflowRecord:
     executor_id: UUID | None = None
     attempts: int = 0
     codec: str | None = None
+    schedule: str | None = None
+    scheduled_for: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, overload
 
@@ -14,6 +14,8 @@ from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.scheduling.declaration import WITHIN
+from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.codecs.base import Codec, codec_at, validate_codec
 from pgqrs.codecs.json import JsonCodec
@@ -21,6 +23,7 @@ from pgqrs.codecs.records import decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
 from pgqrs.observer import Observer
+from pgqrs.schedules import Rule, ScheduleRecord
 from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
@@ -28,7 +31,7 @@ from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings
-from pgqrs.types import DEFAULT_QUEUE, StepRecord, Until, WorkflowRecord, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, StepRecord, Until, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
@@ -370,6 +373,7 @@ class Admin:
         session: SessionOrConnection | None = None,
         on_conflict: OnConflict = "raise",
         until: Until = "purge",
+        at: datetime | None = None,
     ) -> Submitter:
         """Return a `Submitter` that enqueues and runs workflows with these options.
 
@@ -391,13 +395,15 @@ class Admin:
             until: The time until which the workflow has its key. ``"purge"``, the default, is its deletion, so
                 there is one workflow of the key for ever. ``"end"`` is its end, so there is one live workflow of
                 the key at a time.
+            at: The time before which no worker starts the workflow, an aware datetime, in place of `delay`.
 
         Returns:
-            A `Submitter` with `enqueue`, `enqueue_many`, `run` and `find`.
+            A `Submitter` with `enqueue`, `enqueue_many`, `run`, `find` and `schedule`.
 
         Raises:
             InvalidNameError: The key or the queue cannot be stored.
-            ConfigurationError: A number is out of range, or `on_conflict` or `until` is unknown.
+            ConfigurationError: A number is out of range, `on_conflict` or `until` is unknown, `at` is naive, or
+                `delay` and `at` are both set.
             TypeError: A value has another type.
         """
         return Submitter(
@@ -411,6 +417,7 @@ class Admin:
                 session=session,
                 on_conflict=on_conflict,
                 until=until,
+                at=at,
             ),
         )
 
@@ -483,8 +490,8 @@ class Admin:
             WorkflowNotFoundError: No workflow has this id.
             DatabaseUnavailableError: The database is unavailable.
         """
-        name, token = await (await self.store()).reader.name(workflow_id)
-        return PyWorkflow(self, workflow_id, name, token)
+        found = await (await self.store()).reader.name(workflow_id)
+        return PyWorkflow(self, workflow_id, found.name, found.token, scheduled_for=found.scheduled_for)
 
     async def resume_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> PyWorkflow:
         """Make a failed or cancelled workflow ready to run again, and reopen all its failed steps.
@@ -512,8 +519,8 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         operations = await (await self.store()).operations_for(session)
-        name, token = await operations.resume(workflow_id)
-        return PyWorkflow(self, workflow_id, name, token)
+        found = await operations.resume(workflow_id)
+        return PyWorkflow(self, workflow_id, found.name, found.token, scheduled_for=found.scheduled_for)
 
     async def cancel_workflow(
         self, workflow_id: int, *, interrupt: bool = False, session: SessionOrConnection | None = None
@@ -623,6 +630,94 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await self.options().emit(name, value)
+
+    async def schedule(
+        self,
+        name: str,
+        rule: Rule,
+        workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+        *args: *Ts,
+        overlap: Overlap = "skip",
+        catchup: CatchUp = "last",
+        within: float | timedelta = WITHIN,
+        jitter: float | timedelta = 0.0,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> ScheduleHandle[R]:
+        """Make a schedule, which starts a workflow at each time of a rule; or change the schedule of this name.
+
+        A time starts one workflow, however many workers there are. A worker starts it that serves the name and the
+        queue of the workflow. A changed schedule stays paused if it was, and keeps its next time unless the rule,
+        `start` or `end` has changed. `options(queue=..., session=...)` returns an object with this method, too.
+
+        Args:
+            name: The name of the schedule, at most 448 bytes of UTF-8.
+            rule: The times: a `Cron` or an `Every`.
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            overlap: The effect of a time while a workflow of the schedule lives, also while it waits. ``"skip"``,
+                the default, drops the time. ``"queue"`` starts one more workflow when no workflow lives any more.
+                ``"allow"`` starts a workflow beside it. ``"cancel"`` cancels the live workflow, and starts a
+                workflow.
+            catchup: The times that are caught up if no worker, or no database, was there. ``"last"``, the default,
+                is the newest of the missed times. ``"all"`` is all of them, and needs ``overlap="allow"``.
+                ``"none"`` is none of them; a time counts as missed a minute after it.
+            within: Seconds, or a `timedelta`: the age at which a missed time is dropped; a day by default.
+            jitter: Seconds, or a `timedelta`: the maximum delay of a start; 0 by default. A time has one delay.
+            start: The first time that counts, an aware datetime; any time by default.
+            end: The time from which on no time counts, an aware datetime; none by default.
+
+        Returns:
+            The handle of the schedule.
+
+        Raises:
+            ConfigurationError: An option is unknown or out of range, or a datetime is naive.
+            InvalidNameError: The name cannot be stored.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self.options().schedule(
+            name,
+            rule,
+            workflow,
+            *args,
+            overlap=overlap,
+            catchup=catchup,
+            within=within,
+            jitter=jitter,
+            start=start,
+            end=end,
+        )
+
+    async def find_schedule(self, name: str) -> ScheduleHandle[Any]:
+        """Return the handle of a schedule.
+
+        Args:
+            name: The name of the schedule.
+
+        Returns:
+            The handle.
+
+        Raises:
+            ScheduleNotFoundError: No schedule has the name.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await find_schedule(self._loops, name)
+
+    async def list_schedules(self) -> list[ScheduleRecord]:
+        """Return the records of all schedules, by name.
+
+        Returns:
+            The records. Arguments that this `Admin` cannot read, as of another codec, are `Unreadable`.
+
+        Raises:
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await list_schedules(self._loops)
 
     async def list_workflows(
         self,

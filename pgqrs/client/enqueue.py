@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import (
     Any,
@@ -23,18 +23,29 @@ from typing import (
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.scheduling.declaration import (
+    WITHIN,
+    Declaration,
+    Target,
+    delay_until,
+    policy,
+    put_schedule,
+    timetable,
+)
+from pgqrs.client.scheduling.handle import ScheduleHandle
 from pgqrs.client.updates import WithStart, ask_workflow
 from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
+from pgqrs.schedules import Rule, check_aware
 from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission, SubmissionUntilEnd
 from pgqrs.storage.writes.messages import OVER, SentMessage
-from pgqrs.types import DEFAULT_QUEUE, Until, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Until, WorkflowStatus
 from pgqrs.validation import check_name, check_until, validate_key, validate_priority, validate_seconds
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
@@ -77,6 +88,7 @@ class EnqueueOptions(NamedTuple):
     session: SessionOrConnection | None = None
     on_conflict: OnConflict = "raise"
     until: Until = "purge"
+    at: datetime | None = None
 
 
 class Submitter:
@@ -118,7 +130,7 @@ class Submitter:
         """
         definition = definition_of(workflow)
         warn_in_body("enqueue", definition.name, key=self._options.key)
-        submission = self._submission(definition, args, kwargs, self._options.key, self._options.delay)
+        submission = self._submission(definition, args, kwargs, self._options.key, await self._delay())
         (identity,) = await self._submit(await self._loops.loop_state(), definition, [submission])
         return self._handle(definition, identity)
 
@@ -161,12 +173,13 @@ class Submitter:
                 "tuple of arguments."
             )
         definition = definition_of(workflow)
+        delay = await self._delay()
 
         def submission(given: tuple[*Ts]) -> Submission:
             check_is_tuple(given)
             own_key = None if key is None else key(*given)
             warn_in_body("enqueue_many", definition.name, key=own_key)
-            return self._submission(definition, given, {}, own_key, self._options.delay)
+            return self._submission(definition, given, {}, own_key, delay)
 
         state = await self._loops.loop_state()
         handles: list[WorkflowHandle[R]] = []
@@ -195,8 +208,8 @@ class Submitter:
             The return value of the function, in its recorded form.
 
         Raises:
-            ConfigurationError: The options contain a `delay` or a `session`; or `until` is ``"end"``, and there is
-                no key.
+            ConfigurationError: The options contain a `delay`, an `at` or a `session`; or `until` is ``"end"``, and
+                there is no key.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments or the return value.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
@@ -211,7 +224,7 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
             Exception: Any exception that the function raises.
         """
-        if self._options.delay is not None:
+        if self._options.delay is not None or self._options.at is not None:
             raise ConfigurationError(
                 "`run` starts a workflow at once and accepts no delay: use `enqueue` instead."
             )
@@ -372,6 +385,65 @@ class Submitter:
         """
         return await self._loops.emit(emitted(self._loops.codec, name, value), self._options.session)
 
+    async def schedule(
+        self,
+        name: str,
+        rule: Rule,
+        workflow: Callable[[PyWorkflow, *Ts], Awaitable[R]],
+        *args: *Ts,
+        overlap: Overlap = "skip",
+        catchup: CatchUp = "last",
+        within: float | timedelta = WITHIN,
+        jitter: float | timedelta = 0.0,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> ScheduleHandle[R]:
+        """Make a schedule whose workflows have these options, as `Admin.schedule` does.
+
+        The options are `queue`, `priority`, `timeout` and `session`. With a `session` the schedule exists, or has
+        changed, when the caller commits.
+
+        Args:
+            name: The name of the schedule.
+            rule: The times: a `Cron` or an `Every`.
+            workflow: A function decorated with `@workflow`.
+            *args: Positional arguments of the function, after the context.
+            overlap: The effect of a time while a workflow of the schedule lives; see `Admin.schedule`.
+            catchup: The times that are caught up after an outage; see `Admin.schedule`.
+            within: Seconds, or a `timedelta`: the age at which a missed time is dropped; a day by default.
+            jitter: Seconds, or a `timedelta`: the maximum delay of a start; 0 by default.
+            start: The first time that counts, an aware datetime; any time by default.
+            end: The time from which on no time counts, an aware datetime; none by default.
+
+        Returns:
+            The handle of the schedule.
+
+        Raises:
+            ConfigurationError: An option is unknown or out of range, a datetime is naive, or the options contain a
+                key, a delay or `at`.
+            InvalidNameError: The name cannot be stored.
+            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            SerializationError: The codec cannot encode the arguments.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        own = self._options
+        if (own.key, own.delay, own.at, own.until) != (None, None, None, "purge"):
+            raise ConfigurationError(
+                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at` or `until`."
+            )
+        definition, table = definition_of(workflow), timetable(rule, start, end)
+        options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)
+        target = Target(definition, args, own.queue, own.priority, own.timeout)
+        await put_schedule(self._loops, Declaration(name, target, table, options), own.session)
+        return ScheduleHandle(self._loops, name, definition.returns)
+
+    async def _delay(self) -> float | None:
+        """Return the delay of a submission that is written now."""
+        own = self._options
+        return own.delay if own.at is None else await delay_until(self._loops, own.at, own.session)
+
     async def _run_or_join(
         self, state: LoopState, workflow: Callable[..., Awaitable[R]], identity: WorkflowIdentity
     ) -> R:
@@ -412,6 +484,7 @@ class Submitter:
         """Write a submission, unless there is a workflow with its key, and a message to the workflow."""
         state = await self._loops.loop_state()
         compare = partial(self._compare, definition)
+        submission = submission._replace(delay=await self._delay())
         sent = await state.store.operations.submit_and_send(submission, compare, message_for)
         if submission.delay is None:
             self._notify(state, sent.workflow_id)
@@ -425,8 +498,8 @@ class Submitter:
         codec = self._loops.codec
         check_codec(codec, stored.id, stored.codec)
         given, by_name = decode_input(codec, definition_of(workflow), stored.input)
-        timeout = self._options.timeout
-        context = PyWorkflow(self._loops, stored.id, stored.name, token, timeout=timeout)
+        timeout, planned = self._options.timeout, stored.scheduled_for
+        context = PyWorkflow(self._loops, stored.id, stored.name, token, timeout=timeout, scheduled_for=planned)
         return await workflow(context, *given, **by_name)
 
     async def _submit(
@@ -520,12 +593,17 @@ def options(
     session: SessionOrConnection | None = None,
     on_conflict: OnConflict = "raise",
     until: Until = "purge",
+    at: datetime | None = None,
 ) -> EnqueueOptions:
     """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
         raise ConfigurationError(f"`on_conflict` must be 'raise', 'warn' or 'ignore', got {on_conflict!r}.")
     check_name("queue", queue)
     check_until(until)
+    if at is not None:
+        check_aware("at", at)
+        if delay is not None:
+            raise ConfigurationError("`delay` and `at` both set the start of a workflow: pass one of them.")
     return EnqueueOptions(
         key=None if key is None else validate_key(key),
         queue=cast(str, queue),
@@ -535,6 +613,7 @@ def options(
         session=session,
         on_conflict=on_conflict,
         until=until,
+        at=at,
     )
 
 

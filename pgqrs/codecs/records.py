@@ -45,6 +45,8 @@ class StoredWorkflow(NamedTuple):
     executor_id: UUID | None
     attempts: int
     codec: str | None
+    schedule: str | None
+    scheduled_for: datetime | None
     token: int | None
 
 
@@ -93,6 +95,13 @@ def decode_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
 def decode_listed_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
     """Return the record of a workflow, with each payload decoded, or `Unreadable` if that fails."""
     return _workflow(codec, stored, _leniently(codec, stored.codec, stored.id))
+
+
+def decode_listed_input(codec: Codec, written: str | None, name: str, text: str) -> Any:
+    """Return the decoded arguments of a workflow that a schedule starts, or `Unreadable` if that fails."""
+    if written != stored_name(codec):
+        return Unreadable(f"the arguments are written with the codec {written or 'json'!r}.")
+    return _leniently(codec, written, 0)(codec_at(codec, "input", name).decode, text)
 
 
 def decode_listed_step(codec: Codec, stored: StoredStep, written: str | None) -> StepRecord:

@@ -18,6 +18,7 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
 from pgqrs.storage.records import ClaimedRun, from_row
+from pgqrs.storage.schedules.firing import Fired, ScheduleFiring
 from pgqrs.storage.sql.channels import parse_payload, queue_channel
 from pgqrs.storage.sql.tokens import new_token
 
@@ -44,9 +45,10 @@ class MaintenanceResult(NamedTuple):
 
     `ready` says that one of the queues has a workflow to claim. `woken` counts the workflows whose timer was due,
     `recovered` the runs of dead executors, and `timed_out` the workflows that were ended at their deadline.
-    `suspects` counts executors that may be dead. `next_due` is the time in seconds until the next timer or
-    deadline, None without one. `has_new` says that `deliver` has something to do. `others` has the name and codec
-    of ready workflows with another codec.
+    `suspects` counts executors that may be dead. `next_due` is the time in seconds until the next timer, deadline
+    or time of a schedule, None without one. `has_new` says that `deliver` has something to do, and
+    `has_due_schedules` that `fire_schedules` has. `others` has the name and codec of ready workflows with another
+    codec. `fired` counts the schedules that were moved to their next times since then.
     """
 
     ready: bool
@@ -57,6 +59,8 @@ class MaintenanceResult(NamedTuple):
     next_due: float | None
     has_new: bool = False
     others: tuple[tuple[str, str | None], ...] = ()
+    has_due_schedules: bool = False
+    fired: int = 0
 
 
 class Delivered(NamedTuple):
@@ -193,16 +197,28 @@ class ClaimConnection:
             if unknown_too or self._may_delete_more:
                 deleted = await self._fetch(delivery.delete_received, {})
                 self._may_delete_more = len(deleted) >= delivery.MAX_DELETED
+        next_schedule = found["next_schedule"]
+        has_due = next_schedule is not None and next_schedule <= 0
+        upcoming = [each for each in (found["next_due"], None if has_due else next_schedule) if each is not None]
         return MaintenanceResult(
             ready,
             found["woken"],
             found["recovered"],
             timed_out,
             found["suspects"],
-            found["next_due"],
+            min(upcoming, default=None),
             found["has_new"],
             tuple((row["name"], row["codec"]) for row in others),
+            has_due,
         )
+
+    async def fire_schedules(self, firing: ScheduleFiring, names: Sequence[str], queues: Sequence[str]) -> Fired:
+        """Start the workflows of schedules of these names and queues that are due."""
+        async with self._one_at_a_time:
+            fired = await firing.fire(self._fetch, list(dict.fromkeys(names)), list(dict.fromkeys(queues)))
+            if fired.lowest:
+                self._floor.lower(fired.lowest)
+        return fired
 
     async def deliver(self) -> Delivered:
         """Give parked workflows the messages for which they wait."""

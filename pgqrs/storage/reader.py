@@ -26,6 +26,7 @@ from pgqrs.storage.records import (
     ReplyState,
     StepTimes,
     WorkflowIdentity,
+    WorkflowName,
     WorkflowResult,
     from_row,
 )
@@ -76,7 +77,7 @@ class StoreReader:
         check_token(workflow_id, token, found)
         return status
 
-    async def name(self, workflow_id: int) -> tuple[str, int | None]:
+    async def name(self, workflow_id: int) -> WorkflowName:
         """Return the name and the token of a workflow."""
         check_id(workflow_id)
         return await self._read(lambda connection: WorkflowRepository(connection).name(workflow_id))

@@ -31,6 +31,14 @@ class WorkflowIdentity(NamedTuple):
     token: int | None
 
 
+class WorkflowName(NamedTuple):
+    """The name and the token of a workflow, and the time for which a schedule has started it."""
+
+    name: str
+    token: int | None
+    scheduled_for: datetime | None
+
+
 class KeyOwner(NamedTuple):
     """The workflow that has the key of a submission: its id, recorded `input` (JSON text), codec and token.
 
@@ -69,7 +77,8 @@ class ClaimedRun(NamedTuple):
 
     `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this claim
     included. `seconds_left` is the time until the deadline, None without a deadline. `claim` is the token of the
-    run. `parent_id` is the id of the parent of a child.
+    run. `parent_id` is the id of the parent of a child. `scheduled_for` is the time for which a schedule has
+    started the workflow.
     """
 
     workflow_id: int
@@ -81,6 +90,7 @@ class ClaimedRun(NamedTuple):
     claim: int = 0
     queue: str | None = None
     parent_id: int | None = None
+    scheduled_for: datetime | None = None
 
 
 class StoredOutcome(NamedTuple):

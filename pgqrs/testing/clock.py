@@ -18,6 +18,7 @@ from pgqrs.errors import ConfigurationError
 from pgqrs.storage.journal.futures import resolve
 from pgqrs.storage.store import Store
 from pgqrs.testing import sql as testbed
+from pgqrs.testing.scheduled import start_due
 
 PAUSE = 0.003
 """Seconds between a skip of time and the next search for a timer; the pause doubles up to `LONGEST_PAUSE`."""
@@ -171,6 +172,9 @@ class TestClock:
     ) -> None:
         """Move the time forward by a length; everything that is due then happens at once.
 
+        Schedules start their workflows, also without a worker. A move over several times of a schedule is like an
+        outage: `catchup` says which of them count.
+
         Args:
             length: The length as a `timedelta`; zero by default. The other arguments are added to it.
             days: Days to add, as in ``days=30``.
@@ -186,6 +190,7 @@ class TestClock:
             raise ConfigurationError(f"the length must be at least 0, got {length}: time does not go back.")
         async with self._moving:
             await self._move(length.total_seconds())
+            await start_due(await self._stores())
 
     async def advance_to(self, time: datetime) -> None:
         """Move the time forward to a time of day.
@@ -204,8 +209,9 @@ class TestClock:
         """Skip time while the block runs: when all work only waits, move to the time of the next timer.
 
         The clock monitors the runs in this process, the writes of the `Admin` objects, and the workflows in the
-        tables. It skips no time while a step executes, while a message or the end of a child has not reached the
-        workflow that waits for it, or while a workflow waits for an event that pgqrs does not know.
+        tables. It does not move to the times of schedules. It skips no time while a step executes, while a message
+        or the end of a child has not reached the workflow that waits for it, or while a workflow waits for an event
+        that pgqrs does not know.
 
         Raises:
             ConfigurationError: The clock follows no `Admin`; raised at the end of the block.

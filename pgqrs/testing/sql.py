@@ -21,7 +21,7 @@ from sqlalchemy import case, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.codecs.messages import EVENT
-from pgqrs.models import Base, Message, Step, Wait, Workflow
+from pgqrs.models import Base, Message, Schedule, Step, Wait, Workflow
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.schema import migrate
 from pgqrs.storage.sql.addresses import name_in
@@ -200,6 +200,12 @@ async def pending_work(connection: AsyncConnection) -> PendingWork:
         elif due is not None and (next_due is None or due < next_due):
             next_due = due
     return PendingWork(frozenset(held), frozenset(open_), next_due)
+
+
+async def served(connection: AsyncConnection) -> tuple[list[str], list[str]]:
+    """Return the names of the workflows of all schedules, and their queues."""
+    rows: Any = (await connection.execute(select(Schedule.workflow, Schedule.queue).distinct())).all()
+    return sorted({workflow for workflow, _ in rows}), sorted({queue for _, queue in rows})
 
 
 async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:

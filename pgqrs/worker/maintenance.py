@@ -46,6 +46,8 @@ class Maintenance(PeriodicService):
             self._ready()
         if max(found.woken, found.recovered, found.timed_out) >= MAX_ROWS:
             return 0  # the statement reached its limit, so more rows may be left
+        if found.fired:
+            return 0  # more schedules may be due, and the next times of these are not known
         self._next = self._clock.call_at(self._clock.time() + _rest_after(found), self.wake)
         return NEVER
 

@@ -16,6 +16,7 @@ from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.channels import MESSAGES, mark_of
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.validation import validate_positive_int, validate_queues, validate_seconds
@@ -224,6 +225,7 @@ class _Services:
         self._claimer = Claimer(self._claim, self.runs)
         self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
         self._deliveries = Deliveries(self._deliver)
+        self._firing = ScheduleFiring()
         self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
 
     async def start(self) -> None:
@@ -263,6 +265,8 @@ class _Services:
         found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues))
         if found.has_new:
             self._deliveries.wake()
+        if found.has_due_schedules:
+            found = found._replace(fired=await self._fire_schedules(self._claim_connection))
         if (observer := self._here.store.observer) is not None:
             if found.recovered:
                 observer.runs_recovered(found.recovered)
@@ -281,6 +285,13 @@ class _Services:
                 extra={"workflow_name": name},
             )
         return found
+
+    async def _fire_schedules(self, connection: ClaimConnection) -> int:
+        """Start the workflows of schedules that are due, and return the number of schedules."""
+        fired = await self._in_time(connection.fire_schedules(self._firing, self._names, self._queues))
+        for queue in fired.queues:
+            self._here.notifier.notify(queue, fired.lowest)
+        return fired.moved
 
     async def _deliver(self) -> bool:
         """Deliver messages to parked workflows, and return whether more messages may be left."""

@@ -76,11 +76,12 @@ class ContextHost(Protocol):
 class _Owner:
     """Identifies a context to its runs, and does not keep it alive."""
 
-    __slots__ = ("_context", "_parts")
+    __slots__ = ("_context", "_parts", "scheduled_for")
 
     def __init__(self, context: PyWorkflow, host: ContextHost, workflow_id: int, name: str) -> None:
         self._context = ref(context)
         self._parts = host, workflow_id, name
+        self.scheduled_for: datetime | None = None
 
     def context(self) -> PyWorkflow:
         """Return the context; a context of the same runs if a task has outlived it."""
@@ -114,6 +115,7 @@ class PyWorkflow:
         token: int | None = None,
         *,
         timeout: float | None = None,
+        scheduled_for: datetime | None = None,
         owner: _Owner | None = None,
     ) -> None:
         self._host = host
@@ -125,6 +127,8 @@ class PyWorkflow:
         # The runs refer to this object in place of the context. A reference to the context itself would make each
         # finished workflow a reference cycle, which only the garbage collector can free.
         self._owner = _Owner(self, host, workflow_id, name) if owner is None else owner
+        if scheduled_for is not None:
+            self._owner.scheduled_for = scheduled_for
         self._run: Run | None = None
         self._starting = asyncio.Lock()
         self._is_executing = False
@@ -145,6 +149,14 @@ class PyWorkflow:
     def name(self) -> str:
         """The name of the workflow."""
         return self._name
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The time for which a schedule has started the workflow, aware and in UTC; None for any other workflow.
+
+        It is the same in each run. With `jitter`, or after an outage, the workflow starts later.
+        """
+        return self._owner.scheduled_for
 
     def __repr__(self) -> str:
         return f"<PyWorkflow {self._id} {self._name!r}>"
@@ -1038,6 +1050,8 @@ class PyWorkflow:
             store: The store of the running event loop. By default the `Admin` looks it up.
         """
         store = await self._host.store() if store is None else store
+        if claimed.scheduled_for is not None:
+            self._owner.scheduled_for = claimed.scheduled_for
         await self._new_run(store, claimed, can_park=can_park, has_room=has_room)
 
     async def requeue(self, grace: float = 0.0) -> None:

@@ -175,7 +175,49 @@ AND pgqrs.pgqrs_workflows.due_at < timestamptz '9999-12-30 23:59:59+00') - now()
 FROM (SELECT pg_catalog.min(pgqrs.pgqrs_workflows.deadline) AS min_5
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.deadline > now()
-AND pgqrs.pgqrs_workflows.deadline < timestamptz '9999-12-30 23:59:59+00') - now()) AS DOUBLE PRECISION)) AS next_due, (EXISTS (SELECT *
+AND pgqrs.pgqrs_workflows.deadline < timestamptz '9999-12-30 23:59:59+00') - now()) AS DOUBLE PRECISION)) AS next_due, least(CAST(EXTRACT(epoch
+FROM CASE WHEN ((SELECT pg_catalog.min(first.next_at) AS min_6
+FROM (SELECT queues.queue AS queue, names.name AS name
+FROM pg_catalog.unnest($2::TEXT[]) AS queues(queue)
+JOIN pg_catalog.unnest($3::TEXT[]) AS names(name) ON true) AS pairs
+JOIN LATERAL (SELECT pgqrs.pgqrs_schedules.next_at AS next_at
+FROM pgqrs.pgqrs_schedules
+WHERE pgqrs.pgqrs_schedules.queue = pairs.queue
+AND pgqrs.pgqrs_schedules.workflow = pairs.name
+AND pgqrs.pgqrs_schedules.paused_at IS NULL
+AND pgqrs.pgqrs_schedules.next_at IS NOT NULL
+ORDER BY pgqrs.pgqrs_schedules.next_at
+
+LIMIT 1) AS first ON true) IS NOT NULL) THEN least(greatest((SELECT pg_catalog.min(first.next_at) AS min_6
+FROM (SELECT queues.queue AS queue, names.name AS name
+FROM pg_catalog.unnest($2::TEXT[]) AS queues(queue)
+JOIN pg_catalog.unnest($3::TEXT[]) AS names(name) ON true) AS pairs
+JOIN LATERAL (SELECT pgqrs.pgqrs_schedules.next_at AS next_at
+FROM pgqrs.pgqrs_schedules
+WHERE pgqrs.pgqrs_schedules.queue = pairs.queue
+AND pgqrs.pgqrs_schedules.workflow = pairs.name
+AND pgqrs.pgqrs_schedules.paused_at IS NULL
+AND pgqrs.pgqrs_schedules.next_at IS NOT NULL
+ORDER BY pgqrs.pgqrs_schedules.next_at
+
+LIMIT 1) AS first ON true), timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END - now()) AS DOUBLE PRECISION), CASE WHEN (EXISTS (SELECT *
+FROM (SELECT queues.queue AS queue, names.name AS name
+FROM pg_catalog.unnest($2::TEXT[]) AS queues(queue)
+JOIN pg_catalog.unnest($3::TEXT[]) AS names(name) ON true) AS pairs
+JOIN LATERAL (SELECT pgqrs.pgqrs_schedules.name AS name
+FROM pgqrs.pgqrs_schedules
+WHERE pgqrs.pgqrs_schedules.queue = pairs.queue
+AND pgqrs.pgqrs_schedules.workflow = pairs.name
+AND pgqrs.pgqrs_schedules.paused_at IS NULL
+AND pgqrs.pgqrs_schedules.queued_for IS NOT NULL
+AND (SELECT 1
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.schedule = pgqrs.pgqrs_schedules.name
+AND pgqrs.pgqrs_workflows.completed_at IS NULL
+
+LIMIT 1) IS NULL
+
+LIMIT 1) AS waiting ON true)) THEN 0 END) AS next_schedule, (EXISTS (SELECT *
 FROM pgqrs.pgqrs_messages
 WHERE pgqrs.pgqrs_messages.is_new))
 OR (EXISTS (SELECT *

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -10,8 +11,9 @@ from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.storage.access.id_allocator import IdAllocator, check_id
 from pgqrs.storage.access.inserts import enqueue_workflows, insert_message
 from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import KeyOwner, WorkflowIdentity
+from pgqrs.storage.records import KeyOwner, WorkflowIdentity, WorkflowName
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewWorkflow, Submission
@@ -146,6 +148,14 @@ class WorkflowOperations:
                 return message
             self._ids.forget()  # as in `submit`: the id is taken, or the key was released since, by an end
 
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` in one transaction and return its result."""
+        return await self._access.run(work)
+
+    async def transaction_time(self) -> datetime:
+        """Return the time from which the delays of submissions are counted: the beginning of the transaction."""
+        return await self._access.run(lambda connection: ServerRepository(connection).transaction_time())
+
     async def find(self, name: str, key: str) -> WorkflowIdentity:
         """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""
         found = await self._access.run(lambda connection: WorkflowRepository(connection).of_key(name, key))
@@ -182,7 +192,7 @@ class WorkflowOperations:
         else:
             await self._access.request_cancel(workflow_id, executor_id, interrupt=interrupt)
 
-    async def resume(self, workflow_id: int) -> tuple[str, int | None]:
+    async def resume(self, workflow_id: int) -> WorkflowName:
         """Make a workflow runnable again, have its failed steps executed again; return its name and token."""
         check_id(workflow_id)
         return await self._access.run(

@@ -143,6 +143,7 @@ def _claimed() -> list[ColumnElement[Any]]:
         Workflow.claim,
         Workflow.queue,
         Workflow.parent_id,
+        Workflow.scheduled_for,
         Workflow.priority,
         pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),
     )

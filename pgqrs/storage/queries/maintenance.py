@@ -26,6 +26,7 @@ from pgqrs.models import Executor, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.claims import can_count, first_ready, queue_name_pairs
 from pgqrs.storage.queries.delivery import has_new
+from pgqrs.storage.queries.schedules import seconds_until_next
 from pgqrs.storage.sql.expressions import (
     COUNT,
     DOUBLE,
@@ -73,6 +74,7 @@ def maintain() -> Any:
     * `expired`: the ids of workflows whose deadline has passed;
     * `suspects`: the number of suspected executors;
     * `next_due`: the seconds until the next timer or deadline;
+    * `next_schedule`: the seconds until the next time of a schedule, 0 or less if one is due;
     * `has_new`: true if there is a message or a wait that no delivery has considered;
     * `took`: the seconds that the statement took.
     """
@@ -90,6 +92,7 @@ def maintain() -> Any:
         select(pg.array_agg(_past_deadline().c.id)).scalar_subquery().label("expired"),
         (_count(suspects) + suspected.scalar_subquery()).label("suspects"),
         func.least(_until(Workflow.due_at), _until(Workflow.deadline)).label("next_due"),
+        seconds_until_next().label("next_schedule"),
         has_new().label("has_new"),
         seconds_of(pg.clock_timestamp() - pg.statement_timestamp()).label("took"),
     ).add_cte(timed_out, waits_dropped)

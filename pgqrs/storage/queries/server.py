@@ -70,6 +70,11 @@ class ServerRepository:
         query = select(started_at, cast(own, BigInteger()).label("database"))
         return from_row(DatabaseIdentity, (await self._connection.execute(query)).mappings().one())
 
+    async def transaction_time(self) -> datetime:
+        """Return the time of the transaction, from which the delays of its statements are counted."""
+        time: datetime = await self._connection.scalar(select(func.now()))
+        return time
+
     async def violations(self, invariant: invariants.Invariant, limit: float) -> list[str]:
         """Return a sentence for each violation of an invariant; requires a transaction.
 

@@ -36,7 +36,16 @@ from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundE
 from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.children import is_failed_wait
-from pgqrs.storage.records import SAGA, UNDO, EventState, Receiver, WorkflowIdentity, WorkflowResult, from_row
+from pgqrs.storage.records import (
+    SAGA,
+    UNDO,
+    EventState,
+    Receiver,
+    WorkflowIdentity,
+    WorkflowName,
+    WorkflowResult,
+    from_row,
+)
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
@@ -65,13 +74,13 @@ class WorkflowRepository:
         drawn = await self._connection.scalars(drawn_ids(), {"sequence": sequence, "count": count})
         return list(drawn)
 
-    async def name(self, workflow_id: int) -> tuple[str, int | None]:
+    async def name(self, workflow_id: int) -> WorkflowName:
         """Return a workflow's name and token; raises `WorkflowNotFoundError`."""
-        query = select(Workflow.name, Workflow.token).where(Workflow.id == workflow_id)
-        row = (await self._connection.execute(query)).one_or_none()
+        query = select(*_NAME_COLUMNS).where(Workflow.id == workflow_id)
+        row = (await self._connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return row.name, row.token
+        return from_row(WorkflowName, row)
 
     async def of_key(self, name: str, key: str) -> WorkflowIdentity | None:
         """Return the workflow of this name that has the key, or None."""
@@ -185,7 +194,7 @@ class WorkflowRepository:
         """Cancel a workflow whose run was released, unless an executor has started another run."""
         await self._connection.execute(_CANCEL_RELEASED, {"workflow": workflow_id})
 
-    async def resume(self, workflow_id: int) -> tuple[str, int | None]:
+    async def resume(self, workflow_id: int) -> WorkflowName:
         """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
 
         A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, `WorkflowFinishedError`
@@ -201,7 +210,7 @@ class WorkflowRepository:
             await self._resume_with_key(workflow_id)
         else:
             await self._connection.execute(_RESUME, own)
-        return row.name, row.token
+        return WorkflowName(row.name, row.token, row.scheduled_for)
 
     async def _resume_with_key(self, workflow_id: int) -> None:
         """Make a workflow runnable again that may have to take its key back."""
@@ -221,6 +230,10 @@ class WorkflowRepository:
         row: Any = (await self._connection.execute(_KEY_TAKEN, {"workflow": workflow_id})).one_or_none()
         return None if row is None else KeyTakenError(workflow_id, *row, is_child=False)
 
+
+_SCHEDULED_FOR = finite(Workflow.scheduled_for).label("scheduled_for")
+
+_NAME_COLUMNS: Sequence[Any] = (Workflow.name, Workflow.token, _SCHEDULED_FOR)
 
 _RECEIVER = select(
     Workflow.status,
@@ -248,6 +261,8 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.executor.label("executor_id"),
     Workflow.attempts,
     Workflow.codec,
+    Workflow.schedule,
+    _SCHEDULED_FOR,
     Workflow.token,
 )
 
@@ -406,7 +421,7 @@ def _resume() -> Any:
     )
 
 
-_LOCK = _locked().add_columns(Workflow.releases_key)
+_LOCK = _locked().add_columns(Workflow.releases_key, _SCHEDULED_FOR)
 
 _CANCEL = _cancel()
 

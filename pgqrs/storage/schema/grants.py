@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Step, Wait, Workflow
+from pgqrs.models import Event, Executor, Message, Schedule, Step, Wait, Workflow
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
@@ -17,6 +17,7 @@ _OF_WORKER: Mapping[str, str] = {
     Message.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Wait.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Event.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -24,6 +25,7 @@ _OF_PRODUCER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT",
     Step.__tablename__: "SELECT",  # read if a key is taken already
     Event.__tablename__: "SELECT",
+    Schedule.__tablename__: "SELECT",
     Message.__tablename__: "SELECT, INSERT, UPDATE (key)",  # to itself, if the key is taken already
     VERSION_TABLE: "SELECT",
 }

@@ -1,0 +1,1 @@
+"""The schedules of an application: their declaration, and the handle by which they are controlled."""

@@ -1,0 +1,4 @@
+SELECT pgqrs.pgqrs_schedules.name, pgqrs.pgqrs_schedules.workflow, pgqrs.pgqrs_schedules.codec, pgqrs.pgqrs_schedules.queue, pgqrs.pgqrs_schedules.priority, pgqrs.pgqrs_schedules.timeout, pgqrs.pgqrs_schedules.cron, pgqrs.pgqrs_schedules.zone, pgqrs.pgqrs_schedules.every, pgqrs.pgqrs_schedules.anchor, pgqrs.pgqrs_schedules.start_at, pgqrs.pgqrs_schedules.end_at, pgqrs.pgqrs_schedules.overlap, pgqrs.pgqrs_schedules.catchup, pgqrs.pgqrs_schedules.within, pgqrs.pgqrs_schedules.jitter, pgqrs.pgqrs_schedules.next_at, pgqrs.pgqrs_schedules.queued_for, pgqrs.pgqrs_schedules.last_at, pgqrs.pgqrs_schedules.paused_at, pgqrs.pgqrs_schedules.created_at, pgqrs.pgqrs_schedules.updated_at, CAST(pgqrs.pgqrs_schedules.input AS TEXT) AS input, now() AS now
+FROM pgqrs.pgqrs_schedules
+WHERE pgqrs.pgqrs_schedules.name = $1::TEXT
+FOR UPDATE OF pgqrs_schedules
