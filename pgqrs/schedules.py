@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice, takewhile
 from random import Random
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -256,9 +257,10 @@ def recorded_rule(cron: str | None, zone: str | None, every: float | None, ancho
     return rule
 
 
+@lru_cache(maxsize=64)  # thousands of schedules may share a rule and its times
 def due_times(
     table: Timetable, catchup: CatchUp, within: float, next_at: datetime, now: datetime
-) -> tuple[list[datetime], datetime | None]:
+) -> tuple[tuple[datetime, ...], datetime | None]:
     """Return the times for which a schedule starts workflows now, and the next time after them.
 
     `next_at` is the first time that was not handled, and has passed.
@@ -267,14 +269,14 @@ def due_times(
     allowed = min(within, ON_TIME) if catchup == "none" else within
     first = max(next_at, now - timedelta(seconds=allowed))
     if following is None or following > now:
-        return [next_at] if first == next_at else [], following
+        return (next_at,) if first == next_at else (), following
     if catchup == "all":
-        times = list(islice(table.between(first, now + _MOMENT), MAX_TIMES + 1))
+        times = tuple(islice(table.between(first, now + _MOMENT), MAX_TIMES + 1))
         if len(times) > MAX_TIMES:
             return times[:-1], times[-1]
     else:
         last = table.last(first, now)
-        times = [] if last is None else [last]
+        times = () if last is None else (last,)
     return times, table.next(now)
 
 

@@ -1,4 +1,4 @@
-"""The `pgqrs` command: installs and checks the tables, prints the SQL that creates them, and runs workers."""
+"""The `pgqrs` command: the tables and the SQL that creates them, workers, and schedules."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 import importlib
 import inspect
 import logging
-import shlex
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +16,10 @@ from typing import Any, TypeAlias
 import click
 from click.core import ParameterSource
 
-from pgqrs import embedded
+from pgqrs.cli.connection import Act, dsn_option, dsn_required, errors_in_one_line, run, schema_option
+from pgqrs.cli.schedules import schedule
 from pgqrs.client.admin import Admin
-from pgqrs.errors import EmbeddedServerError, PgqrsError
-from pgqrs.models import HEAD, SCHEMA
+from pgqrs.models import HEAD
 from pgqrs.storage.schema.grants import grants
 from pgqrs.storage.schema.migrate import sql_script
 from pgqrs.types import DEFAULT_QUEUE
@@ -29,53 +27,38 @@ from pgqrs.worker.worker import Worker
 from pgqrs.workflow.definition import definition_of
 
 Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
-Act: TypeAlias = Callable[[Admin], Awaitable[object]]
-
-_dsn_option = partial(
-    click.option,
-    "--dsn",
-    envvar="PGQRS_DSN",
-    show_envvar=True,
-    help="The DSN of the database: postgresql://..., or embedded:// for an embedded server.",
-)
-_dsn = _dsn_option(required=True)
-_schema = click.option(
-    "--schema",
-    envvar="PGQRS_SCHEMA",
-    show_envvar=True,
-    default=SCHEMA,
-    show_default=True,
-    help="The schema of the tables.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pgqrs", message="%(prog)s %(version)s", prog_name="pgqrs")
 def main() -> None:
-    """Durable workflows on PostgreSQL: install and check the tables, and run workers."""
+    """Durable workflows on PostgreSQL: install and check the tables, run workers, and control schedules."""
+
+
+main.add_command(schedule)
 
 
 @main.command()
-@_dsn
-@_schema
+@dsn_required
+@schema_option
 def install(dsn: str, schema: str) -> None:
     """Create the tables, or migrate them to the newest revision."""
-    _run(dsn, schema, Admin.install, creates=True)
+    run(dsn, schema, Admin.install, creates=True)
     click.echo(f"pgqrs is installed in the schema {schema!r}, at revision {HEAD}.")
 
 
 @main.command()
-@_dsn
-@_schema
+@dsn_required
+@schema_option
 @click.option("--deep", is_flag=True, help="Check the contents of the tables, too; this reads all rows.")
 def verify(dsn: str, schema: str, *, deep: bool) -> None:
     """Check that the tables exist and are at the newest revision."""
-    _run(dsn, schema, partial(Admin.verify, deep=deep))
+    run(dsn, schema, partial(Admin.verify, deep=deep))
     click.echo(f"The schema {schema!r} is up to date, at revision {HEAD}.")
 
 
 @main.command()
-@_schema
+@schema_option
 @click.option("--from", "start", metavar="REV", default="base", help="The current revision, if there is one.")
 @click.option("--to", "end", metavar="REV", default=HEAD, help="The revision to migrate to, if not the newest.")
 @click.option(
@@ -91,7 +74,7 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     With --grant-to and --producer, the grants for these roles follow. To print only the grants, for tables that
     exist already, pass the newest revision as --from.
     """
-    with _errors_in_one_line():
+    with errors_in_one_line():
         parts = [
             sql_script(schema, start=start, end=end),
             grants(schema, workers=workers, producers=producers),
@@ -101,8 +84,8 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
 
 @main.command()
 @click.argument("targets", metavar="MODULE[:NAME[,NAME]]...", nargs=-1, required=True)
-@_dsn_option()
-@_schema
+@dsn_option()
+@schema_option
 @click.option(
     "--admin",
     "admin_target",
@@ -160,10 +143,10 @@ def worker(
 
     if admin_target is not None:
         make = _admin_maker(admin_target)
-        with _errors_in_one_line():
+        with errors_in_one_line():
             asyncio.run(_with_own_admin(admin_target, make, work))
     elif dsn is not None:
-        _run(dsn, schema, work)
+        run(dsn, schema, work)
 
 
 def _check_one_database(context: click.Context, dsn: str | None, admin_target: str | None) -> None:
@@ -260,34 +243,6 @@ def _is_workflow(value: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _run(dsn: str, schema: str, act: Act, *, creates: bool = False) -> None:
-    async def connected() -> None:
-        async with Admin(dsn, schema) as admin:
-            await act(admin)
-
-    with _errors_in_one_line():
-        if not creates:
-            _check_exists(dsn)
-        asyncio.run(connected())
-
-
-def _check_exists(dsn: str) -> None:
-    """Refuse a DSN of an embedded server that does not exist: only `install` creates a server."""
-    if embedded.is_embedded(dsn) and not embedded.exists(dsn):
-        raise EmbeddedServerError(
-            f"there is no embedded PostgreSQL in {embedded.data_folder(dsn)}: "
-            f"check the path, or create one with `pgqrs install --dsn {shlex.quote(dsn)}`."
-        )
-
-
-@contextmanager
-def _errors_in_one_line() -> Generator[None, None, None]:
-    try:
-        yield
-    except PgqrsError as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
 
 
 if __name__ == "__main__":

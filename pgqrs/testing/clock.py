@@ -210,8 +210,8 @@ class TestClock:
 
         The clock monitors the runs in this process, the writes of the `Admin` objects, and the workflows in the
         tables. It does not move to the times of schedules. It skips no time while a step executes, while a message
-        or the end of a child has not reached the workflow that waits for it, or while a workflow waits for an event
-        that pgqrs does not know.
+        or the end of a child has not reached the workflow that waits for it, or while a workflow waits for an
+        event that pgqrs does not know.
 
         Raises:
             ConfigurationError: The clock follows no `Admin`; raised at the end of the block.

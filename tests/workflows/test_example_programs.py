@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
+from examples.nightly import HALF_PAST_TWO, report
 from pgqrs import Worker
+from pgqrs.testing import run_enqueued
 from tests.support.waiting import no_hang
+
+pytest_plugins = ("pytest_pgqrs",)
 
 
 async def test_order_is_shipped_when_it_is_approved(admin):
@@ -33,3 +39,27 @@ async def test_parent_of_many_children_has_two_steps(admin):
             "start_many/resize:1",
             "result/start_many/resize:1",
         ]
+
+
+async def test_nightly_report_is_made_once_a_night(kit, clock):
+    """In the spring there is no 2:30 in one night, and in the autumn it comes twice in another."""
+    year = (await clock.now()).year + 1
+    handle = await kit.schedule("nightly", HALF_PAST_TWO, report, "books")
+    nights = []
+    for month in (3, 10):
+        last_sunday = next(
+            day
+            for day in (datetime(year, month, 31, tzinfo=UTC) - timedelta(days=n) for n in range(7))
+            if day.weekday() == 6
+        )
+        await clock.advance_to(last_sunday - timedelta(hours=2))
+        await run_enqueued(kit, [report])  # the newest of the nights before
+        nights += (times := await handle.next(2))
+        for time in times:
+            await clock.advance_to(time)
+            assert await run_enqueued(kit, [report]) == 1
+    hours = [time.hour + time.minute / 60 for time in nights]
+    assert hours == [1.0, 0.5, 0.5, 1.5]  # in UTC: 3:00 and 2:30 in the summer, 2:30 in the summer and the winter
+    made = [each.scheduled_for for each in await kit.list_workflows()]
+    assert len(made) == len(set(made)) == 6
+    assert set(nights) <= set(made)

@@ -8,9 +8,9 @@ from sqlalchemy import Boolean, Integer, exists, func, select
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
-from pgqrs.models import Executor, Message, Step, Text, Wait, Workflow
+from pgqrs.models import Executor, Message, Schedule, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.sql.expressions import interval, number_literal, pg, text_literal
+from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal
 from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
@@ -159,6 +159,25 @@ def invariants() -> tuple[Invariant, ...]:
             "workflow {0} has continued as new in the epoch {1}, and has the epoch {2}.",
             select(Workflow.id, Workflow.generation, Workflow.epoch).where(
                 (Workflow.generation > Workflow.epoch) | (Workflow.generation < 1)
+            ),
+        ),
+        (
+            "workflow {0} has the schedule {1!r} and the time {2}: it needs both, or none of them.",
+            select(Workflow.id, Workflow.schedule, Workflow.scheduled_for).where(
+                Workflow.schedule.is_(None) != Workflow.scheduled_for.is_(None)
+            ),
+        ),
+        (
+            "schedule {0!r} has started {2} workflows {3!r} for the time {1}.",
+            select(Workflow.schedule, Workflow.scheduled_for, COUNT, Workflow.name)
+            .where(Workflow.schedule.is_not(None))
+            .group_by(Workflow.schedule, Workflow.scheduled_for, Workflow.name)
+            .having(COUNT > ONE),
+        ),
+        (
+            "schedule {0!r} has queued the time {1}, although `overlap` is {2!r}.",
+            select(Schedule.name, Schedule.queued_for, Schedule.overlap).where(
+                Schedule.queued_for.is_not(None), Schedule.overlap != "queue"
             ),
         ),
         (

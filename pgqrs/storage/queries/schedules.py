@@ -38,6 +38,7 @@ from pgqrs.storage.sql.expressions import (
     COUNT,
     DOUBLE,
     ONE,
+    ZERO,
     array_of,
     is_found,
     json_of,
@@ -49,7 +50,7 @@ from pgqrs.storage.sql.expressions import (
     unnest,
 )
 from pgqrs.storage.sql.sagas import handed_to_worker, has_saga, is_undecided
-from pgqrs.storage.sql.waits import drop_waits
+from pgqrs.storage.sql.waits import all_of, drop_waits
 from pgqrs.types import SagaState, WorkflowStatus
 
 MAX_DUE = 500
@@ -114,16 +115,16 @@ def fire() -> Any:
     """
     held = _held().cte("held").prefix_with("MATERIALIZED")
     live, locked = _live(held)
-    left = select(ONE).where(live.c.schedule == held.c.name, live.c.is_to_cancel)
-    unlocked = left.where(live.c.id.not_in(select(locked.c.id))).exists()
+    unlocked = live.c.is_to_cancel & live.c.id.not_in(select(locked.c.id))
     ready: Any = (
         select(held, _is_held_back(held, live).label("is_held_back"))
-        .where(~unlocked)
+        .where(~_is_among(held.c.name, select(live.c.schedule).where(unlocked)))
         .cte("ready")
         .prefix_with("MATERIALIZED")
     )
     moved = _move(ready).cte("moved")
-    started = _start(ready).cte("started")
+    free = _is_among(Schedule.name, select(ready.c.name).where(~ready.c.is_held_back))
+    started = _insert(free).cte("started")
     lowest = select(pg.min(started.c.id)).scalar_subquery()
     queues = select(pg.array_agg(started.c.queue.distinct(), type_=ARRAY(Text()))).scalar_subquery()
     return select(
@@ -134,33 +135,36 @@ def fire() -> Any:
     ).add_cte(*_cancel(locked, ready))
 
 
+def _is_among(value: Any, values: Any) -> ColumnElement[bool]:
+    """Return the condition that the rows of a query contain a value.
+
+    As a part of another condition it is one look into a hash table; a join of two CTEs would compare all pairs.
+    """
+    among: ColumnElement[bool] = value.in_(values)
+    return among.is_(true())
+
+
 def _held() -> Any:
-    """Return the query that locks the schedules that have not changed, with their new times."""
+    """Return the query that locks the schedules that have not changed, with their new times.
+
+    Each is a lateral look-up, or a plan that was made on an empty table would compare all pairs.
+    """
     columns = ("old_at", "old_queued", "next_at", "latest", "second")
     given = _given(names=Text(), **dict.fromkeys(columns, _TIME))
-    return (
-        select(
-            Schedule.name,
-            Schedule.workflow,
-            Schedule.input,
-            Schedule.codec,
-            Schedule.queue,
-            Schedule.priority,
-            Schedule.timeout,
-            Schedule.overlap,
-            given.c.next_at,
-            given.c.latest,
-            given.c.second,
-        )
-        .join_from(given, Schedule, Schedule.name == given.c.names)
+    own = (
+        select(Schedule.name, Schedule.overlap)
         .where(
+            Schedule.name == given.c.names,
             Schedule.paused_at.is_(None),
             Schedule.next_at.is_not_distinct_from(given.c.old_at),
             Schedule.queued_for.is_not_distinct_from(given.c.old_queued),
         )
-        .order_by(Schedule.name)
-        .with_for_update(key_share=True, skip_locked=True, of=Schedule)
+        .limit(ONE)
+        .with_for_update(key_share=True, skip_locked=True)
+        .lateral("own")
     )
+    times = (given.c.next_at, given.c.latest, given.c.second)
+    return select(own.c.name, own.c.overlap, *times).select_from(given.join(own, true()))
 
 
 def _live(held: Any) -> tuple[Any, Any]:
@@ -168,6 +172,7 @@ def _live(held: Any) -> tuple[Any, Any]:
     of_schedule: Any = (
         select(Workflow.id)
         .where(Workflow.schedule == held.c.name, Workflow.completed_at.is_(None))
+        .offset(ZERO)
         .lateral("of_schedule")
     )
     live = (
@@ -181,12 +186,17 @@ def _live(held: Any) -> tuple[Any, Any]:
         .cte("live")
         .prefix_with("MATERIALIZED")
     )
+    own: Any = (
+        select(Workflow.id, Workflow.status, Workflow.saga_state)
+        .where(Workflow.id == live.c.id, Workflow.completed_at.is_(None))
+        .limit(ONE)
+        .with_for_update(key_share=True, skip_locked=True)
+        .lateral("own_run")
+    )
     locked = (
-        select(Workflow.id, Workflow.status, Workflow.saga_state, live.c.schedule)
-        .join_from(live, Workflow, Workflow.id == live.c.id)
-        .where(live.c.is_to_cancel, Workflow.completed_at.is_(None))
-        .order_by(Workflow.id)
-        .with_for_update(key_share=True, skip_locked=True, of=Workflow)
+        select(own.c.id, own.c.status, own.c.saga_state, live.c.schedule)
+        .select_from(live.join(own, true()))
+        .where(live.c.is_to_cancel)
         .cte("locked")
         .prefix_with("MATERIALIZED")
     )
@@ -195,8 +205,8 @@ def _live(held: Any) -> tuple[Any, Any]:
 
 def _is_held_back(held: Any, live: Any) -> ColumnElement[bool]:
     """Return the condition that a live workflow keeps a schedule from starting another one."""
-    lives = select(ONE).where(live.c.schedule == held.c.name).exists()
-    return and_(held.c.overlap.in_([text_literal("skip"), text_literal("queue")]), lives)
+    waits = held.c.overlap.in_([text_literal("skip"), text_literal("queue")])
+    return and_(waits, _is_among(held.c.name, select(live.c.schedule)))
 
 
 def _move(ready: Any) -> Any:
@@ -215,19 +225,18 @@ def _move(ready: Any) -> Any:
     )
 
 
-def _start(ready: Any) -> Any:
-    """Return the statement that starts the workflows of schedules that are not held back."""
-    return _insert(ready, ~ready.c.is_held_back)
-
-
 def _cancel(locked: Any, ready: Any) -> list[Any]:
     """Return the CTEs that cancel the locked workflows of the schedules, as `workflows.cancel` does."""
-    mine = locked.c.schedule.in_(select(ready.c.name))
+
+    def those(*conditions: ColumnElement[bool]) -> Any:
+        mine = _is_among(locked.c.schedule, select(ready.c.name))
+        ids = select(locked.c.id).where(mine, *conditions).subquery()
+        return update(Workflow).where(Workflow.id == func.any(all_of(ids.c.id)))
+
     is_running = locked.c.status == text_literal(WorkflowStatus.RUNNING)
-    own = update(Workflow).where(Workflow.id == locked.c.id, mine)
-    asks = own.where(is_running, ~has_saga(locked.c) | is_undecided(locked.c))
+    asks = those(is_running, ~has_saga(locked.c) | is_undecided(locked.c))
     asked = asks.values(cancel_interrupts=func.coalesce(Workflow.cancel_interrupts, false())).cte("asked")
-    ended = own.where(~is_running, ~has_saga(locked.c)).values(
+    ended = those(~is_running, ~has_saga(locked.c)).values(
         status=text_literal(WorkflowStatus.CANCELLED),
         ready_at=null(),
         due_at=null(),
@@ -237,7 +246,7 @@ def _cancel(locked: Any, ready: Any) -> list[Any]:
         updated_at=func.now(),
     )
     cancelled = ended.returning(Workflow.id).cte("cancelled")
-    hands = own.where(~is_running, is_undecided(locked.c)).values(**handed_to_worker(SagaState.CANCELLED))
+    hands = those(~is_running, is_undecided(locked.c)).values(**handed_to_worker(SagaState.CANCELLED))
     handed = hands.returning(Workflow.id).cte("handed")
     return [asked, drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped")]
 
@@ -247,17 +256,24 @@ def start_by_hand() -> Any:
 
     The arrays are those of `fire`. A workflow whose key is taken is not started. Each row has an id and a key.
     """
-    return _insert(Schedule.__table__, true())
+    return _insert(true())
 
 
-def _insert(schedules: Any, condition: ColumnElement[bool]) -> Any:
+def _insert(condition: ColumnElement[bool]) -> Any:
     """Return the statement that inserts workflows of schedules that meet a condition, unless a key is taken.
 
     Another conflict is an error: a server that lost its last transactions gives out an id twice, and the workflow
     must not be lost with it.
     """
-    of = schedules.c
     given = _given(schedules=Text(), times=_TIME, starts=_TIME, keys=Text(), tokens=BigInteger())
+    columns = ("workflow", "input", "codec", "queue", "priority", "timeout", "name")
+    own: Any = (
+        select(*(getattr(Schedule, each) for each in columns))
+        .where(Schedule.name == given.c.schedules, condition)
+        .limit(ONE)
+        .lateral("own_schedule")
+    )
+    of = own.c
     values = {
         "name": of.workflow,
         "input": of.input,
@@ -272,7 +288,7 @@ def _insert(schedules: Any, condition: ColumnElement[bool]) -> Any:
         "ready_at": case((given.c.starts.is_(None), func.now())),
         "due_at": given.c.starts,
     }
-    new = select(*values.values()).where(of.name == given.c.schedules, condition).order_by(given.c.times, of.name)
+    new = select(*values.values()).select_from(given.join(own, true()))
     return (
         insert(Workflow)
         .from_select(list(values), new, include_defaults=False)

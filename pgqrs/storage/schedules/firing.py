@@ -71,13 +71,13 @@ class ScheduleFiring:
 
 def _planned(own: DueSchedule) -> _Move:
     """Return what a schedule that is due does at the time of the database's clock."""
-    times: list[datetime] = []
+    times: tuple[datetime, ...] = ()
     next_at = own.next_at
     if next_at is not None and next_at <= own.now:
         times, next_at = due_times(own.table, own.catchup, own.within, next_at, own.now)
     second = None
     if own.queued_for is not None and own.overlap == "queue":
-        times, second = [own.queued_for], times[-1] if times else None
+        times, second = (own.queued_for,), times[-1] if times else None
     delays = [jittered(own.name, each, own.jitter) if own.jitter else each for each in times]
     starts = [each if each > own.now else None for each in delays]
     runs = [new_run(own.name, time, start) for time, start in zip(times, starts, strict=True)]

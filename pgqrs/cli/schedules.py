@@ -1,0 +1,187 @@
+"""The commands of schedules: `pgqrs schedule list`, `pause`, `resume`, `trigger`, `backfill` and `next`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.client.admin import Admin
+from pgqrs.schedules import ScheduleRecord
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_HEAD = ("NAME", "WORKFLOW", "RULE", "NEXT", "LAST", "STATE")
+
+
+@click.group()
+def schedule() -> None:
+    """List and control the schedules."""
+
+
+def _of_one(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options of a command for one schedule."""
+    for option in (_json, schema_option, dsn_required, click.argument("name")):
+        command = option(command)
+    return command
+
+
+@schedule.command(name="list")
+@dsn_required
+@schema_option
+@_json
+def list_(dsn: str, schema: str, *, as_json: bool) -> None:
+    """List all schedules, with their next times."""
+
+    async def act(admin: Admin) -> None:
+        found = await admin.list_schedules()
+        if as_json:
+            _print_json([_shown(each) for each in found])
+        else:
+            _print_table([_HEAD, *map(_row, found)])
+
+    run(dsn, schema, act)
+
+
+@schedule.command()
+@_of_one
+def pause(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+    """Start no more workflows of the schedule NAME, until it is resumed."""
+    _change(name, dsn, schema, as_json=as_json, pauses=True)
+
+
+@schedule.command()
+@_of_one
+def resume(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+    """Go on with the schedule NAME; the times that passed during the pause are not caught up."""
+    _change(name, dsn, schema, as_json=as_json, pauses=False)
+
+
+@schedule.command()
+@_of_one
+def trigger(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+    """Start a workflow of the schedule NAME now."""
+
+    async def act(admin: Admin) -> None:
+        handle = await (await admin.find_schedule(name)).trigger()
+        if as_json:
+            _print_json({"id": handle.id})
+        else:
+            click.echo(f"The schedule {name!r} has started workflow {handle.id}.")
+
+    run(dsn, schema, act)
+
+
+@schedule.command()
+@_of_one
+@click.argument("since")
+@click.argument("until")
+@click.option("--dry-run", is_flag=True, help="Print the times, and start nothing.")
+def backfill(name: str, since: str, until: str, dsn: str, schema: str, *, dry_run: bool, as_json: bool) -> None:
+    """Start the workflows that the schedule NAME has missed from SINCE on and before UNTIL.
+
+    The times are ISO 8601 with an offset, as 2026-11-27T00:00:00+01:00.
+    """
+    period = _time("SINCE", since), _time("UNTIL", until)
+
+    async def act(admin: Admin) -> None:
+        times = await (await admin.find_schedule(name)).backfill(*period, dry_run=dry_run)
+        _print_times(times, as_json=as_json)
+        if not as_json:
+            verb = "would start" if dry_run else "has started"
+            click.echo(f"The schedule {name!r} {verb} {len(times)} workflows.")
+
+    run(dsn, schema, act)
+
+
+@schedule.command(name="next")
+@click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="The number of times.")
+@_of_one
+def next_(name: str, dsn: str, schema: str, *, count: int, as_json: bool) -> None:
+    """Print the next times of the schedule NAME."""
+
+    async def act(admin: Admin) -> None:
+        _print_times(await (await admin.find_schedule(name)).next(count), as_json=as_json)
+
+    run(dsn, schema, act)
+
+
+def _change(name: str, dsn: str, schema: str, *, as_json: bool, pauses: bool) -> None:
+    """Pause or resume a schedule, and print its state."""
+
+    async def act(admin: Admin) -> None:
+        handle = await admin.find_schedule(name)
+        await (handle.pause() if pauses else handle.resume())
+        record = await handle.record()
+        if as_json:
+            _print_json(_shown(record))
+        else:
+            click.echo(f"The schedule {name!r} is {_state(record)}; its next time is {_text(record.next_at)}.")
+
+    run(dsn, schema, act)
+
+
+def _time(what: str, text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{what} must be a time such as 2026-11-27T00:00:00+01:00, got {text!r}."
+        ) from error
+    if time.utcoffset() is None:
+        raise click.BadParameter(f"{what} needs an offset, as in {text}+01:00 or {text}Z.")
+    return time
+
+
+def _print_times(times: Sequence[datetime], *, as_json: bool) -> None:
+    if as_json:
+        _print_json([_text(each) for each in times])
+    else:
+        for each in times:
+            click.echo(_text(each))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _row(record: ScheduleRecord) -> tuple[str, ...]:
+    times = _text(record.next_at), _text(record.last_at)
+    return record.name, record.workflow, str(record.rule), *times, _state(record)
+
+
+def _state(record: ScheduleRecord) -> str:
+    if record.is_paused:
+        return "paused"
+    return "over" if record.next_at is None else "active"
+
+
+def _shown(record: ScheduleRecord) -> dict[str, Any]:
+    """Return a record as values for JSON: times in ISO 8601, lengths in seconds, the rule in words."""
+    values = asdict(record) | {"rule": str(record.rule)}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return _text(value) if isinstance(value, datetime) else value
+
+
+def _text(time: datetime | None) -> str:
+    return "-" if time is None else time.isoformat()
