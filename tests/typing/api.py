@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
 from sqlalchemy import URL
@@ -17,12 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pgqrs import (
     Admin,
     Codec,
+    Cron,
     Encoded,
+    Every,
     JsonCodec,
     PyWorkflow,
     Receive,
     Request,
     RetryPolicy,
+    ScheduleHandle,
+    ScheduleRecord,
     SerializationError,
     StepAction,
     StepRecord,
@@ -57,6 +61,25 @@ async def monthly(ctx: PyWorkflow, month: int, *, total: int = 0) -> int:
         await ctx.continue_as_new(monthly, month + 1, total=total)
     else:
         return total
+
+
+async def schedules(admin: Admin) -> None:
+    nightly = await admin.schedule("nightly", Cron("0 3 * * *", "Europe/Berlin"), monthly, 3, overlap="cancel")
+    assert_type(nightly, ScheduleHandle[int])
+    assert_type(await (await nightly.trigger()).result(), int)
+    assert_type(await nightly.next(2), list[datetime])
+    await admin.options(queue="q", at=datetime.now(UTC)).schedule("beat", Every(timedelta(minutes=5)), beat)
+    await admin.schedule("beat", Every(60), beat, within=timedelta(hours=1), jitter=3, catchup="none")
+    await admin.schedule("beat", Every(60), beat, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.schedule("beat", "@daily", beat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.schedule("beat", Every(60), beat, overlap="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await admin.find_schedule("nightly"), ScheduleHandle[Any])
+    assert_type(await admin.list_schedules(), list[ScheduleRecord])
+
+
+@workflow
+async def beat(ctx: PyWorkflow) -> None:
+    assert_type(ctx.scheduled_for, datetime | None)
 
 
 @step

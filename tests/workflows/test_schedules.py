@@ -275,8 +275,8 @@ async def test_invalid_option_is_refused(admin, options, error):
 
 
 async def test_invalid_declaration_is_refused(admin):
-    for name, error in (("", InvalidNameError), ("n" * 500, ConfigurationError)):
-        with pytest.raises(error):
+    for name in ("", "n" * 449, "ü" * 225):
+        with pytest.raises(InvalidNameError):
             await admin.schedule(name, PAST, report)
     for options in ({"key": "k"}, {"delay": 1}, {"at": datetime.now(UTC)}, {"key": "k", "until": "end"}):
         with pytest.raises(ConfigurationError, match="schedule"):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.base import stored_name
-from pgqrs.errors import ConfigurationError
+from pgqrs.errors import ConfigurationError, InvalidNameError
 from pgqrs.schedules import Cron, Every, Timetable, check_aware
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.schedules.repository import ScheduleRepository
@@ -84,7 +84,7 @@ async def put_schedule(loops: LoopStates, new: Declaration, session: SessionOrCo
     name, target, table, options = new
     check_name("schedule name", name)
     if len(name.encode()) > MAX_NAME_BYTES:
-        raise ConfigurationError(f"the name of a schedule must have at most {MAX_NAME_BYTES} bytes of UTF-8.")
+        raise InvalidNameError(f"the name of a schedule must have at most {MAX_NAME_BYTES} bytes of UTF-8.")
     definition = target.definition
     check_arguments(definition, target.args, {})
     text = encode_input(loops.codec, definition, target.args, {}).text

@@ -228,15 +228,15 @@ def _move(ready: Any) -> Any:
 def _cancel(locked: Any, ready: Any) -> list[Any]:
     """Return the CTEs that cancel the locked workflows of the schedules, as `workflows.cancel` does."""
 
-    def those(*conditions: ColumnElement[bool]) -> Any:
+    def selected(*conditions: ColumnElement[bool]) -> Any:
         mine = _is_among(locked.c.schedule, select(ready.c.name))
         ids = select(locked.c.id).where(mine, *conditions).subquery()
         return update(Workflow).where(Workflow.id == func.any(all_of(ids.c.id)))
 
     is_running = locked.c.status == text_literal(WorkflowStatus.RUNNING)
-    asks = those(is_running, ~has_saga(locked.c) | is_undecided(locked.c))
+    asks = selected(is_running, ~has_saga(locked.c) | is_undecided(locked.c))
     asked = asks.values(cancel_interrupts=func.coalesce(Workflow.cancel_interrupts, false())).cte("asked")
-    ended = those(~is_running, ~has_saga(locked.c)).values(
+    ended = selected(~is_running, ~has_saga(locked.c)).values(
         status=text_literal(WorkflowStatus.CANCELLED),
         ready_at=null(),
         due_at=null(),
@@ -246,7 +246,7 @@ def _cancel(locked: Any, ready: Any) -> list[Any]:
         updated_at=func.now(),
     )
     cancelled = ended.returning(Workflow.id).cte("cancelled")
-    hands = those(~is_running, is_undecided(locked.c)).values(**handed_to_worker(SagaState.CANCELLED))
+    hands = selected(~is_running, is_undecided(locked.c)).values(**handed_to_worker(SagaState.CANCELLED))
     handed = hands.returning(Workflow.id).cte("handed")
     return [asked, drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped")]
 
