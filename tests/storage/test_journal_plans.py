@@ -223,7 +223,7 @@ async def test_journal_statements_never_scan_a_large_table(dsn, schema, admin):
 # Workers
 
 OWN, RIVAL = UUID(int=1), UUID(int=2)
-PARTIAL = {"ready", "due", "executor", "deadline"}
+PARTIAL = {"ready", "due", "executor", "deadline", "next", "queued", "schedule"}
 NAMES, QUEUES = ["w", "v"], ["default", "other"]
 
 
