@@ -56,7 +56,16 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.schedules import Cron, Every, ScheduleRecord
-from pgqrs.types import Json, StepAction, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
+from pgqrs.types import (
+    Json,
+    QueueRecord,
+    StepAction,
+    StepRecord,
+    StepStatus,
+    Unreadable,
+    WorkflowRecord,
+    WorkflowStatus,
+)
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.children import Child, ChildGroup, Children, Many
 from pgqrs.workflow.context import PyWorkflow, current
@@ -94,6 +103,7 @@ __all__ = [
     "PgqrsError",
     "PoisonedWorkflowError",
     "PyWorkflow",
+    "QueueRecord",
     "Receive",
     "Request",
     "RequestAnsweredError",

@@ -36,7 +36,7 @@ from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0011"
+HEAD = "0012"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -67,7 +67,7 @@ class Text(types.Text):
 
     def adapt(self, cls: type[Any], **_options: Any) -> Any:  # noqa: ARG002  # SQLAlchemy's signature
         """Return a copy of this type: the dialect's own string type casts to VARCHAR."""
-        return type(self)(self.length)
+        return type(self)(self.length, self.collation)
 
 
 class Base(DeclarativeBase):
@@ -137,6 +137,8 @@ class Workflow(Base):
     # The schedule that has started the workflow, and the time for which it did so.
     schedule: Mapped[str | None]
     scheduled_for: Mapped[datetime | None]
+    # The key within the queue, of a customer for instance, by which the limits of partitions count.
+    partition_key: Mapped[str | None] = mapped_column(Text(collation="C"))
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -183,6 +185,21 @@ class Workflow(Base):
             "ix_pgqrs_workflows_schedule",
             "schedule",
             postgresql_where=text("schedule IS NOT NULL AND completed_at IS NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_partition",
+            "queue",
+            "name",
+            "partition_key",
+            priority.desc(),
+            "id",
+            postgresql_where=text("ready_at IS NOT NULL AND partition_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_running",
+            "queue",
+            "partition_key",
+            postgresql_where=text("executor IS NOT NULL AND queue IS NOT NULL"),
         ),
     )
 
@@ -340,6 +357,23 @@ class Schedule(Base):
             postgresql_where=text("paused_at IS NULL AND queued_for IS NOT NULL"),
         ),
     )
+
+
+class Queue(Base):
+    """The limits of one queue; a queue without limits that is not paused has no row.
+
+    A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
+    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `weights`
+    has the weight of partition keys; the other keys have the weight 1.
+    """
+
+    __tablename__ = "pgqrs_queues"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    concurrency: Mapped[int | None]
+    partition_concurrency: Mapped[int | None]
+    weights: Mapped[Any | None] = mapped_column(JSON())
+    paused_at: Mapped[datetime | None]
 
 
 class Executor(Base):

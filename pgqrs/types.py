@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -99,6 +100,7 @@ class WorkflowRecord:
         codec: The name of the codec that wrote the payloads; None for strict JSON.
         schedule: The name of the schedule that has started the workflow; None for a workflow of no schedule.
         scheduled_for: The time for which the schedule has started the workflow.
+        partition_key: The key of the workflow within its queue; None without one.
     """
 
     id: int
@@ -122,6 +124,34 @@ class WorkflowRecord:
     codec: str | None = None
     schedule: str | None = None
     scheduled_for: datetime | None = None
+    partition_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRecord:
+    """A snapshot of one queue in the database.
+
+    Attributes:
+        name: The name of the queue.
+        concurrency: The maximum number of its runs; None for no limit.
+        partition_concurrency: The maximum number of the runs of each partition key; None for no limit.
+        weights: The weights of partition keys; a key that is missing has the weight 1.
+        paused_at: The time at which the queue was paused; None for a queue that is not paused.
+        ready: The number of workflows that are ready to be claimed.
+        running: The number of workflows that an executor runs.
+        held_back: The number of ready workflows that wait for a limit, or for the end of the pause.
+        oldest_age: The seconds since the oldest ready workflow became ready; None without one.
+    """
+
+    name: str
+    concurrency: int | None
+    partition_concurrency: int | None
+    weights: Mapping[str, float]
+    paused_at: datetime | None
+    ready: int
+    running: int
+    held_back: int
+    oldest_age: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,12 @@ def validate_key(key: object) -> str:
     return cast(str, key)
 
 
+def validate_partition_key(key: object) -> str:
+    """Return a partition key; raises `InvalidNameError` for a key that cannot be stored."""
+    check_name("partition key", key)
+    return cast(str, key)
+
+
 def validate_queues(queues: object) -> list[str]:
     """Return the names of a worker's queues, each once.
 

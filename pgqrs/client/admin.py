@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -14,6 +14,7 @@ from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.queues.settings import QueueSettings, queue_limits
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
@@ -31,7 +32,16 @@ from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings
-from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, StepRecord, Until, WorkflowRecord, WorkflowStatus
+from pgqrs.types import (
+    DEFAULT_QUEUE,
+    CatchUp,
+    Overlap,
+    QueueRecord,
+    StepRecord,
+    Until,
+    WorkflowRecord,
+    WorkflowStatus,
+)
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
 from pgqrs.workflow.context import PyWorkflow
@@ -374,6 +384,7 @@ class Admin:
         on_conflict: OnConflict = "raise",
         until: Until = "purge",
         at: datetime | None = None,
+        partition_key: str | None = None,
     ) -> Submitter:
         """Return a `Submitter` that enqueues and runs workflows with these options.
 
@@ -396,12 +407,15 @@ class Admin:
                 there is one workflow of the key for ever. ``"end"`` is its end, so there is one live workflow of
                 the key at a time.
             at: The time before which no worker starts the workflow, an aware datetime, in place of `delay`.
+            partition_key: The key of the workflow within its queue, such as the id of a customer. If the queue has
+                limits, its keys are served in turn, and `partition_concurrency` of `set_queue` limits the runs of
+                each. No key by default.
 
         Returns:
             A `Submitter` with `enqueue`, `enqueue_many`, `run`, `find` and `schedule`.
 
         Raises:
-            InvalidNameError: The key or the queue cannot be stored.
+            InvalidNameError: The key, the queue or the partition key cannot be stored.
             ConfigurationError: A number is out of range, `on_conflict` or `until` is unknown, `at` is naive, or
                 `delay` and `at` are both set.
             TypeError: A value has another type.
@@ -418,6 +432,7 @@ class Admin:
                 on_conflict=on_conflict,
                 until=until,
                 at=at,
+                partition_key=partition_key,
             ),
         )
 
@@ -756,6 +771,103 @@ class Admin:
         reader = (await self.store()).reader
         found = await reader.workflows(status=wanted, name=name, limit=limit, before=before)
         return [decode_listed_workflow(self.codec, each) for each in found]
+
+    async def set_queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        partition_concurrency: int | None = None,
+        weights: Mapping[str, float] | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> None:
+        """Set the limits of a queue for all workers; they replace its earlier limits.
+
+        A claim that begins after the commit follows the limits. Runs that are live then go on, and count. A queue
+        without limits costs nothing: the call without limits deletes the row of the queue, unless it is paused.
+
+        Args:
+            name: The name of the queue.
+            concurrency: Maximum runs of the queue at once, in all processes; no limit by default.
+            partition_concurrency: Maximum runs of each partition key at once; no limit by default. See `options`.
+            weights: The weights of partition keys, as in ``{"gold": 4}``: while several keys have ready workflows,
+                a key with the weight 4 starts four times as many as a key with the weight 1, the default.
+            session: A caller's session or connection, in any state. The limits take effect when the caller
+                commits. By default they are committed before this method returns.
+
+        Raises:
+            InvalidNameError: The name or a partition key cannot be stored.
+            ConfigurationError: A limit is less than 1, or a weight is not positive and finite.
+            TypeError: A limit is not an int, or a weight is not a number.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        limits = queue_limits(concurrency, partition_concurrency, weights)
+        await QueueSettings(self._loops, session).set(name, limits)
+
+    async def pause_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:
+        """Pause a queue: no worker claims its workflows until `resume_queue`; its runs go on.
+
+        Args:
+            name: The name of the queue.
+            session: A caller's session or connection; see `set_queue`.
+
+        Raises:
+            InvalidNameError: The name cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        await QueueSettings(self._loops, session).pause(name)
+
+    async def resume_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:
+        """End the pause of a queue; a queue that is not paused stays as it is.
+
+        Args:
+            name: The name of the queue.
+            session: A caller's session or connection; see `set_queue`.
+
+        Raises:
+            InvalidNameError: The name cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        await QueueSettings(self._loops, session).resume(name)
+
+    async def delete_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:
+        """Delete the limits and the pause of a queue; its workflows stay, and are claimed without a limit.
+
+        Args:
+            name: The name of the queue.
+            session: A caller's session or connection; see `set_queue`.
+
+        Raises:
+            InvalidNameError: The name cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        await QueueSettings(self._loops, session).delete(name)
+
+    async def list_queues(self, *, session: SessionOrConnection | None = None) -> list[QueueRecord]:
+        """Return the queues that have limits, are paused, or have workflows that are ready or running.
+
+        The call counts all ready workflows, which takes a while if there are very many.
+
+        Args:
+            session: A caller's session or connection, in whose transaction the queues are read.
+
+        Returns:
+            The records, in the order of the names.
+
+        Raises:
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await QueueSettings(self._loops, session).list()
 
     async def list_steps(self, workflow_id: int) -> list[StepRecord]:
         """Return the records of a workflow's steps, in the order in which the steps began.

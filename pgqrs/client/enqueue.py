@@ -43,10 +43,17 @@ from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
-from pgqrs.storage.writes.creation import Submission, SubmissionUntilEnd
+from pgqrs.storage.writes.creation import AnySubmission, Submission, SubmissionUntilEnd, in_partition
 from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Until, WorkflowStatus
-from pgqrs.validation import check_name, check_until, validate_key, validate_priority, validate_seconds
+from pgqrs.validation import (
+    check_name,
+    check_until,
+    validate_key,
+    validate_partition_key,
+    validate_priority,
+    validate_seconds,
+)
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
@@ -89,6 +96,7 @@ class EnqueueOptions(NamedTuple):
     on_conflict: OnConflict = "raise"
     until: Until = "purge"
     at: datetime | None = None
+    partition_key: str | None = None
 
 
 class Submitter:
@@ -175,7 +183,7 @@ class Submitter:
         definition = definition_of(workflow)
         delay = await self._delay()
 
-        def submission(given: tuple[*Ts]) -> Submission:
+        def submission(given: tuple[*Ts]) -> AnySubmission:
             check_is_tuple(given)
             own_key = None if key is None else key(*given)
             warn_in_body("enqueue_many", definition.name, key=own_key)
@@ -479,7 +487,7 @@ class Submitter:
             )
 
     async def _start_and_send(
-        self, definition: Definition, submission: Submission, message_for: MessageFor
+        self, definition: Definition, submission: AnySubmission, message_for: MessageFor
     ) -> SentMessage:
         """Write a submission, unless there is a workflow with its key, and a message to the workflow."""
         state = await self._loops.loop_state()
@@ -503,7 +511,7 @@ class Submitter:
         return await workflow(context, *given, **by_name)
 
     async def _submit(
-        self, state: LoopState, definition: Definition, submissions: list[Submission]
+        self, state: LoopState, definition: Definition, submissions: list[AnySubmission]
     ) -> list[WorkflowIdentity]:
         """Write submissions of one delay in one transaction, and notify the workers."""
         session = self._options.session
@@ -517,7 +525,7 @@ class Submitter:
         is_there = self._options.session is None
         return WorkflowHandle(self._loops, identity, is_there=is_there, returns=definition.returns)
 
-    def _compare(self, definition: Definition, submission: Submission, taken: KeyOwner) -> None:
+    def _compare(self, definition: Definition, submission: AnySubmission, taken: KeyOwner) -> None:
         """Raise `KeyConflictError`, or log a warning, if a key belongs to a workflow with other arguments."""
         codec = self._loops.codec
         if self._options.on_conflict == "ignore" or taken.codec != stored_name(codec):
@@ -546,7 +554,7 @@ class Submitter:
         kwargs: dict[str, Any],
         key: object,
         delay: float | None,
-    ) -> Submission:
+    ) -> AnySubmission:
         if key is None and self._options.until == "end":
             raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
         check_arguments(definition, args, kwargs)
@@ -554,8 +562,8 @@ class Submitter:
         text = encode_input(codec, definition, args, kwargs).text
         options = self._options
         timeout = definition.timeout if options.timeout is None else options.timeout
-        kind = Submission if self._options.until == "purge" else SubmissionUntilEnd
-        return kind(
+        kind = Submission if options.until == "purge" else SubmissionUntilEnd
+        submission = kind(
             0,  # the id is drawn when the submission is written
             definition.name,
             text,
@@ -567,11 +575,13 @@ class Submitter:
             stored_name(codec),
             new_token(),
         )
+        key_of_partition = options.partition_key
+        return submission if key_of_partition is None else in_partition(submission, key_of_partition)
 
 
-def _portions(submissions: Iterable[Submission]) -> Generator[list[Submission]]:
+def _portions(submissions: Iterable[AnySubmission]) -> Generator[list[AnySubmission]]:
     """Yield the submissions in portions of one statement each, reading the iterable lazily."""
-    portion: list[Submission] = []
+    portion: list[AnySubmission] = []
     size = 0
     for each in submissions:
         portion.append(each)
@@ -594,6 +604,7 @@ def options(
     on_conflict: OnConflict = "raise",
     until: Until = "purge",
     at: datetime | None = None,
+    partition_key: object = None,
 ) -> EnqueueOptions:
     """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
@@ -614,6 +625,7 @@ def options(
         on_conflict=on_conflict,
         until=until,
         at=at,
+        partition_key=None if partition_key is None else validate_partition_key(partition_key),
     )
 
 

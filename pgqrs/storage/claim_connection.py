@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -17,6 +17,7 @@ from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
+from pgqrs.storage.queue_claims import QueueClaims
 from pgqrs.storage.records import ClaimedRun, from_row
 from pgqrs.storage.schedules.firing import Fired, ScheduleFiring
 from pgqrs.storage.sql.channels import parse_payload, queue_channel
@@ -96,8 +97,7 @@ class ClaimConnection:
         clock: Clock | None = None,
     ) -> None:
         self._database = database
-        self._executor_id = executor_id
-        self._codec = codec
+        self._own = {"executor": executor_id, "codec": codec}
         self._on_notify = on_notify
         self._on_time = on_time
         self._dedicated = DedicatedConnection(database, self._listen, sorting=False)
@@ -108,6 +108,8 @@ class ClaimConnection:
         self._slack = _SLACK
         self._may_delete_more = False
         self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
+        self.queues = QueueClaims(database.schema, self._claim, self._claimed, self._unanswered)
+        """The queues with limits, as the last claims have found them."""
         self.statements = 0
         """The number of statements that were sent."""
 
@@ -118,27 +120,25 @@ class ClaimConnection:
         limit: int,
         budget: int = MAX_CLAIM_BYTES,
         avoid: Sequence[int] = (),
+        *,
+        rooms: Mapping[str, int] | None = None,
     ) -> list[ClaimedRun]:
         """Claim up to `limit` workflows of these names and queues, by priority, then by age.
 
-        The inputs take about `budget` bytes; the last one may exceed it. Workflows of `avoid` are excluded. If the
-        answer to an earlier call was lost, the workflows of that call are returned instead.
+        The inputs take about `budget` bytes; the last one may exceed it. Workflows of `avoid` are excluded.
+        `rooms` has the maximum for each queue. If the answer to an earlier call was lost, the workflows of that
+        call are returned instead. Of a queue with limits, workflows are claimed as `limits.claims` describes.
         """
         names, queues = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
-        values = {
-            "names": names,
-            "queues": queues,
-            "codec": self._codec,
-            "executor": self._executor_id,
-            "budget": budget,
-            "avoid": avoid,
-        }
+        values = self._own | {"names": names, "queues": queues, "budget": budget, "avoid": avoid}
         async with self._one_at_a_time:
             rows: list[Any] = []
             if self._unanswered:
                 rows = await self._claimed(claims.claimed_by_tokens, values | {"tokens": self._unanswered})
             if not rows:
-                rows = await self._claim(values, limit)
+                # What a search of all the queues has found holds for each of them.
+                values["floor"] = self._floor.of((names, queues))
+                rows = await self.queues.claim(values, limit, rooms)
             self._unanswered.clear()
         self._floor.claimed(row["workflow_id"] for row in rows)
         return _in_order(rows)
@@ -151,9 +151,9 @@ class ClaimConnection:
             token, wanted = new_token(), limit - len(rows)
             window = wanted + self._slack
             self._unanswered.append(token)
-            floor = self._floor.of((values["names"], values["queues"]))
-            own = {"token": token, "limit": wanted, "window": window, "floor": floor, "budget": budget}
+            own = {"token": token, "limit": wanted, "window": window, "budget": budget}
             found = await self._claimed(claims.claim, values | own)
+            self.queues.learn(values["queues"], found[0]["limited"])
             taken = [row for row in found if row["workflow_id"] is not None]
             rows += taken
             budget -= sum(len(row["input"]) for row in taken)
@@ -184,7 +184,7 @@ class ClaimConnection:
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
             pairs = {"names": list(dict.fromkeys(names)), "queues": list(dict.fromkeys(queues))}
-            known = pairs | {"codec": self._codec}
+            known = self._own | pairs
             found = await self._look(known | {"unknown_too": unknown_too})
             ready = found["lowest"] is not None
             others: list[Any] = []

@@ -21,7 +21,7 @@ from pgqrs.storage.records import KeyOwner
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.sql.channels import executor_channel
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.creation import AnySubmission, NewWorkflow
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.operation import ID_TAKEN
 from pgqrs.storage.writes.outbox import EmittedEvent
@@ -61,7 +61,7 @@ class StoreAccess:
         """Write a workflow that no executor runs yet, and return whether its id was free."""
         return await self._journal.write(new) is not ID_TAKEN
 
-    async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+    async def enqueue(self, new: Sequence[AnySubmission]) -> dict[int, int | KeyOwner]:
         """Write workflows of one name for workers to claim; see `enqueue_workflows`."""
         if len(new) > 1:
             return await self._database.run_with_retries(lambda connection: enqueue_workflows(connection, new))

@@ -14,6 +14,7 @@ from pgqrs.codecs.records import decode_workflow
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import SerializationError
 from pgqrs.storage.claim_connection import ClaimConnection
+from pgqrs.storage.records import ClaimedRun
 from pgqrs.testing import sql as testbed
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Arguments
@@ -229,9 +230,9 @@ class _Inline:
             await self._left.wait()
         return bool(claimed)
 
-    def _tell(self, workflow_id: int) -> None:
+    def _tell(self, claimed: ClaimedRun) -> None:
         self._left.set()
-        self._here.notify_finished(workflow_id)
+        self._here.notify_finished(claimed.workflow_id)
 
 
 async def deliver(watch: ClaimConnection) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import ClassVar, Protocol
 
+from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.worker.service import NEVER, PeriodicService
 
@@ -50,17 +51,24 @@ class Slots(Protocol):
 class Claimer(PeriodicService):
     """Claims workflows for the free slots, and never more workflows than there are free slots.
 
-    It polls in growing intervals while no workflow is ready. A hint (`nudge`) causes a claim at once, unless the
-    hints before it led to no workflow: every role of a database can send hints. While more workflows may be ready
-    than the slots can take, each slot that becomes free is filled at once.
+    It polls in growing intervals while no workflow is ready, or after the time that `outlook` returns. A hint
+    (`nudge`) causes a claim at once, unless the hints before it led to no workflow: every role of a database can
+    send hints. While more workflows may be ready than the slots can take, each slot that becomes free is filled at
+    once.
     """
 
     name: ClassVar[str] = "claiming"
 
-    def __init__(self, claim: Callable[[int, int], Awaitable[Sequence[ClaimedRun]]], slots: Slots) -> None:
+    def __init__(
+        self,
+        claim: Callable[[int, int], Awaitable[Sequence[ClaimedRun]]],
+        slots: Slots,
+        outlook: Callable[[], Outlook] = Outlook,
+    ) -> None:
         super().__init__()
         self._claim = claim
         self._slots = slots
+        self._outlook = outlook
         self._rest_when_idle = MIN_POLL_INTERVAL
         self.may_be_more = True
         """True if workflows may be ready that the slots could not take, or that no claim has looked for."""
@@ -142,6 +150,7 @@ class Claimer(PeriodicService):
             self.may_be_more = True
         if self.may_be_more:
             return 0
+        again, self.may_be_more = self._outlook()
         rest = self._rest_when_idle
         self._rest_when_idle = min(rest * BACKOFF, MAX_POLL_INTERVAL)
-        return rest
+        return rest if again is None else min(rest, again)

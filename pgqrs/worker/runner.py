@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 
 from pgqrs.client.result_waits import ResultWaits
@@ -77,8 +78,8 @@ class ClaimedTask:
 class WorkflowRunner:
     """Runs claimed workflows, a task each, `concurrency` at once; it raises no error of a workflow.
 
-    `over` is called with a workflow's id when its task has ended and the slot is free again. `is_behind` returns
-    whether more workflows may be ready than the worker has claimed.
+    `over` is called with a claimed run when its task has ended and the slot is free again. `is_behind` returns
+    whether more workflows may be ready, in the queue of a run or in all queues, than the worker has claimed.
     """
 
     def __init__(
@@ -87,10 +88,10 @@ class WorkflowRunner:
         store: Store,
         definitions: Mapping[str, Definition],
         concurrency: int,
-        over: Callable[[int], object],
+        over: Callable[[ClaimedRun], object],
         *,
         waits: ResultWaits | None = None,
-        is_behind: Callable[[], bool] = bool,
+        is_behind: Callable[[ClaimedRun], bool] = lambda _claimed: False,
     ) -> None:
         self._is_behind = is_behind
         self._waits = ResultWaits() if waits is None else waits
@@ -133,9 +134,14 @@ class WorkflowRunner:
         """Bytes of input that can be held in addition."""
         return MAX_CLAIM_BYTES - self._bytes
 
-    def has_room(self) -> bool:
-        """Return whether no ready workflow waits for a slot, as far as this worker knows."""
-        return self.free > 0 and not self._is_behind()
+    def held_in(self, queue: str) -> int:
+        """Return the number of runs of a queue, without those that wait for the result of another workflow."""
+        own = (each.claimed for each in self._held if each.claimed.queue == queue)
+        return sum(each.workflow_id not in self._waits for each in own)
+
+    def has_room(self, claimed: ClaimedRun) -> bool:
+        """Return whether no ready workflow waits for the slot of a run, as far as this worker knows."""
+        return self.free > 0 and not self._is_behind(claimed)
 
     def avoided(self) -> list[int]:
         """Return the ids of recent misfits, which other workers should claim first."""
@@ -160,7 +166,7 @@ class WorkflowRunner:
                 self._store.changing.discard(held.claimed.workflow_id)
             self._held.discard(held)
             self._bytes -= len(held.claimed.input)
-            self._over(held.claimed.workflow_id)
+            self._over(held.claimed)
 
     async def execute(self, held: ClaimedTask) -> None:
         """Run a claimed workflow to one of its ends, or release its run for a later claim."""
@@ -261,7 +267,9 @@ class WorkflowRunner:
         await self._store.write_end(left)
 
     async def _adopt(self, held: ClaimedTask) -> None:
-        await held.context.attach_run(held.claimed, has_room=self.has_room, store=self._store)
+        await held.context.attach_run(
+            held.claimed, has_room=partial(self.has_room, held.claimed), store=self._store
+        )
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 

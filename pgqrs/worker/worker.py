@@ -14,18 +14,21 @@ from pgqrs.client.loop_state import LoopState
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
+from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
+from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.channels import MESSAGES, mark_of
 from pgqrs.types import DEFAULT_QUEUE
-from pgqrs.validation import validate_positive_int, validate_queues, validate_seconds
+from pgqrs.validation import validate_seconds
 from pgqrs.worker.blocked_loop import BlockedLoopDetector
 from pgqrs.worker.claimer import Claimer
 from pgqrs.worker.deliveries import Deliveries
 from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
 from pgqrs.worker.runner import WorkflowRunner
+from pgqrs.worker.served_queues import ServedQueues
 from pgqrs.workflow.definition import Definition, definition_of
 
 T = TypeVar("T")
@@ -48,9 +51,11 @@ class Worker:
     Args:
         admin: The client of the database whose workflows the worker runs.
         workflows: Functions decorated with `@workflow`. The worker claims no workflows of other names.
-        queues: The names of the queues that the worker serves; the default queue if omitted.
-        concurrency: Maximum number of workflows that run here at once, 100 by default. A run that waits for the
-            result of another workflow is not counted.
+        queues: The names of the queues that the worker serves; the default queue if omitted. A mapping such as
+            ``{"mail": 20, "default": 80}`` also has the maximum number of workflows of each queue that run here at
+            once.
+        concurrency: Maximum number of workflows that run here at once; by default 100, or the sum of the numbers
+            of `queues`. A run that waits for the result of another workflow is not counted.
         grace: Seconds that executing steps have to end when the worker stops, 30 by default.
 
     Raises:
@@ -64,15 +69,15 @@ class Worker:
         self,
         admin: Admin,
         workflows: Iterable[AnyFunction],
-        queues: Iterable[str] = (DEFAULT_QUEUE,),
-        concurrency: int = 100,
+        queues: Iterable[str] | Mapping[str, int] = (DEFAULT_QUEUE,),
+        concurrency: int | None = None,
         *,
         grace: float = 30.0,
     ) -> None:
         self._admin = admin
         self._definitions = _definitions_of(workflows)
-        self._queues = validate_queues(queues)
-        self._concurrency = validate_positive_int("concurrency", concurrency, "; pass a number of workflows")
+        self._queues = ServedQueues.of(queues)
+        self._concurrency = self._queues.concurrency(concurrency)
         self._grace = validate_seconds("grace", grace) or 0.0
         self._services: _Services | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -80,7 +85,7 @@ class Worker:
         self._started = False
 
     def __repr__(self) -> str:
-        return f"<Worker of {', '.join(self._definitions)} for {', '.join(self._queues)}>"
+        return f"<Worker of {', '.join(self._definitions)} for {', '.join(self._queues.names)}>"
 
     async def run(self) -> None:
         """Work until SIGTERM, SIGINT or `drain`, then stop as `drain` does; a second signal stops at once.
@@ -203,14 +208,14 @@ class _Services:
         admin: Admin,
         here: LoopState,
         definitions: Mapping[str, Definition],
-        queues: Sequence[str],
+        queues: ServedQueues,
         concurrency: int,
     ) -> None:
         self._here = here
         self._codec = admin.codec
         self._names = list(definitions)
         self._queues = queues
-        self._marks = {mark_of(queue) for queue in queues}
+        self._marks = {mark_of(queue) for queue in queues.names}
         self._claim_connection: ClaimConnection | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
         self.runs = WorkflowRunner(
@@ -220,9 +225,9 @@ class _Services:
             concurrency,
             self._over,
             waits=here.waits,
-            is_behind=lambda: self._claimer.may_be_more,
+            is_behind=lambda claimed: self._claimer.may_be_more or self._is_limited(claimed),
         )
-        self._claimer = Claimer(self._claim, self.runs)
+        self._claimer = Claimer(self._claim, self.runs, self._outlook)
         self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
         self._deliveries = Deliveries(self._deliver)
         self._firing = ScheduleFiring()
@@ -253,8 +258,11 @@ class _Services:
 
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
+        rooms = self._queues.rooms(self.runs.held_in)
         claimed = await self._in_time(
-            self._claim_connection.claim(self._names, self._queues, limit, room, self.runs.avoided())
+            self._claim_connection.claim(
+                self._names, self._queues.names, limit, room, self.runs.avoided(), rooms=rooms
+            )
         )
         if claimed and self._here.store.observer is not None:
             self._here.store.observer.runs_claimed(len(claimed))
@@ -262,7 +270,7 @@ class _Services:
 
     async def _tick(self) -> MaintenanceResult:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
-        found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues))
+        found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues.names))
         if found.has_new:
             self._deliveries.wake()
         if found.has_due_schedules:
@@ -288,7 +296,7 @@ class _Services:
 
     async def _fire_schedules(self, connection: ClaimConnection) -> int:
         """Start the workflows of schedules that are due, and return the number of schedules."""
-        fired = await self._in_time(connection.fire_schedules(self._firing, self._names, self._queues))
+        fired = await self._in_time(connection.fire_schedules(self._firing, self._names, self._queues.names))
         for queue in fired.queues:
             self._here.notifier.notify(queue, fired.lowest)
         return fired.moved
@@ -301,7 +309,7 @@ class _Services:
             if self._here.store.observer is not None:
                 self._here.store.observer.messages_delivered(found.woken)
             self._claimer.nudge()
-            for queue in set(found.queues).difference(self._queues):
+            for queue in set(found.queues).difference(self._queues.names):
                 self._here.notifier.notify(queue, found.lowest)
         more = found.has_ended_parents and await self._in_time(self._claim_connection.cancel_children())
         return found.again or more
@@ -325,13 +333,23 @@ class _Services:
             self._claimer.nudge()
 
     def _on_local_notify(self, queue: str, workflow_id: int) -> None:
-        if queue in self._queues and self._claim_connection is not None:
+        if queue in self._queues.names and self._claim_connection is not None:
             self._claim_connection.lower(workflow_id)
             self._claimer.nudge()
 
-    def _over(self, workflow_id: int) -> None:
+    def _outlook(self) -> Outlook:
+        return Outlook() if self._claim_connection is None else self._claim_connection.queues.outlook
+
+    def _is_limited(self, claimed: ClaimedRun) -> bool:
+        connection = self._claim_connection
+        return connection is not None and connection.queues.is_limited(claimed.queue)
+
+    def _over(self, claimed: ClaimedRun) -> None:
+        if claimed.queue is not None and self._is_limited(claimed):
+            # The run has freed a slot of its queue, which any worker may take, for a workflow with any id.
+            self._here.notifier.notify(claimed.queue, MAX_ID)
         self._claimer.slot_freed()
-        self._here.notify_finished(workflow_id)
+        self._here.notify_finished(claimed.workflow_id)
 
 
 def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:

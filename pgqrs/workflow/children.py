@@ -43,7 +43,15 @@ from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from pgqrs.storage.writes.outbox import SendingStep
 from pgqrs.types import Until, WorkflowStatus
-from pgqrs.validation import check_name, check_until, escaped, validate_key, validate_priority, validate_seconds
+from pgqrs.validation import (
+    check_name,
+    check_until,
+    escaped,
+    validate_key,
+    validate_partition_key,
+    validate_priority,
+    validate_seconds,
+)
 from pgqrs.workflow.arguments import check_arguments, check_is_tuple, encode_input
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.keyed_children import start_with_key
@@ -83,6 +91,7 @@ class ChildOptions(NamedTuple):
     id: str | None = None
     key: str | None = None
     until: Until = "purge"
+    partition_key: str | None = None
 
 
 def child_options(
@@ -95,6 +104,7 @@ def child_options(
     step_id: str | None,
     key: str | None,
     until: Until,
+    partition_key: str | None,
 ) -> ChildOptions:
     """Check the options of children and return them; raises as `PyWorkflow.options` does."""
     if on_end not in {"cancel", "abandon"}:
@@ -113,6 +123,7 @@ def child_options(
         step_id,
         None if key is None else validate_key(key),
         until,
+        None if partition_key is None else validate_partition_key(partition_key),
     )
 
 
@@ -542,6 +553,7 @@ def _new_child(of_step: _Start, place: int, child_id: int, text: str) -> NewChil
         stored_name(run.codec),
         new_token(),
         options.on_end == "cancel",
+        options.partition_key,
     )
 
 

@@ -736,6 +736,7 @@ class PyWorkflow:
         id: str | None = None,  # noqa: A002
         key: str | None = None,
         until: Until = "purge",
+        partition_key: str | None = None,
     ) -> Children:
         """Return an object that starts children with these options.
 
@@ -753,6 +754,7 @@ class PyWorkflow:
                 the start raises `KeyTakenError`. No key by default. `start_many` accepts no key.
             until: The time until which the child has its key: ``"purge"``, the default, is its deletion, and
                 ``"end"`` its end.
+            partition_key: The key of the children within their queue; see `Admin.options`. None by default.
 
         Returns:
             The object, with the methods `start`, `start_many` and `call`.
@@ -760,7 +762,7 @@ class PyWorkflow:
         Raises:
             ConfigurationError: A number is out of range, `on_end` or `until` is another text, or `until` is
                 ``"end"`` without a key.
-            InvalidNameError: The queue, the `id` or the key cannot be stored.
+            InvalidNameError: The queue, the `id`, the key or the partition key cannot be stored.
         """
         return Children(
             self._new_context,
@@ -774,6 +776,7 @@ class PyWorkflow:
                 step_id=_named("start", id),
                 key=key,
                 until=until,
+                partition_key=partition_key,
             ),
         )
 

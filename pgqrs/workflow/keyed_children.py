@@ -43,6 +43,7 @@ async def start_with_key(
         child.ends_with_parent,
         key,
         until == "end",
+        child.partition_key,
     )
     while True:
         is_written = await run.steps.write(execution, record)

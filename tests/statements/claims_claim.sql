@@ -1,7 +1,13 @@
 WITH ready AS MATERIALIZED
 (SELECT of_pair.id AS id, of_pair.priority AS priority, of_pair.size AS size
-FROM (SELECT queues.queue AS queue, names.name AS name
+FROM (SELECT unlimited.queue AS queue, names.name AS name
+FROM (SELECT queues.queue AS queue
 FROM pg_catalog.unnest($1::TEXT[]) AS queues(queue)
+WHERE (SELECT 1
+FROM pgqrs.pgqrs_queues
+WHERE pgqrs.pgqrs_queues.name = queues.queue
+
+LIMIT 1) IS NULL) AS unlimited
 JOIN pg_catalog.unnest($2::TEXT[]) AS names(name) ON true) AS pairs
 JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size
 FROM pgqrs.pgqrs_workflows
@@ -40,8 +46,10 @@ FROM locked
 WHERE pgqrs.pgqrs_workflows.id = locked.id
 RETURNING pgqrs.pgqrs_workflows.id AS workflow_id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.epoch, CAST(pgqrs.pgqrs_workflows.input AS TEXT) AS input, pgqrs.pgqrs_workflows.attempts, CAST(EXTRACT(epoch
 FROM CASE WHEN (pgqrs.pgqrs_workflows.deadline IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.deadline, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END - now()) AS DOUBLE PRECISION) AS seconds_left, pgqrs.pgqrs_workflows.claim, pgqrs.pgqrs_workflows.queue, pgqrs.pgqrs_workflows.parent_id, pgqrs.pgqrs_workflows.scheduled_for, pgqrs.pgqrs_workflows.priority, pg_catalog.clock_timestamp() AS told)
- SELECT taken.workflow_id, taken.name, taken.epoch, taken.input, taken.attempts, taken.seconds_left, taken.claim, taken.queue, taken.parent_id, taken.scheduled_for, taken.priority, taken.told, seen.seen
-FROM (SELECT pg_catalog.count(*) AS seen
+ SELECT taken.workflow_id, taken.name, taken.epoch, taken.input, taken.attempts, taken.seconds_left, taken.claim, taken.queue, taken.parent_id, taken.scheduled_for, taken.priority, taken.told, seen.seen, seen.limited
+FROM (SELECT pg_catalog.count(*) AS seen, (SELECT pg_catalog.array_agg(pgqrs.pgqrs_queues.name) AS array_agg_1
+FROM pgqrs.pgqrs_queues
+WHERE pgqrs.pgqrs_queues.name = any($1::TEXT[])) AS limited
 FROM ready) AS seen
 LEFT OUTER
 JOIN taken ON true

@@ -8,6 +8,8 @@ from typing import Any
 
 from sqlalchemy import ClauseElement
 
+from pgqrs.storage.limits import claims as limits
+from pgqrs.storage.limits import settings
 from pgqrs.storage.queries import (
     children,
     claims,
@@ -53,6 +55,8 @@ def statements() -> Iterator[tuple[str, Any]]:
         children,
         claims,
         delivery,
+        limits,
+        settings,
         maintenance,
         executors,
         schedules,
@@ -67,4 +71,5 @@ def statements() -> Iterator[tuple[str, Any]]:
             own = inspect.isfunction(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
-                yield f"{module.__name__.rpartition('.')[2]}.{name}", made
+                folder = "limits " if module in (limits, settings) else ""
+                yield f"{folder}{module.__name__.rpartition('.')[2]}.{name}", made

@@ -15,7 +15,7 @@ from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner
 from pgqrs.storage.sql.channels import executor_channel
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.creation import AnySubmission, NewWorkflow
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
 
@@ -44,7 +44,7 @@ class CallerTransaction:
         """Insert a workflow that no executor runs yet, and return whether its id was free."""
         return await insert_workflow(self._connection, new)
 
-    async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+    async def enqueue(self, new: Sequence[AnySubmission]) -> dict[int, int | KeyOwner]:
         """Insert workflows of one name for workers to claim; see `enqueue_workflows`."""
         return await enqueue_workflows(self._connection, new)
 

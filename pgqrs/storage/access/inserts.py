@@ -11,7 +11,7 @@ from pgqrs.models import Workflow
 from pgqrs.storage.queries.workflows import bigints, of_keys
 from pgqrs.storage.records import KeyOwner, from_row
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.creation import AnySubmission, NewWorkflow
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.operation import RETRY, CurrentState
 from pgqrs.storage.writes.outbox import EmittedEvent
@@ -41,7 +41,7 @@ async def insert_event(connection: Connection, event: EmittedEvent) -> bool:
     return (await connection.execute(kind.statement(single=True), kind.values(event))).first() is not None
 
 
-async def enqueue_workflows(connection: Connection, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+async def enqueue_workflows(connection: Connection, new: Sequence[AnySubmission]) -> dict[int, int | KeyOwner]:
     """Insert workflows of one name and one type of record for workers to claim, and return their ids by token.
 
     Of the workflows that share a key, the first is inserted unless the key was already taken; for each other token

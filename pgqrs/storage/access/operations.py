@@ -16,13 +16,13 @@ from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity, WorkflowName
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
-from pgqrs.storage.writes.creation import NewWorkflow, Submission
+from pgqrs.storage.writes.creation import AnySubmission, NewWorkflow
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
 
 T = TypeVar("T")
 
-OnTaken: TypeAlias = Callable[[Submission, KeyOwner], object]
+OnTaken: TypeAlias = Callable[[AnySubmission, KeyOwner], object]
 """A function that is called with a submission and the workflow that has its key."""
 
 
@@ -30,11 +30,11 @@ MessageFor: TypeAlias = Callable[[WorkflowIdentity], SentMessage]
 """A function that returns the record of a message to a workflow."""
 
 
-def ignore_taken(_submission: Submission, _taken: KeyOwner) -> None:
+def ignore_taken(_submission: AnySubmission, _taken: KeyOwner) -> None:
     """Accept the workflow that has the key of a submission, without a check of the arguments."""
 
 
-def _identity(new: Submission, found: int | KeyOwner, taken: OnTaken) -> WorkflowIdentity:
+def _identity(new: AnySubmission, found: int | KeyOwner, taken: OnTaken) -> WorkflowIdentity:
     """Return the identity of a written submission, or of the workflow that has its key."""
     if isinstance(found, KeyOwner):
         taken(new, found)
@@ -53,7 +53,7 @@ class Access(Protocol):
         """Write a workflow that no executor runs yet, and return whether its id was free."""
         ...
 
-    async def enqueue(self, new: Sequence[Submission]) -> dict[int, int | KeyOwner]:
+    async def enqueue(self, new: Sequence[AnySubmission]) -> dict[int, int | KeyOwner]:
         """Write workflows of one name for workers to claim; see `inserts.enqueue_workflows`."""
         ...
 
@@ -89,6 +89,10 @@ class WorkflowOperations:
         self._ids = ids
         self.codec = codec
 
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do other work in the transaction of these operations; it must be safe to do twice."""
+        return await self._access.run(work)
+
     async def create(self, name: str, input_text: str) -> WorkflowIdentity:
         """Write a new workflow and return its identity."""
         while True:
@@ -98,7 +102,7 @@ class WorkflowOperations:
                 return WorkflowIdentity(workflow_id, new.token)
             self._ids.forget()
 
-    async def submit(self, new: Sequence[Submission], taken: OnTaken = ignore_taken) -> list[WorkflowIdentity]:
+    async def submit(self, new: Sequence[AnySubmission], taken: OnTaken = ignore_taken) -> list[WorkflowIdentity]:
         """Write workflows of one name in one transaction, and return the identities of the results in order.
 
         The `workflow_id` of a submission is ignored. Of several submissions with one key the first is written. The
@@ -118,7 +122,7 @@ class WorkflowOperations:
                 self._ids.forget()
         return [_identity(each, found[each.token], taken) for each in new]
 
-    async def submit_and_send(self, new: Submission, taken: OnTaken, message_for: MessageFor) -> SentMessage:
+    async def submit_and_send(self, new: AnySubmission, taken: OnTaken, message_for: MessageFor) -> SentMessage:
         """Write a workflow with a key, unless it is there, and a message to it, in one transaction.
 
         A workflow that has the key and ends before the message is written, and so releases the key, is replaced by
@@ -128,7 +132,7 @@ class WorkflowOperations:
             (workflow_id,) = await self._access.draw(1)
             numbered = new._replace(workflow_id=workflow_id)
 
-            async def write(connection: Connection, numbered: Submission = numbered) -> SentMessage | None:
+            async def write(connection: Connection, numbered: AnySubmission = numbered) -> SentMessage | None:
                 found = (await enqueue_workflows(connection, [numbered])).get(numbered.token)
                 if found is None:
                     return None
@@ -147,10 +151,6 @@ class WorkflowOperations:
             if message is not None:
                 return message
             self._ids.forget()  # as in `submit`: the id is taken, or the key was released since, by an end
-
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do `work` in one transaction and return its result."""
-        return await self._access.run(work)
 
     async def transaction_time(self) -> datetime:
         """Return the time from which the delays of submissions are counted: the beginning of the transaction."""

@@ -20,11 +20,9 @@ from pgqrs.storage.connections.backoff import StopAfterLoopTime
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import is_cancelled, is_read_only, is_transient, translated
 from pgqrs.storage.connections.pooler import Driver, PooledConnection
-from pgqrs.storage.sql.expressions import SEARCH_PATH
+from pgqrs.storage.sql.expressions import SCHEMA_PLACEHOLDER, SEARCH_PATH
 
 T = TypeVar("T")
-
-_PLACEHOLDER = "pgqrs_schema_placeholder"
 
 _KEPT = 3600.0
 """Seconds between two renewals of the event loop's reference to a database; see `_hold_reference`."""
@@ -108,7 +106,7 @@ def compiled(build: Callable[..., ClauseElement], *arguments: Hashable) -> Compi
     """Return the statement that `build` returns in the driver's form, with a placeholder for the schema."""
     statement: Any = build(*arguments).compile(
         dialect=PGDialect_asyncpg(),  # type: ignore[no-untyped-call]
-        schema_translate_map={SCHEMA: _PLACEHOLDER},
+        schema_translate_map={SCHEMA: SCHEMA_PLACEHOLDER},
         render_schema_translate=True,
     )
     return CompiledStatement(statement.string, tuple(statement.positiontup or ()))
@@ -216,7 +214,7 @@ class Database:
         """
         shared = compiled(build, *arguments)
         # Replaced after compilation: SQLAlchemy 2.0 takes a % in a schema's name for a bind.
-        return shared._replace(text=shared.text.replace(_PLACEHOLDER, self._quoted(self.schema)))
+        return shared._replace(text=shared.text.replace(SCHEMA_PLACEHOLDER, self._quoted(self.schema)))
 
     def qualified(self, name: str) -> str:
         """Return a name qualified with the schema, quoted for SQL text."""

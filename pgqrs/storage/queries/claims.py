@@ -29,12 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Text, Workflow
+from pgqrs.models import Queue, Text, Workflow
 from pgqrs.storage.sql.expressions import (
     COUNT,
     ONE,
     bounded,
     deadline_after,
+    is_found,
     pg,
     seconds_until,
     size_of,
@@ -52,9 +53,9 @@ def claim() -> Any:
 
     The statement considers the first `window` workflows with ids above `floor` and not in `avoid`, and claims the
     first of them that no other claim has locked. The inputs before the last claimed workflow have less than
-    `budget` bytes together. Each row has the columns of `ClaimedRun`, the priority, the server's time, and `seen`,
-    the number of workflows in the window. A statement that claims no workflow returns one row, with nulls beside
-    `seen`.
+    `budget` bytes together. Each row has the columns of `ClaimedRun`, the priority, the server's time, `seen`, the
+    number of workflows in the window, and `limited`, the queues that have a row of limits: the statement claims no
+    workflow of these. A statement that claims no workflow returns one row, with nulls beside `seen` and `limited`.
     """
     ready = _window().cte("ready").prefix_with("MATERIALIZED")
     first = _affordable(ready)
@@ -69,7 +70,14 @@ def claim() -> Any:
         .cte("locked")
         .prefix_with("MATERIALIZED")  # evaluated once, or it would lock more rows than it returns
     )
-    taken = (
+    taken = start_runs(locked)
+    seen = select(COUNT.label("seen"), _limited().label("limited")).select_from(ready).subquery("seen")
+    return select(*taken.c, seen.c.seen, seen.c.limited).select_from(seen.outerjoin(taken, true()))
+
+
+def start_runs(locked: Any, *columns: ColumnElement[Any]) -> Any:
+    """Return the CTE that starts a run of each locked workflow, and has the columns of a claim and `columns`."""
+    return (
         update(Workflow)
         .where(Workflow.id == locked.c.id)
         .values(
@@ -85,11 +93,9 @@ def claim() -> Any:
             completed_at=null(),
             updated_at=func.now(),
         )
-        .returning(*_claimed())
+        .returning(*_claimed(), *columns)
         .cte("taken")
     )
-    seen = select(COUNT.label("seen")).select_from(ready).subquery("seen")
-    return select(*taken.c, seen.c.seen).select_from(seen.outerjoin(taken, true()))
 
 
 def _window() -> Any:
@@ -98,7 +104,7 @@ def _window() -> Any:
     Each pair of a queue and a name has a look-up of its own, so workflows of other names in between cost nothing.
     """
     window = bindparam("window", type_=BigInteger())
-    pairs = queue_name_pairs()
+    pairs = queue_name_pairs(unlimited=True)
     ready = (
         select(Workflow.id, Workflow.priority, size_of(Workflow.input).label("size"))
         .where(*_is_for(pairs), Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))))
@@ -150,23 +156,44 @@ def _claimed() -> list[ColumnElement[Any]]:
     return list(columns)
 
 
-def queue_name_pairs() -> Any:
-    """Return the pairs of a queue and a workflow name that a worker serves."""
+def queue_name_pairs(*, unlimited: bool = False) -> Any:
+    """Return the pairs of a queue and a workflow name that a worker serves.
+
+    With `unlimited`, they are those of queues without a row of limits. The row is looked up in the statement that
+    claims, so no worker overlooks it from its commit on.
+    """
     queues = unnest(bindparam("queues", type_=ARRAY(Text()))).table_valued(column("queue", Text()))
-    names = unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
-    queue, name = queues.render_derived(name="queues"), names.render_derived(name="names")
+    queue, name = queues.render_derived(name="queues"), served_names()
+    if unlimited:
+        has_row = is_found(select(ONE).where(Queue.name == queue.c.queue), Queue)
+        queue = select(queue.c.queue).where(~has_row).subquery("unlimited")
     return select(queue.c.queue, name.c.name).select_from(queue.join(name, true())).subquery("pairs")
 
 
+def served_names() -> Any:
+    """Return the names of the workflows that a worker serves, as a source to select from."""
+    names = unnest(bindparam("names", type_=ARRAY(Text()))).table_valued(column("name", Text()))
+    return names.render_derived(name="names")
+
+
+def _limited() -> Any:
+    """Return the queues of a worker that have a row of limits, as an array."""
+    asked = Queue.name == func.any(bindparam("queues", type_=ARRAY(Text())))
+    return select(pg.array_agg(Queue.name, type_=ARRAY(Text()))).where(asked).scalar_subquery()
+
+
 def _is_for(pairs: Any) -> list[ColumnElement[bool]]:
-    """Return the conditions on a workflow that is ready for a worker: its queue, its name, and its codec.
+    """Return the conditions on a workflow that is ready for a worker: its queue, its name, and its codec."""
+    return [Workflow.queue == pairs.c.queue, Workflow.name == pairs.c.name, *is_ready()]
+
+
+def is_ready() -> list[ColumnElement[bool]]:
+    """Return the conditions on a workflow that a worker can claim, whatever its queue and its name.
 
     A workflow whose counters are at their maximum is excluded: an increment would fail, and the claim of all other
     workflows with it. Only a row that was written by hand has such counters.
     """
     return [
-        Workflow.queue == pairs.c.queue,
-        Workflow.name == pairs.c.name,
         Workflow.ready_at.is_not(None),
         Workflow.id > bindparam("floor", type_=BigInteger()),
         Workflow.codec.is_not_distinct_from(bindparam("codec", type_=Text())),

@@ -8,7 +8,7 @@ from sqlalchemy import Boolean, Integer, exists, func, select
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
-from pgqrs.models import Executor, Message, Schedule, Step, Text, Wait, Workflow
+from pgqrs.models import Executor, Message, Queue, Schedule, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal
 from pgqrs.types import SagaState, StepStatus, WorkflowStatus
@@ -194,6 +194,15 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflow {0} is SUCCESS without an output.",
             select(Workflow.id).where(Workflow.status == WorkflowStatus.SUCCESS, Workflow.output.is_(None)),
+        ),
+        (
+            "queue {0!r} has a row without limits and without a pause.",
+            select(Queue.name).where(
+                pg.num_nonnulls(
+                    Queue.concurrency, Queue.partition_concurrency, Queue.weights, Queue.paused_at, type_=Integer()
+                )
+                == 0
+            ),
         ),
         (
             "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",

@@ -264,6 +264,7 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.schedule,
     _SCHEDULED_FOR,
     Workflow.token,
+    Workflow.partition_key,
 )
 
 _CANCELLED: dict[str, Any] = {

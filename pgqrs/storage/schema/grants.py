@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Schedule, Step, Wait, Workflow
+from pgqrs.models import Event, Executor, Message, Queue, Schedule, Step, Wait, Workflow
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
 _SEQUENCE = "pgqrs_workflows_id_seq"
+
+_FUNCTIONS = ("pgqrs_running(text)", "pgqrs_running(text, text)")
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE",
@@ -18,6 +20,7 @@ _OF_WORKER: Mapping[str, str] = {
     Wait.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Event.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -46,7 +49,11 @@ def grants(schema: str, *, workers: Iterable[str] = (), producers: Iterable[str]
         ConfigurationError: If the schema name or a role name is invalid.
     """
     check_schema(schema)
-    statements = [each for role in workers for each in _granted(schema, role, _OF_WORKER)]
+    statements = [
+        each
+        for role in workers
+        for each in (*_granted(schema, role, _OF_WORKER), _granted_functions(schema, role))
+    ]
     statements += [each for role in producers for each in _granted(schema, role, _OF_PRODUCER)]
     return "\n".join(statements)
 
@@ -58,6 +65,12 @@ def _granted(schema: str, role: str, rights: Mapping[str, str]) -> Iterator[str]
     yield f"GRANT USAGE ON SEQUENCE {own}.{_SEQUENCE} TO {to};"
     for table, some in rights.items():
         yield f"GRANT {some} ON {own}.{table} TO {to};"
+
+
+def _granted_functions(schema: str, role: str) -> str:
+    """Return the statement that grants a worker the functions that count runs."""
+    functions = ", ".join(f"{_quoted(schema)}.{each}" for each in _FUNCTIONS)
+    return f"GRANT EXECUTE ON FUNCTION {functions} TO {_quoted(role)};"
 
 
 def _quoted(name: str) -> str:

@@ -47,6 +47,12 @@ from pgqrs.types import DEFAULT_QUEUE, StepStatus
 pg = func.pg_catalog
 """PostgreSQL's own functions, by qualified names."""
 
+SCHEMA_PLACEHOLDER = "pgqrs_schema_placeholder"
+"""The name of the schema in a compiled statement, before the statement is used for a schema."""
+
+own: Any = getattr(func, SCHEMA_PLACEHOLDER)
+"""The functions of the schema, for statements that a dedicated connection runs."""
+
 SEARCH_PATH = "pg_catalog, pg_temp"
 """The `search_path` of pgqrs's own sessions. Unless it is named, `pg_temp`, which may hold types, comes first."""
 

@@ -44,6 +44,7 @@ class NewChild(NamedTuple):
     codec: str | None
     token: int
     ends_with_parent: bool
+    partition_key: str | None = None
 
 
 class NewParent(NamedTuple):
@@ -76,6 +77,7 @@ class KeyedStart(NamedTuple):
     ends_with_parent: bool
     key: str
     releases_key: bool
+    partition_key: str | None = None
 
 
 class StartedChildren(NamedTuple):
@@ -141,6 +143,7 @@ def _values(given: Any, parent: Any, place: Any) -> dict[str, Any]:
         "parent_step": given.step_id,
         "place": place,
         "ends_with_parent": given.ends_with_parent,
+        "partition_key": given.partition_key,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import case, func, select, true
@@ -73,7 +73,34 @@ class SubmissionUntilEnd(Submission):
     __slots__ = ()
 
 
-New = TypeVar("New", bound=NewWorkflow | NewRun | Submission)
+class PartitionedSubmission(NamedTuple):
+    """A record to write: a workflow with a key within its queue; the other fields are those of a `Submission`.
+
+    `releases_key` says that the workflow has its key until its end only.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    key: str | None
+    codec: str | None
+    token: int
+    partition_key: str
+    releases_key: bool
+
+
+def in_partition(submission: Submission, partition_key: str) -> PartitionedSubmission:
+    """Return a submission with a key within its queue."""
+    return PartitionedSubmission(*submission, partition_key, isinstance(submission, SubmissionUntilEnd))
+
+
+AnySubmission: TypeAlias = Submission | PartitionedSubmission
+
+New = TypeVar("New", bound=NewWorkflow | NewRun | AnySubmission)
 
 
 class _InsertOperation(Operation[New]):
@@ -155,11 +182,12 @@ class CreateAndStart(_InsertOperation[NewRun]):
         return _unless_id_taken(Claim(1, token=record.token), record, current)
 
 
-class EnqueueWorkflow(_InsertOperation[Submission]):
+Enqueued = TypeVar("Enqueued", bound=AnySubmission)
+
+
+class _EnqueueOperation(_InsertOperation[Enqueued]):
     """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
 
-    name = "enqueue"
-    record = Submission
     requeues_last: ClassVar = True  # another transaction may hold its key for a long time
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
@@ -173,13 +201,20 @@ class EnqueueWorkflow(_InsertOperation[Submission]):
             "codec": given.codec,
         }
 
-    def result_for(self, record: Submission, epoch: int) -> bool:
+    def result_for(self, record: Enqueued, epoch: int) -> bool:
         """Return True: the inserted workflow has the key."""
         return True
 
-    def resolve_missing(self, record: Submission, current: CurrentState) -> Any:
+    def resolve_missing(self, record: Enqueued, current: CurrentState) -> Any:
         """Return True if the first sending arrived, False if another workflow has the key, else `ID_TAKEN`."""
         return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
+
+
+class EnqueueWorkflow(_EnqueueOperation[Submission]):
+    """Insert workflows for workers to claim."""
+
+    name = "enqueue"
+    record = Submission
 
 
 class EnqueueUntilEnd(EnqueueWorkflow):
@@ -192,7 +227,18 @@ class EnqueueUntilEnd(EnqueueWorkflow):
         return {**super()._values(given), "releases_key": true()}
 
 
-def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | Submission, current: CurrentState) -> Any:
+class EnqueuePartitioned(_EnqueueOperation[PartitionedSubmission]):
+    """Insert workflows with a key within their queue."""
+
+    name = "enqueuepartitioned"
+    record = PartitionedSubmission
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        own = {"partition_key": given.partition_key, "releases_key": given.releases_key}
+        return {**super()._values(given), **own}
+
+
+def _unless_id_taken(result: Any, record: NewWorkflow | NewRun | AnySubmission, current: CurrentState) -> Any:
     """Return the result if the id of a record has the record's own workflow, `ID_TAKEN` if it has another.
 
     Return `RETRY` if the id has no workflow: the workflow that prevented the insert was deleted since.

@@ -16,8 +16,10 @@ from pgqrs.storage.writes.continuations import ContinueWorkflow
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
+    EnqueuePartitioned,
     EnqueueUntilEnd,
     EnqueueWorkflow,
+    PartitionedSubmission,
     Submission,
     SubmissionUntilEnd,
 )
@@ -87,13 +89,18 @@ class CallerEnqueueUntilEnd(CallerColumns[Submission], EnqueueUntilEnd):
     """Insert workflows that release their keys at their ends, in the caller's session."""
 
 
+class CallerEnqueuePartitioned(CallerColumns[PartitionedSubmission], EnqueuePartitioned):
+    """Insert workflows with a key within their queue, in the caller's session."""
+
+
 CURRENT_STATE = CurrentStateQuery()
 
 CALLER_CURRENT_STATE = CallerCurrentStateQuery()
 
-CALLER_ENQUEUE: Mapping[type[Submission], EnqueueWorkflow] = {
+CALLER_ENQUEUE: Mapping[type[Any], Operation[Any]] = {
     Submission: CallerEnqueueWorkflow(),
     SubmissionUntilEnd: CallerEnqueueUntilEnd(),
+    PartitionedSubmission: CallerEnqueuePartitioned(),
 }
 
 RECORD_LAST_STEP = RecordLastStep()
@@ -153,6 +160,7 @@ OPERATIONS = Operations(
         CreateAndStart(),
         EnqueueWorkflow(),
         EnqueueUntilEnd(),
+        EnqueuePartitioned(),
         ClaimWorkflow(),
         RecordStep(),
         RECORD_LAST_STEP,

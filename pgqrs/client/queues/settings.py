@@ -1,0 +1,80 @@
+"""Reads and changes the limits of queues, and notifies the workers of a change."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from math import inf
+
+from pgqrs.client.loop_state import LoopStates
+from pgqrs.errors import ConfigurationError
+from pgqrs.storage.access.id_allocator import MAX_ID
+from pgqrs.storage.connections.caller import SessionOrConnection
+from pgqrs.storage.limits.settings import QueueLimits, QueueRepository
+from pgqrs.types import QueueRecord
+from pgqrs.validation import check_name, validate_partition_key, validate_positive_int
+
+
+def queue_limits(
+    concurrency: object, partition_concurrency: object, weights: Mapping[str, float] | None
+) -> QueueLimits:
+    """Check the arguments of `Admin.set_queue` and return them as limits; raises as `Admin.set_queue` does."""
+    return QueueLimits(
+        _limit("concurrency", concurrency),
+        _limit("partition_concurrency", partition_concurrency),
+        {validate_partition_key(key): _weight(key, each) for key, each in (weights or {}).items()} or None,
+    )
+
+
+def _limit(what: str, given: object) -> int | None:
+    advice = "; pass None for no limit, and pause the queue to stop it"
+    return None if given is None else validate_positive_int(what, given, advice)
+
+
+def _weight(key: str, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise TypeError(f"the weight of {key!r} must be a number, got {type(given).__name__}.")
+    if not 0 < given < inf:
+        raise ConfigurationError(f"the weight of {key!r} must be more than 0 and finite, got {given}.")
+    return float(given)
+
+
+class QueueSettings:
+    """The limits of the queues of a schema; a change takes effect when it is committed."""
+
+    def __init__(self, loops: LoopStates, session: SessionOrConnection | None = None) -> None:
+        self._loops = loops
+        self._session = session
+
+    async def set(self, name: str, limits: QueueLimits) -> None:
+        """Replace the limits of a queue."""
+        await self._change(name, lambda queues: queues.set(name, limits))
+
+    async def pause(self, name: str) -> None:
+        """Pause a queue."""
+        await self._change(name, lambda queues: queues.pause(name))
+
+    async def resume(self, name: str) -> None:
+        """End the pause of a queue."""
+        await self._change(name, lambda queues: queues.resume(name))
+
+    async def delete(self, name: str) -> None:
+        """Delete the limits and the pause of a queue."""
+        await self._change(name, lambda queues: queues.delete(name))
+
+    async def list(self) -> list[QueueRecord]:
+        """Return the records of the queues."""
+        operations = await (await self._loops.store()).operations_for(self._session)
+        return await operations.run(lambda connection: QueueRepository(connection).list())
+
+    async def _change(self, name: str, change: Callable[[QueueRepository], Awaitable[None]]) -> None:
+        check_name("queue", name)
+        state = await self._loops.loop_state()
+        operations = await state.store.operations_for(self._session)
+        await operations.run(lambda connection: change(QueueRepository(connection)))
+        # The highest id: the workflows that can start now are not new.
+        notify = partial(state.notifier.notify, name, MAX_ID)
+        if self._session is None:
+            notify()
+        else:
+            state.store.sessions.callers.after_commit(self._session, f"limits of {name}", notify)

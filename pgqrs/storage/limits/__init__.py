@@ -1,0 +1,1 @@
+"""Queues with limits: their rows, and the claim of their workflows."""

@@ -1,0 +1,228 @@
+WITH RECURSIVE settings AS MATERIALIZED
+(SELECT pgqrs.pgqrs_queues.concurrency AS concurrency, pgqrs.pgqrs_queues.partition_concurrency AS partition_concurrency, pgqrs.pgqrs_queues.weights AS weights, pgqrs.pgqrs_queues.paused_at AS paused_at
+FROM pgqrs.pgqrs_queues
+WHERE pgqrs.pgqrs_queues.name = $1::TEXT),
+held AS MATERIALIZED
+(SELECT settings.concurrency AS concurrency, settings.partition_concurrency AS partition_concurrency, settings.weights AS weights, settings.paused_at AS paused_at
+FROM settings
+WHERE CASE WHEN (settings.paused_at IS NOT NULL) THEN false ELSE pg_catalog.pg_try_advisory_xact_lock($2::BIGINT) END),
+room AS MATERIALIZED
+(SELECT CASE WHEN (held.concurrency IS NULL) THEN $4::BIGINT ELSE greatest(least($4::BIGINT, held.concurrency - pgqrs_schema_placeholder.pgqrs_running($1::TEXT)), 0) END AS room, held.partition_concurrency AS partition_concurrency, held.weights AS weights
+FROM held),
+after(lane, turn) AS
+(SELECT CAST($3::TEXT AS TEXT) COLLATE "C" AS lane, 0 AS turn
+FROM room
+WHERE room.room > 0
+UNION ALL SELECT following.lane AS lane, after.turn + 1 AS anon_2
+FROM after
+JOIN LATERAL (SELECT above.partition_key AS lane
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.partition_key > after.lane
+ORDER BY pgqrs.pgqrs_workflows.partition_key
+
+LIMIT 1) AS above ON true
+ORDER BY above.partition_key
+
+LIMIT 1) AS following ON true
+WHERE after.turn < 64),
+before(lane, turn) AS
+(SELECT CAST('' AS TEXT) COLLATE "C" AS lane, 0 AS turn
+FROM room
+WHERE room.room > 0
+UNION ALL SELECT following.lane AS lane, before.turn + 1 AS anon_4
+FROM before
+JOIN LATERAL (SELECT above.partition_key AS lane
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.partition_key > before.lane
+ORDER BY pgqrs.pgqrs_workflows.partition_key
+
+LIMIT 1) AS above ON true
+ORDER BY above.partition_key
+
+LIMIT 1) AS following ON true
+WHERE before.turn < 64 - (SELECT pg_catalog.count(*) AS count_1
+FROM after)
+AND following.lane <= $3::TEXT),
+lanes AS MATERIALIZED
+(SELECT after.lane AS lane, after.turn AS turn
+FROM after
+WHERE after.turn > 0
+UNION ALL SELECT '' AS lane, 65 AS turn
+FROM room
+WHERE room.room > 0
+AND 64 - (SELECT pg_catalog.count(*) AS count_1
+FROM after) >= 0
+UNION ALL SELECT before.lane AS lane, before.turn + 65 AS anon_3
+FROM before
+WHERE before.turn > 0),
+rooms AS MATERIALIZED
+(SELECT lanes.lane AS lane, lanes.turn AS turn, CASE WHEN (room.partition_concurrency IS NULL
+OR lanes.lane = '') THEN room.room ELSE greatest(least(room.room, room.partition_concurrency - pgqrs_schema_placeholder.pgqrs_running($1::TEXT, lanes.lane)), 0) END AS room, coalesce(served.ahead, CAST(0 AS DOUBLE PRECISION)) AS ahead, coalesce(CAST(pg_catalog.json_extract_path_text(room.weights, lanes.lane) AS DOUBLE PRECISION), CAST(1 AS DOUBLE PRECISION)) AS weight
+FROM lanes
+JOIN room ON true
+LEFT OUTER
+JOIN unnest($8::TEXT[], $9::DOUBLE PRECISION[]) AS served(lane, ahead) ON served.lane = lanes.lane),
+chosen AS MATERIALIZED
+(SELECT ordered.lane AS lane, ordered.turn AS turn, pg_catalog.count(*) AS wanted
+FROM (SELECT candidates.lane AS lane, candidates.turn AS turn, pg_catalog.sum(candidates.size) OVER (ORDER BY candidates.ahead + CAST(candidates.place - 1 AS DOUBLE PRECISION) / CAST(candidates.weight AS DOUBLE PRECISION), candidates.turn ROWS BETWEEN UNBOUNDED PRECEDING
+AND CURRENT ROW) - candidates.size AS before
+FROM (SELECT rooms.lane AS lane, rooms.turn AS turn, rooms.ahead AS ahead, rooms.weight AS weight, pg_catalog.row_number() OVER (PARTITION BY rooms.lane
+ORDER BY first.priority DESC, first.id) AS place, first.size AS size
+FROM rooms
+JOIN LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
+AND pgqrs.pgqrs_workflows.partition_key = rooms.lane
+ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+
+LIMIT rooms.room) AS of_name ON true
+ORDER BY of_name.priority DESC, of_name.id
+
+LIMIT rooms.room) AS first ON true
+WHERE rooms.lane != ''
+AND rooms.room > 0
+UNION ALL SELECT rooms.lane AS lane, rooms.turn AS turn, rooms.ahead AS ahead, rooms.weight AS weight, pg_catalog.row_number() OVER (PARTITION BY rooms.lane
+ORDER BY first.priority DESC, first.id) AS place, first.size AS size
+FROM rooms
+JOIN LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
+ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+
+LIMIT 500) AS of_name ON true
+WHERE of_name.partition_key IS NULL
+ORDER BY of_name.priority DESC, of_name.id
+
+LIMIT rooms.room) AS first ON true
+WHERE rooms.lane = ''
+AND rooms.room > 0) AS candidates
+ORDER BY candidates.ahead + CAST(candidates.place - 1 AS DOUBLE PRECISION) / CAST(candidates.weight AS DOUBLE PRECISION), candidates.turn
+
+LIMIT (SELECT room.room
+FROM room)) AS ordered
+WHERE ordered.before < $11::BIGINT GROUP BY ordered.lane, ordered.turn),
+locked AS MATERIALIZED
+(SELECT free.id AS id
+FROM chosen
+JOIN LATERAL (SELECT workflow.id AS id
+FROM (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
+AND pgqrs.pgqrs_workflows.partition_key = chosen.lane
+ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+
+LIMIT chosen.wanted + 16) AS of_name ON true
+ORDER BY of_name.priority DESC, of_name.id
+
+LIMIT chosen.wanted + 16) AS first
+JOIN pgqrs.pgqrs_workflows AS workflow ON workflow.id = first.id
+WHERE workflow.ready_at IS NOT NULL
+ORDER BY first.priority DESC, first.id
+
+LIMIT chosen.wanted
+FOR NO KEY UPDATE OF workflow SKIP LOCKED) AS free ON true
+WHERE chosen.lane != ''
+UNION ALL SELECT free.id AS id
+FROM chosen
+JOIN LATERAL (SELECT workflow.id AS id
+FROM (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size
+FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
+ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+
+LIMIT 500) AS of_name ON true
+WHERE of_name.partition_key IS NULL
+ORDER BY of_name.priority DESC, of_name.id
+
+LIMIT chosen.wanted + 16) AS first
+JOIN pgqrs.pgqrs_workflows AS workflow ON workflow.id = first.id
+WHERE workflow.ready_at IS NOT NULL
+ORDER BY first.priority DESC, first.id
+
+LIMIT chosen.wanted
+FOR NO KEY UPDATE OF workflow SKIP LOCKED) AS free ON true
+WHERE chosen.lane = ''),
+taken AS
+(UPDATE pgqrs.pgqrs_workflows
+SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=$12::BIGINT, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, executor=$13::UUID, attempts=(pgqrs.pgqrs_workflows.attempts + 1), deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') END
+FROM locked
+WHERE pgqrs.pgqrs_workflows.id = locked.id
+RETURNING pgqrs.pgqrs_workflows.id AS workflow_id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.epoch, CAST(pgqrs.pgqrs_workflows.input AS TEXT) AS input, pgqrs.pgqrs_workflows.attempts, CAST(EXTRACT(epoch
+FROM CASE WHEN (pgqrs.pgqrs_workflows.deadline IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.deadline, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END - now()) AS DOUBLE PRECISION) AS seconds_left, pgqrs.pgqrs_workflows.claim, pgqrs.pgqrs_workflows.queue, pgqrs.pgqrs_workflows.parent_id, pgqrs.pgqrs_workflows.scheduled_for, pgqrs.pgqrs_workflows.priority, pg_catalog.clock_timestamp() AS told, pgqrs.pgqrs_workflows.partition_key)
+ SELECT taken.workflow_id, taken.name, taken.epoch, taken.input, taken.attempts, taken.seconds_left, taken.claim, taken.queue, taken.parent_id, taken.scheduled_for, taken.priority, taken.told, taken.partition_key, summary.is_limited, summary.is_locked, summary.weights, summary.lanes, summary.cursor
+FROM (SELECT (SELECT pg_catalog.count(*) AS count_1
+FROM settings) > 0 AS is_limited, (SELECT CASE WHEN (settings.paused_at IS NOT NULL) THEN NULL ELSE (SELECT pg_catalog.count(*) AS count_1
+FROM held) > 0 END AS anon_1
+FROM settings) AS is_locked, (SELECT CAST(settings.weights AS TEXT) AS weights
+FROM settings) AS weights, (SELECT pg_catalog.count(*) AS count_1
+FROM lanes) AS lanes, coalesce((SELECT chosen.lane
+FROM chosen
+ORDER BY chosen.turn DESC
+
+LIMIT 1), (SELECT lanes.lane
+FROM lanes
+ORDER BY lanes.turn DESC
+
+LIMIT 1)) AS cursor) AS summary
+LEFT OUTER
+JOIN taken ON true

@@ -1,0 +1,3 @@
+UPDATE pgqrs.pgqrs_queues
+SET paused_at=NULL
+WHERE pgqrs.pgqrs_queues.name = $1::TEXT

@@ -1,0 +1,264 @@
+"""Workers of queues with limits: a ledger of the runs refuses one too many, and tells whether the limit is reached."""
+
+import asyncio
+from collections import Counter
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from pgqrs import Admin, ConfigurationError, PyWorkflow, Topic, Worker, workflow
+from pgqrs.worker import claimer, maintenance
+from tests.support.waiting import DEADLINE, no_hang, until
+
+# A run takes a place of its key before it works, and leaves it after. A run of a process that was killed never leaves
+# its place: the run that carries its workflow on takes the place over.
+LEDGER = """
+CREATE TABLE ledger (
+    key text NOT NULL, place int NOT NULL, workflow bigint NOT NULL, left_at timestamptz, pid int NOT NULL,
+    EXCLUDE USING btree (key WITH =, place WITH =) WHERE (left_at IS NULL)
+);
+CREATE TABLE refused (workflow bigint NOT NULL);
+"""
+
+JOBS = """
+import asyncio, os, sys
+import asyncpg
+from pgqrs import Admin, PyWorkflow, Worker, workflow
+
+LIMIT, SCHEMA = 2, os.environ.get("PGQRS_SCHEMA")
+
+
+async def enter(connection, workflow_id, key):
+    async with connection.transaction():
+        await connection.execute("UPDATE ledger SET left_at = now() WHERE workflow = $1 AND left_at IS NULL", workflow_id)
+    for place in range(LIMIT):
+        try:
+            await connection.execute(
+                "INSERT INTO ledger VALUES ($1, $2, $3, NULL, $4)", key, place, workflow_id, os.getpid())
+            return
+        except asyncpg.ExclusionViolationError:
+            pass
+    await connection.execute("INSERT INTO refused VALUES ($1)", workflow_id)
+
+
+async def leave(connection, workflow_id):
+    await connection.execute("UPDATE ledger SET left_at = now() WHERE workflow = $1 AND left_at IS NULL", workflow_id)
+
+
+class Books:
+    def __init__(self, connection):
+        self.connection = connection
+        self.lock = asyncio.Lock()
+
+    async def work(self, workflow_id, key, seconds):
+        async with self.lock:
+            await enter(self.connection, workflow_id, key)
+        await asyncio.sleep(seconds)
+        async with self.lock:
+            await leave(self.connection, workflow_id)
+
+
+books = []
+
+
+@workflow
+async def kept(ctx: PyWorkflow, key: str, seconds: float) -> str:
+    await books[0].work(ctx.id(), key, seconds)
+    return key
+
+
+async def main():
+    connection = await asyncpg.connect(os.environ["PGQRS_DSN"], server_settings={"search_path": SCHEMA})
+    books.append(Books(connection))
+    async with Admin(os.environ["PGQRS_DSN"], SCHEMA, heartbeat_timeout=1.0) as admin:
+        async with Worker(admin, [kept], ["mail"], 20):
+            print("works", flush=True)
+            await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+jobs: dict[str, object] = {}
+exec(compile(JOBS.replace('__name__ == "__main__"', "False"), "jobs", "exec"), jobs)
+kept, Books = jobs["kept"], jobs["Books"]
+
+
+@pytest_asyncio.fixture
+async def ledger(sql, dsn, schema):
+    await sql.execute(LEDGER)
+    connection = await asyncpg.connect(dsn, server_settings={"search_path": schema})
+    jobs["books"].append(Books(connection))
+    yield sql
+    jobs["books"].clear()
+    await connection.close()
+
+
+async def _most_at_once(sql):
+    """Return the number of places that were taken, of each key."""
+    rows = await sql.fetch("SELECT key, max(place) + 1 AS most FROM ledger GROUP BY key")
+    return {row["key"]: row["most"] for row in rows}
+
+
+async def test_workers_reach_each_limit_and_never_exceed_it(admin, ledger):
+    await admin.set_queue("mail", concurrency=5, partition_concurrency=2)
+    inputs = [(key, 0.002) for key in "abcd" for _ in range(12)]
+    handles = []
+    for key, seconds in inputs:
+        handles.append(await admin.options(queue="mail", partition_key=key).enqueue(kept, key, seconds))
+    async with no_hang():
+        workers = [Worker(admin, [kept], ["mail"], 4) for _ in range(3)]
+        for each in workers:
+            await each.start()
+        assert [await each.result() for each in handles] == [key for key, _ in inputs]
+        for each in workers:
+            await each.drain()
+    assert await ledger.fetchval("SELECT count(*) FROM refused") == 0
+    assert await _most_at_once(ledger) == dict.fromkeys("abcd", 2)
+
+
+@pytest.mark.slow  # `test_dead_executor_gives_its_slot_to_another` is its short form
+async def test_killed_process_gives_its_slots_to_another(admin, ledger, program):
+    await admin.set_queue("mail", partition_concurrency=2)
+    handles = await admin.options(queue="mail", partition_key="a").enqueue_many(kept, [("a", 0.03)] * 10)
+    process = program(JOBS)
+    async with no_hang():
+        taken = "SELECT count(*) FROM ledger WHERE left_at IS NULL AND pid = $1"
+        await until(lambda: ledger.fetchval(taken, process.pid))
+        async with Worker(admin, [kept], ["mail"]):
+            process.kill()
+            process.wait()
+            assert [await each.result() for each in handles] == ["a"] * 10
+    assert await ledger.fetchval("SELECT count(*) FROM refused") == 0
+    assert await _most_at_once(ledger) == {"a": 2}
+
+
+async def test_end_of_a_run_starts_the_next_of_another_worker(admin, dsn, schema, monkeypatch):
+    """The other worker is notified: the pauses between its polls and between its rounds of maintenance never end."""
+    for module, constant in (
+        (claimer, "MIN_POLL_INTERVAL"),
+        (claimer, "MAX_POLL_INTERVAL"),
+        (maintenance, "REGULAR_INTERVAL"),
+    ):
+        monkeypatch.setattr(module, constant, 10 * DEADLINE)
+    order, gate = [], asyncio.Event()
+
+    @workflow
+    async def gated(ctx: PyWorkflow) -> None:
+        order.append("gated")
+        await gate.wait()
+
+    @workflow
+    async def other(ctx: PyWorkflow) -> None:
+        order.append("other")
+
+    await admin.set_queue("mail", concurrency=1)
+    async with no_hang(), Admin(dsn, schema) as second:
+        submit = admin.options(queue="mail")
+        async with Worker(admin, [gated], ["mail"]), Worker(second, [other], ["mail"]):
+            await submit.enqueue(gated)
+            await until(lambda: order == ["gated"])
+            handle = await submit.enqueue(other)
+            (queue,) = await admin.list_queues()
+            assert (queue.running, queue.held_back) == (1, 1)
+            gate.set()
+            await handle.result()
+    assert order == ["gated", "other"]
+
+
+async def test_parked_workflow_holds_no_slot(admin):
+    go = Topic("go", int)
+
+    @workflow
+    async def waiting(ctx: PyWorkflow) -> int:
+        return await ctx.receive(go)
+
+    await admin.set_queue("mail", concurrency=1)
+    async with no_hang(), Worker(admin, [waiting], ["mail"]):
+        handles = await admin.options(queue="mail").enqueue_many(waiting, [()] * 3)
+        await until(lambda: _all_are(admin, "WAITING", 3))
+        for number, each in enumerate(handles):
+            await each.send(go, number)
+        assert [await each.result() for each in handles] == [0, 1, 2]
+
+
+async def _all_are(admin, status, count):
+    return len(await admin.list_workflows(status=status)) == count
+
+
+async def test_run_by_hand_counts_and_is_not_held_back(admin, watch, sql):
+    @workflow
+    async def one(ctx: PyWorkflow) -> int:
+        return 1
+
+    @workflow
+    async def looking(ctx: PyWorkflow) -> list[int]:
+        return [run.workflow_id for run in await watch.claim(["one"], ["mail"], 9)]
+
+    await admin.set_queue("mail", concurrency=1)
+    submit = admin.options(queue="mail")
+    handle = await submit.enqueue(one)
+    assert await submit.run(looking) == []
+    assert await submit.run(one) == 1
+    assert [run.workflow_id for run in await watch.claim(["one"], ["mail"], 9)] == [handle.id]
+
+
+@pytest_asyncio.fixture
+async def watch(admin):
+    watch = await (await admin.store()).claim_connection(lambda _queue: None)
+    yield watch
+    await watch.close()
+
+
+async def test_pause_and_limits_reach_a_worker_that_waits(admin):
+    @workflow
+    async def one(ctx: PyWorkflow) -> int:
+        return 1
+
+    await admin.pause_queue("mail")
+    async with no_hang(), Worker(admin, [one], ["mail", "default"]):
+        handle = await admin.options(queue="mail").enqueue(one)
+        assert await (await admin.enqueue(one)).result() == 1
+        (mail,) = await admin.list_queues()
+        assert (mail.ready, mail.held_back) == (1, 1)
+        await admin.resume_queue("mail")
+        assert await handle.result() == 1
+
+
+# The share of a queue in one worker
+
+
+async def test_worker_runs_no_more_of_a_queue_than_its_share(admin):
+    running, most, gate = Counter(), Counter(), asyncio.Event()
+
+    @workflow
+    async def counted(ctx: PyWorkflow, queue: str) -> None:
+        running[queue] += 1
+        most[queue] = max(most[queue], running[queue])
+        await gate.wait()
+        running[queue] -= 1
+
+    handles = []
+    for queue in ("mail", "default"):
+        handles += await admin.options(queue=queue).enqueue_many(counted, [(queue,)] * 6)
+    async with no_hang(), Worker(admin, [counted], {"mail": 2, "default": 3}):
+        await until(lambda: running == {"mail": 2, "default": 3})
+        await admin.set_queue("mail", concurrency=4)
+        gate.set()
+        for each in handles:
+            await each.result()
+    assert most == {"mail": 2, "default": 3}
+
+
+def test_shares_are_checked(admin):
+    @workflow
+    async def one(ctx: PyWorkflow) -> int:
+        return 1
+
+    with pytest.raises(ConfigurationError, match="mail"):
+        Worker(admin, [one], {"mail": 0})
+    with pytest.raises(TypeError, match="mail"):
+        Worker(admin, [one], {"mail": "2"})
+    with pytest.raises(ConfigurationError, match="at least one queue"):
+        Worker(admin, [one], {})
