@@ -61,8 +61,9 @@ def upgrade(op: Operations) -> None:
         "pgqrs_workflows",
         ["queue", "partition_key"],
         schema=schema,
-        postgresql_where=sa.text("executor IS NOT NULL AND queue IS NOT NULL"),
+        postgresql_where=sa.text("executor IS NOT NULL AND partition_key IS NOT NULL"),
     )
+    _index_executors(op, schema, ["executor", "queue"])
     for function in (_RUNNING, _RUNNING_IN_PARTITION):
         op.execute(_in_schema(function, schema))
 
@@ -72,10 +73,23 @@ def downgrade(op: Operations) -> None:
     schema = op.get_context().version_table_schema
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_running(text, text)", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_running(text)", schema))
+    _index_executors(op, schema, ["executor"])
     op.drop_index("ix_pgqrs_workflows_running", "pgqrs_workflows", schema=schema)
     op.drop_index("ix_pgqrs_workflows_partition", "pgqrs_workflows", schema=schema)
     op.drop_column("pgqrs_workflows", "partition_key", schema=schema)
     op.drop_table("pgqrs_queues", schema=schema)
+
+
+def _index_executors(op: Operations, schema: str | None, columns: list[str]) -> None:
+    """Make the index of the live runs again: the runs of a queue are counted in it."""
+    op.drop_index("ix_pgqrs_workflows_executor", "pgqrs_workflows", schema=schema)
+    op.create_index(
+        "ix_pgqrs_workflows_executor",
+        "pgqrs_workflows",
+        columns,
+        schema=schema,
+        postgresql_where=sa.text("executor IS NOT NULL"),
+    )
 
 
 def _in_schema(statement: str, schema: str | None) -> sa.TextClause:

@@ -1,0 +1,106 @@
+"""The plan of a claim from a queue with limits: indexes alone, and pages that do not grow with the queue."""
+
+import json
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from pgqrs.storage.limits.claims import claim_limited
+
+QUEUE, MANY, FEW = "mail", 200_000, 2_000
+
+
+@pytest_asyncio.fixture
+async def driver(schema, admin):
+    store = await admin.store()
+    driver = await store.database.open_driver(sorting=False)
+    await driver.execute(f"SET search_path = {schema}")
+    yield driver
+    await driver.close()
+
+
+async def _plant(driver, keys, each, *, key="k"):
+    await driver.execute(f"""
+        INSERT INTO pgqrs_workflows (name, input, queue, partition_key, priority, ready_at)
+        SELECT 'w', '{{}}', '{QUEUE}', '{key}' || k, n % 3, now()
+        FROM generate_series(1, {keys}) k, generate_series(1, {each}) n
+    """)
+
+
+def _literal(value):
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "'{" + ",".join(json.dumps(each) for each in value) + "}'"
+    return str(value) if isinstance(value, bool | int | float) else f"'{value}'"
+
+
+def _nodes(plan):
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from _nodes(below)
+
+
+class Limited:
+    """The statement, prepared in one session while the tables are empty."""
+
+    def __init__(self, store, driver):
+        self._compiled = store.database.compile(claim_limited)
+        self._driver = driver
+
+    async def prepare(self):
+        await self._driver.execute(f"PREPARE limited AS {self._compiled.text}")
+        await self.plan()
+
+    async def plan(self, **values):
+        """Execute, roll back, and return the plan."""
+        given = {
+            "queue": QUEUE, "names": ["w", "v"], "codec": None, "limit": 100, "budget": 2**26, "avoid": [], "floor": 0,
+            "lock": 1, "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
+        }  # fmt: skip
+        arguments = ", ".join(_literal(each) for each in self._compiled.arguments(given | values))
+        transaction = self._driver.transaction()
+        await transaction.start()
+        try:
+            text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE limited({arguments})"
+            found = await self._driver.fetchval(text)
+        finally:
+            await transaction.rollback()
+        (top,) = json.loads(found) if isinstance(found, str) else found
+        return top["Plan"]
+
+
+def _pages(plan):
+    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+
+def _check(plan):
+    for node in _nodes(plan):
+        if node.get("Relation Name") == "pgqrs_workflows" and "Scan" in node["Node Type"]:
+            assert node["Node Type"] in {"Index Scan", "Index Only Scan"}, node
+            assert "Index Cond" in node, node
+
+
+@pytest.mark.plants_rows
+@pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued):
+    limited = Limited(await admin.store(), driver)
+    await limited.prepare()
+    await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5)
+    await _plant(driver, 3, 20)
+    few = _pages(await limited.plan())
+    await _plant(driver, 1, queued)
+    for state in ("stale statistics", "analyzed"):
+        if state == "analyzed":
+            await driver.execute("ANALYZE pgqrs_workflows")
+        plan = await limited.plan()
+        _check(plan)
+        assert _pages(plan) <= 3 * few + 50, state
+    await driver.execute(
+        "UPDATE pgqrs_workflows SET ready_at = NULL, status = 'RUNNING', executor = gen_random_uuid()"
+        " WHERE id IN (SELECT id FROM pgqrs_workflows WHERE partition_key = 'k1' LIMIT 5)"
+    )
+    full = await limited.plan()
+    _check(full)
+    assert _pages(full) <= 3 * few + 50
