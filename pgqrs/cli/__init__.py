@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from pgqrs.cli.connection import Act, dsn_option, dsn_required, errors_in_one_line, run, schema_option
+from pgqrs.cli.queues import queue
 from pgqrs.cli.schedules import schedule
 from pgqrs.client.admin import Admin
 from pgqrs.models import HEAD
@@ -36,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(schedule)
+main.add_command(queue)
 
 
 @main.command()

@@ -159,6 +159,24 @@ async def test_concurrent_claims_never_exceed_the_limits(admin, store, sql):
     assert len(set(done)) == 120
 
 
+async def test_lost_answer_of_a_limited_claim_is_found_again(admin, watch, sql, monkeypatch):
+    ids = await planted(sql, "a", 3)
+    await admin.set_queue(QUEUE, concurrency=2)
+    assert await claimed(watch, 0) == []
+    fetch = watch._fetch
+
+    async def losing(statement, values):
+        await fetch(statement, values)
+        raise TimeoutError
+
+    monkeypatch.setattr(watch, "_fetch", losing)
+    with pytest.raises(TimeoutError):
+        await claimed(watch)
+    monkeypatch.setattr(watch, "_fetch", fetch)
+    assert await claimed(watch) == ids[:2]
+    assert await claimed(watch) == []
+
+
 async def test_dead_executor_gives_its_slot_to_another(admin, store, watch, sql):
     ids = await planted(sql, "a", 2)
     await admin.set_queue(QUEUE, partition_concurrency=1)

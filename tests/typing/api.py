@@ -22,6 +22,7 @@ from pgqrs import (
     Every,
     JsonCodec,
     PyWorkflow,
+    QueueRecord,
     Receive,
     Request,
     RetryPolicy,
@@ -557,3 +558,14 @@ async def sent(admin: Admin) -> None:
     await assert_sent(admin, 1, "paid", {"any": "value"})
     await assert_not_sent(admin, 1, paid)
     await assert_sent(admin, 1, paid, "five")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+
+
+async def queues(admin: Admin) -> None:
+    await admin.set_queue("mail", concurrency=5, partition_concurrency=2, weights={"gold": 4})
+    assert_type(await admin.list_queues(), list[QueueRecord])
+    handle = await admin.options(queue="mail", partition_key="ada").enqueue(pipeline, 1)
+    assert_type(await handle.result(), list[User])
+    Worker(admin, ALL, {"mail": 20, "default": 80})
+    Worker(admin, ALL, ["mail"])
+    await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.set_queue("mail", 5)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]

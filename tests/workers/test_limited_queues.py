@@ -226,6 +226,27 @@ async def test_pause_and_limits_reach_a_worker_that_waits(admin):
         assert await handle.result() == 1
 
 
+async def test_children_have_their_partition_keys(admin, sql):
+    @workflow
+    async def one(ctx: PyWorkflow) -> int:
+        return 1
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> int:
+        single = await ctx.options(queue="mail", partition_key="a").start(one)
+        keyed = await ctx.options(queue="mail", partition_key="b", key="k").start(one)
+        many = await ctx.options(queue="mail", partition_key="c").start_many(one, [(), ()])
+        return await single + await keyed + sum(await ctx.gather(many))
+
+    await admin.set_queue("mail", concurrency=2, partition_concurrency=1)
+    async with no_hang(), Worker(admin, [one, parent], ["mail", "default"]):
+        assert await (await admin.enqueue(parent)).result() == 4
+    rows = await sql.fetch(
+        "SELECT partition_key AS key FROM pgqrs_workflows WHERE parent_id IS NOT NULL ORDER BY id"
+    )
+    assert [row["key"] for row in rows] == [*"abcc"]
+
+
 # The share of a queue in one worker
 
 

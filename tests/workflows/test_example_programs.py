@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from examples import tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -63,3 +64,8 @@ async def test_nightly_report_is_made_once_a_night(kit, clock):
     made = [each.scheduled_for for each in await kit.list_workflows()]
     assert len(made) == len(set(made)) == 6
     assert set(nights) <= set(made)
+
+
+async def test_small_tenant_does_not_wait_for_the_large_one(admin):
+    async with no_hang(), Worker(admin, [tenants.report], ["reports"]):
+        assert await tenants.render_all(admin, 40) < 20

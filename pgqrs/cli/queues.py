@@ -1,0 +1,137 @@
+"""The commands `pgqrs queue`: list the queues, set their limits, pause and resume them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import partial
+
+import click
+
+from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.client.admin import Admin
+from pgqrs.types import QueueRecord
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_name = click.argument("name")
+_limit = partial(click.option, type=click.IntRange(min=1))
+
+_HEADINGS = ("QUEUE", "LIMIT", "PER KEY", "READY", "RUNNING", "HELD BACK", "OLDEST", "STATE")
+
+
+@click.group()
+def queue() -> None:
+    """List the queues, set their limits, pause and resume them."""
+
+
+@queue.command("list")
+@dsn_required
+@schema_option
+@_as_json
+def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
+    """List the queues that have limits, are paused, or have workflows that are ready or running."""
+
+    async def show(admin: Admin) -> None:
+        records = await admin.list_queues()
+        click.echo(_json(records) if as_json else _table(records))
+
+    run(dsn, schema, show)
+
+
+@queue.command("set")
+@_name
+@dsn_required
+@schema_option
+@_limit("--concurrency", help="Maximum runs of the queue at once, in all processes; no limit if omitted.")
+@_limit("--partition-concurrency", help="Maximum runs of each partition key at once; no limit if omitted.")
+@click.option("--weight", "weights", metavar="KEY=NUMBER", multiple=True, help="The weight of a partition key.")
+@_as_json
+def set_queue(
+    name: str,
+    *,
+    dsn: str,
+    schema: str,
+    concurrency: int | None,
+    partition_concurrency: int | None,
+    weights: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Set the limits of a queue; they replace its earlier limits."""
+    weighed = dict(map(_weight, weights))
+
+    async def change(admin: Admin) -> None:
+        await admin.set_queue(
+            name, concurrency=concurrency, partition_concurrency=partition_concurrency, weights=weighed or None
+        )
+        await _show(admin, name, as_json=as_json)
+
+    run(dsn, schema, change)
+
+
+@queue.command("pause")
+@_name
+@dsn_required
+@schema_option
+@_as_json
+def pause_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+    """Pause a queue: no worker claims its workflows until it is resumed."""
+
+    async def change(admin: Admin) -> None:
+        await admin.pause_queue(name)
+        await _show(admin, name, as_json=as_json)
+
+    run(dsn, schema, change)
+
+
+@queue.command("resume")
+@_name
+@dsn_required
+@schema_option
+@_as_json
+def resume_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+    """End the pause of a queue."""
+
+    async def change(admin: Admin) -> None:
+        await admin.resume_queue(name)
+        await _show(admin, name, as_json=as_json)
+
+    run(dsn, schema, change)
+
+
+async def _show(admin: Admin, name: str, *, as_json: bool) -> None:
+    """Print the queue as it is now."""
+    found = [each for each in await admin.list_queues() if each.name == name]
+    records = found or [QueueRecord(name, None, None, {}, None, 0, 0, 0, None)]
+    click.echo(_json(records) if as_json else _table(records))
+
+
+def _weight(given: str) -> tuple[str, float]:
+    key, _, number = given.rpartition("=")
+    try:
+        return key, float(number)
+    except ValueError:
+        raise click.BadParameter(f"a weight is KEY=NUMBER, as in gold=4, got {given!r}.") from None
+
+
+def _json(records: Iterable[QueueRecord]) -> str:
+    return json.dumps([asdict(each) for each in records], default=str, indent=2)
+
+
+def _table(records: Iterable[QueueRecord]) -> str:
+    rows = [_HEADINGS, *map(_row, records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(record: QueueRecord) -> tuple[str, ...]:
+    limits = (record.concurrency, record.partition_concurrency)
+    counts = (record.ready, record.running, record.held_back)
+    return (
+        record.name,
+        *("-" if each is None else str(each) for each in limits),
+        *map(str, counts),
+        "-" if record.oldest_age is None else f"{record.oldest_age:.0f} s",
+        "active" if record.paused_at is None else "paused",
+    )
