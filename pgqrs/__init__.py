@@ -59,6 +59,7 @@ from pgqrs.schedules import Cron, Every, ScheduleRecord
 from pgqrs.types import (
     Json,
     QueueRecord,
+    Rate,
     StepAction,
     StepRecord,
     StepStatus,
@@ -104,6 +105,7 @@ __all__ = [
     "PoisonedWorkflowError",
     "PyWorkflow",
     "QueueRecord",
+    "Rate",
     "Receive",
     "Request",
     "RequestAnsweredError",

@@ -364,8 +364,9 @@ class Queue(Base):
     """The limits of one queue; a queue without limits that is not paused has no row.
 
     A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
-    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `weights`
-    has the weight of partition keys; the other keys have the weight 1.
+    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `rate` and
+    `partition_rate` have the fields of a `Rate`. `weights` has the weight of partition keys; the other keys have
+    the weight 1.
     """
 
     __tablename__ = "pgqrs_queues"
@@ -373,8 +374,26 @@ class Queue(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     concurrency: Mapped[int | None]
     partition_concurrency: Mapped[int | None]
+    rate: Mapped[Any | None] = mapped_column(JSON())
+    partition_rate: Mapped[Any | None] = mapped_column(JSON())
     weights: Mapped[Any | None] = mapped_column(JSON())
     paused_at: Mapped[datetime | None]
+
+
+class StartRate(Base):
+    """The starts of a queue with a rate, or of one of its partition keys; the empty key is for the whole queue.
+
+    Each start moves `free_at` on by the time between two starts at the rate. A row whose `free_at` has passed has
+    the same meaning as no row.
+    """
+
+    __tablename__ = "pgqrs_rates"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    partition_key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    free_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_pgqrs_rates_free_at", "free_at"),)
 
 
 class Executor(Base):

@@ -128,6 +128,21 @@ class WorkflowRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """A number of starts in a time, as in ``Rate(100, per=60, burst=20)``.
+
+    Attributes:
+        limit: The number of starts in `per` seconds, at a steady pace.
+        per: The seconds.
+        burst: The number of starts that may follow each other at once, after a time without starts; 1 by default.
+    """
+
+    limit: int
+    per: float = 1.0
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class QueueRecord:
     """A snapshot of one queue in the database.
 
@@ -135,17 +150,21 @@ class QueueRecord:
         name: The name of the queue.
         concurrency: The maximum number of its runs; None for no limit.
         partition_concurrency: The maximum number of the runs of each partition key; None for no limit.
+        rate: The maximum rate of its starts; None for no limit.
+        partition_rate: The maximum rate of the starts of each partition key; None for no limit.
         weights: The weights of partition keys; a key that is missing has the weight 1.
         paused_at: The time at which the queue was paused; None for a queue that is not paused.
         ready: The number of workflows that are ready to be claimed.
         running: The number of workflows that an executor runs.
-        held_back: The number of ready workflows that wait for a limit, or for the end of the pause.
+        held_back: The number of ready workflows that wait for a limit of runs, or for the end of the pause.
         oldest_age: The seconds since the oldest ready workflow became ready; None without one.
     """
 
     name: str
     concurrency: int | None
     partition_concurrency: int | None
+    rate: Rate | None
+    partition_rate: Rate | None
     weights: Mapping[str, float]
     paused_at: datetime | None
     ready: int

@@ -32,19 +32,39 @@ END
 """
 
 
+_FREE_AT = """
+CREATE FUNCTION SCHEMA.pgqrs_free_at(queue text, partition_key text) RETURNS timestamptz
+LANGUAGE sql VOLATILE BEGIN ATOMIC
+    SELECT r.free_at FROM SCHEMA.pgqrs_rates r
+    WHERE r.queue = pgqrs_free_at.queue AND r.partition_key = pgqrs_free_at.partition_key;
+END
+"""
+
+
 def upgrade(op: Operations) -> None:
-    """Add the queues with limits, the partition keys, and the functions that count runs."""
+    """Add the queues with limits, the partition keys, and the functions that read them."""
     schema = op.get_context().version_table_schema
     op.create_table(
         "pgqrs_queues",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("concurrency", sa.BigInteger(), nullable=True),
         sa.Column("partition_concurrency", sa.BigInteger(), nullable=True),
+        sa.Column("rate", sa.JSON(), nullable=True),
+        sa.Column("partition_rate", sa.JSON(), nullable=True),
         sa.Column("weights", sa.JSON(), nullable=True),
         sa.Column("paused_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("name", name="pk_pgqrs_queues"),
         schema=schema,
     )
+    op.create_table(
+        "pgqrs_rates",
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("partition_key", sa.Text(collation="C"), nullable=False),
+        sa.Column("free_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("queue", "partition_key", name="pk_pgqrs_rates"),
+        schema=schema,
+    )
+    op.create_index("ix_pgqrs_rates_free_at", "pgqrs_rates", ["free_at"], schema=schema)
     # The order of the keys is the same for each locale, and does not change with a library of the system.
     op.add_column(
         "pgqrs_workflows", sa.Column("partition_key", sa.Text(collation="C"), nullable=True), schema=schema
@@ -64,19 +84,21 @@ def upgrade(op: Operations) -> None:
         postgresql_where=sa.text("executor IS NOT NULL AND partition_key IS NOT NULL"),
     )
     _index_executors(op, schema, ["executor", "queue"])
-    for function in (_RUNNING, _RUNNING_IN_PARTITION):
+    for function in (_RUNNING, _RUNNING_IN_PARTITION, _FREE_AT):
         op.execute(_in_schema(function, schema))
 
 
 def downgrade(op: Operations) -> None:
     """Take the limits away: each queue is claimed without a limit, also one that was paused."""
     schema = op.get_context().version_table_schema
+    op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_free_at(text, text)", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_running(text, text)", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_running(text)", schema))
     _index_executors(op, schema, ["executor"])
     op.drop_index("ix_pgqrs_workflows_running", "pgqrs_workflows", schema=schema)
     op.drop_index("ix_pgqrs_workflows_partition", "pgqrs_workflows", schema=schema)
     op.drop_column("pgqrs_workflows", "partition_key", schema=schema)
+    op.drop_table("pgqrs_rates", schema=schema)
     op.drop_table("pgqrs_queues", schema=schema)
 
 

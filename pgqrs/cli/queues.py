@@ -11,11 +11,13 @@ import click
 
 from pgqrs.cli.connection import dsn_required, run, schema_option
 from pgqrs.client.admin import Admin
-from pgqrs.types import QueueRecord
+from pgqrs.types import QueueRecord, Rate
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name = click.argument("name")
 _limit = partial(click.option, type=click.IntRange(min=1))
+
+_rate = partial(click.option, metavar="NUMBER/SECONDS[:BURST]")
 
 _HEADINGS = ("QUEUE", "LIMIT", "PER KEY", "READY", "RUNNING", "HELD BACK", "OLDEST", "STATE")
 
@@ -45,6 +47,8 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
 @schema_option
 @_limit("--concurrency", help="Maximum runs of the queue at once, in all processes; no limit if omitted.")
 @_limit("--partition-concurrency", help="Maximum runs of each partition key at once; no limit if omitted.")
+@_rate("--rate", help="Maximum rate of the starts, as in 100/60:20: 100 in 60 seconds, 20 at once.")
+@_rate("--partition-rate", help="Maximum rate of the starts of each partition key.")
 @click.option("--weight", "weights", metavar="KEY=NUMBER", multiple=True, help="The weight of a partition key.")
 @_as_json
 def set_queue(
@@ -54,15 +58,23 @@ def set_queue(
     schema: str,
     concurrency: int | None,
     partition_concurrency: int | None,
+    rate: str | None,
+    partition_rate: str | None,
     weights: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
+    own_rate, key_rate = _parsed(rate), _parsed(partition_rate)
     weighed = dict(map(_weight, weights))
 
     async def change(admin: Admin) -> None:
         await admin.set_queue(
-            name, concurrency=concurrency, partition_concurrency=partition_concurrency, weights=weighed or None
+            name,
+            concurrency=concurrency,
+            partition_concurrency=partition_concurrency,
+            rate=own_rate,
+            partition_rate=key_rate,
+            weights=weighed or None,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -102,8 +114,19 @@ def resume_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
 async def _show(admin: Admin, name: str, *, as_json: bool) -> None:
     """Print the queue as it is now."""
     found = [each for each in await admin.list_queues() if each.name == name]
-    records = found or [QueueRecord(name, None, None, {}, None, 0, 0, 0, None)]
+    records = found or [QueueRecord(name, None, None, None, None, {}, None, 0, 0, 0, None)]
     click.echo(_json(records) if as_json else _table(records))
+
+
+def _parsed(given: str | None) -> Rate | None:
+    if given is None:
+        return None
+    pace, _, burst = given.partition(":")
+    limit, _, per = pace.partition("/")
+    try:
+        return Rate(int(limit), float(per), int(burst or 1))
+    except ValueError:
+        raise click.BadParameter(f"a rate is NUMBER/SECONDS[:BURST], as in 100/60:20, got {given!r}.") from None
 
 
 def _weight(given: str) -> tuple[str, float]:

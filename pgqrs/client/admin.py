@@ -37,6 +37,7 @@ from pgqrs.types import (
     CatchUp,
     Overlap,
     QueueRecord,
+    Rate,
     StepRecord,
     Until,
     WorkflowRecord,
@@ -778,6 +779,8 @@ class Admin:
         *,
         concurrency: int | None = None,
         partition_concurrency: int | None = None,
+        rate: Rate | None = None,
+        partition_rate: Rate | None = None,
         weights: Mapping[str, float] | None = None,
         session: SessionOrConnection | None = None,
     ) -> None:
@@ -790,6 +793,9 @@ class Admin:
             name: The name of the queue.
             concurrency: Maximum runs of the queue at once, in all processes; no limit by default.
             partition_concurrency: Maximum runs of each partition key at once; no limit by default. See `options`.
+            rate: Maximum rate of the starts of the queue, as in ``Rate(100, per=60, burst=20)``; no limit by
+                default. A workflow counts when it is started for the first time.
+            partition_rate: Maximum rate of the starts of each partition key; no limit by default.
             weights: The weights of partition keys, as in ``{"gold": 4}``: while several keys have ready workflows,
                 a key with the weight 4 starts four times as many as a key with the weight 1, the default.
             session: A caller's session or connection, in any state. The limits take effect when the caller
@@ -797,13 +803,13 @@ class Admin:
 
         Raises:
             InvalidNameError: The name or a partition key cannot be stored.
-            ConfigurationError: A limit is less than 1, or a weight is not positive and finite.
-            TypeError: A limit is not an int, or a weight is not a number.
+            ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range.
+            TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        limits = queue_limits(concurrency, partition_concurrency, weights)
+        limits = queue_limits(concurrency, partition_concurrency, rate, partition_rate, weights)
         await QueueSettings(self._loops, session).set(name, limits)
 
     async def pause_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:

@@ -16,6 +16,7 @@ from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
+from pgqrs.storage.limits.claims import forget_starts
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
 from pgqrs.storage.queue_claims import QueueClaims
 from pgqrs.storage.records import ClaimedRun, from_row
@@ -194,6 +195,7 @@ class ClaimConnection:
             timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
+                await self._fetch(forget_starts, {})
             if unknown_too or self._may_delete_more:
                 deleted = await self._fetch(delivery.delete_received, {})
                 self._may_delete_more = len(deleted) >= delivery.MAX_DELETED

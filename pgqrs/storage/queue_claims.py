@@ -158,6 +158,8 @@ class QueueClaims:
             weights: dict[str, float] = json.loads(summary["weights"] or "{}")
             if wheel.turned(summary["cursor"], served, weights, summary["lanes"]):
                 self._claim_again(0.0)
+            elif summary["next_start"] is not None:
+                self._claim_again(summary["next_start"])
         return found
 
     def _claim_again(self, seconds: float) -> None:

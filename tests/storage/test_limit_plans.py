@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
+from pgqrs import Rate
 from pgqrs.storage.limits.claims import claim_limited
 
 QUEUE, MANY, FEW = "mail", 200_000, 2_000
@@ -83,11 +84,13 @@ def _check(plan):
 
 
 @pytest.mark.plants_rows
+@pytest.mark.parametrize("is_rated", [False, True], ids=["slots", "rates"])
 @pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued):
+async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued, is_rated):
     limited = Limited(await admin.store(), driver)
     await limited.prepare()
-    await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5)
+    rates = {"rate": Rate(1000, burst=900), "partition_rate": Rate(9, burst=9)} if is_rated else {}
+    await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5, **rates)
     await _plant(driver, 3, 20)
     few = _pages(await limited.plan())
     await _plant(driver, 1, queued)

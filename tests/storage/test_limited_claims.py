@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs import Admin, ConfigurationError, InvalidNameError, PyWorkflow, WorkflowFencedError, workflow
+from pgqrs import Admin, ConfigurationError, InvalidNameError, PyWorkflow, Rate, WorkflowFencedError, workflow
 from pgqrs.storage import queue_claims
 from pgqrs.storage.limits import claims as limits_module
 from pgqrs.storage.queue_claims import lock_key
@@ -263,6 +263,87 @@ async def test_full_lanes_do_not_hide_a_free_lane(admin, watch, sql, set_in_stat
     assert await keys_of(sql, last) == ["7"]
 
 
+# Rates
+
+
+async def moved(sql, seconds):
+    """Let time pass for the rates."""
+    await sql.execute("UPDATE pgqrs_rates SET free_at = free_at - $1 * interval '1 second'", seconds)
+
+
+async def test_rate_limits_the_starts_after_a_burst(admin, watch, sql):
+    ids = await planted(sql, "a", 12)
+    await admin.set_queue(QUEUE, rate=Rate(10, per=10, burst=3))
+    assert await claimed(watch) == ids[:3]
+    assert await claimed(watch) == []
+    assert 0.5 < watch.queues.outlook.again <= 1
+    await moved(sql, 1)
+    assert await claimed(watch) == ids[3:4]
+    await moved(sql, 100)
+    assert await claimed(watch) == ids[4:7]
+
+
+async def test_partition_rate_limits_each_key(admin, watch, sql):
+    for key in ("a", "b", None):
+        await planted(sql, key, 3)
+    await admin.set_queue(QUEUE, partition_rate=Rate(1, per=60))
+    assert Counter(await keys_of(sql, await claimed(watch))) == {"a": 1, "b": 1, None: 3}
+    assert await claimed(watch) == []
+    assert 50 < watch.queues.outlook.again <= 60
+    await sql.execute("DELETE FROM pgqrs_rates WHERE partition_key = 'b'")
+    assert await keys_of(sql, await claimed(watch)) == ["b"]
+
+
+async def test_only_the_first_start_counts_for_a_rate(admin, watch, sql):
+    ids = await planted(sql, "a", 4)
+    await admin.set_queue(QUEUE, rate=Rate(1, per=60, burst=2))
+    assert await claimed(watch) == ids[:2]
+    await sql.execute(
+        "UPDATE pgqrs_workflows SET status = 'PENDING', executor = NULL, ready_at = now() WHERE id = $1", ids[0]
+    )
+    assert await claimed(watch) == ids[:1]
+    assert await claimed(watch) == []
+
+
+async def test_claim_without_a_slot_takes_no_start_of_a_rate(admin, watch, sql):
+    ids = await planted(sql, "a", 4)
+    await admin.set_queue(
+        QUEUE, concurrency=1, rate=Rate(1, per=60, burst=2), partition_rate=Rate(1, per=60, burst=3)
+    )
+    assert await claimed(watch) == ids[:1]
+    assert await claimed(watch) == []
+    await ended(sql, ids[0])
+    assert await claimed(watch) == ids[1:2]
+    await ended(sql, ids[1])
+    assert await claimed(watch) == []
+
+
+async def test_concurrent_claims_never_exceed_a_rate(admin, store, sql):
+    await planted(sql, "a", 40)
+    await admin.set_queue(QUEUE, rate=Rate(1, per=3600, burst=17))
+    found = []
+
+    async def take(watch):
+        for _ in range(10):
+            found.extend(await claimed(watch, 3))
+
+    async with no_hang(), watching(store) as one, watching(store) as two, watching(store) as three:
+        await asyncio.gather(*map(take, (one, two, three)))
+        while ids := await claimed(one):
+            found.extend(ids)
+    assert len(set(found)) == len(found) == 17
+
+
+async def test_rows_of_rates_without_meaning_are_deleted(admin, watch, sql):
+    await planted(sql, "a", 2)
+    await admin.set_queue(QUEUE, rate=Rate(1, per=60), partition_rate=Rate(1, per=60))
+    assert len(await claimed(watch)) == 1
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_rates") == 2
+    await moved(sql, 2 * 3600)
+    await watch.run_maintenance(["w"], [QUEUE])
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_rates") == 0
+
+
 # The limits in the caller's session, and the list
 
 
@@ -285,13 +366,16 @@ async def test_list_counts_what_waits_for_a_limit(admin, watch, sql):
     await planted(sql, "a", 3)
     await planted(sql, "b", 1)
     await planted(sql, None, 2, queue="other")
-    await admin.set_queue(QUEUE, concurrency=10, partition_concurrency=1, weights={"a": 2})
+    await admin.set_queue(
+        QUEUE, concurrency=10, partition_concurrency=1, rate=Rate(9, per=2, burst=5), weights={"a": 2}
+    )
     assert len(await claimed(watch, 1)) == 1
     await admin.pause_queue("empty")
     empty, mail, other = await admin.list_queues()
     assert (empty.name, empty.paused_at is None, empty.ready, empty.oldest_age) == ("empty", False, 0, None)
     assert (mail.name, mail.ready, mail.running, mail.held_back) == (QUEUE, 3, 1, 2)
     assert (mail.concurrency, mail.partition_concurrency, mail.weights) == (10, 1, {"a": 2.0})
+    assert (mail.rate, mail.partition_rate) == (Rate(9, 2.0, 5), None)
     assert 0 <= mail.oldest_age < 60
     assert (other.name, other.ready, other.running, other.held_back, other.weights) == ("other", 2, 0, 0, {})
 
@@ -324,6 +408,10 @@ async def test_submissions_keep_their_partition_key(admin: Admin, sql, engine):
         ({"weights": {"a": 0}}, ConfigurationError),
         ({"weights": {"a": "2"}}, TypeError),
         ({"weights": {"": 1}}, InvalidNameError),
+        ({"rate": 5}, TypeError),
+        ({"rate": Rate(0)}, ConfigurationError),
+        ({"partition_rate": Rate(1, per=0)}, ConfigurationError),
+        ({"rate": Rate(1, burst=0)}, ConfigurationError),
     ],
 )
 async def test_wrong_limits_are_refused(admin, wrong, error):

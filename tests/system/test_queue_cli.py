@@ -31,6 +31,12 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert (record["concurrency"], record["partition_concurrency"], record["weights"]) == (5, 2, {"a=b": 4.0})
     (found,) = await admin.list_queues()
     assert (found.name, found.concurrency, found.partition_concurrency) == ("mail", 5, 2)
+    (record,) = json.loads(
+        await command("set", "rare", "--rate", "100/60:20", "--partition-rate", "1/2.5", "--json")
+    )
+    assert record["rate"] == {"limit": 100, "per": 60.0, "burst": 20}
+    assert record["partition_rate"] == {"limit": 1, "per": 2.5, "burst": 1}
+    await admin.delete_queue("rare")
     assert (await command("pause", "mail")).splitlines()[1].split() == [
         "mail",
         "5",
@@ -50,5 +56,6 @@ async def test_commands_set_pause_and_list_queues(admin, command):
 
 async def test_wrong_options_are_refused_in_one_line(command):
     assert "KEY=NUMBER" in await command("set", "mail", "--weight", "gold", code=2)
+    assert "NUMBER/SECONDS" in await command("set", "mail", "--rate", "fast", code=2)
     assert "more than 0" in await command("set", "mail", "--weight", "gold=0", code=1)
     await command("set", "mail", "--concurrency", "0", code=2)

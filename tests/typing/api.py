@@ -23,6 +23,7 @@ from pgqrs import (
     JsonCodec,
     PyWorkflow,
     QueueRecord,
+    Rate,
     Receive,
     Request,
     RetryPolicy,
@@ -567,5 +568,7 @@ async def queues(admin: Admin) -> None:
     assert_type(await handle.result(), list[User])
     Worker(admin, ALL, {"mail": 20, "default": 80})
     Worker(admin, ALL, ["mail"])
+    await admin.set_queue("mail", rate=Rate(100, per=60, burst=20), partition_rate=Rate(1))
+    await admin.set_queue("mail", rate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await admin.set_queue("mail", 5)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+    await admin.set_queue("mail", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from pgqrs import Admin, ConfigurationError, PyWorkflow, Topic, Worker, workflow
+from pgqrs import Admin, ConfigurationError, PyWorkflow, Rate, Topic, Worker, workflow
 from pgqrs.worker import claimer, maintenance
 from tests.support.waiting import DEADLINE, no_hang, until
 
@@ -245,6 +245,22 @@ async def test_children_have_their_partition_keys(admin, sql):
         "SELECT partition_key AS key FROM pgqrs_workflows WHERE parent_id IS NOT NULL ORDER BY id"
     )
     assert [row["key"] for row in rows] == [*"abcc"]
+
+
+async def test_worker_keeps_to_a_rate_and_sleeps_until_the_next_start(admin, sql):
+    @workflow
+    async def one(ctx: PyWorkflow) -> int:
+        return 1
+
+    await admin.set_queue("mail", rate=Rate(20, per=1, burst=2))
+    async with no_hang(), Worker(admin, [one], ["mail"]), Worker(admin, [one], ["mail"]):
+        handles = await admin.options(queue="mail").enqueue_many(one, [()] * 8)
+        assert [await each.result() for each in handles] == [1] * 8
+    rows = await sql.fetch(
+        "SELECT EXTRACT(epoch FROM started_at)::float AS at FROM pgqrs_workflows ORDER BY started_at"
+    )
+    starts = [row["at"] for row in rows]
+    assert all(later - earlier > 0.049 for earlier, later in zip(starts, starts[2:], strict=False))
 
 
 # The share of a queue in one worker

@@ -11,17 +11,23 @@ from pgqrs.errors import ConfigurationError
 from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.limits.settings import QueueLimits, QueueRepository
-from pgqrs.types import QueueRecord
-from pgqrs.validation import check_name, validate_partition_key, validate_positive_int
+from pgqrs.types import QueueRecord, Rate
+from pgqrs.validation import check_name, validate_partition_key, validate_positive_int, validate_seconds
 
 
 def queue_limits(
-    concurrency: object, partition_concurrency: object, weights: Mapping[str, float] | None
+    concurrency: object,
+    partition_concurrency: object,
+    rate: Rate | None,
+    partition_rate: Rate | None,
+    weights: Mapping[str, float] | None,
 ) -> QueueLimits:
     """Check the arguments of `Admin.set_queue` and return them as limits; raises as `Admin.set_queue` does."""
     return QueueLimits(
         _limit("concurrency", concurrency),
         _limit("partition_concurrency", partition_concurrency),
+        _rate("rate", rate),
+        _rate("partition_rate", partition_rate),
         {validate_partition_key(key): _weight(key, each) for key, each in (weights or {}).items()} or None,
     )
 
@@ -29,6 +35,15 @@ def queue_limits(
 def _limit(what: str, given: object) -> int | None:
     advice = "; pass None for no limit, and pause the queue to stop it"
     return None if given is None else validate_positive_int(what, given, advice)
+
+
+def _rate(what: str, given: object) -> Rate | None:
+    if given is None:
+        return None
+    if not isinstance(given, Rate):
+        raise TypeError(f"`{what}` must be a Rate, as in Rate(100, per=60), got {type(given).__name__}.")
+    limit, burst = validate_positive_int(f"{what}.limit", given.limit), validate_positive_int("burst", given.burst)
+    return Rate(limit, validate_seconds(f"{what}.per", given.per, positive=True) or 0.0, burst)
 
 
 def _weight(key: str, given: object) -> float:

@@ -16,30 +16,37 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
+    DateTime,
     bindparam,
     case,
     cast,
     column,
+    delete,
     false,
     func,
+    literal_column,
     null,
+    or_,
     select,
     true,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Queue, Text, Workflow
+from pgqrs.models import Queue, StartRate, Text, Workflow
 from pgqrs.storage.queries.claims import is_ready, served_names, start_runs
 from pgqrs.storage.sql.expressions import (
     COUNT,
     DOUBLE,
     ONE,
     ZERO,
+    interval,
     number_literal,
     own,
     pg,
+    seconds_of,
     size_of,
     text_literal,
     text_of,
@@ -51,6 +58,9 @@ MAX_LANES = 64
 
 MAX_UNKEYED = 500
 """Maximum ready workflows of a name that are examined for workflows without a partition key."""
+
+STARTS_KEPT = 3600.0
+"""Seconds for which a row of a rate is kept that has no meaning any more."""
 
 _SLACK = 16
 """Workflows of a lane that a claim considers in addition, because another transaction may have locked some."""
@@ -68,24 +78,41 @@ def claim_limited() -> Any:
     * `is_locked`: false if another claim has the lock of the queue, null if the queue is paused;
     * `weights`: the weights of the partition keys, as JSON text;
     * `lanes`: the number of lanes that the statement has looked at;
+    * `next_start`: the seconds until the rate of the queue, or of a lane, allows a further start;
     * `cursor`: the lane after which the next claim begins.
 
     A statement that claims no workflow returns one row, with nulls for the workflow.
     """
     settings = _materialized(
-        select(Queue.concurrency, Queue.partition_concurrency, Queue.weights, Queue.paused_at).where(
-            Queue.name == _queue()
-        ),
+        select(
+            Queue.concurrency,
+            Queue.partition_concurrency,
+            Queue.rate,
+            Queue.partition_rate,
+            Queue.weights,
+            Queue.paused_at,
+        ).where(Queue.name == _queue()),
         "settings",
     )
     locks = pg.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger()), type_=Boolean())
     is_paused = settings.c.paused_at.is_not(None)
     held = _materialized(select(settings).where(case((is_paused, false()), else_=locks)), "held")
-    room = _materialized(select(_room(held).label("room"), held.c.partition_concurrency, held.c.weights), "room")
+    room = _materialized(
+        select(
+            _room(held).label("room"),
+            _debt(held.c.rate, _NO_KEY).label("debt"),
+            held.c.partition_concurrency,
+            held.c.rate,
+            held.c.partition_rate,
+            held.c.weights,
+        ),
+        "room",
+    )
     lanes = _lanes(room)
     rooms = _materialized(_rooms(lanes, room), "rooms")
     chosen = _materialized(_chosen(rooms, room), "chosen")
-    locked = _materialized(_locked(chosen), "locked")
+    locked = _materialized(_locked(chosen, room), "locked")
+    spent = _spend(locked, room).cte("spent")
     taken = start_runs(locked, Workflow.partition_key.expression)
     last = select(chosen.c.lane).order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
     last_seen = select(lanes.c.lane).order_by(lanes.c.turn.desc()).limit(ONE).scalar_subquery()
@@ -95,8 +122,14 @@ def claim_limited() -> Any:
         select(text_of(settings.c.weights)).scalar_subquery().label("weights"),
         _count(lanes).label("lanes"),
         func.coalesce(last, last_seen).label("cursor"),
+        _next_start(rooms, room).label("next_start"),
     ).subquery("summary")
-    return select(*taken.c, *summary.c).select_from(summary.outerjoin(taken, true()))
+    return select(*taken.c, *summary.c).select_from(summary.outerjoin(taken, true())).add_cte(spent)
+
+
+def forget_starts() -> Any:
+    """Return the statement that deletes the rows of rates that have had no meaning for `STARTS_KEPT` seconds."""
+    return delete(StartRate).where(StartRate.free_at < func.now() - interval(STARTS_KEPT))
 
 
 def _room(held: Any) -> ColumnElement[int]:
@@ -166,6 +199,7 @@ def _rooms(lanes: Any, room: Any) -> Any:
         lanes.c.lane,
         lanes.c.turn,
         case((is_free, room.c.room), else_=left).label("room"),
+        case((lanes.c.lane != _NO_KEY, _debt(room.c.partition_rate, lanes.c.lane))).label("debt"),
         func.coalesce(ahead.c.ahead, cast(ZERO, DOUBLE)).label("ahead"),
         func.coalesce(weight, cast(ONE, DOUBLE)).label("weight"),
     ).select_from(lanes.join(room, true()).outerjoin(ahead, ahead.c.lane == lanes.c.lane))
@@ -174,62 +208,92 @@ def _rooms(lanes: Any, room: Any) -> Any:
 def _chosen(rooms: Any, room: Any) -> Any:
     """Return the lanes of which the claim takes workflows, with the number of workflows of each.
 
-    The inputs before the last one have less than `budget` bytes together.
+    `is_counted` tells the workflows that count for a rate. The inputs before the last one have less than `budget`
+    bytes together.
     """
     candidates: list[Any] = []
     for is_keyed in (True, False):
         first = _candidates(rooms.c.lane if is_keyed else None, rooms.c.room).lateral("first")
-        place = pg.row_number(type_=BigInteger()).over(
-            partition_by=rooms.c.lane, order_by=(first.c.priority.desc(), first.c.id)
-        )
+        in_lane: dict[str, Any] = {
+            "partition_by": rooms.c.lane,
+            "order_by": (first.c.priority.desc(), first.c.id),
+            "rows": (None, 0),
+        }
+        counts = first.c.is_new & _is_rated(room)
         candidates.append(
-            select(rooms.c.lane, rooms.c.turn, rooms.c.ahead, rooms.c.weight, place.label("place"), first.c.size)
-            .select_from(rooms.join(first, true()))
+            select(
+                rooms.c.lane,
+                rooms.c.turn,
+                rooms.c.ahead,
+                rooms.c.weight,
+                _tokens(room.c.partition_rate, rooms.c.debt).label("tokens"),
+                pg.count(first.c.id, type_=BigInteger()).over(**in_lane).label("place"),
+                pg.count(case((counts, first.c.id)), type_=BigInteger()).over(**in_lane).label("starts"),
+                counts.label("is_counted"),
+                first.c.size,
+            )
+            .select_from(rooms.join(room, true()).join(first, true()))
             .where((rooms.c.lane != _NO_KEY) if is_keyed else (rooms.c.lane == _NO_KEY), rooms.c.room > ZERO)
         )
     each = union_all(*candidates).subquery("candidates")
     order = (each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight, each.c.turn)
-    before = pg.sum(each.c.size).over(order_by=order, rows=(None, 0)) - each.c.size
+    all_starts = pg.count(case((each.c.is_counted, ONE)), type_=BigInteger()).over(order_by=order, rows=(None, 0))
+    allowed = (
+        select(*each.c, all_starts.label("all_starts"))
+        .where(~each.c.is_counted | each.c.tokens.is_(None) | (each.c.starts <= each.c.tokens))
+        .subquery("allowed")
+    )
+    own: Any = allowed.c
+    order = (own.ahead + cast(own.place - ONE, DOUBLE) / own.weight, own.turn)
+    tokens = select(_tokens(room.c.rate, room.c.debt)).scalar_subquery()
+    before = pg.sum(own.size).over(order_by=order, rows=(None, 0)) - own.size
     ordered = (
-        select(each.c.lane, each.c.turn, before.label("before"))
+        select(own.lane, own.turn, own.is_counted, before.label("before"))
+        .where(~own.is_counted | tokens.is_(None) | (own.all_starts <= tokens))
         .order_by(*order)
         .limit(select(room.c.room).scalar_subquery())
         .subquery("ordered")
     )
     affordable = ordered.c.before < bindparam("budget", type_=BigInteger())
-    return (
-        select(ordered.c.lane, ordered.c.turn, COUNT.label("wanted"))
-        .where(affordable)
-        .group_by(ordered.c.lane, ordered.c.turn)
-    )
+    key = (ordered.c.lane, ordered.c.turn, ordered.c.is_counted)
+    return select(*key, COUNT.label("wanted")).where(affordable).group_by(*key)
 
 
-def _candidates(lane: Any, most: Any) -> Any:
+def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
     """Return the query for the first ready workflows of a lane; None is the lane of those without a key."""
     names = served_names()
-    columns = (Workflow.id, Workflow.priority, size_of(Workflow.input).label("size"), Workflow.partition_key)
+    is_new = Workflow.started_at.is_(None).label("is_new")
+    size = size_of(Workflow.input).label("size")
+    columns = (Workflow.id, Workflow.priority, size, is_new, Workflow.partition_key)
     ready = (
         select(*columns)
         .where(Workflow.queue == _queue(), Workflow.name == names.c.name, *is_ready())
-        .where(Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))))
+        .where(Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))), *conditions)
         .order_by(Workflow.priority.desc(), Workflow.id)
     )
     ready = ready.limit(number_literal(MAX_UNKEYED)) if lane is None else ready.limit(most)
     if lane is not None:
         ready = ready.where(Workflow.partition_key == lane)
     of_name = ready.correlate_except(Workflow).lateral("of_name")
-    found = select(of_name.c.id, of_name.c.priority, of_name.c.size).select_from(names.join(of_name, true()))
+    found = select(of_name.c.id, of_name.c.priority, of_name.c.size, of_name.c.is_new)
+    found = found.select_from(names.join(of_name, true()))
     if lane is None:
         found = found.where(of_name.c.partition_key.is_(None))
     return found.order_by(of_name.c.priority.desc(), of_name.c.id).limit(most)
 
 
-def _locked(chosen: Any) -> Any:
+def _is_rated(room: Any) -> ColumnElement[bool]:
+    """Return the condition that the queue, or its partition keys, have a rate."""
+    return or_(room.c.rate.is_not(None), room.c.partition_rate.is_not(None))
+
+
+def _locked(chosen: Any, room: Any) -> Any:
     """Return the query that locks the first workflows of the chosen lanes; it skips those that are locked."""
     found: list[Any] = []
     for is_keyed in (True, False):
         lane = chosen.c.lane if is_keyed else None
-        first = _candidates(lane, chosen.c.wanted + number_literal(_SLACK)).subquery("first")
+        of_kind = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted)
+        first = _candidates(lane, chosen.c.wanted + number_literal(_SLACK), of_kind).subquery("first")
         workflow = aliased(Workflow, name="workflow")
         # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
         free = (
@@ -242,8 +306,76 @@ def _locked(chosen: Any) -> Any:
             .lateral("free")
         )
         is_own = (chosen.c.lane != _NO_KEY) if is_keyed else (chosen.c.lane == _NO_KEY)
-        found.append(select(free.c.id).select_from(chosen.join(free, true())).where(is_own))
+        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted)
+        found.append(select(*own_columns).select_from(chosen.join(room, true()).join(free, true())).where(is_own))
     return union_all(*found)
+
+
+def _number(rate: Any, field: str) -> ColumnElement[Any]:
+    """Return a field of a rate, NULL for no rate."""
+    return cast(pg.json_extract_path_text(rate, text_literal(field), type_=Text()), DOUBLE)
+
+
+def _pace(rate: Any) -> ColumnElement[Any]:
+    """Return the seconds between two starts at a rate."""
+    return _number(rate, "per") / _number(rate, "limit")
+
+
+def _debt(rate: Any, lane: Any) -> ColumnElement[Any]:
+    """Return the seconds by which the starts of a lane are ahead of the steady pace of a rate, NULL for no rate.
+
+    They are read once the queue is locked, so the starts of each claim before it are among them.
+    """
+    ahead = seconds_of(own.pgqrs_free_at(_queue(), lane, type_=DateTime(timezone=True)) - func.now())
+    return case((rate.is_not(None), func.greatest(func.coalesce(ahead, cast(ZERO, DOUBLE)), cast(ZERO, DOUBLE))))
+
+
+def _tokens(rate: Any, debt: Any) -> ColumnElement[int]:
+    """Return the number of starts that a rate allows now, NULL for no rate."""
+    # The margin is for the rounding of times to microseconds.
+    left = _number(rate, "burst") - debt / _pace(rate) + literal_column("1e-3", DOUBLE)
+    tokens = cast(pg.floor(func.greatest(left, cast(ZERO, DOUBLE)), type_=DOUBLE), BigInteger())
+    return case((debt.is_not(None), tokens))
+
+
+def _next_start(rooms: Any, room: Any) -> Any:
+    """Return the seconds until a rate that allows no start now allows one; NULL if there is none."""
+
+    def wait(rate: Any, debt: Any) -> Any:
+        until = debt - (_number(rate, "burst") - cast(ONE, DOUBLE)) * _pace(rate)
+        return case((_tokens(rate, debt) == ZERO, func.greatest(until, cast(ZERO, DOUBLE))))
+
+    is_ready = _count(rooms) > ZERO
+    of_queue = select(case((is_ready, wait(room.c.rate, room.c.debt)))).scalar_subquery()
+    of_lane = pg.min(wait(room.c.partition_rate, rooms.c.debt), type_=DOUBLE)
+    return func.least(of_queue, select(of_lane).select_from(rooms.join(room, true())).scalar_subquery())
+
+
+def _spend(locked: Any, room: Any) -> Any:
+    """Return the statement that counts the first starts of the locked workflows for the rates."""
+    is_counted = locked.c.is_counted
+    of_lanes = select(locked.c.lane, COUNT.label("starts")).where(is_counted, locked.c.lane != _NO_KEY)
+    each = union_all(
+        select(_NO_KEY.label("lane"), COUNT.label("starts")).select_from(locked).where(is_counted),
+        of_lanes.group_by(locked.c.lane),
+    ).subquery("starts")
+    rate = case((each.c.lane == _NO_KEY, room.c.rate), else_=room.c.partition_rate)
+    free_at = own.pgqrs_free_at(_queue(), each.c.lane, type_=DateTime(timezone=True))
+    since = func.greatest(func.now(), func.coalesce(free_at, func.now()))
+    values: dict[str, Any] = {
+        "queue": _queue(),
+        "partition_key": each.c.lane,
+        "free_at": since + cast(each.c.starts, DOUBLE) * _pace(rate) * interval(1),
+    }
+    new = (
+        select(*values.values())
+        .select_from(each.join(room, true()))
+        .where(rate.is_not(None), each.c.starts > ZERO)
+    )
+    statement = insert(StartRate).from_select(list(values), new, include_defaults=False)
+    return statement.on_conflict_do_update(
+        index_elements=[StartRate.queue, StartRate.partition_key], set_={"free_at": statement.excluded.free_at}
+    )
 
 
 def _queue() -> ColumnElement[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, null, select, union_all, update
@@ -13,7 +14,7 @@ from sqlalchemy.sql import ColumnElement
 from pgqrs.models import Queue, Text, Workflow
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import ONE, ZERO, finite, json_of, pg, seconds_of, text_of
-from pgqrs.types import QueueRecord
+from pgqrs.types import QueueRecord, Rate
 
 
 class QueueLimits(NamedTuple):
@@ -21,11 +22,20 @@ class QueueLimits(NamedTuple):
 
     concurrency: int | None
     partition_concurrency: int | None
+    rate: Rate | None
+    partition_rate: Rate | None
     weights: Mapping[str, float] | None
 
     def values(self) -> dict[str, Any]:
         """Return the binds of the statement that writes the limits."""
-        return self._asdict() | {"weights": None if self.weights is None else json.dumps(dict(self.weights))}
+        rates = {name: None if rate is None else asdict(rate) for name, rate in self._rates().items()}
+        written = rates | {"weights": None if self.weights is None else dict(self.weights)}
+        return self._asdict() | {
+            name: None if each is None else json.dumps(each) for name, each in written.items()
+        }
+
+    def _rates(self) -> dict[str, Rate | None]:
+        return {"rate": self.rate, "partition_rate": self.partition_rate}
 
 
 class QueueRepository:
@@ -58,7 +68,14 @@ class QueueRepository:
     async def list(self) -> list[QueueRecord]:
         """Return the queues that have limits, are paused, or have workflows that are ready or running."""
         rows = (await self._connection.execute(_LIST)).mappings()
-        return [QueueRecord(**{**row, "weights": json.loads(row["weights"] or "{}")}) for row in rows]
+        return [_record(row) for row in rows]
+
+
+def _record(row: Mapping[Any, Any]) -> QueueRecord:
+    values: dict[str, Any] = {**row, "weights": json.loads(row["weights"] or "{}")}
+    for name in ("rate", "partition_rate"):
+        values[name] = None if row[name] is None else Rate(**json.loads(row[name]))
+    return QueueRecord(**values)
 
 
 def _set() -> Any:
@@ -66,6 +83,8 @@ def _set() -> Any:
         "name": bindparam("name", type_=Text()),
         "concurrency": bindparam("concurrency", type_=BigInteger()),
         "partition_concurrency": bindparam("partition_concurrency", type_=BigInteger()),
+        "rate": json_of(bindparam("rate", type_=Text())),
+        "partition_rate": json_of(bindparam("partition_rate", type_=Text())),
         "weights": json_of(bindparam("weights", type_=Text())),
     }
     statement = insert(Queue).from_select(list(given), select(*given.values()), include_defaults=False)
@@ -97,12 +116,14 @@ def _list() -> Any:
         else_=func.least(of_lanes, _positive(limit - running)),
     )
     name = func.coalesce(Queue.name, lanes.c.queue)
+    rates = (text_of(Queue.rate).label("rate"), text_of(Queue.partition_rate).label("partition_rate"))
     weights = text_of(Queue.weights)
     return (
         select(
             name.label("name"),
             limit,
             Queue.partition_concurrency,
+            *rates,
             weights.label("weights"),
             finite(Queue.paused_at).label("paused_at"),
             _whole(ready).label("ready"),
@@ -111,7 +132,7 @@ def _list() -> Any:
             seconds_of(func.now() - finite(pg.min(lanes.c.ready_at))).label("oldest_age"),
         )
         .select_from(lanes.outerjoin(Queue, Queue.name == lanes.c.queue, full=True))
-        .group_by(name, limit, Queue.partition_concurrency, weights, Queue.paused_at)
+        .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights, Queue.paused_at)
         .order_by(name)
     )
 
@@ -139,6 +160,10 @@ def _lanes() -> Any:
     )
 
 
+def _unlabeled(label: Any) -> ColumnElement[Any]:
+    return label.element  # type: ignore[no-any-return]
+
+
 def _positive(number: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.greatest(number, ZERO)
 
@@ -152,12 +177,8 @@ _OWN = Queue.name == bindparam("queue", type_=Text())
 _SET = _set()
 _PAUSE = _pause()
 _LIST = _list()
-_CLEAR = update(Queue).where(_OWN).values(concurrency=null(), partition_concurrency=null(), weights=null())
+_LIMITS = (Queue.concurrency, Queue.partition_concurrency, Queue.rate, Queue.partition_rate, Queue.weights)
+_CLEAR = update(Queue).where(_OWN).values({each.key: null() for each in _LIMITS})
 _RESUME = update(Queue).where(_OWN).values(paused_at=null())
 _DELETE = delete(Queue).where(_OWN)
-_DROP_WITHOUT_LIMITS = _DELETE.where(
-    Queue.paused_at.is_(None),
-    Queue.concurrency.is_(None),
-    Queue.partition_concurrency.is_(None),
-    Queue.weights.is_(None),
-)
+_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), *(each.is_(None) for each in _LIMITS))

@@ -198,10 +198,12 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "queue {0!r} has a row without limits and without a pause.",
             select(Queue.name).where(
-                pg.num_nonnulls(
-                    Queue.concurrency, Queue.partition_concurrency, Queue.weights, Queue.paused_at, type_=Integer()
-                )
-                == 0
+                Queue.concurrency.is_(None),
+                Queue.partition_concurrency.is_(None),
+                Queue.rate.is_(None),
+                Queue.partition_rate.is_(None),
+                Queue.weights.is_(None),
+                Queue.paused_at.is_(None),
             ),
         ),
         (

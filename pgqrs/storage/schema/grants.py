@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Queue, Schedule, Step, Wait, Workflow
+from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
 _SEQUENCE = "pgqrs_workflows_id_seq"
 
-_FUNCTIONS = ("pgqrs_running(text)", "pgqrs_running(text, text)")
+_FUNCTIONS = ("pgqrs_running(text)", "pgqrs_running(text, text)", "pgqrs_free_at(text, text)")
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE",
@@ -21,6 +21,7 @@ _OF_WORKER: Mapping[str, str] = {
     Event.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    StartRate.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -68,7 +69,7 @@ def _granted(schema: str, role: str, rights: Mapping[str, str]) -> Iterator[str]
 
 
 def _granted_functions(schema: str, role: str) -> str:
-    """Return the statement that grants a worker the functions that count runs."""
+    """Return the statement that grants a worker the functions of a claim."""
     functions = ", ".join(f"{_quoted(schema)}.{each}" for each in _FUNCTIONS)
     return f"GRANT EXECUTE ON FUNCTION {functions} TO {_quoted(role)};"
 
