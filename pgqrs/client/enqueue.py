@@ -428,7 +428,7 @@ class Submitter:
 
         Raises:
             ConfigurationError: An option is unknown or out of range, a datetime is naive, or the options contain a
-                key, a delay or `at`.
+                key, a partition key, a delay or `at`.
             InvalidNameError: The name cannot be stored.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -437,9 +437,10 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         own = self._options
-        if (own.key, own.delay, own.at, own.until) != (None, None, None, "purge"):
+        if (own.key, own.delay, own.at, own.partition_key, own.until) != (None, None, None, None, "purge"):
             raise ConfigurationError(
-                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at` or `until`."
+                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at`, `partition_key` "
+                "or `until`."
             )
         definition, table = definition_of(workflow), timetable(rule, start, end)
         options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)
