@@ -439,8 +439,8 @@ class Submitter:
         own = self._options
         if (own.key, own.delay, own.at, own.partition_key, own.until) != (None, None, None, None, "purge"):
             raise ConfigurationError(
-                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at`, `partition_key` "
-                "or `until`."
+                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at`, "
+                "`partition_key` or `until`."
             )
         definition, table = definition_of(workflow), timetable(rule, start, end)
         options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)

@@ -304,7 +304,7 @@ class WorkflowRunner:
         deadline = monotonic() + grace
         if self._deadline is None or deadline < self._deadline:
             self._deadline = deadline
-            if self._draining:
+            if self._requeues:
                 self._requeue_all()
 
     async def drain(self) -> None:

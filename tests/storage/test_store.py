@@ -923,6 +923,15 @@ ENDED_PARENT = (
     "INSERT INTO pgqrs_workflows (id, name, status, epoch, input, output, completed_at, has_children) "
     "VALUES (99, 'w', 'SUCCESS', 1, '{}', '1', now() - interval '31 s', true)"
 )
+SECOND = (
+    "INSERT INTO pgqrs_workflows (name, input, schedule, scheduled_for) "
+    "SELECT name, input, schedule, scheduled_for FROM pgqrs_workflows"
+)
+SCHEDULE = (
+    "INSERT INTO pgqrs_schedules "
+    "(name, workflow, input, queue, priority, every, overlap, catchup, within, jitter, queued_for) "
+    "VALUES ('s', 'w', '{}', 'default', 0, 60, 'skip', 'last', 60, 0, now())"
+)
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
     "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
@@ -969,6 +978,10 @@ PLANTED = {
     "a step in ERROR without an error": (f"{STEP} (1, 's', 'ERROR', 0, now(), '1', NULL, false)", "without its output or error"),
     "SUCCESS without an output": (f"{WORKFLOW} status = 'SUCCESS'", "without an output"),
     "a success marked to be executed again": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
+    "a schedule without a time": (f"{WORKFLOW} schedule = 's'", "it needs both, or none of them"),
+    "two workflows of one time": (f"{WORKFLOW} schedule = 's', scheduled_for = now(); {SECOND}", "for the time"),
+    "a queued time of a schedule that queues none": (SCHEDULE, "has queued the time"),
+    "a queue without a limit": ("INSERT INTO pgqrs_queues (name) VALUES ('q')", "without limits and without a pause"),
 }  # fmt: skip
 
 

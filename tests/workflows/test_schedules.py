@@ -278,7 +278,13 @@ async def test_invalid_declaration_is_refused(admin):
     for name in ("", "n" * 449, "ü" * 225):
         with pytest.raises(InvalidNameError):
             await admin.schedule(name, PAST, report)
-    for options in ({"key": "k"}, {"delay": 1}, {"at": datetime.now(UTC)}, {"partition_key": "p"}, {"key": "k", "until": "end"}):
+    for options in (
+        {"key": "k"},
+        {"delay": 1},
+        {"at": datetime.now(UTC)},
+        {"partition_key": "p"},
+        {"key": "k", "until": "end"},
+    ):
         with pytest.raises(ConfigurationError, match="schedule"):
             await admin.options(**options).schedule("s", PAST, report)
     with pytest.raises(TypeError, match="accept"):
