@@ -182,6 +182,7 @@ async def test_failed_delivery_is_repeated(admin, caplog):
         await until(is_waiting, handle)
         connection = worker._services._claim_connection
         deliver, failed = connection.deliver, []
+        await until(no_round_runs, worker)
 
         async def fail_twice():
             if len(failed) < 2:
