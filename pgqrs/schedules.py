@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 
 from pgqrs.errors import ConfigurationError
 from pgqrs.types import CatchUp, Overlap
-from pgqrs.validation import parse_seconds
+from pgqrs.validation import check_aware, parse_seconds
 
 MIN_LENGTH = 1.0
 """Seconds, minimum length of `Every`."""
@@ -289,13 +289,3 @@ def jittered(name: str, time: datetime, jitter: float) -> datetime:
 def key_of(name: str, time: datetime) -> str:
     """Return the key of the workflow that a schedule starts for a time."""
     return f"{name} {time.astimezone(UTC).isoformat()}"
-
-
-def check_aware(what: str, time: object) -> None:
-    """Raise `TypeError` for a value that is no datetime, and `ConfigurationError` for a naive datetime."""
-    if not isinstance(time, datetime):
-        raise TypeError(f"`{what}` must be an aware datetime, got {type(time).__name__}.")
-    if time.utcoffset() is None:
-        raise ConfigurationError(
-            f"`{what}` must be an aware datetime, got {time!r}: pass a time zone, as in `datetime.now(UTC)`."
-        )

@@ -6,6 +6,8 @@ The separators of a step id are ``:`` and ``/``. Its grammar::
     ID:KEY        a step with a key; KEY contains neither separator, but ``:`` joins the elements of a tuple
     now:1         the first ``ctx.now()`` of a workflow's body; ``sleep:1`` likewise
     STEP/now:1    the first ``ctx.now()`` within the step whose id is STEP
+    cleanup/:1/now:1
+                  the first ``ctx.now()`` within the first ``ctx.cleanup()`` of a workflow's body
     now/NAME      ``ctx.now(id=NAME)``, in the body and in every step; ``sleep/NAME`` likewise
 """
 
@@ -266,6 +268,16 @@ def check_until(until: object) -> None:
     """Raise `ConfigurationError` for a time other than an `Until`."""
     if until not in get_args(Until):
         raise ConfigurationError(f"`until` must be 'purge' or 'end', got {until!r}.")
+
+
+def check_aware(what: str, time: object) -> None:
+    """Raise `TypeError` for a value that is no datetime, and `ConfigurationError` for a naive datetime."""
+    if not isinstance(time, dt.datetime):
+        raise TypeError(f"`{what}` must be an aware datetime, got {type(time).__name__}.")
+    if time.utcoffset() is None:
+        raise ConfigurationError(
+            f"`{what}` must be an aware datetime, got {time!r}: pass a time zone, as in `datetime.now(UTC)`."
+        )
 
 
 def _shown(name: object) -> str:

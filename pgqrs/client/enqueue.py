@@ -38,7 +38,7 @@ from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import StoredWorkflow, check_codec
 from pgqrs.engine.scope import is_within
 from pgqrs.errors import ConfigurationError, KeyConflictError, WorkflowInProgressError, WorkflowLockedError
-from pgqrs.schedules import Rule, check_aware
+from pgqrs.schedules import Rule
 from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
@@ -47,6 +47,7 @@ from pgqrs.storage.writes.creation import AnySubmission, Submission, SubmissionU
 from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Until, WorkflowStatus
 from pgqrs.validation import (
+    check_aware,
     check_name,
     check_until,
     validate_key,

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, cast, get_args
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.base import stored_name
 from pgqrs.errors import ConfigurationError, InvalidNameError
-from pgqrs.schedules import Cron, Every, Timetable, check_aware
+from pgqrs.schedules import Cron, Every, Timetable
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.schedules.repository import ScheduleRepository
 from pgqrs.storage.schedules.stored import StoredSchedule
 from pgqrs.types import CatchUp, Overlap
-from pgqrs.validation import check_name, validate_seconds
+from pgqrs.validation import check_aware, check_name, validate_seconds
 from pgqrs.workflow.arguments import check_arguments, encode_input
 from pgqrs.workflow.definition import Definition
 

@@ -12,10 +12,10 @@ from pgqrs.client.loop_state import LoopStates
 from pgqrs.client.scheduling.records import schedule_record
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.errors import ConfigurationError, WorkflowNotFoundError
-from pgqrs.schedules import ScheduleRecord, check_aware
+from pgqrs.schedules import ScheduleRecord
 from pgqrs.storage.schedules.repository import ScheduleRepository, StartedByHand
 from pgqrs.storage.schedules.stored import StartedRun, new_run
-from pgqrs.validation import validate_positive_int
+from pgqrs.validation import check_aware, validate_positive_int
 
 R = TypeVar("R")
 T = TypeVar("T")

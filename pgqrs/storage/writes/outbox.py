@@ -42,8 +42,8 @@ REFUSED = 0
 class OutgoingMessage(NamedTuple):
     """A record to write: the outcome of a step together with the message that the step sends.
 
-    `receiver` is the id of a workflow. `codec` is as for a `SentMessage`, and `is_kept`
-    says that `key` is the sender's own.
+    `receiver` is the id of a workflow. `codec` is as for a `SentMessage`, and `is_kept` says that `key` is the
+    sender's own.
     """
 
     workflow_id: int
