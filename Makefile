@@ -35,8 +35,8 @@ FAULTED ?= $(ACCEPTANCE)
 # What an older SQLAlchemy, Alembic or asyncpg could break: sessions, transactions, values, statements and migrations.
 # The tests of processes, stops, timers and arguments use no more of the dependencies than these.
 TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts qualified_sql record_columns recorded_errors \
-  serialization statements,tests/unit/test_$(each).py) $(foreach each,spec replay errors values typed_values enqueue transactional_steps \
-  transactional_misuse caller_sessions concurrency messages,tests/workflows/test_$(each).py) \
+  serialization statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions \
+  concurrency,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
   storage/migrations storage/journal storage/budgets,tests/$(dir $(each))test_$(notdir $(each)).py)
 
