@@ -15,7 +15,7 @@ from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error
 from pgqrs.codecs.failures import load_error
 from pgqrs.codecs.messages import own_event_codec
-from pgqrs.codecs.records import check_codec, value_context
+from pgqrs.codecs.records import ValueContext, check_codec
 from pgqrs.engine.scope import calling_runs
 from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError
 from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult
@@ -241,7 +241,7 @@ class WorkflowHandle(Generic[R_co]):
                 raise WorkflowFinishedError(self._id, found.status)
             raise TimeoutError(f"workflow {self._id} has not set the event {name!r} within {timeout} s.")
         check_codec(self._loops.codec, self._id, found.codec)
-        with value_context(self._id):
+        with ValueContext(self._id):
             return own_event_codec(self._loops.codec, self._id, name).decode(found.value)
 
     async def events(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class WorkflowHandle(Generic[R_co]):
         reader = (await self._loops.store()).reader
         check_codec(self._loops.codec, self._id, (await reader.workflow(self._id, self._token)).codec)
         texts = await reader.events(self._id)
-        with value_context(self._id):
+        with ValueContext(self._id):
             return {
                 name: own_event_codec(self._loops.codec, self._id, name).decode(text)
                 for name, text in texts.items()
@@ -314,10 +314,10 @@ class WorkflowHandle(Generic[R_co]):
             raise WorkflowCancelledError(self._id)
         check_codec(self._loops.codec, self._id, end.codec)
         if end.error is not None:
-            with value_context(self._id):
+            with ValueContext(self._id):
                 text = open_error(self._loops.codec, end.error, self._id)
             raise load_error(text, workflow_id=self._id, step_id="")
-        with value_context(self._id):
+        with ValueContext(self._id):
             return None if end.output is None else self._codec().decode(end.output)
 
     def _codec(self) -> Codec:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -74,13 +73,23 @@ def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
         raise CodecMismatchError(workflow_id, written, given)
 
 
-@contextmanager
-def value_context(workflow_id: int, step_id: str | None = None) -> Generator[None]:
-    """Add the workflow and the step of the value to a `SerializationError` that is raised inside the context."""
-    try:
-        yield
-    except SerializationError as error:
-        raise error.of(workflow_id=workflow_id, step_id=step_id) from error
+class ValueContext:
+    """Adds the workflow and the step of a value to a `SerializationError` that is raised inside the context."""
+
+    # A class, because `contextlib.contextmanager` takes as long as the encoding of a small value.
+
+    __slots__ = ("_step_id", "_workflow_id")
+
+    def __init__(self, workflow_id: int, step_id: str | None = None) -> None:
+        self._workflow_id = workflow_id
+        self._step_id = step_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, SerializationError):
+            raise error.of(workflow_id=self._workflow_id, step_id=self._step_id) from error
 
 
 def decode_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
@@ -89,7 +98,7 @@ def decode_workflow(codec: Codec, stored: StoredWorkflow) -> WorkflowRecord:
     Raises `CodecMismatchError` if another codec wrote them, and `SerializationError` if a text cannot be decoded.
     """
     check_codec(codec, stored.id, stored.codec)
-    with value_context(stored.id):
+    with ValueContext(stored.id):
         return _workflow(codec, stored, _strictly)
 
 
@@ -142,7 +151,7 @@ def _leniently(codec: Codec, written: str | None, workflow_id: int, step_id: str
         try:
             if text is not None:
                 check_codec(codec, workflow_id, written)
-            with value_context(workflow_id, step_id):
+            with ValueContext(workflow_id, step_id):
                 return _strictly(decode, text)
         except Exception as error:  # noqa: BLE001  # a codec may raise any exception; the list needs the other records
             return Unreadable(shown_error(error))

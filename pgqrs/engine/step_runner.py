@@ -14,7 +14,7 @@ from typing import Any
 
 from pgqrs.codecs.base import Codec, is_sealing, open_error, seal_error
 from pgqrs.codecs.failures import dump_error, is_terminal, load_error, plain_error, shown_error, steps_behind
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.lifecycle import RunState, is_stop, raise_instead
 from pgqrs.engine.parking import Parking
 from pgqrs.engine.replay.failure_trace import FailureTrace, RaisedBy
@@ -176,7 +176,7 @@ class StepRunner:
         """Return the exception to raise for a recorded error."""
         text, workflow_id = error, self.history.workflow_id
         if not self.history.is_plain:
-            with value_context(workflow_id, step_id):
+            with ValueContext(workflow_id, step_id):
                 text = open_error(self.history.codec, error, workflow_id, step_id)
         replay = load_error(text, workflow_id=workflow_id, step_id=step_id)
         scope = scope_of(self._owner)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from pgqrs.client.admin import Admin
 from pgqrs.codecs.base import codec_at
-from pgqrs.codecs.records import StoredWorkflow, decode_workflow, value_context
+from pgqrs.codecs.records import StoredWorkflow, ValueContext, decode_workflow
 from pgqrs.decorators import AnyFunction
 from pgqrs.engine.run import Run
 from pgqrs.errors import InvariantError, RunEndedError
@@ -379,7 +379,7 @@ class _CrashHarness:
         """Return the result of the workflow as its function is annotated; None if the workflow failed."""
         if ended.output is None:
             return None
-        with value_context(ended.id):
+        with ValueContext(ended.id):
             codec = self._definition.returns.codec(self._admins[1].codec)
             return codec_at(codec, "output", ended.id).decode(ended.output)
 

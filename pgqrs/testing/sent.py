@@ -10,7 +10,7 @@ from pgqrs.client.admin import Admin
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.codecs.base import Codec
 from pgqrs.codecs.messages import decode_emitted, encode_emitted, message_codec
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.errors import SerializationError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.sql.addresses import event_address
@@ -230,7 +230,7 @@ class _Wanted:
 
     def _has_value(self, sent: testbed.StoredMessage) -> bool:
         codec = self._codec_of(sent)
-        with value_context(sent.workflow_id):
+        with ValueContext(sent.workflow_id):
             expected = codec.encode(self._value).text
         try:
             return self._recorded(sent, expected).equals(self._recorded(sent, sent.payload))
@@ -239,7 +239,7 @@ class _Wanted:
 
     def _recorded(self, sent: testbed.StoredMessage, text: str) -> Recorded:
         plain = Topic[Any](sent.topic, is_plain=self._topic is not None and self._topic.is_plain)
-        with value_context(sent.workflow_id):
+        with ValueContext(sent.workflow_id):
             return Recorded(
                 self._codec_of(sent).decode(text), plain.codec(self._codec, sent.workflow_id).decode(text)
             )
@@ -251,7 +251,7 @@ class _Wanted:
 
     def _value_of(self, sent: testbed.StoredMessage) -> Any:
         try:
-            with value_context(sent.workflow_id):
+            with ValueContext(sent.workflow_id):
                 return self._codec_of(sent).decode(sent.payload)
         except SerializationError as error:
             return Unreadable(str(error))

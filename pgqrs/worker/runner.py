@@ -11,7 +11,7 @@ from time import monotonic
 from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, shown_error
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.lifecycle import Parked, RunStopped
 from pgqrs.errors import (
     DatabaseError,
@@ -226,7 +226,7 @@ class WorkflowRunner:
             await context.fail(error)
             return
         try:
-            with value_context(claimed.workflow_id):
+            with ValueContext(claimed.workflow_id):
                 args, kwargs = decode_input(self._host.codec, definition, claimed.input)
         except Exception as misfit:  # noqa: BLE001  # a codec may raise any error
             await self._release_misfit(held, definition, misfit)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import (
@@ -24,7 +26,7 @@ from typing import (
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import load_error
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
@@ -162,7 +164,7 @@ class Child(Generic[R]):
         head, _, value = text.partition(',"value":')
         ended = json.loads(f"{head}}}")
         result = ChildResult(0, ended["id"], WorkflowStatus(ended["status"]), value[:-1], value[:-1])
-        return cast("R", _value(run.codec, self._returns, result))
+        return cast("R", _value(run.codec, self._returns.codec(run.codec), result))
 
     async def status(self) -> WorkflowStatus:
         """Return the current status of the child.
@@ -211,7 +213,7 @@ class Many(Generic[R]):
     def __repr__(self) -> str:
         return f"<{self._count} children of step {self.step_id!r}>"
 
-    async def results(self) -> AsyncIterator[R | BaseException]:
+    async def results(self) -> AsyncGenerator[R | BaseException]:
         """Wait until all children have ended, and yield their outputs, or the errors of those that have failed.
 
         The results come in the order of the inputs, in pages, so they need not be in memory at once.
@@ -223,16 +225,31 @@ class Many(Generic[R]):
             return
         run = await self._current()
         await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
+        codec, of_output = run.codec, self._returns.codec(run.codec)
+        async with aclosing(self._pages(run)) as pages:
+            async for page in pages:
+                for each in page:
+                    try:
+                        yield _value(codec, of_output, each)
+                    except CHILD_ERRORS as error:
+                        yield error
+
+    async def _pages(self, run: Run) -> AsyncGenerator[list[ChildResult]]:
+        """Yield the ends of the children; the next page is read while the caller uses a page."""
         name = in_generation(run.steps.history.generation, self.step_id)
-        first = 0
-        while first < self._count:
-            page = await run.reader.child_results(run.workflow_id, name, first, MAX_READ)
-            for each in page:
-                try:
-                    yield _value(run.codec, self._returns, each)
-                except CHILD_ERRORS as error:
-                    yield error
-            first = page[-1].place + 1 if page else self._count
+        read = partial(run.reader.child_results, run.workflow_id, name, count=MAX_READ)
+        following = asyncio.create_task(read(first=0))
+        try:
+            while page := await following:
+                first = page[-1].place + 1
+                if first < self._count:
+                    following = asyncio.create_task(read(first=first))
+                yield page
+                if first >= self._count:
+                    return
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
 class Children:
@@ -609,11 +626,11 @@ async def gather(children: Sequence[Child[Any] | Many[Any]], *, return_exception
     return results
 
 
-def _value(codec: Codec, returns: ReturnType, ended: ChildResult) -> Any:
-    """Return the output of a child, or raise its error."""
+def _value(codec: Codec, of_output: Codec, ended: ChildResult) -> Any:
+    """Return the output of a child, or raise its error; `of_output` is the codec bound to the output's type."""
     if ended.status is WorkflowStatus.CANCELLED:
         raise WorkflowCancelledError(ended.id)
-    with value_context(ended.id):
+    with ValueContext(ended.id):
         if ended.status is not WorkflowStatus.SUCCESS:
             raise load_error(open_error(codec, ended.error or "null", ended.id), workflow_id=ended.id, step_id="")
-        return codec_at(returns.codec(codec), "output", ended.id).decode(ended.output or "null")
+        return codec_at(of_output, "output", ended.id).decode(ended.output or "null")

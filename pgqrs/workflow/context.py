@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.parking import HasRoom
 from pgqrs.engine.replay.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run, RunOptions, run_of
@@ -1175,7 +1175,7 @@ class PyWorkflow:
         return cast(R, self._decoded(run.output, options))
 
     def _decoded(self, output: str | None, options: RunOptions) -> Any:
-        with value_context(self._id):
+        with ValueContext(self._id):
             return None if output is None else options.codec(self._host.codec, self._id).decode(output)
 
 

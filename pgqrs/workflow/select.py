@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 from pgqrs.codecs.base import codec_at, seal_error
 from pgqrs.codecs.failures import dump_error
 from pgqrs.codecs.messages import decode_emitted
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
 from pgqrs.engine.replay.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run
@@ -85,7 +85,7 @@ class Address:
             return branch.value(run, outcome)
         if outcome.error is not None or outcome.output is None:
             return run.steps.value_of(step_id, outcome, run.codec)
-        with value_context(run.workflow_id, step_id):
+        with ValueContext(run.workflow_id, step_id):
             return decode_emitted(run.codec, self.text, outcome.output)
 
 

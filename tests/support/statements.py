@@ -68,7 +68,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         testbed,
     ):
         for name, value in vars(module).items():
-            own = inspect.isfunction(value) and value.__module__ == module.__name__
+            own = inspect.isroutine(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
                 folder = "limits " if module in (limits, settings) else ""

@@ -7,6 +7,7 @@ import base64
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from itertools import pairwise
 
 import pytest
@@ -439,6 +440,20 @@ async def test_results_of_many_come_one_by_one(result):
         return [str(each) async for each in many.results()]
 
     assert await result(paged) == ["2", "-1 is negative", "4"]
+
+
+async def test_results_left_early_leave_no_read_behind(result, monkeypatch):
+    monkeypatch.setattr(awaiting, "MAX_READ", 1)
+
+    @workflow
+    async def impatient(ctx: PyWorkflow) -> list:
+        many = await ctx.start_many(double, [(each,) for each in range(5)])
+        tasks = asyncio.all_tasks()
+        async with aclosing(many.results()) as results:
+            first = [await anext(results), await anext(results)]
+        return [*first, len(asyncio.all_tasks() - tasks)]
+
+    assert await result(impatient) == [0, 2, 0]
 
 
 @pytest.mark.without_replay("it counts the runs of the parent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -237,6 +238,7 @@ def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:
     )
 
 
+@cache
 def child_results() -> Any:
     """Return the query for the children that a step has started, from the place `first` on, by place.
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 from pgqrs.codecs.base import Codec, codec_for
 from pgqrs.codecs.json import JsonCodec
 from pgqrs.codecs.messages import encode_emitted, message_codec
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.run import Run
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.sql.addresses import event_address, topic_address
@@ -125,7 +125,7 @@ def message(
     A message without a key gets a random key, so that a second sending of the record is no second message.
     """
     of = as_topic(topic)
-    with value_context(workflow_id):
+    with ValueContext(workflow_id):
         payload = of.codec(codec, workflow_id).encode(value).text
     return SentMessage(
         workflow_id,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.messages import own_event_codec
-from pgqrs.codecs.records import value_context
+from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import (
@@ -89,7 +89,7 @@ async def set_event(run: Run, name: str, value: object, step_id: str | None) -> 
     found = await run.steps.acquire(run.place, own_id)
     if isinstance(found, StepExecution):
         try:
-            with value_context(run.workflow_id, own_id):
+            with ValueContext(run.workflow_id, own_id):
                 text = own_event_codec(run.codec, run.workflow_id, name).encode(value).text
         except BaseException:
             run.steps.abandon(found)

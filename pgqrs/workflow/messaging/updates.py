@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from pgqrs.codecs.base import Codec, codec_for
 from pgqrs.codecs.json import JsonCodec
-from pgqrs.codecs.records import check_codec, value_context
+from pgqrs.codecs.records import ValueContext, check_codec
 from pgqrs.codecs.updates import decode_request, encode_reply, encode_request, part_reply, reply_codec
 from pgqrs.engine.run import Run
 from pgqrs.errors import UpdateRefusedError, WorkflowFinishedError
@@ -87,7 +87,7 @@ class Request(Generic[Q, A]):
         is_refused = kind == "refuse"
         codec = self._update.codec(run.codec, str if is_refused else self._update.reply)
         # Encoded in a replay, too: a value that cannot be encoded is the same error again.
-        with value_context(run.workflow_id, self._step_id):
+        with ValueContext(run.workflow_id, self._step_id):
             payload = encode_reply(codec, address, self._key, value, is_refused=is_refused)
         await answer(run, Answer(self._step_id, kind, address, self._key, self.key is not None, payload))
 
@@ -167,7 +167,7 @@ class Update(Receivable[Request[Q, A]], Askable[Q, A], Generic[Q, A]):
         if outcome.error is not None:
             raise run.steps.replay_error(step_id, outcome.error)
         codec, address = self.codec(run.codec, self.request), self.address(run.workflow_id)
-        with value_context(run.workflow_id, step_id):
+        with ValueContext(run.workflow_id, step_id):
             found = decode_request(codec, address, outcome.output or "")
         return Request(current, self, step_id, found.key, found.value, is_kept=found.is_kept)
 
@@ -175,7 +175,7 @@ class Update(Receivable[Request[Q, A]], Askable[Q, A], Generic[Q, A]):
         """Return the record of a request; raises `SerializationError` for a value that cannot be encoded."""
         workflow_id, token = to
         address, own = self.address(workflow_id), self.codec(codec, self.request)
-        with value_context(workflow_id):
+        with ValueContext(workflow_id):
             payload = encode_request(own, address, key, value, is_kept=is_kept)
         written = None if self.is_plain else codec.name
         return SentMessage(workflow_id, address, key, is_kept, payload, written, token)
@@ -186,7 +186,7 @@ class Update(Receivable[Request[Q, A]], Askable[Q, A], Generic[Q, A]):
             raise WorkflowFinishedError(asked.workflow_id, str(found.status))
         if not self.is_plain:
             check_codec(codec, asked.workflow_id, found.codec)
-        with value_context(asked.workflow_id):
+        with ValueContext(asked.workflow_id):
             reply = part_reply(found.payload)
             own = self.codec(codec, str if reply.is_refused else self.reply)
             value: Any = reply_codec(own, asked.address, asked.key).decode(reply.text)
