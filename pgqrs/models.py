@@ -36,7 +36,7 @@ from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -339,6 +339,8 @@ class Schedule(Base):
     paused_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    # Of the workflows that it starts.
+    partition_key: Mapped[str | None]
 
     __table_args__ = (
         CheckConstraint(_one_of(get_args(Overlap), "overlap"), name="overlap"),

@@ -214,6 +214,7 @@ class ScheduleRecord:
         created_at: The time at which the schedule was made.
         updated_at: The time at which the application last changed the schedule.
         codec: The name of the codec of the arguments; None for strict JSON.
+        partition_key: The partition key of the workflows; None without one.
     """
 
     name: str
@@ -236,6 +237,7 @@ class ScheduleRecord:
     created_at: datetime
     updated_at: datetime
     codec: str | None = None
+    partition_key: str | None = None
 
     @property
     def is_paused(self) -> bool:

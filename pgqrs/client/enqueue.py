@@ -409,8 +409,8 @@ class Submitter:
     ) -> ScheduleHandle[R]:
         """Make a schedule whose workflows have these options, as `Admin.schedule` does.
 
-        The options are `queue`, `priority`, `timeout` and `session`. With a `session` the schedule exists, or has
-        changed, when the caller commits.
+        The options are `queue`, `partition_key`, `priority`, `timeout` and `session`. With a `session` the
+        schedule exists, or has changed, when the caller commits.
 
         Args:
             name: The name of the schedule.
@@ -429,7 +429,7 @@ class Submitter:
 
         Raises:
             ConfigurationError: An option is unknown or out of range, a datetime is naive, or the options contain a
-                key, a partition key, a delay or `at`.
+                key, a delay or `at`.
             InvalidNameError: The name cannot be stored.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -438,14 +438,13 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         own = self._options
-        if (own.key, own.delay, own.at, own.partition_key, own.until) != (None, None, None, None, "purge"):
+        if (own.key, own.delay, own.at, own.until) != (None, None, None, "purge"):
             raise ConfigurationError(
-                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at`, "
-                "`partition_key` or `until`."
+                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at` or `until`."
             )
         definition, table = definition_of(workflow), timetable(rule, start, end)
         options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)
-        target = Target(definition, args, own.queue, own.priority, own.timeout)
+        target = Target(definition, args, own.queue, own.priority, own.timeout, own.partition_key)
         await put_schedule(self._loops, Declaration(name, target, table, options), own.session)
         return ScheduleHandle(self._loops, name, definition.returns)
 

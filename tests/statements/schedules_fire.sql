@@ -94,9 +94,9 @@ FROM ready
 WHERE pgqrs.pgqrs_schedules.name = ready.name
 RETURNING pgqrs.pgqrs_schedules.name),
 started AS
-(INSERT INTO pgqrs.pgqrs_workflows (name, input, codec, queue, priority, timeout, key, token, schedule, scheduled_for, ready_at, due_at) SELECT own_schedule.workflow AS workflow, own_schedule.input AS input, own_schedule.codec AS codec, own_schedule.queue AS queue, own_schedule.priority AS priority, own_schedule.timeout AS timeout, given_schedules.keys AS keys, given_schedules.tokens AS tokens, own_schedule.name AS name, given_schedules.times AS times, CASE WHEN (given_schedules.starts IS NULL) THEN now() END AS anon_4, given_schedules.starts AS starts
+(INSERT INTO pgqrs.pgqrs_workflows (name, input, codec, queue, partition_key, priority, timeout, key, token, schedule, scheduled_for, ready_at, due_at) SELECT own_schedule.workflow AS workflow, own_schedule.input AS input, own_schedule.codec AS codec, own_schedule.queue AS queue, own_schedule.partition_key AS partition_key, own_schedule.priority AS priority, own_schedule.timeout AS timeout, given_schedules.keys AS keys, given_schedules.tokens AS tokens, own_schedule.name AS name, given_schedules.times AS times, CASE WHEN (given_schedules.starts IS NULL) THEN now() END AS anon_4, given_schedules.starts AS starts
 FROM unnest($7::TEXT[], CAST($8::TEXT AS TIMESTAMP WITH TIME ZONE[]), CAST($9::TEXT AS TIMESTAMP WITH TIME ZONE[]), $10::TEXT[], CAST($11::TEXT AS BIGINT[])) AS given_schedules(schedules, times, starts, keys, tokens)
-JOIN LATERAL (SELECT pgqrs.pgqrs_schedules.workflow AS workflow, pgqrs.pgqrs_schedules.input AS input, pgqrs.pgqrs_schedules.codec AS codec, pgqrs.pgqrs_schedules.queue AS queue, pgqrs.pgqrs_schedules.priority AS priority, pgqrs.pgqrs_schedules.timeout AS timeout, pgqrs.pgqrs_schedules.name AS name
+JOIN LATERAL (SELECT pgqrs.pgqrs_schedules.workflow AS workflow, pgqrs.pgqrs_schedules.input AS input, pgqrs.pgqrs_schedules.codec AS codec, pgqrs.pgqrs_schedules.queue AS queue, pgqrs.pgqrs_schedules.partition_key AS partition_key, pgqrs.pgqrs_schedules.priority AS priority, pgqrs.pgqrs_schedules.timeout AS timeout, pgqrs.pgqrs_schedules.name AS name
 FROM pgqrs.pgqrs_schedules
 WHERE pgqrs.pgqrs_schedules.name = given_schedules.schedules
 AND (pgqrs.pgqrs_schedules.name IN (SELECT ready.name

@@ -61,11 +61,13 @@ async def set_back(sql_of, by: timedelta) -> None:
 
 class TestFiring:
     async def test_time_starts_a_workflow_with_the_options(self, kit, clock):
-        handle = await kit.options(queue="reports", priority=-1, timeout=60).schedule("s", HOURLY, report, "sales")
+        options = {"queue": "reports", "partition_key": "acme", "priority": -1, "timeout": 60}
+        handle = await kit.options(**options).schedule("s", HOURLY, report, "sales")
         (first,) = await handle.next()
         await clock.advance_to(first)
         (found,) = await runs_of(kit)
-        assert (found.queue, found.priority, found.scheduled_for) == ("reports", -1, first)
+        assert (found.queue, found.partition_key, found.priority) == ("reports", "acme", -1)
+        assert found.scheduled_for == first
         assert found.key == f"s {first.isoformat()}"
         assert await run_enqueued(kit, [report]) == 1
         assert await kit.handle(found.id).result() == f"sales for {first}"

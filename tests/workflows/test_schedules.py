@@ -66,7 +66,7 @@ async def make_due(sql, name="s"):
 
 async def test_schedule_is_listed_with_its_options(admin):
     start = datetime(2027, 1, 1, tzinfo=UTC)
-    handle = await admin.options(queue="q", priority=3, timeout=HOUR).schedule(
+    handle = await admin.options(queue="q", partition_key="acme", priority=3, timeout=HOUR).schedule(
         "nightly", Cron("0 3 * * *", "Europe/Berlin"), report, "sales",
         overlap="queue", catchup="none", within=HOUR, jitter=30, start=start, end=start + 24 * HOUR,
     )  # fmt: skip
@@ -74,7 +74,7 @@ async def test_schedule_is_listed_with_its_options(admin):
     assert found == await handle.record() == await (await admin.find_schedule("nightly")).record()
     assert (found.name, found.workflow, found.input) == ("nightly", "report", {"args": ["sales"], "kwargs": {}})
     assert (found.rule, str(found.rule)) == (Cron("0 3 * * *", "Europe/Berlin"), "0 3 * * * (Europe/Berlin)")
-    assert (found.queue, found.priority, found.timeout) == ("q", 3, 3600.0)
+    assert (found.queue, found.partition_key, found.priority, found.timeout) == ("q", "acme", 3, 3600.0)
     assert (found.overlap, found.catchup) == ("queue", "none")
     assert (found.within, found.jitter) == (HOUR, timedelta(seconds=30))
     assert (found.start, found.next_at, found.last_at) == (start, start + 2 * HOUR, None)
@@ -174,6 +174,16 @@ class TestByHand:
         assert await handle.backfill(since, since + 24 * HOUR) == times[12:]
         assert await handle.backfill(since, since + 24 * HOUR) == []
         assert sorted(each.scheduled_for for each in await admin.list_workflows()) == times
+
+    async def test_workflows_have_the_partition_key_of_the_schedule(self, admin):
+        handle = await admin.options(partition_key="acme").schedule("s", PAST, report)
+        since = datetime(2025, 1, 1, tzinfo=UTC)
+        await handle.trigger()
+        await handle.backfill(since, since + 2 * HOUR)
+        await admin.schedule("s", PAST, report)
+        await handle.trigger()
+        keys = [each.partition_key for each in await admin.list_workflows()]
+        assert keys == [None, "acme", "acme", "acme"]
 
     async def test_time_that_was_backfilled_is_not_started_again(self, admin, sql):
         handle = await admin.schedule("s", PAST, report, overlap="allow")
@@ -282,7 +292,6 @@ async def test_invalid_declaration_is_refused(admin):
         {"key": "k"},
         {"delay": 1},
         {"at": datetime.now(UTC)},
-        {"partition_key": "p"},
         {"key": "k", "until": "end"},
     ):
         with pytest.raises(ConfigurationError, match="schedule"):

@@ -68,6 +68,7 @@ class Target(NamedTuple):
     queue: str
     priority: int
     timeout: float | None
+    partition_key: str | None
 
 
 class Declaration(NamedTuple):
@@ -102,6 +103,7 @@ async def put_schedule(loops: LoopStates, new: Declaration, session: SessionOrCo
         table,
         *options,
         next_at=table.next(now),
+        partition_key=target.partition_key,
     )
     await operations.run(lambda connection: ScheduleRepository(connection).put(row))
 

@@ -266,7 +266,7 @@ def _insert(condition: ColumnElement[bool]) -> Any:
     must not be lost with it.
     """
     given = _given(schedules=Text(), times=_TIME, starts=_TIME, keys=Text(), tokens=BigInteger())
-    columns = ("workflow", "input", "codec", "queue", "priority", "timeout", "name")
+    columns = ("workflow", "input", "codec", "queue", "partition_key", "priority", "timeout", "name")
     own: Any = (
         select(*(getattr(Schedule, each) for each in columns))
         .where(Schedule.name == given.c.schedules, condition)
@@ -279,6 +279,7 @@ def _insert(condition: ColumnElement[bool]) -> Any:
         "input": of.input,
         "codec": of.codec,
         "queue": of.queue,
+        "partition_key": of.partition_key,
         "priority": of.priority,
         "timeout": of.timeout,
         "key": given.c["keys"],

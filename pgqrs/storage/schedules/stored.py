@@ -33,6 +33,7 @@ class StoredSchedule(NamedTuple):
     paused_at: datetime | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    partition_key: str | None = None
 
 
 class DueSchedule(NamedTuple):
