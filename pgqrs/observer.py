@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pgqrs.types import WorkflowStatus
 
@@ -55,6 +56,12 @@ class Observer:
 
     def messages_delivered(self, count: int) -> None:
         """Note the number of parked runs that a worker has made ready because their message had come."""
+
+    def schedule_fired(self, schedule: str, workflow_id: int, scheduled_for: datetime, lateness: float) -> None:
+        """Note a workflow that a worker has started for a time of a schedule, `lateness` seconds after the time.
+
+        The delay of a start by `jitter` does not count. A workflow that is started by hand is no event.
+        """
 
     def worker_notified(self) -> None:
         """Note a notification of a worker about ready workflows in its queues."""

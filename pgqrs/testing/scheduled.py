@@ -121,6 +121,7 @@ async def start_due(stores: Sequence[Store]) -> None:
 
     fired = await store.database.run_with_retries(start)
     while fired.moved:
+        fired.announce(store.observer)
         for queue in fired.queues:
             await store.notify_queue(queue, fired.lowest)
         fired = await store.database.run_with_retries(start)

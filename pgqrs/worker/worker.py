@@ -297,6 +297,7 @@ class _Services:
     async def _fire_schedules(self, connection: ClaimConnection) -> int:
         """Start the workflows of schedules that are due, and return the number of schedules."""
         fired = await self._in_time(connection.fire_schedules(self._firing, self._names, self._queues.names))
+        fired.announce(self._here.store.observer)
         for queue in fired.queues:
             self._here.notifier.notify(queue, fired.lowest)
         return fired.moved

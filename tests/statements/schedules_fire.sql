@@ -110,7 +110,5 @@ AND (completed_at IS NULL
 OR NOT releases_key) DO NOTHING
 RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.queue, pgqrs.pgqrs_workflows.key)
  SELECT (SELECT pg_catalog.count(*) AS count_1
-FROM moved) AS moved, (SELECT pg_catalog.count(*) AS count_1
-FROM started) AS started, (SELECT pg_catalog.min(started.id) AS min_1
-FROM started) AS lowest, (SELECT pg_catalog.array_agg(DISTINCT started.queue) AS array_agg_6
-FROM started) AS queues
+FROM moved) AS moved, pg_catalog.array_agg(started.id) AS ids, pg_catalog.array_agg(started.key) AS keys, pg_catalog.array_agg(started.queue) AS queues
+FROM started

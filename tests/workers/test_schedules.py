@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from pgqrs import Admin, Cron, Every, PyWorkflow, Topic, Worker, WorkflowCancelledError, WorkflowStatus, workflow
+from pgqrs.observer import Observer
 from pgqrs.storage.queries import schedules as statements
 from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.testing import run_enqueued
@@ -35,6 +36,16 @@ async def waiting(ctx: PyWorkflow) -> str:
     await ctx.receive(GO)
     assert ctx.scheduled_for == planned
     return str(planned)
+
+
+class Firings(Observer):
+    """The starts of workflows by schedules."""
+
+    def __init__(self):
+        self.events = []
+
+    def schedule_fired(self, schedule, workflow_id, scheduled_for, lateness):
+        self.events.append((schedule, workflow_id, scheduled_for, lateness))
 
 
 async def runs_of(admin: Admin, name: str = "s"):
@@ -80,6 +91,35 @@ class TestFiring:
                 await until(_has_ended, kit, number)
         assert await times_of(kit) == hours
 
+    @pytest.mark.parametrize("is_worker", [True, False], ids=["worker", "clock"])
+    async def test_each_start_is_an_event_and_a_line_in_the_log(self, kit, clock, caplog, is_worker):
+        caplog.set_level("INFO", "pgqrs.storage")
+        handle = await kit.schedule("s", HOURLY, report, overlap="allow")
+        (first,) = await handle.next()
+        by_hand = await handle.trigger()  # is no event
+        async with no_hang(), kit.twin(observer=(seen := Firings())) as twin:
+            if is_worker:
+                await _move_without_firing(clock, first + MINUTE)
+                async with Worker(twin, [report]):
+                    await until(lambda: seen.events)
+            else:
+                (await kit.store()).observer = seen
+                await clock.advance_to(first + MINUTE)
+        ((schedule, workflow_id, time, lateness),) = seen.events
+        (found,) = [each for each in await runs_of(kit) if each.id != by_hand.id]
+        assert (schedule, workflow_id, time) == ("s", found.id, first)
+        assert 60 <= lateness < 90
+        (line,) = [each for each in caplog.records if hasattr(each, "lateness")]
+        assert (line.levelname, line.schedule, line.workflow_id, line.lateness) == (
+            "INFO",
+            "s",
+            found.id,
+            lateness,
+        )
+        assert line.scheduled_for == first.isoformat()
+        started = f"the schedule 's' has started workflow {found.id} for {first.isoformat()}, 6"
+        assert started in line.getMessage()
+
     async def test_eight_processes_start_each_of_many_times_once(self, kit, clock):
         """Each of the eight looks for due schedules, and starts them, at the same time as the others."""
         for number in range(20):
@@ -110,8 +150,8 @@ class TestFiring:
         (first,) = await handle.next()
         await _move_without_firing(clock, first)
         seen = _Recorded(kit)
-        assert (await ScheduleFiring().fire(seen.fetch, ["report"], ["default"])).started == 1
-        assert (await seen.again()) == (0, 0)
+        assert len((await ScheduleFiring().fire(seen.fetch, ["report"], ["default"])).runs) == 1
+        assert (await seen.again()) == (0, None)
         (second,) = await handle.next()
         await _move_without_firing(clock, second)
         seen = _Recorded(kit, before_fire=lambda: kit.schedule("s", Every(timedelta(days=7)), report))
@@ -131,7 +171,7 @@ class TestFiring:
         ):
             found = await watch.run_maintenance(names, queues)
             assert found.has_due_schedules is bool(expected)
-            assert (await watch.fire_schedules(ScheduleFiring(), names, queues)).started == expected
+            assert len((await watch.fire_schedules(ScheduleFiring(), names, queues)).runs) == expected
         await watch.close()
         assert (await times_of(kit), await times_of(kit, "t")) == ([first], [])
 
@@ -348,7 +388,7 @@ async def _start_copies(admin, clock, dsn, count):
     watch = await (await admin.store()).claim_connection(lambda _mark: None)
     firing, started = ScheduleFiring(), []
     while (await watch.run_maintenance(["report"], ["default"])).has_due_schedules:
-        started.append((await watch.fire_schedules(firing, ["report"], ["default"])).started)
+        started.append(len((await watch.fire_schedules(firing, ["report"], ["default"])).runs))
     await watch.close()
     return started
 
@@ -373,6 +413,6 @@ class _Recorded:
         return await database.run_with_retries(run)
 
     async def again(self):
-        """Send the last statement again, and return the schedules that moved and the workflows."""
+        """Send the last statement again, and return the number of schedules that moved and the ids."""
         (found,) = await self.fetch(*self._last)
-        return found["moved"], found["started"]
+        return found["moved"], found["ids"]

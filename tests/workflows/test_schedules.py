@@ -137,7 +137,7 @@ async def test_lost_statement_starts_a_time_once(admin, sql, outcome):
         fired = await firing.fire(fetch, ["report"], ["default"])
         if fails:
             raise ZeroDivisionError
-        return fired.started
+        return len(fired.runs)
 
     if outcome == "before":
         with pytest.raises(ZeroDivisionError):

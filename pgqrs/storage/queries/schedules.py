@@ -111,7 +111,7 @@ def fire() -> Any:
 
     A schedule that was changed meanwhile is left out, and so is one whose live workflows cannot be cancelled now,
     because other transactions have locked them. The statement returns one row: `moved`, the number of schedules,
-    `started`, the number of workflows, `lowest`, the lowest id among them, and `queues`, their queues.
+    and the arrays `ids`, `keys` and `queues`, which have an element for each workflow; they are NULL without one.
     """
     held = _held().cte("held").prefix_with("MATERIALIZED")
     live, locked = _live(held)
@@ -125,13 +125,11 @@ def fire() -> Any:
     moved = _move(ready).cte("moved")
     free = _is_among(Schedule.name, select(ready.c.name).where(~ready.c.is_held_back))
     started = _insert(free).cte("started")
-    lowest = select(pg.min(started.c.id)).scalar_subquery()
-    queues = select(pg.array_agg(started.c.queue.distinct(), type_=ARRAY(Text()))).scalar_subquery()
     return select(
         _count(moved).label("moved"),
-        _count(started).label("started"),
-        lowest.label("lowest"),
-        queues.label("queues"),
+        pg.array_agg(started.c.id, type_=ARRAY(BigInteger())).label("ids"),
+        pg.array_agg(started.c.key, type_=ARRAY(Text())).label("keys"),
+        pg.array_agg(started.c.queue, type_=ARRAY(Text())).label("queues"),
     ).add_cte(*_cancel(locked, ready))
 
 

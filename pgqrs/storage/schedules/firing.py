@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
+from pgqrs.observer import Observer
 from pgqrs.schedules import due_times, jittered
 from pgqrs.storage.queries import schedules
 from pgqrs.storage.schedules.stored import DueSchedule, StartedRun, due, new_run, run_binds, times_text
@@ -18,16 +19,46 @@ Fetch: TypeAlias = Callable[[Callable[[], Any], dict[str, Any]], Awaitable[Seque
 """A function that runs the statement of its first argument, with the values of its binds, and returns the rows."""
 
 
-class Fired(NamedTuple):
-    """The result of a start of schedules: the schedules that moved to their next time, and the workflows.
+class FiredRun(NamedTuple):
+    """A workflow that a schedule has started for a time, `lateness` seconds after it."""
 
-    `lowest` is the lowest id of the workflows, 0 without one, and `queues` has their queues.
-    """
+    workflow_id: int
+    queue: str
+    schedule: str
+    time: datetime
+    lateness: float
+
+
+class Fired(NamedTuple):
+    """The result of a start of schedules: the number of those that moved to their next time, and the workflows."""
 
     moved: int = 0
-    started: int = 0
-    lowest: int = 0
-    queues: tuple[str, ...] = ()
+    runs: tuple[FiredRun, ...] = ()
+
+    @property
+    def lowest(self) -> int:
+        """The lowest id of the workflows, 0 without one."""
+        return min((each.workflow_id for each in self.runs), default=0)
+
+    @property
+    def queues(self) -> set[str]:
+        """The queues of the workflows."""
+        return {each.queue for each in self.runs}
+
+    def announce(self, observer: Observer | None) -> None:
+        """Log the start of each workflow, and tell the observer; call it after the commit."""
+        for workflow_id, _, schedule, time, lateness in self.runs:
+            extra = {"schedule": schedule, "workflow_id": workflow_id, "scheduled_for": time.isoformat()}
+            _logger.info(
+                "pgqrs: the schedule %r has started workflow %d for %s, %.1f s late",
+                schedule,
+                workflow_id,
+                time.isoformat(),
+                lateness,
+                extra=extra | {"lateness": lateness},
+            )
+            if observer is not None:
+                observer.schedule_fired(schedule, workflow_id, time, lateness)
 
 
 class _Move(NamedTuple):
@@ -57,7 +88,7 @@ class ScheduleFiring:
         if not moves:
             return Fired()
         (found,) = await fetch(schedules.fire, _binds(moves))
-        return Fired(found["moved"], found["started"], found["lowest"] or 0, tuple(found["queues"] or ()))
+        return Fired(found["moved"], tuple(_fired(found, moves)))
 
     def _planned(self, row: Mapping[Any, Any]) -> _Move | None:
         try:
@@ -82,6 +113,14 @@ def _planned(own: DueSchedule) -> _Move:
     starts = [each if each > own.now else None for each in delays]
     runs = [new_run(own.name, time, start) for time, start in zip(times, starts, strict=True)]
     return _Move(own, next_at, times[-1] if times else None, second, runs)
+
+
+def _fired(found: Mapping[Any, Any], moves: Sequence[_Move]) -> Iterator[FiredRun]:
+    if found["ids"] is not None:
+        planned = {run.key: (run, move.due.now) for move in moves for run in move.runs}
+        for workflow_id, key, queue in zip(found["ids"], found["keys"], found["queues"], strict=True):
+            run, now = planned[key]
+            yield FiredRun(workflow_id, queue, run.schedule, run.time, (now - run.time).total_seconds())
 
 
 def _binds(moves: Sequence[_Move]) -> dict[str, Any]:
