@@ -107,9 +107,9 @@ async def run_enqueued(
 
     Workflows run as in a `Worker`: by priority, then by age. Their messages are delivered, and their children run
     if they are among `workflows`. An error of a workflow is recorded, and its handle raises it. If the `admin` has
-    a `TestClock`, the time of sleeps, retries and timeouts is skipped; otherwise workflows that are due later are
-    not run. A workflow that can only wait for a message, an event or a child of another name is left waiting.
-    Workflows that are stored with another codec are not run.
+    a `TestClock`, the time of sleeps, retries, timeouts and rates is skipped; otherwise workflows that are due
+    later are not run. A workflow that can only wait for a message, an event or a child of another name is left
+    waiting. Workflows of a paused queue, and those that are stored with another codec, are not run.
 
     Args:
         admin: The client of the database.

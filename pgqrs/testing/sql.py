@@ -11,6 +11,7 @@ application.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from datetime import timedelta
@@ -19,15 +20,16 @@ from typing import Any, NamedTuple
 import asyncpg
 from sqlalchemy import case, exists, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.messages import EVENT
-from pgqrs.models import Base, Message, Schedule, Step, Wait, Workflow
+from pgqrs.models import Base, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.schema import migrate
 from pgqrs.storage.sql.addresses import name_in
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import seconds_of, text_of
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import Rate, WorkflowStatus
 
 PREFIX = "pgqrs_test_"
 """The prefix of the names of all such schemas; the name of the process and a number follow."""
@@ -66,9 +68,15 @@ END;'''
         for name, volatility in _TIMES.items()
     )
 }
-ALTER TABLE {_PLACEHOLDER}.pgqrs_workflows
+{
+    "".join(
+        f'''
+ALTER TABLE {_PLACEHOLDER}.{name}
     ALTER COLUMN created_at SET DEFAULT {_PLACEHOLDER}.now(),
-    ALTER COLUMN updated_at SET DEFAULT {_PLACEHOLDER}.now();
+    ALTER COLUMN updated_at SET DEFAULT {_PLACEHOLDER}.now();'''
+        for name in ("pgqrs_workflows", "pgqrs_schedules")
+    )
+}
 """  # noqa: S608  # constant names
 
 _LIVE = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING, WorkflowStatus.WAITING)
@@ -78,7 +86,8 @@ class PendingWork(NamedTuple):
     """The work that the live workflows wait for.
 
     `held` has the ids of workflows that an executor runs, `open` the ids and epochs of workflows that a worker
-    could claim now. `next_due` is the number of seconds until the next timer or deadline, None without one.
+    could claim now. `next_due` is the number of seconds until the next timer, deadline or start that the rate of a
+    queue allows, None without one.
     """
 
     held: frozenset[int]
@@ -191,15 +200,24 @@ async def pending_work(connection: AsyncConnection) -> PendingWork:
     rows: Any = await connection.execute(_OUTLOOK)
     held: set[int] = set()
     open_: set[tuple[int, int]] = set()
-    next_due: float | None = None
-    for workflow_id, epoch, executor, is_ready, due in rows:
+    times: list[float] = []
+    for workflow_id, epoch, executor, is_ready, is_new, due, *limits in rows:
+        wait = max(_wait_for(*limits[:2]), _wait_for(*limits[2:])) if is_ready and is_new else 0.0
         if executor is not None and executor != ABANDONED:
             held.add(workflow_id)
-        elif executor is not None or is_ready or (due is not None and due <= 0):
+        elif executor is not None or (is_ready and wait <= 0) or (due is not None and due <= 0):
             open_.add((workflow_id, epoch))
-        elif due is not None and (next_due is None or due < next_due):
-            next_due = due
-    return PendingWork(frozenset(held), frozenset(open_), next_due)
+        else:
+            times += [each for each in (due, wait) if each]
+    return PendingWork(frozenset(held), frozenset(open_), min(times, default=None))
+
+
+def _wait_for(rate: str | None, ahead: float | None) -> float:
+    """Return the seconds until a rate allows a start; `ahead` is by how much the starts are before its pace."""
+    if rate is None or ahead is None:
+        return 0.0
+    own = Rate(**json.loads(rate))
+    return ahead - (own.burst - 1) * own.per / own.limit
 
 
 async def served(connection: AsyncConnection) -> tuple[list[str], list[str]]:
@@ -211,6 +229,7 @@ async def served(connection: AsyncConnection) -> tuple[list[str], list[str]]:
 async def queues(connection: AsyncConnection, names: list[str], codec: str | None) -> list[str]:
     """Return the queues that have workflows of these names which are ready, or wait for a time.
 
+    A queue that is paused is left out: its workflows cannot start.
     `codec` names the codec of the workflows, None for strict JSON; a claim takes no workflow of another codec.
     """
     is_ours = Workflow.name.in_(names), Workflow.codec.is_not_distinct_from(codec)
@@ -269,13 +288,26 @@ _HAS_MESSAGE = exists().where(
     Wait.workflow_id == Workflow.id, Message.address == Wait.address, Message.taken_at.is_(None)
 )
 
-_OUTLOOK: Any = select(
-    Workflow.id,
-    Workflow.epoch,
-    Workflow.executor,
-    Workflow.ready_at.is_not(None) | _HAS_MESSAGE,
-    seconds_of(func.least(Workflow.due_at, Workflow.deadline) - func.now()),
-).where(Workflow.status.in_(_LIVE))
+_OF_QUEUE, _OF_KEY = aliased(StartRate), aliased(StartRate)
+
+_OUTLOOK: Any = (
+    select(
+        Workflow.id,
+        Workflow.epoch,
+        Workflow.executor,
+        Workflow.ready_at.is_not(None) | _HAS_MESSAGE,
+        Workflow.started_at.is_(None),
+        seconds_of(func.least(Workflow.due_at, Workflow.deadline) - func.now()),
+        text_of(Queue.rate),
+        seconds_of(_OF_QUEUE.free_at - func.now()),
+        text_of(Queue.partition_rate),
+        seconds_of(_OF_KEY.free_at - func.now()),
+    )
+    .outerjoin(Queue, Queue.name == Workflow.queue)
+    .outerjoin(_OF_QUEUE, (_OF_QUEUE.queue == Workflow.queue) & (_OF_QUEUE.partition_key == ""))
+    .outerjoin(_OF_KEY, (_OF_KEY.queue == Workflow.queue) & (_OF_KEY.partition_key == Workflow.partition_key))
+    .where(Workflow.status.in_(_LIVE))
+)
 
 _QUEUES: Any = (
     select(Workflow.queue)
@@ -283,6 +315,7 @@ _QUEUES: Any = (
     .where(
         Workflow.status.in_(_LIVE),
         Workflow.queue.is_not(None),
+        ~exists().where(Queue.name == Workflow.queue, Queue.paused_at.is_not(None)),
         Workflow.ready_at.is_not(None)
         | Workflow.due_at.is_not(None)
         | ((Workflow.status == WorkflowStatus.WAITING) & Workflow.deadline.is_not(None)),

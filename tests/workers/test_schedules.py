@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -193,6 +193,12 @@ class TestFiring:
         (found,) = await runs_of(kit)
         assert first < found.due_at < first + HOUR
         assert (found.scheduled_for, (await handle.record()).next_at) == (first, first + HOUR)
+
+    async def test_times_of_the_record_follow_the_clock(self, kit, clock):
+        await clock.advance(timedelta(days=3))
+        record = await (await kit.schedule("s", HOURLY, report)).record()
+        assert clock.ahead <= record.created_at - datetime.now(UTC) + MINUTE
+        assert record.created_at == record.updated_at
 
     async def test_every_is_counted_from_its_anchor(self, kit, clock):
         """The time of the declaration, and a late start, move no time."""
