@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from click.core import ParameterSource
 from pgqrs.cli.connection import Act, dsn_option, dsn_required, errors_in_one_line, run, schema_option
 from pgqrs.cli.queues import queue
 from pgqrs.cli.schedules import schedule
+from pgqrs.cli.worker_options import served_queues, set_up_logging
 from pgqrs.client.admin import Admin
 from pgqrs.models import HEAD
 from pgqrs.storage.schema.grants import grants
@@ -98,17 +98,18 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
 @click.option(
     "--queue",
     "queues",
+    metavar="NAME[=SHARE]",
+    callback=served_queues,
     multiple=True,
     default=[DEFAULT_QUEUE],
     show_default=True,
-    help="A queue to serve; repeat the option for further queues.",
+    help="A queue to serve, as in mail; or, as in mail=20, with the maximum of its workflows that run in this "
+    "process at once. Repeat the option for further queues.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="Maximum workflows that run in this process at once.",
+    help="Maximum workflows that run in this process at once; by default 100, or the sum of the shares.",
 )
 @click.option(
     "--grace",
@@ -117,6 +118,7 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     show_default=True,
     help="Seconds that executing steps may take to end after the worker receives a signal to stop.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Write the log as JSON, one object a line.")
 @click.pass_context
 def worker(
     context: click.Context,
@@ -125,9 +127,10 @@ def worker(
     dsn: str | None,
     schema: str,
     admin_target: str | None,
-    queues: tuple[str, ...],
-    concurrency: int,
+    queues: Sequence[str] | Mapping[str, int],
+    concurrency: int | None,
     grace: float,
+    as_json: bool,
 ) -> None:
     """Run the workflows of modules, until SIGTERM or SIGINT.
 
@@ -136,7 +139,7 @@ def worker(
     and other workers run the remaining work. A second signal stops the worker at once.
     """
     _check_one_database(context, dsn, admin_target)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging(as_json=as_json)
     _look_here()
     workflows = _collected(targets)
 

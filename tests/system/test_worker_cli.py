@@ -1,14 +1,18 @@
 """`pgqrs worker`, run as a process of its own."""
 
 import asyncio
+import json
+import logging
 import signal
 import sys
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
 from pgqrs import Admin, PyWorkflow, cli, workflow
+from pgqrs.cli.worker_options import JsonFormatter
 from pgqrs.codecs.fernet import FernetCodec
 from tests.support.processes import ended, line_of
 from tests.support.waiting import DEADLINE, until
@@ -106,7 +110,7 @@ def pgqrs_worker(dsn, schema, folder, children):
 
 
 async def test_sigterm_drains_the_worker_and_exits_with_zero(admin, pgqrs_worker, folder):
-    process = pgqrs_worker("shop.jobs", "--queue", "default", "--queue", "mail", "--concurrency", "5")
+    process = pgqrs_worker("shop.jobs", "--queue", "default=5", "--queue", "mail=2")
     greeted = await admin.options(queue="mail").enqueue(hello, "ann")
     assert await greeted.result(timeout=DEADLINE) == "hello ann"
     handle = await admin.enqueue(patient, str(folder / "go"))
@@ -234,6 +238,46 @@ def test_failing_import_keeps_its_exception(dsn, folder, monkeypatch):
     result = _invoked(folder, monkeypatch, "broken", "--dsn", dsn)
     assert isinstance(result.exception, ModuleNotFoundError)
     assert result.exception.name == "no_such_module_anywhere"
+
+
+async def test_log_may_be_json_with_the_ids(admin, pgqrs_worker):
+    process = pgqrs_worker("shop.jobs", "--json")
+    line = json.loads(await line_of(process.stderr, "has started"))
+    assert (line["level"], line["logger"]) == ("INFO", "pgqrs.worker")
+    assert line["message"].endswith(f"has started, executor {line['executor_id']}")
+    assert datetime.fromisoformat(line["time"]).tzinfo is not None
+
+
+def test_json_log_has_the_exception_and_keeps_its_own_names():
+    record = logging.makeLogRecord(
+        {"name": "shop", "levelname": "INFO", "msg": "it %s", "args": ("broke",), "level": 7}
+    )
+    try:
+        raise ValueError("no\nlamp")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = JsonFormatter().format(record)
+    found = json.loads(line)
+    assert "\n" not in line
+    assert (found["message"], found["level"], found["logger"]) == ("it broke", "INFO", "shop")
+    assert "ValueError: no\nlamp" in found["exception"]
+
+
+@pytest.mark.parametrize(
+    ("queues", "message"),
+    [
+        (["mail=0"], "whole number of at least 1"),
+        (["mail="], "whole number of at least 1"),
+        (["mail=fast"], "whole number of at least 1"),
+        (["mail=2", "default"], "a share once"),
+        (["mail=2", "mail=3"], "a share once"),
+    ],
+)
+def test_invalid_shares_are_usage_errors(folder, monkeypatch, queues, message):
+    options = [each for queue in queues for each in ("--queue", queue)]
+    result = _invoked(folder, monkeypatch, "shop.jobs", *options)
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 @pytest.mark.parametrize("options", [["--concurrency", "0"], ["--grace", "-1"], []])
