@@ -30,6 +30,7 @@ from tests.support.claims import Claims, claims
 from tests.support.database import Kept, connected, engine_on
 from tests.support.processes import Children, Ended, Program, ended
 from tests.support.scenario import Scenario
+from tests.support.schemas import SchemaPool
 
 RENDERED = "test_rendered"
 """The schema that stands in SQL which is rendered once and used for every test's schema."""
@@ -142,11 +143,24 @@ def _search() -> str:
     return " UNION ALL ".join(searches)
 
 
+@pytest.fixture(scope="session")
+def schemas(kept: Kept) -> Iterator[SchemaPool]:
+    """Schemas with the tables, for one test after another."""
+    with closing(SchemaPool(kept, lambda name: _script().replace(RENDERED, name))) as schemas:
+        yield schemas
+
+
 @pytest.fixture
-def installed(kept: Kept, schema: str) -> str:
-    """The test's schema, with the tables in it."""
-    kept.execute(_script().replace(RENDERED, schema))
-    return schema
+def installed(kept: Kept, schema: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The test's schema, with the tables in it; they are new if the test is marked `new_tables`."""
+    if request.node.get_closest_marker("new_tables") is not None:
+        kept.execute(_script().replace(RENDERED, schema))
+        yield schema
+    else:
+        schemas: SchemaPool = request.getfixturevalue("schemas")
+        schemas.take(schema)
+        yield schema
+        schemas.give_back(schema)
 
 
 @pytest_asyncio.fixture

@@ -418,6 +418,7 @@ async def plant_children(sql, first, count, *, ended):
     )  # fmt: skip
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.timeout(300)
 async def test_children_that_have_ended_cost_no_later_statement(store, schema, sql):

@@ -131,6 +131,7 @@ def scanned(plan, table):
     ]
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", SIZES)
@@ -155,6 +156,7 @@ async def test_delivery_and_tick_touch_no_old_wait(store, schema, sql, count):
                     assert pages <= 3 * few["idle", name] + 60, (size, state, name, pages)
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("count", SIZES)

@@ -20,7 +20,7 @@ from pgqrs.storage.writes import registry as writes
 from tests.support.parked import MANY, plant_waiting
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.plants_rows
+pytestmark = [pytest.mark.plants_rows, pytest.mark.new_tables]
 
 KEYS = ("pk_", "ix_pgqrs_messages_key", "ix_pgqrs_workflows_parent", "ix_pgqrs_workflows_place")
 """The indexes by which rows are looked up: by their ids, messages by their keys, children by their parents."""

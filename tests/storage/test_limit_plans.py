@@ -83,6 +83,7 @@ def _check(plan):
             assert "Index Cond" in node, node
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("is_rated", [False, True], ids=["slots", "rates"])
 @pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])

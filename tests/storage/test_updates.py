@@ -110,6 +110,7 @@ def nodes(plan):
         yield from nodes(child)
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.timeout(300)
 async def test_replies_are_looked_up_by_their_keys(store, schema, sql):

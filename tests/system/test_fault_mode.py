@@ -14,7 +14,7 @@ TESTS = """
 import pytest
 from pgqrs import PyWorkflow, step, workflow
 from pgqrs.storage.journal import running_marks as marks
-from tests.conftest import admin, dsn, installed, kept, schema, sound
+from tests.conftest import admin, dsn, installed, kept, schema, schemas, sound
 
 marks.MARK_AFTER = 3600.0  # a mark that a step takes long, on a busy machine, would count as well
 

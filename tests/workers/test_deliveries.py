@@ -336,6 +336,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.new_tables
 @pytest.mark.slow
 @pytest.mark.plants_rows
 @pytest.mark.timeout(900)

@@ -122,6 +122,7 @@ async def test_find_reads_in_the_caller_session(admin, sessions):
     assert (await admin.find(sync, key="k")).id == handle.id
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("statement", [workflows._OF_KEY, workflows.of_keys()], ids=["one", "several"])
 async def test_keys_are_found_by_their_index(admin, sql, statement):
