@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
 import click
 
 from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.cli.output import print_json, print_table
 from pgqrs.client.admin import Admin
 from pgqrs.types import QueueRecord, Rate
 
@@ -17,9 +17,44 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name = click.argument("name")
 _limit = partial(click.option, type=click.IntRange(min=1))
 
-_rate = partial(click.option, metavar="NUMBER/SECONDS[:BURST]")
+_HEADINGS = (
+    "QUEUE",
+    "LIMIT",
+    "PER KEY",
+    "RATE",
+    "RATE PER KEY",
+    "READY",
+    "RUNNING",
+    "HELD BACK",
+    "OLDEST",
+    "STATE",
+)
 
-_HEADINGS = ("QUEUE", "LIMIT", "PER KEY", "READY", "RUNNING", "HELD BACK", "OLDEST", "STATE")
+
+def _parsed_rate(_context: click.Context, _option: click.Parameter, given: str | None) -> Rate | None:
+    if given is None:
+        return None
+    pace, _, burst = given.partition(":")
+    limit, _, per = pace.partition("/")
+    try:
+        return Rate(int(limit), float(per), int(burst or 1))
+    except ValueError:
+        raise click.BadParameter(f"a rate is NUMBER/SECONDS[:BURST], as in 100/60:20, got {given!r}.") from None
+
+
+def _parsed_weights(_context: click.Context, _option: click.Parameter, given: Sequence[str]) -> dict[str, float]:
+    return dict(map(_weight, given))
+
+
+def _weight(given: str) -> tuple[str, float]:
+    key, _, number = given.rpartition("=")
+    try:
+        return key, float(number)
+    except ValueError:
+        raise click.BadParameter(f"a weight is KEY=NUMBER, as in gold=4, got {given!r}.") from None
+
+
+_rate = partial(click.option, metavar="NUMBER/SECONDS[:BURST]", callback=_parsed_rate)
 
 
 @click.group()
@@ -35,8 +70,7 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
     """List the queues that have limits, are paused, or have workflows that are ready or running."""
 
     async def show(admin: Admin) -> None:
-        records = await admin.list_queues()
-        click.echo(_json(records) if as_json else _table(records))
+        _print(await admin.list_queues(), as_json=as_json)
 
     run(dsn, schema, show)
 
@@ -49,7 +83,14 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
 @_limit("--partition-concurrency", help="Maximum runs of each partition key at once; no limit if omitted.")
 @_rate("--rate", help="Maximum rate of the starts, as in 100/60:20: 100 in 60 seconds, 20 at once.")
 @_rate("--partition-rate", help="Maximum rate of the starts of each partition key.")
-@click.option("--weight", "weights", metavar="KEY=NUMBER", multiple=True, help="The weight of a partition key.")
+@click.option(
+    "--weight",
+    "weights",
+    metavar="KEY=NUMBER",
+    callback=_parsed_weights,
+    multiple=True,
+    help="The weight of a partition key; repeat the option for further keys.",
+)
 @_as_json
 def set_queue(
     name: str,
@@ -58,23 +99,21 @@ def set_queue(
     schema: str,
     concurrency: int | None,
     partition_concurrency: int | None,
-    rate: str | None,
-    partition_rate: str | None,
-    weights: tuple[str, ...],
+    rate: Rate | None,
+    partition_rate: Rate | None,
+    weights: dict[str, float],
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
-    own_rate, key_rate = _parsed(rate), _parsed(partition_rate)
-    weighed = dict(map(_weight, weights))
 
     async def change(admin: Admin) -> None:
         await admin.set_queue(
             name,
             concurrency=concurrency,
             partition_concurrency=partition_concurrency,
-            rate=own_rate,
-            partition_rate=key_rate,
-            weights=weighed or None,
+            rate=rate,
+            partition_rate=partition_rate,
+            weights=weights or None,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -111,41 +150,32 @@ def resume_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
     run(dsn, schema, change)
 
 
+@queue.command("delete")
+@_name
+@dsn_required
+@schema_option
+@_as_json
+def delete_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+    """Take the limits and the pause of a queue away; its workflows stay."""
+
+    async def change(admin: Admin) -> None:
+        await admin.delete_queue(name)
+        await _show(admin, name, as_json=as_json)
+
+    run(dsn, schema, change)
+
+
 async def _show(admin: Admin, name: str, *, as_json: bool) -> None:
     """Print the queue as it is now."""
     found = [each for each in await admin.list_queues() if each.name == name]
-    records = found or [QueueRecord(name, None, None, None, None, {}, None, 0, 0, 0, None)]
-    click.echo(_json(records) if as_json else _table(records))
+    _print(found or [QueueRecord(name, None, None, None, None, {}, None, 0, 0, 0, None)], as_json=as_json)
 
 
-def _parsed(given: str | None) -> Rate | None:
-    if given is None:
-        return None
-    pace, _, burst = given.partition(":")
-    limit, _, per = pace.partition("/")
-    try:
-        return Rate(int(limit), float(per), int(burst or 1))
-    except ValueError:
-        raise click.BadParameter(f"a rate is NUMBER/SECONDS[:BURST], as in 100/60:20, got {given!r}.") from None
-
-
-def _weight(given: str) -> tuple[str, float]:
-    key, _, number = given.rpartition("=")
-    try:
-        return key, float(number)
-    except ValueError:
-        raise click.BadParameter(f"a weight is KEY=NUMBER, as in gold=4, got {given!r}.") from None
-
-
-def _json(records: Iterable[QueueRecord]) -> str:
-    return json.dumps([asdict(each) for each in records], default=str, indent=2)
-
-
-def _table(records: Iterable[QueueRecord]) -> str:
-    rows = [_HEADINGS, *map(_row, records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+def _print(records: Sequence[QueueRecord], *, as_json: bool) -> None:
+    if as_json:
+        print_json([asdict(each) for each in records])
+    else:
+        print_table(_HEADINGS, [_row(each) for each in records])
 
 
 def _row(record: QueueRecord) -> tuple[str, ...]:
@@ -154,7 +184,12 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
     return (
         record.name,
         *("-" if each is None else str(each) for each in limits),
+        *map(_shown_rate, (record.rate, record.partition_rate)),
         *map(str, counts),
         "-" if record.oldest_age is None else f"{record.oldest_age:.0f} s",
         "active" if record.paused_at is None else "paused",
     )
+
+
+def _shown_rate(rate: Rate | None) -> str:
+    return "-" if rate is None else f"{rate.limit}/{rate.per:g}:{rate.burst}"

@@ -718,6 +718,7 @@ class Admin:
 
         Raises:
             ScheduleNotFoundError: No schedule has the name.
+            InvalidNameError: The name cannot be that of a schedule.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
@@ -803,7 +804,7 @@ class Admin:
 
         Raises:
             InvalidNameError: The name or a partition key cannot be stored.
-            ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range.
+            ConfigurationError: A limit, a weight or a rate is out of range.
             TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.

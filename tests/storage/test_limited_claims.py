@@ -412,11 +412,38 @@ async def test_submissions_keep_their_partition_key(admin: Admin, sql, engine):
         ({"rate": Rate(0)}, ConfigurationError),
         ({"partition_rate": Rate(1, per=0)}, ConfigurationError),
         ({"rate": Rate(1, burst=0)}, ConfigurationError),
+        ({"concurrency": 2**63}, ConfigurationError),
+        ({"weights": {"a": 1e-7}}, ConfigurationError),
+        ({"weights": {"a": float("nan")}}, ConfigurationError),
+        ({"rate": Rate(10**10, per=10**6)}, ConfigurationError),
+        ({"rate": Rate(2, per=1e-6)}, ConfigurationError),
+        ({"partition_rate": Rate(1, burst=10**10)}, ConfigurationError),
     ],
 )
 async def test_wrong_limits_are_refused(admin, wrong, error):
     with pytest.raises(error):
         await admin.set_queue(QUEUE, **wrong)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"concurrency": 10**9, "weights": {"a": 1e-6, "b": 1e6}},
+        {
+            "rate": Rate(10**9, per=1000, burst=10**9),
+            "partition_rate": Rate(1, per=100 * 365 * 86400, burst=10**9),
+        },
+    ],
+    ids=["weights", "rates"],
+)
+async def test_greatest_and_least_limits_can_be_claimed(admin, watch, sql, limits):
+    """A number that overflows in the statement would stop the queue."""
+    await admin.set_queue(QUEUE, **limits)
+    ids = [*await planted(sql, "a", 5), *await planted(sql, "b", 5)]
+    found = []
+    for _ in range(6):
+        found += await claimed(watch, 2)
+    assert sorted(found) == ids
 
 
 async def test_wrong_names_are_refused(admin):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import datetime
 
 import pytest
 from click.testing import CliRunner
@@ -36,18 +37,13 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     )
     assert record["rate"] == {"limit": 100, "per": 60.0, "burst": 20}
     assert record["partition_rate"] == {"limit": 1, "per": 2.5, "burst": 1}
-    await admin.delete_queue("rare")
-    assert (await command("pause", "mail")).splitlines()[1].split() == [
-        "mail",
-        "5",
-        "2",
-        "0",
-        "0",
-        "0",
-        "-",
-        "paused",
-    ]
-    assert [each["name"] for each in json.loads(await command("list", "--json"))] == ["mail"]
+    assert (await command("list")).splitlines()[2].split()[1:5] == ["-", "-", "100/60:20", "1/2.5:1"]
+    assert (await command("delete", "rare")).splitlines()[1].split()[1:5] == ["-"] * 4
+    paused = "mail 5 2 - - 0 0 0 - paused"
+    assert (await command("pause", "mail")).splitlines()[1].split() == paused.split()
+    (record,) = json.loads(await command("list", "--json"))
+    assert record["name"] == "mail"
+    assert datetime.fromisoformat(record["paused_at"]).isoformat() == record["paused_at"]
     assert (await command("resume", "mail")).endswith("active\n")
     assert (await command("set", "mail")).splitlines()[1].split()[1:3] == ["-", "-"]
     assert await admin.list_queues() == []
@@ -56,6 +52,18 @@ async def test_commands_set_pause_and_list_queues(admin, command):
 
 async def test_wrong_options_are_refused_in_one_line(command):
     assert "KEY=NUMBER" in await command("set", "mail", "--weight", "gold", code=2)
-    assert "NUMBER/SECONDS" in await command("set", "mail", "--rate", "fast", code=2)
-    assert "more than 0" in await command("set", "mail", "--weight", "gold=0", code=1)
+    refused = await command("set", "mail", "--partition-rate", "fast", code=2)
+    assert "Invalid value for '--partition-rate': a rate is NUMBER/SECONDS[:BURST]" in refused
+    assert "at least 0.000001" in await command("set", "mail", "--weight", "gold=0", code=1)
     await command("set", "mail", "--concurrency", "0", code=2)
+
+
+async def test_name_cannot_command_the_terminal(admin, command):
+    """Any producer may name a queue."""
+    await admin.set_queue("a\x1b[31m\nb\u202ec", concurrency=1)
+    await admin.set_queue("n" * 300, concurrency=1)
+    lines = (await command("list")).splitlines()
+    assert lines[1].split()[:2] == [r"a\x1b[31m\nb\u202ec", "1"]
+    assert (len(lines), len(lines[1]) < 150) == (3, True)
+    assert lines[2].startswith("n" * 300 + "  1")
+    assert json.loads(await command("list", "--json"))[0]["name"] == "a\x1b[31m\nb\u202ec"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from math import inf
 
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.errors import ConfigurationError
@@ -13,6 +12,15 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.limits.settings import QueueLimits, QueueRepository
 from pgqrs.types import QueueRecord, Rate
 from pgqrs.validation import check_name, validate_partition_key, validate_positive_int, validate_seconds
+
+MAX_NUMBER = 1_000_000_000
+"""Maximum of each number of a limit."""
+
+MIN_PACE = 1e-6
+"""Seconds, minimum time between two starts at a rate: the database counts in microseconds."""
+
+WEIGHTS = 1e-6, 1e6
+"""The least and the greatest weight, so that sums of their inverses stay exact enough."""
 
 
 def queue_limits(
@@ -34,7 +42,14 @@ def queue_limits(
 
 def _limit(what: str, given: object) -> int | None:
     advice = "; pass None for no limit, and pause the queue to stop it"
-    return None if given is None else validate_positive_int(what, given, advice)
+    return None if given is None else _number(what, given, advice)
+
+
+def _number(what: str, given: object, advice: str = "") -> int:
+    number = validate_positive_int(what, given, advice)
+    if number > MAX_NUMBER:
+        raise ConfigurationError(f"`{what}` must be at most {MAX_NUMBER:,}, got {number}{advice}.")
+    return number
 
 
 def _rate(what: str, given: object) -> Rate | None:
@@ -42,15 +57,23 @@ def _rate(what: str, given: object) -> Rate | None:
         return None
     if not isinstance(given, Rate):
         raise TypeError(f"`{what}` must be a Rate, as in Rate(100, per=60), got {type(given).__name__}.")
-    limit, burst = validate_positive_int(f"{what}.limit", given.limit), validate_positive_int("burst", given.burst)
-    return Rate(limit, validate_seconds(f"{what}.per", given.per, positive=True) or 0.0, burst)
+    limit, burst = _number(f"{what}.limit", given.limit), _number(f"{what}.burst", given.burst)
+    per = validate_seconds(f"{what}.per", given.per, positive=True) or 0.0
+    if per / limit < MIN_PACE:
+        raise ConfigurationError(
+            f"`{what}` must be at most a million starts in a second, got {limit} in {per:g} s; pass None for none."
+        )
+    return Rate(limit, per, burst)
 
 
 def _weight(key: str, given: object) -> float:
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise TypeError(f"the weight of {key!r} must be a number, got {type(given).__name__}.")
-    if not 0 < given < inf:
-        raise ConfigurationError(f"the weight of {key!r} must be more than 0 and finite, got {given}.")
+    least, greatest = WEIGHTS
+    if not least <= given <= greatest:
+        raise ConfigurationError(
+            f"the weight of {key!r} must be at least {least:f} and at most {greatest:,.0f}, got {given}."
+        )
     return float(given)
 
 
