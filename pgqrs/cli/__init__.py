@@ -61,7 +61,9 @@ def verify(dsn: str, schema: str, *, deep: bool) -> None:
 
 @main.command()
 @schema_option
-@click.option("--from", "start", metavar="REV", default="base", help="The current revision, if there is one.")
+@click.option(
+    "--from", "start", metavar="REV", default="base", help="The current revision, if there is one; or head."
+)
 @click.option("--to", "end", metavar="REV", default=HEAD, help="The revision to migrate to, if not the newest.")
 @click.option(
     "--grant-to", "workers", metavar="ROLE", multiple=True, help="Grant a role the rights of a worker, too."
@@ -74,11 +76,11 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
 
     Run the SQL in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of the application.
     With --grant-to and --producer, the grants for these roles follow. To print only the grants, for tables that
-    exist already, pass the newest revision as --from.
+    exist already, pass --from head, the newest revision.
     """
     with errors_in_one_line():
         parts = [
-            sql_script(schema, start=start, end=end),
+            sql_script(schema, start=HEAD if start == "head" else start, end=end),
             grants(schema, workers=workers, producers=producers),
         ]
     click.echo("\n\n".join(each for each in parts if each))

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Update, Worker, step, workflow
 from pgqrs.cli import main
-from pgqrs.models import HEAD, Base
+from pgqrs.models import Base
 from pgqrs.storage.schema.grants import _OF_WORKER, grants
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from tests.support.database import connected
@@ -87,7 +87,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
 
 
 def test_sql_from_head_prints_only_grants():
-    output = CliRunner().invoke(main, ["sql", "--schema", 'o"dd', "--from", HEAD, "--grant-to", "app"]).output
+    output = CliRunner().invoke(main, ["sql", "--schema", 'o"dd', "--from", "head", "--grant-to", "app"]).output
     assert output.splitlines()[0] == 'GRANT USAGE ON SCHEMA "o""dd" TO "app";'
     assert all(line.startswith("GRANT ") for line in output.splitlines())
 
