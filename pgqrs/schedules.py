@@ -44,6 +44,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MOMENT = timedelta(microseconds=1)
 
+_FIRST: Final = datetime(1, 1, 3, tzinfo=UTC)
+"""The first time that has a neighbour in every time zone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cron:
@@ -71,16 +74,8 @@ class Cron:
         for name in ("expression", "zone"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"the {name} of Cron must be a string, got {type(getattr(self, name)).__name__}.")
-        try:
-            next(self.times(_EPOCH))
-        except (CronSimError, StopIteration) as error:
-            reason = str(error) or "it has no time within 50 years"
-            raise ConfigurationError(f"invalid cron expression {self.expression!r}: {reason}.") from error
-        except (LookupError, OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"unknown time zone {self.zone!r}: pass a name such as 'Europe/Berlin', and install the package "
-                "`tzdata` if the system has no time zones."
-            ) from error
+        if next(self.times(_EPOCH), None) is None:
+            raise self._invalid("it has no time within 50 years")
 
     def __str__(self) -> str:
         return f"{self.expression} ({self.zone})"
@@ -93,14 +88,34 @@ class Cron:
 
         Yields:
             The times, in order.
+
+        Raises:
+            ConfigurationError: This machine does not know the time zone.
         """
         expression = _ALIASES.get(self.expression.strip().lower(), self.expression)
-        latest = after
-        for each in CronSim(expression, after.astimezone(ZoneInfo(self.zone))):
-            time = each.astimezone(UTC)
-            if time > latest:  # where the clock shows an hour twice, the library may begin an hour too early
-                yield time
-                latest = time
+        zone, latest = self._zone(), after
+        try:
+            for each in CronSim(expression, after.astimezone(zone)):
+                time = each.astimezone(UTC)
+                if time > latest:  # where the clock shows an hour twice, the library may begin an hour too early
+                    yield time
+                    latest = time
+        except (CronSimError, ValueError) as error:
+            raise self._invalid(str(error)) from error
+        except OverflowError:  # beyond the last year
+            return
+
+    def _zone(self) -> ZoneInfo:
+        try:
+            return ZoneInfo(self.zone)
+        except (LookupError, OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"unknown time zone {self.zone!r}: pass a name such as 'Europe/Berlin', and install the package "
+                "`tzdata` if the system has no time zones."
+            ) from error
+
+    def _invalid(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"invalid cron expression {self.expression!r}: {reason}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +157,13 @@ class Every:
             The times, in order.
         """
         length, anchor = cast(timedelta, self.length), self.anchor.astimezone(UTC)
-        time = anchor + ((after - anchor) // length + 1) * length
-        while True:
-            yield time
-            time += length
+        try:
+            time = anchor + ((after - anchor) // length + 1) * length
+            while True:
+                yield time
+                time += length
+        except OverflowError:  # beyond the last year
+            return
 
 
 Rule: TypeAlias = Cron | Every
@@ -161,20 +179,17 @@ class Timetable(NamedTuple):
 
     def times(self, after: datetime) -> Iterator[datetime]:
         """Yield the times after a time, in order."""
-        first = after if self.start is None else max(after, self.start - _MOMENT)
+        first = after if self.start is None or self.start <= after else self.start - _MOMENT
         times = self.rule.times(first)
         return times if self.end is None else takewhile(self.end.__gt__, times)
 
     def next(self, after: datetime) -> datetime | None:
         """Return the first time after a time, None without one."""
-        try:
-            return next(self.times(after), None)
-        except OverflowError:  # beyond the last year
-            return None
+        return next(self.times(after), None)
 
     def between(self, since: datetime, until: datetime) -> Iterator[datetime]:
         """Yield the times from `since` on and before `until`."""
-        return takewhile(until.__gt__, self.times(since - _MOMENT))
+        return takewhile(until.__gt__, self.times(max(since, _FIRST) - _MOMENT))
 
     def last(self, since: datetime, until: datetime) -> datetime | None:
         """Return the last time from `since` up to `until`, None without one."""

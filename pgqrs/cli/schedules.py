@@ -1,16 +1,16 @@
-"""The commands of schedules: `pgqrs schedule list`, `pause`, `resume`, `trigger`, `backfill` and `next`."""
+"""The commands `pgqrs schedule`: list the schedules, control and delete them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
 from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.cli.output import counted, print_json, print_table, shown
 from pgqrs.client.admin import Admin
 from pgqrs.schedules import ScheduleRecord
 
@@ -44,9 +44,9 @@ def list_(dsn: str, schema: str, *, as_json: bool) -> None:
     async def act(admin: Admin) -> None:
         found = await admin.list_schedules()
         if as_json:
-            _print_json([_shown(each) for each in found])
+            print_json([_values(each) for each in found])
         else:
-            _print_table([_HEAD, *map(_row, found)])
+            print_table(_HEAD, [_row(each) for each in found])
 
     run(dsn, schema, act)
 
@@ -67,13 +67,28 @@ def resume(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
 
 @schedule.command()
 @_of_one
+def delete(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+    """Delete the schedule NAME; the workflows that it has started stay."""
+
+    async def act(admin: Admin) -> None:
+        was_there = await (await admin.find_schedule(name)).delete()
+        if as_json:
+            print_json({"deleted": was_there})
+        else:
+            click.echo(f"The schedule {name!r} is deleted.")
+
+    run(dsn, schema, act)
+
+
+@schedule.command()
+@_of_one
 def trigger(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
     """Start a workflow of the schedule NAME now."""
 
     async def act(admin: Admin) -> None:
         handle = await (await admin.find_schedule(name)).trigger()
         if as_json:
-            _print_json({"id": handle.id})
+            print_json({"id": handle.id})
         else:
             click.echo(f"The schedule {name!r} has started workflow {handle.id}.")
 
@@ -97,7 +112,7 @@ def backfill(name: str, since: str, until: str, dsn: str, schema: str, *, dry_ru
         _print_times(times, as_json=as_json)
         if not as_json:
             verb = "would start" if dry_run else "has started"
-            click.echo(f"The schedule {name!r} {verb} {len(times)} workflows.")
+            click.echo(f"The schedule {name!r} {verb} {counted(len(times), 'workflow')}.")
 
     run(dsn, schema, act)
 
@@ -122,9 +137,9 @@ def _change(name: str, dsn: str, schema: str, *, as_json: bool, pauses: bool) ->
         await (handle.pause() if pauses else handle.resume())
         record = await handle.record()
         if as_json:
-            _print_json(_shown(record))
+            print_json(_values(record))
         else:
-            click.echo(f"The schedule {name!r} is {_state(record)}; its next time is {_text(record.next_at)}.")
+            click.echo(f"The schedule {name!r} is {_state(record)}; its next time is {shown(record.next_at)}.")
 
     run(dsn, schema, act)
 
@@ -137,31 +152,20 @@ def _time(what: str, text: str) -> datetime:
             f"{what} must be a time such as 2026-11-27T00:00:00+01:00, got {text!r}."
         ) from error
     if time.utcoffset() is None:
-        raise click.BadParameter(f"{what} needs an offset, as in {text}+01:00 or {text}Z.")
+        raise click.BadParameter(f"{what} needs an offset, as 2026-11-27T00:00:00+01:00 has one, got {text!r}.")
     return time
 
 
 def _print_times(times: Sequence[datetime], *, as_json: bool) -> None:
     if as_json:
-        _print_json([_text(each) for each in times])
+        print_json(times)
     else:
         for each in times:
-            click.echo(_text(each))
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+            click.echo(shown(each))
 
 
 def _row(record: ScheduleRecord) -> tuple[str, ...]:
-    times = _text(record.next_at), _text(record.last_at)
+    times = shown(record.next_at), shown(record.last_at)
     return record.name, record.workflow, str(record.rule), *times, _state(record)
 
 
@@ -171,17 +175,6 @@ def _state(record: ScheduleRecord) -> str:
     return "over" if record.next_at is None else "active"
 
 
-def _shown(record: ScheduleRecord) -> dict[str, Any]:
-    """Return a record as values for JSON: times in ISO 8601, lengths in seconds, the rule in words."""
-    values = asdict(record) | {"rule": str(record.rule)}
-    return {name: _plain(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    return _text(value) if isinstance(value, datetime) else value
-
-
-def _text(time: datetime | None) -> str:
-    return "-" if time is None else time.isoformat()
+def _values(record: ScheduleRecord) -> dict[str, Any]:
+    """Return a record as values for JSON, with the rule in words."""
+    return asdict(record) | {"rule": str(record.rule)}

@@ -74,6 +74,8 @@ def test_aliases_and_seconds(alias, first):
         (("0 0 31 2 *",), "Bad day-of-month"),
         (("every day",), "Wrong number of fields"),
         (("61 * * * *",), "Bad minute"),
+        (("9" * 5000 + " * * * *",), "invalid cron expression"),
+        (("0 0 * * *", "Europe/Berlin\x00"), "unknown time zone"),
         (("0 0 * * *", "Mars/Olympus"), "unknown time zone 'Mars/Olympus'"),
         (("0 0 * * *", ""), "unknown time zone"),
         (("0 0 * * *", "../etc/passwd"), "unknown time zone"),
@@ -103,6 +105,18 @@ def test_every_counts_from_its_anchor_in_both_directions():
         assert second - first == timedelta(hours=7)
         assert (first - rule.anchor) % timedelta(hours=7) == timedelta()
     assert Every(60) == Every(timedelta(minutes=1))
+
+
+def test_times_end_with_the_last_year():
+    """And a period may begin in the first year, in any time zone."""
+    century = Every(timedelta(days=36_500))
+    assert [each.year for each in islice(century.times(START), 100)][-1] == 9964
+    assert len(list(Cron("0 0 1 1 *", "Asia/Tokyo").times(datetime(9990, 1, 1, tzinfo=UTC)))) in {9, 10}
+    first = datetime.min.replace(tzinfo=UTC)
+    for rule in (century, Cron("@yearly", "America/New_York"), Cron("@yearly", "Asia/Tokyo")):
+        for table in (Timetable(rule), Timetable(rule, start=first)):
+            assert next(table.between(first, END)).year < 100
+            assert table.next(START) == next(rule.times(START))
 
 
 def test_time_that_is_one_of_the_rule_is_not_after_itself():

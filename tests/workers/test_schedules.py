@@ -7,10 +7,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from pgqrs import Admin, Cron, Every, PyWorkflow, Topic, Worker, WorkflowCancelledError, WorkflowStatus, workflow
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    Cron,
+    Every,
+    PyWorkflow,
+    Topic,
+    Worker,
+    WorkflowCancelledError,
+    WorkflowStatus,
+    workflow,
+)
 from pgqrs.observer import Observer
 from pgqrs.storage.queries import schedules as statements
-from pgqrs.storage.schedules.firing import ScheduleFiring
+from pgqrs.storage.schedules import firing as firing_module
+from pgqrs.storage.schedules.firing import Fired, ScheduleFiring
 from pgqrs.testing import run_enqueued
 from tests.support.database import connected
 from tests.support.waiting import no_hang, until
@@ -217,6 +229,23 @@ class TestFiring:
         assert await times_of(kit) == [first]
         assert "cannot start the schedule 'bad'" in caplog.text
         assert [each.name for each in await kit.list_schedules()] == ["bad", "s"]
+
+    async def test_schedule_that_was_mended_starts_again(self, kit, clock, dsn, monkeypatch):
+        handle = await kit.schedule("s", HOURLY, report)
+        (first,) = await handle.next()
+        async with connected(dsn, clock.schema) as sql:
+            await sql.execute("UPDATE pgqrs_schedules SET zone = 'Mars/Olympus'")
+            await _move_without_firing(clock, first)
+            firing, seen = ScheduleFiring(), _Recorded(kit)
+            assert await firing.fire(seen.fetch, ["report"], ["default"]) == Fired()
+            for call in (handle.next, handle.resume):
+                await handle.pause()
+                with pytest.raises(ConfigurationError, match="unknown time zone 'Mars/Olympus'"):
+                    await call()
+            await sql.execute("UPDATE pgqrs_schedules SET zone = 'UTC', paused_at = NULL")
+        assert await firing.fire(seen.fetch, ["report"], ["default"]) == Fired()
+        monkeypatch.setattr(firing_module, "UNREADABLE", 0.0)
+        assert len((await firing.fire(seen.fetch, ["report"], ["default"])).runs) == 1
 
     async def test_due_schedules_start_in_portions(self, kit, clock, dsn, set_in_statements):
         set_in_statements(statements, "MAX_DUE", 50)

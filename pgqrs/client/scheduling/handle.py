@@ -15,7 +15,7 @@ from pgqrs.errors import ConfigurationError, WorkflowNotFoundError
 from pgqrs.schedules import ScheduleRecord
 from pgqrs.storage.schedules.repository import ScheduleRepository, StartedByHand
 from pgqrs.storage.schedules.stored import StartedRun, new_run
-from pgqrs.validation import check_aware, validate_positive_int
+from pgqrs.validation import check_aware, check_name, validate_positive_int
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -78,6 +78,7 @@ class ScheduleHandle(Generic[R]):
 
         Raises:
             ScheduleNotFoundError: No schedule has the name.
+            ConfigurationError: This machine does not know the time zone of the schedule.
             DatabaseUnavailableError: The database is unavailable.
         """
         await self._run(lambda schedules: schedules.resume(self._name))
@@ -117,8 +118,8 @@ class ScheduleHandle(Generic[R]):
 
         Raises:
             ScheduleNotFoundError: No schedule has the name.
-            ConfigurationError: A datetime is naive, the end is later than now, or the period has more than 10,000
-                times.
+            ConfigurationError: A datetime is naive, the end is later than now or before the beginning, the period
+                has more than 10,000 times, or this machine does not know the time zone of the schedule.
             TypeError: An argument is not a datetime.
             DatabaseUnavailableError: The database is unavailable.
         """
@@ -144,7 +145,7 @@ class ScheduleHandle(Generic[R]):
 
         Raises:
             ScheduleNotFoundError: No schedule has the name.
-            ConfigurationError: The number is less than 1.
+            ConfigurationError: The number is less than 1, or this machine does not know the time zone.
             TypeError: The number is not an int.
             DatabaseUnavailableError: The database is unavailable.
         """
@@ -168,6 +169,8 @@ class ScheduleHandle(Generic[R]):
         """Return the times of a period, after a check."""
         check_aware("since", since)
         check_aware("until", until)
+        if until < since:
+            raise ConfigurationError(f"`until` must not be before `since`, got {until} and {since}.")
         if until > await (await self._loops.store()).reader.now():
             raise ConfigurationError(
                 f"`until` must not be later than now, got {until}: the schedule itself goes on."
@@ -196,7 +199,8 @@ class ScheduleHandle(Generic[R]):
 
 
 async def find_schedule(loops: LoopStates, name: str) -> ScheduleHandle[Any]:
-    """Return the handle of a schedule; raises `ScheduleNotFoundError`."""
+    """Return the handle of a schedule; raises `ScheduleNotFoundError`, or `InvalidNameError` for a wrong name."""
+    check_name("schedule name", name)
     handle: ScheduleHandle[Any] = ScheduleHandle(loops, name)
     await handle.record()
     return handle

@@ -6,12 +6,16 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
+from time import monotonic
 from typing import Any, NamedTuple, TypeAlias
 
 from pgqrs.observer import Observer
 from pgqrs.schedules import due_times, jittered
 from pgqrs.storage.queries import schedules
 from pgqrs.storage.schedules.stored import DueSchedule, StartedRun, due, new_run, run_binds, times_text
+
+UNREADABLE = 60.0
+"""Seconds after which a schedule that could not be read is looked at again."""
 
 _logger = logging.getLogger("pgqrs.storage")
 
@@ -72,16 +76,19 @@ class _Move(NamedTuple):
 
 
 class ScheduleFiring:
-    """Starts workflows of schedules, through any connection, and remembers the schedules that it cannot read."""
+    """Starts workflows of schedules, through any connection; one that it cannot read is left alone for a while."""
 
     def __init__(self) -> None:
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, float] = {}
 
     async def fire(self, fetch: Fetch, names: Sequence[str], queues: Sequence[str]) -> Fired:
         """Start the workflows of up to `MAX_DUE` schedules of these workflow names and queues that are due.
 
         A schedule whose rule cannot be read, as of a time zone that this machine lacks, is left to other workers.
+        It is looked at again after `UNREADABLE` seconds, because it may have been changed.
         """
+        now = monotonic()
+        self._unreadable = {name: since for name, since in self._unreadable.items() if now - since < UNREADABLE}
         asked = {"names": list(names), "queues": list(queues), "avoid": list(self._unreadable)}
         rows = await fetch(schedules.due, asked)
         moves = [move for row in rows if (move := self._planned(row)) is not None]
@@ -96,7 +103,7 @@ class ScheduleFiring:
         except Exception as error:  # noqa: BLE001  # the other schedules do not wait for this one
             name = row["name"]
             _logger.warning("pgqrs: this process cannot start the schedule %r: %s", name, error)
-            self._unreadable.add(name)
+            self._unreadable[name] = monotonic()
             return None
 
 
