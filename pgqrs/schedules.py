@@ -22,7 +22,7 @@ MIN_LENGTH = 1.0
 """Seconds, minimum length of `Every`."""
 
 ON_TIME = 60.0
-"""Seconds after a time of a schedule in which it is no missed time, so that ``catchup="none"`` starts it, too."""
+"""Seconds after a time of a schedule in which it is no missed time: each `catchup` and `within` starts it."""
 
 MAX_TIMES = 1000
 """Maximum times of one schedule for which one statement starts workflows; the next statement handles the rest."""
@@ -283,7 +283,7 @@ def due_times(
     `next_at` is the first time that was not handled, and has passed.
     """
     following = table.next(next_at)
-    allowed = min(within, ON_TIME) if catchup == "none" else within
+    allowed = ON_TIME if catchup == "none" else max(within, ON_TIME)
     first = max(next_at, now - timedelta(seconds=allowed))
     if following is None or following > now:
         return (next_at,) if first == next_at else (), following

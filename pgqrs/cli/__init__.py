@@ -1,4 +1,4 @@
-"""The `pgqrs` command: the tables and the SQL that creates them, workers, and schedules."""
+"""The `pgqrs` command: the tables and the SQL that creates them, workers, queues and schedules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Workflow: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pgqrs", message="%(prog)s %(version)s", prog_name="pgqrs")
 def main() -> None:
-    """Durable workflows on PostgreSQL: install and check the tables, run workers, and control schedules."""
+    """Durable workflows on PostgreSQL: install and check the tables, run workers, control queues and schedules."""
 
 
 main.add_command(schedule)

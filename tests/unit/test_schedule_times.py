@@ -135,6 +135,14 @@ def test_newest_missed_time_is_found_without_all_others():
     )
 
 
+@pytest.mark.parametrize("catchup", ["last", "all", "none"])
+def test_time_on_time_starts_whatever_the_age_allowed(catchup):
+    """A worker looks some tenths of a second after the time."""
+    table = Timetable(Cron("@hourly"))
+    for late, expected in ((timedelta(seconds=0.4), (START,)), (timedelta(seconds=61), ())):
+        assert due_times(table, catchup, 0.0, START, START + late) == (expected, START + timedelta(hours=1))
+
+
 def test_missed_times_are_caught_up_in_portions():
     table, now = Timetable(Cron("* * * * * *")), START + timedelta(seconds=MAX_TIMES + 10)
     times, next_at = due_times(table, "all", 86400.0, START, now)
