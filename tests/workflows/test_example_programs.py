@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 
-from examples import tenants
+from examples import api_rate, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -69,3 +70,24 @@ async def test_nightly_report_is_made_once_a_night(kit, clock):
 async def test_small_tenant_does_not_wait_for_the_large_one(admin):
     async with no_hang(), Worker(admin, [tenants.report], ["reports"]):
         assert await tenants.render_all(admin, 40) < 20
+
+
+async def test_calls_of_an_api_keep_to_its_rate(kit, clock):
+    """Ten calls at once, then one each 0.6 s; a call that the API refuses is put off by the time that it names."""
+    await kit.set_queue(api_rate.QUEUE, rate=api_rate.RATE, concurrency=5)
+    handles = await kit.options(queue=api_rate.QUEUE).enqueue_many(
+        api_rate.conversion, [(page,) for page in range(15)]
+    )
+    async with no_hang():
+        assert await run_enqueued(kit, [api_rate.conversion]) == 15
+    attempts = [2 if page in api_rate.REFUSED_ONCE else 1 for page in range(15)]
+    assert [await each.result() for each in handles] == [
+        f"page {page} in attempt {attempt}" for page, attempt in enumerate(attempts)
+    ]
+    found = {each.id: each for each in await kit.list_workflows()}
+    starts = sorted(each.started_at for each in found.values())
+    for first, last in combinations(range(15), 2):
+        least = (last - first + 1 - api_rate.RATE.burst) * 0.6
+        assert (starts[last] - starts[first]).total_seconds() > least - 0.01
+    refused = found[handles[3].id]
+    assert refused.completed_at - refused.started_at >= timedelta(seconds=2)
