@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
+from pathlib import Path
+
+import pytest
 
 from examples import api_rate, tenants
 from examples.approval import APPROVAL, approve
@@ -14,6 +19,8 @@ from pgqrs.testing import run_enqueued
 from tests.support.waiting import no_hang
 
 pytest_plugins = ("pytest_pgqrs",)
+
+ROOT = Path(__file__).parents[2]
 
 
 async def test_order_is_shipped_when_it_is_approved(admin):
@@ -91,3 +98,14 @@ async def test_calls_of_an_api_keep_to_its_rate(kit, clock):
         assert (starts[last] - starts[first]).total_seconds() > least - 0.01
     refused = found[handles[3].id]
     assert refused.completed_at - refused.started_at >= timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1)])
+def test_excerpts_of_the_pages_are_parts_of_the_programs(page, count):
+    text = (ROOT / "docs" / page).read_text()
+    found = re.findall(r"^# (examples/\w+\.py)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(found) == count
+    for program, excerpt in found:
+        code = (ROOT / program).read_text()
+        for part in re.split(r"\n\n+", excerpt.strip()):
+            assert any(textwrap.indent(part, " " * by) in code for by in (0, 4, 8)), part
