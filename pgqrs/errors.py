@@ -25,6 +25,7 @@
     │   ├── WorkflowLockedError              another live executor is running the workflow
     │   ├── KeyConflictError                 the key belongs to a submission with different arguments
     │   ├── KeyTakenError                    the key belongs to another workflow
+    │   ├── UniqueTakenError                 another workflow holds the unique value; has `holder_id`
     │   ├── WorkflowTimeoutError             the workflow was not finished at its deadline
     │   ├── PoisonedWorkflowError            the workflow was claimed repeatedly without progress
     │   ├── UpdateRefusedError               the workflow has refused a request
@@ -58,7 +59,11 @@ hand, outside any workflow's function and its steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 from uuid import UUID
+
+UniqueCause: TypeAlias = Literal["held", "started", "ended"]
+"""The cause of a `UniqueTakenError`: the value is held, the holder has started, or a workflow is to run again."""
 
 
 class PgqrsError(Exception):
@@ -342,6 +347,37 @@ class KeyTakenError(WorkflowError):
         super().__init__(message, workflow_id=workflow_id)
         self.name = name
         self.key = key
+        self.holder_id = holder_id
+
+
+class UniqueTakenError(WorkflowError):
+    """A workflow cannot hold the unique value that it needs, because another workflow holds it.
+
+    A submission was to take the value, or a workflow that has ended is to run again and to take its value back.
+
+    Attributes:
+        workflow_id: The id of the workflow that is to run again; for a submission, the id of the holder.
+        name: The name of the workflows.
+        unique: The unique value.
+        holder_id: The id of the workflow that holds the value; None if the transaction cannot see that workflow.
+    """
+
+    def __init__(
+        self, workflow_id: int, name: str, unique: str, holder_id: int | None, *, cause: UniqueCause
+    ) -> None:
+        holder = "another workflow" if holder_id is None else f"workflow {holder_id}"
+        messages: dict[UniqueCause, str] = {
+            "held": f"{holder} holds the unique value {unique!r} of {name!r}: wait for it, or submit with "
+            "`options(taken='return')` to get its handle.",
+            "started": f"{holder} holds the unique value {unique!r} of {name!r} and has started, so it does not "
+            "take the new arguments: wait for its end, or submit with `options(taken='cancel')`.",
+            "ended": f"workflow {workflow_id} ({name!r}) cannot run again: at its end it has given up its unique "
+            f"value {unique!r}, and {holder} holds it. Wait for the end of that workflow, or cancel it; then run "
+            f"{workflow_id} again.",
+        }
+        super().__init__(messages[cause], workflow_id=workflow_id)
+        self.name = name
+        self.unique = unique
         self.holder_id = holder_id
 
 

@@ -36,7 +36,7 @@ from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0013"
+HEAD = "0014"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -50,6 +50,9 @@ def _one_of(statuses: Iterable[str], column: str = "status") -> str:
     listed = ", ".join(f"'{status}'" for status in statuses)
     return f"{column} IN ({listed})"
 
+
+HOLDS_VALUE = "unique_value IS NOT NULL AND completed_at IS NULL AND (epoch = 0 OR NOT unique_until_start)"
+"""The condition that a workflow holds its unique value, as the index has it."""
 
 # Explicit, because there is no foreign key from which SQLAlchemy could derive the join.
 _STEP_OF_WORKFLOW = "Workflow.id == foreign(Step.workflow_id)"
@@ -139,6 +142,10 @@ class Workflow(Base):
     scheduled_for: Mapped[datetime | None]
     # The key within the queue, of a customer for instance, by which the limits of partitions count.
     partition_key: Mapped[str | None] = mapped_column(Text(collation="C"))
+    # The value that one workflow of a name holds at a time, and whether the workflow holds it until its first
+    # start only, and not until its end; both are None for a workflow that was submitted without one.
+    unique_value: Mapped[str | None]
+    unique_until_start: Mapped[bool | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -167,6 +174,15 @@ class Workflow(Base):
             "key",
             unique=True,
             postgresql_where=text("key IS NOT NULL AND (completed_at IS NULL OR NOT releases_key)"),
+        ),
+        # Each start counts the epoch up, so a workflow gives its value up in the statement that starts it, and no
+        # later run takes the value back.
+        Index(
+            "ix_pgqrs_workflows_unique",
+            "name",
+            "unique_value",
+            unique=True,
+            postgresql_where=text(HOLDS_VALUE),
         ),
         Index(
             "ix_pgqrs_workflows_place",
@@ -396,6 +412,27 @@ class StartRate(Base):
     free_at: Mapped[datetime]
 
     __table_args__ = (Index("ix_pgqrs_rates_free_at", "free_at"),)
+
+
+class Throttle(Base):
+    """The last run of a workflow name and a unique value whose starts are throttled.
+
+    `starts_at` is the time from which on the workflow `workflow_id` may start, and `free_at` is `period` seconds
+    later. The next run may start `period` seconds after the first start of this workflow, as far as its row tells;
+    otherwise at `free_at`, or at `starts_at` if the workflow has ended without a start. A row for which this time
+    has passed has the same meaning as no row.
+    """
+
+    __tablename__ = "pgqrs_throttles"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    unique_value: Mapped[str] = mapped_column(primary_key=True)
+    workflow_id: Mapped[int | None]
+    period: Mapped[float] = mapped_column(Double())
+    starts_at: Mapped[datetime]
+    free_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_pgqrs_throttles_free_at", "free_at"),)
 
 
 class Executor(Base):

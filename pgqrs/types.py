@@ -14,6 +14,12 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Until: TypeAlias = Literal["purge", "end"]
 """The time until which a workflow has its key: until its row is deleted, or until it ends."""
 
+UniqueUntil: TypeAlias = Literal["start", "end"]
+"""The time until which a workflow holds its unique value: until its first start, or until its end."""
+
+Taken: TypeAlias = Literal["return", "raise", "replace", "cancel"]
+"""The effect of a submission whose unique value another workflow holds; see `Admin.options`."""
+
 Overlap: TypeAlias = Literal["skip", "queue", "allow", "cancel"]
 """The effect of a time of a schedule while a workflow of the schedule lives; see `Admin.schedule`."""
 
@@ -101,6 +107,7 @@ class WorkflowRecord:
         schedule: The name of the schedule that has started the workflow; None for a workflow of no schedule.
         scheduled_for: The time for which the schedule has started the workflow.
         partition_key: The key of the workflow within its queue; None without one.
+        unique: The unique value with which the workflow was submitted; None without one.
     """
 
     id: int
@@ -125,6 +132,7 @@ class WorkflowRecord:
     schedule: str | None = None
     scheduled_for: datetime | None = None
     partition_key: str | None = None
+    unique: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import decimal
 import enum
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeGuard, cast, get_args
 
@@ -178,6 +178,12 @@ def validate_partition_key(key: object) -> str:
     return cast(str, key)
 
 
+def validate_unique(value: object) -> str:
+    """Return a unique value; raises `InvalidNameError` for a value that cannot be stored."""
+    check_name("unique value", value)
+    return cast(str, value)
+
+
 def validate_queues(queues: object) -> list[str]:
     """Return the names of a worker's queues, each once.
 
@@ -264,10 +270,11 @@ def validate_priority(priority: object) -> int:
     return number
 
 
-def check_until(until: object) -> None:
-    """Raise `ConfigurationError` for a time other than an `Until`."""
-    if until not in get_args(Until):
-        raise ConfigurationError(f"`until` must be 'purge' or 'end', got {until!r}.")
+def check_until(until: object, known: Sequence[str] = get_args(Until)) -> None:
+    """Raise `ConfigurationError` for a time other than None and those that are known."""
+    if until is not None and until not in known:
+        listed = " or ".join(map(repr, known))
+        raise ConfigurationError(f"`until` must be {listed}, got {until!r}.")
 
 
 def check_aware(what: str, time: object) -> None:

@@ -39,6 +39,8 @@ from pgqrs.types import (
     QueueRecord,
     Rate,
     StepRecord,
+    Taken,
+    UniqueUntil,
     Until,
     WorkflowRecord,
     WorkflowStatus,
@@ -346,6 +348,7 @@ class Admin:
         inputs: Iterable[tuple[*Ts]],
         *,
         key: Callable[[*Ts], str] | None = None,
+        unique: Callable[[*Ts], str] | None = None,
     ) -> list[WorkflowHandle[R]]:
         """Enqueue one workflow for each tuple of positional arguments.
 
@@ -358,6 +361,8 @@ class Admin:
             key: A function that returns the key of a workflow from its arguments, as in
                 ``key=lambda order, day: f"{order}:{day}"``. Tuples with equal keys get handles on one workflow.
                 By default the workflows have no key.
+            unique: A function that returns the unique value of a workflow from its arguments; none by default. Of
+                the tuples with one value the first is submitted, and all get its handle.
 
         Returns:
             The handles, in the order of `inputs`.
@@ -366,12 +371,12 @@ class Admin:
             TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
                 function does not accept its arguments.
             SerializationError: The codec cannot encode the arguments.
-            InvalidNameError: A key cannot be stored.
+            InvalidNameError: A key or a unique value cannot be stored.
             KeyConflictError: A key belongs to a workflow with other arguments.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        return await self.options().enqueue_many(workflow, inputs, key=key)
+        return await self.options().enqueue_many(workflow, inputs, key=key, unique=unique)
 
     def options(
         self,
@@ -383,9 +388,14 @@ class Admin:
         timeout: float | timedelta | None = None,
         session: SessionOrConnection | None = None,
         on_conflict: OnConflict = "raise",
-        until: Until = "purge",
+        until: Until | UniqueUntil | None = None,
         at: datetime | None = None,
         partition_key: str | None = None,
+        unique: str | None = None,
+        taken: Taken = "return",
+        debounce: float | timedelta | None = None,
+        debounce_at_most: float | timedelta | None = None,
+        throttle: float | timedelta | None = None,
     ) -> Submitter:
         """Return a `Submitter` that enqueues and runs workflows with these options.
 
@@ -404,21 +414,34 @@ class Admin:
             on_conflict: The reaction when the workflow with the key has other arguments. ``"raise"``, the default,
                 raises `KeyConflictError`. ``"warn"`` logs a warning and returns the existing workflow.
                 ``"ignore"`` returns the existing workflow.
-            until: The time until which the workflow has its key. ``"purge"``, the default, is its deletion, so
-                there is one workflow of the key for ever. ``"end"`` is its end, so there is one live workflow of
-                the key at a time.
+            until: The time until which the workflow has its key, or its unique value if it has both. For a key:
+                ``"purge"``, the default, is its deletion, so there is one workflow of the key for ever, and
+                ``"end"`` is its end, so there is one live workflow of the key at a time. For a unique value:
+                ``"end"``, the default, and ``"start"``, its first start.
             at: The time before which no worker starts the workflow, an aware datetime, in place of `delay`.
             partition_key: The key of the workflow within its queue, such as the id of a customer. If the queue has
                 limits, its keys are served in turn, and `partition_concurrency` of `set_queue` limits the runs of
                 each. No key by default.
+            unique: The unique value, which one workflow of a name holds at a time. None by default.
+            taken: The effect of a submission whose unique value another workflow holds. ``"return"``, the default,
+                returns the handle of the holder. ``"raise"`` raises `UniqueTakenError`. ``"replace"`` gives the
+                holder the arguments and the options of this submission, and raises `UniqueTakenError` if it has
+                started. ``"cancel"`` cancels the holder and creates a workflow, in one transaction.
+            debounce: Seconds, or a `timedelta`: the workflow starts, with the newest arguments, once there was no
+                submission with the unique value for this time.
+            debounce_at_most: Seconds, or a `timedelta`, from the first submission to the start of a workflow that
+                is debounced. No limit by default.
+            throttle: Seconds, or a `timedelta`, between two starts with the unique value. The first submission
+                starts at once. Later ones go into one workflow, which starts once the time has passed, with the
+                newest arguments.
 
         Returns:
             A `Submitter` with `enqueue`, `enqueue_many`, `run`, `find` and `schedule`.
 
         Raises:
-            InvalidNameError: The key, the queue or the partition key cannot be stored.
-            ConfigurationError: A number is out of range, `on_conflict` or `until` is unknown, `at` is naive, or
-                `delay` and `at` are both set.
+            InvalidNameError: The key, the unique value, the queue or the partition key cannot be stored.
+            ConfigurationError: A number is out of range, `on_conflict`, `until` or `taken` is unknown, `at` is
+                naive, or two options that exclude each other are set.
             TypeError: A value has another type.
         """
         return Submitter(
@@ -434,6 +457,11 @@ class Admin:
                 until=until,
                 at=at,
                 partition_key=partition_key,
+                unique=unique,
+                taken=taken,
+                debounce=debounce,
+                debounce_at_most=debounce_at_most,
+                throttle=throttle,
             ),
         )
 
@@ -531,6 +559,8 @@ class Admin:
             WorkflowFinishedError: The workflow has succeeded.
             KeyTakenError: The workflow has released its key at its end, and another workflow has the key; nothing
                 was changed.
+            UniqueTakenError: The workflow has given up its unique value at its end, and another workflow holds it;
+                nothing was changed.
             SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
             DatabaseUnavailableError: The database is unavailable.
         """

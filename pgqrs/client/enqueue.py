@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import (
@@ -33,6 +33,8 @@ from pgqrs.client.scheduling.declaration import (
     timetable,
 )
 from pgqrs.client.scheduling.handle import ScheduleHandle
+from pgqrs.client.uniqueness.options import UniqueOptions, check_use, unique_options
+from pgqrs.client.uniqueness.submission import submit_unique
 from pgqrs.client.updates import WithStart, ask_workflow
 from pgqrs.codecs.base import stored_name
 from pgqrs.codecs.records import StoredWorkflow, check_codec
@@ -43,9 +45,10 @@ from pgqrs.storage.access.operations import MessageFor
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
+from pgqrs.storage.uniqueness.records import UniqueSubmission
 from pgqrs.storage.writes.creation import AnySubmission, Submission, SubmissionUntilEnd, in_partition
 from pgqrs.storage.writes.messages import OVER, SentMessage
-from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Until, WorkflowStatus
+from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Taken, UniqueUntil, Until, WorkflowStatus
 from pgqrs.validation import (
     check_aware,
     check_name,
@@ -54,6 +57,7 @@ from pgqrs.validation import (
     validate_partition_key,
     validate_priority,
     validate_seconds,
+    validate_unique,
 )
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
 from pgqrs.workflow.context import PyWorkflow
@@ -67,6 +71,7 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Written = TypeVar("Written", bound=AnySubmission | UniqueSubmission)
 
 BATCH_SIZE = 5000
 """Maximum workflows that `Submitter.enqueue_many` writes in one statement."""
@@ -95,9 +100,10 @@ class EnqueueOptions(NamedTuple):
     timeout: float | None = None
     session: SessionOrConnection | None = None
     on_conflict: OnConflict = "raise"
-    until: Until = "purge"
+    until: Until | UniqueUntil | None = None
     at: datetime | None = None
     partition_key: str | None = None
+    unique: UniqueOptions = UniqueOptions()
 
 
 class Submitter:
@@ -118,7 +124,7 @@ class Submitter:
         """Create a workflow with these arguments and these options for a worker to run.
 
         Without a `session` the workflow is committed when this method returns. If the key belongs to an existing
-        workflow, this method creates none.
+        workflow, this method creates none. If a workflow holds the unique value, `taken` decides.
 
         Args:
             workflow: A function decorated with `@workflow`.
@@ -126,20 +132,24 @@ class Submitter:
             **kwargs: Keyword arguments of the function.
 
         Returns:
-            A handle on the new workflow, or on the existing workflow with the key.
+            A handle on the new workflow, or on the existing workflow with the key or the unique value.
 
         Raises:
-            ConfigurationError: `until` is ``"end"``, and there is no key.
+            ConfigurationError: The options do not fit together: they are about a key or a unique value that is
+                missing, or set two times.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
+            UniqueTakenError: Another workflow holds the unique value, and `taken` is ``"raise"``, or the holder is
+                to take the new arguments and has started.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
         definition = definition_of(workflow)
         warn_in_body("enqueue", definition.name, key=self._options.key)
-        submission = self._submission(definition, args, kwargs, self._options.key, await self._delay())
+        options, delay = self._options, await self._delay()
+        submission = self._submission(definition, args, kwargs, options.key, delay, unique=options.unique.value)
         (identity,) = await self._submit(await self._loops.loop_state(), definition, [submission])
         return self._handle(definition, identity)
 
@@ -149,6 +159,7 @@ class Submitter:
         inputs: Iterable[tuple[*Ts]],
         *,
         key: Callable[[*Ts], str] | None = None,
+        unique: Callable[[*Ts], str] | None = None,
     ) -> list[WorkflowHandle[R]]:
         """Enqueue one workflow with these options for each tuple of positional arguments.
 
@@ -160,18 +171,22 @@ class Submitter:
             inputs: The positional arguments of each workflow, one tuple for each.
             key: A function that returns the key of a workflow from its arguments. By default the workflows have no
                 key.
+            unique: A function that returns the unique value of a workflow from its arguments; none by default. Of
+                the tuples with one value one is submitted, and all get its handle: the first tuple, or the last
+                one where a newer submission replaces or cancels an older one.
 
         Returns:
             The handles, in the order of `inputs`.
 
         Raises:
-            ConfigurationError: The options of this submitter contain a key, which identifies one workflow only;
-                or `until` is ``"end"``, and there is no key.
+            ConfigurationError: The options of this submitter contain a key or a unique value, which have one
+                workflow only; or the options do not fit together.
             TypeError: `workflow` is not decorated with `@workflow`, an item of `inputs` is not a tuple, or the
                 function does not accept its arguments.
             SerializationError: The codec cannot encode the arguments.
-            InvalidNameError: A key cannot be stored.
+            InvalidNameError: A key or a unique value cannot be stored.
             KeyConflictError: A key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
+            UniqueTakenError: As for `enqueue`.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
@@ -181,14 +196,20 @@ class Submitter:
                 "a key identifies one workflow: pass `enqueue_many` a `key` function that returns the key of each "
                 "tuple of arguments."
             )
+        if self._options.unique.value is not None:
+            raise ConfigurationError(
+                "a unique value has one workflow: pass `enqueue_many` a `unique` function that returns the value "
+                "of each tuple of arguments."
+            )
         definition = definition_of(workflow)
         delay = await self._delay()
 
-        def submission(given: tuple[*Ts]) -> AnySubmission:
+        def submission(given: tuple[*Ts]) -> AnySubmission | UniqueSubmission:
             check_is_tuple(given)
             own_key = None if key is None else key(*given)
             warn_in_body("enqueue_many", definition.name, key=own_key)
-            return self._submission(definition, given, {}, own_key, delay)
+            value = None if unique is None else unique(*given)
+            return self._submission(definition, given, {}, own_key, delay, unique=value)
 
         state = await self._loops.loop_state()
         handles: list[WorkflowHandle[R]] = []
@@ -217,8 +238,8 @@ class Submitter:
             The return value of the function, in its recorded form.
 
         Raises:
-            ConfigurationError: The options contain a `delay`, an `at` or a `session`; or `until` is ``"end"``, and
-                there is no key.
+            ConfigurationError: The options contain a `delay`, an `at`, a `session` or a unique value; or `until`
+                is ``"end"``, and there is no key.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments or the return value.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
@@ -241,11 +262,12 @@ class Submitter:
             raise ConfigurationError(
                 "`run` starts a workflow at once, outside the caller's transaction: use `enqueue` instead."
             )
+        self._refuse_unique("run")
         definition = definition_of(workflow)
         warn_in_body("run", definition.name, key=self._options.key)
         # The delay keeps workers from claiming the workflow before this process starts it. If this process dies
         # before the start, a worker claims the workflow after the delay.
-        submission = self._submission(definition, args, kwargs, self._options.key, RUN_GRACE)
+        submission = self._plain_submission(definition, args, kwargs, self._options.key, RUN_GRACE)
         state = await self._loops.loop_state()
         (identity,) = await self._submit(state, definition, [submission])
         run = state.store.runs.get(identity.workflow_id)
@@ -359,18 +381,19 @@ class Submitter:
             The object, with the method `update`.
 
         Raises:
-            ConfigurationError: The options contain no key, or a `session`.
+            ConfigurationError: The options contain no key, or a `session` or a unique value.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
         """
         self._refuse_session("with_start")
+        self._refuse_unique("with_start")
         if self._options.key is None:
             raise ConfigurationError(
                 "`with_start` needs the key of the workflow, or a repeated call would start a second one: pass "
                 "`admin.options(key=...)`."
             )
         definition = definition_of(workflow)
-        submission = self._submission(definition, args, kwargs, self._options.key, self._options.delay)
+        submission = self._plain_submission(definition, args, kwargs, self._options.key, self._options.delay)
         return WithStart(self._loops, partial(self._start_and_send, definition, submission))
 
     async def emit(self, name: str, value: Any = None) -> bool:
@@ -429,7 +452,7 @@ class Submitter:
 
         Raises:
             ConfigurationError: An option is unknown or out of range, a datetime is naive, or the options contain a
-                key, a delay or `at`.
+                key, a unique value, a delay or `at`.
             InvalidNameError: The name cannot be stored.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -438,9 +461,11 @@ class Submitter:
             DatabaseUnavailableError: The database is unavailable.
         """
         own = self._options
-        if (own.key, own.delay, own.at, own.until) != (None, None, None, "purge"):
+        times = (own.key, own.delay, own.at, own.until if own.until != "purge" else None)
+        if times != (None,) * len(times) or own.unique != UniqueOptions():
             raise ConfigurationError(
-                "a schedule gives its workflows their keys and times: pass no `key`, `delay`, `at` or `until`."
+                "a schedule gives its workflows their keys and times: pass no `key`, `unique`, `delay`, `at` or "
+                "`until`."
             )
         definition, table = definition_of(workflow), timetable(rule, start, end)
         options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)
@@ -487,6 +512,12 @@ class Submitter:
                 f"session, or call `{method}` without a session."
             )
 
+    def _refuse_unique(self, method: str) -> None:
+        if self._options.unique != UniqueOptions():
+            raise ConfigurationError(
+                f"`{method}` accepts no unique value, whose holder may have other arguments: use `enqueue`."
+            )
+
     async def _start_and_send(
         self, definition: Definition, submission: AnySubmission, message_for: MessageFor
     ) -> SentMessage:
@@ -512,21 +543,31 @@ class Submitter:
         return await workflow(context, *given, **by_name)
 
     async def _submit(
-        self, state: LoopState, definition: Definition, submissions: list[AnySubmission]
+        self, state: LoopState, definition: Definition, submissions: Sequence[AnySubmission | UniqueSubmission]
     ) -> list[WorkflowIdentity]:
         """Write submissions of one delay in one transaction, and notify the workers."""
-        session = self._options.session
-        operations = await state.store.operations_for(session)
-        identities = await operations.submit(submissions, partial(self._compare, definition))
-        if submissions[0].delay is None:
-            self._notify(state, min(each.workflow_id for each in identities))
+        operations = await state.store.operations_for(self._options.session)
+        compare = partial(self._compare, definition)
+        unique = [each for each in submissions if isinstance(each, UniqueSubmission)]
+        if unique:
+            placed = await submit_unique(operations, unique, self._options.unique.policy, compare)
+            identities = [WorkflowIdentity(each.workflow_id, each.token) for each in placed]
+            ready = [each.workflow_id for each in placed if each.is_ready]
+        else:
+            plain = [each for each in submissions if not isinstance(each, UniqueSubmission)]
+            identities = await operations.submit(plain, compare)
+            ready = [each.workflow_id for each in identities] if submissions[0].delay is None else []
+        if ready:
+            self._notify(state, min(ready))
         return identities
 
     def _handle(self, definition: Definition, identity: WorkflowIdentity) -> WorkflowHandle[Any]:
         is_there = self._options.session is None
         return WorkflowHandle(self._loops, identity, is_there=is_there, returns=definition.returns)
 
-    def _compare(self, definition: Definition, submission: AnySubmission, taken: KeyOwner) -> None:
+    def _compare(
+        self, definition: Definition, submission: AnySubmission | UniqueSubmission, taken: KeyOwner
+    ) -> None:
         """Raise `KeyConflictError`, or log a warning, if a key belongs to a workflow with other arguments."""
         codec = self._loops.codec
         if self._options.on_conflict == "ignore" or taken.codec != stored_name(codec):
@@ -555,34 +596,64 @@ class Submitter:
         kwargs: dict[str, Any],
         key: object,
         delay: float | None,
-    ) -> AnySubmission:
-        if key is None and self._options.until == "end":
-            raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
-        check_arguments(definition, args, kwargs)
-        codec = self._loops.codec
-        text = encode_input(codec, definition, args, kwargs).text
+        *,
+        unique: object,
+    ) -> AnySubmission | UniqueSubmission:
+        """Return the record of a submission; a unique submission if there is a unique value."""
         options = self._options
-        timeout = definition.timeout if options.timeout is None else options.timeout
-        kind = Submission if options.until == "purge" else SubmissionUntilEnd
-        submission = kind(
+        has_time = options.delay is not None or options.at is not None
+        check_use(options.unique, is_unique=unique is not None, has_key=key is not None, has_time=has_time)
+        if unique is None:
+            return self._plain_submission(definition, args, kwargs, key, delay)
+        until_start = options.unique.holds_until_start(options.until)
+        encoded = self._encoded(definition, args, kwargs, key, delay)
+        return UniqueSubmission(*encoded, options.partition_key, validate_unique(unique), until_start)
+
+    def _plain_submission(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: object,
+        delay: float | None,
+    ) -> AnySubmission:
+        until, key_of_partition = self._options.until, self._options.partition_key
+        if until == "start":
+            raise ConfigurationError("`until='start'` is the time of a unique value: pass `unique` with it.")
+        if key is None and until == "end":
+            raise ConfigurationError("`until='end'` is the time of a key: pass a key with it.")
+        submission = self._encoded(definition, args, kwargs, key, delay)
+        if until == "end":
+            submission = SubmissionUntilEnd(*submission)
+        return submission if key_of_partition is None else in_partition(submission, key_of_partition)
+
+    def _encoded(
+        self,
+        definition: Definition,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: object,
+        delay: float | None,
+    ) -> Submission:
+        check_arguments(definition, args, kwargs)
+        codec, options = self._loops.codec, self._options
+        return Submission(
             0,  # the id is drawn when the submission is written
             definition.name,
-            text,
+            encode_input(codec, definition, args, kwargs).text,
             options.queue,
             options.priority,
             delay,
-            timeout,
+            definition.timeout if options.timeout is None else options.timeout,
             None if key is None else validate_key(key),
             stored_name(codec),
             new_token(),
         )
-        key_of_partition = options.partition_key
-        return submission if key_of_partition is None else in_partition(submission, key_of_partition)
 
 
-def _portions(submissions: Iterable[AnySubmission]) -> Generator[list[AnySubmission]]:
+def _portions(submissions: Iterable[Written]) -> Generator[list[Written]]:
     """Yield the submissions in portions of one statement each, reading the iterable lazily."""
-    portion: list[AnySubmission] = []
+    portion: list[Written] = []
     size = 0
     for each in submissions:
         portion.append(each)
@@ -603,15 +674,20 @@ def options(
     timeout: object = None,
     session: SessionOrConnection | None = None,
     on_conflict: OnConflict = "raise",
-    until: Until = "purge",
+    until: Until | UniqueUntil | None = None,
     at: datetime | None = None,
     partition_key: object = None,
+    unique: object = None,
+    taken: Taken = "return",
+    debounce: object = None,
+    debounce_at_most: object = None,
+    throttle: object = None,
 ) -> EnqueueOptions:
     """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
         raise ConfigurationError(f"`on_conflict` must be 'raise', 'warn' or 'ignore', got {on_conflict!r}.")
     check_name("queue", queue)
-    check_until(until)
+    check_until(until, (*get_args(Until), "start"))
     if at is not None:
         check_aware("at", at)
         if delay is not None:
@@ -627,6 +703,13 @@ def options(
         until=until,
         at=at,
         partition_key=None if partition_key is None else validate_partition_key(partition_key),
+        unique=unique_options(
+            unique=unique,
+            taken=taken,
+            debounce=debounce,
+            debounce_at_most=debounce_at_most,
+            throttle=throttle,
+        ),
     )
 
 

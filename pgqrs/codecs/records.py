@@ -48,6 +48,7 @@ class StoredWorkflow(NamedTuple):
     scheduled_for: datetime | None
     token: int | None
     partition_key: str | None = None
+    unique: str | None = None
 
 
 class StoredStep(NamedTuple):

@@ -23,6 +23,7 @@ from pgqrs.storage.records import ClaimedRun, from_row
 from pgqrs.storage.schedules.firing import Fired, ScheduleFiring
 from pgqrs.storage.sql.channels import parse_payload, queue_channel
 from pgqrs.storage.sql.tokens import new_token
+from pgqrs.storage.uniqueness.statements import forget_throttles
 
 MAX_CLAIM_BYTES = 64 * 2**20
 """Maximum bytes of the inputs of claimed workflows that a worker holds; the last workflow may exceed it."""
@@ -196,6 +197,7 @@ class ClaimConnection:
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
                 await self._fetch(forget_starts, {})
+                await self._fetch(forget_throttles, {})
             if unknown_too or self._may_delete_more:
                 deleted = await self._fetch(delivery.delete_received, {})
                 self._may_delete_more = len(deleted) >= delivery.MAX_DELETED

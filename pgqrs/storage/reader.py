@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.codecs.records import StoredStep, StoredWorkflow
-from pgqrs.errors import KeyTakenError
+from pgqrs.errors import KeyTakenError, UniqueTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.queries.children import child_of, child_results
@@ -82,7 +82,7 @@ class StoreReader:
         check_id(workflow_id)
         return await self._read(lambda connection: WorkflowRepository(connection).name(workflow_id))
 
-    async def key_taken(self, workflow_id: int) -> KeyTakenError | None:
+    async def key_taken(self, workflow_id: int) -> KeyTakenError | UniqueTakenError | None:
         """Return the error of a workflow that cannot run again because another one has its key, or None."""
         return await self._read(lambda connection: WorkflowRepository(connection).key_taken(workflow_id))
 

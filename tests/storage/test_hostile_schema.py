@@ -148,6 +148,8 @@ async def _use(dsn: str, pooler: str) -> None:
         bad = await admin.enqueue(failing)
         with pytest.raises(ValueError, match="it fails"):
             await bad.result(timeout=30)
+        for options in ({}, {"taken": "replace"}, {"taken": "cancel"}, {"debounce": 60}, {"throttle": 60}):
+            await admin.options(unique="v", queue="unserved", **options).enqueue(of_many_kinds, "unique")
         await _use_caller_session(dsn, admin)
         resumed = await admin.resume_workflow(bad.id)
         await admin.cancel_workflow(resumed.id())
@@ -163,6 +165,9 @@ async def _use_caller_session(dsn: str, admin: Admin) -> None:
         await unserved.enqueue(of_many_kinds, "lent")
         one, two = await unserved.enqueue_many(of_many_kinds, [("d",), ("e",)], key=str)
         assert [each.id for each in await unserved.enqueue_many(of_many_kinds, [("e",)], key=str)] == [two.id]
+        for options in ({}, {"taken": "replace"}, {"taken": "cancel"}, {"debounce": 60}, {"throttle": 60}):
+            submit = admin.options(unique="v", queue="unserved", session=session, **options)
+            await submit.enqueue(of_many_kinds, "unique")
         await admin.cancel_workflow(one.id, session=session)
         await admin.resume_workflow(one.id, session=session)
         await session.commit()

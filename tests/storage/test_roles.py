@@ -1,6 +1,7 @@
 """Three roles with the rights that `pgqrs sql` prints and docs/production.md lists, and no more."""
 
 import uuid
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -72,6 +73,18 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         await producing.verify()
         handles = [await producing.options(key="k").enqueue(shipped, "a lamp") for _ in range(2)]
         handles += await producing.enqueue_many(shipped, [("a lamp",), ("a foot",)], key=str)
+        held = await producing.options(unique="v", queue="unserved").enqueue(shipped, "a lamp")
+        for own in (
+            {"unique": "v", "throttle": 60.0},
+            {"unique": "v", "taken": "replace"},
+        ):
+            options: Any = own
+            with pytest.raises(DatabaseError) as refused:
+                await producing.options(**options).enqueue(shipped, "a lamp")
+            assert refused.value.sqlstate == "42501"
+            assert (await working.options(**options, queue="unserved").enqueue(shipped, "a lamp")).id == held.id
+        await working.options(unique="v", taken="replace").enqueue(shipped, "a lamp")
+        assert await held.result(timeout=30) == "packed a lamp"
         assert handles[0].id == handles[1].id
         assert {await each.result(timeout=30) for each in handles} == {"packed a lamp", "packed a foot"}
         assert await producing.options(key="a").with_start(agreeing).update(ASK, "well?", timeout=30) == "yes"
@@ -82,7 +95,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         waiting = await working.options(queue="unserved").enqueue(shipped, "a cord")
         await working.cancel_workflow(waiting.id)
         await working.resume_workflow(waiting.id)
-        assert len(await working.list_workflows()) == 6
+        assert len(await working.list_workflows()) == 7
         await working.verify(deep=True)
 
 

@@ -981,6 +981,10 @@ PLANTED = {
     "a schedule without a time": (f"{WORKFLOW} schedule = 's'", "it needs both, or none of them"),
     "two workflows of one time": (f"{WORKFLOW} schedule = 's', scheduled_for = now(); {SECOND}", "for the time"),
     "a queued time of a schedule that queues none": (SCHEDULE, "has queued the time"),
+    "a unique value without its end": (f"{WORKFLOW} unique_value = 'v'", "it needs both, or none."),
+    "a throttle of another workflow": (
+        "INSERT INTO pgqrs_throttles VALUES ('other', 'v', 1, 60, now(), now())", "the throttle of",
+    ),
     "a queue without a limit": ("INSERT INTO pgqrs_queues (name) VALUES ('q')", "without limits and without a pause"),
 }  # fmt: skip
 

@@ -24,6 +24,7 @@ from pgqrs.storage.queries import (
     workflows,
 )
 from pgqrs.storage.schema import migrate
+from pgqrs.storage.uniqueness import statements as uniqueness
 from pgqrs.storage.writes import registry as writes
 from pgqrs.storage.writes.registry import OPERATIONS
 from pgqrs.testing import sql as testbed
@@ -62,6 +63,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         schedules,
         server,
         steps,
+        uniqueness,
         updates,
         workflows,
         migrate,
@@ -72,4 +74,5 @@ def statements() -> Iterator[tuple[str, Any]]:
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
                 folder = "limits " if module in (limits, settings) else ""
-                yield f"{folder}{module.__name__.rpartition('.')[2]}.{name}", made
+                own_name = "uniqueness" if module is uniqueness else module.__name__.rpartition(".")[2]
+                yield f"{folder}{own_name}.{name}", made

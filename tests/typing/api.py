@@ -37,6 +37,7 @@ from pgqrs import (
     Topic,
     Update,
     Worker,
+    WorkflowHandle,
     WorkflowRecord,
     WorkflowStatus,
     current,
@@ -358,7 +359,7 @@ async def handles(admin: Admin) -> None:
     assert_type(await admin.handle(1).result(), Any)
     assert_type(await (await admin.find(pipeline, key="k")).result(), list[User])
     assert_type(await (await admin.options(key="k", until="end").find(named, key="k")).result(), str)
-    admin.options(key="k", until="start")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    admin.options(key="k", until="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     admin.handle("1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     admin.handle(1, "pipeline")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -559,6 +560,23 @@ async def sent(admin: Admin) -> None:
     await assert_sent(admin, 1, "paid", {"any": "value"})
     await assert_not_sent(admin, 1, paid)
     await assert_sent(admin, 1, paid, "five")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+
+
+@workflow
+async def mailed(ctx: PyWorkflow, name: str) -> str:
+    return name
+
+
+async def unique_values(admin: Admin) -> None:
+    handle = await admin.options(unique="v", debounce=timedelta(seconds=5)).enqueue(mailed, "ada")
+    assert_type(handle, WorkflowHandle[str])
+    many = await admin.options(until="start", taken="replace").enqueue_many(
+        mailed, [("ada",)], unique=lambda name: name
+    )
+    assert_type(many, list[WorkflowHandle[str]])
+    await admin.enqueue_many(mailed, [("ada",)], unique=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    admin.options(unique="v", taken="keep")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type((await admin.list_workflows())[0].unique, str | None)
 
 
 async def queues(admin: Admin) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import api_rate, tenants
+from examples import api_rate, debounce, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -109,3 +109,15 @@ def test_excerpts_of_the_pages_are_parts_of_the_programs(page, count):
         code = (ROOT / program).read_text()
         for part in re.split(r"\n\n+", excerpt.strip()):
             assert any(textwrap.indent(part, " " * by) in code for by in (0, 4, 8)), part
+
+
+async def test_document_is_indexed_once_for_many_changes(kit, clock):
+    for n in range(1, 31):
+        handles = await debounce.change(kit, 1, "word " * n)
+        if n == 1:
+            assert await run_enqueued(kit, [debounce.summarize]) == 1
+    await clock.advance(seconds=1)
+    assert await run_enqueued(kit, [debounce.reindex, debounce.summarize]) == 2
+    assert await handles[0].result() == "document 1 has 30 words"
+    assert await debounce.write(kit, 0) == (set(), set())
+    assert len(await kit.list_workflows()) == 3

@@ -60,8 +60,8 @@ class CallerTransaction:
         """Do `work` in the caller's transaction; raises `SessionError` for atomic work in AUTOCOMMIT."""
         if atomic and await self._connection.is_autocommit():
             raise SessionError(
-                "`session` must not be in AUTOCOMMIT, because resuming a workflow takes two statements in one "
-                "transaction. Omit `session`: the workflow is then resumed at once, too."
+                "`session` must not be in AUTOCOMMIT, because this call takes several statements in one "
+                "transaction. Omit `session`: the call then takes effect at once, too."
             )
         return await work(self._connection)
 

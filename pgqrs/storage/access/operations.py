@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -16,13 +17,15 @@ from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity, WorkflowName
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
+from pgqrs.storage.uniqueness.records import Placed, UniquePolicy, UniqueSubmission
+from pgqrs.storage.uniqueness.submit import UniqueWrites
 from pgqrs.storage.writes.creation import AnySubmission, NewWorkflow
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
 
 T = TypeVar("T")
 
-OnTaken: TypeAlias = Callable[[AnySubmission, KeyOwner], object]
+OnTaken: TypeAlias = Callable[[AnySubmission | UniqueSubmission, KeyOwner], object]
 """A function that is called with a submission and the workflow that has its key."""
 
 
@@ -30,7 +33,7 @@ MessageFor: TypeAlias = Callable[[WorkflowIdentity], SentMessage]
 """A function that returns the record of a message to a workflow."""
 
 
-def ignore_taken(_submission: AnySubmission, _taken: KeyOwner) -> None:
+def ignore_taken(_submission: AnySubmission | UniqueSubmission, _taken: KeyOwner) -> None:
     """Accept the workflow that has the key of a submission, without a check of the arguments."""
 
 
@@ -122,6 +125,30 @@ class WorkflowOperations:
                 self._ids.forget()
         return [_identity(each, found[each.token], taken) for each in new]
 
+    async def submit_unique(
+        self, new: Sequence[UniqueSubmission], policy: UniquePolicy, taken: OnTaken = ignore_taken
+    ) -> list[Placed]:
+        """Write workflows of one name with different unique values, and return the results in order.
+
+        The `workflow_id` of a submission is ignored. The policy decides about a submission whose value another
+        workflow holds. A submission whose key was taken before gets the workflow that has the key, and `taken` is
+        called with it. Raises `UniqueTakenError`.
+        """
+        writes = UniqueWrites(policy, taken)
+        placed: dict[int, Placed] = {}
+        left = list(new)
+        while left:
+            drawn = await self._access.draw(len(left))
+            numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
+            write = partial(writes.write, new=numbered)
+            placed |= await self._access.run(write, atomic=policy.needs_transaction)
+            left = [each for each in left if each.token not in placed]
+            if left:  # as in `submit`: an id is taken, or a value was given up since
+                self._ids.forget()
+        for workflow_id, executor_id in writes.stopped.items():
+            await self._stop(workflow_id, executor_id, interrupt=False)
+        return [placed[each.token] for each in new]
+
     async def submit_and_send(self, new: AnySubmission, taken: OnTaken, message_for: MessageFor) -> SentMessage:
         """Write a workflow with a key, unless it is there, and a message to it, in one transaction.
 
@@ -185,8 +212,11 @@ class WorkflowOperations:
         executor_id = await self._access.run(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
         )
-        if executor_id is None:
-            return
+        if executor_id is not None:
+            await self._stop(workflow_id, executor_id, interrupt=interrupt)
+
+    async def _stop(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
+        """Cancel a workflow whose run was asked to stop: by its executor, or at once if the executor is dead."""
         if executor_id == ABANDONED or await self._access.release_if_dead(workflow_id, executor_id):
             await self._access.run(lambda connection: WorkflowRepository(connection).cancel_released(workflow_id))
         else:

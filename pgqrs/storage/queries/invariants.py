@@ -8,7 +8,7 @@ from sqlalchemy import Boolean, Integer, exists, func, select
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
-from pgqrs.models import Executor, Message, Queue, Schedule, Step, Text, Wait, Workflow
+from pgqrs.models import Executor, Message, Queue, Schedule, Step, Text, Throttle, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal
 from pgqrs.types import SagaState, StepStatus, WorkflowStatus
@@ -205,6 +205,18 @@ def invariants() -> tuple[Invariant, ...]:
                 Queue.weights.is_(None),
                 Queue.paused_at.is_(None),
             ),
+        ),
+        (
+            "workflow {0} has the unique value {1!r} and `unique_until_start` {2!r}: it needs both, or none.",
+            select(Workflow.id, Workflow.unique_value, Workflow.unique_until_start).where(
+                Workflow.unique_value.is_(None) != Workflow.unique_until_start.is_(None)
+            ),
+        ),
+        (
+            "the throttle of {0!r} and {1!r} has the workflow {2}, which is a {3!r}.",
+            select(Throttle.name, Throttle.unique_value, Workflow.id, Workflow.name)
+            .join(Workflow, Workflow.id == Throttle.workflow_id)
+            .where(Workflow.name != Throttle.name),
         ),
         (
             "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",

@@ -32,7 +32,12 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.records import StoredWorkflow
-from pgqrs.errors import KeyTakenError, WorkflowFinishedError, WorkflowNotFoundError
+from pgqrs.errors import (
+    KeyTakenError,
+    UniqueTakenError,
+    WorkflowFinishedError,
+    WorkflowNotFoundError,
+)
 from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.children import is_failed_wait
@@ -49,6 +54,7 @@ from pgqrs.storage.records import (
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
+    ZERO,
     array_of,
     finite,
     is_found,
@@ -198,22 +204,23 @@ class WorkflowRepository:
         """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
 
         A run of the workflow that is still live is fenced. Raises `WorkflowNotFoundError`, `WorkflowFinishedError`
-        for a workflow that has succeeded, and `KeyTakenError` for one whose key another workflow has; after each
-        of these errors the transaction stays usable. Requires a transaction.
+        for a workflow that has succeeded, and `KeyTakenError` or `UniqueTakenError` for one whose key or unique
+        value another workflow has. After each of these errors the transaction stays usable. Requires a
+        transaction.
         """
         own = {"workflow": workflow_id}
         # Two statements, because the snapshot of the second has the errors that are recorded while the first waits
         # for the lock.
         found = await self._connection.execute(_LOCK, own)
         row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
-        if row.releases_key:
+        if row.releases_key or row.unique_value is not None:
             await self._resume_with_key(workflow_id)
         else:
             await self._connection.execute(_RESUME, own)
         return WorkflowName(row.name, row.token, row.scheduled_for)
 
     async def _resume_with_key(self, workflow_id: int) -> None:
-        """Make a workflow runnable again that may have to take its key back."""
+        """Make a workflow runnable again that may have to take its key or its unique value back."""
         await self._connection.execute(text("SAVEPOINT pgqrs_resume"))
         try:
             await self._connection.execute(_RESUME, {"workflow": workflow_id})
@@ -222,13 +229,17 @@ class WorkflowRepository:
             raise await self.key_taken(workflow_id) or error from error
         await self._connection.execute(text("RELEASE SAVEPOINT pgqrs_resume"))
 
-    async def key_taken(self, workflow_id: int) -> KeyTakenError | None:
-        """Return the error of a workflow that cannot run again because another one has its key.
+    async def key_taken(self, workflow_id: int) -> KeyTakenError | UniqueTakenError | None:
+        """Return the error of a workflow that cannot run again because another one has its key or unique value.
 
-        Return None for a workflow that has not released its key.
+        Return None for a workflow that has released neither of them.
         """
-        row: Any = (await self._connection.execute(_KEY_TAKEN, {"workflow": workflow_id})).one_or_none()
-        return None if row is None else KeyTakenError(workflow_id, *row, is_child=False)
+        own = {"workflow": workflow_id}
+        row: Any = (await self._connection.execute(_KEY_TAKEN, own)).one_or_none()
+        if row is not None:
+            return KeyTakenError(workflow_id, *row, is_child=False)
+        row = (await self._connection.execute(_VALUE_TAKEN, own)).one_or_none()
+        return None if row is None else UniqueTakenError(workflow_id, *row, cause="ended")
 
 
 _SCHEDULED_FOR = finite(Workflow.scheduled_for).label("scheduled_for")
@@ -265,6 +276,7 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     _SCHEDULED_FOR,
     Workflow.token,
     Workflow.partition_key,
+    Workflow.unique_value.label("unique"),
 )
 
 _CANCELLED: dict[str, Any] = {
@@ -422,7 +434,7 @@ def _resume() -> Any:
     )
 
 
-_LOCK = _locked().add_columns(Workflow.releases_key, _SCHEDULED_FOR)
+_LOCK = _locked().add_columns(Workflow.releases_key, Workflow.unique_value, _SCHEDULED_FOR)
 
 _CANCEL = _cancel()
 
@@ -473,6 +485,29 @@ def _key_taken() -> Any:
 
 
 _KEY_TAKEN = _key_taken()
+
+
+def holds_value(of: Any = Workflow) -> ColumnElement[bool]:
+    """Return the condition that a workflow holds its unique value, as the index of the values has it."""
+    return and_(
+        of.unique_value.is_not(None), of.completed_at.is_(None), or_(of.epoch == ZERO, ~of.unique_until_start)
+    )
+
+
+def _value_taken() -> Any:
+    """Return the query for the name and the unique value that a `workflow` is to hold again, and the holder."""
+    holder = aliased(Workflow, name="holder")
+    is_holder = and_(
+        holder.name == Workflow.name, holder.unique_value == Workflow.unique_value, holds_value(holder)
+    )
+    return (
+        select(Workflow.name, Workflow.unique_value, holder.id)
+        .outerjoin(holder, is_holder)
+        .where(Workflow.id == bindparam("workflow"), Workflow.unique_until_start.is_(False), ~holds_value())
+    )
+
+
+_VALUE_TAKEN = _value_taken()
 
 
 _OF_KEY = select(Workflow.id, Workflow.token).where(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
+from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, Step, Throttle, Wait, Workflow
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
@@ -22,6 +22,7 @@ _OF_WORKER: Mapping[str, str] = {
     Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     StartRate.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Throttle.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 

@@ -91,8 +91,13 @@ def interval(seconds: float) -> ColumnElement[Any]:
 
 def seconds_from_now(seconds: Any) -> ColumnElement[Any]:
     """Return the time `seconds` after the start of the transaction, NULL for NULL."""
-    time: ColumnElement[Any] = func.now() + seconds * _SECOND
-    return time
+    return seconds_after(func.now(), seconds)
+
+
+def seconds_after(time: Any, seconds: Any) -> ColumnElement[Any]:
+    """Return the time `seconds` after a time, NULL for NULL."""
+    later: ColumnElement[Any] = time + seconds * _SECOND
+    return later
 
 
 def seconds_ago(seconds: Any, now: ColumnElement[Any] | None = None) -> ColumnElement[Any]:

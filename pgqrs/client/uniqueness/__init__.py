@@ -1,0 +1,1 @@
+"""The options of submissions with a unique value."""

@@ -1,0 +1,1 @@
+"""Submissions with a unique value, which one workflow of a name holds at a time."""

@@ -1,0 +1,28 @@
+INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, queue, priority, timeout, key, codec, partition_key, unique_value, unique_until_start, ready_at, due_at) SELECT unique_rows.workflow_id, unique_rows.name, CAST(unique_rows.input AS JSON) AS input, unique_rows.token, unique_rows.queue, unique_rows.priority, unique_rows.timeout, unique_rows.key, unique_rows.codec, unique_rows.partition_key, unique_rows.unique_value, unique_rows.until_start, CASE WHEN (unique_rows.delay IS NULL) THEN now() END AS anon_1, now() + unique_rows.delay * interval '1 second' AS anon_2
+FROM unnest(CAST($1::TEXT AS BIGINT[]), $2::TEXT[], $3::TEXT[], $4::TEXT[], CAST($5::TEXT AS BIGINT[]), CAST($6::TEXT AS DOUBLE PRECISION[]), CAST($7::TEXT AS DOUBLE PRECISION[]), $8::TEXT[], $9::TEXT[], CAST($10::TEXT AS BIGINT[]), $11::TEXT[], $12::TEXT[], CAST($13::TEXT AS BOOLEAN[])) AS unique_rows(workflow_id, name, input, queue, priority, delay, timeout, key, codec, token, partition_key, unique_value, until_start)
+WHERE (SELECT 1
+FROM pgqrs.pgqrs_workflows AS other
+WHERE other.id = unique_rows.workflow_id
+
+LIMIT 1) IS NULL
+AND (SELECT 1
+FROM pgqrs.pgqrs_workflows AS started
+WHERE started.name = unique_rows.name
+AND started.unique_value = unique_rows.unique_value
+AND started.unique_value IS NOT NULL
+AND started.completed_at IS NULL
+AND (started.epoch = 0
+OR NOT started.unique_until_start)
+AND started.epoch != 0
+
+LIMIT 1) IS NULL
+ORDER BY unique_rows.unique_value
+ON CONFLICT (name, unique_value)
+WHERE unique_value IS NOT NULL
+AND completed_at IS NULL
+AND (epoch = 0
+OR NOT unique_until_start)
+DO UPDATE
+SET updated_at = now(), input = excluded.input, queue = excluded.queue, priority = excluded.priority, ready_at = excluded.ready_at, due_at = excluded.due_at, timeout = excluded.timeout, codec = excluded.codec, partition_key = excluded.partition_key
+WHERE pgqrs.pgqrs_workflows.epoch = 0
+RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.token, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.unique_value, pgqrs.pgqrs_workflows.due_at, pgqrs.pgqrs_workflows.ready_at IS NOT NULL AS is_ready
