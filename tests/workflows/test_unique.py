@@ -183,6 +183,17 @@ async def test_cancel_takes_the_value_from_a_run_that_unwinds(admin, sql):
         await second.result()
 
 
+async def test_submissions_of_one_transaction_share_a_holder(admin, sql, sessions):
+    for options in ({}, {"taken": "replace"}, {"taken": "cancel"}, {"debounce": 5}, {"throttle": 5}):
+        value = str(options)
+        async with sessions.begin() as session:
+            submit = admin.options(unique=value, session=session, **options)
+            handles = [await submit.enqueue(sync, str(n)) for n in range(3)]
+        rows = await sql.fetch("SELECT id, input FROM pgqrs_workflows WHERE unique_value = $1", value)
+        assert [each["id"] for each in rows] == [handles[-1].id]
+        assert rows[0]["input"] == f'{{"args":["{2 if options else 0}"],"kwargs":{{}}}}'
+
+
 async def test_rollback_gives_the_value_back_to_the_cancelled_one(admin, sql, sessions):
     first = await unique(admin).enqueue(sync, "a")
     async with sessions() as session:
@@ -267,6 +278,35 @@ async def test_later_run_does_not_take_the_value_back(admin, sql, claimer, how):
     async with no_hang(), Worker(admin, [sync]):
         assert await first.result() == "synced a"
     assert (await unique(admin, until="start").enqueue(sync)).id == second.id
+
+
+async def test_takeover_keeps_a_value_until_the_end(admin, claimer):
+    first = await unique(admin).enqueue(sync)
+    ctx, _ = await claimer.adopt(sync)
+    ctx.abandon()
+    assert (await unique(admin).enqueue(sync)).id == first.id
+    ctx, args = await claimer.adopt(sync)
+    assert (await unique(admin).enqueue(sync)).id == first.id
+    assert await sync(ctx, *args) == "synced all"
+    assert (await unique(admin).enqueue(sync)).id != first.id
+
+
+async def test_continuation_does_not_take_the_value_back(admin, sql):
+    first = await unique(admin, until="start").enqueue(endless, 3)
+    far = Worker(admin, [endless], ["far"])
+    async with no_hang(), Worker(admin, [endless]):
+        second = await unique(admin, until="start", queue="far", delay=0.01).enqueue(endless, 0)
+        assert await first.result() == "the end"
+        async with far:
+            assert await second.result() == "the end"
+    assert (await row_of(sql, first.id))["generation"] is not None
+
+
+@workflow
+async def endless(ctx: PyWorkflow, left: int) -> str:
+    if left:
+        await ctx.continue_as_new(endless, left - 1)
+    return "the end"
 
 
 async def test_claim_of_a_limited_queue_gives_the_value_up(admin):

@@ -238,7 +238,7 @@ class WorkflowRepository:
         row: Any = (await self._connection.execute(_KEY_TAKEN, own)).one_or_none()
         if row is not None:
             return KeyTakenError(workflow_id, *row, is_child=False)
-        row = (await self._connection.execute(_VALUE_TAKEN, own)).one_or_none()
+        row = (await self._connection.execute(value_taken(), own)).one_or_none()
         return None if row is None else UniqueTakenError(workflow_id, *row, cause="ended")
 
 
@@ -494,7 +494,7 @@ def holds_value(of: Any = Workflow) -> ColumnElement[bool]:
     )
 
 
-def _value_taken() -> Any:
+def value_taken() -> Any:
     """Return the query for the name and the unique value that a `workflow` is to hold again, and the holder."""
     holder = aliased(Workflow, name="holder")
     is_holder = and_(
@@ -505,9 +505,6 @@ def _value_taken() -> Any:
         .outerjoin(holder, is_holder)
         .where(Workflow.id == bindparam("workflow"), Workflow.unique_until_start.is_(False), ~holds_value())
     )
-
-
-_VALUE_TAKEN = _value_taken()
 
 
 _OF_KEY = select(Workflow.id, Workflow.token).where(
