@@ -687,7 +687,7 @@ def options(
     if on_conflict not in get_args(OnConflict):
         raise ConfigurationError(f"`on_conflict` must be 'raise', 'warn' or 'ignore', got {on_conflict!r}.")
     check_name("queue", queue)
-    check_until(until, (*get_args(Until), "start"))
+    check_until(until, get_args(Until) if unique is None and key is not None else (*get_args(Until), "start"))
     if at is not None:
         check_aware("at", at)
         if delay is not None:

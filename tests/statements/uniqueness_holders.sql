@@ -1,4 +1,4 @@
-SELECT pgqrs.pgqrs_workflows.unique_value, pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.token
+SELECT pgqrs.pgqrs_workflows.unique_value, pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.token, pgqrs.pgqrs_workflows.epoch != 0 AS has_started
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.name = $1::TEXT
 AND pgqrs.pgqrs_workflows.unique_value = any($2::TEXT[])

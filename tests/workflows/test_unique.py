@@ -552,6 +552,8 @@ async def test_id_of_another_workflow_is_left_out(admin, sessions, options):
     theirs = await admin.enqueue(sync, "theirs")
     (await admin.store()).ids._ids.appendleft(theirs.id)
     mine = await unique(admin, **options).enqueue(sync, "mine")
+    (await admin.store()).ids._ids.appendleft(theirs.id)
+    assert (await unique(admin, **options).enqueue(sync, "mine")).id == mine.id
     async with sessions.begin() as session:
         (await admin.store()).ids._ids.appendleft(theirs.id)
         other = await admin.options(unique="w", session=session, **options).enqueue(sync, "other")
@@ -582,6 +584,7 @@ async def test_holders_are_found_by_their_index(admin, sql):
     [
         ({"unique": "v", "taken": "wait"}, "`taken`"),
         ({"unique": "v", "until": "never"}, "`until`"),
+        ({"key": "k", "until": "start"}, "'purge' or 'end'"),
         ({"unique": "v", "debounce": 0}, "`debounce`"),
         ({"unique": "v", "debounce_at_most": 5}, "`debounce_at_most`"),
         ({"unique": "v", "debounce": 5, "throttle": 5}, "pass one of them"),
@@ -599,7 +602,6 @@ async def test_invalid_options_are_refused(admin, options, said):
     [
         ({"unique": "v", "until": "purge"}, "'start' or 'end'"),
         ({"until": "start"}, "pass `unique`"),
-        ({"key": "k", "until": "start"}, "pass `unique`"),
         ({"taken": "replace"}, "pass `unique`"),
         ({"throttle": 5}, "pass `unique`"),
         ({"unique": "v", "until": "end", "debounce": 5}, "omit `until`"),

@@ -129,7 +129,8 @@ def lock_throttles() -> Any:
 def holders() -> Any:
     """Return the query for the workflows of a `name` that hold one of the `values`."""
     asked = func.any(bindparam("values", type_=ARRAY(Text())))
-    columns = (Workflow.unique_value, Workflow.id, Workflow.token)
+    has_started = (Workflow.epoch != ZERO).label("has_started")
+    columns = (Workflow.unique_value, Workflow.id, Workflow.token, has_started)
     return select(*columns).where(
         Workflow.name == bindparam("name", type_=Text()), Workflow.unique_value == asked, holds_value()
     )

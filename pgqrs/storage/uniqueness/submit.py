@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from pgqrs.errors import UniqueCause, UniqueTakenError, WorkflowFinishedError
+from pgqrs.errors import UniqueCause, UniqueTakenError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.storage.queries.workflows import WorkflowRepository, of_keys
-from pgqrs.storage.records import KeyOwner, WorkflowIdentity, from_row
+from pgqrs.storage.records import KeyOwner, from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import text_of_array
 from pgqrs.storage.uniqueness import statements
@@ -103,31 +103,37 @@ class UniqueWrites:
             return placed
         holders = await _holders(connection, left)
         for each in left:
-            if each.token not in placed and (holder := holders.get(each.unique_value)) is not None:
-                self._check_may_share(each, holder)
-                placed[each.token] = Placed(*holder)
+            holder = None if each.token in placed else holders.get(each.unique_value)
+            if holder is not None and self._is_satisfied(each, holder):
+                placed[each.token] = Placed(holder.id, holder.token)
         return placed
 
-    def _check_may_share(self, new: UniqueSubmission, holder: WorkflowIdentity) -> None:
-        """Raise `UniqueTakenError` unless a submission is satisfied by the workflow that holds its value."""
-        if self._policy.taken == "raise" or self._policy.changes_holder:
-            cause: UniqueCause = "started" if self._policy.changes_holder else "held"
-            held_by = holder.workflow_id
-            raise UniqueTakenError(held_by, new.name, new.unique_value, held_by, cause=cause)
+    def _is_satisfied(self, new: UniqueSubmission, holder: Any) -> bool:
+        """Return whether a submission leads to the holder as it is, or raise `UniqueTakenError`.
+
+        A holder that did not start when it was to be changed is a new one.
+        """
+        changes_holder = self._policy.changes_holder
+        if self._policy.taken == "raise" or (changes_holder and holder.has_started):
+            cause: UniqueCause = "started" if changes_holder else "held"
+            raise UniqueTakenError(holder.id, new.name, new.unique_value, holder.id, cause=cause)
+        return not changes_holder
 
     async def _cancel_holders(self, connection: Connection, left: Sequence[UniqueSubmission]) -> bool:
         """Cancel the holders of values and take the values from them; return whether there was one."""
         if self._policy.taken != "cancel" or not left:
             return False
         holders = await _holders(connection, left)
-        for value, (workflow_id, token) in sorted(holders.items()):
+        for value, holder in sorted(holders.items()):
             try:
-                executor = await WorkflowRepository(connection).cancel(workflow_id, interrupt=False, token=token)
-            except WorkflowFinishedError:  # it has ended in the meantime, and so given the value up
+                executor = await WorkflowRepository(connection).cancel(
+                    holder.id, interrupt=False, token=holder.token
+                )
+            except (WorkflowFinishedError, WorkflowNotFoundError):  # it has given the value up since
                 continue
-            await connection.execute(statements.give_up(), {"workflow": workflow_id, "value": value})
+            await connection.execute(statements.give_up(), {"workflow": holder.id, "value": value})
             if executor is not None:
-                self.stopped[workflow_id] = executor
+                self.stopped[holder.id] = executor
         return bool(holders)
 
 
@@ -140,8 +146,8 @@ async def _owners(connection: Connection, new: Sequence[UniqueSubmission]) -> di
     return {row["key"]: from_row(KeyOwner, row) for row in rows}
 
 
-async def _holders(connection: Connection, new: Sequence[UniqueSubmission]) -> dict[str, WorkflowIdentity]:
-    """Return the workflows that hold the values of submissions, by value."""
+async def _holders(connection: Connection, new: Sequence[UniqueSubmission]) -> dict[str, Any]:
+    """Return the rows of the workflows that hold the values of submissions, by value."""
     asked = {"name": new[0].name, "values": [each.unique_value for each in new]}
     rows: Any = await connection.execute(statements.holders(), asked)
-    return {row.unique_value: WorkflowIdentity(row.id, row.token) for row in rows}
+    return {row.unique_value: row for row in rows}
