@@ -25,6 +25,7 @@ from pgqrs import (
     WorkflowCancelledError,
     WorkflowStatus,
     WorkflowTimeoutError,
+    step,
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec
@@ -503,6 +504,26 @@ async def test_steps_that_crash_leave_one_holder(admin):
     holders = [each for each in made if each.status == WorkflowStatus.PENDING]
     assert len(made) > len(holders) == len({each.unique for each in holders}) == 5
     assert [each.input["args"] for each in holders] == [["cancel"]] * 5
+
+
+@workflow
+async def submitting_once(ctx: PyWorkflow) -> int:
+    return await submit_with_writes(ctx)
+
+
+@step(transactional=True)
+async def submit_with_writes(ctx: PyWorkflow) -> int:
+    own = SUBMITTERS[0].options(unique="v", queue="far", taken="cancel", session=ctx.session)
+    await own.enqueue(sync)
+    return 1
+
+
+async def test_transactional_steps_that_crash_submit_once(admin):
+    SUBMITTERS[:] = [admin]
+    assert await crash_everywhere(submitting_once, admin=admin) == 1
+    made = [each for each in await admin.list_workflows() if each.queue == "far"]
+    assert len(made) == 5  # one for each workflow
+    assert [each.status for each in made] == [WorkflowStatus.PENDING, *[WorkflowStatus.CANCELLED] * 4]
 
 
 @pytest.mark.unfaulted("the test has a fault of its own")
