@@ -431,6 +431,9 @@ class Run:
 
     async def _finish_stopped(self) -> None:
         """End or release the run according to its stop reason, unless that has already happened."""
+        if self.lifecycle.stop_reason in {StopReason.REQUEUED, StopReason.CANCELLED}:
+            # One branch of `gather` has raised the stop, and the steps of the others may still execute.
+            await self.steps.wait_until_idle()
         if self.has_ended or await self._finish_unwinding():
             return
         left = None if self.sagas is None else self.sagas.left

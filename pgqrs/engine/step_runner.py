@@ -600,6 +600,10 @@ class StepRunner:
             while (execution := self._executions.get(step_id)) is not None:
                 await execution.wait_until_over()
 
+    async def wait_until_idle(self) -> None:
+        """Wait until no step executes."""
+        await self.wait_until_answered(list(self._executions))
+
     async def wait_for_earlier_sends(self, execution: StepExecution) -> None:
         """Wait until the steps have ended that began before an execution and send messages, as it does."""
         self._sends.add(execution.step_id)

@@ -22,6 +22,7 @@ class Scene:
     def __init__(self):
         self.executed = []
         self.gate = Gate()
+        self.beside = Gate()
 
 
 scene: Scene
@@ -57,6 +58,15 @@ async def pausing_between(ctx: PyWorkflow) -> list[str]:
 @workflow
 async def pausing_within(ctx: PyWorkflow) -> list[str]:
     return [await first(ctx, wait=True), await second(ctx)]
+
+
+@workflow
+async def pausing_in_parallel(ctx: PyWorkflow) -> list[str]:
+    async def beside() -> str:
+        await scene.beside.stop()
+        return await second(ctx)
+
+    return await asyncio.gather(first(ctx, wait=True), beside())
 
 
 async def _handed_back(sql, handle):
@@ -98,6 +108,31 @@ async def test_step_ending_within_the_grace_is_the_last_of_its_run(admin, sql):
     assert scene.executed == ["first"]
     assert await later.status() == "PENDING"
     assert await later.steps() == []
+
+
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+async def test_run_is_released_once_all_of_its_steps_have_ended(admin, how):
+    """The body has ended before: `gather` raises the stop of one branch, and the step of the other goes on."""
+    async with no_hang():
+        worker = Worker(admin, [pausing_in_parallel])
+        await worker.start()
+        handle = await admin.enqueue(pausing_in_parallel)
+        await scene.gate.reached.wait()
+        await scene.beside.reached.wait()
+        (held,) = worker._services.runs._held
+        run = held.context._run
+        stopping = asyncio.create_task(worker.drain(15) if how == "drain" else handle.cancel())
+        await until(lambda: not run.live)
+        scene.beside.open()
+        await until(lambda: run.lifecycle.body.task is None)
+        assert run.may_write
+        scene.gate.open()
+        await stopping
+        await until(lambda: not worker._services.runs._held)
+        await worker.drain()
+    assert await handle.status() == ("PENDING" if how == "drain" else "CANCELLED")
+    assert [(each.step_id, each.status) for each in await handle.steps()] == [("first", "SUCCESS")]
+    assert scene.executed == ["first"]
 
 
 async def test_workflow_claimed_while_the_worker_stops_is_requeued(admin, sql):
