@@ -10,7 +10,7 @@ from typing import Any
 from chaos.compensation import Undoable, violations_of
 from chaos.faults import Kill
 from chaos.tables import Entered, Recorded, Written
-from chaos.work import FAMILIES, REQUESTS, STEPS
+from chaos.work import FAMILIES, REQUESTS, STEPS, time_name
 
 TOLERANCE = 0.05
 """Seconds by which a step may seem to begin late, because its clock and the server's are read in turn."""
@@ -64,7 +64,7 @@ class Ledger:
 
     def violations(self, expected: int) -> Iterator[str]:
         """Yield each violation, as a sentence."""
-        enqueued = [each for each in self.workflows if each.parent_id is None]
+        enqueued = [each for each in self.workflows if each.parent_id is None and each.schedule is None]
         keys = {each.key for each in enqueued}
         if len(enqueued) != expected or len(keys) != expected:
             yield f"{expected} keys were enqueued; there are {len(enqueued)} workflows of {len(keys)} keys."
@@ -82,13 +82,15 @@ class Ledger:
             yield from self._violations_of_saga(workflow)
             if workflow.status in {"ERROR", "CANCELLED"}:
                 return
+        if workflow.status == "CANCELLED" and workflow.schedule is not None:
+            return
         if workflow.status != "SUCCESS":
             yield f"{about} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
             return
         names, family = tuple(each.name for each in children), FAMILIES.get(workflow.name, ())
         if names != family:
             yield f"{about} has the children {names}, and started {family}."
-        recorded = [self.steps.get((workflow.id, step_id)) for step_id in STEPS[workflow.name]]
+        recorded = [self.steps.get((workflow.id, step_id)) for step_id in _steps_of(workflow)]
         outcomes: list[Any] = [step and step.output for step in recorded]
         outcomes[1:1] = [value for each in children for value in each.output or ()]
         if workflow.output != outcomes:
@@ -147,6 +149,10 @@ class Ledger:
             elif entry.epoch == step.epoch and entry.began_at > step.completed_at + TOLERANCE:
                 late = entry.began_at - step.completed_at
                 yield f"{about} was executed again by its own run, {late:.3f} s after its outcome was recorded."
+
+
+def _steps_of(workflow: Written) -> tuple[str, ...]:
+    return STEPS.get(workflow.name) or ("note:a", f"note:{time_name(workflow.scheduled_for)}")
 
 
 @dataclass(frozen=True)

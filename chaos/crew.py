@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.control.queues import QUEUES
 from chaos.server import ROOT
 
 CONCURRENCY = 50
@@ -58,9 +59,10 @@ class Crew:
         self.started += 1
         log = self._folder / f"worker-{self.started}.log"
         options = ("--admin", "chaos.work:admin", "--concurrency", str(CONCURRENCY), "--grace", str(GRACE))
+        served = [part for name in ("default", *(each.name for each in QUEUES)) for part in ("--queue", name)]
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603  # a program of this repository
-                [sys.executable, "-m", "pgqrs.cli", "worker", "chaos.work", *options],
+                [sys.executable, "-m", "pgqrs.cli", "worker", "chaos.work", *options, *served],
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chaos.callers import Callers
+from chaos.callers import Callers, Handle
 from chaos.checks import Ledger, Recovery, recoveries
+from chaos.control.limits import Slots
+from chaos.control.queues import QUEUES, Placement, Regulator, placement
+from chaos.control.schedules import Timetable
 from chaos.crew import Crew
 from chaos.faults import Damage, Faults
 from chaos.server import Server
@@ -50,6 +54,7 @@ class Result:
     plan: Plan
     took: float
     ledger: Ledger
+    slots: Slots
     damage: Damage
     started: int
     recoveries: list[Recovery]
@@ -66,8 +71,10 @@ class Chaos:
         self._admin = Admin(server.dsn, outage_timeout=120)
         self._tables = Tables(server.dsn)
         self._crew = Crew(server.dsn, server.folder)
-        chance, self._chance = (random.Random(plan.seed + more) for more in (0, 1))  # noqa: S311  # no secret
+        chance, self._chance, turns = (random.Random(plan.seed + more) for more in (0, 1, 3))  # noqa: S311  # no secret
         self._faults = Faults(server, self._crew, self._tables, chance)
+        self._regulator = Regulator(self._admin, turns)
+        self._timetable = Timetable(self._admin)
         self._enqueued = 0
         self._done = 0
 
@@ -77,12 +84,15 @@ class Chaos:
         try:
             await self._admin.install()
             await self._tables.make()
+            await self._regulator.begin()
             for _ in range(self._plan.workers):
                 self._crew.hire()
             await self._faults.wait_for_workers(self._plan.workers, START)
             async with asyncio.TaskGroup() as group:
                 callers = Callers(group, random.Random(self._plan.seed + 2))  # noqa: S311  # no secret
+                await self._timetable.begin(self._plan.seconds)
                 group.create_task(self._enqueue(callers))
+                group.create_task(self._regulator.regulate(self._plan.seconds))
                 group.create_task(self._strike())
             await self._faults.settle()
             await self._come_to_rest()
@@ -106,11 +116,18 @@ class Chaos:
 
     async def _enqueue_wave(self, numbers: list[int], callers: Callers) -> None:
         for place, function in enumerate(FUNCTIONS):
-            own = [number for number in numbers if number % len(FUNCTIONS) == place]
-            if own:
+            placed: dict[Placement, list[int]] = defaultdict(list)
+            for number in numbers:
+                if number % len(FUNCTIONS) == place:
+                    placed[placement(number)].append(number)
+            handles: dict[int, Handle] = {}
+            for (queue, key), own in placed.items():
                 # All of one priority: recovered workflows are claimed first, so a recovery does not queue.
-                handles = await self._admin.enqueue_many(function, [(each,) for each in own], key=str)
-                await callers.call(function, dict(zip(own, handles, strict=True)))
+                submitter = self._admin.options(queue=queue, partition_key=key)
+                found = await submitter.enqueue_many(function, [(each,) for each in own], key=str)
+                handles |= zip(own, found, strict=True)
+            if handles:
+                await callers.call(function, handles)
 
     async def _strike(self) -> None:
         plan = self._plan
@@ -135,7 +152,9 @@ class Chaos:
     async def _come_to_rest(self) -> None:
         """Wait until all workflows have ended, or the patience is over."""
         deadline = time.monotonic() + self._plan.patience
-        while await self._tables.ended() < self._plan.workflows and time.monotonic() < deadline:
+        while time.monotonic() < deadline and (
+            await self._tables.ended() < self._plan.workflows or await self._tables.scheduled()
+        ):
             await self._progress("waiting for the rest")
             await asyncio.sleep(0.3)
         await self._progress("comparing")
@@ -145,12 +164,19 @@ class Chaos:
         workflows, steps = await self._tables.workflows(), await self._tables.steps()
         entries, unread = await self._tables.entries(), await self._tables.unread()
         ledger = Ledger.of(workflows, steps, entries, unread, callers.replies)
+        exclusive = {each.name for each in QUEUES if each.is_exclusive}
+        slots = Slots.of(await self._tables.slots(), self._regulator.changes, exclusive)
         damage = self._faults.damage
-        violations = [*damage.violations, *ledger.violations(self._plan.workflows)]
+        violations = [
+            *damage.violations,
+            *ledger.violations(self._plan.workflows),
+            *slots.violations(entries),
+            *self._timetable.violations(workflows),
+        ]
         async with Admin(self._dsn) as admin:
             try:
                 await admin.verify(deep=True)
             except InvariantError as error:
                 violations += error.violations
         found = recoveries(damage.kills, steps, damage.outages)
-        return Result(self._plan, took, ledger, damage, self._crew.started, found, violations)
+        return Result(self._plan, took, ledger, slots, damage, self._crew.started, found, violations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,8 +13,9 @@ from sqlalchemy import Double, Select, cast, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from chaos.control.slots import TRIGGER, Slot, Taken
 from chaos.work import Base, Entry, engine_for
-from pgqrs.models import Executor, Message, Step, Workflow
+from pgqrs.models import Executor, Message, Schedule, Step, Workflow
 
 PATIENCE = 60.0
 OVER = ("SUCCESS", "ERROR", "CANCELLED")
@@ -49,6 +51,10 @@ class Written(NamedTuple):
     error: Any
     epoch: int
     parent_id: int | None
+    schedule: str | None = None
+    scheduled_for: datetime | None = None
+    created_at: datetime = datetime.max.replace(tzinfo=UTC)
+    completed_at: datetime | None = None
 
 
 class Recorded(NamedTuple):
@@ -74,6 +80,7 @@ class Entered(NamedTuple):
     pid: int
     began_at: float
     undoes: str | None = None
+    entered_at: float = 0.0
 
 
 class Tables:
@@ -83,9 +90,11 @@ class Tables:
         self._engine = engine_for(dsn, poolclass=NullPool)
 
     async def make(self) -> None:
-        """Create the ledger."""
+        """Create the ledgers, and the trigger that writes one of them."""
         async with self._engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
+            for statement in TRIGGER:
+                await connection.execute(statement)
 
     async def close(self) -> None:
         """Close the engine."""
@@ -105,9 +114,17 @@ class Tables:
                 await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
-        """Return the number of ended workflows, without children."""
-        ended = select(func.count()).where(Workflow.status.in_(OVER), Workflow.parent_id.is_(None))
+        """Return the number of ended workflows, without children and those of schedules."""
+        ended = select(func.count()).where(
+            Workflow.status.in_(OVER), Workflow.parent_id.is_(None), Workflow.schedule.is_(None)
+        )
         return int((await self._rows(ended))[0][0])
+
+    async def scheduled(self) -> bool:
+        """Return whether a schedule has a further time, or a workflow of a schedule lives."""
+        times = select(Schedule.name).where(Schedule.next_at.is_not(None) | Schedule.queued_for.is_not(None))
+        alive = select(Workflow.schedule).where(Workflow.schedule.is_not(None), Workflow.completed_at.is_(None))
+        return bool(await self._rows(times.union_all(alive)))
 
     async def unread(self) -> list[str]:
         """Return the addresses of the messages and requests to workflows that no workflow has received."""
@@ -116,11 +133,11 @@ class Tables:
         return [address for (address,) in await self._rows(unread)]
 
     async def held_by(self, pid: int) -> list[tuple[int, int]]:
-        """Return the ids and epochs of the runs of a process, without retries."""
+        """Return the ids and epochs of the runs of a process from queues without limits, without retries."""
         query = (
             select(Workflow.id, Workflow.epoch)
             .join(Executor, Executor.id == Workflow.executor)
-            .where(Executor.pid == pid)
+            .where(Executor.pid == pid, Workflow.queue == "default")
         )
         return [(row[0], row[1]) for row in await self._rows(query, patience=0)]
 
@@ -152,8 +169,12 @@ class Tables:
         return [Recorded(*row) for row in rows]
 
     async def entries(self) -> list[Entered]:
-        """Return the ledger."""
+        """Return the ledger of the executions."""
         return [Entered(*row) for row in await self._rows(_columns(Entry, Entered))]
+
+    async def slots(self) -> list[Taken]:
+        """Return the ledger of the slots."""
+        return [Taken(*row) for row in await self._rows(_columns(Slot, Taken))]
 
 
 def _columns(model: Any, record: Any) -> Select[Any]:

@@ -11,16 +11,18 @@ import os
 import random
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from itertools import chain
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-from sqlalchemy import BigInteger, Double, Text, Uuid
+from sqlalchemy import BigInteger, Double, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from chaos.control.queues import placement
 from pgqrs import Admin, PyWorkflow, RetryPolicy, Topic, TransientError, Update, step, workflow
 
 EXPIRY = 4.0
@@ -74,8 +76,9 @@ class Base(DeclarativeBase):
 class Entry(Base):
     """An execution of a step, as the step itself reports it.
 
-    `epoch` is the epoch of its run. `undoes` is the value that an undo was called with. Times are in seconds. The
-    processes and the server are on one machine, so they have the same clock.
+    `epoch` is the epoch of its run. `undoes` is the value that an undo was called with. Times are in seconds;
+    `entered_at` is the end, by the clock of the server. The processes and the server are on one machine, so they
+    have the same clock.
     """
 
     __tablename__ = "chaos_ledger"
@@ -87,6 +90,9 @@ class Entry(Base):
     pid: Mapped[int] = mapped_column(BigInteger())
     began_at: Mapped[float] = mapped_column(Double())
     undoes: Mapped[str | None] = mapped_column(Text())
+    entered_at: Mapped[float] = mapped_column(
+        Double(), server_default=text("extract(epoch FROM clock_timestamp())")
+    )
 
 
 def engine_for(dsn: str, **options: Any) -> AsyncEngine:
@@ -230,12 +236,16 @@ async def child(ctx: PyWorkflow, number: int) -> list[str]:
 
 @workflow(name="chaos.parent")
 async def parent(ctx: PyWorkflow, number: int) -> list[str]:
-    """Start a receiver, send it messages without keys, start other children, and wait for all."""
+    """Start a receiver, send it messages without keys, start other children, and wait for all.
+
+    The children have limits if the parent has none.
+    """
     first = await note(ctx, "a")
-    listener = await ctx.start(receiver, number)
+    own = ctx.options(**placement(number + 1)._asdict())
+    listener = await own.start(receiver, number)
     for item in range(ITEMS):
         await ctx.send(listener.id, ITEM, item)
-    children = await ctx.start_many(child, [(number + place,) for place in range(CHILDREN)])
+    children = await own.start_many(child, [(number + place,) for place in range(CHILDREN)])
     outputs = [await listener, *await ctx.gather(children)]
     return [first, *chain.from_iterable(outputs), await note(ctx, "b")]
 
@@ -261,6 +271,20 @@ async def clerk(ctx: PyWorkflow, number: int) -> list[str]:
         replies[request.value] = await note(ctx, f"request {request.value}", number % 3 / 10)
         await request.reply(replies[request.value])
     return [replies[value] for value in range(REQUESTS)]
+
+
+@workflow(name="chaos.tick")
+async def tick(ctx: PyWorkflow, pause: float) -> list[str]:
+    """Execute a step, and sleep long enough to park; a schedule starts it."""
+    first = await note(ctx, "a")
+    if pause:
+        await ctx.sleep(pause)
+    return [first, await note(ctx, time_name(ctx.scheduled_for))]
+
+
+def time_name(time: datetime | None) -> str:
+    """Return the name of the step of a time of a schedule."""
+    return "no time" if time is None else f"{time.timestamp():.0f}"
 
 
 STEPS: dict[str, tuple[str, ...]] = {
