@@ -2,15 +2,25 @@
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs import Admin, ConfigurationError, InvalidNameError, PyWorkflow, Rate, WorkflowFencedError, workflow
+from pgqrs import (
+    Admin,
+    ConfigurationError,
+    InvalidNameError,
+    PyWorkflow,
+    Rate,
+    WorkflowFencedError,
+    WorkflowStatus,
+    workflow,
+)
 from pgqrs.storage import queue_claims
 from pgqrs.storage.limits import claims as limits_module
 from pgqrs.storage.queue_claims import lock_key
-from pgqrs.storage.writes.runs import RunEnd
+from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from tests.support.executors import planted_executor, watching
 from tests.support.waiting import no_hang
 
@@ -194,11 +204,34 @@ async def test_dead_executor_gives_its_slot_to_another(admin, store, watch, sql)
     assert await claimed(watch) == []
 
 
+@pytest.mark.parametrize(
+    "status", [None, WorkflowStatus.WAITING, WorkflowStatus.PENDING, WorkflowStatus.CANCELLED]
+)
+async def test_stale_holder_frees_no_slot(admin, store, watch, sql, status):
+    """Its run was recovered, and is claimed again, when it wakes and ends or leaves the run."""
+    ids = await planted(sql, None, 2)
+    await admin.set_queue(QUEUE, concurrency=1)
+    stopped = await planted_executor(sql)
+    async with watching(store, stopped) as its:
+        (run,) = await its.claim(["w"], [QUEUE], 9)
+    await sql.execute("UPDATE pgqrs_executors SET stopped_at = now() WHERE id = $1", stopped)
+    await watch.run_maintenance(["w"], [QUEUE])
+    assert await claimed(watch) == ids[:1]
+    leave = RunEnd(run.workflow_id, run.epoch, "1", None, claim=run.claim)
+    if status is not None:
+        leave = RunRelease(run.workflow_id, run.epoch, status, wait=0.0, claim=run.claim)
+    with suppress(WorkflowFencedError):
+        await store.write_end(leave)
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE executor IS NOT NULL") == 1
+    assert await claimed(watch) == []
+
+
 # The shares of partition keys
 
 
-async def test_key_with_many_workflows_does_not_delay_another(admin, watch, sql):
-    await planted(sql, "large", 300)
+@pytest.mark.parametrize("count", [300, pytest.param(100_000, marks=pytest.mark.slow)])
+async def test_key_with_many_workflows_does_not_delay_another(admin, watch, sql, count):
+    await planted(sql, "large", count)
     await admin.set_queue(QUEUE, concurrency=1)
     (first,) = await claimed(watch)
     (small,) = await planted(sql, "small")
@@ -229,6 +262,19 @@ async def test_weights_set_the_shares_of_keys(admin, watch, sql, at_once):
         counts.update(await keys_of(sql, found))
         await ended(sql, *found)
     assert counts["gold"] == pytest.approx(40, abs=1)
+
+
+async def test_weights_set_the_shares_of_keys_for_several_workers(admin, store, sql):
+    for key in ("gold", "iron"):
+        await planted(sql, key, 100)
+    await admin.set_queue(QUEUE, concurrency=1, weights={"gold": 4})
+    counts = Counter()
+    async with watching(store) as one, watching(store) as two, watching(store) as three:
+        for number in range(100):
+            found = await claimed((one, two, three)[number * 7 % 3])
+            counts.update(await keys_of(sql, found))
+            await ended(sql, *found)
+    assert counts["gold"] == pytest.approx(80, rel=0.1)
 
 
 async def test_lanes_beyond_those_of_one_claim_have_their_turn(admin, watch, sql):
@@ -332,6 +378,17 @@ async def test_concurrent_claims_never_exceed_a_rate(admin, store, sql):
         while ids := await claimed(one):
             found.extend(ids)
     assert len(set(found)) == len(found) == 17
+
+
+async def test_rate_holds_over_a_restart_of_the_worker(admin, watch, sql, dsn, schema):
+    ids = await planted(sql, "a", 4)
+    await admin.set_queue(QUEUE, rate=Rate(1, per=60, burst=2), partition_rate=Rate(1, per=60, burst=3))
+    assert await claimed(watch) == ids[:2]
+    async with Admin(dsn, schema) as fresh, watching(await fresh.store()) as its:
+        assert await claimed(its, 0) == await claimed(its) == []
+        assert 50 < its.queues.outlook.again <= 60
+        await moved(sql, 60)
+        assert await claimed(its) == ids[2:3]
 
 
 async def test_rows_of_rates_without_meaning_are_deleted(admin, watch, sql):

@@ -1,6 +1,9 @@
 """Workers of queues with limits: a ledger of the runs refuses one too many, and tells whether the limit is reached."""
 
 import asyncio
+import os
+import random
+import signal
 from collections import Counter
 
 import asyncpg
@@ -9,41 +12,60 @@ import pytest_asyncio
 
 from pgqrs import Admin, ConfigurationError, PyWorkflow, Rate, Topic, Worker, workflow
 from pgqrs.worker import claimer, maintenance
+from tests.support.processes import line_of
 from tests.support.waiting import DEADLINE, no_hang, until
 
-# A run takes a place of its key before it works, and leaves it after. A run of a process that was killed never leaves
-# its place: the run that carries its workflow on takes the place over.
+# A run takes a place of its key, and one of the queue, before it works, and leaves both after. A place counts while the
+# run is valid: that of a process which was killed, or stopped until its run was recovered, is free for another run.
 LEDGER = """
 CREATE TABLE ledger (
-    key text NOT NULL, place int NOT NULL, workflow bigint NOT NULL, left_at timestamptz, pid int NOT NULL,
-    EXCLUDE USING btree (key WITH =, place WITH =) WHERE (left_at IS NULL)
+    key text NOT NULL, place int NOT NULL, workflow bigint NOT NULL, epoch bigint NOT NULL, left_at timestamptz,
+    pid int NOT NULL, EXCLUDE USING btree (key WITH =, place WITH =) WHERE (left_at IS NULL)
 );
 CREATE TABLE refused (workflow bigint NOT NULL);
 """
 
 JOBS = """
-import asyncio, os, sys
+import asyncio, logging, os, sys
 import asyncpg
 from pgqrs import Admin, PyWorkflow, Worker, workflow
 
-LIMIT, SCHEMA = 2, os.environ.get("PGQRS_SCHEMA")
+OF_KEY, OF_QUEUE, SCHEMA = 2, 5, os.environ.get("PGQRS_SCHEMA")
 
 
-async def enter(connection, workflow_id, key):
-    async with connection.transaction():
-        await connection.execute("UPDATE ledger SET left_at = now() WHERE workflow = $1 AND left_at IS NULL", workflow_id)
-    for place in range(LIMIT):
+FREE_THE_LOST = '''
+    UPDATE ledger SET left_at = now() WHERE ctid IN (
+        SELECT ctid FROM ledger WHERE left_at IS NULL AND NOT EXISTS (
+            SELECT FROM pgqrs_workflows w WHERE w.id = workflow AND w.epoch = ledger.epoch AND w.executor IS NOT NULL
+        ) FOR UPDATE SKIP LOCKED
+    )
+'''
+TAKE = '''
+    INSERT INTO ledger SELECT $1, $2, id, epoch, NULL, $5 FROM pgqrs_workflows
+    WHERE id = $3 AND epoch = $4 AND executor IS NOT NULL
+'''
+LEAVE = "UPDATE ledger SET left_at = now() WHERE workflow = $1 AND epoch = $2 AND key = $3 AND left_at IS NULL"
+
+
+async def enter(connection, run, key):
+    await connection.execute(FREE_THE_LOST)
+    if not (await take(connection, run, key, OF_KEY) and await take(connection, run, "", OF_QUEUE)):
+        await connection.execute("INSERT INTO refused VALUES ($1)", run[0])
+
+
+async def take(connection, run, key, places):
+    for place in range(places):
         try:
-            await connection.execute(
-                "INSERT INTO ledger VALUES ($1, $2, $3, NULL, $4)", key, place, workflow_id, os.getpid())
-            return
+            await connection.execute(TAKE, key, place, *run, os.getpid())
+            return True
         except asyncpg.ExclusionViolationError:
             pass
-    await connection.execute("INSERT INTO refused VALUES ($1)", workflow_id)
+    return False
 
 
-async def leave(connection, workflow_id):
-    await connection.execute("UPDATE ledger SET left_at = now() WHERE workflow = $1 AND left_at IS NULL", workflow_id)
+async def leave(connection, run, key):
+    for each in (key, ""):  # one row at a time, so that no two processes wait for each other
+        await connection.execute(LEAVE, *run, each)
 
 
 class Books:
@@ -53,13 +75,13 @@ class Books:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def work(self, workflow_id, key, seconds):
+    async def work(self, run, key, seconds):
         async with self.lock:
-            await enter(self.connection, workflow_id, key)
+            await enter(self.connection, run, key)
         await asyncio.sleep(seconds)
         await self.gate.wait()
         async with self.lock:
-            await leave(self.connection, workflow_id)
+            await leave(self.connection, run, key)
 
 
 books = []
@@ -67,11 +89,12 @@ books = []
 
 @workflow
 async def kept(ctx: PyWorkflow, key: str, seconds: float) -> str:
-    await books[0].work(ctx.id(), key, seconds)
+    await books[0].work((ctx.id(), ctx._run.epoch), key, seconds)
     return key
 
 
 async def main():
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     connection = await asyncpg.connect(os.environ["PGQRS_DSN"], server_settings={"search_path": SCHEMA})
     books.append(Books(connection))
     async with Admin(os.environ["PGQRS_DSN"], SCHEMA, heartbeat_timeout=1.0) as admin:
@@ -100,7 +123,9 @@ async def ledger(sql, dsn, schema):
 
 async def _open_places(sql):
     """Return the number of places that are taken now, of each key."""
-    rows = await sql.fetch("SELECT key, count(*) AS taken FROM ledger WHERE left_at IS NULL GROUP BY key")
+    rows = await sql.fetch(
+        "SELECT key, count(*) AS taken FROM ledger WHERE left_at IS NULL AND key <> '' GROUP BY key"
+    )
     return Counter({row["key"]: row["taken"] for row in rows})
 
 
@@ -129,20 +154,89 @@ async def test_workers_reach_each_limit_and_never_exceed_it(admin, ledger):
     assert await ledger.fetchval("SELECT count(*) FROM refused") == 0
 
 
-@pytest.mark.slow  # `test_dead_executor_gives_its_slot_to_another` is its short form
-async def test_killed_process_gives_its_slots_to_another(admin, ledger, program):
-    await admin.set_queue("mail", partition_concurrency=2)
-    handles = await admin.options(queue="mail", partition_key="a").enqueue_many(kept, [("a", 0.03)] * 10)
-    process = program(JOBS)
-    async with no_hang():
-        taken = "SELECT count(*) FROM ledger WHERE left_at IS NULL AND pid = $1"
-        await until(lambda: ledger.fetchval(taken, process.pid))
-        async with Worker(admin, [kept], ["mail"]):
-            process.kill()
-            process.wait()
-            assert [await each.result() for each in handles] == ["a"] * 10
+class Crew:
+    """Processes that work, one of which is killed or stopped now and then; another one takes the place of a killed one."""
+
+    def __init__(self, sql, program, count):
+        self._sql, self._program = sql, program
+        self._chance = random.Random(count)
+        self._crew = [program(JOBS) for _ in range(count)]
+        self._stopped = []
+
+    async def strike(self, *, stops):
+        """Kill a process with runs, or stop it; a stopped one goes on when there are two more of them."""
+        victim = await until(self._busy)
+        if stops and self._chance.random() < 0.25:
+            victim.send_signal(signal.SIGSTOP)
+            self._stopped.append(victim)
+            if len(self._stopped) > 2:
+                self._stopped.pop(0).send_signal(signal.SIGCONT)
+            return
+        victim.kill()
+        victim.wait()
+        self._crew[self._crew.index(victim)] = self._program(JOBS)
+
+    def wake(self):
+        for each in self._stopped:
+            each.send_signal(signal.SIGCONT)
+
+    async def _busy(self):
+        pids = {row["pid"] for row in await self._sql.fetch("SELECT pid FROM ledger WHERE left_at IS NULL")}
+        return next((each for each in self._crew if each.pid in pids and each not in self._stopped), None)
+
+
+SMALL, LARGE = (2, 40, 1), (8, 2000, 30)
+"""Processes, workflows and faults."""
+
+
+@pytest.mark.parametrize("size", [SMALL, pytest.param(LARGE, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+async def test_killed_processes_exceed_no_limit_and_lose_no_slot(admin, ledger, program, size):
+    processes, count, faults = size
+    await admin.set_queue("mail", concurrency=5, partition_concurrency=2)
+    handles = []
+    for key in "abcd":
+        submit = admin.options(queue="mail", partition_key=key)
+        handles += await submit.enqueue_many(kept, [(key, 0.02)] * (count // 4))
+    crew = Crew(ledger, program, processes)
+    for number in range(faults):
+        await until(_has_ended, ledger, count * number // (faults + 1))
+        await crew.strike(stops=size is LARGE)
+    crew.wake()
+    await until(_has_ended, ledger, count, seconds=5 * DEADLINE)
+    assert [await each.result() for each in handles] == [key for key in "abcd" for _ in range(count // 4)]
     assert await ledger.fetchval("SELECT count(*) FROM refused") == 0
-    assert await ledger.fetchval("SELECT max(place) FROM ledger") == 1
+    most = await ledger.fetch("SELECT key, max(place) + 1 AS most FROM ledger GROUP BY key")
+    assert {row["key"]: row["most"] for row in most} == {"": 5, **dict.fromkeys("abcd", 2)}
+
+
+async def _has_ended(sql, count):
+    return await sql.fetchval("SELECT count(*) FROM pgqrs_workflows WHERE completed_at IS NOT NULL") >= count
+
+
+@pytest.mark.slow  # `test_stale_holder_frees_no_slot` is its short form
+async def test_stopped_process_that_wakes_frees_no_slot(admin, ledger, program):
+    await admin.set_queue("mail", partition_concurrency=2)
+    handles = await admin.options(queue="mail", partition_key="a").enqueue_many(kept, [("a", 0.5)] * 3)
+    process, gate = program(JOBS), jobs["books"][0].gate
+    gate.clear()
+    of_process = "SELECT count(*) FROM ledger WHERE key = 'a' AND left_at IS NULL AND pid = $1"
+    async with no_hang():
+        await until(_equals, ledger, of_process, process.pid, 2)
+        process.send_signal(signal.SIGSTOP)
+        async with Worker(admin, [kept], ["mail"]):
+            await until(_equals, ledger, of_process, os.getpid(), 2)
+            process.send_signal(signal.SIGCONT)
+            for _ in range(2):
+                assert await line_of(process.stdout, "was dropped: WorkflowFencedError")
+            assert [await each.status() for each in handles] == ["RUNNING", "RUNNING", "PENDING"]
+            process.kill()
+            gate.set()
+            assert [await each.result() for each in handles] == ["a"] * 3
+    assert await ledger.fetchval("SELECT count(*) FROM refused") == 0
+
+
+async def _equals(sql, query, given, expected):
+    return await sql.fetchval(query, given) == expected
 
 
 async def test_end_of_a_run_starts_the_next_of_another_worker(admin, dsn, schema, monkeypatch):
