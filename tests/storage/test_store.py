@@ -986,6 +986,12 @@ PLANTED = {
         "INSERT INTO pgqrs_throttles VALUES ('other', 'v', 1, 60, now(), now())", "the throttle of",
     ),
     "a queue without a limit": ("INSERT INTO pgqrs_queues (name) VALUES ('q')", "without limits and without a pause"),
+    "a limit of no run": ("INSERT INTO pgqrs_queues (name, concurrency) VALUES ('q', 0)", "has a limit below 1"),
+    "a rate without a burst": (
+        """INSERT INTO pgqrs_queues (name, rate) VALUES ('q', '{"limit": 5, "per": 1}')""", "nothing of it can start",
+    ),
+    "a claim without a time": (f"{WORKFLOW} attempts = 1", "has no time of its start"),
+    "an empty partition key": (f"{WORKFLOW} partition_key = '', queue = 'q'", "has an empty partition key"),
 }  # fmt: skip
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sqlalchemy import Boolean, Integer, exists, func, select
+from sqlalchemy import Boolean, Integer, cast, exists, func, select
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
 from pgqrs.models import Executor, Message, Queue, Schedule, Step, Text, Throttle, Wait, Workflow
 from pgqrs.storage.queries import executors
-from pgqrs.storage.sql.expressions import COUNT, ONE, interval, number_literal, pg, text_literal
+from pgqrs.storage.sql.expressions import (
+    COUNT,
+    DOUBLE,
+    ONE,
+    ZERO,
+    interval,
+    number_literal,
+    pg,
+    text_literal,
+)
 from pgqrs.types import SagaState, StepStatus, WorkflowStatus
 
 Invariant: TypeAlias = tuple[str, Any]
@@ -21,6 +30,9 @@ SHOWN = 20
 
 NOTICED = 30.0
 """Seconds after the death of an executor, or the end of a parent, by which a running worker has noticed it."""
+
+_RATE = ("limit", "per", "burst")
+"""The fields of a rate."""
 
 _REPLY = aliased(Message, name="reply")
 
@@ -40,8 +52,19 @@ def _request_address() -> Any:
     return pg.concat(text_literal(REQUEST), rest, type_=Text())
 
 
+def _is_unusable(rate: Any) -> Any:
+    """Return the condition that a rate allows no start, or lacks a field."""
+    fields = [cast(pg.json_extract_path_text(rate, text_literal(name), type_=Text()), DOUBLE) for name in _RATE]
+    starts, per, burst = (func.coalesce(each, cast(ZERO, DOUBLE)) for each in fields)
+    return rate.is_not(None) & ((starts < ONE) | (per <= ZERO) | (burst < ONE))
+
+
 def invariants() -> tuple[Invariant, ...]:
-    """Return the invariants; they are made when they are checked, because they would slow down each import."""
+    """Return the invariants; they are made when they are checked, because they would slow down each import.
+
+    More runs or starts than a limit are no violation: the limit may have been set or lowered since then, and a run
+    that is started by hand is not held back. `make chaos` compares each claim with the limits of its time.
+    """
     return (
         (
             "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
@@ -217,6 +240,23 @@ def invariants() -> tuple[Invariant, ...]:
             select(Throttle.name, Throttle.unique_value, Workflow.id, Workflow.name)
             .join(Workflow, Workflow.id == Throttle.workflow_id)
             .where(Workflow.name != Throttle.name),
+        ),
+        (
+            "queue {0!r} has a limit below 1, or a rate without starts or time: nothing of it can start.",
+            select(Queue.name).where(
+                (Queue.concurrency < ONE)
+                | (Queue.partition_concurrency < ONE)
+                | _is_unusable(Queue.rate)
+                | _is_unusable(Queue.partition_rate)
+            ),
+        ),
+        (
+            "workflow {0} was claimed {1} times and has no time of its start, by which rates count.",
+            select(Workflow.id, Workflow.attempts).where(Workflow.attempts >= ONE, Workflow.started_at.is_(None)),
+        ),
+        (
+            "workflow {0} of queue {1!r} has an empty partition key, which a claim does not find.",
+            select(Workflow.id, Workflow.queue).where(Workflow.partition_key == text_literal("")),
         ),
         (
             "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",
