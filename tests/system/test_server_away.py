@@ -6,6 +6,8 @@ import asyncio
 import signal
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +15,17 @@ import asyncpg
 import psutil
 import pytest
 
-from pgqrs import Admin, DatabaseUnavailableError, PyWorkflow, RunStopped, embedded, step, workflow
+from pgqrs import (
+    Admin,
+    DatabaseUnavailableError,
+    Every,
+    PyWorkflow,
+    RunStopped,
+    Worker,
+    embedded,
+    step,
+    workflow,
+)
 from tests.support.database import connected
 from tests.support.recorded import status, steps
 from tests.support.waiting import no_hang, until
@@ -249,3 +261,43 @@ async def test_terminated_connections_are_replaced(away_admin, away_sql):
     async with no_hang():
         assert await away_admin.run(wf) == [0, 10, 20, 30, 40]
     assert executed == list(range(5))
+
+
+@workflow
+async def tick(ctx: PyWorkflow) -> None:
+    pass
+
+
+OUTAGE = {"all": {}, "last": {}, "all within a second": {"within": 1.0}}
+
+
+@pytest.mark.slow  # `test_outage_over_three_times` is its short form, with a clock of its own
+async def test_outage_over_three_times_of_schedules_is_caught_up(server, away_admin, away_sql):
+    rule = Every(1.0)
+    for name, more in OUTAGE.items():
+        await away_admin.schedule(name, rule, tick, overlap="allow", catchup=name.split()[0], **more)
+
+    async def times():
+        rows = await away_sql.fetch("SELECT schedule, scheduled_for FROM pgqrs_workflows ORDER BY scheduled_for")
+        return {name: [row["scheduled_for"] for row in rows if row["schedule"] == name] for name in OUTAGE}
+
+    async def is_started(after):
+        return all(found and found[-1] > after for found in (await times()).values())
+
+    async with asyncio.timeout(60), Worker(away_admin, [tick]):
+        begin = datetime.now(UTC)
+        await until(lambda: is_started(begin))
+        await server.go_away()
+        gone = datetime.now(UTC)
+        await until(holds, lambda: datetime.now(UTC) > gone + timedelta(seconds=3.2))
+        back = datetime.now(UTC)
+        await server.come_back()
+        await until(lambda: is_started(back + timedelta(seconds=2)))
+        found = await times()
+    missed = list(takewhile(lambda time: time < back, rule.times(gone)))
+    assert len(missed) >= 3
+    assert [time for time in found["all"] if gone < time < back] == missed
+    assert [time for time in found["last"] if time in missed] in ([], missed[-1:])
+    assert [time for time in found["all within a second"] if time in missed] in ([], missed[-1:])
+    for each in found.values():
+        assert len(each) == len(set(each))
