@@ -114,8 +114,9 @@ FROM $7::TEXT
 AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
 AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
 AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
-AND pgqrs.pgqrs_workflows.partition_key = rooms.lane
-ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+AND pgqrs.pgqrs_workflows.partition_key BETWEEN rooms.lane
+AND rooms.lane
+ORDER BY pgqrs.pgqrs_workflows.partition_key, pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
 
 LIMIT rooms.room) AS of_name ON true
 ORDER BY of_name.priority DESC, of_name.id
@@ -190,8 +191,9 @@ AND pgqrs.pgqrs_workflows.id != all($10::BIGINT[])
 AND (NOT (room.rate IS NOT NULL
 OR room.partition_rate IS NOT NULL)
 OR (pgqrs.pgqrs_workflows.started_at IS NULL) = chosen.is_counted)
-AND pgqrs.pgqrs_workflows.partition_key = chosen.lane
-ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+AND pgqrs.pgqrs_workflows.partition_key BETWEEN chosen.lane
+AND chosen.lane
+ORDER BY pgqrs.pgqrs_workflows.partition_key, pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
 
 LIMIT chosen.wanted + 16) AS of_name ON true
 ORDER BY of_name.priority DESC, of_name.id

@@ -108,3 +108,17 @@ async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, qu
     full = await limited.plan()
     _check(full)
     assert _pages(full) <= 3 * few + 50
+
+
+@pytest.mark.plants_rows
+async def test_claim_passes_over_no_rows_of_a_key_that_had_all(admin, driver):
+    """The statistics are of a time at which no other key had workflows, and the statement is prepared after it."""
+    await admin.set_queue(QUEUE, partition_concurrency=1)
+    await _plant(driver, 1, 10 * FEW, key="large")
+    await driver.execute("ANALYZE pgqrs_workflows")
+    await _plant(driver, 3, 20)
+    limited = Limited(await admin.store(), driver)
+    await limited.prepare()
+    plan = await limited.plan()
+    _check(plan)
+    assert sum(node.get("Rows Removed by Filter", 0) for node in _nodes(plan)) < FEW

@@ -269,11 +269,15 @@ def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
         select(*columns)
         .where(Workflow.queue == _queue(), Workflow.name == names.c.name, *is_ready())
         .where(Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))), *conditions)
-        .order_by(Workflow.priority.desc(), Workflow.id)
     )
-    ready = ready.limit(number_literal(MAX_UNKEYED)) if lane is None else ready.limit(most)
-    if lane is not None:
-        ready = ready.where(Workflow.partition_key == lane)
+    order = (Workflow.priority.desc(), Workflow.id)
+    if lane is None:
+        ready = ready.order_by(*order).limit(number_literal(MAX_UNKEYED))
+    else:
+        # A range, and an order by the key, which only the index of the keys has: with an equality PostgreSQL may
+        # read the index of all ready workflows, and pass over those of a key that has nearly all of them.
+        ready = ready.where(Workflow.partition_key.between(lane, lane))
+        ready = ready.order_by(Workflow.partition_key, *order).limit(most)
     of_name = ready.correlate_except(Workflow).lateral("of_name")
     found = select(of_name.c.id, of_name.c.priority, of_name.c.size, of_name.c.is_new)
     found = found.select_from(names.join(of_name, true()))
