@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.model_machine", "tests.support.model_talk")
+pytest.register_assert_rewrite(
+    "tests.support.model_machine", "tests.support.model_talk", "tests.support.model_regulation"
+)

@@ -17,7 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.model_driver import Driver
 from tests.support.model_machine import PROCESSES
-from tests.support.model_talk import TalkingMachine
+from tests.support.model_regulation import RegulatedMachine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def _settings() -> settings:
 
 def test_a_cancelled_run_of_a_dead_executor_keeps_no_deadline(driven: tuple[asyncio.Runner, Driver]) -> None:
     """What the machine found once, move by move: its deadline passed afterwards, and it became an ERROR."""
-    machine = TalkingMachine(*driven)
+    machine = RegulatedMachine(*driven)
     machine.begin(process=0, name="first", timeout=5)
     machine.cancel(process=1, pick=0, interrupt=False)
     machine.strike(pick=0, how="freeze")
@@ -60,7 +60,7 @@ ALL = {"some": ["first", "second"], "queues": ["default", "other"]}
 
 
 def test_messages_to_processes_that_die_are_received_once(driven: tuple[asyncio.Runner, Driver]) -> None:
-    machine = TalkingMachine(*driven)
+    machine = RegulatedMachine(*driven)
     machine.begin(process=0, name="first", timeout=None)
     waits = [("w", ("m/paid",)), ("v", ("e/closed",))]
     machine.park(pick=0, stale=False, waits=waits, timeout=2, kind="error")
@@ -84,7 +84,7 @@ def test_messages_to_processes_that_die_are_received_once(driven: tuple[asyncio.
 
 
 def test_waits_that_end_without_a_message_leave_nothing(driven: tuple[asyncio.Runner, Driver]) -> None:
-    machine = TalkingMachine(*driven)
+    machine = RegulatedMachine(*driven)
     for how in ("cancel", "claim", "resume", "late"):
         machine.disturb(process=0, pick=0, how=how)
         machine.the_tables_are_the_models()
@@ -95,7 +95,7 @@ def test_waits_that_end_without_a_message_leave_nothing(driven: tuple[asyncio.Ru
 
 
 def test_children_of_a_parent_that_dies_are_started_once(driven: tuple[asyncio.Runner, Driver]) -> None:
-    machine = TalkingMachine(*driven)
+    machine = RegulatedMachine(*driven)
     machine.begin(process=0, name="first", timeout=None)
     machine.start_some(0, stale=False, name="second", queue="other", places=(0, 1), goes_on=False)
     machine.strike(pick=0, how="freeze")
@@ -122,7 +122,7 @@ def test_children_of_a_parent_that_dies_are_started_once(driven: tuple[asyncio.R
 
 
 def test_saga_of_a_process_that_dies_is_undone(driven: tuple[asyncio.Runner, Driver]) -> None:
-    machine = TalkingMachine(*driven)
+    machine = RegulatedMachine(*driven)
     machine.begin_saga(process=0, steps=("c", "a"), name="first", timeout=None)
     machine.send(process=1, pick=0, topic="paid", key=None)
     machine.deliver(process=1)
@@ -139,6 +139,31 @@ def test_saga_of_a_process_that_dies_is_undone(driven: tuple[asyncio.Runner, Dri
     machine.teardown()
 
 
+def test_schedule_of_a_limited_queue_starts_each_time_once(driven: tuple[asyncio.Runner, Driver]) -> None:
+    machine = RegulatedMachine(*driven)
+    machine.set_queue(process=0, queue="other", concurrency=1, of_key=None, burst=None)
+    machine.schedule(0, "nightly", "first", "other", ("queue", "last"), is_new_rule=True)
+    machine.fire(process=1, units=3, **ALL)
+    machine.fire(process=2, units=1, **ALL)
+    machine.the_tables_are_the_models()
+    assert [each.schedule for each in machine.model.workflows] == ["nightly"]
+    machine.control(process=0, pick=0, how="trigger")
+    machine.claim_ready(process=1, limit=2, **ALL)
+    machine.the_tables_are_the_models()
+    assert [each.status for each in machine.model.workflows] == ["RUNNING", "PENDING"]
+    machine.end(0, stale=False, fails=False, reopen=())
+    machine.claim_at_once(limit=1, order=[0, 1, 2])
+    machine.end(0, stale=False, fails=False, reopen=())
+    machine.fire(process=1, units=0, **ALL)
+    machine.the_tables_are_the_models()
+    assert [each.status for each in machine.model.workflows] == ["SUCCESS", "SUCCESS", "PENDING"]
+    machine.schedule(0, "nightly", "first", "other", ("cancel", "last"), is_new_rule=False)
+    machine.fire(process=1, units=1, **ALL)
+    machine.the_tables_are_the_models()
+    assert machine.model.workflows[2].status == "CANCELLED"
+    machine.teardown()
+
+
 @pytest.mark.timeout(0 if "PGQRS_MODEL_EXAMPLES" in os.environ else 300)
 def test_pgqrs_behaves_like_the_model(driven: tuple[asyncio.Runner, Driver]) -> None:
-    run_state_machine_as_test(lambda: TalkingMachine(*driven), settings=_settings())
+    run_state_machine_as_test(lambda: RegulatedMachine(*driven), settings=_settings())

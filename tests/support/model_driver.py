@@ -9,17 +9,19 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from pgqrs import Admin, PyWorkflow, step, workflow
+from pgqrs import Admin, Every, PyWorkflow, step, workflow
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.queries import executors
 from pgqrs.storage.records import ClaimedRun, StoredOutcome
+from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.addresses import SEPARATOR
 from pgqrs.storage.sql.channels import executor_channel
 from pgqrs.storage.sql.tokens import new_token
@@ -33,6 +35,7 @@ from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.writes.waits import StepWait, WaitingStep
 from pgqrs.types import WorkflowStatus
 from tests.support.journal_records import claimed, end_run, fail_attempt, leave_run
+from tests.support.model_flow import Listed, Schedule
 from tests.support.model_messages import UNDOABLE, Message, Talk, Wait
 from tests.support.model_reference import ABANDONED, EXPIRY, Claimed, Executor, Reference, Run, Step, Workflow
 from tests.support.waiting import until
@@ -169,7 +172,8 @@ class Driver:
     async def clear(self) -> None:
         """Begin anew, with empty tables and executors that live."""
         await self.sql.execute(
-            "TRUNCATE pgqrs_workflows, pgqrs_workflow_steps, pgqrs_executors, pgqrs_messages, pgqrs_events, pgqrs_waits"
+            "TRUNCATE pgqrs_workflows, pgqrs_workflow_steps, pgqrs_executors, pgqrs_messages, pgqrs_events, pgqrs_waits, "
+            "pgqrs_queues, pgqrs_rates, pgqrs_schedules"
         )
         self.ids.clear()
         for number, process in enumerate(self.processes):
@@ -239,6 +243,9 @@ class Driver:
             f"started_at = started_at {shift}; "
             f"UPDATE pgqrs_workflow_steps SET retry_at = retry_at {shift}; "
             f"UPDATE pgqrs_messages SET taken_at = taken_at {shift}; "
+            f"UPDATE pgqrs_rates SET free_at = free_at {shift}; "
+            f"UPDATE pgqrs_schedules SET next_at = next_at {shift}, queued_for = queued_for {shift}, "
+            f"anchor = anchor {shift}; "
             f"UPDATE pgqrs_executors SET expires_at = expires_at {shift}, suspected_at = suspected_at {shift}, "
             f"stopped_at = stopped_at {shift}"
         )
@@ -322,6 +329,71 @@ class Driver:
         await self.processes[by].admin.cancel_workflow(self.ids[workflow], interrupt=interrupt)
         if told is not None:
             await asyncio.wait_for(listener.heard.wait(), PATIENCE)
+
+    # Queues and schedules
+
+    async def queues(self) -> dict[str, Listed]:
+        """Return the list of the queues."""
+        return {
+            each.name: Listed(
+                (
+                    each.concurrency,
+                    each.partition_concurrency,
+                    None if each.rate is None else each.rate.burst,
+                    each.paused_at is not None,
+                ),
+                each.ready,
+                each.running,
+                each.held_back,
+            )
+            for each in await self.processes[0].admin.list_queues()
+        }
+
+    async def schedule(  # noqa: PLR0917
+        self, by: int, name: str, workflow: str, queue: str, overlap: str, catchup: str, *, is_new_rule: bool
+    ) -> None:
+        """Make or change a schedule of a time in each unit, counted from now on if the rule is to be new."""
+        anchor = await self.sql.fetchval("SELECT anchor FROM pgqrs_schedules WHERE name = $1", name)
+        if anchor is None or is_new_rule:
+            anchor = await self.sql.fetchval("SELECT now()")
+        submitter: Any = self.processes[by].admin.options(queue=queue)
+        policy = {"overlap": overlap, "catchup": catchup, "within": timedelta(days=3650)}
+        await submitter.schedule(name, Every(UNIT, anchor), FUNCTIONS[workflow], 1, **policy)
+
+    async def control(self, by: int, name: str, how: str) -> int:
+        """Pause, resume, delete or trigger a schedule; return the id of the workflow that was started."""
+        handle = await self.processes[by].admin.find_schedule(name)
+        done = await getattr(handle, how)()
+        return done.id if how == "trigger" else 0
+
+    async def fire(self, executor: int, names: list[str], queues: list[str]) -> tuple[int, int]:
+        """Start the workflows of the schedules that are due."""
+        watch = await self._watch(executor)
+        fired = await watch.fire_schedules(ScheduleFiring(), names, queues)
+        return fired.moved, fired.started
+
+    async def new_of_schedules(self) -> list[int]:
+        """Return the ids of the workflows of schedules that are not known, in the order of their times."""
+        query = (
+            "SELECT id FROM pgqrs_workflows WHERE schedule IS NOT NULL AND id <> ALL($1) "
+            "ORDER BY schedule, scheduled_for"
+        )
+        return [row["id"] for row in await self.sql.fetch(query, self.ids)]
+
+    async def schedules(self, now: int) -> dict[str, Schedule]:
+        """Return the schedules; `now` is the time of the model."""
+        rows = await self.sql.fetch(
+            "SELECT name, workflow, queue, overlap, catchup, extract(epoch FROM next_at - now()) AS next, "
+            "extract(epoch FROM queued_for - now()) AS queued, paused_at IS NOT NULL AS paused FROM pgqrs_schedules"
+        )
+        found: dict[str, Schedule] = {}
+        for row in rows:
+            values = dict(row)
+            name = values.pop("name")
+            times = {each: units(values[each]) for each in ("next", "queued")}
+            values |= {each: None if left is None else now + left for each, left in times.items()}
+            found[name] = Schedule(**values)
+        return found
 
     # Messages, children, sagas
 
@@ -484,11 +556,11 @@ class Driver:
 
     async def workflows(self) -> list[Workflow]:
         rows = await self.sql.fetch(
-            "SELECT id, name, queue, key, priority, timeout, status, epoch, attempts, retries, "
+            "SELECT id, name, queue, CASE WHEN schedule IS NULL THEN key END AS key, priority, timeout, status, epoch, attempts, retries, "
             "ready_at IS NOT NULL AS ready, extract(epoch FROM due_at - now()) AS due, executor, "
             "extract(epoch FROM deadline - now()) AS deadline, cancel_interrupts AS cancel, "
             "output::text, error::text, parent_id, parent_step, place, ends_with_parent, saga_state AS saga, "
-            "generation, started_at IS NOT NULL AS started, has_children "
+            "generation, started_at IS NOT NULL AS started, has_children, partition_key, schedule "
             "FROM pgqrs_workflows ORDER BY array_position($1::bigint[], id)",
             self.ids,
         )

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from pgqrs.errors import InvariantError, PgqrsError, WorkflowCancelledError, WorkflowFencedError
 from pgqrs.storage.records import StoredOutcome
 from tests.support.model_driver import FUNCTIONS, PATIENCE, UNIT, Driver, plain, signs, text
-from tests.support.model_messages import Conversation
+from tests.support.model_flow import Flow
 from tests.support.model_reference import OVER, Claimed, Run, Workflow
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class PgqrsMachine(RuleBasedStateMachine):
         super().__init__()
         self._run = runner.run
         self.driver = driver
-        self.model = Conversation(PROCESSES)
+        self.model = Flow(PROCESSES)
         self.runs: list[Run] = []
         self.ticked: set[int] = set()
         self.kept: dict[tuple[int, str], str | None] = {}
@@ -201,12 +201,22 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _claim_ready(self, process: int, some: list[str], queues: list[str], limit: int) -> None:
         await self.join(process)
-        wanted = self.model.claimable(some, queues)[:limit]
-        expected = [self.model.claim_ready(number, process) for number in wanted]
-        assert await self.driver.claim_ready(process, some, queues, limit) == expected
+        least, most = self.model.bounds(some, queues, limit)
+        found = await self.driver.claim_ready(process, some, queues, limit)
+        taken = [each.workflow for each in found]
+        assert least <= len(taken) <= most
+        self.model.check_order(some, queues, taken)
+        in_order = [each for each in self.model.claimable(some, queues) if each in taken]
+        expected = self._start(in_order, process)
+        assert found == expected
         for each in expected:
             self.took(each, process)
             await self._check_history(process, each.workflow)
+
+    def _start(self, numbers: list[int], process: int) -> list[Claimed]:
+        self.model.check_rooms(numbers)
+        self.model.spend(numbers)
+        return [self.model.claim_ready(number, process) for number in numbers]
 
     @rule(limit=st.integers(1, 2), order=st.permutations(range(PROCESSES)))
     def claim_at_once(self, limit: int, order: list[int]) -> None:
@@ -221,11 +231,14 @@ class PgqrsMachine(RuleBasedStateMachine):
         answers = await asyncio.gather(*claims)
         taken = [each for answer in answers for each in answer]
         assert len({each.workflow for each in taken}) == len(taken), "one run, one executor"
-        assert min(limit, len(ready)) <= len(taken) <= min(2 * limit, len(ready))
+        assert (
+            self.model.bounds(*everything, limit)[0] <= len(taken) <= self.model.bounds(*everything, 2 * limit)[1]
+        )
+        assert {each.workflow for each in taken} <= {*ready}
+        self.model.check_rooms([each.workflow for each in taken])
         for process, answer in zip(order, answers, strict=True):
+            assert self._start([each.workflow for each in answer], process) == answer
             for each in answer:
-                assert each.workflow in ready
-                assert self.model.claim_ready(each.workflow, process) == each
                 self.took(each, process)
 
     @precondition(lambda self: self.model.workflows)
@@ -407,10 +420,12 @@ class PgqrsMachine(RuleBasedStateMachine):
 
     async def _tick(self, process: int, some: list[str], queues: list[str], *, unknown_too: bool) -> None:
         await self.join(process)
+        has_due = bool(self.model.due(some, queues))
         expected = self.model.tick(some, queues, unknown_too=unknown_too)
         if unknown_too:
             self.model.delete_received()
         found = await self.driver.tick(process, some, queues, unknown_too=unknown_too)
+        assert found.has_due_schedules is has_due
         await self.driver.hold_suspicions()
         left = None if found.next_due is None else round(found.next_due / UNIT)
         assert found._replace(next_due=left)[: len(expected)] == expected
@@ -434,6 +449,8 @@ class PgqrsMachine(RuleBasedStateMachine):
         messages = [replace(each, taken=None if each.taken is None else 0) for each in model.messages]
         assert await self.driver.messages() == messages
         assert await self.driver.events() == model.events
+        assert await self.driver.queues() == model.listed()
+        assert await self.driver.schedules(model.now) == model.schedules
         assert await self.driver.executors(model) == [signs(each) for each in model.executors]
         for place, step in steps.items():
             if place in self.kept or step.status == "SUCCESS":

@@ -77,6 +77,8 @@ class Workflow:
     saga: str | None = None
     generation: int | None = None
     started: bool = False
+    partition_key: str | None = None
+    schedule: str | None = None
     waits: frozenset[tuple[str, str]] = frozenset()
     reaps: bool = False
     """Whether its end has yet to end its children."""
@@ -441,15 +443,13 @@ class Reference:
             and each.deadline <= self.now
             and (each.saga is None or (each.executor is None and not each.unwinds))
         ]
-        next_due = min(
-            (
-                time - self.now
-                for each in self.workflows
-                for time in (each.due, each.deadline)
-                if time is not None and time > self.now
-            ),
-            default=None,
-        )
+        times = [
+            time - self.now
+            for each in self.workflows
+            for time in (each.due, each.deadline)
+            if time is not None and time > self.now
+        ]
+        next_due = min([*times, *self.next_times(names, queues)], default=None)
         doubted = self.suspect()
         woken = [each for each in self.workflows if each.due is not None and each.due <= self.now]
         lost = [each for each in self.workflows if each.executor in dead]
@@ -470,6 +470,10 @@ class Reference:
         if unknown_too:
             self._forget(self._long_dead())
         return Tick(ready, len(woken), len(lost), len(late), doubted, next_due)
+
+    def next_times(self, names: Collection[str], queues: Collection[str]) -> list[int]:
+        """Return the units until further times at which a worker has something to do."""
+        return []
 
     def suspect(self) -> int:
         """Begin to suspect those that show no life, and return how many are suspected since now."""
