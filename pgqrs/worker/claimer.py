@@ -84,9 +84,13 @@ class Claimer(PeriodicService):
         if not self._is_unanswered:
             self._follow_hint()
 
-    def slot_freed(self) -> None:
-        """Claim again if more workflows may be ready: a slot has become free."""
-        if self.may_be_more:
+    def slot_freed(self, *, is_limited: bool = False) -> None:
+        """Claim again if more workflows may be ready: a slot has become free.
+
+        A slot of a queue with limits is free for a workflow that no earlier claim could take. No role of the
+        database can pretend it, so it is no hint that is deferred.
+        """
+        if self.may_be_more or is_limited:
             self.wake()
 
     async def stop(self) -> None:

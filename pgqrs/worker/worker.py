@@ -346,10 +346,11 @@ class _Services:
         return connection is not None and connection.queues.is_limited(claimed.queue)
 
     def _over(self, claimed: ClaimedRun) -> None:
-        if claimed.queue is not None and self._is_limited(claimed):
+        is_limited = self._is_limited(claimed)
+        if claimed.queue is not None and is_limited:
             # The run has freed a slot of its queue, which any worker may take, for a workflow with any id.
             self._here.notifier.notify(claimed.queue, MAX_ID)
-        self._claimer.slot_freed()
+        self._claimer.slot_freed(is_limited=is_limited)
         self._here.notify_finished(claimed.workflow_id)
 
 

@@ -272,6 +272,29 @@ async def test_end_of_a_run_starts_the_next_of_another_worker(admin, dsn, schema
     assert order == ["gated", "other"]
 
 
+async def test_end_of_a_run_starts_the_next_although_hints_are_deferred(admin, monkeypatch):
+    """Hints that led to no workflow defer further hints, and here for ever; the end of an own run is no hint."""
+    for constant in ("MIN_POLL_INTERVAL", "MAX_POLL_INTERVAL", "MIN_HINT_PAUSE", "MAX_HINT_PAUSE"):
+        monkeypatch.setattr(claimer, constant, 10 * DEADLINE)
+    monkeypatch.setattr(maintenance, "REGULAR_INTERVAL", 10 * DEADLINE)
+    gate = asyncio.Event()
+
+    @workflow
+    async def gated(ctx: PyWorkflow) -> None:
+        await gate.wait()
+
+    await admin.set_queue("mail", concurrency=1)
+    async with no_hang():
+        worker = Worker(admin, [gated], ["mail"])
+        await worker.start()
+        handles = [await admin.options(queue="mail").enqueue(gated) for _ in range(3)]
+        await until(lambda: worker._services._claimer._pause)
+        gate.set()
+        for each in handles:
+            await each.result()
+        await worker.drain()
+
+
 async def test_parked_workflow_holds_no_slot(admin):
     go = Topic("go", int)
 
