@@ -57,6 +57,7 @@ from pgqrs.errors import (
 from pgqrs.retry import RetryPolicy
 from pgqrs.schedules import Cron, Every, ScheduleRecord
 from pgqrs.types import (
+    Batch,
     Json,
     QueueRecord,
     Rate,
@@ -77,6 +78,7 @@ from pgqrs.workflow.select import Event, Receive, Sleep
 
 __all__ = [
     "Admin",
+    "Batch",
     "Child",
     "ChildGroup",
     "Children",

@@ -36,7 +36,7 @@ from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0012"
+HEAD = "0015"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -139,6 +139,9 @@ class Workflow(Base):
     scheduled_for: Mapped[datetime | None]
     # The key within the queue, of a customer for instance, by which the limits of partitions count.
     partition_key: Mapped[str | None] = mapped_column(Text(collation="C"))
+    # The batch that runs the workflow and ends it. A batch has its own id here, and the ids of the workflows that
+    # it runs as its input.
+    batch_id: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -201,6 +204,11 @@ class Workflow(Base):
             "queue",
             "partition_key",
             postgresql_where=text("executor IS NOT NULL AND partition_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_batch",
+            "batch_id",
+            postgresql_where=text("batch_id IS NOT NULL AND completed_at IS NULL"),
         ),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ClauseElement
 
+from pgqrs.storage.batches import statements as batches
 from pgqrs.storage.limits import claims as limits
 from pgqrs.storage.limits import settings
 from pgqrs.storage.queries import (
@@ -52,6 +53,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     for sentence, query in invariants.invariants():
         yield sentence, query.limit(1)
     for module in (
+        batches,
         children,
         claims,
         delivery,
@@ -72,4 +74,5 @@ def statements() -> Iterator[tuple[str, Any]]:
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
                 folder = "limits " if module in (limits, settings) else ""
+                folder = "batches " if module is batches else folder
                 yield f"{folder}{module.__name__.rpartition('.')[2]}.{name}", made
