@@ -205,11 +205,6 @@ class Workflow(Base):
             "partition_key",
             postgresql_where=text("executor IS NOT NULL AND partition_key IS NOT NULL"),
         ),
-        Index(
-            "ix_pgqrs_workflows_batch",
-            "batch_id",
-            postgresql_where=text("batch_id IS NOT NULL AND completed_at IS NULL"),
-        ),
     )
 
 

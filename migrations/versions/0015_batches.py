@@ -28,6 +28,7 @@ DECLARE
     is_sealed boolean := coalesce(pg_catalog.json_typeof(NEW.error) = 'array', false);
     errors json := CASE WHEN pg_catalog.json_typeof(NEW.error) = 'array' THEN NEW.error ELSE '[]' END;
     ids json := CASE WHEN pg_catalog.json_typeof(NEW.input) = 'array' THEN NEW.input ELSE '[]' END;
+    members bigint[] := ARRAY(SELECT CAST(i.id AS bigint) FROM pg_catalog.json_array_elements_text(ids) AS i (id));
 BEGIN
     PERFORM pg_catalog.set_config(
         'search_path',
@@ -35,7 +36,7 @@ BEGIN
         true
     );
     PERFORM m.id FROM pgqrs_workflows m
-    WHERE m.batch_id = NEW.id AND m.completed_at IS NULL
+    WHERE m.id = ANY (members) AND m.batch_id = NEW.id AND m.completed_at IS NULL
     ORDER BY m.id FOR NO KEY UPDATE;
     UPDATE pgqrs_workflows m SET
         status = NEW.status,
@@ -43,10 +44,10 @@ BEGIN
         error = CASE WHEN NEW.status = 'ERROR' THEN (CASE WHEN is_sealed THEN e.value ELSE NEW.error END) END,
         claim = NULL, executor = NULL, ready_at = NULL, due_at = NULL, deadline = NULL, cancel_interrupts = NULL,
         completed_at = NEW.completed_at, updated_at = NEW.completed_at
-    FROM pg_catalog.json_array_elements_text(ids) WITH ORDINALITY AS i (id, place)
+    FROM pg_catalog.unnest(members) WITH ORDINALITY AS i (id, place)
     LEFT JOIN pg_catalog.json_array_elements(outputs) WITH ORDINALITY AS o (value, place) ON o.place = i.place
     LEFT JOIN pg_catalog.json_array_elements(errors) WITH ORDINALITY AS e (value, place) ON e.place = i.place + 1
-    WHERE m.id = CAST(i.id AS bigint) AND m.batch_id = NEW.id AND m.completed_at IS NULL;
+    WHERE m.id = i.id AND m.batch_id = NEW.id AND m.completed_at IS NULL;
     UPDATE pgqrs_workflows m SET
         output = CASE WHEN NEW.status = 'SUCCESS' THEN 'null' ELSE NEW.output END,
         error = CASE WHEN is_sealed THEN errors -> 0 ELSE NEW.error END
@@ -67,13 +68,6 @@ def upgrade(op: Operations) -> None:
     """Give workflows a batch, whose end ends them in the same transaction."""
     schema = op.get_context().version_table_schema
     op.add_column("pgqrs_workflows", sa.Column("batch_id", sa.BigInteger(), nullable=True), schema=schema)
-    op.create_index(
-        "ix_pgqrs_workflows_batch",
-        "pgqrs_workflows",
-        ["batch_id"],
-        schema=schema,
-        postgresql_where=sa.text("batch_id IS NOT NULL AND completed_at IS NULL"),
-    )
     for statement in (_FUNCTION, _TRIGGER):
         op.execute(_in_schema(statement, schema))
 
@@ -83,7 +77,6 @@ def downgrade(op: Operations) -> None:
     schema = op.get_context().version_table_schema
     op.execute(_in_schema("DROP TRIGGER pgqrs_batch_ended ON SCHEMA.pgqrs_workflows", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_batch_ended()", schema))
-    op.drop_index("ix_pgqrs_workflows_batch", "pgqrs_workflows", schema=schema)
     op.drop_column("pgqrs_workflows", "batch_id", schema=schema)
 
 

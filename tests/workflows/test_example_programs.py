@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from examples import tenants
+from examples import embeddings, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -69,3 +69,8 @@ async def test_nightly_report_is_made_once_a_night(kit, clock):
 async def test_small_tenant_does_not_wait_for_the_large_one(admin):
     async with no_hang(), Worker(admin, [tenants.report], ["reports"]):
         assert await tenants.render_all(admin, 40) < 20
+
+
+async def test_texts_are_embedded_in_few_calls(admin):
+    async with no_hang(), Worker(admin, [embeddings.embed, embeddings.index]):
+        assert await embeddings.embed_all(admin, 30) <= 3
