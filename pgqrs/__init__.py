@@ -58,6 +58,7 @@ from pgqrs.errors import (
 from pgqrs.retry import RetryPolicy
 from pgqrs.schedules import Cron, Every, ScheduleRecord
 from pgqrs.types import (
+    Batch,
     Json,
     QueueRecord,
     Rate,
@@ -78,6 +79,7 @@ from pgqrs.workflow.select import Event, Receive, Sleep
 
 __all__ = [
     "Admin",
+    "Batch",
     "Child",
     "ChildGroup",
     "Children",

@@ -6,8 +6,9 @@ import builtins
 import functools
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import timedelta
 from types import CodeType
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, cast, overload
@@ -17,7 +18,9 @@ from pgqrs.codecs.failures import is_terminal
 from pgqrs.engine.calls.offload import ExecutorOffload, ExecutorSource, ThreadOffload
 from pgqrs.engine.run import RunOptions
 from pgqrs.retry import RetryPolicy, policy_of
+from pgqrs.types import Batch
 from pgqrs.validation import check_name, check_step_id, validate_positive_int, validate_seconds
+from pgqrs.workflow.batching.plan import batched, check_is_no_batch
 from pgqrs.workflow.compensation import STEP, Undo, UndoWhen, register_step, undoable
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, qualified_name, register
@@ -32,6 +35,20 @@ AsyncFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], Awaitable[R]]
 PlainFunction: TypeAlias = Callable[Concatenate[PyWorkflow, P], R]
 
 Decorated: TypeAlias = Callable[Concatenate[PyWorkflow, P], Coroutine[Any, Any, R]]
+
+T = TypeVar("T")
+
+BatchFunction: TypeAlias = Callable[[PyWorkflow, list[T]], Awaitable[R]]
+
+
+class BatchDecorator(Protocol):
+    """Makes a function of a list a workflow of one element of the list."""
+
+    @overload
+    def __call__(self, function: BatchFunction[T, None], /) -> Decorated[[T], None]: ...
+
+    @overload
+    def __call__(self, function: BatchFunction[T, Sequence[R]], /) -> Decorated[[T], R]: ...
 
 
 class AnyFunction(Protocol):
@@ -333,6 +350,18 @@ def workflow(
     timeout: float | timedelta | None = None,
     max_attempts: int = 20,
     strict: bool = False,
+    batch: Batch,
+) -> BatchDecorator: ...
+
+
+@overload
+def workflow(
+    *,
+    name: str | None = None,
+    retry: int | RetryPolicy | None = None,
+    timeout: float | timedelta | None = None,
+    max_attempts: int = 20,
+    strict: bool = False,
 ) -> Callable[[AsyncFunction[P, R]], Decorated[P, R]]: ...
 
 
@@ -345,7 +374,8 @@ def workflow(
     timeout: float | timedelta | None = None,
     max_attempts: int = 20,
     strict: bool = False,
-) -> Decorated[P, R] | Callable[[AsyncFunction[P, R]], Decorated[P, R]]:
+    batch: Batch | None = None,
+) -> Any:
     """Make an ``async def`` a durable workflow: a call starts a run, runs the function and records its end.
 
     The first argument of the function is the `PyWorkflow`. The codec must be able to encode the return value.
@@ -367,26 +397,34 @@ def workflow(
             workflow beyond this number as ERROR.
         strict: Whether a recorded step that is called with other arguments than before raises
             `StepMismatchError`. By default such a call logs a warning.
+        batch: A `Batch`, as in ``batch=Batch(100, within=2.0)``: one run executes up to 100 submissions. The
+            function has one argument besides the context, the list of the submissions, and returns a list with one
+            element for each of them, or None. An application submits single elements, each of which is a workflow
+            with a result of its own. No batches by default.
 
     Returns:
         The workflow, an ``async def`` with the arguments of the function; or a decorator.
 
     Raises:
         TypeError: The function is not an ``async def``, or its first argument is annotated with another type than
-            `PyWorkflow`. A call of the workflow with another first argument raises it too.
+            `PyWorkflow`. A call of the workflow with another first argument raises it too. With `batch`, the
+            function has not exactly one argument besides the context, or a submission is called by hand.
         ConfigurationError: A number is out of range.
-        InvalidNameError: The name cannot be stored.
+        InvalidNameError: The name cannot be stored, or ends with ``"/batch"``.
     """
     policy = policy_of(retry)
     limit = validate_seconds("timeout", timeout, positive=True)
     most = validate_positive_int("max_attempts", max_attempts)
     options = RunOptions(policy, limit, strict)
 
-    def decorate(function: AsyncFunction[P, R]) -> Decorated[P, R]:
+    def decorate(function: AsyncFunction[P, R]) -> Callable[..., Any]:
         _check_is_no_method(function, "workflow")
         _check_function(function, "workflow")
         own_name = _name_of(function) if name is None else name
         check_name("workflow name", own_name)
+        check_is_no_batch(own_name)
+        if batch is not None:
+            return register(replace(batched(function, own_name, batch, options), max_attempts=most))
         returns = ReturnType(function)
         own_options = options._replace(returns=returns)
 
@@ -395,8 +433,7 @@ def workflow(
             _check_context(ctx, function)
             return await ctx.run_body(function, args, kwargs, own_options)
 
-        register(Definition(own_name, wrapper, returns, policy, limit, most, strict))
-        return wrapper
+        return register(Definition(own_name, wrapper, returns, policy, limit, most, strict))
 
     return decorate if function is None else decorate(function)
 

@@ -36,7 +36,7 @@ from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -146,6 +146,9 @@ class Workflow(Base):
     # start only, and not until its end; both are None for a workflow that was submitted without one.
     unique_value: Mapped[str | None]
     unique_until_start: Mapped[bool | None]
+    # The batch that runs the workflow and ends it. A batch has its own id here, and the ids of the workflows that
+    # it runs as its input.
+    batch_id: Mapped[int | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
@@ -85,7 +85,7 @@ class WorkflowRecord:
     Attributes:
         id: The id of the workflow.
         name: The name of the workflow.
-        status: The status of the workflow.
+        status: The status of the workflow. Until a submission in a batch ends, it has that of the batch.
         input: The arguments of the workflow, ``{"args": [...], "kwargs": {...}}``; those with which it has
             continued as new, if it has.
         output: The return value of the workflow; None without a recorded output.
@@ -108,6 +108,9 @@ class WorkflowRecord:
         scheduled_for: The time for which the schedule has started the workflow.
         partition_key: The key of the workflow within its queue; None without one.
         unique: The unique value with which the workflow was submitted; None without one.
+        batch_id: The id of the batch that runs a submission of a workflow with `batch`; None before it is in a
+            batch, and for any other workflow. A batch has its own id here, and the ids of its submissions as its
+            `input`.
     """
 
     id: int
@@ -133,6 +136,7 @@ class WorkflowRecord:
     scheduled_for: datetime | None = None
     partition_key: str | None = None
     unique: str | None = None
+    batch_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,20 @@ class Rate:
     limit: int
     per: float = 1.0
     burst: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The size of the batches of a workflow, and the time in which they fill, as in ``Batch(100, within=2.0)``.
+
+    Attributes:
+        size: The maximum number of submissions of a batch; a batch of this size starts at once.
+        within: Seconds, or a `timedelta`, after which a smaller batch starts, counted from the time at which its
+            oldest submission became ready; 0 for no wait.
+    """
+
+    size: int
+    within: float | timedelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ from pgqrs.types import (
 )
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
+from pgqrs.workflow.batching.plan import refuse_by_hand
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.messaging.messages import Topic
@@ -307,6 +308,7 @@ class Admin:
             Exception: Any exception that the function raises.
         """
         definition = definition_of(workflow)
+        refuse_by_hand(definition, "run")
         warn_in_body("run", definition.name)
         encoded = encode_input(self.codec, definition, args, kwargs)
         store, timeout = await self.store(), definition.timeout

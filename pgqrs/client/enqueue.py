@@ -60,6 +60,7 @@ from pgqrs.validation import (
     validate_unique,
 )
 from pgqrs.workflow.arguments import are_same_inputs, check_arguments, check_is_tuple, decode_input, encode_input
+from pgqrs.workflow.batching.plan import refuse_by_hand
 from pgqrs.workflow.context import PyWorkflow
 from pgqrs.workflow.definition import Definition, definition_of
 from pgqrs.workflow.messaging.messages import Topic, as_topic, emitted, message
@@ -264,6 +265,7 @@ class Submitter:
             )
         self._refuse_unique("run")
         definition = definition_of(workflow)
+        refuse_by_hand(definition, "run")
         warn_in_body("run", definition.name, key=self._options.key)
         # The delay keeps workers from claiming the workflow before this process starts it. If this process dies
         # before the start, a worker claims the workflow after the delay.
@@ -393,6 +395,7 @@ class Submitter:
                 "`admin.options(key=...)`."
             )
         definition = definition_of(workflow)
+        refuse_by_hand(definition, "with_start")
         submission = self._plain_submission(definition, args, kwargs, self._options.key, self._options.delay)
         return WithStart(self._loops, partial(self._start_and_send, definition, submission))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from types import SimpleNamespace, UnionType
-from typing import Any, Never, NoReturn, Union, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Never, NoReturn, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
 from pgqrs.codecs.base import Codec, codec_for, is_typed
 from pgqrs.errors import ConfigurationError
@@ -114,6 +114,33 @@ def input_codec(codec: Codec, function: Callable[..., object], count: int, names
     return _bound(codec, _input_type(function, count, names), f"the arguments of {_shown(function)}")
 
 
+_BATCHED = "__pgqrs_batched__"
+
+
+def mark_batched(function: Callable[..., object]) -> None:
+    """Mark a function as that of the submissions of batches, whose annotations are those of a batch.
+
+    The parameter and the result of the submission are then elements of the lists that the annotations name.
+    """
+    setattr(function, _BATCHED, True)
+
+
+def _element_of(annotation: Any, what: str) -> Any:
+    """Return the type of the elements of a list; `what` names the list."""
+    if any(annotation is each for each in (Any, None, type(None))):
+        return annotation
+    if any(annotation is each for each in (list, tuple, _SEQUENCE)):
+        return Any
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _element_of(inner[0], what)
+    if get_origin(annotation) in {list, _SEQUENCE} or (get_origin(annotation) is tuple and inner[1:] == (...,)):
+        return inner[0]
+    raise ConfigurationError(
+        f"{what} must be annotated as a list, got {annotation!r}: its elements are submissions."
+    )
+
+
 def annotation_of(function: Callable[..., object], name: str) -> Any:
     """Return the annotation of a parameter, or of the ``"return"``, of a function; `Any` if it has none.
 
@@ -132,7 +159,8 @@ def annotation_of(function: Callable[..., object], name: str) -> Any:
             f"the annotation {given!r} of {_shown(function)} cannot be looked up: {error}. Define or import its "
             "names at the top of the module, not below `if TYPE_CHECKING`."
         ) from error
-    return _made(found[name])
+    made = _made(found[name])
+    return _element_of(made, f"{name!r} of {_shown(function)}") if hasattr(function, _BATCHED) else made
 
 
 def _made(annotation: Any) -> Any:

@@ -49,6 +49,12 @@ class StoredWorkflow(NamedTuple):
     token: int | None
     partition_key: str | None = None
     unique: str | None = None
+    batch_id: int | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """True for a batch, whose input is the ids of its submissions, whatever its codec."""
+        return self.batch_id == self.id
 
 
 class StoredStep(NamedTuple):
@@ -137,8 +143,11 @@ def decode_listed_step(codec: Codec, stored: StoredStep, written: str | None) ->
 def _workflow(codec: Codec, stored: StoredWorkflow, read: _Read) -> WorkflowRecord:
     fields: dict[str, Any] = stored._asdict()
     del fields["token"]
-    fields["input"] = read(codec_at(codec, "input", stored.name).decode, stored.input)
-    fields["output"] = read(codec_at(codec, "output", stored.id).decode, stored.output)
+    if stored.is_batch:
+        fields |= {"input": json.loads(stored.input), "output": None}
+    else:
+        fields["input"] = read(codec_at(codec, "input", stored.name).decode, stored.input)
+        fields["output"] = read(codec_at(codec, "output", stored.id).decode, stored.output)
     fields["error"] = read(partial(_opened, codec, (stored.id,)), stored.error)
     return WorkflowRecord(**fields)
 

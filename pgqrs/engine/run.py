@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from pgqrs.clock import TimeOfDay
 from pgqrs.codecs.annotations import ReturnType
-from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing, seal_error
+from pgqrs.codecs.base import Codec, as_serialization_error, codec_at, is_sealing
 from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_error
 from pgqrs.engine.announcements import Announcements
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
+from pgqrs.engine.outcomes import Outcomes
 from pgqrs.engine.parking import HasRoom, Parking
 from pgqrs.engine.replay.failure_trace import is_of_undone_saga
 from pgqrs.engine.replay.history import StepHistory
@@ -64,7 +65,11 @@ class RunOptions(NamedTuple):
 
     def codec(self, codec: Codec, workflow_id: int) -> Codec:
         """Return the codec for the return value of the workflow."""
-        return codec_at(codec if self.returns is None else self.returns.codec(codec), "output", workflow_id)
+        return codec_at(self.value_codec(codec), "output", workflow_id)
+
+    def value_codec(self, codec: Codec) -> Codec:
+        """Return the codec for values of the return type."""
+        return codec if self.returns is None else self.returns.codec(codec)
 
 
 class NextAttempt(NamedTuple):
@@ -105,6 +110,7 @@ class Run:
         has_room: Returns whether no other workflow waits for the slot of the run; `can_park` needs it alone.
         queue: The queue of the workflow; the default queue if it is unknown.
         parent_id: The id of the parent of a child; None if it is unknown.
+        members: The ids of the submissions of a batch; none for any other workflow.
 
     """
 
@@ -123,6 +129,7 @@ class Run:
         has_room: HasRoom = bool,
         queue: str | None = None,
         parent_id: int | None = None,
+        members: Sequence[int] = (),
     ) -> None:
         self.context_key = owner
         self.workflow_id = workflow_id
@@ -136,10 +143,12 @@ class Run:
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
-        self.announcements = Announcements(store.arrivals, queue, has_parent=parent_id is not None)
+        self.announcements = Announcements(
+            store.arrivals, queue, has_parent=parent_id is not None or bool(members)
+        )
         self._next: tuple[Arguments, Run | None] | None = None
         self._options = RunOptions()
-        self._output_codec: Codec | None = None
+        self.outcomes = Outcomes(codec, workflow_id, members)
         self._release_task: asyncio.Task[None] | None = None
         self.sagas: Sagas | None = None
         if history.saga_state is not None:
@@ -280,9 +289,7 @@ class Run:
 
     def output_codec(self) -> Codec:
         """Return the codec of the return value; raise `ConfigurationError` for an unsupported annotation."""
-        if self._output_codec is None:
-            self._output_codec = self._options.codec(self.codec, self.workflow_id)
-        return self._output_codec
+        return self.outcomes.value_codec(self._options.value_codec(self.codec))
 
     async def on_return(self, value: object) -> object:
         """End the run after its body returned `value`, and return the value as it is stored.
@@ -389,7 +396,7 @@ class Run:
         delay = None if policy is None or is_final else policy.delay(self.steps.history.retries + 1, error)
         if delay is None:
             return None
-        return delay, self._sealed(dump_error(error, terminal=False)), self.steps.to_reopen(error)
+        return delay, self.outcomes.sealed(dump_error(error, terminal=False)), self.steps.to_reopen(error)
 
     # --- stopping ---
 
@@ -442,9 +449,10 @@ class Run:
                 timed_out = self.lifecycle.stop_error()
                 if left is not None:
                     timed_out.add_note(str(left))
-                await self._end(WorkflowStatus.ERROR, error=self._sealed(dump_error(timed_out, terminal=True)))
+                text = self.outcomes.sealed_end(dump_error(timed_out, terminal=True))
+                await self._end(WorkflowStatus.ERROR, error=text)
             case StopReason.CANCELLED | StopReason.INTERRUPTED:
-                error = None if left is None else self._sealed(dump_error(left, terminal=True))
+                error = None if left is None else self.outcomes.sealed(dump_error(left, terminal=True))
                 await self._release(WorkflowStatus.CANCELLED, error=error)
             case StopReason.PARKED:
                 waits = self.parking.parked
@@ -465,7 +473,7 @@ class Run:
         if self.sagas.failure is not None:
             failed = dump_error(self.sagas.failure, terminal=False)
             reopen = self.steps.to_reopen(self.sagas.failure)
-            await self._end(WorkflowStatus.ERROR, error=self._sealed(failed), reopen=reopen)
+            await self._end(WorkflowStatus.ERROR, error=self.outcomes.sealed_end(failed), reopen=reopen)
         elif self.sagas.unfinished:
             await self._release(WorkflowStatus.PENDING)
         else:
@@ -486,6 +494,7 @@ class Run:
             can_park=self.parking.can_park,
             has_room=self.parking.has_room,
             queue=self.announcements.queue,
+            members=self.outcomes.members,
         )
         anew.announcements.continue_from(self.announcements)
         anew.steps.continue_from(self.steps)
@@ -575,15 +584,12 @@ class Run:
         try:
             terminal = exception is None or is_terminal(exception)
             reopen = self.steps.to_reopen(exception)
-            text = self._sealed(dump_error(error, terminal=terminal))
+            text = self.outcomes.sealed_end(dump_error(error, terminal=terminal))
         except Exception as unexpected:  # noqa: BLE001  # the error's class or a codec may do anything
             known = {"workflow_id": self.workflow_id}
             log_unexpected(f"the error of workflow {self.workflow_id}", unexpected, self.codec, known)
-            text = self._sealed(plain_error(error, terminal=terminal))
+            text = self.outcomes.sealed_end(plain_error(error, terminal=terminal))
         await self._end(WorkflowStatus.ERROR, error=text, reopen=reopen)
-
-    def _sealed(self, text: str) -> str:
-        return seal_error(self.codec, text, self.workflow_id)
 
     def abandon_unfinished(self) -> None:
         """Abandon the run as after a crash, unless it has ended, was released or was lost.

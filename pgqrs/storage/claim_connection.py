@@ -11,6 +11,7 @@ from uuid import UUID
 from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
+from pgqrs.storage.batches.forming import BatchedWorkflow, FormedBatches, form_batches
 from pgqrs.storage.claim_floor import ClaimFloor
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
@@ -99,7 +100,7 @@ class ClaimConnection:
         clock: Clock | None = None,
     ) -> None:
         self._database = database
-        self._own = {"executor": executor_id, "codec": codec}
+        self._own: dict[str, Any] = {"executor": executor_id, "codec": codec}
         self._on_notify = on_notify
         self._on_time = on_time
         self._dedicated = DedicatedConnection(database, self._listen, sorting=False)
@@ -181,13 +182,18 @@ class ClaimConnection:
         """Consider ids from `first` on again: the workflow `first` is ready, and perhaps workflows above it."""
         self._floor.lower(first)
 
-    async def run_maintenance(self, names: Sequence[str], queues: Sequence[str]) -> MaintenanceResult:
-        """Wake due workflows, recover the runs of dead executors, end overdue workflows, and return a summary."""
+    async def run_maintenance(
+        self, names: Sequence[str], queues: Sequence[str], submitted: Sequence[str] = ()
+    ) -> MaintenanceResult:
+        """Wake due workflows, recover the runs of dead executors, end overdue workflows, and return a summary.
+
+        `submitted` has the names of the workflows that the worker runs in batches, and does not claim.
+        """
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
-            pairs = {"names": list(dict.fromkeys(names)), "queues": list(dict.fromkeys(queues))}
-            known = self._own | pairs
-            found = await self._look(known | {"unknown_too": unknown_too})
+            asked = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
+            known = self._own | {"names": list(dict.fromkeys([*names, *submitted])), "queues": asked[1]}
+            found = await self._look(known | {"unknown_too": unknown_too}, asked)
             ready = found["lowest"] is not None
             others: list[Any] = []
             if not ready and self._ticks % _OTHERS_EVERY == 0:
@@ -224,6 +230,20 @@ class ClaimConnection:
                 self._floor.lower(fired.lowest)
         return fired
 
+    async def form_batches(self, workflows: Sequence[BatchedWorkflow], queues: Sequence[str]) -> FormedBatches:
+        """Make batches of the submissions of these workflows and queues that are ready."""
+        async with self._one_at_a_time:
+            formed = await form_batches(
+                self._fetch,
+                workflows,
+                list(dict.fromkeys(queues)),
+                sequence=self._database.workflow_ids,
+                codec=self._own["codec"],
+            )
+            if formed.lowest:
+                self._floor.lower(formed.lowest)
+        return formed
+
     async def deliver(self) -> Delivered:
         """Give parked workflows the messages for which they wait."""
         async with self._one_at_a_time:
@@ -240,9 +260,9 @@ class ClaimConnection:
             (found,) = await self._fetch(children.cancel_children, {})
         return bool(found["cancelled"] and found["left"])
 
-    async def _look(self, values: dict[str, Any]) -> Any:
-        """Run a full search if it is due, otherwise a search within the bounds of the floor."""
-        floor = self._floor.of((values["names"], values["queues"]))
+    async def _look(self, values: dict[str, Any], asked: object) -> Any:
+        """Run a full search if it is due, otherwise a search within the bounds of the floor of `asked`."""
+        floor = self._floor.of(asked)
         is_full = self._floor.is_due
         bounds = {"floor": 0, "past": MAX_SECONDS} if is_full else {"floor": floor, "past": self._floor.past}
         if is_full:

@@ -116,6 +116,10 @@ class StoreReader:
         """Return the values, JSON texts, of the events that a workflow has set, by name."""
         return await self._read(lambda connection: WorkflowRepository(connection).events(workflow_id))
 
+    async def inputs(self, ids: Collection[int]) -> dict[int, str]:
+        """Return the inputs, JSON texts, of the workflows that exist, by id."""
+        return await self._read(lambda connection: WorkflowRepository(connection).inputs(ids))
+
     async def child_results(self, workflow_id: int, step_id: str, first: int, count: int) -> list[ChildResult]:
         """Return the ends of up to `count` children that a step has started, from the place `first` on.
 

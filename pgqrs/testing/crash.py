@@ -29,6 +29,7 @@ from pgqrs.testing.crash_report import Compare, RunReport, differences_of, hint_
 from pgqrs.testing.enqueued import deliver, skipping
 from pgqrs.testing.scratch import scratch_admin
 from pgqrs.types import StepRecord, WorkflowStatus
+from pgqrs.worker.batches import batched_workflows
 from pgqrs.worker.runner import ClaimedTask, WorkflowRunner
 from pgqrs.worker.worker import Worker
 from pgqrs.workflow.context import PyWorkflow
@@ -97,7 +98,8 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
 
     Args:
         workflow: A function decorated with `@workflow`.
-        *args: The arguments of each run.
+        *args: The arguments of each run; for a workflow with `batch`, the submissions of one batch, of which the
+            first one is compared.
         arrange: An async function that is called before each run and returns the arguments in a tuple. Pass it
             instead of `args` if each run needs rows of its own, as an unpaid order; it creates the rows and
             commits them.
@@ -296,7 +298,12 @@ class _CrashHarness:
         begun = [each.begun for each in self._observers]
         survivor = self._admins[1]
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
-        handle = await survivor.options(queue=self.queue).enqueue(workflow, *args)
+        submit = survivor.options(queue=self.queue)
+        if self._definition.batch is None:
+            handle = await submit.enqueue(workflow, *args)
+        else:
+            handle, *_others = [await submit.enqueue(workflow, each) for each in args]
+        run_id = await self._run_of(handle.id)
         self._observers[0].crash = crash
         try:
             await self._run_to_end(0, handle.id, crash)
@@ -304,21 +311,26 @@ class _CrashHarness:
             crash.release_waiters()
             await self._stores[0].journal.drain()
             self._observers[0].crash = None
-        kept = await self._steps(handle.id)
-        await self._find_dead(handle.id)
+        kept = await self._steps(run_id)
+        await self._find_dead(run_id)
         await self._run_to_end(1, handle.id, None)
         ended = await self._record(handle.id)
-        generation = (await self._stores[1].history(handle.id)).generation
+        generation = (await self._stores[1].history(run_id)).generation
         record = decode_workflow(survivor.codec, ended)
         return RunReport(
             crash.writes,
             record,
             Recorded(self._result(ended), record.output),
-            await self._steps(handle.id),
+            await self._steps(run_id),
             begun[0] + begun[1],
             begun[1],
             {each.step_id: each for each in kept.values() if each.epoch > generation},
         )
+
+    async def _run_of(self, workflow_id: int) -> int:
+        """Return the id of the workflow that runs: of a submission, that of its batch, which is made at once."""
+        batched = [each._replace(within=0.0) for each in batched_workflows([self._definition])]
+        return (await self._watches[1].form_batches(batched, [self.queue])).lowest if batched else workflow_id
 
     async def _run_to_end(self, which: int, workflow_id: int, crash: _Crash | None) -> None:
         """Claim and run the workflow repeatedly, until it has ended or the executor is killed."""
@@ -332,7 +344,7 @@ class _CrashHarness:
                 await asyncio.sleep(PAUSE)  # until the workflow is due
 
     async def _claim(self, which: int) -> ClaimedRun | None:
-        names, queues = [self._definition.name], [self.queue]
+        names, queues = [self._definition.claimed_name], [self.queue]
         if (await self._watches[which].run_maintenance(names, queues)).has_new:
             await deliver(self._watches[which])
         found = await self._watches[which].claim(names, queues, 1)

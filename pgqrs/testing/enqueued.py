@@ -19,6 +19,7 @@ from pgqrs.testing import sql as testbed
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Arguments
 from pgqrs.types import WorkflowRecord, WorkflowStatus
+from pgqrs.worker.batches import batched_workflows
 from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.workflow.definition import Definition, definition_of
 
@@ -110,6 +111,8 @@ async def run_enqueued(
     a `TestClock`, the time of sleeps, retries, timeouts and rates is skipped; otherwise workflows that are due
     later are not run. A workflow that can only wait for a message, an event or a child of another name is left
     waiting. Workflows of a paused queue, and those that are stored with another codec, are not run.
+    Submissions of a workflow with `batch` are put into batches at once, without the time in which a batch fills; a
+    batch counts as one workflow.
 
     Args:
         admin: The client of the database.
@@ -122,7 +125,7 @@ async def run_enqueued(
     Raises:
         TypeError: A function is not a workflow.
     """
-    definitions = {each.name: each for each in map(definition_of, workflows)}
+    definitions = {each.claimed_name: each for each in map(definition_of, workflows)}
     chosen = None if queues is None else list(queues)
     here = await admin.loop_state()
     watch = await here.store.claim_connection(lambda _queue: None)
@@ -196,6 +199,8 @@ class _Inline:
         self._here = here
         self._watch = watch
         self._names = list(definitions)
+        self._batched = [each._replace(within=0.0) for each in batched_workflows(definitions.values())]
+        self._submitted = [each.name for each in self._batched]
         self._codec = stored_name(admin.codec)
         self._queues = queues
         self._skips = isinstance(admin.clock, TestClock)
@@ -206,7 +211,9 @@ class _Inline:
     async def run(self) -> int:
         """Run until no workflow is left that can go on, and return the number of workflows."""
         while queues := await self._busy_queues():
-            await self._watch.run_maintenance(self._names, queues)
+            await self._watch.run_maintenance(self._names, queues, self._submitted)
+            if self._batched:
+                await self._watch.form_batches(self._batched, queues)
             if await self._run_next(queues):
                 continue
             if not self._skips:
@@ -217,7 +224,7 @@ class _Inline:
     async def _busy_queues(self) -> list[str]:
         await deliver(self._watch)
         found = await self._here.store.database.run_with_retries(
-            lambda each: testbed.queues(each, self._names, self._codec)
+            lambda each: testbed.queues(each, [*self._names, *self._submitted], self._codec)
         )
         return [each for each in found if self._queues is None or each in self._queues]
 

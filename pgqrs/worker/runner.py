@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import is_sealing, seal_error
@@ -30,6 +31,7 @@ from pgqrs.storage.store import Store
 from pgqrs.storage.writes.runs import RunRelease
 from pgqrs.types import WorkflowStatus
 from pgqrs.workflow.arguments import decode_input
+from pgqrs.workflow.batching.items import decode_items, members_of
 from pgqrs.workflow.context import ContextHost, PyWorkflow
 from pgqrs.workflow.definition import Definition
 
@@ -225,9 +227,10 @@ class WorkflowRunner:
             self._log_failure(claimed, error)
             await context.fail(error)
             return
+        texts = await self._inputs_of_batch(definition, claimed)
         try:
             with ValueContext(claimed.workflow_id):
-                args, kwargs = decode_input(self._host.codec, definition, claimed.input)
+                function, args, kwargs = self._call_of(held, definition, texts)
         except Exception as misfit:  # noqa: BLE001  # a codec may raise any error
             await self._release_misfit(held, definition, misfit)
             return
@@ -235,7 +238,21 @@ class WorkflowRunner:
         if self._draining:
             await context.requeue(0.0)
             return
-        await definition.function(context, *args, **kwargs)
+        await function(context, *args, **kwargs)
+
+    async def _inputs_of_batch(self, definition: Definition, claimed: ClaimedRun) -> dict[int, str]:
+        """Return the inputs of the submissions of a batch by their ids; none for any other workflow."""
+        return {} if definition.batch is None else await self._store.reader.inputs(members_of(claimed.input))
+
+    def _call_of(
+        self, held: ClaimedTask, definition: Definition, texts: Mapping[int, str]
+    ) -> tuple[Callable[..., Awaitable[Any]], tuple[Any, ...], dict[str, Any]]:
+        """Return the function of a claimed workflow and its arguments."""
+        text = held.claimed.input
+        if definition.batch is None:
+            return definition.function, *decode_input(self._host.codec, definition, text)
+        items = decode_items(self._host.codec, definition, members_of(text), texts)
+        return definition.batch.function, (items,), {}
 
     async def _release_misfit(self, held: ClaimedTask, definition: Definition, error: Exception) -> None:
         """Release a misfit for a newer worker; at the last claim, record its error.
@@ -267,9 +284,11 @@ class WorkflowRunner:
         await self._store.write_end(left)
 
     async def _adopt(self, held: ClaimedTask) -> None:
-        await held.context.attach_run(
-            held.claimed, has_room=partial(self.has_room, held.claimed), store=self._store
-        )
+        claimed = held.claimed
+        is_batch = self._definitions[claimed.name].batch is not None
+        members = members_of(claimed.input) if is_batch else ()
+        has_room = partial(self.has_room, claimed)
+        await held.context.attach_run(claimed, has_room=has_room, store=self._store, members=members)
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 

@@ -15,6 +15,7 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.access.id_allocator import MAX_ID
+from pgqrs.storage.batches.forming import FormedBatches
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
@@ -22,6 +23,7 @@ from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.channels import MESSAGES, mark_of
 from pgqrs.types import DEFAULT_QUEUE
 from pgqrs.validation import validate_seconds
+from pgqrs.worker.batches import Batches, batched_workflows
 from pgqrs.worker.blocked_loop import BlockedLoopDetector
 from pgqrs.worker.claimer import Claimer
 from pgqrs.worker.deliveries import Deliveries
@@ -29,6 +31,7 @@ from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
 from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.worker.served_queues import ServedQueues
+from pgqrs.workflow.batching.items import members_of
 from pgqrs.workflow.definition import Definition, definition_of
 
 T = TypeVar("T")
@@ -212,8 +215,11 @@ class _Services:
         concurrency: int,
     ) -> None:
         self._here = here
+        self._definitions = definitions
         self._codec = admin.codec
         self._names = list(definitions)
+        self._batched = batched_workflows(definitions.values())
+        self._submitted = [each.name for each in self._batched]
         self._queues = queues
         self._marks = {mark_of(queue) for queue in queues.names}
         self._claim_connection: ClaimConnection | None = None
@@ -228,7 +234,8 @@ class _Services:
             is_behind=lambda claimed: self._claimer.may_be_more or self._is_limited(claimed),
         )
         self._claimer = Claimer(self._claim, self.runs, self._outlook)
-        self._maintenance = Maintenance(self._tick, self._claimer.nudge, here.store.clock)
+        self._maintenance = Maintenance(self._tick, self._nudge, here.store.clock)
+        self._batches = Batches(self._form_batches, self._batches_made, here.store.clock)
         self._deliveries = Deliveries(self._deliver)
         self._firing = ScheduleFiring()
         self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
@@ -241,6 +248,8 @@ class _Services:
         self._loop_detector.start()
         self._maintenance.start()
         self._deliveries.start()
+        if self._batched:
+            self._batches.start()
         self._claimer.start()
 
     async def stop(self) -> None:
@@ -248,7 +257,8 @@ class _Services:
         self.runs.start_no_more()
         self._here.notifier.unlisten(self._on_local_notify)
         self._here.store.arrivals.unlisten(self._deliveries.wake)
-        await asyncio.gather(self._claimer.stop(), self._maintenance.stop(), self._deliveries.stop())
+        services = (self._claimer, self._maintenance, self._deliveries, self._batches)
+        await asyncio.gather(*(each.stop() for each in services))
         with suppress(PgqrsError):
             await self._claimer.take_unanswered()
         await self.runs.drain()
@@ -270,9 +280,12 @@ class _Services:
 
     async def _tick(self) -> MaintenanceResult:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
-        found = await self._in_time(self._claim_connection.run_maintenance(self._names, self._queues.names))
+        found = await self._in_time(
+            self._claim_connection.run_maintenance(self._names, self._queues.names, self._submitted)
+        )
         if found.has_new:
             self._deliveries.wake()
+        self._batches.wake()  # a notification may have been lost
         if found.has_due_schedules:
             found = found._replace(fired=await self._fire_schedules(self._claim_connection))
         if (observer := self._here.store.observer) is not None:
@@ -296,11 +309,24 @@ class _Services:
 
     async def _fire_schedules(self, connection: ClaimConnection) -> int:
         """Start the workflows of schedules that are due, and return the number of schedules."""
-        fired = await self._in_time(connection.fire_schedules(self._firing, self._names, self._queues.names))
+        names = [*self._names, *self._submitted]
+        fired = await self._in_time(connection.fire_schedules(self._firing, names, self._queues.names))
         fired.announce(self._here.store.observer)
         for queue in fired.queues:
             self._here.notifier.notify(queue, fired.lowest)
         return fired.moved
+
+    async def _form_batches(self) -> FormedBatches:
+        """Make batches of ready submissions."""
+        assert self._claim_connection is not None  # noqa: S101  # connected in `start`
+        return await self._in_time(self._claim_connection.form_batches(self._batched, self._queues.names))
+
+    def _batches_made(self, formed: FormedBatches) -> None:
+        """Claim batches here, and tell other workers if there are more of them than free slots."""
+        self._claimer.nudge()
+        if formed.made > self.runs.free:
+            for queue in formed.queues:
+                self._here.notifier.notify(queue, formed.lowest)
 
     async def _deliver(self) -> bool:
         """Deliver messages to parked workflows, and return whether more messages may be left."""
@@ -331,12 +357,17 @@ class _Services:
         elif mark in self._marks:
             if self._here.store.observer is not None:
                 self._here.store.observer.worker_notified()
-            self._claimer.nudge()
+            self._nudge()
 
     def _on_local_notify(self, queue: str, workflow_id: int) -> None:
         if queue in self._queues.names and self._claim_connection is not None:
             self._claim_connection.lower(workflow_id)
-            self._claimer.nudge()
+            self._nudge()
+
+    def _nudge(self) -> None:
+        """Look for ready workflows and submissions."""
+        self._batches.wake()
+        self._claimer.nudge()
 
     def _outlook(self) -> Outlook:
         return Outlook() if self._claim_connection is None else self._claim_connection.queues.outlook
@@ -352,13 +383,17 @@ class _Services:
             self._here.notifier.notify(claimed.queue, MAX_ID)
         self._claimer.slot_freed(is_limited=is_limited)
         self._here.notify_finished(claimed.workflow_id)
+        definition = self._definitions[claimed.name]
+        for each in members_of(claimed.input) if definition.batch is not None else ():
+            self._here.notify_finished(each)
 
 
 def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:
+    """Return the definitions by the names that the worker claims."""
     found: dict[str, Definition] = {}
     for each in workflows:
         definition = definition_of(each)
-        other = found.setdefault(definition.name, definition)
+        other = found.setdefault(definition.claimed_name, definition)
         if other.function is not definition.function:
             raise ConfigurationError(
                 f"two workflows are named {definition.name!r}: {_shown(other.function)} and "

@@ -326,6 +326,8 @@ class Children:
             RunStopped: The run has stopped; raised within the workflow's function and its steps.
         """
         definition = definition_of(workflow)
+        if definition.batch is not None:  # a worker runs it
+            return await (await self.start(workflow, *args, **kwargs))
         options = self.given._replace(delay=self.given.delay or CALL_GRACE)
         child: Child[R] = await start(self._current, options, definition, args, kwargs)
         run = await self._current()

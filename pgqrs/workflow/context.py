@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
@@ -1040,7 +1040,13 @@ class PyWorkflow:
         return claim
 
     async def attach_run(
-        self, claimed: ClaimedRun, *, can_park: bool = True, has_room: HasRoom = bool, store: Store | None = None
+        self,
+        claimed: ClaimedRun,
+        *,
+        can_park: bool = True,
+        has_room: HasRoom = bool,
+        store: Store | None = None,
+        members: Sequence[int] = (),
     ) -> None:
         """Attach a run that was claimed in the database to this context, which no other task uses yet.
 
@@ -1051,11 +1057,12 @@ class PyWorkflow:
             can_park: Whether the run may park: a worker has claimed it and claims it again later. True by default.
             has_room: Returns whether no other workflow waits for the slot of the run; it returns False by default.
             store: The store of the running event loop. By default the `Admin` looks it up.
+            members: The ids of the submissions of a batch; none by default.
         """
         store = await self._host.store() if store is None else store
         if claimed.scheduled_for is not None:
             self._owner.scheduled_for = claimed.scheduled_for
-        await self._new_run(store, claimed, can_park=can_park, has_room=has_room)
+        await self._new_run(store, claimed, can_park=can_park, has_room=has_room, members=members)
 
     async def requeue(self, grace: float = 0.0) -> None:
         """Release the run, so that another worker can claim the workflow at once.
@@ -1079,7 +1086,13 @@ class PyWorkflow:
             self._run.abandon_unfinished()
 
     async def _new_run(
-        self, store: Store, claimed: ClaimedRun, *, can_park: bool, has_room: HasRoom = bool
+        self,
+        store: Store,
+        claimed: ClaimedRun,
+        *,
+        can_park: bool,
+        has_room: HasRoom = bool,
+        members: Sequence[int] = (),
     ) -> None:
         history = History({}, {}, claimed.seconds_left)
         if claimed.epoch > 1:  # the first run has no recorded outcomes to replay
@@ -1097,6 +1110,7 @@ class PyWorkflow:
             has_room=has_room,
             queue=claimed.queue,
             parent_id=claimed.parent_id,
+            members=members,
         )
 
     async def _first_run(self, options: RunOptions) -> Run | Claim:

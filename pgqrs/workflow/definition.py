@@ -13,10 +13,25 @@ _DEFINITION = "__pgqrs_workflow__"
 
 
 @dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The batches of a workflow: their name, their size, the seconds in which they fill, and their timeout.
+
+    `function` runs a batch; it takes the context of the batch and the list of its submissions.
+    """
+
+    name: str
+    size: int
+    within: float
+    timeout: float | None
+    function: Callable[..., Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """The name and the options of a function decorated with `@workflow`.
 
-    `function` is the decorated callable, and `returns` its return annotation. Times are in seconds.
+    `function` is the decorated callable, and `returns` its return annotation. Times are in seconds. `batch` is
+    None unless the submissions of the workflow run in batches; a submission then has no timeout by default.
     """
 
     name: str
@@ -26,6 +41,12 @@ class Definition:
     timeout: float | None = None
     max_attempts: int = 20
     strict: bool = False
+    batch: BatchPlan | None = None
+
+    @property
+    def claimed_name(self) -> str:
+        """The name of the workflows that a worker claims: for a workflow with batches, that of its batches."""
+        return self.name if self.batch is None else self.batch.name
 
 
 def definition_of(function: object) -> Definition:
@@ -41,9 +62,10 @@ def definition_of(function: object) -> Definition:
     return definition if definition.function is around else replace(definition, function=around)
 
 
-def register(definition: Definition) -> None:
-    """Attach a definition to its function, where `definition_of` looks it up."""
+def register(definition: Definition) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """Attach a definition to its function, where `definition_of` looks it up, and return the function."""
     setattr(definition.function, _DEFINITION, definition)
+    return definition.function
 
 
 def qualified_name(function: Callable[..., object]) -> str:

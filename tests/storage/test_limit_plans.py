@@ -1,6 +1,5 @@
 """The plan of a claim from a queue with limits: indexes alone, and pages that do not grow with the queue."""
 
-import json
 from uuid import UUID
 
 import pytest
@@ -8,6 +7,7 @@ import pytest_asyncio
 
 from pgqrs import Rate
 from pgqrs.storage.limits.claims import claim_limited
+from tests.support.plans import Prepared, check_indexed, nodes, pages
 
 QUEUE, MANY, FEW = "mail", 200_000, 2_000
 
@@ -29,58 +29,12 @@ async def _plant(driver, keys, each, *, key="k"):
     """)
 
 
-def _literal(value):
-    if value is None:
-        return "NULL"
-    if isinstance(value, list):
-        return "'{" + ",".join(json.dumps(each) for each in value) + "}'"
-    return str(value) if isinstance(value, bool | int | float) else f"'{value}'"
-
-
-def _nodes(plan):
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)
-
-
-class Limited:
-    """The statement, prepared in one session while the tables are empty."""
-
-    def __init__(self, store, driver):
-        self._compiled = store.database.compile(claim_limited)
-        self._driver = driver
-
-    async def prepare(self):
-        await self._driver.execute(f"PREPARE limited AS {self._compiled.text}")
-        await self.plan()
-
-    async def plan(self, **values):
-        """Execute, roll back, and return the plan."""
-        given = {
-            "queue": QUEUE, "names": ["w", "v"], "codec": None, "limit": 100, "budget": 2**26, "avoid": [], "floor": 0,
-            "lock": 1, "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
-        }  # fmt: skip
-        arguments = ", ".join(_literal(each) for each in self._compiled.arguments(given | values))
-        transaction = self._driver.transaction()
-        await transaction.start()
-        try:
-            text = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE limited({arguments})"
-            found = await self._driver.fetchval(text)
-        finally:
-            await transaction.rollback()
-        (top,) = json.loads(found) if isinstance(found, str) else found
-        return top["Plan"]
-
-
-def _pages(plan):
-    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-
-
-def _check(plan):
-    for node in _nodes(plan):
-        if node.get("Relation Name") == "pgqrs_workflows" and "Scan" in node["Node Type"]:
-            assert node["Node Type"] in {"Index Scan", "Index Only Scan"}, node
-            assert "Index Cond" in node, node
+def _limited(store, driver):
+    given = {
+        "queue": QUEUE, "names": ["w", "v"], "codec": None, "limit": 100, "budget": 2**26, "avoid": [], "floor": 0,
+        "lock": 1, "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
+    }  # fmt: skip
+    return Prepared(store, driver, claim_limited, given)
 
 
 @pytest.mark.new_tables
@@ -88,28 +42,29 @@ def _check(plan):
 @pytest.mark.parametrize("is_rated", [False, True], ids=["slots", "rates"])
 @pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued, is_rated):
-    limited = Limited(await admin.store(), driver)
+    limited = _limited(await admin.store(), driver)
     await limited.prepare()
     rates = {"rate": Rate(1000, burst=900), "partition_rate": Rate(9, burst=9)} if is_rated else {}
     await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5, **rates)
     await _plant(driver, 3, 20)
-    few = _pages(await limited.plan())
+    few = pages(await limited.plan())
     await _plant(driver, 1, queued)
     for state in ("stale statistics", "analyzed"):
         if state == "analyzed":
             await driver.execute("ANALYZE pgqrs_workflows")
         plan = await limited.plan()
-        _check(plan)
-        assert _pages(plan) <= 3 * few + 50, state
+        check_indexed(plan)
+        assert pages(plan) <= 3 * few + 50, state
     await driver.execute(
         "UPDATE pgqrs_workflows SET ready_at = NULL, status = 'RUNNING', executor = gen_random_uuid()"
         " WHERE id IN (SELECT id FROM pgqrs_workflows WHERE partition_key = 'k1' LIMIT 5)"
     )
     full = await limited.plan()
-    _check(full)
-    assert _pages(full) <= 3 * few + 50
+    check_indexed(full)
+    assert pages(full) <= 3 * few + 50
 
 
+@pytest.mark.new_tables
 @pytest.mark.plants_rows
 async def test_claim_passes_over_no_rows_of_a_key_that_had_all(admin, driver):
     """The statistics are of a time at which no other key had workflows, and the statement is prepared after it."""
@@ -117,8 +72,8 @@ async def test_claim_passes_over_no_rows_of_a_key_that_had_all(admin, driver):
     await _plant(driver, 1, 10 * FEW, key="large")
     await driver.execute("ANALYZE pgqrs_workflows")
     await _plant(driver, 3, 20)
-    limited = Limited(await admin.store(), driver)
+    limited = _limited(await admin.store(), driver)
     await limited.prepare()
     plan = await limited.plan()
-    _check(plan)
-    assert sum(node.get("Rows Removed by Filter", 0) for node in _nodes(plan)) < FEW
+    check_indexed(plan)
+    assert sum(node.get("Rows Removed by Filter", 0) for node in nodes(plan)) < FEW

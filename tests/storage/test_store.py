@@ -923,6 +923,10 @@ ENDED_PARENT = (
     "INSERT INTO pgqrs_workflows (id, name, status, epoch, input, output, completed_at, has_children) "
     "VALUES (99, 'w', 'SUCCESS', 1, '{}', '1', now() - interval '31 s', true)"
 )
+BATCH = (
+    "INSERT INTO pgqrs_workflows (id, name, status, epoch, input, output, completed_at, batch_id) "
+    "VALUES (98, 'w/batch', 'SUCCESS', 1, '[1]', 'null', now(), 98)"
+)
 SECOND = (
     "INSERT INTO pgqrs_workflows (name, input, schedule, scheduled_for) "
     "SELECT name, input, schedule, scheduled_for FROM pgqrs_workflows"
@@ -985,6 +989,9 @@ PLANTED = {
     "a throttle of another workflow": (
         "INSERT INTO pgqrs_throttles VALUES ('other', 'v', 1, 60, now(), now())", "the throttle of",
     ),
+    "a submission of a batch that has ended": (f"{BATCH}; {WORKFLOW} batch_id = 98 WHERE id = 1", "and its batch"),
+    "a submission in a batch that is ready": (f"{WORKFLOW} batch_id = 98, ready_at = now()", "and is also ready"),
+    "a submission of another queue": (f"{BATCH}; {WORKFLOW} batch_id = 98, queue = 'q' WHERE id = 1", "which has not its queue"),
     "a queue without a limit": ("INSERT INTO pgqrs_queues (name) VALUES ('q')", "without limits and without a pause"),
     "a limit of no run": ("INSERT INTO pgqrs_queues (name, concurrency) VALUES ('q', 0)", "has a limit below 1"),
     "a rate without a burst": (

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ClauseElement
 
+from pgqrs.storage.batches import statements as batches
 from pgqrs.storage.limits import claims as limits
 from pgqrs.storage.limits import settings
 from pgqrs.storage.queries import (
@@ -52,7 +53,9 @@ def statements() -> Iterator[tuple[str, Any]]:
         yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.invariants():
         yield sentence, query.limit(1)
+    packages = {batches: "batches", uniqueness: "uniqueness"}
     for module in (
+        batches,
         children,
         claims,
         delivery,
@@ -74,5 +77,5 @@ def statements() -> Iterator[tuple[str, Any]]:
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
                 folder = "limits " if module in (limits, settings) else ""
-                own_name = "uniqueness" if module is uniqueness else module.__name__.rpartition(".")[2]
+                own_name = packages.get(module, module.__name__.rpartition(".")[2])
                 yield f"{folder}{own_name}.{name}", made

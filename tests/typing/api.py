@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgqrs import (
     Admin,
+    Batch,
     Codec,
     Cron,
     Encoded,
@@ -590,3 +591,45 @@ async def queues(admin: Admin) -> None:
     await admin.set_queue("mail", rate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+# --- batches ---
+
+
+@workflow(batch=Batch(100, within=2.0))
+async def embed(ctx: PyWorkflow, texts: list[str]) -> list[User]:
+    return []
+
+
+@workflow(name="marks", timeout=3, retry=2, batch=Batch(10, within=timedelta(seconds=1)))
+async def marks(ctx: PyWorkflow, numbers: list[int]) -> None: ...
+
+
+@workflow
+async def calls_batches(ctx: PyWorkflow) -> None:
+    assert_type(await ctx.call(embed, "a text"), User)
+    assert_type(await (await ctx.start(marks, 1)), None)
+    await ctx.call(embed, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await ctx.call(embed, ["a text"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def batches(admin: Admin) -> None:
+    handle = await admin.options(key="k", priority=3).enqueue(embed, "a text")
+    assert_type(await handle.result(), User)
+    assert_type(await (await admin.enqueue(marks, 1)).result(), None)
+    assert_type([await each.result() for each in await admin.enqueue_many(embed, [("a",), ("b",)])], list[User])
+    await admin.enqueue(embed, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.enqueue(embed, ["a text"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.enqueue(embed)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await admin.enqueue(embed, "a", "b")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Worker(admin, [embed, marks, beat])
+    await run_enqueued(admin, [embed])
+    assert_type(await crash_everywhere(embed, "a text"), User)
+    assert_type((await admin.list_workflows())[0].batch_id, int | None)
+
+
+def wrong_batches() -> None:
+    Batch(100)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    workflow(batch=100)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    workflow(batch=Batch(2, within=1))(beat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    workflow(batch=Batch(2, within=1))(named)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import api_rate, debounce, tenants
+from examples import api_rate, debounce, embeddings, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -121,3 +121,8 @@ async def test_document_is_indexed_once_for_many_changes(kit, clock):
     assert await handles[0].result() == "document 1 has 30 words"
     assert await debounce.write(kit, 0) == (set(), set())
     assert len(await kit.list_workflows()) == 3
+
+
+async def test_texts_are_embedded_in_few_calls(admin):
+    async with no_hang(), Worker(admin, [embeddings.embed, embeddings.index]):
+        assert await embeddings.embed_all(admin, 30) <= 3

@@ -38,6 +38,8 @@ _REPLY = aliased(Message, name="reply")
 
 _PARENT = aliased(Workflow, name="parent")
 
+_BATCH = aliased(Workflow, name="batch")
+
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
@@ -196,6 +198,32 @@ def invariants() -> tuple[Invariant, ...]:
             .where(Workflow.schedule.is_not(None))
             .group_by(Workflow.schedule, Workflow.scheduled_for, Workflow.name)
             .having(COUNT > ONE),
+        ),
+        (
+            "workflow {0} has not ended, and its batch {1} has ended, or does not exist.",
+            select(Workflow.id, Workflow.batch_id).where(
+                Workflow.batch_id != Workflow.id,
+                Workflow.completed_at.is_(None),
+                ~exists().where(_BATCH.id == Workflow.batch_id, _BATCH.completed_at.is_(None)),
+            ),
+        ),
+        (
+            "workflow {0} is in the batch {1}, and is also ready, or due at a time.",
+            select(Workflow.id, Workflow.batch_id).where(
+                Workflow.batch_id != Workflow.id,
+                Workflow.ready_at.is_not(None) | Workflow.due_at.is_not(None),
+            ),
+        ),
+        (
+            "workflow {0} is in the batch {1}, which has not its queue, its partition key and its codec.",
+            select(Workflow.id, Workflow.batch_id)
+            .join(_BATCH, _BATCH.id == Workflow.batch_id)
+            .where(
+                Workflow.batch_id != Workflow.id,
+                Workflow.queue.is_distinct_from(_BATCH.queue)
+                | Workflow.partition_key.is_distinct_from(_BATCH.partition_key)
+                | Workflow.codec.is_distinct_from(_BATCH.codec),
+            ),
         ),
         (
             "schedule {0!r} has queued the time {1}, although `overlap` is {2!r}.",

@@ -99,7 +99,7 @@ class WorkflowRepository:
         """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
         query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
         if status is not None:
-            query = query.where(Workflow.status == status)
+            query = query.where(_STATUS.in_([status]))
         if name is not None:
             query = query.where(Workflow.name == name)
         if before is not None:
@@ -117,6 +117,12 @@ class WorkflowRepository:
             for row in rows
         }
 
+    async def inputs(self, ids: Collection[int]) -> dict[int, str]:
+        """Return the inputs, JSON texts, of the workflows that exist, by id."""
+        query = select(Workflow.id, text_of(Workflow.input).label("input"))
+        rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids))))
+        return {row.id: row.input for row in rows}
+
     async def tokens(self, ids: Collection[int]) -> dict[int, int | None]:
         """Return the tokens of the workflows that exist, by id."""
         query = select(Workflow.id, Workflow.token).where(Workflow.id == func.any(bigints(ids)))
@@ -125,7 +131,7 @@ class WorkflowRepository:
 
     async def status(self, workflow_id: int) -> tuple[WorkflowStatus, int | None]:
         """Return a workflow's status and token; raises `WorkflowNotFoundError`."""
-        query = select(Workflow.status, Workflow.token).where(Workflow.id == workflow_id)
+        query = select(_STATUS.label("status"), Workflow.token).where(Workflow.id == workflow_id)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
@@ -213,6 +219,8 @@ class WorkflowRepository:
         # for the lock.
         found = await self._connection.execute(_LOCK, own)
         row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
+        if row.batch_id == workflow_id:
+            _refuse_batch(workflow_id, row)
         if row.releases_key or row.unique_value is not None:
             await self._resume_with_key(workflow_id)
         else:
@@ -252,10 +260,21 @@ _RECEIVER = select(
     exists().where(Message.address == bindparam("address"), Message.key == bindparam("key")).label("has_message"),
 ).where(Workflow.id == bindparam("workflow"))
 
+
+def _status() -> ColumnElement[str]:
+    """Return the status of a workflow; of a submission in a batch, that of the batch until the submission ends."""
+    batch = aliased(Workflow, name="batch")
+    of_batch = select(batch.status).where(batch.id == Workflow.batch_id).correlate_except(batch).scalar_subquery()
+    is_in_batch = (Workflow.batch_id != Workflow.id) & Workflow.completed_at.is_(None)
+    return case((is_in_batch, func.coalesce(of_batch, Workflow.status)), else_=Workflow.status)
+
+
+_STATUS = _status()
+
 _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.id,
     Workflow.name,
-    Workflow.status,
+    _STATUS.label("status"),
     text_of(Workflow.input).label("input"),
     text_of(Workflow.output).label("output"),
     text_of(Workflow.error).label("error"),
@@ -277,6 +296,7 @@ _WORKFLOW_COLUMNS: Sequence[Any] = (
     Workflow.token,
     Workflow.partition_key,
     Workflow.unique_value.label("unique"),
+    Workflow.batch_id,
 )
 
 _CANCELLED: dict[str, Any] = {
@@ -306,6 +326,17 @@ def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
     if row.status in over:
         raise WorkflowFinishedError(workflow_id, row.status)
     return row
+
+
+def _refuse_batch(workflow_id: int, row: Any) -> None:
+    """Raise for a batch that has ended: its submissions have ended with it."""
+    try:
+        _unless_over(workflow_id, row, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
+    except WorkflowFinishedError as error:
+        error.add_note(
+            f"Workflow {workflow_id} is a batch: resume its submissions, which will be in another batch."
+        )
+        raise
 
 
 def _locked() -> Any:
@@ -407,6 +438,8 @@ def _resume() -> Any:
             retries=0,
             deadline=null(),
             cancel_interrupts=null(),
+            # A submission leaves its batch, whose end would end it.
+            batch_id=case((Workflow.batch_id == Workflow.id, Workflow.batch_id)),
             # A later cancellation is to undo what is left, also if it comes before the next run.
             saga_state=case(
                 (has_failed | is_undecided(), Workflow.saga_state), (unwinds(), text_literal(SagaState.OPEN))
@@ -434,7 +467,7 @@ def _resume() -> Any:
     )
 
 
-_LOCK = _locked().add_columns(Workflow.releases_key, Workflow.unique_value, _SCHEDULED_FOR)
+_LOCK = _locked().add_columns(Workflow.releases_key, Workflow.unique_value, _SCHEDULED_FOR, Workflow.batch_id)
 
 _CANCEL = _cancel()
 

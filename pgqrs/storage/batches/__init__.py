@@ -1,0 +1,1 @@
+"""Batches: submissions that one run executes together."""

@@ -1,0 +1,1 @@
+"""Workflows whose submissions run in batches."""
