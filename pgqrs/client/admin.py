@@ -298,7 +298,7 @@ class Admin:
             The return value of the function, in its recorded form.
 
         Raises:
-            TypeError: `workflow` is not decorated with `@workflow`.
+            TypeError: `workflow` is not decorated with `@workflow`, or runs in batches.
             SerializationError: The codec cannot encode the arguments or the return value.
             WorkflowCancelledError: The workflow was cancelled.
             WorkflowTimeoutError: The workflow passed its deadline.

@@ -241,7 +241,8 @@ class Submitter:
         Raises:
             ConfigurationError: The options contain a `delay`, an `at`, a `session` or a unique value; or `until`
                 is ``"end"``, and there is no key.
-            TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
+            TypeError: `workflow` is not decorated with `@workflow`, runs in batches, or does not accept the
+                arguments.
             SerializationError: The codec cannot encode the arguments or the return value.
             KeyConflictError: The key belongs to a workflow with other arguments, and `on_conflict` is ``"raise"``.
             WorkflowInProgressError: The caller is a step or the function of this workflow itself.

@@ -256,12 +256,12 @@ def skipping(admin: Admin) -> AbstractAsyncContextManager[None]:
 
 
 async def _queued(admin: Admin) -> list[_Queued]:
-    """Return all enqueued workflows that have not ended, newest first."""
+    """Return all enqueued workflows that have not ended, newest first; a batch is not enqueued."""
     reader = (await admin.store()).reader
     found: list[_Queued] = []
     before: int | None = None
     while page := await reader.workflows(status=None, name=None, limit=PAGE, before=before):
-        queued = [each for each in page if each.queue is not None and each.status in _QUEUED]
+        queued = [each for each in page if each.queue is not None and each.status in _QUEUED and not each.is_batch]
         found += [_Queued(decode_workflow(admin.codec, each), each.input) for each in queued]
         before = page[-1].id
     return found

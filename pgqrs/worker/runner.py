@@ -66,14 +66,18 @@ _logger = logging.getLogger("pgqrs.worker")
 
 
 class ClaimedTask:
-    """A claimed run and its task; `adopted` is true once the workflow's context has the run."""
+    """A claimed run and its task; `adopted` is true once the workflow's context has the run.
 
-    __slots__ = ("adopted", "claimed", "context", "task")
+    `size` is the bytes of input that it holds.
+    """
+
+    __slots__ = ("adopted", "claimed", "context", "size", "task")
 
     def __init__(self, claimed: ClaimedRun, context: PyWorkflow) -> None:
         self.claimed = claimed
         self.context = context
         self.adopted = False
+        self.size = len(claimed.input)
         self.task: asyncio.Task[None] | None = None
 
 
@@ -167,7 +171,7 @@ class WorkflowRunner:
             if not held.adopted:
                 self._store.changing.discard(held.claimed.workflow_id)
             self._held.discard(held)
-            self._bytes -= len(held.claimed.input)
+            self._bytes -= held.size
             self._over(held.claimed)
 
     async def execute(self, held: ClaimedTask) -> None:
@@ -227,7 +231,7 @@ class WorkflowRunner:
             self._log_failure(claimed, error)
             await context.fail(error)
             return
-        texts = await self._inputs_of_batch(definition, claimed)
+        texts = await self._inputs_of_batch(definition, held)
         try:
             with ValueContext(claimed.workflow_id):
                 function, args, kwargs = self._call_of(held, definition, texts)
@@ -240,9 +244,15 @@ class WorkflowRunner:
             return
         await function(context, *args, **kwargs)
 
-    async def _inputs_of_batch(self, definition: Definition, claimed: ClaimedRun) -> dict[int, str]:
+    async def _inputs_of_batch(self, definition: Definition, held: ClaimedTask) -> dict[int, str]:
         """Return the inputs of the submissions of a batch by their ids; none for any other workflow."""
-        return {} if definition.batch is None else await self._store.reader.inputs(members_of(claimed.input))
+        if definition.batch is None:
+            return {}
+        texts = await self._store.reader.inputs(members_of(held.claimed.input))
+        size = sum(map(len, texts.values()))
+        held.size += size
+        self._bytes += size
+        return texts
 
     def _call_of(
         self, held: ClaimedTask, definition: Definition, texts: Mapping[int, str]

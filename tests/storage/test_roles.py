@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from pgqrs import Admin, ConfigurationError, DatabaseError, PyWorkflow, Update, Worker, step, workflow
+from pgqrs import Admin, Batch, ConfigurationError, DatabaseError, PyWorkflow, Update, Worker, step, workflow
 from pgqrs.cli import main
 from pgqrs.models import Base
 from pgqrs.storage.schema.grants import _OF_WORKER, grants
@@ -25,6 +25,11 @@ async def packed(ctx: PyWorkflow, what: str) -> str:
 async def shipped(ctx: PyWorkflow, what: str) -> str:
     await ctx.sleep(0.01)
     return await packed(ctx, what)
+
+
+@workflow(batch=Batch(2, within=0))
+async def stamped(ctx: PyWorkflow, letters: list[str]) -> list[str]:
+    return [f"stamped {each}" for each in letters]
 
 
 ASK = Update("ask", str, str)
@@ -67,7 +72,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
     async with (
         Admin(as_role(own_database, producer)) as producing,
         Admin(as_role(own_database, worker)) as working,
-        Worker(working, [shipped, agreeing]),
+        Worker(working, [shipped, agreeing, stamped]),
     ):
         await producing.install()  # a read, where the tables are current
         await producing.verify()
@@ -96,6 +101,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         await working.cancel_workflow(waiting.id)
         await working.resume_workflow(waiting.id)
         assert len(await working.list_workflows()) == 7
+        assert await (await producing.enqueue(stamped, "a letter")).result(timeout=30) == "stamped a letter"
         await working.verify(deep=True)
 
 

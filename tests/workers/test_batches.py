@@ -27,7 +27,7 @@ from pgqrs import (
     step,
     workflow,
 )
-from pgqrs.testing import run_enqueued
+from pgqrs.testing import assert_enqueued, run_enqueued
 from pgqrs.worker.batches import batched_workflows
 from pgqrs.workflow.definition import definition_of
 from tests.support.database import connected
@@ -550,6 +550,15 @@ class TestRefusals:
         await run_enqueued(admin, [anew])
         with pytest.raises(StepFailedError, match="cannot continue as new"):
             await handle.result()
+
+
+async def test_assertions_see_the_submissions_and_no_batch(admin):
+    handles = await admin.enqueue_many(slow, [("a",), ("b",), ("c",)])
+    assert (await assert_enqueued(admin, slow, "b")).id == handles[1].id
+    assert await form(admin, slow) == 1
+    assert (await assert_enqueued(admin, slow, "b")).batch_id is not None
+    with pytest.raises(AssertionError, match=r"slow\('x'\) is not enqueued"):
+        await assert_enqueued(admin, slow, "x")
 
 
 async def test_ended_batch_keeps_no_copy_of_the_outputs(admin, engine, schema):
