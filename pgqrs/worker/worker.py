@@ -15,7 +15,7 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.access.id_allocator import MAX_ID
-from pgqrs.storage.batches.forming import FormedBatches
+from pgqrs.storage.batches.forming import NO_BATCHES, FormedBatches
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
@@ -317,7 +317,9 @@ class _Services:
         return fired.moved
 
     async def _form_batches(self) -> FormedBatches:
-        """Make batches of ready submissions."""
+        """Make batches of ready submissions, unless no slot is free for one: they fill further meanwhile."""
+        if self.runs.free <= 0:
+            return NO_BATCHES
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
         return await self._in_time(self._claim_connection.form_batches(self._batched, self._queues.names))
 
@@ -382,6 +384,7 @@ class _Services:
             # The run has freed a slot of its queue, which any worker may take, for a workflow with any id.
             self._here.notifier.notify(claimed.queue, MAX_ID)
         self._claimer.slot_freed(is_limited=is_limited)
+        self._batches.wake()
         self._here.notify_finished(claimed.workflow_id)
         definition = self._definitions[claimed.name]
         for each in members_of(claimed.input) if definition.batch is not None else ():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import text
@@ -27,6 +29,7 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.codecs.annotations import annotation_of
 from pgqrs.testing import assert_enqueued, run_enqueued
 from pgqrs.worker.batches import batched_workflows
 from pgqrs.workflow.definition import definition_of
@@ -164,6 +167,16 @@ class TestForming:
         for watch in watches:
             await watch.close()
 
+    async def test_two_processes_run_each_submission_once(self, admin):
+        async with no_hang(), admin.twin() as other, Worker(admin, [embed]), Worker(other, [embed]):
+            portions = [
+                admin.enqueue_many(embed, [(f"{first + each}",) for each in range(10)])
+                for first in range(100, 500, 10)
+            ]
+            handles = [each for portion in await asyncio.gather(*portions) for each in portion]
+            assert await asyncio.gather(*(each.result() for each in handles)) == [3] * 400
+        assert sorted(each for texts in BATCHES for each in texts) == [f"{number}" for number in range(100, 500)]
+
     async def test_locked_submission_holds_up_no_other(self, admin, dsn, schema):
         handles = [await admin.enqueue(slow, each) for each in "abcd"]
         async with connected(dsn, schema) as other, other.transaction():
@@ -202,6 +215,24 @@ class TestForming:
             await until(running)
             gate.open()
             await asyncio.gather(*(each.result() for each in handles))
+
+    async def test_batches_fill_while_no_slot_is_free(self, admin):
+        gate = Gate()
+        held = gate.step("held")
+        sizes = []
+
+        @workflow(name="gated", batch=Batch(5, within=0))
+        async def gated(ctx: PyWorkflow, texts: list[str]) -> None:
+            sizes.append(len(texts))
+            await held(ctx)
+
+        async with no_hang(), Worker(admin, [gated], concurrency=1):
+            first = await admin.enqueue(gated, "a")
+            await gate.reached.wait()
+            handles = [first, *[await admin.enqueue(gated, each) for each in "bcd"]]
+            gate.open()
+            await asyncio.gather(*(each.result() for each in handles))
+        assert sizes == [1, 3]
 
 
 class TestEnds:
@@ -540,6 +571,31 @@ class TestRefusals:
             workflow(name="embed/batch")(measure)
         with pytest.raises(InvalidNameError, match="name of a batch"):
             workflow(name="x" * 510, batch=Batch(2, within=1))(measure)
+
+    @pytest.mark.parametrize(
+        ("annotation", "element"),
+        [
+            (list[int], int),
+            (Sequence[str], str),
+            (Iterable[str], str),
+            (tuple[int, ...], int),
+            (Annotated[list[int], "of numbers"], int),
+            (list, Any),
+            (Any, Any),
+        ],
+    )
+    def test_type_of_a_submission_is_that_of_an_element(self, annotation, element):
+        async def of_list(ctx: PyWorkflow, items) -> None: ...
+
+        of_list.__annotations__["items"] = annotation
+        found = workflow(batch=Batch(2, within=1))(of_list)
+        assert annotation_of(found, "items") == element
+
+    def test_argument_that_is_no_list_is_refused_at_its_first_use(self):
+        async def of_text(ctx: PyWorkflow, items: str) -> None: ...
+
+        with pytest.raises(ConfigurationError, match="must be annotated as a list"):
+            annotation_of(workflow(batch=Batch(2, within=1))(of_text), "items")
 
     async def test_batch_cannot_continue_as_new(self, admin):
         @workflow(name="anew", batch=Batch(1, within=0))

@@ -39,6 +39,10 @@ class FormedBatches(NamedTuple):
     is_left: bool
 
 
+NO_BATCHES = FormedBatches(0, 0, (), None, is_left=False)
+"""The result of a search that was not made."""
+
+
 async def form_batches(
     fetch: Fetch, workflows: Sequence[BatchedWorkflow], queues: Sequence[str], *, sequence: str, codec: str | None
 ) -> FormedBatches:
