@@ -31,12 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
+from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0012"
+HEAD = "0014"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -139,6 +139,9 @@ class Workflow(Base):
     scheduled_for: Mapped[datetime | None]
     # The key within the queue, of a customer for instance, by which the limits of partitions count.
     partition_key: Mapped[str | None] = mapped_column(Text(collation="C"))
+    # The partition key, empty without one, for which the workflow holds a slot of its queue until its end; None
+    # for a workflow that holds a slot while it runs, or that has not started.
+    slot: Mapped[str | None] = mapped_column(Text(collation="C"))
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -201,6 +204,22 @@ class Workflow(Base):
             "queue",
             "partition_key",
             postgresql_where=text("executor IS NOT NULL AND partition_key IS NOT NULL"),
+        ),
+        # No other index has its columns in this order: with an index of the ready workflows, the search for the
+        # holders of slots could read all of these.
+        Index(
+            "ix_pgqrs_workflows_holders",
+            "queue",
+            "slot",
+            "id",
+            postgresql_where=text("slot IS NOT NULL AND completed_at IS NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_ready_holders",
+            "queue",
+            "name",
+            "ready_at",
+            postgresql_where=text("slot IS NOT NULL AND ready_at IS NOT NULL"),
         ),
     )
 
@@ -364,7 +383,8 @@ class Queue(Base):
     """The limits of one queue; a queue without limits that is not paused has no row.
 
     A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
-    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `rate` and
+    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `holds`
+    says how long a workflow counts for them: while it runs, or from its first start until its end. `rate` and
     `partition_rate` have the fields of a `Rate`. `weights` has the weight of partition keys; the other keys have
     the weight 1.
     """
@@ -378,6 +398,9 @@ class Queue(Base):
     partition_rate: Mapped[Any | None] = mapped_column(JSON())
     weights: Mapped[Any | None] = mapped_column(JSON())
     paused_at: Mapped[datetime | None]
+    holds: Mapped[str] = mapped_column(server_default="running")
+
+    __table_args__ = (CheckConstraint(_one_of(get_args(Holds), "holds"), name="holds"),)
 
 
 class StartRate(Base):

@@ -20,6 +20,9 @@ Overlap: TypeAlias = Literal["skip", "queue", "allow", "cancel"]
 CatchUp: TypeAlias = Literal["last", "all", "none"]
 """The times of a schedule that are caught up after an outage; see `Admin.schedule`."""
 
+Holds: TypeAlias = Literal["running", "until_end"]
+"""The time for which a workflow counts for the limits of its queue; see `Admin.set_queue`."""
+
 DEFAULT_QUEUE = "default"
 """The queue of a workflow whose submission names no queue."""
 
@@ -158,6 +161,8 @@ class QueueRecord:
         running: The number of workflows that an executor runs.
         held_back: The number of ready workflows that wait for a limit of runs, or for the end of the pause.
         oldest_age: The seconds since the oldest ready workflow became ready; None without one.
+        holds: The time for which a workflow counts for the limits of runs.
+        holding: The number of workflows that count for the limits of runs.
     """
 
     name: str
@@ -171,6 +176,8 @@ class QueueRecord:
     running: int
     held_back: int
     oldest_age: float | None
+    holds: Holds = "running"
+    holding: int = 0
 
 
 @dataclass(frozen=True, slots=True)

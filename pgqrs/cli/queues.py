@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
+from typing import get_args
 
 import click
 
 from pgqrs.cli.connection import dsn_required, run, schema_option
 from pgqrs.client.admin import Admin
-from pgqrs.types import QueueRecord, Rate
+from pgqrs.types import Holds, QueueRecord, Rate
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name = click.argument("name")
@@ -19,7 +20,7 @@ _limit = partial(click.option, type=click.IntRange(min=1))
 
 _rate = partial(click.option, metavar="NUMBER/SECONDS[:BURST]")
 
-_HEADINGS = ("QUEUE", "LIMIT", "PER KEY", "READY", "RUNNING", "HELD BACK", "OLDEST", "STATE")
+_HEADINGS = ("QUEUE", "LIMIT", "PER KEY", "MODE", "READY", "RUNNING", "HELD BACK", "OLDEST", "STATE")
 
 
 @click.group()
@@ -50,6 +51,12 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
 @_rate("--rate", help="Maximum rate of the starts, as in 100/60:20: 100 in 60 seconds, 20 at once.")
 @_rate("--partition-rate", help="Maximum rate of the starts of each partition key.")
 @click.option("--weight", "weights", metavar="KEY=NUMBER", multiple=True, help="The weight of a partition key.")
+@click.option(
+    "--holds",
+    type=click.Choice(get_args(Holds)),
+    default="running",
+    help="The time for which a workflow counts: while it runs, or until its end.",
+)
 @_as_json
 def set_queue(
     name: str,
@@ -61,6 +68,7 @@ def set_queue(
     rate: str | None,
     partition_rate: str | None,
     weights: tuple[str, ...],
+    holds: Holds,
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
@@ -75,6 +83,7 @@ def set_queue(
             rate=own_rate,
             partition_rate=key_rate,
             weights=weighed or None,
+            holds=holds,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -154,7 +163,13 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
     return (
         record.name,
         *("-" if each is None else str(each) for each in limits),
+        _mode(record),
         *map(str, counts),
         "-" if record.oldest_age is None else f"{record.oldest_age:.0f} s",
         "active" if record.paused_at is None else "paused",
     )
+
+
+def _mode(record: QueueRecord) -> str:
+    """Return the settings of a queue that differ from those of every queue."""
+    return "until_end" if record.holds == "until_end" else "-"

@@ -35,6 +35,7 @@ from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import (
     DEFAULT_QUEUE,
     CatchUp,
+    Holds,
     Overlap,
     QueueRecord,
     Rate,
@@ -782,6 +783,7 @@ class Admin:
         rate: Rate | None = None,
         partition_rate: Rate | None = None,
         weights: Mapping[str, float] | None = None,
+        holds: Holds = "running",
         session: SessionOrConnection | None = None,
     ) -> None:
         """Set the limits of a queue for all workers; they replace its earlier limits.
@@ -798,18 +800,29 @@ class Admin:
             partition_rate: Maximum rate of the starts of each partition key; no limit by default.
             weights: The weights of partition keys, as in ``{"gold": 4}``: while several keys have ready workflows,
                 a key with the weight 4 starts four times as many as a key with the weight 1, the default.
+            holds: The time for which a workflow counts for `concurrency` and `partition_concurrency`.
+                ``"running"``, the default: while it runs. ``"until_end"``: from its first start until its end,
+                also while it sleeps, waits or is to be retried, so that a limit of 1 is a mutex.
             session: A caller's session or connection, in any state. The limits take effect when the caller
                 commits. By default they are committed before this method returns.
 
         Raises:
             InvalidNameError: The name or a partition key cannot be stored.
-            ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range.
+            ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range; or
+                `holds` is ``"until_end"`` without a limit of runs.
             TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        limits = queue_limits(concurrency, partition_concurrency, rate, partition_rate, weights)
+        limits = queue_limits(
+            concurrency=concurrency,
+            partition_concurrency=partition_concurrency,
+            rate=rate,
+            partition_rate=partition_rate,
+            weights=weights,
+            holds=holds,
+        )
         await QueueSettings(self._loops, session).set(name, limits)
 
     async def pause_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:

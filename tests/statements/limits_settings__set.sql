@@ -1,4 +1,4 @@
-INSERT INTO pgqrs.pgqrs_queues (name, concurrency, partition_concurrency, rate, partition_rate, weights) SELECT $1::TEXT AS anon_1, $2::BIGINT AS anon_2, $3::BIGINT AS anon_3, CAST($4::TEXT AS JSON) AS anon_4, CAST($5::TEXT AS JSON) AS anon_5, CAST($6::TEXT AS JSON) AS anon_6
+INSERT INTO pgqrs.pgqrs_queues (name, concurrency, partition_concurrency, rate, partition_rate, weights, holds) SELECT $1::TEXT AS anon_1, $2::BIGINT AS anon_2, $3::BIGINT AS anon_3, CAST($4::TEXT AS JSON) AS anon_4, CAST($5::TEXT AS JSON) AS anon_5, CAST($6::TEXT AS JSON) AS anon_6, $7::TEXT AS anon_7
 ON CONFLICT (name)
 DO UPDATE
-SET concurrency = excluded.concurrency, partition_concurrency = excluded.partition_concurrency, rate = excluded.rate, partition_rate = excluded.partition_rate, weights = excluded.weights
+SET concurrency = excluded.concurrency, partition_concurrency = excluded.partition_concurrency, rate = excluded.rate, partition_rate = excluded.partition_rate, weights = excluded.weights, holds = excluded.holds

@@ -107,3 +107,30 @@ async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, qu
     full = await limited.plan()
     _check(full)
     assert _pages(full) <= 3 * few + 50
+
+
+@pytest.mark.plants_rows
+@pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+async def test_claim_of_holders_does_not_read_the_waiting_ones(admin, driver, queued):
+    limited = Limited(await admin.store(), driver)
+    await limited.prepare()
+    await admin.set_queue(QUEUE, partition_concurrency=2, holds="until_end")
+    await _plant(driver, 3, 20)
+    few = _pages(await limited.plan())
+    await _plant(driver, 1, queued)
+    await driver.execute(f"""
+        INSERT INTO pgqrs_workflows (name, input, queue, partition_key, slot, started_at, status, due_at)
+        SELECT 'w', '{{}}', '{QUEUE}', 'waiting' || k, 'waiting' || k, now(), 'WAITING', now() + interval '1 h'
+        FROM generate_series(1, {queued}) k
+    """)
+    await driver.execute(
+        "UPDATE pgqrs_workflows SET started_at = now(), slot = partition_key WHERE id IN ("
+        "SELECT id FROM pgqrs_workflows WHERE partition_key = 'k1' ORDER BY id DESC LIMIT 2)"
+    )
+    for state in ("stale statistics", "analyzed"):
+        if state == "analyzed":
+            await driver.execute("ANALYZE pgqrs_workflows")
+        plan = await limited.plan(limit=4)
+        _check(plan)
+        assert plan["Actual Rows"] == 4, state
+        assert _pages(plan) <= 3 * few + 50, state

@@ -12,36 +12,8 @@ from pgqrs.storage.limits import claims as limits_module
 from pgqrs.storage.queue_claims import lock_key
 from pgqrs.storage.writes.runs import RunEnd
 from tests.support.executors import planted_executor, watching
+from tests.support.queues import QUEUE, claimed, ended, keys_of, planted
 from tests.support.waiting import no_hang
-
-QUEUE = "mail"
-
-
-async def planted(sql, key, count=1, *, name="w", priority=0, queue=QUEUE):
-    """Enqueue workflows by hand, and return their ids."""
-    rows = await sql.fetch(
-        "INSERT INTO pgqrs_workflows (name, input, queue, partition_key, ready_at, priority)"
-        " SELECT $1, '{}', $2, $3, now(), $4 FROM generate_series(1, $5) RETURNING id",
-        name, queue, key, priority, count,
-    )  # fmt: skip
-    return [row["id"] for row in rows]
-
-
-async def claimed(watch, limit=100, queues=(QUEUE,), names=("w",)):
-    return [run.workflow_id for run in await watch.claim(names, list(queues), limit)]
-
-
-async def keys_of(sql, ids):
-    rows = await sql.fetch("SELECT id, partition_key FROM pgqrs_workflows WHERE id = ANY($1)", ids)
-    found = {row["id"]: row["partition_key"] for row in rows}
-    return [found[each] for each in ids]
-
-
-async def ended(sql, *ids):
-    await sql.execute(
-        "UPDATE pgqrs_workflows SET status = 'SUCCESS', output = '1', executor = NULL, completed_at = now()"
-        " WHERE id = ANY($1)", list(ids),
-    )  # fmt: skip
 
 
 async def test_claim_fills_a_limited_queue_and_no_more(admin, watch, sql):

@@ -972,6 +972,7 @@ PLANTED = {
         f"{WORKFLOW} epoch = 2, generation = 1; {STEP} (1, 's', 'SUCCESS', 1, now(), '1', NULL, false)",
         "has continued as new in the epoch 1",
     ),
+    "a slot of another partition key": (f"{WORKFLOW} slot = 'a'", "of its queue, and has the partition key"),
     "a generation of a later run": (f"{WORKFLOW} generation = 3", "and has the epoch 0"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),

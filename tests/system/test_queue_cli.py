@@ -41,6 +41,7 @@ async def test_commands_set_pause_and_list_queues(admin, command):
         "mail",
         "5",
         "2",
+        "-",
         "0",
         "0",
         "0",
@@ -51,6 +52,10 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert (await command("resume", "mail")).endswith("active\n")
     assert (await command("set", "mail")).splitlines()[1].split()[1:3] == ["-", "-"]
     assert await admin.list_queues() == []
+    held = await command("set", "mail", "--concurrency", "1", "--holds", "until_end")
+    assert held.splitlines()[1].split()[3] == "until_end"
+    assert [each.holds for each in await admin.list_queues()] == ["until_end"]
+    await admin.delete_queue("mail")
     assert json.loads(await command("list", "--json")) == []
 
 

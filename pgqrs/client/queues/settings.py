@@ -5,31 +5,48 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from math import inf
+from typing import get_args
 
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.errors import ConfigurationError
 from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.connections.caller import SessionOrConnection
+from pgqrs.storage.limits.holders import UNTIL_END
 from pgqrs.storage.limits.settings import QueueLimits, QueueRepository
-from pgqrs.types import QueueRecord, Rate
+from pgqrs.types import Holds, QueueRecord, Rate
 from pgqrs.validation import check_name, validate_partition_key, validate_positive_int, validate_seconds
 
 
 def queue_limits(
+    *,
     concurrency: object,
     partition_concurrency: object,
     rate: Rate | None,
     partition_rate: Rate | None,
     weights: Mapping[str, float] | None,
+    holds: Holds = "running",
 ) -> QueueLimits:
     """Check the arguments of `Admin.set_queue` and return them as limits; raises as `Admin.set_queue` does."""
-    return QueueLimits(
+    limits = QueueLimits(
         _limit("concurrency", concurrency),
         _limit("partition_concurrency", partition_concurrency),
         _rate("rate", rate),
         _rate("partition_rate", partition_rate),
         {validate_partition_key(key): _weight(key, each) for key, each in (weights or {}).items()} or None,
+        _holds(holds),
     )
+    if limits.holds == UNTIL_END and limits.concurrency is None and limits.partition_concurrency is None:
+        raise ConfigurationError(
+            "`holds` is 'until_end', but the queue has no limit of runs; pass `concurrency` or "
+            "`partition_concurrency`, too."
+        )
+    return limits
+
+
+def _holds(given: Holds) -> Holds:
+    if given not in get_args(Holds):
+        raise ConfigurationError(f"`holds` must be 'running' or 'until_end', got {given!r}.")
+    return given
 
 
 def _limit(what: str, given: object) -> int | None:

@@ -2,7 +2,8 @@
 
 It takes an advisory lock on the queue, and then counts the runs of the queue with a function whose snapshot is
 newer than the lock. So it counts the runs of each claim before it. A run counts while its workflow has an
-executor: each statement that ends, parks or releases a run frees its slot, and no counter could differ from it.
+executor: each statement that ends, parks or releases a run frees its slot, and no counter could differ from it. In
+a queue whose workflows hold their slots until their end, a workflow counts from its first claim on; see `holders`.
 
 Each partition key is a lane; the workflows without a key are one lane more. A claim looks at some lanes from a
 cursor on, with one look-up for each, so a lane with many ready workflows costs as much as a lane with one.
@@ -36,6 +37,14 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Queue, StartRate, Text, Workflow
+from pgqrs.storage.limits.holders import (
+    SLACK,
+    holds_until_end,
+    in_use,
+    is_no_holder,
+    locked_holders,
+    slot_after,
+)
 from pgqrs.storage.queries.claims import is_ready, served_names, start_runs
 from pgqrs.storage.sql.expressions import (
     COUNT,
@@ -61,9 +70,6 @@ MAX_UNKEYED = 500
 
 STARTS_KEPT = 3600.0
 """Seconds for which a row of a rate is kept that has no meaning any more."""
-
-_SLACK = 16
-"""Workflows of a lane that a claim considers in addition, because another transaction may have locked some."""
 
 _NO_KEY = text_literal("")
 """The lane of the workflows without a partition key: no key is empty."""
@@ -91,29 +97,32 @@ def claim_limited() -> Any:
             Queue.partition_rate,
             Queue.weights,
             Queue.paused_at,
+            Queue.holds,
         ).where(Queue.name == _queue()),
         "settings",
     )
     locks = pg.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger()), type_=Boolean())
     is_paused = settings.c.paused_at.is_not(None)
     held = _materialized(select(settings).where(case((is_paused, false()), else_=locks)), "held")
+    holders = _materialized(locked_holders(held), "holders")
     room = _materialized(
         select(
-            _room(held).label("room"),
+            _room(held, holders).label("room"),
             _debt(held.c.rate, _NO_KEY).label("debt"),
             held.c.partition_concurrency,
             held.c.rate,
             held.c.partition_rate,
             held.c.weights,
+            held.c.holds,
         ),
         "room",
     )
     lanes = _lanes(room)
     rooms = _materialized(_rooms(lanes, room), "rooms")
     chosen = _materialized(_chosen(rooms, room), "chosen")
-    locked = _materialized(_locked(chosen, room), "locked")
+    locked = _materialized(union_all(_locked(chosen, room), select(holders)), "locked")
     spent = _spend(locked, room).cte("spent")
-    taken = start_runs(locked, Workflow.partition_key.expression)
+    taken = start_runs(locked, Workflow.partition_key.expression, slot=slot_after(locked))
     last = select(chosen.c.lane).order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
     last_seen = select(lanes.c.lane).order_by(lanes.c.turn.desc()).limit(ONE).scalar_subquery()
     summary = select(
@@ -132,11 +141,14 @@ def forget_starts() -> Any:
     return delete(StartRate).where(StartRate.free_at < func.now() - interval(STARTS_KEPT))
 
 
-def _room(held: Any) -> ColumnElement[int]:
-    """Return the number of workflows that the claim may take; the runs are counted once the queue is locked."""
-    left = held.c.concurrency - own.pgqrs_running(_queue(), type_=BigInteger())
-    limited = func.greatest(func.least(_limit(), left), ZERO)
-    return case((held.c.concurrency.is_(None), _limit()), else_=limited)
+def _room(held: Any, holders: Any) -> ColumnElement[int]:
+    """Return the number of workflows without a slot that the claim may take.
+
+    The runs are counted once the queue is locked.
+    """
+    wanted = _limit() - _count(holders)
+    limited = func.greatest(func.least(wanted, held.c.concurrency - in_use(held)), ZERO)
+    return case((held.c.concurrency.is_(None), wanted), else_=limited)
 
 
 def _lanes(room: Any) -> Any:
@@ -188,7 +200,7 @@ def _rooms(lanes: Any, room: Any) -> Any:
 
     `ahead` is how far a lane is before the others, in workflows divided by the weight of the lane.
     """
-    running = own.pgqrs_running(_queue(), lanes.c.lane, type_=BigInteger())
+    running = in_use(room, lanes.c.lane)
     is_free = room.c.partition_concurrency.is_(None) | (lanes.c.lane == _NO_KEY)
     left = func.greatest(func.least(room.c.room, room.c.partition_concurrency - running), ZERO)
     keys: Any = bindparam("ahead_keys", type_=ARRAY(Text())), bindparam("ahead_by", type_=ARRAY(DOUBLE))
@@ -213,7 +225,7 @@ def _chosen(rooms: Any, room: Any) -> Any:
     """
     candidates: list[Any] = []
     for is_keyed in (True, False):
-        first = _candidates(rooms.c.lane if is_keyed else None, rooms.c.room).lateral("first")
+        first = _candidates(rooms.c.lane if is_keyed else None, rooms.c.room, is_no_holder(room)).lateral("first")
         in_lane: dict[str, Any] = {
             "partition_by": rooms.c.lane,
             "order_by": (first.c.priority.desc(), first.c.id),
@@ -293,7 +305,9 @@ def _locked(chosen: Any, room: Any) -> Any:
     for is_keyed in (True, False):
         lane = chosen.c.lane if is_keyed else None
         of_kind = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted)
-        first = _candidates(lane, chosen.c.wanted + number_literal(_SLACK), of_kind).subquery("first")
+        first = _candidates(lane, chosen.c.wanted + number_literal(SLACK), of_kind, is_no_holder(room)).subquery(
+            "first"
+        )
         workflow = aliased(Workflow, name="workflow")
         # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
         free = (
@@ -306,7 +320,7 @@ def _locked(chosen: Any, room: Any) -> Any:
             .lateral("free")
         )
         is_own = (chosen.c.lane != _NO_KEY) if is_keyed else (chosen.c.lane == _NO_KEY)
-        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted)
+        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted, holds_until_end(room).label("holds"))
         found.append(select(*own_columns).select_from(chosen.join(room, true()).join(free, true())).where(is_own))
     return union_all(*found)
 

@@ -207,6 +207,12 @@ def invariants() -> tuple[Invariant, ...]:
             ),
         ),
         (
+            "workflow {0} holds the slot {1!r} of its queue, and has the partition key {2!r}.",
+            select(Workflow.id, Workflow.slot, Workflow.partition_key).where(
+                Workflow.slot != func.coalesce(Workflow.partition_key, text_literal(""))
+            ),
+        ),
+        (
             "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",
             select(Step.workflow_id, Step.step_id).where(Step.status == StepStatus.SUCCESS, Step.reopened),
         ),

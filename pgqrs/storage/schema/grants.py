@@ -10,7 +10,13 @@ from pgqrs.validation import check_role, check_schema
 
 _SEQUENCE = "pgqrs_workflows_id_seq"
 
-_FUNCTIONS = ("pgqrs_running(text)", "pgqrs_running(text, text)", "pgqrs_free_at(text, text)")
+_FUNCTIONS = (
+    "pgqrs_running(text)",
+    "pgqrs_running(text, text)",
+    "pgqrs_free_at(text, text)",
+    "pgqrs_holding(text)",
+    "pgqrs_holding(text, text)",
+)
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE",
