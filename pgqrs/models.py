@@ -139,6 +139,8 @@ class Workflow(Base):
     scheduled_for: Mapped[datetime | None]
     # The key within the queue, of a customer for instance, by which the limits of partitions count.
     partition_key: Mapped[str | None] = mapped_column(Text(collation="C"))
+    # The order of the workflows with partition keys, by their inserts; a trigger takes it from a sequence.
+    position: Mapped[int | None]
     # The partition key, empty without one, for which the workflow holds a slot of its queue until its end; None
     # for a workflow that holds a slot while it runs, or that has not started.
     slot: Mapped[str | None] = mapped_column(Text(collation="C"))
@@ -204,6 +206,13 @@ class Workflow(Base):
             "queue",
             "partition_key",
             postgresql_where=text("executor IS NOT NULL AND partition_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_order",
+            "queue",
+            "partition_key",
+            "position",
+            postgresql_where=text("position IS NOT NULL AND completed_at IS NULL"),
         ),
         # No other index has its columns in this order: with an index of the ready workflows, the search for the
         # holders of slots could read all of these.
@@ -384,7 +393,8 @@ class Queue(Base):
 
     A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
     `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `holds`
-    says how long a workflow counts for them: while it runs, or from its first start until its end. `rate` and
+    says how long a workflow counts for them: while it runs, or from its first start until its end. `ordered_at` is
+    the time since which the workflows of a partition key run in their order, None if they have none. `rate` and
     `partition_rate` have the fields of a `Rate`. `weights` has the weight of partition keys; the other keys have
     the weight 1.
     """
@@ -399,6 +409,7 @@ class Queue(Base):
     weights: Mapped[Any | None] = mapped_column(JSON())
     paused_at: Mapped[datetime | None]
     holds: Mapped[str] = mapped_column(server_default="running")
+    ordered_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint(_one_of(get_args(Holds), "holds"), name="holds"),)
 

@@ -163,6 +163,7 @@ class QueueRecord:
         oldest_age: The seconds since the oldest ready workflow became ready; None without one.
         holds: The time for which a workflow counts for the limits of runs.
         holding: The number of workflows that count for the limits of runs.
+        ordered: True if the workflows of each partition key run one after the other, in their order.
     """
 
     name: str
@@ -178,6 +179,7 @@ class QueueRecord:
     oldest_age: float | None
     holds: Holds = "running"
     holding: int = 0
+    ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

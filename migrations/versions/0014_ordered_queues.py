@@ -1,4 +1,4 @@
-"""Slots that workflows hold until their end.
+"""Slots that workflows hold until their end, and queues that keep the order of each partition key.
 
 Revision 0014, after 0012.
 """
@@ -37,13 +37,76 @@ LANGUAGE sql VOLATILE BEGIN ATOMIC
         SELECT pg_catalog.count(*) FROM SCHEMA.pgqrs_workflows w
         WHERE w.queue = pgqrs_holding.queue AND w.partition_key = pgqrs_holding.partition_key
             AND w.executor IS NOT NULL AND w.slot IS NULL
+    ) + CASE WHEN pgqrs_holding.partition_key = '' THEN (
+        SELECT pg_catalog.count(*) FROM SCHEMA.pgqrs_workflows w
+        WHERE w.queue = pgqrs_holding.queue AND w.partition_key IS NULL AND w.executor IS NOT NULL
+            AND w.slot IS NULL
+    ) ELSE 0 END;
+END
+"""
+
+# The holder of the key, ready or not; without one, and without a run by hand, the first in the order. The empty
+# key is for the workflows without a key, which have no order.
+_NEXT = """
+CREATE FUNCTION SCHEMA.pgqrs_next(queue text, partition_key text) RETURNS bigint
+LANGUAGE sql VOLATILE BEGIN ATOMIC
+    SELECT coalesce(
+        (
+            SELECT w.id FROM SCHEMA.pgqrs_workflows w
+            WHERE w.queue = pgqrs_next.queue AND w.slot = pgqrs_next.partition_key AND w.completed_at IS NULL
+            ORDER BY w.position, w.id LIMIT 1
+        ),
+        (
+            SELECT head.id FROM (
+                SELECT w.id FROM SCHEMA.pgqrs_workflows w
+                WHERE w.queue = pgqrs_next.queue AND w.partition_key = pgqrs_next.partition_key
+                    AND w.position IS NOT NULL AND w.completed_at IS NULL
+                ORDER BY w.position LIMIT 1
+            ) head
+            WHERE NOT EXISTS (
+                SELECT FROM SCHEMA.pgqrs_workflows r
+                WHERE r.queue = pgqrs_next.queue AND r.partition_key = pgqrs_next.partition_key
+                    AND r.executor IS NOT NULL
+            )
+        )
     );
 END
 """
 
+# The ids are no order: processes reserve them in blocks. The function finds the sequence by the schema of the
+# trigger's table, so it works after the schema was renamed.
+_TAKE_POSITION = """
+CREATE FUNCTION SCHEMA.pgqrs_take_position() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $position$
+BEGIN
+    NEW.position = pg_catalog.nextval(
+        CAST(pg_catalog.concat(pg_catalog.quote_ident(TG_TABLE_SCHEMA), '.pgqrs_positions') AS pg_catalog.regclass)
+    );
+    RETURN NEW;
+END
+$position$
+"""
+
+_TRIGGER = """
+CREATE TRIGGER pgqrs_position BEFORE INSERT ON SCHEMA.pgqrs_workflows FOR EACH ROW
+WHEN (NEW.partition_key IS NOT NULL) EXECUTE FUNCTION SCHEMA.pgqrs_take_position()
+"""
+
+_SEQUENCE = "CREATE SEQUENCE SCHEMA.pgqrs_positions"
+
+# The workflows that are there come before new ones, in the order of their ids: no better one is known.
+_NUMBER = """
+UPDATE SCHEMA.pgqrs_workflows w SET position = -numbered.place
+FROM (
+    SELECT n.id, pg_catalog.row_number() OVER (ORDER BY n.id DESC) AS place
+    FROM SCHEMA.pgqrs_workflows n WHERE n.partition_key IS NOT NULL
+) numbered
+WHERE w.id = numbered.id
+"""
+
 
 def upgrade(op: Operations) -> None:
-    """Add the slots of workflows, and the functions that count them."""
+    """Add the slots and the positions of workflows, and the functions that read them."""
     schema = op.get_context().version_table_schema
     op.add_column(
         "pgqrs_queues", sa.Column("holds", sa.Text(), server_default="running", nullable=False), schema=schema
@@ -51,6 +114,7 @@ def upgrade(op: Operations) -> None:
     op.create_check_constraint(
         op.f("ck_pgqrs_queues_holds"), "pgqrs_queues", "holds IN ('running', 'until_end')", schema=schema
     )
+    op.add_column("pgqrs_workflows", sa.Column("position", sa.BigInteger(), nullable=True), schema=schema)
     op.add_column("pgqrs_workflows", sa.Column("slot", sa.Text(collation="C"), nullable=True), schema=schema)
     op.create_index(
         "ix_pgqrs_workflows_holders",
@@ -66,13 +130,32 @@ def upgrade(op: Operations) -> None:
         schema=schema,
         postgresql_where=sa.text("slot IS NOT NULL AND ready_at IS NOT NULL"),
     )
-    for function in (_HOLDING, _HOLDING_IN_PARTITION):
+    op.add_column(
+        "pgqrs_queues", sa.Column("ordered_at", sa.DateTime(timezone=True), nullable=True), schema=schema
+    )
+    for statement in (_SEQUENCE, _NUMBER):
+        op.execute(_in_schema(statement, schema))
+    op.create_index(
+        "ix_pgqrs_workflows_order",
+        "pgqrs_workflows",
+        ["queue", "partition_key", "position"],
+        schema=schema,
+        postgresql_where=sa.text("position IS NOT NULL AND completed_at IS NULL"),
+    )
+    for function in (_HOLDING, _HOLDING_IN_PARTITION, _NEXT, _TAKE_POSITION, _TRIGGER):
         op.execute(_in_schema(function, schema))
 
 
 def downgrade(op: Operations) -> None:
-    """Take the slots away: a workflow that waits holds none."""
+    """Take the slots and the order away: a workflow that waits holds no slot."""
     schema = op.get_context().version_table_schema
+    op.execute(_in_schema("DROP TRIGGER pgqrs_position ON SCHEMA.pgqrs_workflows", schema))
+    op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_take_position()", schema))
+    op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_next(text, text)", schema))
+    op.drop_index("ix_pgqrs_workflows_order", "pgqrs_workflows", schema=schema)
+    op.execute(_in_schema("DROP SEQUENCE SCHEMA.pgqrs_positions", schema))
+    op.drop_column("pgqrs_workflows", "position", schema=schema)
+    op.drop_column("pgqrs_queues", "ordered_at", schema=schema)
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_holding(text, text)", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_holding(text)", schema))
     op.drop_index("ix_pgqrs_workflows_ready_holders", "pgqrs_workflows", schema=schema)

@@ -57,6 +57,7 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
     default="running",
     help="The time for which a workflow counts: while it runs, or until its end.",
 )
+@click.option("--ordered", is_flag=True, help="Run the workflows of each partition key in their order.")
 @_as_json
 def set_queue(
     name: str,
@@ -69,6 +70,7 @@ def set_queue(
     partition_rate: str | None,
     weights: tuple[str, ...],
     holds: Holds,
+    ordered: bool,
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
@@ -84,6 +86,7 @@ def set_queue(
             partition_rate=key_rate,
             weights=weighed or None,
             holds=holds,
+            ordered=ordered,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -172,4 +175,6 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
 
 def _mode(record: QueueRecord) -> str:
     """Return the settings of a queue that differ from those of every queue."""
-    return "until_end" if record.holds == "until_end" else "-"
+    if record.ordered:
+        return "ordered"
+    return record.holds if record.holds != "running" else "-"

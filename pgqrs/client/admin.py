@@ -784,6 +784,7 @@ class Admin:
         partition_rate: Rate | None = None,
         weights: Mapping[str, float] | None = None,
         holds: Holds = "running",
+        ordered: bool = False,
         session: SessionOrConnection | None = None,
     ) -> None:
         """Set the limits of a queue for all workers; they replace its earlier limits.
@@ -803,13 +804,17 @@ class Admin:
             holds: The time for which a workflow counts for `concurrency` and `partition_concurrency`.
                 ``"running"``, the default: while it runs. ``"until_end"``: from its first start until its end,
                 also while it sleeps, waits or is to be retried, so that a limit of 1 is a mutex.
+            ordered: Whether the workflows of each partition key run one after the other, strictly in the order in
+                which they were enqueued: the next one starts when the one before it has ended. This implies
+                `partition_concurrency=1` and ``holds="until_end"``. Priorities have no effect. False by default.
             session: A caller's session or connection, in any state. The limits take effect when the caller
                 commits. By default they are committed before this method returns.
 
         Raises:
             InvalidNameError: The name or a partition key cannot be stored.
             ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range; or
-                `holds` is ``"until_end"`` without a limit of runs.
+                `holds` is ``"until_end"`` without a limit of runs, or `partition_concurrency` is not 1 in an
+                ordered queue.
             TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
@@ -822,6 +827,7 @@ class Admin:
             partition_rate=partition_rate,
             weights=weights,
             holds=holds,
+            ordered=ordered,
         )
         await QueueSettings(self._loops, session).set(name, limits)
 

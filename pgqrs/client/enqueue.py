@@ -23,6 +23,7 @@ from typing import (
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.queues.settings import check_has_partition_key
 from pgqrs.client.scheduling.declaration import (
     WITHIN,
     Declaration,
@@ -563,6 +564,7 @@ class Submitter:
         codec = self._loops.codec
         text = encode_input(codec, definition, args, kwargs).text
         options = self._options
+        check_has_partition_key(options.queue, options.partition_key, self._loops.ordered_queues)
         timeout = definition.timeout if options.timeout is None else options.timeout
         kind = Submission if options.until == "purge" else SubmissionUntilEnd
         submission = kind(

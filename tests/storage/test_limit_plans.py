@@ -134,3 +134,31 @@ async def test_claim_of_holders_does_not_read_the_waiting_ones(admin, driver, qu
         _check(plan)
         assert plan["Actual Rows"] == 4, state
         assert _pages(plan) <= 3 * few + 50, state
+
+
+@pytest.mark.plants_rows
+@pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+async def test_claim_of_an_ordered_queue_reads_the_heads_alone(admin, driver, queued):
+    limited = Limited(await admin.store(), driver)
+    await limited.prepare()
+    await admin.set_queue(QUEUE, ordered=True)
+    await _plant(driver, 3, 20)
+    few = _pages(await limited.plan())
+    await _plant(driver, 1, queued, key="blocked")
+    await driver.execute(
+        "UPDATE pgqrs_workflows SET started_at = now(), slot = partition_key, ready_at = NULL, status = 'WAITING',"
+        " due_at = now() + interval '1 h' WHERE position ="
+        " (SELECT min(position) FROM pgqrs_workflows WHERE partition_key = 'blocked1')"
+    )
+    await _plant(driver, 1, queued, key="late")
+    await driver.execute(
+        "UPDATE pgqrs_workflows SET ready_at = NULL, due_at = now() + interval '1 h' WHERE position ="
+        " (SELECT min(position) FROM pgqrs_workflows WHERE partition_key = 'late1')"
+    )
+    for state in ("stale statistics", "analyzed"):
+        if state == "analyzed":
+            await driver.execute("ANALYZE pgqrs_workflows")
+        plan = await limited.plan()
+        _check(plan)
+        assert plan["Actual Rows"] == 3, state
+        assert _pages(plan) <= 3 * few + 50, state

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Container, Mapping
 from math import inf
 from typing import get_args
 
@@ -24,7 +23,8 @@ def queue_limits(
     rate: Rate | None,
     partition_rate: Rate | None,
     weights: Mapping[str, float] | None,
-    holds: Holds = "running",
+    holds: Holds,
+    ordered: bool,
 ) -> QueueLimits:
     """Check the arguments of `Admin.set_queue` and return them as limits; raises as `Admin.set_queue` does."""
     limits = QueueLimits(
@@ -35,12 +35,23 @@ def queue_limits(
         {validate_partition_key(key): _weight(key, each) for key, each in (weights or {}).items()} or None,
         _holds(holds),
     )
+    if ordered:
+        return _ordered(limits)
     if limits.holds == UNTIL_END and limits.concurrency is None and limits.partition_concurrency is None:
         raise ConfigurationError(
             "`holds` is 'until_end', but the queue has no limit of runs; pass `concurrency` or "
             "`partition_concurrency`, too."
         )
     return limits
+
+
+def _ordered(limits: QueueLimits) -> QueueLimits:
+    if limits.partition_concurrency not in {None, 1}:
+        raise ConfigurationError(
+            f"`partition_concurrency` must be 1 in an ordered queue, got {limits.partition_concurrency}: one "
+            "workflow of each key runs at a time. Omit it."
+        )
+    return limits._replace(partition_concurrency=1, holds=UNTIL_END, ordered=True)
 
 
 def _holds(given: Holds) -> Holds:
@@ -80,7 +91,7 @@ class QueueSettings:
 
     async def set(self, name: str, limits: QueueLimits) -> None:
         """Replace the limits of a queue."""
-        await self._change(name, lambda queues: queues.set(name, limits))
+        await self._change(name, lambda queues: queues.set(name, limits), is_ordered=limits.ordered)
 
     async def pause(self, name: str) -> None:
         """Pause a queue."""
@@ -92,21 +103,41 @@ class QueueSettings:
 
     async def delete(self, name: str) -> None:
         """Delete the limits and the pause of a queue."""
-        await self._change(name, lambda queues: queues.delete(name))
+        await self._change(name, lambda queues: queues.delete(name), is_ordered=False)
 
     async def list(self) -> list[QueueRecord]:
         """Return the records of the queues."""
         operations = await (await self._loops.store()).operations_for(self._session)
         return await operations.run(lambda connection: QueueRepository(connection).list())
 
-    async def _change(self, name: str, change: Callable[[QueueRepository], Awaitable[None]]) -> None:
+    async def _change(
+        self,
+        name: str,
+        change: Callable[[QueueRepository], Awaitable[None]],
+        *,
+        is_ordered: bool | None = None,
+    ) -> None:
         check_name("queue", name)
         state = await self._loops.loop_state()
         operations = await state.store.operations_for(self._session)
         await operations.run(lambda connection: change(QueueRepository(connection)))
-        # The highest id: the workflows that can start now are not new.
-        notify = partial(state.notifier.notify, name, MAX_ID)
+
+        def committed() -> None:
+            if is_ordered is not None:
+                ordered = self._loops.ordered_queues
+                (ordered.add if is_ordered else ordered.discard)(name)
+            state.notifier.notify(name, MAX_ID)  # the highest id: the workflows that can start now are not new
+
         if self._session is None:
-            notify()
+            committed()
         else:
-            state.store.sessions.callers.after_commit(self._session, f"limits of {name}", notify)
+            state.store.sessions.callers.after_commit(self._session, f"limits of {name}", committed)
+
+
+def check_has_partition_key(queue: str, partition_key: str | None, ordered: Container[str]) -> None:
+    """Raise `ConfigurationError` for a submission without a partition key to one of the `ordered` queues."""
+    if partition_key is None and queue in ordered:
+        raise ConfigurationError(
+            f"the queue {queue!r} is ordered: its workflows run in the order of their partition key; pass "
+            "`partition_key` to `options`."
+        )

@@ -45,6 +45,7 @@ from pgqrs.storage.limits.holders import (
     locked_holders,
     slot_after,
 )
+from pgqrs.storage.limits.order import is_ordered, next_if_ordered, ready_by_id
 from pgqrs.storage.queries.claims import is_ready, served_names, start_runs
 from pgqrs.storage.sql.expressions import (
     COUNT,
@@ -98,6 +99,7 @@ def claim_limited() -> Any:
             Queue.weights,
             Queue.paused_at,
             Queue.holds,
+            Queue.ordered_at,
         ).where(Queue.name == _queue()),
         "settings",
     )
@@ -114,6 +116,7 @@ def claim_limited() -> Any:
             held.c.partition_rate,
             held.c.weights,
             held.c.holds,
+            held.c.ordered_at,
         ),
         "room",
     )
@@ -201,8 +204,11 @@ def _rooms(lanes: Any, room: Any) -> Any:
     `ahead` is how far a lane is before the others, in workflows divided by the weight of the lane.
     """
     running = in_use(room, lanes.c.lane)
-    is_free = room.c.partition_concurrency.is_(None) | (lanes.c.lane == _NO_KEY)
+    # An ordered queue runs one workflow without a key at a time, too.
+    is_unkeyed = (lanes.c.lane == _NO_KEY) & ~is_ordered(room)
+    is_free = room.c.partition_concurrency.is_(None) | is_unkeyed
     left = func.greatest(func.least(room.c.room, room.c.partition_concurrency - running), ZERO)
+    head = next_if_ordered(room, lanes.c.lane, lanes.c.lane != _NO_KEY)
     keys: Any = bindparam("ahead_keys", type_=ARRAY(Text())), bindparam("ahead_by", type_=ARRAY(DOUBLE))
     served = unnest(*keys).table_valued(column("lane", Text()), column("ahead", DOUBLE))
     ahead = served.render_derived(name="served")
@@ -210,6 +216,7 @@ def _rooms(lanes: Any, room: Any) -> Any:
     return select(
         lanes.c.lane,
         lanes.c.turn,
+        head.label("head"),
         case((is_free, room.c.room), else_=left).label("room"),
         case((lanes.c.lane != _NO_KEY, _debt(room.c.partition_rate, lanes.c.lane))).label("debt"),
         func.coalesce(ahead.c.ahead, cast(ZERO, DOUBLE)).label("ahead"),
@@ -224,8 +231,13 @@ def _chosen(rooms: Any, room: Any) -> Any:
     bytes together.
     """
     candidates: list[Any] = []
-    for is_keyed in (True, False):
-        first = _candidates(rooms.c.lane if is_keyed else None, rooms.c.room, is_no_holder(room)).lateral("first")
+    needs_slot = is_no_holder(room)
+    for is_of_kind, found in (
+        (_is_keyed(rooms), _candidates(rooms.c.lane, rooms.c.room, needs_slot)),
+        (_is_unkeyed(rooms), _candidates(None, rooms.c.room, needs_slot)),
+        (rooms.c.head.is_not(None), ready_by_id(rooms.c.head, needs_slot)),
+    ):
+        first = found.lateral("first")
         in_lane: dict[str, Any] = {
             "partition_by": rooms.c.lane,
             "order_by": (first.c.priority.desc(), first.c.id),
@@ -236,6 +248,7 @@ def _chosen(rooms: Any, room: Any) -> Any:
             select(
                 rooms.c.lane,
                 rooms.c.turn,
+                rooms.c.head,
                 rooms.c.ahead,
                 rooms.c.weight,
                 _tokens(room.c.partition_rate, rooms.c.debt).label("tokens"),
@@ -245,7 +258,7 @@ def _chosen(rooms: Any, room: Any) -> Any:
                 first.c.size,
             )
             .select_from(rooms.join(room, true()).join(first, true()))
-            .where((rooms.c.lane != _NO_KEY) if is_keyed else (rooms.c.lane == _NO_KEY), rooms.c.room > ZERO)
+            .where(is_of_kind, rooms.c.room > ZERO)
         )
     each = union_all(*candidates).subquery("candidates")
     order = (each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight, each.c.turn)
@@ -260,14 +273,14 @@ def _chosen(rooms: Any, room: Any) -> Any:
     tokens = select(_tokens(room.c.rate, room.c.debt)).scalar_subquery()
     before = pg.sum(own.size).over(order_by=order, rows=(None, 0)) - own.size
     ordered = (
-        select(own.lane, own.turn, own.is_counted, before.label("before"))
+        select(own.lane, own.turn, own.head, own.is_counted, before.label("before"))
         .where(~own.is_counted | tokens.is_(None) | (own.all_starts <= tokens))
         .order_by(*order)
         .limit(select(room.c.room).scalar_subquery())
         .subquery("ordered")
     )
     affordable = ordered.c.before < bindparam("budget", type_=BigInteger())
-    key = (ordered.c.lane, ordered.c.turn, ordered.c.is_counted)
+    key = (ordered.c.lane, ordered.c.turn, ordered.c.head, ordered.c.is_counted)
     return select(*key, COUNT.label("wanted")).where(affordable).group_by(*key)
 
 
@@ -302,12 +315,15 @@ def _is_rated(room: Any) -> ColumnElement[bool]:
 def _locked(chosen: Any, room: Any) -> Any:
     """Return the query that locks the first workflows of the chosen lanes; it skips those that are locked."""
     found: list[Any] = []
-    for is_keyed in (True, False):
-        lane = chosen.c.lane if is_keyed else None
-        of_kind = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted)
-        first = _candidates(lane, chosen.c.wanted + number_literal(SLACK), of_kind, is_no_holder(room)).subquery(
-            "first"
-        )
+    is_right = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted), is_no_holder(room)
+    most = chosen.c.wanted + number_literal(SLACK)
+    holds = holds_until_end(room).label("holds")
+    for is_of_kind, ready in (
+        (_is_keyed(chosen), _candidates(chosen.c.lane, most, *is_right)),
+        (_is_unkeyed(chosen), _candidates(None, most, *is_right)),
+        (chosen.c.head.is_not(None), ready_by_id(chosen.c.head, *is_right)),
+    ):
+        first = ready.lateral("first")
         workflow = aliased(Workflow, name="workflow")
         # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
         free = (
@@ -319,10 +335,22 @@ def _locked(chosen: Any, room: Any) -> Any:
             .with_for_update(key_share=True, skip_locked=True, of=workflow)
             .lateral("free")
         )
-        is_own = (chosen.c.lane != _NO_KEY) if is_keyed else (chosen.c.lane == _NO_KEY)
-        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted, holds_until_end(room).label("holds"))
-        found.append(select(*own_columns).select_from(chosen.join(room, true()).join(free, true())).where(is_own))
+        source = chosen.join(room, true()).join(free, true())
+        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted, holds)
+        found.append(select(*own_columns).select_from(source).where(is_of_kind))
     return union_all(*found)
+
+
+def _is_keyed(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that a lane has a partition key, and its workflows no order."""
+    condition: ColumnElement[bool] = (lanes.c.lane != _NO_KEY) & lanes.c.head.is_(None)
+    return condition
+
+
+def _is_unkeyed(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that a lane is that of the workflows without a partition key."""
+    condition: ColumnElement[bool] = lanes.c.lane == _NO_KEY
+    return condition
 
 
 def _number(rate: Any, field: str) -> ColumnElement[Any]:

@@ -12,6 +12,7 @@ from sqlalchemy import ARRAY, BigInteger, bindparam, case, false, func, select, 
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Text, Workflow
+from pgqrs.storage.limits.order import is_ordered, next_in
 from pgqrs.storage.queries.claims import is_ready, served_names
 from pgqrs.storage.sql.expressions import number_literal, own, pg, size_of, text_literal
 from pgqrs.types import Holds
@@ -93,6 +94,7 @@ def _ready_holders(held: Any, most: Any) -> Any:
         .where(Workflow.queue == bindparam("queue", type_=Text()), Workflow.name == names.c.name, *is_ready())
         .where(Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))))
         .where(Workflow.slot.is_not(None), holds_until_end(held))
+        .where(~is_ordered(held) | (Workflow.id == next_in(Workflow.slot.expression)))
         .order_by(Workflow.ready_at)
         .limit(most)
         .correlate_except(Workflow)

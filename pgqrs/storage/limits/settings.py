@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, case, delete, func, null, select, union, union_all, update
+from sqlalchemy import BigInteger, Boolean, bindparam, case, delete, func, null, select, union, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -31,7 +31,8 @@ from pgqrs.types import Holds, QueueRecord, Rate
 class QueueLimits(NamedTuple):
     """The limits of a queue, None for no limit; `weights` has the weights of partition keys.
 
-    `holds` says how long a workflow counts for the limits of runs.
+    `holds` says how long a workflow counts for the limits of runs. `ordered` says that the workflows of a
+    partition key run in their order; it needs one slot of each key, held until the end.
     """
 
     concurrency: int | None
@@ -40,6 +41,7 @@ class QueueLimits(NamedTuple):
     partition_rate: Rate | None
     weights: Mapping[str, float] | None
     holds: Holds = RUNNING
+    ordered: bool = False
 
     def values(self) -> dict[str, Any]:
         """Return the binds of the statement that writes the limits."""
@@ -107,9 +109,12 @@ def _set() -> Any:
         "partition_rate": json_of(bindparam("partition_rate", type_=Text())),
         "weights": json_of(bindparam("weights", type_=Text())),
         "holds": bindparam("holds", type_=Text()),
+        "ordered_at": case((bindparam("ordered", type_=Boolean()), func.now())),
     }
     statement = insert(Queue).from_select(list(given), select(*given.values()), include_defaults=False)
-    limits = {name: statement.excluded[name] for name in given if name != "name"}
+    limits: dict[str, Any] = {name: statement.excluded[name] for name in given if name != "name"}
+    began = func.coalesce(Queue.ordered_at, statement.excluded.ordered_at)
+    limits["ordered_at"] = case((statement.excluded.ordered_at.is_not(None), began))
     return statement.on_conflict_do_update(index_elements=[Queue.name], set_=limits)
 
 
@@ -155,9 +160,15 @@ def _list() -> Any:
     holders = case((until_end, lanes.c.ready_holders), else_=ZERO)
     holding = case((until_end, lanes.c.holding), else_=lanes.c.running)
     new = lanes.c.ready - holders
-    is_free = Queue.partition_concurrency.is_(None) | lanes.c.partition_key.is_(None)
+    is_ordered, is_keyed = Queue.ordered_at.is_not(None), lanes.c.partition_key.is_not(None)
     of_lane = func.least(new, _positive(Queue.partition_concurrency - holding))
-    of_lanes = _total(case((is_free, new), else_=of_lane))
+    of_lanes = _total(
+        case(
+            (Queue.partition_concurrency.is_(None) | (~is_keyed & ~is_ordered), new),
+            (is_ordered & is_keyed & ~_is_first_ready(lanes), ZERO),
+            else_=of_lane,
+        )
+    )
     # A workflow that holds a slot needs no other one.
     startable = case(
         (Queue.paused_at.is_not(None), ZERO),
@@ -181,10 +192,11 @@ def _list() -> Any:
             seconds_of(func.now() - finite(pg.min(lanes.c.ready_at))).label("oldest_age"),
             holds.label("holds"),
             _whole(_total(holding)).label("holding"),
+            Queue.ordered_at.is_not(None).label("ordered"),
         )
         .select_from(lanes.outerjoin(Queue, Queue.name == lanes.c.queue, full=True))
         .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights)
-        .group_by(Queue.paused_at, Queue.holds)
+        .group_by(Queue.paused_at, Queue.holds, Queue.ordered_at)
         .order_by(name)
     )
 
@@ -214,6 +226,19 @@ def _lanes() -> Any:
         .group_by(both.c.queue, both.c.partition_key)
         .subquery("lanes")
     )
+
+
+def _is_first_ready(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that the first workflow in the order of a partition key is ready."""
+    first = (
+        select(Workflow.ready_at)
+        .where(Workflow.queue == lanes.c.queue, Workflow.partition_key == lanes.c.partition_key)
+        .where(Workflow.position.is_not(None), Workflow.completed_at.is_(None))
+        .order_by(Workflow.position)
+        .limit(ONE)
+        .correlate_except(Workflow)
+    )
+    return first.scalar_subquery().is_not(None)
 
 
 def _total(numbers: Any) -> ColumnElement[Any]:

@@ -26,6 +26,8 @@ _REPLY = aliased(Message, name="reply")
 
 _PARENT = aliased(Workflow, name="parent")
 
+_OTHER = aliased(Workflow, name="other")
+
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
@@ -204,6 +206,24 @@ def invariants() -> tuple[Invariant, ...]:
                 Queue.partition_rate.is_(None),
                 Queue.weights.is_(None),
                 Queue.paused_at.is_(None),
+            ),
+        ),
+        (
+            "workflow {0} has the partition key {1!r} and no position.",
+            select(Workflow.id, Workflow.partition_key).where(
+                Workflow.partition_key.is_not(None), Workflow.position.is_(None)
+            ),
+        ),
+        (
+            "workflows {0} and {1} of the key {2!r} run in the ordered queue {3!r}: was one started by hand?",
+            # A claim that began before the queue was ordered may have started a workflow somewhat later.
+            select(Workflow.id, _OTHER.id, Workflow.slot, Queue.name)
+            .join(Queue, Workflow.queue == Queue.name)
+            .join(_OTHER, (_OTHER.queue == Workflow.queue) & (_OTHER.slot == Workflow.slot))
+            .where(
+                Workflow.id < _OTHER.id,
+                *(each.completed_at.is_(None) for each in (Workflow, _OTHER)),
+                *(each.started_at > Queue.ordered_at + interval(NOTICED) for each in (Workflow, _OTHER)),
             ),
         ),
         (

@@ -8,7 +8,7 @@ from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, S
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
-_SEQUENCE = "pgqrs_workflows_id_seq"
+_SEQUENCES = ("pgqrs_workflows_id_seq", "pgqrs_positions")
 
 _FUNCTIONS = (
     "pgqrs_running(text)",
@@ -16,6 +16,7 @@ _FUNCTIONS = (
     "pgqrs_free_at(text, text)",
     "pgqrs_holding(text)",
     "pgqrs_holding(text, text)",
+    "pgqrs_next(text, text)",
 )
 
 _OF_WORKER: Mapping[str, str] = {
@@ -69,7 +70,8 @@ def _granted(schema: str, role: str, rights: Mapping[str, str]) -> Iterator[str]
     check_role(role)
     own, to = _quoted(schema), _quoted(role)
     yield f"GRANT USAGE ON SCHEMA {own} TO {to};"
-    yield f"GRANT USAGE ON SEQUENCE {own}.{_SEQUENCE} TO {to};"
+    for sequence in _SEQUENCES:
+        yield f"GRANT USAGE ON SEQUENCE {own}.{sequence} TO {to};"
     for table, some in rights.items():
         yield f"GRANT {some} ON {own}.{table} TO {to};"
 
