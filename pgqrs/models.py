@@ -394,7 +394,8 @@ class Queue(Base):
     A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
     `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `holds`
     says how long a workflow counts for them: while it runs, or from its first start until its end. `ordered_at` is
-    the time since which the workflows of a partition key run in their order, None if they have none. `rate` and
+    the time since which the workflows of a partition key run in their order, None if they have none. `fair` says
+    that the partition keys are served in turn. `rate` and
     `partition_rate` have the fields of a `Rate`. `weights` has the weight of partition keys; the other keys have
     the weight 1.
     """
@@ -410,6 +411,7 @@ class Queue(Base):
     paused_at: Mapped[datetime | None]
     holds: Mapped[str] = mapped_column(server_default="running")
     ordered_at: Mapped[datetime | None]
+    fair: Mapped[bool] = mapped_column(server_default=true())
 
     __table_args__ = (CheckConstraint(_one_of(get_args(Holds), "holds"), name="holds"),)
 

@@ -164,6 +164,7 @@ class QueueRecord:
         holds: The time for which a workflow counts for the limits of runs.
         holding: The number of workflows that count for the limits of runs.
         ordered: True if the workflows of each partition key run one after the other, in their order.
+        fair: True if the partition keys are served in turn, False if all workflows have one order.
     """
 
     name: str
@@ -180,6 +181,7 @@ class QueueRecord:
     holds: Holds = "running"
     holding: int = 0
     ordered: bool = False
+    fair: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,12 @@ def upgrade(op: Operations) -> None:
     op.create_check_constraint(
         op.f("ck_pgqrs_queues_holds"), "pgqrs_queues", "holds IN ('running', 'until_end')", schema=schema
     )
+    op.add_column(
+        "pgqrs_queues", sa.Column("ordered_at", sa.DateTime(timezone=True), nullable=True), schema=schema
+    )
+    op.add_column(
+        "pgqrs_queues", sa.Column("fair", sa.Boolean(), server_default=sa.true(), nullable=False), schema=schema
+    )
     op.add_column("pgqrs_workflows", sa.Column("position", sa.BigInteger(), nullable=True), schema=schema)
     op.add_column("pgqrs_workflows", sa.Column("slot", sa.Text(collation="C"), nullable=True), schema=schema)
     op.create_index(
@@ -129,9 +135,6 @@ def upgrade(op: Operations) -> None:
         ["queue", "name", "ready_at"],
         schema=schema,
         postgresql_where=sa.text("slot IS NOT NULL AND ready_at IS NOT NULL"),
-    )
-    op.add_column(
-        "pgqrs_queues", sa.Column("ordered_at", sa.DateTime(timezone=True), nullable=True), schema=schema
     )
     for statement in (_SEQUENCE, _NUMBER):
         op.execute(_in_schema(statement, schema))
@@ -155,6 +158,7 @@ def downgrade(op: Operations) -> None:
     op.drop_index("ix_pgqrs_workflows_order", "pgqrs_workflows", schema=schema)
     op.execute(_in_schema("DROP SEQUENCE SCHEMA.pgqrs_positions", schema))
     op.drop_column("pgqrs_workflows", "position", schema=schema)
+    op.drop_column("pgqrs_queues", "fair", schema=schema)
     op.drop_column("pgqrs_queues", "ordered_at", schema=schema)
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_holding(text, text)", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_holding(text)", schema))

@@ -58,6 +58,7 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
     help="The time for which a workflow counts: while it runs, or until its end.",
 )
 @click.option("--ordered", is_flag=True, help="Run the workflows of each partition key in their order.")
+@click.option("--fair/--no-fair", default=True, help="Serve the partition keys in turn, or by priority and age.")
 @_as_json
 def set_queue(
     name: str,
@@ -71,6 +72,7 @@ def set_queue(
     weights: tuple[str, ...],
     holds: Holds,
     ordered: bool,
+    fair: bool,
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
@@ -87,6 +89,7 @@ def set_queue(
             weights=weighed or None,
             holds=holds,
             ordered=ordered,
+            fair=fair,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -175,6 +178,6 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
 
 def _mode(record: QueueRecord) -> str:
     """Return the settings of a queue that differ from those of every queue."""
-    if record.ordered:
-        return "ordered"
-    return record.holds if record.holds != "running" else "-"
+    held = "ordered" if record.ordered else record.holds
+    modes = (None if held == "running" else held, None if record.fair else "not_fair")
+    return ",".join(filter(None, modes)) or "-"

@@ -785,6 +785,7 @@ class Admin:
         weights: Mapping[str, float] | None = None,
         holds: Holds = "running",
         ordered: bool = False,
+        fair: bool = True,
         session: SessionOrConnection | None = None,
     ) -> None:
         """Set the limits of a queue for all workers; they replace its earlier limits.
@@ -807,6 +808,8 @@ class Admin:
             ordered: Whether the workflows of each partition key run one after the other, strictly in the order in
                 which they were enqueued: the next one starts when the one before it has ended. This implies
                 `partition_concurrency=1` and ``holds="until_end"``. Priorities have no effect. False by default.
+            fair: Whether the partition keys are served in turn; True by default. With False the workflows are
+                claimed by priority, then by age, whatever their keys; the limits of each key hold as well.
             session: A caller's session or connection, in any state. The limits take effect when the caller
                 commits. By default they are committed before this method returns.
 
@@ -814,7 +817,7 @@ class Admin:
             InvalidNameError: The name or a partition key cannot be stored.
             ConfigurationError: A limit is less than 1, or a weight or the time of a rate is out of range; or
                 `holds` is ``"until_end"`` without a limit of runs, or `partition_concurrency` is not 1 in an
-                ordered queue.
+                ordered queue, or `fair` is False with weights.
             TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
@@ -828,6 +831,7 @@ class Admin:
             weights=weights,
             holds=holds,
             ordered=ordered,
+            fair=fair,
         )
         await QueueSettings(self._loops, session).set(name, limits)
 

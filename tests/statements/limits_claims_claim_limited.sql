@@ -1,9 +1,9 @@
 WITH RECURSIVE settings AS MATERIALIZED
-(SELECT pgqrs.pgqrs_queues.concurrency AS concurrency, pgqrs.pgqrs_queues.partition_concurrency AS partition_concurrency, pgqrs.pgqrs_queues.rate AS rate, pgqrs.pgqrs_queues.partition_rate AS partition_rate, pgqrs.pgqrs_queues.weights AS weights, pgqrs.pgqrs_queues.paused_at AS paused_at, pgqrs.pgqrs_queues.holds AS holds, pgqrs.pgqrs_queues.ordered_at AS ordered_at
+(SELECT pgqrs.pgqrs_queues.concurrency AS concurrency, pgqrs.pgqrs_queues.partition_concurrency AS partition_concurrency, pgqrs.pgqrs_queues.rate AS rate, pgqrs.pgqrs_queues.partition_rate AS partition_rate, pgqrs.pgqrs_queues.weights AS weights, pgqrs.pgqrs_queues.paused_at AS paused_at, pgqrs.pgqrs_queues.holds AS holds, pgqrs.pgqrs_queues.ordered_at AS ordered_at, pgqrs.pgqrs_queues.fair AS fair
 FROM pgqrs.pgqrs_queues
 WHERE pgqrs.pgqrs_queues.name = $1::TEXT),
 held AS MATERIALIZED
-(SELECT settings.concurrency AS concurrency, settings.partition_concurrency AS partition_concurrency, settings.rate AS rate, settings.partition_rate AS partition_rate, settings.weights AS weights, settings.paused_at AS paused_at, settings.holds AS holds, settings.ordered_at AS ordered_at
+(SELECT settings.concurrency AS concurrency, settings.partition_concurrency AS partition_concurrency, settings.rate AS rate, settings.partition_rate AS partition_rate, settings.weights AS weights, settings.paused_at AS paused_at, settings.holds AS holds, settings.ordered_at AS ordered_at, settings.fair AS fair
 FROM settings
 WHERE CASE WHEN (settings.paused_at IS NOT NULL) THEN false ELSE pg_catalog.pg_try_advisory_xact_lock($4::BIGINT) END),
 holders AS MATERIALIZED
@@ -45,7 +45,7 @@ room AS MATERIALIZED
 (SELECT CASE WHEN (held.concurrency IS NULL) THEN $3::BIGINT - (SELECT pg_catalog.count(*) AS count_1
 FROM holders) ELSE greatest(least($3::BIGINT - (SELECT pg_catalog.count(*) AS count_1
 FROM holders), held.concurrency - CASE WHEN (held.holds = 'until_end') THEN pgqrs_schema_placeholder.pgqrs_holding($1::TEXT) ELSE pgqrs_schema_placeholder.pgqrs_running($1::TEXT) END), 0) END AS room, CASE WHEN (held.rate IS NOT NULL) THEN greatest(coalesce(CAST(EXTRACT(epoch
-FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, '') - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END AS debt, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, held.weights AS weights, held.holds AS holds, held.ordered_at AS ordered_at
+FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, '') - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END AS debt, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, held.weights AS weights, held.holds AS holds, held.ordered_at AS ordered_at, held.fair AS fair
 FROM held),
 after(lane, turn) AS
 (SELECT CAST($2::TEXT AS TEXT) COLLATE "C" AS lane, 0 AS turn
@@ -112,7 +112,33 @@ AND 64 - (SELECT pg_catalog.count(*) AS count_1
 FROM after) >= 0
 UNION ALL SELECT before.lane AS lane, before.turn + 65 AS anon_4
 FROM before
-WHERE before.turn > 0),
+WHERE before.turn > 0
+UNION ALL SELECT lanes_of_first.lane AS lane, 0
+FROM (SELECT DISTINCT first_of_name.partition_key AS lane
+FROM room
+JOIN pg_catalog.unnest($5::TEXT[]) AS names(name) ON true
+JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.partition_key AS partition_key
+FROM pgqrs.pgqrs_workflows
+WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
+AND pgqrs.pgqrs_workflows.name = names.name
+AND pgqrs.pgqrs_workflows.ready_at IS NOT NULL
+AND pgqrs.pgqrs_workflows.id > $6::BIGINT
+AND pgqrs.pgqrs_workflows.codec IS NOT DISTINCT
+FROM $7::TEXT
+AND pgqrs.pgqrs_workflows.attempts < 9223372036854775807
+AND pgqrs.pgqrs_workflows.epoch < 9223372036854775807
+AND NOT room.fair
+AND room.room > 0
+ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
+
+LIMIT 500) AS first_of_name ON true
+WHERE first_of_name.partition_key IS NOT NULL) AS lanes_of_first
+WHERE NOT (EXISTS (SELECT 1
+FROM (SELECT after.lane AS lane
+FROM after
+UNION SELECT before.lane AS lane
+FROM before) AS in_turn
+WHERE lanes_of_first.lane = in_turn.lane))),
 rooms AS MATERIALIZED
 (SELECT lanes.lane AS lane, lanes.turn AS turn, CASE WHEN (room.ordered_at IS NOT NULL
 AND lanes.lane != '') THEN coalesce(pgqrs_schema_placeholder.pgqrs_next($1::TEXT, lanes.lane), 0) END AS head, CASE WHEN (room.partition_concurrency IS NULL
@@ -125,9 +151,9 @@ LEFT OUTER
 JOIN unnest($10::TEXT[], $11::DOUBLE PRECISION[]) AS served(lane, ahead) ON served.lane = lanes.lane),
 chosen AS MATERIALIZED
 (SELECT ordered.lane AS lane, ordered.turn AS turn, ordered.head AS head, ordered.is_counted AS is_counted, pg_catalog.count(*) AS wanted
-FROM (SELECT allowed.lane AS lane, allowed.turn AS turn, allowed.head AS head, allowed.is_counted AS is_counted, pg_catalog.sum(allowed.size) OVER (ORDER BY allowed.ahead + CAST(allowed.place - 1 AS DOUBLE PRECISION) / CAST(allowed.weight AS DOUBLE PRECISION), allowed.turn ROWS BETWEEN UNBOUNDED PRECEDING
+FROM (SELECT allowed.lane AS lane, allowed.turn AS turn, allowed.head AS head, allowed.is_counted AS is_counted, pg_catalog.sum(allowed.size) OVER (ORDER BY allowed.rank DESC, allowed.age, allowed.ahead + CAST(allowed.place - 1 AS DOUBLE PRECISION) / CAST(allowed.weight AS DOUBLE PRECISION), allowed.turn ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) - allowed.size AS before
-FROM (SELECT candidates.lane AS lane, candidates.turn AS turn, candidates.head AS head, candidates.ahead AS ahead, candidates.weight AS weight, candidates.tokens AS tokens, candidates.place AS place, candidates.starts AS starts, candidates.is_counted AS is_counted, candidates.size AS size, pg_catalog.count(CASE WHEN candidates.is_counted THEN 1 END) OVER (ORDER BY candidates.ahead + CAST(candidates.place - 1 AS DOUBLE PRECISION) / CAST(candidates.weight AS DOUBLE PRECISION), candidates.turn ROWS BETWEEN UNBOUNDED PRECEDING
+FROM (SELECT candidates.lane AS lane, candidates.turn AS turn, candidates.head AS head, candidates.ahead AS ahead, candidates.weight AS weight, candidates.tokens AS tokens, candidates.place AS place, candidates.starts AS starts, candidates.is_counted AS is_counted, candidates.size AS size, candidates.rank AS rank, candidates.age AS age, pg_catalog.count(CASE WHEN candidates.is_counted THEN 1 END) OVER (ORDER BY candidates.rank DESC, candidates.age, candidates.ahead + CAST(candidates.place - 1 AS DOUBLE PRECISION) / CAST(candidates.weight AS DOUBLE PRECISION), candidates.turn ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) AS all_starts
 FROM (SELECT rooms.lane AS lane, rooms.turn AS turn, rooms.head AS head, rooms.ahead AS ahead, rooms.weight AS weight, CASE WHEN (rooms.debt IS NOT NULL) THEN CAST(pg_catalog.floor(greatest((CAST(pg_catalog.json_extract_path_text(room.partition_rate, 'burst') AS DOUBLE PRECISION) - rooms.debt / CAST((CAST(pg_catalog.json_extract_path_text(room.partition_rate, 'per') AS DOUBLE PRECISION) / CAST(CAST(pg_catalog.json_extract_path_text(room.partition_rate, 'limit') AS DOUBLE PRECISION) AS DOUBLE PRECISION)) AS DOUBLE PRECISION)) + 1e-3, CAST(0 AS DOUBLE PRECISION))) AS BIGINT) END AS tokens, pg_catalog.count(first.id) OVER (PARTITION BY rooms.lane
 ORDER BY first.priority DESC, first.id ROWS BETWEEN UNBOUNDED PRECEDING
@@ -137,7 +163,7 @@ OR room.partition_rate IS NOT NULL)) THEN first.id END) OVER (PARTITION BY rooms
 ORDER BY first.priority DESC, first.id ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) AS starts, first.is_new
 AND (room.rate IS NOT NULL
-OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size
+OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size, CASE WHEN NOT room.fair THEN first.priority END AS rank, CASE WHEN NOT room.fair THEN first.id END AS age
 FROM rooms
 JOIN room ON true
 JOIN LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size, of_name.is_new AS is_new
@@ -173,7 +199,7 @@ OR room.partition_rate IS NOT NULL)) THEN first.id END) OVER (PARTITION BY rooms
 ORDER BY first.priority DESC, first.id ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) AS starts, first.is_new
 AND (room.rate IS NOT NULL
-OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size
+OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size, CASE WHEN NOT room.fair THEN first.priority END AS rank, CASE WHEN NOT room.fair THEN first.id END AS age
 FROM rooms
 JOIN room ON true
 JOIN LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size, of_name.is_new AS is_new
@@ -208,7 +234,7 @@ OR room.partition_rate IS NOT NULL)) THEN first.id END) OVER (PARTITION BY rooms
 ORDER BY first.priority DESC, first.id ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) AS starts, first.is_new
 AND (room.rate IS NOT NULL
-OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size
+OR room.partition_rate IS NOT NULL) AS is_counted, first.size AS size, CASE WHEN NOT room.fair THEN first.priority END AS rank, CASE WHEN NOT room.fair THEN first.id END AS age
 FROM rooms
 JOIN room ON true
 JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, 0 AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.started_at IS NULL AS is_new
@@ -236,7 +262,7 @@ OR (SELECT CASE WHEN (room.debt IS NOT NULL) THEN CAST(pg_catalog.floor(greatest
 FROM room) IS NULL
 OR allowed.all_starts <= (SELECT CASE WHEN (room.debt IS NOT NULL) THEN CAST(pg_catalog.floor(greatest((CAST(pg_catalog.json_extract_path_text(room.rate, 'burst') AS DOUBLE PRECISION) - room.debt / CAST((CAST(pg_catalog.json_extract_path_text(room.rate, 'per') AS DOUBLE PRECISION) / CAST(CAST(pg_catalog.json_extract_path_text(room.rate, 'limit') AS DOUBLE PRECISION) AS DOUBLE PRECISION)) AS DOUBLE PRECISION)) + 1e-3, CAST(0 AS DOUBLE PRECISION))) AS BIGINT) END AS anon_6
 FROM room)
-ORDER BY allowed.ahead + CAST(allowed.place - 1 AS DOUBLE PRECISION) / CAST(allowed.weight AS DOUBLE PRECISION), allowed.turn
+ORDER BY allowed.rank DESC, allowed.age, allowed.ahead + CAST(allowed.place - 1 AS DOUBLE PRECISION) / CAST(allowed.weight AS DOUBLE PRECISION), allowed.turn
 
 LIMIT (SELECT room.room
 FROM room)) AS ordered
@@ -376,6 +402,8 @@ FROM settings) AS is_locked, (SELECT CAST(settings.weights AS TEXT) AS weights
 FROM settings) AS weights, (SELECT pg_catalog.count(*) AS count_1
 FROM lanes) AS lanes, coalesce((SELECT chosen.lane
 FROM chosen
+JOIN room ON true
+WHERE room.fair
 ORDER BY chosen.turn DESC
 
 LIMIT 1), (SELECT lanes.lane

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from pgqrs import Rate
 from pgqrs.storage.limits.claims import claim_limited
+from pgqrs.storage.queue_claims import lock_key
 
 QUEUE, MANY, FEW = "mail", 200_000, 2_000
 
@@ -49,6 +50,7 @@ class Limited:
     def __init__(self, store, driver):
         self._compiled = store.database.compile(claim_limited)
         self._driver = driver
+        self._lock = lock_key(store.database.schema, QUEUE)
 
     async def prepare(self):
         await self._driver.execute(f"PREPARE limited AS {self._compiled.text}")
@@ -58,7 +60,7 @@ class Limited:
         """Execute, roll back, and return the plan."""
         given = {
             "queue": QUEUE, "names": ["w", "v"], "codec": None, "limit": 100, "budget": 2**26, "avoid": [], "floor": 0,
-            "lock": 1, "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
+            "lock": self._lock, "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
         }  # fmt: skip
         arguments = ", ".join(_literal(each) for each in self._compiled.arguments(given | values))
         transaction = self._driver.transaction()
@@ -84,13 +86,13 @@ def _check(plan):
 
 
 @pytest.mark.plants_rows
-@pytest.mark.parametrize("is_rated", [False, True], ids=["slots", "rates"])
+@pytest.mark.parametrize("kind", ["slots", "rates", "not fair"])
 @pytest.mark.parametrize("queued", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
-async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued, is_rated):
+async def test_claim_of_a_large_key_uses_indexes_and_few_pages(admin, driver, queued, kind):
     limited = Limited(await admin.store(), driver)
     await limited.prepare()
-    rates = {"rate": Rate(1000, burst=900), "partition_rate": Rate(9, burst=9)} if is_rated else {}
-    await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5, **rates)
+    rates = {"rate": Rate(1000, burst=900), "partition_rate": Rate(9, burst=9)} if kind == "rates" else {}
+    await admin.set_queue(QUEUE, concurrency=1000, partition_concurrency=5, fair=kind != "not fair", **rates)
     await _plant(driver, 3, 20)
     few = _pages(await limited.plan())
     await _plant(driver, 1, queued)

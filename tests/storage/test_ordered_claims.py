@@ -197,6 +197,9 @@ async def test_order_begins_and_ends_with_the_setting(admin, watch, sql):
     assert await claimed(watch) == ids[3:4]
     await admin.set_queue(QUEUE, concurrency=2)
     assert await claimed(watch) == ids[4:5]
+    await admin.set_queue(QUEUE, ordered=True)
+    await admin.set_queue(QUEUE)
+    assert await claimed(watch) == ids[5:]
 
 
 async def test_limits_of_an_ordered_queue_hold_together(admin, watch, sql):

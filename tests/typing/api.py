@@ -569,6 +569,9 @@ async def queues(admin: Admin) -> None:
     Worker(admin, ALL, {"mail": 20, "default": 80})
     Worker(admin, ALL, ["mail"])
     await admin.set_queue("mail", rate=Rate(100, per=60, burst=20), partition_rate=Rate(1))
+    await admin.set_queue("mail", concurrency=1, holds="until_end")
+    await admin.set_queue("mail", ordered=True, fair=False)
+    await admin.set_queue("mail", holds="long")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", rate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -25,6 +25,7 @@ def queue_limits(
     weights: Mapping[str, float] | None,
     holds: Holds,
     ordered: bool,
+    fair: bool,
 ) -> QueueLimits:
     """Check the arguments of `Admin.set_queue` and return them as limits; raises as `Admin.set_queue` does."""
     limits = QueueLimits(
@@ -34,7 +35,12 @@ def queue_limits(
         _rate("partition_rate", partition_rate),
         {validate_partition_key(key): _weight(key, each) for key, each in (weights or {}).items()} or None,
         _holds(holds),
+        fair=fair,
     )
+    if weights and not fair:
+        raise ConfigurationError(
+            "`weights` are shares of the partition keys, which `fair=False` ignores: omit one."
+        )
     if ordered:
         return _ordered(limits)
     if limits.holds == UNTIL_END and limits.concurrency is None and limits.partition_concurrency is None:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    exists,
     false,
     func,
     literal_column,
@@ -30,6 +31,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -66,8 +68,8 @@ from pgqrs.storage.sql.expressions import (
 MAX_LANES = 64
 """Maximum lanes that one claim looks at."""
 
-MAX_UNKEYED = 500
-"""Maximum ready workflows of a name that are examined for workflows without a partition key."""
+MAX_EXAMINED = 500
+"""Maximum ready workflows of a name that are examined for those without a partition key, or for their keys."""
 
 STARTS_KEPT = 3600.0
 """Seconds for which a row of a rate is kept that has no meaning any more."""
@@ -100,6 +102,7 @@ def claim_limited() -> Any:
             Queue.paused_at,
             Queue.holds,
             Queue.ordered_at,
+            Queue.fair,
         ).where(Queue.name == _queue()),
         "settings",
     )
@@ -117,6 +120,7 @@ def claim_limited() -> Any:
             held.c.weights,
             held.c.holds,
             held.c.ordered_at,
+            held.c.fair,
         ),
         "room",
     )
@@ -126,7 +130,8 @@ def claim_limited() -> Any:
     locked = _materialized(union_all(_locked(chosen, room), select(holders)), "locked")
     spent = _spend(locked, room).cte("spent")
     taken = start_runs(locked, Workflow.partition_key.expression, slot=slot_after(locked))
-    last = select(chosen.c.lane).order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
+    served = select(chosen.c.lane).select_from(chosen.join(room, true())).where(room.c.fair)
+    last = served.order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
     last_seen = select(lanes.c.lane).order_by(lanes.c.turn.desc()).limit(ONE).scalar_subquery()
     summary = select(
         (_count(settings) > ZERO).label("is_limited"),
@@ -155,7 +160,10 @@ def _room(held: Any, holders: Any) -> ColumnElement[int]:
 
 
 def _lanes(room: Any) -> Any:
-    """Return the lanes that have ready workflows: those after the cursor, that without a key, those before."""
+    """Return the lanes that have ready workflows: those after the cursor, that without a key, those before.
+
+    In a queue that is not fair, the lanes of the first ready workflows are looked at, too.
+    """
     after = _keys("after", room, bindparam("cursor", type_=Text()), number_literal(MAX_LANES))
     left = number_literal(MAX_LANES) - _count(after)
     before = _keys("before", room, _NO_KEY, left, last=bindparam("cursor", type_=Text()))
@@ -166,7 +174,28 @@ def _lanes(room: Any) -> Any:
         .where(room.c.room > ZERO, left >= ZERO),
         select(before.c.lane, before.c.turn + number_literal(MAX_LANES + 1)).where(before.c.turn > ZERO),
     ]
+    in_turn = union(select(after.c.lane), select(before.c.lane)).subquery("in_turn")
+    first = _lanes_of_first(room)
+    is_in_turn = exists(select(ONE).where(in_turn.c.lane == first.c.lane))
+    turns.append(select(first.c.lane, ZERO).where(~is_in_turn))
     return _materialized(union_all(*turns), "lanes")
+
+
+def _lanes_of_first(room: Any) -> Any:
+    """Return the partition keys of the first ready workflows of each name, for a queue that is not fair."""
+    names = served_names()
+    of_name = (
+        select(Workflow.partition_key)
+        .where(Workflow.queue == _queue(), Workflow.name == names.c.name, *is_ready())
+        .where(~room.c.fair, room.c.room > ZERO)
+        .order_by(Workflow.priority.desc(), Workflow.id)
+        .limit(number_literal(MAX_EXAMINED))
+        .correlate_except(Workflow)
+        .lateral("first_of_name")
+    )
+    lanes = select(of_name.c.partition_key.label("lane")).distinct()
+    sources = room.join(names, true()).join(of_name, true())
+    return lanes.select_from(sources).where(of_name.c.partition_key.is_not(None)).subquery("lanes_of_first")
 
 
 def _keys(name: str, room: Any, first: Any, most: Any, *, last: Any = None) -> Any:
@@ -256,12 +285,14 @@ def _chosen(rooms: Any, room: Any) -> Any:
                 pg.count(case((counts, first.c.id)), type_=BigInteger()).over(**in_lane).label("starts"),
                 counts.label("is_counted"),
                 first.c.size,
+                case((~room.c.fair, first.c.priority)).label("rank"),
+                case((~room.c.fair, first.c.id)).label("age"),
             )
             .select_from(rooms.join(room, true()).join(first, true()))
             .where(is_of_kind, rooms.c.room > ZERO)
         )
     each = union_all(*candidates).subquery("candidates")
-    order = (each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight, each.c.turn)
+    order = _order(each)
     all_starts = pg.count(case((each.c.is_counted, ONE)), type_=BigInteger()).over(order_by=order, rows=(None, 0))
     allowed = (
         select(*each.c, all_starts.label("all_starts"))
@@ -269,7 +300,7 @@ def _chosen(rooms: Any, room: Any) -> Any:
         .subquery("allowed")
     )
     own: Any = allowed.c
-    order = (own.ahead + cast(own.place - ONE, DOUBLE) / own.weight, own.turn)
+    order = _order(allowed)
     tokens = select(_tokens(room.c.rate, room.c.debt)).scalar_subquery()
     before = pg.sum(own.size).over(order_by=order, rows=(None, 0)) - own.size
     ordered = (
@@ -284,6 +315,12 @@ def _chosen(rooms: Any, room: Any) -> Any:
     return select(*key, COUNT.label("wanted")).where(affordable).group_by(*key)
 
 
+def _order(each: Any) -> tuple[ColumnElement[Any], ...]:
+    """Return the order in which the claim takes workflows: that of their turns, unless they have ranks."""
+    turn = each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight
+    return each.c.rank.desc(), each.c.age, turn, each.c.turn
+
+
 def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
     """Return the query for the first ready workflows of a lane; None is the lane of those without a key."""
     names = served_names()
@@ -296,7 +333,7 @@ def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
         .where(Workflow.id != func.all(bindparam("avoid", type_=ARRAY(BigInteger()))), *conditions)
         .order_by(Workflow.priority.desc(), Workflow.id)
     )
-    ready = ready.limit(number_literal(MAX_UNKEYED)) if lane is None else ready.limit(most)
+    ready = ready.limit(number_literal(MAX_EXAMINED)) if lane is None else ready.limit(most)
     if lane is not None:
         ready = ready.where(Workflow.partition_key == lane)
     of_name = ready.correlate_except(Workflow).lateral("of_name")

@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Boolean, bindparam, case, delete, func, null, select, union, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    bindparam,
+    case,
+    delete,
+    func,
+    null,
+    select,
+    true,
+    union,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -32,7 +45,8 @@ class QueueLimits(NamedTuple):
     """The limits of a queue, None for no limit; `weights` has the weights of partition keys.
 
     `holds` says how long a workflow counts for the limits of runs. `ordered` says that the workflows of a
-    partition key run in their order; it needs one slot of each key, held until the end.
+    partition key run in their order; it needs one slot of each key, held until the end. `fair` says that the
+    partition keys are served in turn.
     """
 
     concurrency: int | None
@@ -42,6 +56,7 @@ class QueueLimits(NamedTuple):
     weights: Mapping[str, float] | None
     holds: Holds = RUNNING
     ordered: bool = False
+    fair: bool = True
 
     def values(self) -> dict[str, Any]:
         """Return the binds of the statement that writes the limits."""
@@ -109,6 +124,7 @@ def _set() -> Any:
         "partition_rate": json_of(bindparam("partition_rate", type_=Text())),
         "weights": json_of(bindparam("weights", type_=Text())),
         "holds": bindparam("holds", type_=Text()),
+        "fair": bindparam("fair", type_=Boolean()),
         "ordered_at": case((bindparam("ordered", type_=Boolean()), func.now())),
     }
     statement = insert(Queue).from_select(list(given), select(*given.values()), include_defaults=False)
@@ -193,10 +209,11 @@ def _list() -> Any:
             holds.label("holds"),
             _whole(_total(holding)).label("holding"),
             Queue.ordered_at.is_not(None).label("ordered"),
+            func.coalesce(Queue.fair, true()).label("fair"),
         )
         .select_from(lanes.outerjoin(Queue, Queue.name == lanes.c.queue, full=True))
         .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights)
-        .group_by(Queue.paused_at, Queue.holds, Queue.ordered_at)
+        .group_by(Queue.paused_at, Queue.holds, Queue.ordered_at, Queue.fair)
         .order_by(name)
     )
 
@@ -264,8 +281,12 @@ _PAUSE = _pause()
 _LIST = _list()
 _LIMITS = (Queue.concurrency, Queue.partition_concurrency, Queue.rate, Queue.partition_rate, Queue.weights)
 _CLEAR = (
-    update(Queue).where(_OWN).values({each.key: null() for each in _LIMITS} | {"holds": text_literal(RUNNING)})
+    update(Queue)
+    .where(_OWN)
+    .values(
+        **{each.key: null() for each in (*_LIMITS, Queue.ordered_at)}, holds=text_literal(RUNNING), fair=true()
+    )
 )
 _RESUME = update(Queue).where(_OWN).values(paused_at=null())
 _DELETE = delete(Queue).where(_OWN)
-_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), *(each.is_(None) for each in _LIMITS))
+_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), Queue.fair, *(each.is_(None) for each in _LIMITS))

@@ -206,6 +206,7 @@ def invariants() -> tuple[Invariant, ...]:
                 Queue.partition_rate.is_(None),
                 Queue.weights.is_(None),
                 Queue.paused_at.is_(None),
+                Queue.fair,
             ),
         ),
         (
