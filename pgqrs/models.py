@@ -308,6 +308,20 @@ class Event(Base):
     set_at: Mapped[datetime]
 
 
+class State(Base):
+    """One value of the state of a partition key, which its workflows of one name share and which outlives them."""
+
+    __tablename__ = "pgqrs_states"
+
+    workflow: Mapped[str] = mapped_column(primary_key=True)
+    partition_key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON())
+    # None for strict JSON.
+    codec: Mapped[str | None]
+    set_at: Mapped[datetime]
+
+
 class Wait(Base):
     """One address for which a step of a parked workflow waits, with the claim of the run that has parked.
 

@@ -1,4 +1,4 @@
-"""Slots that workflows hold until their end, and queues that keep the order of each partition key.
+"""Slots that workflows hold until their end, queues that keep the order of each partition key, and its state.
 
 Revision 0014, after 0012.
 """
@@ -145,13 +145,25 @@ def upgrade(op: Operations) -> None:
         schema=schema,
         postgresql_where=sa.text("position IS NOT NULL AND completed_at IS NULL"),
     )
+    op.create_table(
+        "pgqrs_states",
+        sa.Column("workflow", sa.Text(), nullable=False),
+        sa.Column("partition_key", sa.Text(collation="C"), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.JSON(), nullable=False),
+        sa.Column("codec", sa.Text(), nullable=True),
+        sa.Column("set_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("workflow", "partition_key", "name", name="pk_pgqrs_states"),
+        schema=schema,
+    )
     for function in (_HOLDING, _HOLDING_IN_PARTITION, _NEXT, _TAKE_POSITION, _TRIGGER):
         op.execute(_in_schema(function, schema))
 
 
 def downgrade(op: Operations) -> None:
-    """Take the slots and the order away: a workflow that waits holds no slot."""
+    """Take the slots, the order and the states away: a workflow that waits holds no slot."""
     schema = op.get_context().version_table_schema
+    op.drop_table("pgqrs_states", schema=schema)
     op.execute(_in_schema("DROP TRIGGER pgqrs_position ON SCHEMA.pgqrs_workflows", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_take_position()", schema))
     op.execute(_in_schema("DROP FUNCTION SCHEMA.pgqrs_next(text, text)", schema))

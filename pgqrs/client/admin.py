@@ -15,6 +15,7 @@ from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
+from pgqrs.client.queues.states import States, StateSnapshot
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
@@ -917,6 +918,54 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await self._loops.steps(workflow_id)
+
+    async def state(
+        self,
+        workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[Any]] | str,
+        partition_key: str,
+        *,
+        session: SessionOrConnection | None = None,
+    ) -> StateSnapshot:
+        """Return the state that the workflows of a name and a partition key share, as `ctx.state`.
+
+        No worker is necessary, and the state outlives the workflows.
+
+        Args:
+            workflow: A function decorated with `@workflow`, or the name of the workflow.
+            partition_key: The partition key.
+            session: A caller's session or connection, in whose transaction the state is read.
+
+        Returns:
+            The values by name; empty if no workflow has set one.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`.
+            InvalidNameError: The name or the partition key cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await States(self._loops, session).read(workflow, partition_key)
+
+    async def delete_state(
+        self, workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[Any]] | str, partition_key: str
+    ) -> int:
+        """Delete the state that the workflows of a name and a partition key share.
+
+        Args:
+            workflow: A function decorated with `@workflow`, or the name of the workflow.
+            partition_key: The partition key.
+
+        Returns:
+            The number of the values.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`.
+            InvalidNameError: The name or the partition key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await States(self._loops).delete(workflow, partition_key)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

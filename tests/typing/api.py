@@ -30,6 +30,7 @@ from pgqrs import (
     ScheduleHandle,
     ScheduleRecord,
     SerializationError,
+    StateSnapshot,
     StepAction,
     StepRecord,
     StepResult,
@@ -575,3 +576,23 @@ async def queues(admin: Admin) -> None:
     await admin.set_queue("mail", rate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def states(admin: Admin, ctx: PyWorkflow) -> None:
+    assert_type(await ctx.state.get("balance", 0, type=int), int)
+    assert_type(await ctx.state.get("balance", type=int), int | None)
+    assert_type(await ctx.state.get("balance", "none", type=int, id="first"), int | str)
+    assert_type(await ctx.state.get("balance", 0), Any)
+    await ctx.state.set("balance", 5)
+    await ctx.state.delete("balance", id="last")
+    await ctx.state.get(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    state = await admin.state(pipeline, "ada")
+    assert_type(state, StateSnapshot)
+    assert_type(state.get("balance", 0, type=int), int)
+    assert_type(state.get("balance", type=int), int | None)
+    assert_type(state["balance"], Any)
+    assert_type(dict(state), dict[str, Any])
+    assert_type(await admin.delete_state("pipeline", "ada"), int)
+    await admin.state(pipeline)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await admin.state(5, "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from examples import tenants
+from examples import accounts, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -69,3 +69,13 @@ async def test_nightly_report_is_made_once_a_night(kit, clock):
 async def test_small_tenant_does_not_wait_for_the_large_one(admin):
     async with no_hang(), Worker(admin, [tenants.report], ["reports"]):
         assert await tenants.render_all(admin, 40) < 20
+
+
+async def test_bookings_of_an_account_are_made_in_their_order(admin):
+    await admin.set_queue("accounts", ordered=True)
+    async with no_hang(), Worker(admin, [accounts.book], ["accounts"]):
+        answers = await accounts.book_all(admin, "ada", [100, -70, -70, 50])
+    assert answers[:2] + answers[3:] == ["100", "30", "80"]
+    assert "40 more than there is" in answers[2]
+    assert await accounts.balance_of(admin, "ada") == 80
+    assert await accounts.balance_of(admin, "bob") == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
+from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, State, Step, Wait, Workflow
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
@@ -29,6 +29,7 @@ _OF_WORKER: Mapping[str, str] = {
     Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     StartRate.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    State.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -37,6 +38,7 @@ _OF_PRODUCER: Mapping[str, str] = {
     Step.__tablename__: "SELECT",  # read if a key is taken already
     Event.__tablename__: "SELECT",
     Schedule.__tablename__: "SELECT",
+    State.__tablename__: "SELECT",
     Message.__tablename__: "SELECT, INSERT, UPDATE (key)",  # to itself, if the key is taken already
     VERSION_TABLE: "SELECT",
 }
