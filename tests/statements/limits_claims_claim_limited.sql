@@ -7,8 +7,8 @@ held AS MATERIALIZED
 FROM settings
 WHERE CASE WHEN (settings.paused_at IS NOT NULL) THEN false ELSE pg_catalog.pg_try_advisory_xact_lock($4::BIGINT) END),
 holders AS MATERIALIZED
-(SELECT holder.id AS id, affordable.slot AS lane, false AS is_counted, true AS holds
-FROM (SELECT first_holders.id AS id, first_holders.slot AS slot, first_holders.ready_at AS ready_at, pg_catalog.sum(first_holders.size) OVER (ORDER BY first_holders.ready_at, first_holders.id ROWS BETWEEN UNBOUNDED PRECEDING
+(SELECT holder.id AS id, affordable.slot AS lane, false AS is_counted, true AS holds, affordable.size AS size
+FROM (SELECT first_holders.id AS id, first_holders.slot AS slot, first_holders.ready_at AS ready_at, first_holders.size AS size, pg_catalog.sum(first_holders.size) OVER (ORDER BY first_holders.ready_at, first_holders.id ROWS BETWEEN UNBOUNDED PRECEDING
 AND CURRENT ROW) - first_holders.size AS before
 FROM held
 JOIN LATERAL (SELECT holders_of_name.id AS id, holders_of_name.slot AS slot, holders_of_name.ready_at AS ready_at, holders_of_name.size AS size
@@ -45,7 +45,8 @@ room AS MATERIALIZED
 (SELECT CASE WHEN (held.concurrency IS NULL) THEN $3::BIGINT - (SELECT pg_catalog.count(*) AS count_1
 FROM holders) ELSE greatest(least($3::BIGINT - (SELECT pg_catalog.count(*) AS count_1
 FROM holders), held.concurrency - CASE WHEN (held.holds = 'until_end') THEN pgqrs_schema_placeholder.pgqrs_holding($1::TEXT) ELSE pgqrs_schema_placeholder.pgqrs_running($1::TEXT) END), 0) END AS room, CASE WHEN (held.rate IS NOT NULL) THEN greatest(coalesce(CAST(EXTRACT(epoch
-FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, '') - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END AS debt, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, held.weights AS weights, held.holds AS holds, held.ordered_at AS ordered_at, held.fair AS fair
+FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, '') - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END AS debt, (SELECT coalesce(pg_catalog.sum(holders.size), 0) AS coalesce_1
+FROM holders) AS size, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, held.weights AS weights, held.holds AS holds, held.ordered_at AS ordered_at, held.fair AS fair
 FROM held),
 after(lane, turn) AS
 (SELECT CAST($2::TEXT AS TEXT) COLLATE "C" AS lane, 0 AS turn
@@ -266,7 +267,8 @@ ORDER BY allowed.rank DESC, allowed.age, allowed.ahead + CAST(allowed.place - 1 
 
 LIMIT (SELECT room.room
 FROM room)) AS ordered
-WHERE ordered.before < $9::BIGINT GROUP BY ordered.lane, ordered.turn, ordered.head, ordered.is_counted),
+WHERE ordered.before + (SELECT room.size
+FROM room) < $9::BIGINT GROUP BY ordered.lane, ordered.turn, ordered.head, ordered.is_counted),
 locked AS MATERIALIZED
 ((SELECT free.id AS id, chosen.lane AS lane, chosen.is_counted AS is_counted, room.holds = 'until_end' AS holds
 FROM chosen

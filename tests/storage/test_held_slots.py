@@ -152,6 +152,16 @@ async def test_concurrent_claims_never_exceed_the_slots(admin, store, sql):
     assert len(set(done)) == len(done) == 36
 
 
+async def test_inputs_of_holders_count_for_the_budget_of_a_claim(admin, watch, sql):
+    ids = await planted(sql, "a", 4)
+    await sql.execute("UPDATE pgqrs_workflows SET input = to_json(repeat('x', 1000))")
+    await admin.set_queue(QUEUE, concurrency=4, holds="until_end")
+    assert await claimed(watch, 2) == ids[:2]
+    await woken(sql, *ids[:2])
+    found = await watch.claim(["w"], [QUEUE], 9, 2500)
+    assert [run.workflow_id for run in found] == ids[:3]
+
+
 async def test_list_counts_the_holders(admin, watch, sql):
     ids = await planted(sql, "a", 4)
     await admin.set_queue(QUEUE, concurrency=3, holds="until_end")

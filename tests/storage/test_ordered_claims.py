@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from pgqrs import Admin, ConfigurationError, PyWorkflow, workflow
+from pgqrs import Admin, ConfigurationError, PyWorkflow, Rate, workflow
 from tests.support.executors import planted_executor, watching
 from tests.support.queues import QUEUE, claimed, ended, keys_of, parked, planted, woken
 from tests.support.waiting import no_hang
@@ -218,6 +218,20 @@ async def test_limits_of_an_ordered_queue_hold_together(admin, watch, sql):
     assert await claimed(watch) == []
     await admin.resume_queue(QUEUE)
     assert len(await claimed(watch)) == 3
+
+
+async def test_rates_of_an_ordered_queue_count_first_starts(admin, watch, sql):
+    for key in "abc":
+        await planted(sql, key, 2)
+    await admin.set_queue(QUEUE, ordered=True, rate=Rate(1, per=60, burst=2))
+    found = await claimed(watch)
+    assert len(set(await keys_of(sql, found))) == 2
+    await woken(sql, *found)
+    assert sorted(await claimed(watch)) == sorted(found)
+    await ended(sql, *found)
+    assert await claimed(watch) == []
+    await sql.execute("DELETE FROM pgqrs_rates")
+    assert len(set(await keys_of(sql, await claimed(watch)))) == 2
 
 
 async def test_other_worker_s_head_is_not_passed(admin, watch, sql):

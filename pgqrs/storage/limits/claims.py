@@ -114,6 +114,7 @@ def claim_limited() -> Any:
         select(
             _room(held, holders).label("room"),
             _debt(held.c.rate, _NO_KEY).label("debt"),
+            select(func.coalesce(pg.sum(holders.c.size), ZERO)).scalar_subquery().label("size"),
             held.c.partition_concurrency,
             held.c.rate,
             held.c.partition_rate,
@@ -127,7 +128,8 @@ def claim_limited() -> Any:
     lanes = _lanes(room)
     rooms = _materialized(_rooms(lanes, room), "rooms")
     chosen = _materialized(_chosen(rooms, room), "chosen")
-    locked = _materialized(union_all(_locked(chosen, room), select(holders)), "locked")
+    holding = select(holders.c.id, holders.c.lane, holders.c.is_counted, holders.c.holds)
+    locked = _materialized(union_all(_locked(chosen, room), holding), "locked")
     spent = _spend(locked, room).cte("spent")
     taken = start_runs(locked, Workflow.partition_key.expression, slot=slot_after(locked))
     served = select(chosen.c.lane).select_from(chosen.join(room, true())).where(room.c.fair)
@@ -310,7 +312,8 @@ def _chosen(rooms: Any, room: Any) -> Any:
         .limit(select(room.c.room).scalar_subquery())
         .subquery("ordered")
     )
-    affordable = ordered.c.before < bindparam("budget", type_=BigInteger())
+    size_of_holders = select(room.c.size).scalar_subquery()
+    affordable = ordered.c.before + size_of_holders < bindparam("budget", type_=BigInteger())
     key = (ordered.c.lane, ordered.c.turn, ordered.c.head, ordered.c.is_counted)
     return select(*key, COUNT.label("wanted")).where(affordable).group_by(*key)
 

@@ -58,7 +58,7 @@ def is_no_holder(queue: Any) -> ColumnElement[bool]:
 
 
 def locked_holders(held: Any) -> Any:
-    """Return the query that locks the ready holders of the queue, the first that became ready first.
+    """Return the query that locks the ready holders of the queue, with their sizes, the first ready one first.
 
     `held` has the row of the queue once the queue is locked. The inputs before the last holder have less than
     `budget` bytes together.
@@ -67,7 +67,7 @@ def locked_holders(held: Any) -> Any:
     first = _ready_holders(held, limit + number_literal(SLACK))
     order = (first.c.ready_at, first.c.id)
     before = pg.sum(first.c.size).over(order_by=order, rows=(None, 0)) - first.c.size
-    counted = select(first.c.id, first.c.slot, first.c.ready_at, before.label("before"))
+    counted = select(first.c.id, first.c.slot, first.c.ready_at, first.c.size, before.label("before"))
     affordable = counted.select_from(held.join(first, true())).subquery("affordable")
     workflow: Any = Workflow.__table__.alias("holder")
     # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
@@ -77,6 +77,7 @@ def locked_holders(held: Any) -> Any:
             affordable.c.slot.label("lane"),
             false().label("is_counted"),
             true().label("holds"),
+            affordable.c.size,
         )
         .select_from(affordable.join(workflow, workflow.c.id == affordable.c.id))
         .where(affordable.c.before < bindparam("budget", type_=BigInteger()), workflow.c.ready_at.is_not(None))
