@@ -3,6 +3,7 @@
 from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.queues.states import StateSnapshot
 from pgqrs.client.scheduling.handle import ScheduleHandle
 from pgqrs.client.updates import WithStart
 from pgqrs.codecs.base import Codec, Encoded
@@ -76,6 +77,7 @@ from pgqrs.workflow.guard import StepGuard, StepResult
 from pgqrs.workflow.messaging.messages import Topic
 from pgqrs.workflow.messaging.updates import Request, Update
 from pgqrs.workflow.select import Event, Receive, Sleep
+from pgqrs.workflow.states import WorkflowState
 
 __all__ = [
     "Admin",
@@ -126,6 +128,7 @@ __all__ = [
     "SerializationError",
     "SessionError",
     "Sleep",
+    "StateSnapshot",
     "StepAction",
     "StepCycleError",
     "StepError",
@@ -157,6 +160,7 @@ __all__ = [
     "WorkflowLockedError",
     "WorkflowNotFoundError",
     "WorkflowRecord",
+    "WorkflowState",
     "WorkflowStatus",
     "WorkflowTimeoutError",
     "current",

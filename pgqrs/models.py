@@ -31,12 +31,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pgqrs.types import CatchUp, Overlap, SagaState, StepStatus, WorkflowStatus
+from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -149,6 +149,11 @@ class Workflow(Base):
     # The batch that runs the workflow and ends it. A batch has its own id here, and the ids of the workflows that
     # it runs as its input.
     batch_id: Mapped[int | None]
+    # The order of the workflows with partition keys, by their inserts; a trigger takes it from a sequence.
+    position: Mapped[int | None]
+    # The partition key, empty without one, for which the workflow holds a slot of its queue until its end; None
+    # for a workflow that holds a slot while it runs, or that has not started.
+    slot: Mapped[str | None] = mapped_column(Text(collation="C"))
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,
@@ -220,6 +225,29 @@ class Workflow(Base):
             "queue",
             "partition_key",
             postgresql_where=text("executor IS NOT NULL AND partition_key IS NOT NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_order",
+            "queue",
+            "partition_key",
+            "position",
+            postgresql_where=text("position IS NOT NULL AND completed_at IS NULL"),
+        ),
+        # No other index has its columns in this order: with an index of the ready workflows, the search for the
+        # holders of slots could read all of these.
+        Index(
+            "ix_pgqrs_workflows_holders",
+            "queue",
+            "slot",
+            "id",
+            postgresql_where=text("slot IS NOT NULL AND completed_at IS NULL"),
+        ),
+        Index(
+            "ix_pgqrs_workflows_ready_holders",
+            "queue",
+            "name",
+            "ready_at",
+            postgresql_where=text("slot IS NOT NULL AND ready_at IS NOT NULL"),
         ),
     )
 
@@ -296,6 +324,20 @@ class Event(Base):
     workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[Any] = mapped_column(JSON())
+    set_at: Mapped[datetime]
+
+
+class State(Base):
+    """One value of the state of a partition key, which its workflows of one name share and which outlives them."""
+
+    __tablename__ = "pgqrs_states"
+
+    workflow: Mapped[str] = mapped_column(primary_key=True)
+    partition_key: Mapped[str] = mapped_column(Text(collation="C"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[Any] = mapped_column(JSON())
+    # None for strict JSON.
+    codec: Mapped[str | None]
     set_at: Mapped[datetime]
 
 
@@ -385,7 +427,10 @@ class Queue(Base):
     """The limits of one queue; a queue without limits that is not paused has no row.
 
     A run counts while its workflow has an executor, so a limit has no counter that could differ from the runs.
-    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `rate` and
+    `concurrency` limits the runs of the queue, and `partition_concurrency` those of each partition key. `holds`
+    says how long a workflow counts for them: while it runs, or from its first start until its end. `ordered_at` is
+    the time since which the workflows of a partition key run in their order, None if they have none. `fair` says
+    that the partition keys are served in turn. `rate` and
     `partition_rate` have the fields of a `Rate`. `weights` has the weight of partition keys; the other keys have
     the weight 1.
     """
@@ -399,6 +444,11 @@ class Queue(Base):
     partition_rate: Mapped[Any | None] = mapped_column(JSON())
     weights: Mapped[Any | None] = mapped_column(JSON())
     paused_at: Mapped[datetime | None]
+    holds: Mapped[str] = mapped_column(server_default="running")
+    ordered_at: Mapped[datetime | None]
+    fair: Mapped[bool] = mapped_column(server_default=true())
+
+    __table_args__ = (CheckConstraint(_one_of(get_args(Holds), "holds"), name="holds"),)
 
 
 class StartRate(Base):

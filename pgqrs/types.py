@@ -26,6 +26,9 @@ Overlap: TypeAlias = Literal["skip", "queue", "allow", "cancel"]
 CatchUp: TypeAlias = Literal["last", "all", "none"]
 """The times of a schedule that are caught up after an outage; see `Admin.schedule`."""
 
+Holds: TypeAlias = Literal["running", "until_end"]
+"""The time for which a workflow counts for the limits of its queue; see `Admin.set_queue`."""
+
 DEFAULT_QUEUE = "default"
 """The queue of a workflow whose submission names no queue."""
 
@@ -184,6 +187,10 @@ class QueueRecord:
         running: The number of workflows that an executor runs.
         held_back: The number of ready workflows that wait for a limit of runs, or for the end of the pause.
         oldest_age: The seconds since the oldest ready workflow became ready; None without one.
+        holds: The time for which a workflow counts for the limits of runs.
+        holding: The number of workflows that count for the limits of runs.
+        ordered: True if the workflows of each partition key run one after the other, in their order.
+        fair: True if the partition keys are served in turn, False if all workflows have one order.
     """
 
     name: str
@@ -197,6 +204,10 @@ class QueueRecord:
     running: int
     held_back: int
     oldest_age: float | None
+    holds: Holds = "running"
+    holding: int = 0
+    ordered: bool = False
+    fair: bool = True
 
 
 @dataclass(frozen=True, slots=True)

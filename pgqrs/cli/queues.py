@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import get_args
 
 import click
 
 from pgqrs.cli.connection import dsn_required, run, schema_option
 from pgqrs.cli.output import print_json, print_table
 from pgqrs.client.admin import Admin
-from pgqrs.types import QueueRecord, Rate
+from pgqrs.types import Holds, QueueRecord, Rate
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name = click.argument("name")
@@ -23,6 +24,7 @@ _HEADINGS = (
     "PER KEY",
     "RATE",
     "RATE PER KEY",
+    "MODE",
     "READY",
     "RUNNING",
     "HELD BACK",
@@ -91,6 +93,14 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
     multiple=True,
     help="The weight of a partition key; repeat the option for further keys.",
 )
+@click.option(
+    "--holds",
+    type=click.Choice(get_args(Holds)),
+    default="running",
+    help="The time for which a workflow counts: while it runs, or until its end.",
+)
+@click.option("--ordered", is_flag=True, help="Run the workflows of each partition key in their order.")
+@click.option("--fair/--no-fair", default=True, help="Serve the partition keys in turn, or by priority and age.")
 @_as_json
 def set_queue(
     name: str,
@@ -102,6 +112,9 @@ def set_queue(
     rate: Rate | None,
     partition_rate: Rate | None,
     weights: dict[str, float],
+    holds: Holds,
+    ordered: bool,
+    fair: bool,
     as_json: bool,
 ) -> None:
     """Set the limits of a queue; they replace its earlier limits."""
@@ -114,6 +127,9 @@ def set_queue(
             rate=rate,
             partition_rate=partition_rate,
             weights=weights or None,
+            holds=holds,
+            ordered=ordered,
+            fair=fair,
         )
         await _show(admin, name, as_json=as_json)
 
@@ -185,6 +201,7 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
         record.name,
         *("-" if each is None else str(each) for each in limits),
         *map(_shown_rate, (record.rate, record.partition_rate)),
+        _mode(record),
         *map(str, counts),
         "-" if record.oldest_age is None else f"{record.oldest_age:.0f} s",
         "active" if record.paused_at is None else "paused",
@@ -193,3 +210,10 @@ def _row(record: QueueRecord) -> tuple[str, ...]:
 
 def _shown_rate(rate: Rate | None) -> str:
     return "-" if rate is None else f"{rate.limit}/{rate.per:g}:{rate.burst}"
+
+
+def _mode(record: QueueRecord) -> str:
+    """Return the settings of a queue that differ from those of every queue."""
+    held = "ordered" if record.ordered else record.holds
+    modes = (None if held == "running" else held, None if record.fair else "not_fair")
+    return ",".join(filter(None, modes)) or "-"

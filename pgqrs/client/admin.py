@@ -15,6 +15,7 @@ from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
+from pgqrs.client.queues.states import States, StateSnapshot
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
@@ -35,6 +36,7 @@ from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import (
     DEFAULT_QUEUE,
     CatchUp,
+    Holds,
     Overlap,
     QueueRecord,
     Rate,
@@ -815,6 +817,9 @@ class Admin:
         rate: Rate | None = None,
         partition_rate: Rate | None = None,
         weights: Mapping[str, float] | None = None,
+        holds: Holds = "running",
+        ordered: bool = False,
+        fair: bool = True,
         session: SessionOrConnection | None = None,
     ) -> None:
         """Set the limits of a queue for all workers; they replace its earlier limits.
@@ -831,18 +836,37 @@ class Admin:
             partition_rate: Maximum rate of the starts of each partition key; no limit by default.
             weights: The weights of partition keys, as in ``{"gold": 4}``: while several keys have ready workflows,
                 a key with the weight 4 starts four times as many as a key with the weight 1, the default.
+            holds: The time for which a workflow counts for `concurrency` and `partition_concurrency`.
+                ``"running"``, the default: while it runs. ``"until_end"``: from its first start until its end,
+                also while it sleeps, waits or is to be retried, so that a limit of 1 is a mutex.
+            ordered: Whether the workflows of each partition key run one after the other, strictly in the order in
+                which they were enqueued: the next one starts when the one before it has ended. This implies
+                `partition_concurrency=1` and ``holds="until_end"``. Priorities have no effect. False by default.
+            fair: Whether the partition keys are served in turn; True by default. With False the workflows are
+                claimed by priority, then by age, whatever their keys; the limits of each key hold as well.
             session: A caller's session or connection, in any state. The limits take effect when the caller
                 commits. By default they are committed before this method returns.
 
         Raises:
             InvalidNameError: The name or a partition key cannot be stored.
-            ConfigurationError: A limit, a weight or a rate is out of range.
+            ConfigurationError: A limit, a weight or a rate is out of range; or `holds` is ``"until_end"``
+                without a limit of runs, or `partition_concurrency` is not 1 in an ordered queue, or `fair` is
+                False with weights.
             TypeError: A limit is not an int, a rate is not a `Rate`, or a weight is not a number.
             SessionError: The caller's session cannot be used.
             NotInstalledError: The schema holds no tables of pgqrs.
             DatabaseUnavailableError: The database is unavailable.
         """
-        limits = queue_limits(concurrency, partition_concurrency, rate, partition_rate, weights)
+        limits = queue_limits(
+            concurrency=concurrency,
+            partition_concurrency=partition_concurrency,
+            rate=rate,
+            partition_rate=partition_rate,
+            weights=weights,
+            holds=holds,
+            ordered=ordered,
+            fair=fair,
+        )
         await QueueSettings(self._loops, session).set(name, limits)
 
     async def pause_queue(self, name: str, *, session: SessionOrConnection | None = None) -> None:
@@ -927,6 +951,54 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await self._loops.steps(workflow_id)
+
+    async def state(
+        self,
+        workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[Any]] | str,
+        partition_key: str,
+        *,
+        session: SessionOrConnection | None = None,
+    ) -> StateSnapshot:
+        """Return the state that the workflows of a name and a partition key share, as `ctx.state`.
+
+        No worker is necessary, and the state outlives the workflows.
+
+        Args:
+            workflow: A function decorated with `@workflow`, or the name of the workflow.
+            partition_key: The partition key.
+            session: A caller's session or connection, in whose transaction the state is read.
+
+        Returns:
+            The values by name; empty if no workflow has set one.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`.
+            InvalidNameError: The name or the partition key cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await States(self._loops, session).read(workflow, partition_key)
+
+    async def delete_state(
+        self, workflow: Callable[Concatenate[PyWorkflow, ...], Awaitable[Any]] | str, partition_key: str
+    ) -> int:
+        """Delete the state that the workflows of a name and a partition key share.
+
+        Args:
+            workflow: A function decorated with `@workflow`, or the name of the workflow.
+            partition_key: The partition key.
+
+        Returns:
+            The number of the values.
+
+        Raises:
+            TypeError: `workflow` is not decorated with `@workflow`.
+            InvalidNameError: The name or the partition key cannot be stored.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await States(self._loops).delete(workflow, partition_key)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

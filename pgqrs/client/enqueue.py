@@ -23,6 +23,7 @@ from typing import (
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
+from pgqrs.client.queues.settings import check_has_partition_key
 from pgqrs.client.scheduling.declaration import (
     WITHIN,
     Declaration,
@@ -605,6 +606,7 @@ class Submitter:
     ) -> AnySubmission | UniqueSubmission:
         """Return the record of a submission; a unique submission if there is a unique value."""
         options = self._options
+        check_has_partition_key(options.queue, options.partition_key, self._loops.ordered_queues)
         has_time = options.delay is not None or options.at is not None
         check_use(options.unique, is_unique=unique is not None, has_key=key is not None, has_time=has_time)
         if unique is None:

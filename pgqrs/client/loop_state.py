@@ -67,6 +67,8 @@ class LoopStates:
         self.settings = settings
         self.stores: dict[asyncio.AbstractEventLoop, Store] = {}
         self.heartbeat: Heartbeat | None = None
+        self.ordered_queues: set[str] = set()
+        """The queues that this `Admin` has set to be ordered: it refuses submissions to them without a key."""
         self._states: dict[asyncio.AbstractEventLoop, LoopState] = {}
         self._pid = os.getpid()
         self._inherited: dict[asyncio.AbstractEventLoop, Store] = {}

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from pgqrs.storage.journal.futures import resolve
 from pgqrs.storage.records import StartedStep
+from pgqrs.storage.writes.states import StateChange
 from pgqrs.storage.writes.steps import StepOutcome
 
 
@@ -88,6 +89,7 @@ class StepExecution:
         interrupted: True once the run stopped within the step: its task was interrupted, or a call within the step
             raised the stop. A value or an error after that is not the outcome of the step.
         session: The session of a transactional step while its function executes.
+        states: The changes of the state by this attempt, by the names of the values; None without one.
         task: The task that executes the step.
         began: The start of the step, by the monotonic clock, in seconds.
         over: True once the function of the step has ended.
@@ -106,6 +108,7 @@ class StepExecution:
         "retry",
         "run",
         "session",
+        "states",
         "step_id",
         "task",
     )
@@ -121,6 +124,7 @@ class StepExecution:
         self.interrupted = False
         self.numbers: dict[str, int] | None = None
         self.session: AsyncSession | None = None
+        self.states: dict[str, StateChange] | None = None
         self.task: asyncio.Task[Any] | ref[asyncio.Task[Any]] | None = None
         self.parent = parent
         self.step_id = step_id

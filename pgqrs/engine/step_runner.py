@@ -43,7 +43,8 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.operation import Record
-from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
+from pgqrs.storage.writes.states import StatefulOutcome
+from pgqrs.storage.writes.steps import FailedAttempt
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """Name of the environment variable that, set to ``1``, replays the body after each recorded step, as a test."""
@@ -411,7 +412,7 @@ class StepRunner:
 
     async def wait_for_retry(self, execution: StepExecution) -> None:
         """Wait until the next attempt of a step is due."""
-        execution.numbers = None
+        execution.numbers = execution.states = None
         if execution.retry.failures:
             await self._parking.wait_until(execution.retry.due, resting=True)
 
@@ -470,7 +471,9 @@ class StepRunner:
         if execution.interrupted or self._lifecycle.state is RunState.LOST:
             return self._refused(execution)
         self._store.marks.ended(execution)
-        record = execution.outcome(output, error)
+        record: Record = execution.outcome(output, error)
+        if execution.states is not None and error is None:
+            record = StatefulOutcome(*execution.outcome(output), (*execution.states.values(),))
         if self._interrupted:
             self._forget_interrupted(execution)
         if not (self._journal.is_full or _ALWAYS_REPLAYS):
@@ -482,7 +485,7 @@ class StepRunner:
         self.abandon(execution)
         self._lifecycle.stop_at(calling_scope(execution))
 
-    async def _send_patiently(self, execution: StepExecution, record: StepOutcome) -> StoredOutcome:
+    async def _send_patiently(self, execution: StepExecution, record: Record) -> StoredOutcome:
         try:
             await self._journal.wait_for_capacity()
             self._check_counts(execution, calling_scope(execution))
@@ -500,7 +503,7 @@ class StepRunner:
             self._lifecycle.stop_at(place)
 
     # A plain function that returns a future: it saves a coroutine for each outcome.
-    def _send(self, execution: StepExecution, record: StepOutcome) -> asyncio.Future[StoredOutcome]:
+    def _send(self, execution: StepExecution, record: Record) -> asyncio.Future[StoredOutcome]:
         recorded = self._journal.submit(record, partial(self._on_recorded, execution))
         exit_scope(execution)
         return recorded
@@ -544,7 +547,7 @@ class StepRunner:
             try:
                 if self._observer is not None:
                     await self._observer.writing([record])
-                await own.commit_with(record)
+                await own.commit_with(record, (*(execution.states or {}).values(),))
                 if self._observer is not None:
                     await self._observer.written([record])
             except (WorkflowError, DatabaseUnavailableError) as refused:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -23,6 +23,7 @@ from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.records import StoredOutcome, from_row
 from pgqrs.storage.writes.operation import RETRY, CurrentState
 from pgqrs.storage.writes.registry import CALLER_CURRENT_STATE, RECORD_LAST_STEP, AskedRecord
+from pgqrs.storage.writes.states import CALLER_CHANGE_STATES, StateChange
 from pgqrs.storage.writes.steps import StepOutcome
 
 T = TypeVar("T")
@@ -131,8 +132,10 @@ class StepTransaction:
                 "keeps its connection: give the engine a larger pool, or do not nest transactional steps."
             ) from error
 
-    async def commit_with(self, record: StepOutcome) -> None:
+    async def commit_with(self, record: StepOutcome, states: Sequence[StateChange] = ()) -> None:
         """Commit the step's writes with its outcome as the last statement, and set `outcome` to the recorded one.
+
+        The changes of the state are written just before: the outcome fences them, too.
 
         If the step has an outcome already, `outcome` is that outcome, and the writes are rolled back. Raises the
         error for which the run may write no more, `SessionError`, and SQLAlchemy's errors. A cancellation does not
@@ -142,6 +145,8 @@ class StepTransaction:
         with session_errors():
             await self.session.flush()
         connection = await self._caller_sessions.bind(self.session)
+        if states:
+            await connection.execute(CALLER_CHANGE_STATES.statement(), CALLER_CHANGE_STATES.arrays(states))
         row = (await connection.execute(_RECORD_STEP, RECORD_LAST_STEP.values(record))).first()
         if row is not None:
             self.cancels = row.cancels

@@ -22,6 +22,7 @@ from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
+from pgqrs.storage.writes.states import StatefulOutcome
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Recorded
@@ -92,6 +93,8 @@ async def crash_everywhere(  # type: ignore[misc]  # to mypy `*args: *Ts` is mor
       continues as new, these are the steps of its last generation.
     * No step's function begins more often than one crash explains, and no recorded step begins again.
     * The tables violate no invariant.
+
+    Each workflow has a partition key of its own, and so an empty `ctx.state`.
 
     The kill is simulated, because the process lives on: the tasks of the run are cancelled. So ``finally:`` blocks
     run, but nothing that they do is recorded. A thread of ``@step(thread=True)`` runs to its end.
@@ -298,7 +301,7 @@ class _CrashHarness:
         begun = [each.begun for each in self._observers]
         survivor = self._admins[1]
         workflow: Callable[..., Awaitable[Any]] = self._definition.function
-        submit = survivor.options(queue=self.queue)
+        submit = survivor.options(queue=self.queue, partition_key=f"crash_everywhere {uuid4()}")
         if self._definition.batch is None:
             handle = await submit.enqueue(workflow, *args)
         else:
@@ -429,7 +432,7 @@ def _described(record: object) -> str:
     match record:
         case FailedAttempt():
             return f"a failed attempt of step {record.step_id!r}"
-        case StepOutcome():
+        case StepOutcome() | StatefulOutcome():
             return f"the outcome of step {record.step_id!r}"
         case RunEnd():
             return "the workflow's end"

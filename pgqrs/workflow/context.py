@@ -27,6 +27,7 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
+from pgqrs.storage.states.repository import StateOwner
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, Until, WorkflowStatus
 from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int, validate_seconds
@@ -49,6 +50,7 @@ from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 from pgqrs.workflow.messaging.messages import NO_DEFAULT, Receivable, Topic
 from pgqrs.workflow.messaging.sending import send, set_event
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
+from pgqrs.workflow.states import WorkflowState
 from pgqrs.workflow.steps import Errors, StepCall, call_body
 
 D = TypeVar("D")
@@ -76,12 +78,13 @@ class ContextHost(Protocol):
 class _Owner:
     """Identifies a context to its runs, and does not keep it alive."""
 
-    __slots__ = ("_context", "_parts", "scheduled_for")
+    __slots__ = ("_context", "_parts", "scheduled_for", "state_owner")
 
     def __init__(self, context: PyWorkflow, host: ContextHost, workflow_id: int, name: str) -> None:
         self._context = ref(context)
         self._parts = host, workflow_id, name
         self.scheduled_for: datetime | None = None
+        self.state_owner: StateOwner | None = None
 
     def context(self) -> PyWorkflow:
         """Return the context; a context of the same runs if a task has outlived it."""
@@ -160,6 +163,11 @@ class PyWorkflow:
 
     def __repr__(self) -> str:
         return f"<PyWorkflow {self._id} {self._name!r}>"
+
+    @property
+    def state(self) -> WorkflowState:
+        """The state of the partition key of this workflow: values by name that its later workflows find."""
+        return WorkflowState(self._current, self._partition_key)
 
     @property
     def session(self) -> AsyncSession:
@@ -1021,6 +1029,11 @@ class PyWorkflow:
             await self._start_run()
         assert self._run is not None  # noqa: S101  # `start` created the run, or raised
         return self._run
+
+    async def _partition_key(self, run: Run) -> str | None:
+        if self._owner.state_owner is None:
+            self._owner.state_owner = await run.reader.state_owner(self._id)
+        return self._owner.state_owner.partition_key
 
     async def _claim(self, timeout: float | None = None) -> Claim:
         """Claim a run in the database and create it here, unless the workflow has succeeded."""

@@ -12,7 +12,7 @@ AND pg_catalog.starts_with(undo.step_id, 'undo/')
 
 LIMIT 1) IS NOT NULL
 OR pgqrs.pgqrs_workflows.saga_state = 'OPEN') THEN pgqrs.pgqrs_workflows.saga_state WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL
-AND pgqrs.pgqrs_workflows.saga_state != 'OPEN') THEN 'OPEN' END, batch_id=CASE WHEN (pgqrs.pgqrs_workflows.batch_id = pgqrs.pgqrs_workflows.id) THEN pgqrs.pgqrs_workflows.batch_id END
+AND pgqrs.pgqrs_workflows.saga_state != 'OPEN') THEN 'OPEN' END, batch_id=CASE WHEN (pgqrs.pgqrs_workflows.batch_id = pgqrs.pgqrs_workflows.id) THEN pgqrs.pgqrs_workflows.batch_id END, slot=CASE WHEN (pgqrs.pgqrs_workflows.completed_at IS NULL) THEN pgqrs.pgqrs_workflows.slot END
 WHERE pgqrs.pgqrs_workflows.id = $6::BIGINT),
 waiting_again AS
 (UPDATE pgqrs.pgqrs_workflow_steps

@@ -22,36 +22,8 @@ from pgqrs.storage.limits import claims as limits_module
 from pgqrs.storage.queue_claims import lock_key
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from tests.support.executors import planted_executor, watching
+from tests.support.queues import QUEUE, claimed, ended, keys_of, planted
 from tests.support.waiting import no_hang
-
-QUEUE = "mail"
-
-
-async def planted(sql, key, count=1, *, name="w", priority=0, queue=QUEUE):
-    """Enqueue workflows by hand, and return their ids."""
-    rows = await sql.fetch(
-        "INSERT INTO pgqrs_workflows (name, input, queue, partition_key, ready_at, priority)"
-        " SELECT $1, '{}', $2, $3, now(), $4 FROM generate_series(1, $5) RETURNING id",
-        name, queue, key, priority, count,
-    )  # fmt: skip
-    return [row["id"] for row in rows]
-
-
-async def claimed(watch, limit=100, queues=(QUEUE,), names=("w",)):
-    return [run.workflow_id for run in await watch.claim(names, list(queues), limit)]
-
-
-async def keys_of(sql, ids):
-    rows = await sql.fetch("SELECT id, partition_key FROM pgqrs_workflows WHERE id = ANY($1)", ids)
-    found = {row["id"]: row["partition_key"] for row in rows}
-    return [found[each] for each in ids]
-
-
-async def ended(sql, *ids):
-    await sql.execute(
-        "UPDATE pgqrs_workflows SET status = 'SUCCESS', output = '1', executor = NULL, completed_at = now()"
-        " WHERE id = ANY($1)", list(ids),
-    )  # fmt: skip
 
 
 async def test_claim_fills_a_limited_queue_and_no_more(admin, watch, sql):
@@ -307,6 +279,46 @@ async def test_full_lanes_do_not_hide_a_free_lane(admin, watch, sql, set_in_stat
         if watch.queues.outlook.again is None:
             break
     assert await keys_of(sql, last) == ["7"]
+
+
+async def test_queue_that_is_not_fair_has_one_order(admin, watch, sql):
+    ids = [(await planted(sql, key))[0] for key in ("b", None, "a", "b")]
+    urgent = await planted(sql, "c", priority=1)
+    await admin.set_queue(QUEUE, concurrency=1, fair=False)
+    for each in (*urgent, *ids):
+        assert await claimed(watch) == [each]
+        await ended(sql, each)
+
+
+async def test_limits_of_keys_hold_in_a_queue_that_is_not_fair(admin, watch, sql):
+    large, (small,) = await planted(sql, "large", 9), await planted(sql, "small")
+    await admin.set_queue(QUEUE, partition_concurrency=2, fair=False)
+    assert sorted(await claimed(watch)) == [*large[:2], small]
+    await ended(sql, large[1])
+    assert await claimed(watch) == large[2:3]
+
+
+async def test_full_key_does_not_hide_the_next_in_the_order(admin, watch, sql, set_in_statements):
+    set_in_statements(limits_module, "MAX_LANES", 2)
+    set_in_statements(queue_claims, "MAX_LANES", 2)
+    set_in_statements(limits_module, "MAX_EXAMINED", 3)
+    full = await planted(sql, "z", 9)
+    others = [(await planted(sql, key))[0] for key in "dcba"]
+    await admin.set_queue(QUEUE, partition_concurrency=1, fair=False)
+    found = []
+    for _ in range(8):
+        found += await claimed(watch)
+    assert found[0] == full[0]
+    assert sorted(found[1:]) == others
+
+
+async def test_shares_of_keys_without_turns_are_refused(admin):
+    with pytest.raises(ConfigurationError, match="fair"):
+        await admin.set_queue(QUEUE, weights={"a": 2}, fair=False)
+    await admin.set_queue(QUEUE, fair=False)
+    assert [each.fair for each in await admin.list_queues()] == [False]
+    await admin.set_queue(QUEUE)
+    assert await admin.list_queues() == []
 
 
 # Rates

@@ -936,6 +936,14 @@ SCHEDULE = (
     "(name, workflow, input, queue, priority, every, overlap, catchup, within, jitter, queued_for) "
     "VALUES ('s', 'w', '{}', 'default', 0, 60, 'skip', 'last', 60, 0, now())"
 )
+ORDERED_QUEUE = (
+    "INSERT INTO pgqrs_queues (name, partition_concurrency, ordered_at) VALUES ('q', 1, now() - interval '1 h')"
+)
+HOLDER = (
+    "INSERT INTO pgqrs_workflows (name, input, queue, partition_key, slot, started_at)"
+    " VALUES ('w', '{}', 'q', 'a', 'a', now())"
+)
+
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
     "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
@@ -976,6 +984,13 @@ PLANTED = {
         f"{WORKFLOW} epoch = 2, generation = 1; {STEP} (1, 's', 'SUCCESS', 1, now(), '1', NULL, false)",
         "has continued as new in the epoch 1",
     ),
+    "a partition key without a position": (
+        f"{WORKFLOW} partition_key = 'a'", "and no position",
+    ),
+    "two holders of a key in an ordered queue": (
+        f"{ORDERED_QUEUE}; {HOLDER}; {HOLDER}", "was one started by hand",
+    ),
+    "a slot of another partition key": (f"{WORKFLOW} slot = 'a'", "of its queue, and has the partition key"),
     "a generation of a later run": (f"{WORKFLOW} generation = 3", "and has the epoch 0"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),

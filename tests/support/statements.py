@@ -28,6 +28,7 @@ from pgqrs.storage.schema import migrate
 from pgqrs.storage.uniqueness import statements as uniqueness
 from pgqrs.storage.writes import registry as writes
 from pgqrs.storage.writes.registry import OPERATIONS
+from pgqrs.storage.writes.states import CALLER_CHANGE_STATES
 from pgqrs.testing import sql as testbed
 
 
@@ -40,6 +41,7 @@ def statements() -> Iterator[tuple[str, Any]]:
             "sending",
             "startkeyed",
             "startmany",
+            "stateful",
             "take",
         }:  # the others are sent for a single record, too
             yield f"single {kind.name}", kind.statement(single=True)
@@ -49,6 +51,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "in_transaction", writes.RECORD_LAST_STEP.in_transaction()
     yield "current state", writes.CURRENT_STATE.statement()
     yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
+    yield "change states in a transactional step", CALLER_CHANGE_STATES.statement()
     for kind in writes.CALLER_ENQUEUE.values():
         yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.invariants():

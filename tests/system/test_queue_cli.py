@@ -38,8 +38,8 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert record["rate"] == {"limit": 100, "per": 60.0, "burst": 20}
     assert record["partition_rate"] == {"limit": 1, "per": 2.5, "burst": 1}
     assert (await command("list")).splitlines()[2].split()[1:5] == ["-", "-", "100/60:20", "1/2.5:1"]
-    assert (await command("delete", "rare")).splitlines()[1].split()[1:5] == ["-"] * 4
-    paused = "mail 5 2 - - 0 0 0 - paused"
+    assert (await command("delete", "rare")).splitlines()[1].split()[1:5] == ["-"] * 5
+    paused = "mail 5 2 - - - 0 0 0 - paused"
     assert (await command("pause", "mail")).splitlines()[1].split() == paused.split()
     (record,) = json.loads(await command("list", "--json"))
     assert record["name"] == "mail"
@@ -47,6 +47,13 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert (await command("resume", "mail")).endswith("active\n")
     assert (await command("set", "mail")).splitlines()[1].split()[1:3] == ["-", "-"]
     assert await admin.list_queues() == []
+    held = await command("set", "mail", "--concurrency", "1", "--holds", "until_end")
+    assert held.splitlines()[1].split()[3] == "until_end"
+    assert [each.holds for each in await admin.list_queues()] == ["until_end"]
+    ordered = await command("set", "mail", "--ordered", "--no-fair")
+    assert ordered.splitlines()[1].split()[:4] == ["mail", "-", "1", "ordered,not_fair"]
+    assert [(each.ordered, each.fair) for each in await admin.list_queues()] == [(True, False)]
+    await admin.delete_queue("mail")
     assert json.loads(await command("list", "--json")) == []
 
 

@@ -31,6 +31,7 @@ from pgqrs import (
     ScheduleHandle,
     ScheduleRecord,
     SerializationError,
+    StateSnapshot,
     StepAction,
     StepRecord,
     StepResult,
@@ -588,6 +589,9 @@ async def queues(admin: Admin) -> None:
     Worker(admin, ALL, {"mail": 20, "default": 80})
     Worker(admin, ALL, ["mail"])
     await admin.set_queue("mail", rate=Rate(100, per=60, burst=20), partition_rate=Rate(1))
+    await admin.set_queue("mail", concurrency=1, holds="until_end")
+    await admin.set_queue("mail", ordered=True, fair=False)
+    await admin.set_queue("mail", holds="long")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", rate=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", concurrency="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.set_queue("mail", 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -633,3 +637,23 @@ def wrong_batches() -> None:
     workflow(batch=100)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     workflow(batch=Batch(2, within=1))(beat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     workflow(batch=Batch(2, within=1))(named)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def states(admin: Admin, ctx: PyWorkflow) -> None:
+    assert_type(await ctx.state.get("balance", 0, type=int), int)
+    assert_type(await ctx.state.get("balance", type=int), int | None)
+    assert_type(await ctx.state.get("balance", "none", type=int, id="first"), int | str)
+    assert_type(await ctx.state.get("balance", 0), Any)
+    await ctx.state.set("balance", 5)
+    await ctx.state.delete("balance", id="last")
+    await ctx.state.get(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    state = await admin.state(pipeline, "ada")
+    assert_type(state, StateSnapshot)
+    assert_type(state.get("balance", 0, type=int), int)
+    assert_type(state.get("balance", type=int), int | None)
+    assert_type(state["balance"], Any)
+    assert_type(dict(state), dict[str, Any])
+    assert_type(await admin.delete_state("pipeline", "ada"), int)
+    await admin.state(pipeline)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await admin.state(5, "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -483,6 +483,16 @@ class TestSubmitters:
             assert [await each.result() for each in (first, later, held)] == [None] * 3
         assert sorted(BATCHES) == [["new", "b"], ["newest", "held"]]
 
+    async def test_batches_of_a_key_run_in_order(self, admin):
+        await admin.set_queue("ordered", ordered=True)
+        keyed = admin.options(queue="ordered", partition_key="a")
+        handles = await keyed.enqueue_many(mark, [(str(n),) for n in range(5)])
+        async with no_hang(), Worker(admin, [mark], ["ordered"]):
+            await handles[3].result()
+            await keyed.enqueue(mark, "5")
+            assert [await each.result() for each in handles] == [None] * 5
+        assert BATCHES == [["0", "1"], ["2", "3"], ["4", "5"]]
+
     async def test_children_are_called_in_one_batch(self, admin):
         @workflow(name="parent")
         async def parent(ctx: PyWorkflow, words: list[str]) -> list[int]:

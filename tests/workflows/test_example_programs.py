@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import api_rate, debounce, embeddings, tenants
+from examples import accounts, api_rate, debounce, embeddings, tenants
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -126,3 +126,13 @@ async def test_document_is_indexed_once_for_many_changes(kit, clock):
 async def test_texts_are_embedded_in_few_calls(admin):
     async with no_hang(), Worker(admin, [embeddings.embed, embeddings.index]):
         assert await embeddings.embed_all(admin, 30) <= 3
+
+
+async def test_bookings_of_an_account_are_made_in_their_order(admin):
+    await admin.set_queue("accounts", ordered=True)
+    async with no_hang(), Worker(admin, [accounts.book], ["accounts"]):
+        answers = await accounts.book_all(admin, "ada", [100, -70, -70, 50])
+    assert answers[:2] + answers[3:] == ["100", "30", "80"]
+    assert "40 more than there is" in answers[2]
+    assert await accounts.balance_of(admin, "ada") == 80
+    assert await accounts.balance_of(admin, "bob") == 0

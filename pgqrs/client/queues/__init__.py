@@ -1,1 +1,1 @@
-"""The limits of queues, for applications."""
+"""The limits of queues, and the states of partition keys, for applications."""

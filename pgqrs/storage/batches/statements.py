@@ -50,7 +50,7 @@ If there are more of them, in many partition keys, a complete batch may have to 
 """
 
 _COLUMNS = (
-    "queue", "name", "run", "size", "within", "timeout", "id", "partition_key", "priority", "due_at",
+    "queue", "name", "run", "size", "within", "timeout", "id", "partition_key", "priority", "position", "due_at",
 )  # fmt: skip
 """The columns of a submission that a statement has seen, with those of its workflow."""
 
@@ -111,7 +111,13 @@ def _served() -> Any:
 def _seen(served: Any) -> Any:
     """Return the first ready submissions of each pair, and locks none."""
     ready = (
-        select(Workflow.id, Workflow.partition_key, Workflow.priority, finite(Workflow.ready_at).label("ready_at"))
+        select(
+            Workflow.id,
+            Workflow.partition_key,
+            Workflow.priority,
+            Workflow.position,
+            finite(Workflow.ready_at).label("ready_at"),
+        )
         .where(
             Workflow.queue == served.c.queue,
             Workflow.name == served.c.name,
@@ -124,7 +130,7 @@ def _seen(served: Any) -> Any:
         .lateral("ready")
     )
     due_at = (ready.c.ready_at + served.c.within * interval(1)).label("due_at")
-    columns = (ready.c.id, ready.c.partition_key, ready.c.priority, due_at)
+    columns = (ready.c.id, ready.c.partition_key, ready.c.priority, ready.c.position, due_at)
     return select(*served.c, *columns).select_from(served.join(ready, true()))
 
 
@@ -159,9 +165,10 @@ def _locked(candidates: Any) -> Any:
 def _groups(locked: Any) -> Any:
     """Return the batches to make: those that are complete or due, with the ids of their submissions in order."""
     place = pg.row_number(type_=BigInteger()).over(partition_by=_lane(locked), order_by=_order(locked))
-    own: Any = select(*locked.c, ((place - ONE) // locked.c.size).label("number")).subquery("numbered").c
+    numbered: Any = select(*locked.c, ((place - ONE) // locked.c.size).label("number")).subquery("numbered")
+    own = numbered.c
     sequence = cast(bindparam("sequence", type_=Text()), REGCLASS())
-    members = pg.array_agg(aggregate_order_by(own.id, own.priority.desc(), own.id), type_=ARRAY(BigInteger()))
+    members = pg.array_agg(aggregate_order_by(own.id, *_order(numbered)), type_=ARRAY(BigInteger()))
     return (
         select(
             own.queue,
@@ -169,6 +176,7 @@ def _groups(locked: Any) -> Any:
             own.timeout,
             own.partition_key,
             pg.max(own.priority, type_=BigInteger()).label("priority"),
+            pg.min(own.position, type_=BigInteger()).label("position"),
             members.label("members"),
             pg.nextval(sequence, type_=BigInteger()).label("id"),
         )
@@ -186,6 +194,8 @@ def _insert(groups: Any) -> Any:
         "queue": own.queue,
         "priority": own.priority,
         "partition_key": own.partition_key,
+        # In an ordered queue the batch has the place of its first submission.
+        "position": own.position,
         "timeout": own.timeout,
         "ready_at": func.now(),
         "codec": bindparam("written_with", type_=Text()),
@@ -230,7 +240,7 @@ def _lane(rows: Any) -> tuple[ColumnElement[Any], ...]:
 
 
 def _order(rows: Any) -> tuple[ColumnElement[Any], ...]:
-    return rows.c.priority.desc(), rows.c.id
+    return rows.c.priority.desc(), rows.c.position, rows.c.id
 
 
 def _materialized(query: Any, name: str) -> Any:

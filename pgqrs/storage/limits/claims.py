@@ -2,7 +2,8 @@
 
 It takes an advisory lock on the queue, and then counts the runs of the queue with a function whose snapshot is
 newer than the lock. So it counts the runs of each claim before it. A run counts while its workflow has an
-executor: each statement that ends, parks or releases a run frees its slot, and no counter could differ from it.
+executor: each statement that ends, parks or releases a run frees its slot, and no counter could differ from it. In
+a queue whose workflows hold their slots until their end, a workflow counts from its first claim on; see `holders`.
 
 Each partition key is a lane; the workflows without a key are one lane more. A claim looks at some lanes from a
 cursor on, with one look-up for each, so a lane with many ready workflows costs as much as a lane with one.
@@ -22,6 +23,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    exists,
     false,
     func,
     literal_column,
@@ -29,6 +31,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -36,6 +39,15 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Queue, StartRate, Text, Workflow
+from pgqrs.storage.limits.holders import (
+    SLACK,
+    holds_until_end,
+    in_use,
+    is_no_holder,
+    locked_holders,
+    slot_after,
+)
+from pgqrs.storage.limits.order import is_ordered, next_if_ordered, ready_by_id
 from pgqrs.storage.queries.claims import is_ready, served_names, start_runs
 from pgqrs.storage.sql.expressions import (
     COUNT,
@@ -56,14 +68,11 @@ from pgqrs.storage.sql.expressions import (
 MAX_LANES = 64
 """Maximum lanes that one claim looks at."""
 
-MAX_UNKEYED = 500
-"""Maximum ready workflows of a name that are examined for workflows without a partition key."""
+MAX_EXAMINED = 500
+"""Maximum ready workflows of a name that are examined for those without a partition key, or for their keys."""
 
 STARTS_KEPT = 3600.0
 """Seconds for which a row of a rate is kept that has no meaning any more."""
-
-_SLACK = 16
-"""Workflows of a lane that a claim considers in addition, because another transaction may have locked some."""
 
 _NO_KEY = text_literal("")
 """The lane of the workflows without a partition key: no key is empty."""
@@ -91,30 +100,40 @@ def claim_limited() -> Any:
             Queue.partition_rate,
             Queue.weights,
             Queue.paused_at,
+            Queue.holds,
+            Queue.ordered_at,
+            Queue.fair,
         ).where(Queue.name == _queue()),
         "settings",
     )
     locks = pg.pg_try_advisory_xact_lock(bindparam("lock", type_=BigInteger()), type_=Boolean())
     is_paused = settings.c.paused_at.is_not(None)
     held = _materialized(select(settings).where(case((is_paused, false()), else_=locks)), "held")
+    holders = _materialized(locked_holders(held), "holders")
     room = _materialized(
         select(
-            _room(held).label("room"),
+            _room(held, holders).label("room"),
             _debt(held.c.rate, _NO_KEY).label("debt"),
+            select(func.coalesce(pg.sum(holders.c.size), ZERO)).scalar_subquery().label("size"),
             held.c.partition_concurrency,
             held.c.rate,
             held.c.partition_rate,
             held.c.weights,
+            held.c.holds,
+            held.c.ordered_at,
+            held.c.fair,
         ),
         "room",
     )
     lanes = _lanes(room)
     rooms = _materialized(_rooms(lanes, room), "rooms")
     chosen = _materialized(_chosen(rooms, room), "chosen")
-    locked = _materialized(_locked(chosen, room), "locked")
+    holding = select(holders.c.id, holders.c.lane, holders.c.is_counted, holders.c.holds)
+    locked = _materialized(union_all(_locked(chosen, room), holding), "locked")
     spent = _spend(locked, room).cte("spent")
-    taken = start_runs(locked, Workflow.partition_key.expression)
-    last = select(chosen.c.lane).order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
+    taken = start_runs(locked, Workflow.partition_key.expression, slot=slot_after(locked))
+    served = select(chosen.c.lane).select_from(chosen.join(room, true())).where(room.c.fair)
+    last = served.order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
     last_seen = select(lanes.c.lane).order_by(lanes.c.turn.desc()).limit(ONE).scalar_subquery()
     summary = select(
         (_count(settings) > ZERO).label("is_limited"),
@@ -132,15 +151,21 @@ def forget_starts() -> Any:
     return delete(StartRate).where(StartRate.free_at < func.now() - interval(STARTS_KEPT))
 
 
-def _room(held: Any) -> ColumnElement[int]:
-    """Return the number of workflows that the claim may take; the runs are counted once the queue is locked."""
-    left = held.c.concurrency - own.pgqrs_running(_queue(), type_=BigInteger())
-    limited = func.greatest(func.least(_limit(), left), ZERO)
-    return case((held.c.concurrency.is_(None), _limit()), else_=limited)
+def _room(held: Any, holders: Any) -> ColumnElement[int]:
+    """Return the number of workflows without a slot that the claim may take.
+
+    The runs are counted once the queue is locked.
+    """
+    wanted = _limit() - _count(holders)
+    limited = func.greatest(func.least(wanted, held.c.concurrency - in_use(held)), ZERO)
+    return case((held.c.concurrency.is_(None), wanted), else_=limited)
 
 
 def _lanes(room: Any) -> Any:
-    """Return the lanes that have ready workflows: those after the cursor, that without a key, those before."""
+    """Return the lanes that have ready workflows: those after the cursor, that without a key, those before.
+
+    In a queue that is not fair, the lanes of the first ready workflows are looked at, too.
+    """
     after = _keys("after", room, bindparam("cursor", type_=Text()), number_literal(MAX_LANES))
     left = number_literal(MAX_LANES) - _count(after)
     before = _keys("before", room, _NO_KEY, left, last=bindparam("cursor", type_=Text()))
@@ -151,7 +176,28 @@ def _lanes(room: Any) -> Any:
         .where(room.c.room > ZERO, left >= ZERO),
         select(before.c.lane, before.c.turn + number_literal(MAX_LANES + 1)).where(before.c.turn > ZERO),
     ]
+    in_turn = union(select(after.c.lane), select(before.c.lane)).subquery("in_turn")
+    first = _lanes_of_first(room)
+    is_in_turn = exists(select(ONE).where(in_turn.c.lane == first.c.lane))
+    turns.append(select(first.c.lane, ZERO).where(~is_in_turn))
     return _materialized(union_all(*turns), "lanes")
+
+
+def _lanes_of_first(room: Any) -> Any:
+    """Return the partition keys of the first ready workflows of each name, for a queue that is not fair."""
+    names = served_names()
+    of_name = (
+        select(Workflow.partition_key)
+        .where(Workflow.queue == _queue(), Workflow.name == names.c.name, *is_ready())
+        .where(~room.c.fair, room.c.room > ZERO)
+        .order_by(Workflow.priority.desc(), Workflow.id)
+        .limit(number_literal(MAX_EXAMINED))
+        .correlate_except(Workflow)
+        .lateral("first_of_name")
+    )
+    lanes = select(of_name.c.partition_key.label("lane")).distinct()
+    sources = room.join(names, true()).join(of_name, true())
+    return lanes.select_from(sources).where(of_name.c.partition_key.is_not(None)).subquery("lanes_of_first")
 
 
 def _keys(name: str, room: Any, first: Any, most: Any, *, last: Any = None) -> Any:
@@ -188,9 +234,12 @@ def _rooms(lanes: Any, room: Any) -> Any:
 
     `ahead` is how far a lane is before the others, in workflows divided by the weight of the lane.
     """
-    running = own.pgqrs_running(_queue(), lanes.c.lane, type_=BigInteger())
-    is_free = room.c.partition_concurrency.is_(None) | (lanes.c.lane == _NO_KEY)
+    running = in_use(room, lanes.c.lane)
+    # An ordered queue runs one workflow without a key at a time, too.
+    is_unkeyed = (lanes.c.lane == _NO_KEY) & ~is_ordered(room)
+    is_free = room.c.partition_concurrency.is_(None) | is_unkeyed
     left = func.greatest(func.least(room.c.room, room.c.partition_concurrency - running), ZERO)
+    head = next_if_ordered(room, lanes.c.lane, lanes.c.lane != _NO_KEY)
     keys: Any = bindparam("ahead_keys", type_=ARRAY(Text())), bindparam("ahead_by", type_=ARRAY(DOUBLE))
     served = unnest(*keys).table_valued(column("lane", Text()), column("ahead", DOUBLE))
     ahead = served.render_derived(name="served")
@@ -198,6 +247,7 @@ def _rooms(lanes: Any, room: Any) -> Any:
     return select(
         lanes.c.lane,
         lanes.c.turn,
+        head.label("head"),
         case((is_free, room.c.room), else_=left).label("room"),
         case((lanes.c.lane != _NO_KEY, _debt(room.c.partition_rate, lanes.c.lane))).label("debt"),
         func.coalesce(ahead.c.ahead, cast(ZERO, DOUBLE)).label("ahead"),
@@ -212,8 +262,13 @@ def _chosen(rooms: Any, room: Any) -> Any:
     bytes together.
     """
     candidates: list[Any] = []
-    for is_keyed in (True, False):
-        first = _candidates(rooms.c.lane if is_keyed else None, rooms.c.room).lateral("first")
+    needs_slot = is_no_holder(room)
+    for is_of_kind, found in (
+        (_is_keyed(rooms), _candidates(rooms.c.lane, rooms.c.room, needs_slot)),
+        (_is_unkeyed(rooms), _candidates(None, rooms.c.room, needs_slot)),
+        (rooms.c.head.is_not(None), ready_by_id(rooms.c.head, needs_slot)),
+    ):
+        first = found.lateral("first")
         in_lane: dict[str, Any] = {
             "partition_by": rooms.c.lane,
             "order_by": (first.c.priority.desc(), first.c.id),
@@ -224,6 +279,7 @@ def _chosen(rooms: Any, room: Any) -> Any:
             select(
                 rooms.c.lane,
                 rooms.c.turn,
+                rooms.c.head,
                 rooms.c.ahead,
                 rooms.c.weight,
                 _tokens(room.c.partition_rate, rooms.c.debt).label("tokens"),
@@ -231,12 +287,14 @@ def _chosen(rooms: Any, room: Any) -> Any:
                 pg.count(case((counts, first.c.id)), type_=BigInteger()).over(**in_lane).label("starts"),
                 counts.label("is_counted"),
                 first.c.size,
+                case((~room.c.fair, first.c.priority)).label("rank"),
+                case((~room.c.fair, first.c.id)).label("age"),
             )
             .select_from(rooms.join(room, true()).join(first, true()))
-            .where((rooms.c.lane != _NO_KEY) if is_keyed else (rooms.c.lane == _NO_KEY), rooms.c.room > ZERO)
+            .where(is_of_kind, rooms.c.room > ZERO)
         )
     each = union_all(*candidates).subquery("candidates")
-    order = (each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight, each.c.turn)
+    order = _order(each)
     all_starts = pg.count(case((each.c.is_counted, ONE)), type_=BigInteger()).over(order_by=order, rows=(None, 0))
     allowed = (
         select(*each.c, all_starts.label("all_starts"))
@@ -244,19 +302,26 @@ def _chosen(rooms: Any, room: Any) -> Any:
         .subquery("allowed")
     )
     own: Any = allowed.c
-    order = (own.ahead + cast(own.place - ONE, DOUBLE) / own.weight, own.turn)
+    order = _order(allowed)
     tokens = select(_tokens(room.c.rate, room.c.debt)).scalar_subquery()
     before = pg.sum(own.size).over(order_by=order, rows=(None, 0)) - own.size
     ordered = (
-        select(own.lane, own.turn, own.is_counted, before.label("before"))
+        select(own.lane, own.turn, own.head, own.is_counted, before.label("before"))
         .where(~own.is_counted | tokens.is_(None) | (own.all_starts <= tokens))
         .order_by(*order)
         .limit(select(room.c.room).scalar_subquery())
         .subquery("ordered")
     )
-    affordable = ordered.c.before < bindparam("budget", type_=BigInteger())
-    key = (ordered.c.lane, ordered.c.turn, ordered.c.is_counted)
+    size_of_holders = select(room.c.size).scalar_subquery()
+    affordable = ordered.c.before + size_of_holders < bindparam("budget", type_=BigInteger())
+    key = (ordered.c.lane, ordered.c.turn, ordered.c.head, ordered.c.is_counted)
     return select(*key, COUNT.label("wanted")).where(affordable).group_by(*key)
+
+
+def _order(each: Any) -> tuple[ColumnElement[Any], ...]:
+    """Return the order in which the claim takes workflows: that of their turns, unless they have ranks."""
+    turn = each.c.ahead + cast(each.c.place - ONE, DOUBLE) / each.c.weight
+    return each.c.rank.desc(), each.c.age, turn, each.c.turn
 
 
 def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
@@ -272,7 +337,7 @@ def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
     )
     order = (Workflow.priority.desc(), Workflow.id)
     if lane is None:
-        ready = ready.order_by(*order).limit(number_literal(MAX_UNKEYED))
+        ready = ready.order_by(*order).limit(number_literal(MAX_EXAMINED))
     else:
         # A range, and an order by the key, which only the index of the keys has: with an equality PostgreSQL may
         # read the index of all ready workflows, and pass over those of a key that has nearly all of them.
@@ -294,10 +359,15 @@ def _is_rated(room: Any) -> ColumnElement[bool]:
 def _locked(chosen: Any, room: Any) -> Any:
     """Return the query that locks the first workflows of the chosen lanes; it skips those that are locked."""
     found: list[Any] = []
-    for is_keyed in (True, False):
-        lane = chosen.c.lane if is_keyed else None
-        of_kind = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted)
-        first = _candidates(lane, chosen.c.wanted + number_literal(_SLACK), of_kind).subquery("first")
+    is_right = ~_is_rated(room) | (Workflow.started_at.is_(None) == chosen.c.is_counted), is_no_holder(room)
+    most = chosen.c.wanted + number_literal(SLACK)
+    holds = holds_until_end(room).label("holds")
+    for is_of_kind, ready in (
+        (_is_keyed(chosen), _candidates(chosen.c.lane, most, *is_right)),
+        (_is_unkeyed(chosen), _candidates(None, most, *is_right)),
+        (chosen.c.head.is_not(None), ready_by_id(chosen.c.head, *is_right)),
+    ):
+        first = ready.lateral("first")
         workflow = aliased(Workflow, name="workflow")
         # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
         free = (
@@ -309,10 +379,22 @@ def _locked(chosen: Any, room: Any) -> Any:
             .with_for_update(key_share=True, skip_locked=True, of=workflow)
             .lateral("free")
         )
-        is_own = (chosen.c.lane != _NO_KEY) if is_keyed else (chosen.c.lane == _NO_KEY)
-        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted)
-        found.append(select(*own_columns).select_from(chosen.join(room, true()).join(free, true())).where(is_own))
+        source = chosen.join(room, true()).join(free, true())
+        own_columns = (free.c.id, chosen.c.lane, chosen.c.is_counted, holds)
+        found.append(select(*own_columns).select_from(source).where(is_of_kind))
     return union_all(*found)
+
+
+def _is_keyed(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that a lane has a partition key, and its workflows no order."""
+    condition: ColumnElement[bool] = (lanes.c.lane != _NO_KEY) & lanes.c.head.is_(None)
+    return condition
+
+
+def _is_unkeyed(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that a lane is that of the workflows without a partition key."""
+    condition: ColumnElement[bool] = lanes.c.lane == _NO_KEY
+    return condition
 
 
 def _number(rate: Any, field: str) -> ColumnElement[Any]:

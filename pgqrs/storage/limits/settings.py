@@ -7,24 +7,56 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, and_, bindparam, case, delete, func, null, select, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    bindparam,
+    case,
+    delete,
+    func,
+    null,
+    select,
+    true,
+    union,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
-from pgqrs.models import Queue, Text, Workflow
+from pgqrs.models import Queue, Text, Wait, Workflow
+from pgqrs.storage.limits.holders import RUNNING, UNTIL_END, slot_of
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.sql.expressions import ONE, ZERO, finite, json_of, pg, seconds_of, text_of
-from pgqrs.types import QueueRecord, Rate
+from pgqrs.storage.sql.expressions import (
+    ONE,
+    ZERO,
+    finite,
+    is_found,
+    json_of,
+    pg,
+    seconds_of,
+    text_literal,
+    text_of,
+)
+from pgqrs.types import Holds, QueueRecord, Rate
 
 
 class QueueLimits(NamedTuple):
-    """The limits of a queue, None for no limit; `weights` has the weights of partition keys."""
+    """The limits of a queue, None for no limit; `weights` has the weights of partition keys.
+
+    `holds` says how long a workflow counts for the limits of runs. `ordered` says that the workflows of a
+    partition key run in their order; it needs one slot of each key, held until the end. `fair` says that the
+    partition keys are served in turn.
+    """
 
     concurrency: int | None
     partition_concurrency: int | None
     rate: Rate | None
     partition_rate: Rate | None
     weights: Mapping[str, float] | None
+    holds: Holds = RUNNING
+    ordered: bool = False
+    fair: bool = True
 
     def values(self) -> dict[str, Any]:
         """Return the binds of the statement that writes the limits."""
@@ -38,6 +70,9 @@ class QueueLimits(NamedTuple):
         return {"rate": self.rate, "partition_rate": self.partition_rate}
 
 
+NO_LIMITS = QueueLimits(None, None, None, None, None)
+
+
 class QueueRepository:
     """The limits of queues, in a transaction of the caller."""
 
@@ -46,7 +81,9 @@ class QueueRepository:
 
     async def set(self, name: str, limits: QueueLimits) -> None:
         """Replace the limits of a queue; a paused queue stays paused."""
-        if any(each is not None for each in limits):
+        if limits != NO_LIMITS:
+            if limits.holds == UNTIL_END:
+                await self._connection.execute(hold_slots(), {"own": name})
             await self._connection.execute(_SET, {"name": name} | limits.values())
         else:
             await self._connection.execute(_CLEAR, {"queue": name})
@@ -86,10 +123,38 @@ def _set() -> Any:
         "rate": json_of(bindparam("rate", type_=Text())),
         "partition_rate": json_of(bindparam("partition_rate", type_=Text())),
         "weights": json_of(bindparam("weights", type_=Text())),
+        "holds": bindparam("holds", type_=Text()),
+        "fair": bindparam("fair", type_=Boolean()),
+        "ordered_at": case((bindparam("ordered", type_=Boolean()), func.now())),
     }
     statement = insert(Queue).from_select(list(given), select(*given.values()), include_defaults=False)
-    limits = {name: statement.excluded[name] for name in given if name != "name"}
+    limits: dict[str, Any] = {name: statement.excluded[name] for name in given if name != "name"}
+    began = func.coalesce(Queue.ordered_at, statement.excluded.ordered_at)
+    limits["ordered_at"] = case((statement.excluded.ordered_at.is_not(None), began))
     return statement.on_conflict_do_update(index_elements=[Queue.name], set_=limits)
+
+
+def hold_slots() -> Any:
+    """Return the statement by which the live workflows of a queue that have started get slots until their end.
+
+    It changes nothing if the queue has such slots already. The workflows are found by the indexes of live ones.
+    """
+    own = bindparam("own", type_=Text())  # not named like a column: SQLAlchemy would take it for a new value
+    of_queue = select(Workflow.id).where(Workflow.queue == own)
+    started = of_queue.where(Workflow.started_at.is_not(None))
+    live = union(
+        of_queue.where(Workflow.executor.is_not(None)),
+        started.where(Workflow.ready_at.is_not(None)),
+        started.where(Workflow.due_at.is_not(None)),
+        of_queue.join(Wait, Wait.workflow_id == Workflow.id),
+    ).subquery("live")
+    has_slots = is_found(select(ONE).where(Queue.name == own, Queue.holds == text_literal(UNTIL_END)), Queue)
+    return (
+        update(Workflow)
+        .where(Workflow.id.in_(select(live.c.id)), Workflow.slot.is_(None), Workflow.completed_at.is_(None))
+        .where(~has_slots)
+        .values(slot=slot_of())
+    )
 
 
 def _pause() -> Any:
@@ -105,15 +170,26 @@ def _list() -> Any:
     `held_back` counts the ready workflows that could not start now, whatever number of workers there is.
     """
     lanes = _lanes()
-    running, limit = func.coalesce(pg.sum(lanes.c.running), ZERO), Queue.concurrency
-    ready = func.coalesce(pg.sum(lanes.c.ready), ZERO)
-    is_free = Queue.partition_concurrency.is_(None) | lanes.c.partition_key.is_(None)
-    of_lane = func.least(lanes.c.ready, _positive(Queue.partition_concurrency - lanes.c.running))
-    of_lanes = func.coalesce(pg.sum(case((is_free, lanes.c.ready), else_=of_lane)), ZERO)
+    limit, holds = Queue.concurrency, func.coalesce(Queue.holds, text_literal(RUNNING))
+    until_end = holds == text_literal(UNTIL_END)
+    running, ready = _total(lanes.c.running), _total(lanes.c.ready)
+    holders = case((until_end, lanes.c.ready_holders), else_=ZERO)
+    holding = case((until_end, lanes.c.holding), else_=lanes.c.running)
+    new = lanes.c.ready - holders
+    is_ordered, is_keyed = Queue.ordered_at.is_not(None), lanes.c.partition_key.is_not(None)
+    of_lane = func.least(new, _positive(Queue.partition_concurrency - holding))
+    of_lanes = _total(
+        case(
+            (Queue.partition_concurrency.is_(None) | (~is_keyed & ~is_ordered), new),
+            (is_ordered & is_keyed & ~_is_first_ready(lanes), ZERO),
+            else_=of_lane,
+        )
+    )
+    # A workflow that holds a slot needs no other one.
     startable = case(
         (Queue.paused_at.is_not(None), ZERO),
-        (limit.is_(None), of_lanes),
-        else_=func.least(of_lanes, _positive(limit - running)),
+        (limit.is_(None), _total(holders) + of_lanes),
+        else_=_total(holders) + func.least(of_lanes, _positive(limit - _total(holding))),
     )
     name = func.coalesce(Queue.name, lanes.c.queue)
     rates = (text_of(Queue.rate).label("rate"), text_of(Queue.partition_rate).label("partition_rate"))
@@ -130,34 +206,60 @@ def _list() -> Any:
             _whole(running).label("running"),
             _whole(ready - startable).label("held_back"),
             seconds_of(func.now() - finite(pg.min(lanes.c.ready_at))).label("oldest_age"),
+            holds.label("holds"),
+            _whole(_total(holding)).label("holding"),
+            Queue.ordered_at.is_not(None).label("ordered"),
+            func.coalesce(Queue.fair, true()).label("fair"),
         )
         .select_from(lanes.outerjoin(Queue, Queue.name == lanes.c.queue, full=True))
-        .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights, Queue.paused_at)
+        .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights)
+        .group_by(Queue.paused_at, Queue.holds, Queue.ordered_at, Queue.fair)
         .order_by(name)
     )
 
 
 def _lanes() -> Any:
-    """Return the number of ready and of running workflows of each queue and partition key."""
-    key = (Workflow.queue, Workflow.partition_key)
-    is_queued = Workflow.queue.is_not(None)
-    ready = select(*key, ONE.label("ready"), ZERO.label("running"), Workflow.ready_at)
-    running = select(*key, ZERO, ONE, null())
+    """Return the numbers of the ready, running and holding workflows of each queue and partition key.
+
+    A workflow is holding if it runs, or holds a slot until its end.
+    """
+    key, holds = (Workflow.queue, Workflow.partition_key), case((Workflow.slot.is_not(None), ONE), else_=ZERO)
+    columns: dict[str, Any] = {"ready": ONE, "ready_holders": holds, "running": ZERO, "holding": holds}
+    is_queued, is_idle = Workflow.queue.is_not(None), Workflow.executor.is_(None)
+    named = [value.label(name) for name, value in columns.items()]
+    waiting = Workflow.slot.is_not(None), Workflow.completed_at.is_(None), Workflow.ready_at.is_(None)
     both = union_all(
-        ready.where(is_queued, Workflow.ready_at.is_not(None)),
-        running.where(and_(is_queued, Workflow.executor.is_not(None))),
+        select(*key, *named, Workflow.ready_at).where(is_queued, Workflow.ready_at.is_not(None)),
+        select(*key, ZERO, ZERO, ONE, ONE, null()).where(is_queued, Workflow.executor.is_not(None)),
+        select(*key, ZERO, ZERO, ZERO, ONE, null()).where(is_queued, is_idle, *waiting),
     ).subquery("both")
     return (
         select(
             both.c.queue,
             both.c.partition_key,
-            pg.sum(both.c.ready).label("ready"),
-            pg.sum(both.c.running).label("running"),
+            *(pg.sum(both.c[name]).label(name) for name in columns),
             pg.min(both.c.ready_at).label("ready_at"),
         )
         .group_by(both.c.queue, both.c.partition_key)
         .subquery("lanes")
     )
+
+
+def _is_first_ready(lanes: Any) -> ColumnElement[bool]:
+    """Return the condition that the first workflow in the order of a partition key is ready."""
+    first = (
+        select(Workflow.ready_at)
+        .where(Workflow.queue == lanes.c.queue, Workflow.partition_key == lanes.c.partition_key)
+        .where(Workflow.position.is_not(None), Workflow.completed_at.is_(None))
+        .order_by(Workflow.position)
+        .limit(ONE)
+        .correlate_except(Workflow)
+    )
+    return first.scalar_subquery().is_not(None)
+
+
+def _total(numbers: Any) -> ColumnElement[Any]:
+    return func.coalesce(pg.sum(numbers), ZERO)
 
 
 def _unlabeled(label: Any) -> ColumnElement[Any]:
@@ -178,7 +280,13 @@ _SET = _set()
 _PAUSE = _pause()
 _LIST = _list()
 _LIMITS = (Queue.concurrency, Queue.partition_concurrency, Queue.rate, Queue.partition_rate, Queue.weights)
-_CLEAR = update(Queue).where(_OWN).values({each.key: null() for each in _LIMITS})
+_CLEAR = (
+    update(Queue)
+    .where(_OWN)
+    .values(
+        **{each.key: null() for each in (*_LIMITS, Queue.ordered_at)}, holds=text_literal(RUNNING), fair=true()
+    )
+)
 _RESUME = update(Queue).where(_OWN).values(paused_at=null())
 _DELETE = delete(Queue).where(_OWN)
-_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), *(each.is_(None) for each in _LIMITS))
+_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), Queue.fair, *(each.is_(None) for each in _LIMITS))

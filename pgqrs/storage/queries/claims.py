@@ -75,8 +75,11 @@ def claim() -> Any:
     return select(*taken.c, seen.c.seen, seen.c.limited).select_from(seen.outerjoin(taken, true()))
 
 
-def start_runs(locked: Any, *columns: ColumnElement[Any]) -> Any:
-    """Return the CTE that starts a run of each locked workflow, and has the columns of a claim and `columns`."""
+def start_runs(locked: Any, *columns: ColumnElement[Any], **values: ColumnElement[Any]) -> Any:
+    """Return the CTE that starts a run of each locked workflow, and has the columns of a claim and `columns`.
+
+    `values` are written with the start.
+    """
     return (
         update(Workflow)
         .where(Workflow.id == locked.c.id)
@@ -92,6 +95,7 @@ def start_runs(locked: Any, *columns: ColumnElement[Any]) -> Any:
             started_at=func.coalesce(Workflow.started_at, func.now()),
             completed_at=null(),
             updated_at=func.now(),
+            **values,
         )
         .returning(*_claimed(), *columns)
         .cte("taken")

@@ -39,6 +39,7 @@ _REPLY = aliased(Message, name="reply")
 _PARENT = aliased(Workflow, name="parent")
 
 _BATCH = aliased(Workflow, name="batch")
+_OTHER = aliased(Workflow, name="other")
 
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
@@ -255,6 +256,31 @@ def invariants() -> tuple[Invariant, ...]:
                 Queue.partition_rate.is_(None),
                 Queue.weights.is_(None),
                 Queue.paused_at.is_(None),
+                Queue.fair,
+            ),
+        ),
+        (
+            "workflow {0} has the partition key {1!r} and no position.",
+            select(Workflow.id, Workflow.partition_key).where(
+                Workflow.partition_key.is_not(None), Workflow.position.is_(None)
+            ),
+        ),
+        (
+            "workflows {0} and {1} of the key {2!r} run in the ordered queue {3!r}: was one started by hand?",
+            # A claim that began before the queue was ordered may have started a workflow somewhat later.
+            select(Workflow.id, _OTHER.id, Workflow.slot, Queue.name)
+            .join(Queue, Workflow.queue == Queue.name)
+            .join(_OTHER, (_OTHER.queue == Workflow.queue) & (_OTHER.slot == Workflow.slot))
+            .where(
+                Workflow.id < _OTHER.id,
+                *(each.completed_at.is_(None) for each in (Workflow, _OTHER)),
+                *(each.started_at > Queue.ordered_at + interval(NOTICED) for each in (Workflow, _OTHER)),
+            ),
+        ),
+        (
+            "workflow {0} holds the slot {1!r} of its queue, and has the partition key {2!r}.",
+            select(Workflow.id, Workflow.slot, Workflow.partition_key).where(
+                Workflow.slot != func.coalesce(Workflow.partition_key, text_literal(""))
             ),
         ),
         (

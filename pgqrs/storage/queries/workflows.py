@@ -444,6 +444,8 @@ def _resume() -> Any:
             saga_state=case(
                 (has_failed | is_undecided(), Workflow.saga_state), (unwinds(), text_literal(SagaState.OPEN))
             ),
+            # Its slot may be another workflow's now; one that has not ended keeps it.
+            slot=case((Workflow.completed_at.is_(None), Workflow.slot)),
             error=null(),
             completed_at=null(),
             updated_at=func.now(),

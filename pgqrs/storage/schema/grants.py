@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgqrs.models import Event, Executor, Message, Queue, Schedule, StartRate, Step, Throttle, Wait, Workflow
+from pgqrs.models import (
+    Event,
+    Executor,
+    Message,
+    Queue,
+    Schedule,
+    StartRate,
+    State,
+    Step,
+    Throttle,
+    Wait,
+    Workflow,
+)
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from pgqrs.validation import check_role, check_schema
 
-_SEQUENCE = "pgqrs_workflows_id_seq"
+_SEQUENCES = ("pgqrs_workflows_id_seq", "pgqrs_positions")
 
-_FUNCTIONS = ("pgqrs_running(text)", "pgqrs_running(text, text)", "pgqrs_free_at(text, text)")
+_FUNCTIONS = (
+    "pgqrs_running(text)",
+    "pgqrs_running(text, text)",
+    "pgqrs_free_at(text, text)",
+    "pgqrs_holding(text)",
+    "pgqrs_holding(text, text)",
+    "pgqrs_next(text, text)",
+)
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE",
@@ -23,6 +42,7 @@ _OF_WORKER: Mapping[str, str] = {
     Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     StartRate.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Throttle.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    State.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -31,6 +51,7 @@ _OF_PRODUCER: Mapping[str, str] = {
     Step.__tablename__: "SELECT",  # read if a key is taken already
     Event.__tablename__: "SELECT",
     Schedule.__tablename__: "SELECT",
+    State.__tablename__: "SELECT",
     Message.__tablename__: "SELECT, INSERT, UPDATE (key)",  # to itself, if the key is taken already
     VERSION_TABLE: "SELECT",
 }
@@ -64,7 +85,8 @@ def _granted(schema: str, role: str, rights: Mapping[str, str]) -> Iterator[str]
     check_role(role)
     own, to = _quoted(schema), _quoted(role)
     yield f"GRANT USAGE ON SCHEMA {own} TO {to};"
-    yield f"GRANT USAGE ON SEQUENCE {own}.{_SEQUENCE} TO {to};"
+    for sequence in _SEQUENCES:
+        yield f"GRANT USAGE ON SEQUENCE {own}.{sequence} TO {to};"
     for table, some in rights.items():
         yield f"GRANT {some} ON {own}.{table} TO {to};"
 

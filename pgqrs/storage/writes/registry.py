@@ -27,6 +27,7 @@ from pgqrs.storage.writes.messages import SendMessages, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
 from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep, SendFromSteps
 from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, MarkSaga, ReleaseWorkflow
+from pgqrs.storage.writes.states import RecordStatefulStep
 from pgqrs.storage.writes.steps import (
     RecordFailedAttempt,
     RecordLastFailedAttempt,
@@ -171,6 +172,7 @@ OPERATIONS = Operations(
         ContinueWorkflow(),
         RecordWait(),
         RecordSendingStep(),
+        RecordStatefulStep(),
         SendFromSteps(),
         EmitEvents(),
         StartChildren(),

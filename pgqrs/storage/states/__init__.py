@@ -1,0 +1,1 @@
+"""The states of partition keys, for their readers."""
