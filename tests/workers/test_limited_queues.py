@@ -272,7 +272,7 @@ async def test_end_of_a_run_starts_the_next_of_another_worker(admin, dsn, schema
     assert order == ["gated", "other"]
 
 
-async def test_end_of_a_run_starts_the_next_although_hints_are_deferred(admin, monkeypatch):
+async def test_end_of_a_run_starts_the_next_beside_deferred_hints(admin, monkeypatch):
     """Hints that led to no workflow defer further hints, and here for ever; the end of an own run is no hint."""
     for constant in ("MIN_POLL_INTERVAL", "MAX_POLL_INTERVAL", "MIN_HINT_PAUSE", "MAX_HINT_PAUSE"):
         monkeypatch.setattr(claimer, constant, 10 * DEADLINE)
