@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from pgqrs.clock import TimeOfDay
 from pgqrs.codecs.annotations import ReturnType
@@ -20,7 +20,7 @@ from pgqrs.engine.parking import HasRoom, Parking
 from pgqrs.engine.replay.failure_trace import is_of_undone_saga
 from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.sagas import Sagas
-from pgqrs.engine.scope import Scope, StepExecution, current_scope, scope_of
+from pgqrs.engine.scope import Scope, StepExecution, ancestors, current_scope, scope_of
 from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
     PgqrsError,
@@ -32,12 +32,15 @@ from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import History
+from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.continuations import RunContinuation
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.waits import StepWait
 from pgqrs.types import SagaState, WorkflowStatus
+
+T = TypeVar("T")
 
 REPLAY_HEAD_START = 10.0
 """Seconds after its due time during which no worker claims a workflow that its own process retries."""
@@ -216,6 +219,14 @@ class Run:
     def reader(self) -> StoreReader:
         """The reads of the event loop of the run."""
         return self._store.reader
+
+    async def read_here(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Read within the transaction of the transactional step that calls, else outside of any transaction.
+
+        The session of the step may hold the only connection of the pool.
+        """
+        session = next((each.session for each in ancestors(self.place) if each.session is not None), None)
+        return await (await self._store.operations_for(session)).run(work)
 
     @property
     def arrivals(self) -> Arrivals:

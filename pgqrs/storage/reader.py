@@ -34,7 +34,6 @@ from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.sql.expressions import text_of_array
 from pgqrs.storage.sql.tokens import check_token
-from pgqrs.storage.states.repository import StateOwner, StateRepository, StoredValue
 from pgqrs.types import WorkflowStatus
 
 LONGEST_SEARCH = 3600.0
@@ -120,14 +119,6 @@ class StoreReader:
     async def inputs(self, ids: Collection[int]) -> dict[int, str]:
         """Return the inputs, JSON texts, of the workflows that exist, by id."""
         return await self._read(lambda connection: WorkflowRepository(connection).inputs(ids))
-
-    async def state_owner(self, workflow_id: int) -> StateOwner:
-        """Return the owner of the state of a workflow."""
-        return await self._read(lambda connection: StateRepository(connection).owner(workflow_id))
-
-    async def state_value(self, owner: StateOwner, name: str) -> StoredValue | None:
-        """Return a value of a state, None without one."""
-        return await self._read(lambda connection: StateRepository(connection).value(owner, name))
 
     async def child_results(self, workflow_id: int, step_id: str, first: int, count: int) -> list[ChildResult]:
         """Return the ends of up to `count` children that a step has started, from the place `first` on.

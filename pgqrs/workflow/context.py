@@ -27,7 +27,7 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
-from pgqrs.storage.states.repository import StateOwner
+from pgqrs.storage.states.repository import StateOwner, StateRepository
 from pgqrs.storage.store import Store
 from pgqrs.types import StepAction, Until, WorkflowStatus
 from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int, validate_seconds
@@ -1032,7 +1032,8 @@ class PyWorkflow:
 
     async def _partition_key(self, run: Run) -> str | None:
         if self._owner.state_owner is None:
-            self._owner.state_owner = await run.reader.state_owner(self._id)
+            read = await run.read_here(lambda connection: StateRepository(connection).owner(self._id))
+            self._owner.state_owner = read
         return self._owner.state_owner.partition_key
 
     async def _claim(self, timeout: float | None = None) -> Claim:

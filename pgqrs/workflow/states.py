@@ -12,7 +12,7 @@ from pgqrs.codecs.states import decode_state, state_codec
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution, ancestors
 from pgqrs.errors import ConfigurationError, StepMismatchError
-from pgqrs.storage.states.repository import StateOwner
+from pgqrs.storage.states.repository import StateOwner, StateRepository
 from pgqrs.storage.writes.states import StateChange
 from pgqrs.validation import check_name, escaped
 from pgqrs.workflow.messaging.messages import Current
@@ -157,7 +157,8 @@ async def _read(call: _Call, type_: object) -> list[Any]:
         if step.states is not None and call.name in step.states:
             text = step.states[call.name].value
             return [] if text is None else [state_codec(codec, call.owner, call.name, type_).decode(text)]
-    found = await run.reader.state_value(StateOwner(*call.owner), call.name)
+    owner = StateOwner(*call.owner)
+    found = await run.read_here(lambda connection: StateRepository(connection).value(owner, call.name))
     run.check()
     if found is None:
         return []

@@ -232,3 +232,20 @@ async def test_absent_server_is_reported_within_the_outage_timeout(dsn, schema, 
     async with Admin(engine, schema, timeout=1, outage_timeout=0.2) as away:
         with pytest.raises(DatabaseUnavailableError):
             await (await away.store()).ids.block(1)
+
+
+async def test_transactional_step_reads_and_changes_the_state(only):
+    @step(transactional=True)
+    async def paying(ctx):
+        await _pay(ctx, 1)
+        paid_before = await ctx.state.get("paid", 0)
+        await ctx.state.set("paid", paid_before + 1)
+        return await ctx.state.get("paid")
+
+    @workflow
+    async def order(ctx):
+        return [await paying(ctx), await ctx.state.get("paid")]
+
+    async with no_hang(), Worker(only, [order]):
+        handle = await only.options(partition_key="ada").enqueue(order)
+        assert await handle.result() == [1, 1]
