@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.rounds import Measurement, Plan
 from benchmarks.server import Server
 from benchmarks.systems import SYSTEMS
-from benchmarks.works import CLAIMS, LATENCY, MESSAGES, QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import CLAIMS, LATENCY, LIMITED_CLAIMS, MESSAGES, QUEUE, THROUGHPUT, WORKS
 
 Spread = dict[str, float]
 Value = Callable[[Measurement], float]
@@ -203,6 +203,24 @@ def _reaches(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any]
         queue("w7x2", "pgqrs", 1),
         *(flat(work) for work in CLAIMS[1:]),
         *_reaches_of_messages(measurements),
+        *_reaches_of_queues(measurements, plan),
+    ]
+
+
+def _reaches_of_queues(measurements: list[Measurement], plan: Plan) -> list[dict[str, Any] | None]:
+    """Return the targets of queues with limits and of schedules."""
+    queued = plan.fillings["q3full"].queued if "q3full" in plan.fillings else 0
+    of_dbos = _ratio(measurements, ("q1", "pgqrs", _workflows_rate), ("q1", "dbos", _workflows_rate))
+    of_unlimited = _ratio(measurements, ("q2", "pgqrs", _workflows_rate), ("q2free", "pgqrs", _workflows_rate))
+    of_empty = _ratio(measurements, ("q3full", "pgqrs", _claim), ("q3", "pgqrs", _claim))
+    refill = _own(measurements, "q1", lambda each: each["refill_ms"])
+    fired = _own(measurements, "s1", lambda each: each["seconds_to_fire"])
+    return [
+        _reach("q1", f"workflows/s with a limit of 4, times {SYSTEMS['dbos'].label}", of_dbos, least=20),
+        _reach("q1", "milliseconds from an end to the next beginning in its place", refill, most=5),
+        _reach("q2", "workflows/s with a limit of each key, times those without a limit", of_unlimited, least=0.5),
+        _reach("q3full", f"latency of a claim beside {queued:,} of a full key, times Q3", of_empty, most=1.2),
+        _reach("s1", "seconds until all schedules have started their workflows", fired, most=1),
     ]
 
 
@@ -270,7 +288,13 @@ def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
             "commits for a message, from its sending to the end of its receiver",
             lambda each: each["commits_of_a_message"],
         ),
-        *(other(work, f"milliseconds for a claim of 50: {WORKS[work].title}", _milliseconds) for work in CLAIMS),
+        *(
+            other(work, f"milliseconds for a claim of 50: {WORKS[work].title}", _milliseconds)
+            for work in (*CLAIMS, *LIMITED_CLAIMS)
+        ),
+        other("q1", "the most that were executed at once", lambda each: each["most_at_once"]),
+        other("q1", "milliseconds to the next beginning, 99th percentile", lambda each: each["refill_p99_ms"]),
+        other("s1", "seconds until all of the workflows have ended", lambda each: each["seconds_to_end"]),
     ]
 
 

@@ -39,7 +39,7 @@ def _throughput_table(result: dict[str, Any]) -> Table:
 
 def _queue_table(result: dict[str, Any]) -> Table:
     measured = result.get("queue", [])
-    title = "Workflows/s from a queue, of 5 steps each; in brackets how many times as fast pgqrs is"
+    title = "Workflows/s from a queue (W7 and Q2: of 5 steps); in brackets how many times as fast pgqrs is"
     return title, *_rates(result, measured, QUEUE, _systems(measured))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.server import Server
 from benchmarks.systems import OURS, PEERS, ROOT, SYSTEMS, System, environment
-from benchmarks.works import CLAIMS, WORKS, Filling, Work
+from benchmarks.works import CLAIMS, LIMITED_CLAIMS, WORKS, Filling, Work
 
 Measurement = dict[str, Any]
 
@@ -67,6 +67,8 @@ def run_rounds(server: Server, plan: Plan, tell: Callable[[str], None]) -> list[
 def _told(measured: Measurement) -> str:
     if "claim" in measured:
         return f"{1000 * measured['claim']:.2f} ms a claim"
+    if "seconds_to_fire" in measured:
+        return f"{measured['seconds_to_fire']:.2f} s to start, {measured['seconds_to_end']:.2f} s to end"
     if "median_ms" in measured:
         return f"median {measured['median_ms']:.1f} ms, p99 {measured['p99_ms']:.1f} ms"
     return f"{measured['steps'] / measured['seconds']:>9,.0f} /s  in {measured['seconds']:.2f} s"
@@ -75,7 +77,7 @@ def _told(measured: Measurement) -> str:
 def _fill(server: Server, filling: Filling) -> None:
     server.create(filling.database)
     _run(server, OURS, filling.database, "install", (0, 0, 0))
-    server.fill(filling.database, finished=filling.finished, steps=filling.steps, queued=filling.queued)
+    server.fill(filling.database, filling)
 
 
 def _measure(server: Server, work: Work, system: System, *, quick: bool) -> Measurement:
@@ -83,7 +85,7 @@ def _measure(server: Server, work: Work, system: System, *, quick: bool) -> Meas
     database = f"bench_{system.name}" if filling is None else filling.database
     if filling is None:
         server.create(database)
-    elif work.name in CLAIMS:
+    elif work.name in (*CLAIMS, *LIMITED_CLAIMS):
         server.vacuum(database)
     server.checkpoint()
     workflows, steps = work.size(system.name, quick=quick)

@@ -11,13 +11,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from benchmarks.systems import ROOT, environment
+from benchmarks.works import Filling
 from pgqrs import embedded
 
 FOLDER = ROOT / ".pgqrs" / "bench"
 
 _QUEUED = """
-    INSERT INTO pgqrs.pgqrs_workflows (id, name, status, queue, ready_at, input)
-    SELECT id, 'bench', 'PENDING', 'default', now(),
+    INSERT INTO pgqrs.pgqrs_workflows (id, name, status, queue, partition_key, ready_at, input)
+    SELECT id, 'bench', 'PENDING', 'default', {key}, now(),
         json_build_object('args', json_build_array(id), 'kwargs', json_build_object())
     FROM generate_series({first}, {last}) AS id
 """
@@ -76,21 +77,22 @@ class Server:
         """Write the changes of previous runs to disk, so that they do not slow down the next run."""
         self.execute("CHECKPOINT")
 
-    def fill(self, database: str, *, finished: int, steps: int, queued: int) -> None:
+    def fill(self, database: str, filling: Filling) -> None:
         """Fill the tables of pgqrs with finished workflows, as workers write them, and with queued workflows.
 
         Finished workflows are inserted as queued workflows, updated, and vacuumed. Rows that were inserted as
         finished would have room for one more row in each page, and new workflows would be scattered as in no
         table in use.
         """
+        finished, key = filling.finished, f"'{filling.key}'" if filling.key else "NULL::text"
         for first in range(1, finished + 1, _AT_ONCE):
-            these = {"first": first, "last": min(first + _AT_ONCE - 1, finished)}
+            these = {"first": first, "last": min(first + _AT_ONCE - 1, finished), "key": "NULL::text"}
             self.execute(_QUEUED.format(**these), _FINISHED.format(**these), database=database)
             self.vacuum(database)
-        last = finished + queued
+        last = finished + filling.queued
         self.execute(
-            _STEPS.format(count=finished, steps=steps),
-            _QUEUED.format(first=finished + 1, last=last),
+            _STEPS.format(count=finished, steps=filling.steps),
+            _QUEUED.format(first=finished + 1, last=last, key=key),
             f"SELECT setval('pgqrs.pgqrs_workflows_id_seq', {last})",
             database=database,
         )

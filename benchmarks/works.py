@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
 class Filling:
-    """The content of the tables before a work: finished workflows, each with `steps`, and queued workflows."""
+    """The content of the tables before a work: finished workflows, each with `steps`, and queued workflows.
+
+    The queued workflows have the partition key `key`.
+    """
 
     database: str
     finished: int = 0
     steps: int = 0
     queued: int = 0
     quick: int = 5_000
+    key: str | None = None
 
     def size(self, *, quick: bool) -> Filling:
         """Return the filling, reduced for a quick run."""
         if not quick:
             return self
         finished, queued = (min(each, self.quick) for each in (self.finished, self.queued))
-        return Filling(self.database, finished, self.steps, queued)
+        return replace(self, finished=finished, queued=queued)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Work:
 
 CHILDREN = int(os.environ.get("PGQRS_BENCH_CHILDREN", "10000"))
 """The children of C1: `PGQRS_BENCH_CHILDREN=100000` sets another number."""
+
+QUEUED = int(os.environ.get("PGQRS_BENCH_QUEUED", "1000000"))
+"""The workflows of the full key of Q3: `PGQRS_BENCH_QUEUED=10000000` sets another number."""
+
+KEYS = int(os.environ.get("PGQRS_BENCH_KEYS", "10000"))
+"""The partition keys of Q2: `PGQRS_BENCH_KEYS=100000` sets another number."""
+
+SCHEDULES = int(os.environ.get("PGQRS_BENCH_SCHEDULES", "10000"))
+"""The schedules of S1: `PGQRS_BENCH_SCHEDULES=100000` sets another number."""
 
 ALL = ("pgqrs", "rust", "dbos", "absurd", "pgbench")
 
@@ -149,11 +162,57 @@ _WORKS = (
         quick_workflows=100,
         workers=2,
     ),
+    Work(
+        "q1",
+        "a limit of 4, workflows of one step of a millisecond, run by two worker processes",
+        2000,
+        concurrency=50,
+        steps=1,
+        systems=("pgqrs", "dbos"),
+        fewer={"dbos": 200},
+        quick_workflows=50,
+        quick_steps=1,
+        workers=2,
+    ),
+    Work(
+        "q2free",
+        f"{2 * KEYS:,} workflows without a limit, run by eight worker processes",
+        2 * KEYS,
+        concurrency=100,
+        quick_workflows=400,
+        workers=8,
+    ),
+    Work(
+        "q2",
+        f"the same with a limit of 2 for each of {KEYS:,} partition keys",
+        2 * KEYS,
+        concurrency=100,
+        quick_workflows=400,
+        workers=8,
+    ),
+    Work("q3", "claims of 50 from 100 partition keys, empty tables", 5000, concurrency=50, quick_workflows=1000),
+    Work(
+        "q3full",
+        f"claims of 50 from 100 partition keys, {QUEUED:,} queued in another one, which is full",
+        5000,
+        concurrency=50,
+        quick_workflows=1000,
+        filled=Filling("bench_full", queued=QUEUED, quick=50_000, key="full"),
+    ),
+    Work(
+        "s1",
+        f"{SCHEDULES:,} schedules due at once, two worker processes",
+        SCHEDULES,
+        concurrency=100,
+        quick_workflows=200,
+        workers=2,
+    ),
 )
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
-QUEUE = ("w7", "w7x2")
+QUEUE = ("w7", "w7x2", "q1", "q2free", "q2")
 MESSAGES = ("m2", "m3", "c1")
 LATENCY = ("m1",)
 CLAIMS = ("w8", "w8queued", "w8finished")
+LIMITED_CLAIMS = ("q3", "q3full")

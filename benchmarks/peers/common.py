@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -132,6 +133,26 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     ordered = sorted(seconds)
     median, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
     return {"seconds": sum(ordered), "median_ms": median, "p99_ms": p99}
+
+
+async def busy_millisecond() -> list[float]:
+    """Wait for a millisecond, and return the times of the beginning and the end, which all processes share."""
+    began = time.time()
+    await asyncio.sleep(0.001)
+    return [began, time.time()]
+
+
+def refills(spans: Sequence[tuple[float, ...]], places: int) -> dict[str, float]:
+    """Return how long a free place of a queue waits for a workflow, and the most that were executed at once.
+
+    `spans` has the beginning and the end of each execution. While workflows wait, the end that comes at a place in
+    the order of all ends lets the beginning follow that is `places` later in the order of all beginnings.
+    """
+    begins, ends = (sorted(each[side] for each in spans) for side in (0, 1))
+    waits = [max(0.0, begin - end) for end, begin in zip(ends, begins[places:], strict=False)]
+    most = max(number - bisect_left(ends, begin) for number, begin in enumerate(begins, 1))
+    latency = percentiles(waits)
+    return {"refill_ms": latency["median_ms"], "refill_p99_ms": latency["p99_ms"], "most_at_once": most}
 
 
 class Memory:

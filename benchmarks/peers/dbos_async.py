@@ -20,6 +20,7 @@ from common import WORKER, Arguments, arguments, is_ready, report, small_dict, t
 from dbos import DBOS
 from dbos_connection import CONNECTIONS, POLL_SECONDS, QUEUE, launch
 from dbos_messages import WORKS as MESSAGES
+from dbos_queues import WORKS as QUEUES
 
 ENDED = "SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'"
 
@@ -84,7 +85,7 @@ async def throughput(asked: Arguments) -> None:
     DBOS.destroy()
 
 
-WORKS = {"w7": queue, WORKER: worker, **MESSAGES}
+WORKS = {"w7": queue, WORKER: worker, **MESSAGES, **QUEUES}
 
 if __name__ == "__main__":
     given = arguments()

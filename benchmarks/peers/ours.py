@@ -22,6 +22,7 @@ from common import (
     worker_processes,
 )
 from ours_messages import WORKS as MESSAGES
+from ours_queues import WORKS as QUEUES
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 from pgqrs.storage.sql.tokens import new_token
@@ -234,6 +235,7 @@ WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
     "w8finished": claims,
     WORKER: worker,
     **MESSAGES,
+    **QUEUES,
 }
 
 if __name__ == "__main__":
