@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -29,7 +30,7 @@ def served_queues(
 
 def _share(given: str) -> tuple[str, int]:
     queue, _, share = given.rpartition("=")
-    if not (share.isascii() and share.isdigit() and int(share)):
+    if not re.fullmatch("[1-9][0-9]{0,8}", share):
         raise click.BadParameter(f"a share is a whole number of at least 1, as in mail=20, got {given!r}.")
     return queue, int(share)
 

@@ -75,6 +75,7 @@ async def schedules(admin: Admin) -> None:
     assert_type(await nightly.next(2), list[datetime])
     await admin.options(queue="q", at=datetime.now(UTC)).schedule("beat", Every(timedelta(minutes=5)), beat)
     await admin.schedule("beat", Every(60), beat, within=timedelta(hours=1), jitter=3, catchup="none")
+    await admin.options(queue="q", partition_key="acme").schedule("of acme", Every(60), beat)
     await admin.schedule("beat", Every(60), beat, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.schedule("beat", "@daily", beat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.schedule("beat", Every(60), beat, overlap="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
