@@ -88,7 +88,7 @@ async def test_worker_run_ends_with_the_application_error(admin, breaks, where):
             await (await admin.enqueue(pay)).result()
 
 
-SEALED = [("pgqrs.engine.run", "seal_error"), ("pgqrs.engine.step_runner", "seal_error")]
+SEALED = [("pgqrs.engine.outcomes", "seal_error"), ("pgqrs.engine.step_runner", "seal_error")]
 
 
 async def test_awaited_run_with_an_unrecordable_error_is_abandoned(admin, sql, breaks):
