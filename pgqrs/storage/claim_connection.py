@@ -11,7 +11,7 @@ from uuid import UUID
 from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
-from pgqrs.storage.batches.forming import BatchedWorkflow, FormedBatches, form_batches
+from pgqrs.storage.batches.forming import NO_BATCHES, BatchedWorkflow, FormedBatches, form_batches
 from pgqrs.storage.claim_floor import ClaimFloor
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
@@ -230,9 +230,19 @@ class ClaimConnection:
                 self._floor.lower(fired.lowest)
         return fired
 
-    async def form_batches(self, workflows: Sequence[BatchedWorkflow], queues: Sequence[str]) -> FormedBatches:
-        """Make batches of the submissions of these workflows and queues that are ready."""
+    async def form_batches(
+        self,
+        workflows: Sequence[BatchedWorkflow],
+        queues: Sequence[str],
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> FormedBatches:
+        """Make batches of the submissions of these workflows and queues that are ready.
+
+        `is_wanted` is asked once no claim is in progress; by default batches are wanted.
+        """
         async with self._one_at_a_time:
+            if is_wanted is not None and not is_wanted():
+                return NO_BATCHES
             formed = await form_batches(
                 self._fetch,
                 workflows,

@@ -15,7 +15,7 @@ from pgqrs.codecs.json import JsonCodec
 from pgqrs.decorators import AnyFunction
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, PgqrsError
 from pgqrs.storage.access.id_allocator import MAX_ID
-from pgqrs.storage.batches.forming import NO_BATCHES, FormedBatches
+from pgqrs.storage.batches.forming import FormedBatches
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
@@ -318,10 +318,10 @@ class _Services:
 
     async def _form_batches(self) -> FormedBatches:
         """Make batches of ready submissions, unless no slot is free for one: they fill further meanwhile."""
-        if self.runs.free <= 0:
-            return NO_BATCHES
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
-        return await self._in_time(self._claim_connection.form_batches(self._batched, self._queues.names))
+        return await self._in_time(
+            self._claim_connection.form_batches(self._batched, self._queues.names, lambda: self.runs.free > 0)
+        )
 
     def _batches_made(self, formed: FormedBatches) -> None:
         """Claim batches here, and tell other workers if there are more of them than free slots."""
