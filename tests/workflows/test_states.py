@@ -23,7 +23,6 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec
-from pgqrs.testing import crash_everywhere
 from tests.support.waiting import no_hang
 from tests.support.workflows import Killed
 
@@ -240,21 +239,6 @@ async def test_stale_run_changes_nothing(admin: Admin, dsn, schema, claimer):
                 await running
             await second.cancel_workflow(handle.id)
     assert len(await admin.state(stale, "ada")) == 0
-
-
-async def test_state_survives_a_crash_at_each_write(pgqrs_admin: Admin):
-    @step(transactional=True)
-    async def doubled(ctx: PyWorkflow) -> None:
-        await ctx.state.set("balance", 2 * await ctx.state.get("balance", 0, type=int))
-
-    @workflow
-    async def crashing(ctx: PyWorkflow) -> list[object]:
-        await ctx.state.set("balance", 1)
-        await added(ctx, 2)
-        await doubled(ctx)
-        return [await ctx.state.get("balance")]
-
-    assert await crash_everywhere(crashing, admin=pgqrs_admin) == [6]
 
 
 async def test_workflow_without_a_partition_key_has_no_state(admin: Admin):
