@@ -216,7 +216,7 @@ def _reaches_of_queues(measurements: list[Measurement], plan: Plan) -> list[dict
     refill = _own(measurements, "q1", lambda each: each["refill_ms"])
     fired = _own(measurements, "s1", lambda each: each["seconds_to_fire"])
     return [
-        _reach("q1", f"workflows/s with a limit of 4, times {SYSTEMS['dbos'].label}", of_dbos, least=20),
+        _reach("q1", f"workflows/s with a limit of 4, times {SYSTEMS['dbos'].label}", of_dbos, least=100),
         _reach("q1", "milliseconds from an end to the next beginning in its place", refill, most=5),
         _reach("q2", "workflows/s with a limit of each key, times those without a limit", of_unlimited, least=0.5),
         _reach("q3full", f"latency of a claim beside {queued:,} of a full key, times Q3", of_empty, most=1.2),

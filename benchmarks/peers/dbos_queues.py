@@ -1,7 +1,4 @@
-"""DBOS: a queue with a limit of a few workflows (Q1).
-
-The worker processes poll every tenth of a second, instead of once a second by default.
-"""
+"""DBOS: a queue with a limit of a few workflows, which its processes poll once a second by default (Q1)."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from common import (
     worker_processes,
 )
 from dbos import DBOS
-from dbos_connection import CONNECTIONS, POLL_SECONDS, QUEUE, launch
+from dbos_connection import CONNECTIONS, QUEUE, launch
 
 WORKER = "worker_of_queues"
 PLACES = 4
@@ -41,7 +38,7 @@ async def brief(_number: int) -> list[float]:
 async def few_places(asked: Arguments) -> None:
     """Measure a queue with a few places, and the time in which a place that is free gets another workflow (Q1)."""
     launch(asked, "client")
-    await DBOS.register_queue_async(QUEUE, global_concurrency=PLACES, polling_interval_sec=POLL_SECONDS)
+    await DBOS.register_queue_async(QUEUE, global_concurrency=PLACES)
     with psycopg.connect(asked.dsn, autocommit=True) as connection:
 
         async def enqueue(count: int) -> None:
