@@ -1,4 +1,7 @@
-"""The statements that read and write the rows of the queues with limits, also in a caller's session."""
+"""The statements that read and write the rows of the queues with limits, also in a caller's session.
+
+They are made when they are sent, which is seldom: they would slow down each import.
+"""
 
 from __future__ import annotations
 
@@ -84,27 +87,27 @@ class QueueRepository:
         if limits != NO_LIMITS:
             if limits.holds == UNTIL_END:
                 await self._connection.execute(hold_slots(), {"own": name})
-            await self._connection.execute(_SET, {"name": name} | limits.values())
+            await self._connection.execute(set_limits(), {"name": name} | limits.values())
         else:
-            await self._connection.execute(_CLEAR, {"queue": name})
-            await self._connection.execute(_DROP_WITHOUT_LIMITS, {"queue": name})
+            await self._connection.execute(clear_limits(), {"queue": name})
+            await self._connection.execute(delete_without_limits(), {"queue": name})
 
     async def pause(self, name: str) -> None:
         """Pause a queue, unless it is paused."""
-        await self._connection.execute(_PAUSE, {"name": name})
+        await self._connection.execute(pause_queue(), {"name": name})
 
     async def resume(self, name: str) -> None:
         """End the pause of a queue."""
-        await self._connection.execute(_RESUME, {"queue": name})
-        await self._connection.execute(_DROP_WITHOUT_LIMITS, {"queue": name})
+        await self._connection.execute(resume_queue(), {"queue": name})
+        await self._connection.execute(delete_without_limits(), {"queue": name})
 
     async def delete(self, name: str) -> None:
         """Delete the row of a queue, and so its limits and its pause."""
-        await self._connection.execute(_DELETE, {"queue": name})
+        await self._connection.execute(delete_queue(), {"queue": name})
 
     async def list(self) -> list[QueueRecord]:
         """Return the queues that have limits, are paused, or have workflows that are ready or running."""
-        rows = (await self._connection.execute(_LIST)).mappings()
+        rows = (await self._connection.execute(list_queues())).mappings()
         return [_record(row) for row in rows]
 
 
@@ -115,7 +118,8 @@ def _record(row: Mapping[Any, Any]) -> QueueRecord:
     return QueueRecord(**values)
 
 
-def _set() -> Any:
+def set_limits() -> Any:
+    """Return the statement that replaces the limits of a queue."""
     given: dict[str, Any] = {
         "name": bindparam("name", type_=Text()),
         "concurrency": bindparam("concurrency", type_=BigInteger()),
@@ -157,14 +161,15 @@ def hold_slots() -> Any:
     )
 
 
-def _pause() -> Any:
+def pause_queue() -> Any:
+    """Return the statement that pauses a queue."""
     given: dict[str, Any] = {"name": bindparam("name", type_=Text()), "paused_at": func.now()}
     statement = insert(Queue).from_select(list(given), select(*given.values()), include_defaults=False)
     paused = func.coalesce(Queue.paused_at, statement.excluded.paused_at)
     return statement.on_conflict_do_update(index_elements=[Queue.name], set_={"paused_at": paused})
 
 
-def _list() -> Any:
+def list_queues() -> Any:
     """Return the query for the records of the queues.
 
     `held_back` counts the ready workflows that could not start now, whatever number of workers there is.
@@ -274,19 +279,31 @@ def _whole(number: Any) -> ColumnElement[int]:
     return func.coalesce(number, ZERO).cast(BigInteger())
 
 
-_OWN = Queue.name == bindparam("queue", type_=Text())
+def clear_limits() -> Any:
+    """Return the statement that takes the limits of a queue away."""
+    none = {each.key: null() for each in (*_limits(), Queue.ordered_at)}
+    return update(Queue).where(_is_own()).values(**none, holds=text_literal(RUNNING), fair=true())
 
-_SET = _set()
-_PAUSE = _pause()
-_LIST = _list()
-_LIMITS = (Queue.concurrency, Queue.partition_concurrency, Queue.rate, Queue.partition_rate, Queue.weights)
-_CLEAR = (
-    update(Queue)
-    .where(_OWN)
-    .values(
-        **{each.key: null() for each in (*_LIMITS, Queue.ordered_at)}, holds=text_literal(RUNNING), fair=true()
-    )
-)
-_RESUME = update(Queue).where(_OWN).values(paused_at=null())
-_DELETE = delete(Queue).where(_OWN)
-_DROP_WITHOUT_LIMITS = _DELETE.where(Queue.paused_at.is_(None), Queue.fair, *(each.is_(None) for each in _LIMITS))
+
+def resume_queue() -> Any:
+    """Return the statement that ends the pause of a queue."""
+    return update(Queue).where(_is_own()).values(paused_at=null())
+
+
+def delete_queue() -> Any:
+    """Return the statement that deletes the row of a queue."""
+    return delete(Queue).where(_is_own())
+
+
+def delete_without_limits() -> Any:
+    """Return the statement that deletes the row of a queue which has no limits and is not paused."""
+    none = (each.is_(None) for each in (*_limits(), Queue.paused_at))
+    return delete_queue().where(Queue.fair, *none)
+
+
+def _limits() -> tuple[Any, ...]:
+    return (Queue.concurrency, Queue.partition_concurrency, Queue.rate, Queue.partition_rate, Queue.weights)
+
+
+def _is_own() -> ColumnElement[bool]:
+    return Queue.name == bindparam("queue", type_=Text())

@@ -38,9 +38,6 @@ _REPLY = aliased(Message, name="reply")
 
 _PARENT = aliased(Workflow, name="parent")
 
-_BATCH = aliased(Workflow, name="batch")
-_OTHER = aliased(Workflow, name="other")
-
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
@@ -68,6 +65,7 @@ def invariants() -> tuple[Invariant, ...]:
     More runs or starts than a limit are no violation: the limit may have been set or lowered since then, and a run
     that is started by hand is not held back. `make chaos` compares each claim with the limits of its time.
     """
+    batch, other = aliased(Workflow, name="batch"), aliased(Workflow, name="other")
     return (
         (
             "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
@@ -205,7 +203,7 @@ def invariants() -> tuple[Invariant, ...]:
             select(Workflow.id, Workflow.batch_id).where(
                 Workflow.batch_id != Workflow.id,
                 Workflow.completed_at.is_(None),
-                ~exists().where(_BATCH.id == Workflow.batch_id, _BATCH.completed_at.is_(None)),
+                ~exists().where(batch.id == Workflow.batch_id, batch.completed_at.is_(None)),
             ),
         ),
         (
@@ -218,12 +216,12 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflow {0} is in the batch {1}, which has not its queue, its partition key and its codec.",
             select(Workflow.id, Workflow.batch_id)
-            .join(_BATCH, _BATCH.id == Workflow.batch_id)
+            .join(batch, batch.id == Workflow.batch_id)
             .where(
                 Workflow.batch_id != Workflow.id,
-                Workflow.queue.is_distinct_from(_BATCH.queue)
-                | Workflow.partition_key.is_distinct_from(_BATCH.partition_key)
-                | Workflow.codec.is_distinct_from(_BATCH.codec),
+                Workflow.queue.is_distinct_from(batch.queue)
+                | Workflow.partition_key.is_distinct_from(batch.partition_key)
+                | Workflow.codec.is_distinct_from(batch.codec),
             ),
         ),
         (
@@ -268,13 +266,13 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflows {0} and {1} of the key {2!r} run in the ordered queue {3!r}: was one started by hand?",
             # A claim that began before the queue was ordered may have started a workflow somewhat later.
-            select(Workflow.id, _OTHER.id, Workflow.slot, Queue.name)
+            select(Workflow.id, other.id, Workflow.slot, Queue.name)
             .join(Queue, Workflow.queue == Queue.name)
-            .join(_OTHER, (_OTHER.queue == Workflow.queue) & (_OTHER.slot == Workflow.slot))
+            .join(other, (other.queue == Workflow.queue) & (other.slot == Workflow.slot))
             .where(
-                Workflow.id < _OTHER.id,
-                *(each.completed_at.is_(None) for each in (Workflow, _OTHER)),
-                *(each.started_at > Queue.ordered_at + interval(NOTICED) for each in (Workflow, _OTHER)),
+                Workflow.id < other.id,
+                *(each.completed_at.is_(None) for each in (Workflow, other)),
+                *(each.started_at > Queue.ordered_at + interval(NOTICED) for each in (Workflow, other)),
             ),
         ),
         (
