@@ -370,7 +370,7 @@ class Driver:
         """Start the workflows of the schedules that are due."""
         watch = await self._watch(executor)
         fired = await watch.fire_schedules(ScheduleFiring(), names, queues)
-        return fired.moved, fired.started
+        return fired.moved, len(fired.runs)
 
     async def new_of_schedules(self) -> list[int]:
         """Return the ids of the workflows of schedules that are not known, in the order of their times."""
