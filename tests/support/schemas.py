@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import asyncpg
 
-from pgqrs.models import Base
+from pgqrs.models import HEAD, Base
+from pgqrs.storage.schema.migrate import VERSION_TABLE
 from tests.support.database import Kept
 
 MAX_GROWTH = 512 * 1024
@@ -69,7 +70,8 @@ class SchemaPool:
         """Empty a schema for another test, unless the test has changed or dropped it."""
         new, state = self._new.pop(name), self._state(name)
         if state["others"]:
-            self._kept.execute(f"DROP TABLE {', '.join(state['others'])} CASCADE")
+            if not self._try(f"DROP TABLE {', '.join(state['others'])} CASCADE"):
+                return
             state = self._state(name)
         is_unchanged = (state["rights"], state["analyzed"], state["things"]) == (None, 0, new["things"])
         if not is_unchanged or state["bytes"] > new["bytes"] + MAX_GROWTH:
@@ -77,24 +79,32 @@ class SchemaPool:
         spare = f"test_spare_{uuid.uuid4().hex[:12]}"
         tables = [f'"{name}".{each.name}' for each in Base.metadata.sorted_tables]
         emptied = "".join(f"DELETE FROM {each};" for each in tables)
-        try:
-            self._kept.execute(f"""
-                SET LOCAL lock_timeout = '200ms';
-                LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
-                {emptied}
-                SELECT setval(oid::regclass, 1, false) FROM pg_class
-                WHERE relkind = 'S' AND relnamespace = '"{name}"'::regnamespace;
-                ALTER SCHEMA "{name}" RENAME TO "{spare}";
-            """)
-        except asyncpg.LockNotAvailableError:
-            return
-        self._new[spare] = new
-        self._spare.append(spare)
+        version = f'"{name}".{VERSION_TABLE}'
+        is_empty = self._try(f"""
+            LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
+            {emptied}
+            DELETE FROM {version};
+            INSERT INTO {version} VALUES ('{HEAD}');
+            SELECT setval(oid::regclass, 1, false) FROM pg_class
+            WHERE relkind = 'S' AND relnamespace = '"{name}"'::regnamespace;
+            ALTER SCHEMA "{name}" RENAME TO "{spare}";
+        """)
+        if is_empty:
+            self._new[spare] = new
+            self._spare.append(spare)
 
     def close(self) -> None:
         """Drop the schemas."""
         for each in self._spare:
             self._kept.execute(f'DROP SCHEMA "{each}" CASCADE')
+
+    def _try(self, script: str) -> bool:
+        """Execute statements in one transaction, unless another session has locked what they change."""
+        try:
+            self._kept.execute(f"SET LOCAL lock_timeout = '200ms'; {script}")
+        except asyncpg.LockNotAvailableError:
+            return False
+        return True
 
     def _state(self, name: str) -> asyncpg.Record:
         return self._kept.fetch(_STATE % name)[0]
