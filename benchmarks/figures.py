@@ -212,6 +212,9 @@ def _reaches_of_queues(measurements: list[Measurement], plan: Plan) -> list[dict
     queued = plan.fillings["q3full"].queued if "q3full" in plan.fillings else 0
     of_dbos = _ratio(measurements, ("q1", "pgqrs", _workflows_rate), ("q1", "dbos", _workflows_rate))
     of_unlimited = _ratio(measurements, ("q2", "pgqrs", _workflows_rate), ("q2free", "pgqrs", _workflows_rate))
+    of_ordered = _ratio(
+        measurements, ("q2ordered", "pgqrs", _workflows_rate), ("q2free", "pgqrs", _workflows_rate)
+    )
     of_empty = _ratio(measurements, ("q3full", "pgqrs", _claim), ("q3", "pgqrs", _claim))
     refill = _own(measurements, "q1", lambda each: each["refill_ms"])
     fired = _own(measurements, "s1", lambda each: each["seconds_to_fire"])
@@ -219,6 +222,7 @@ def _reaches_of_queues(measurements: list[Measurement], plan: Plan) -> list[dict
         _reach("q1", f"workflows/s with a limit of 4, times {SYSTEMS['dbos'].label}", of_dbos, least=100),
         _reach("q1", "milliseconds from an end to the next beginning in its place", refill, most=5),
         _reach("q2", "workflows/s with a limit of each key, times those without a limit", of_unlimited, least=0.5),
+        _reach("q2ordered", "workflows/s in an ordered queue, times those without a limit", of_ordered, least=0.4),
         _reach("q3full", f"latency of a claim beside {queued:,} of a full key, times Q3", of_empty, most=1.2),
         _reach("s1", "seconds until all schedules have started their workflows", fired, most=1),
     ]

@@ -190,6 +190,14 @@ _WORKS = (
         quick_workflows=400,
         workers=8,
     ),
+    Work(
+        "q2ordered",
+        f"the same in an ordered queue with {KEYS // 10:,} partition keys",
+        2 * KEYS,
+        concurrency=100,
+        quick_workflows=400,
+        workers=8,
+    ),
     Work("q3", "claims of 50 from 100 partition keys, empty tables", 5000, concurrency=50, quick_workflows=1000),
     Work(
         "q3full",
@@ -211,7 +219,7 @@ _WORKS = (
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
-QUEUE = ("w7", "w7x2", "q1", "q2free", "q2")
+QUEUE = ("w7", "w7x2", "q1", "q2free", "q2", "q2ordered")
 MESSAGES = ("m2", "m3", "c1")
 LATENCY = ("m1",)
 CLAIMS = ("w8", "w8queued", "w8finished")

@@ -34,7 +34,8 @@ from pgqrs.types import WorkflowStatus
 WORKER = "worker_of_queues"
 QUEUE = "default"
 PLACES = 4
-OF_KEY = 2
+OF_KEY = {"q2free": 2, "q2": 2, "q2ordered": 20}
+LIMITS: dict[str, dict[str, Any]] = {"q2": {"partition_concurrency": 2}, "q2ordered": {"ordered": True}}
 FREE_KEYS = 100
 WARMING_CLAIMS = 5
 SOON = 3.0
@@ -104,17 +105,17 @@ async def few_places(asked: Arguments) -> None:
 
 
 async def many_keys(asked: Arguments) -> None:
-    """Measure a queue with very many partition keys, and two workflows of each, with and without limits (Q2)."""
+    """Measure a queue with very many partition keys: without limits, with a limit of each, in order (Q2)."""
     async with Admin(asked.dsn) as admin:
         await admin.install()
-        if asked.work == "q2":
-            await admin.set_queue(QUEUE, partition_concurrency=OF_KEY)
+        if asked.work in LIMITS:
+            await admin.set_queue(QUEUE, **LIMITS[asked.work])
         connection = await asyncpg.connect(asked.dsn)
         own = keyed(asked.steps)
 
         async def enqueue(count: int) -> None:
             # One statement takes less time than the calls of a client; the last workflow notifies the workers.
-            await connection.execute(KEYED, QUEUE, max(1, count // OF_KEY), count - 1)
+            await connection.execute(KEYED, QUEUE, max(1, count // OF_KEY[asked.work]), count - 1)
             await admin.options(partition_key="key 0").enqueue(own, 0)
 
         with worker_processes(asked, WORKER):
@@ -199,6 +200,7 @@ WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
     "q1": few_places,
     "q2": many_keys,
     "q2free": many_keys,
+    "q2ordered": many_keys,
     "q3": claims,
     "q3full": claims,
     "s1": schedules,

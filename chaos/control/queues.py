@@ -56,6 +56,9 @@ QUEUES = (
             Limits({"concurrency": 5, "rate": Rate(4)}),
         ),
     ),
+    LimitedQueue(
+        "ordered", (Limits({"ordered": True}), Limits({"ordered": True, "concurrency": 4})), is_exclusive=True
+    ),
     LimitedQueue("halting", (Limits({"concurrency": 5}), Limits({"concurrency": 5}, is_paused=True))),
 )
 

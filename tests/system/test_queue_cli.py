@@ -38,7 +38,7 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert record["rate"] == {"limit": 100, "per": 60.0, "burst": 20}
     assert record["partition_rate"] == {"limit": 1, "per": 2.5, "burst": 1}
     assert (await command("list")).splitlines()[2].split()[1:5] == ["-", "-", "100/60:20", "1/2.5:1"]
-    assert (await command("delete", "rare")).splitlines()[1].split()[1:5] == ["-"] * 5
+    assert (await command("delete", "rare")).splitlines()[1].split()[1:6] == ["-"] * 5
     paused = "mail 5 2 - - - 0 0 0 - paused"
     assert (await command("pause", "mail")).splitlines()[1].split() == paused.split()
     (record,) = json.loads(await command("list", "--json"))
