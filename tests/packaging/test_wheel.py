@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pgqrs.models import HEAD, Base
 
-OWN_SHARE_OF_IMPORT = 0.4
+OWN_SHARE_OF_IMPORT = 0.45
 
 END_TO_END = """
 import asyncio
@@ -73,14 +73,14 @@ def test_import_is_light(bare):
 
 
 def test_import_is_fast(bare):
-    # Against what each engine of pgqrs loads, and in one process: how long that takes depends on the machine.
+    # CPU time, against that of what each engine of pgqrs loads: how long it takes depends on the machine and its load.
     timed = """
-from time import perf_counter
-start = perf_counter()
+from time import process_time
+start = process_time()
 import sqlalchemy.orm, sqlalchemy.ext.asyncio, sqlalchemy.dialects.postgresql.asyncpg, asyncpg
-built_on = perf_counter()
+built_on = process_time()
 import pgqrs
-print((perf_counter() - built_on) / (built_on - start))
+print((process_time() - built_on) / (built_on - start))
 """
     assert min(float(bare.python(timed).stdout) for _ in range(7)) < OWN_SHARE_OF_IMPORT
 

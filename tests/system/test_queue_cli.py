@@ -48,7 +48,7 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert (await command("set", "mail")).splitlines()[1].split()[1:3] == ["-", "-"]
     assert await admin.list_queues() == []
     held = await command("set", "mail", "--concurrency", "1", "--holds", "until_end")
-    assert held.splitlines()[1].split()[3] == "until_end"
+    assert held.splitlines()[1].split()[5] == "until_end"
     assert [each.holds for each in await admin.list_queues()] == ["until_end"]
     ordered = await command("set", "mail", "--ordered", "--no-fair")
     assert ordered.splitlines()[1].split()[:4] == ["mail", "-", "1", "ordered,not_fair"]

@@ -124,7 +124,7 @@ async def test_find_reads_in_the_caller_session(admin, sessions):
 
 @pytest.mark.new_tables
 @pytest.mark.plants_rows
-@pytest.mark.parametrize("statement", [workflows._OF_KEY, workflows.of_keys()], ids=["one", "several"])
+@pytest.mark.parametrize("statement", [workflows.of_key(), workflows.of_keys()], ids=["one", "several"])
 async def test_keys_are_found_by_their_index(admin, sql, statement):
     await sql.execute(
         "INSERT INTO pgqrs_workflows (name, input, key, releases_key, status, completed_at) "

@@ -34,10 +34,6 @@ NOTICED = 30.0
 _RATE = ("limit", "per", "burst")
 """The fields of a rate."""
 
-_REPLY = aliased(Message, name="reply")
-
-_PARENT = aliased(Workflow, name="parent")
-
 _OVER = (WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED)
 
 
@@ -46,9 +42,9 @@ def _held() -> Any:
     return pg.num_nonnulls(Workflow.executor, Workflow.ready_at, Workflow.due_at, type_=Integer())
 
 
-def _request_address() -> Any:
+def _request_address(reply: Any) -> Any:
     """Return the address of the request that a reply answers."""
-    rest = pg.substr(_REPLY.address, number_literal(len(REPLY) + 1), type_=Text())
+    rest = pg.substr(reply.address, number_literal(len(REPLY) + 1), type_=Text())
     return pg.concat(text_literal(REQUEST), rest, type_=Text())
 
 
@@ -65,6 +61,7 @@ def invariants() -> tuple[Invariant, ...]:
     More runs or starts than a limit are no violation: the limit may have been set or lowered since then, and a run
     that is started by hand is not held back. `make chaos` compares each claim with the limits of its time.
     """
+    reply, parent = aliased(Message, name="reply"), aliased(Workflow, name="parent")
     batch, other = aliased(Workflow, name="batch"), aliased(Workflow, name="other")
     return (
         (
@@ -119,9 +116,9 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflow {0} has answered the request {1!r} at {2!r}, which it has not received.",
             select(Message.workflow_id, Message.key, Message.address)
-            .join(_REPLY, (Message.key == _REPLY.key) & (Message.address == _request_address()))
+            .join(reply, (Message.key == reply.key) & (Message.address == _request_address(reply)))
             .where(
-                pg.starts_with(_REPLY.address, text_literal(REPLY), type_=Boolean()), Message.taken_at.is_(None)
+                pg.starts_with(reply.address, text_literal(REPLY), type_=Boolean()), Message.taken_at.is_(None)
             ),
         ),
         (
@@ -139,20 +136,20 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflow {0} is a child of workflow {1}, which does not exist.",
             select(Workflow.id, Workflow.parent_id).where(
-                Workflow.parent_id.is_not(None), ~exists().where(_PARENT.id == Workflow.parent_id)
+                Workflow.parent_id.is_not(None), ~exists().where(parent.id == Workflow.parent_id)
             ),
         ),
         (
             "workflow {0} ({1}) was to end with its parent {2}, which has long ended: is a worker running?",
             # A child that has changed since then was resumed, or was asked to stop.
             select(Workflow.id, Workflow.status, Workflow.parent_id)
-            .join(_PARENT, _PARENT.id == Workflow.parent_id)
+            .join(parent, parent.id == Workflow.parent_id)
             .where(
                 Workflow.completed_at.is_(None),
                 Workflow.ends_with_parent,
                 Workflow.cancel_interrupts.is_(None),
-                _PARENT.completed_at < func.now() - interval(NOTICED),
-                Workflow.updated_at <= _PARENT.completed_at,
+                parent.completed_at < func.now() - interval(NOTICED),
+                Workflow.updated_at <= parent.completed_at,
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -57,7 +58,7 @@ class StepRepository:
         """
         values = {"workflow_ids": text_of_array(workflow_ids)}
         found: dict[int, tuple[History, LaterTexts]] = {each: (History({}, {}), []) for each in workflow_ids}
-        rows: Any = await self._connection.execute(_HISTORIES, values)
+        rows: Any = await self._connection.execute(histories(), values)
         for row in rows:
             history, later = found[row.workflow_id]
             if row.status == StepStatus.RUNNING:
@@ -66,7 +67,7 @@ class StepRepository:
             history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint, row.address)
             if row.total > HISTORY_BYTES:
                 later.append((row.step_id, row.size))
-        rows = await self._connection.execute(_DEADLINES_AND_RETRIES, values)
+        rows = await self._connection.execute(deadlines_and_retries(), values)
         for own in rows:
             history, later = found[own.id]
             state = None if own.saga_state is None else SagaState(own.saga_state)
@@ -81,13 +82,13 @@ class StepRepository:
 
     async def completed(self, workflow_id: int) -> list[CompletedStep]:
         """Return the workflow's steps in the order in which their outcomes were recorded."""
-        found: Any = await self._connection.execute(_COMPLETED, {"workflow_id": workflow_id})
+        found: Any = await self._connection.execute(completed(), {"workflow_id": workflow_id})
         return [from_row(CompletedStep, row) for row in found.mappings()]
 
     async def texts(self, workflow_id: int, step_ids: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
         """Return the texts of the outputs and errors of the steps, by step id."""
         rows: Any = await self._connection.execute(
-            _TEXTS, {"workflow_id": workflow_id, "step_ids": list(step_ids)}
+            texts(), {"workflow_id": workflow_id, "step_ids": list(step_ids)}
         )
         return {row.step_id: (row.output, row.error) for row in rows}
 
@@ -107,7 +108,7 @@ class StepRepository:
         held = select(Workflow.id).where(Workflow.id == workflow_id).with_for_update(key_share=True)
         await self._connection.execute(held)
         found = await self._connection.execute(
-            select(*_PAYLOADS, Step.fingerprint, Step.address).where(
+            select(*_payloads(), Step.fingerprint, Step.address).where(
                 Step.workflow_id == workflow_id, Step.step_id == step_id, Step.status == StepStatus.SUCCESS
             )
         )
@@ -117,27 +118,31 @@ class StepRepository:
     async def of_workflow(self, workflow_id: int) -> list[StoredStep]:
         """Return the workflow's steps in the order in which they were started."""
         query = (
-            select(*_STEP_COLUMNS)
+            select(*_step_columns())
             .where(Step.workflow_id == workflow_id)
             .order_by(Step.started_at, Step.completed_at, Step.step_id)
         )
         return [_step(row) for row in (await self._connection.execute(query)).mappings()]
 
 
-_PAYLOADS = text_of(Step.output).label("output"), text_of(Step.error).label("error")
+def _payloads() -> tuple[Any, Any]:
+    return text_of(Step.output).label("output"), text_of(Step.error).label("error")
 
-_STEP_COLUMNS: Sequence[Any] = (
-    Step.workflow_id,
-    Step.step_id,
-    Step.status,
-    *_PAYLOADS,
-    Step.epoch,
-    Step.reopened,
-    finite(Step.started_at).label("started_at"),
-    finite(Step.completed_at).label("completed_at"),
-    Step.failures,
-    Step.address,
-)
+
+@cache
+def _step_columns() -> Sequence[Any]:
+    return (
+        Step.workflow_id,
+        Step.step_id,
+        Step.status,
+        *_payloads(),
+        Step.epoch,
+        Step.reopened,
+        finite(Step.started_at).label("started_at"),
+        finite(Step.completed_at).label("completed_at"),
+        Step.failures,
+        Step.address,
+    )
 
 
 def _given() -> Any:
@@ -146,7 +151,8 @@ def _given() -> Any:
     return unnest(ids).table_valued(column("id", BigInteger())).render_derived(name="given")
 
 
-def _histories() -> Any:
+@cache
+def histories() -> Any:
     """Return the query for the steps of workflows, each with its size and the total size up to it."""
     given = _given()
     # The offset keeps the look-up by the key: a plan that was made on empty tables would join all steps.
@@ -183,7 +189,8 @@ def _histories() -> Any:
     )
 
 
-def _deadlines_and_retries() -> Any:
+@cache
+def deadlines_and_retries() -> Any:
     """Return the query for the workflows of the histories."""
     given = _given()
     own: Any = (
@@ -201,20 +208,23 @@ def _deadlines_and_retries() -> Any:
     return select(*own.c).select_from(given.join(own, true()))
 
 
-_HISTORIES: Any = _histories()
+@cache
+def texts() -> Any:
+    """Return the query for the outputs and errors of the steps `step_ids` of a workflow."""
+    return select(Step.step_id, *_payloads()).where(
+        Step.workflow_id == bindparam("workflow_id"),
+        Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
+    )
 
-_TEXTS: Any = select(Step.step_id, *_PAYLOADS).where(
-    Step.workflow_id == bindparam("workflow_id"),
-    Step.step_id == func.any(bindparam("step_ids", type_=ARRAY(Text()))),
-)
 
-_DEADLINES_AND_RETRIES: Any = _deadlines_and_retries()
-
-_COMPLETED: Any = (
-    select(Step.step_id, seconds_of(func.now() - Step.completed_at).label("age"))
-    .where(Step.workflow_id == bindparam("workflow_id"))
-    .order_by(Step.completed_at, Step.step_id)
-)
+@cache
+def completed() -> Any:
+    """Return the query for the steps of a workflow, by their ends, with the seconds since."""
+    return (
+        select(Step.step_id, seconds_of(func.now() - Step.completed_at).label("age"))
+        .where(Step.workflow_id == bindparam("workflow_id"))
+        .order_by(Step.completed_at, Step.step_id)
+    )
 
 
 def _step(row: Mapping[Any, Any]) -> StoredStep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -82,7 +83,7 @@ class WorkflowRepository:
 
     async def name(self, workflow_id: int) -> WorkflowName:
         """Return a workflow's name and token; raises `WorkflowNotFoundError`."""
-        query = select(*_NAME_COLUMNS).where(Workflow.id == workflow_id)
+        query = select(Workflow.name, Workflow.token, _scheduled_for()).where(Workflow.id == workflow_id)
         row = (await self._connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
@@ -90,16 +91,16 @@ class WorkflowRepository:
 
     async def of_key(self, name: str, key: str) -> WorkflowIdentity | None:
         """Return the workflow of this name that has the key, or None."""
-        row: Any = (await self._connection.execute(_OF_KEY, {"name": name, "key": key})).one_or_none()
+        row: Any = (await self._connection.execute(of_key(), {"name": name, "key": key})).one_or_none()
         return None if row is None else WorkflowIdentity(*row)
 
     async def page(
         self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
     ) -> list[StoredWorkflow]:
         """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
-        query = select(*_WORKFLOW_COLUMNS).order_by(Workflow.id.desc()).limit(limit)
+        query = select(*_workflow_columns()).order_by(Workflow.id.desc()).limit(limit)
         if status is not None:
-            query = query.where(_STATUS.in_([status]))
+            query = query.where(_status().in_([status]))
         if name is not None:
             query = query.where(Workflow.name == name)
         if before is not None:
@@ -131,7 +132,7 @@ class WorkflowRepository:
 
     async def status(self, workflow_id: int) -> tuple[WorkflowStatus, int | None]:
         """Return a workflow's status and token; raises `WorkflowNotFoundError`."""
-        query = select(_STATUS.label("status"), Workflow.token).where(Workflow.id == workflow_id)
+        query = select(_status().label("status"), Workflow.token).where(Workflow.id == workflow_id)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
@@ -140,7 +141,7 @@ class WorkflowRepository:
     async def receiver(self, workflow_id: int, address: str, key: str) -> Receiver:
         """Return the state of the receiver of a message; raises `WorkflowNotFoundError`."""
         asked = {"workflow": workflow_id, "address": address, "key": key}
-        row: Any = (await self._connection.execute(_RECEIVER, asked)).one_or_none()
+        row: Any = (await self._connection.execute(receiver(), asked)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
         return Receiver(WorkflowStatus(row.status), row.codec, row.has_message)
@@ -171,7 +172,7 @@ class WorkflowRepository:
 
     async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
-        found = await self._connection.execute(select(*_WORKFLOW_COLUMNS).where(Workflow.id == workflow_id))
+        found = await self._connection.execute(select(*_workflow_columns()).where(Workflow.id == workflow_id))
         row = found.mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
@@ -184,13 +185,13 @@ class WorkflowRepository:
         `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
         """
         values = {"workflow": workflow_id, "interrupt": interrupt, "expected_token": token}
-        row: Any = (await self._connection.execute(_CANCEL, values)).one_or_none()
+        row: Any = (await self._connection.execute(cancel(), values)).one_or_none()
         if row is not None:
             check_token(workflow_id, token, row.token)
         row = _unless_over(workflow_id, row, WorkflowStatus.SUCCESS, WorkflowStatus.ERROR)
         if row.status == WorkflowStatus.WAITING:
             # If the statement has waited for a run that parked, its snapshot does not have the waits of the run.
-            await self._connection.execute(_DROP_LEFT_WAITS, {"workflow": workflow_id})
+            await self._connection.execute(drop_left_waits(), {"workflow": workflow_id})
         executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
         return executor
 
@@ -204,7 +205,7 @@ class WorkflowRepository:
 
     async def cancel_released(self, workflow_id: int) -> None:
         """Cancel a workflow whose run was released, unless an executor has started another run."""
-        await self._connection.execute(_CANCEL_RELEASED, {"workflow": workflow_id})
+        await self._connection.execute(cancel_released(), {"workflow": workflow_id})
 
     async def resume(self, workflow_id: int) -> WorkflowName:
         """Make a workflow runnable again, have its failed steps executed again, and return its name and token.
@@ -217,21 +218,21 @@ class WorkflowRepository:
         own = {"workflow": workflow_id}
         # Two statements, because the snapshot of the second has the errors that are recorded while the first waits
         # for the lock.
-        found = await self._connection.execute(_LOCK, own)
+        found = await self._connection.execute(lock(), own)
         row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
         if row.batch_id == workflow_id:
             _refuse_batch(workflow_id, row)
         if row.releases_key or row.unique_value is not None:
             await self._resume_with_key(workflow_id)
         else:
-            await self._connection.execute(_RESUME, own)
+            await self._connection.execute(resume(), own)
         return WorkflowName(row.name, row.token, row.scheduled_for)
 
     async def _resume_with_key(self, workflow_id: int) -> None:
         """Make a workflow runnable again that may have to take its key or its unique value back."""
         await self._connection.execute(text("SAVEPOINT pgqrs_resume"))
         try:
-            await self._connection.execute(_RESUME, {"workflow": workflow_id})
+            await self._connection.execute(resume(), {"workflow": workflow_id})
         except IntegrityError as error:
             await self._connection.execute(text("ROLLBACK TO SAVEPOINT pgqrs_resume"))
             raise await self.key_taken(workflow_id) or error from error
@@ -243,24 +244,28 @@ class WorkflowRepository:
         Return None for a workflow that has released neither of them.
         """
         own = {"workflow": workflow_id}
-        row: Any = (await self._connection.execute(_KEY_TAKEN, own)).one_or_none()
+        row: Any = (await self._connection.execute(key_taken(), own)).one_or_none()
         if row is not None:
             return KeyTakenError(workflow_id, *row, is_child=False)
         row = (await self._connection.execute(value_taken(), own)).one_or_none()
         return None if row is None else UniqueTakenError(workflow_id, *row, cause="ended")
 
 
-_SCHEDULED_FOR = finite(Workflow.scheduled_for).label("scheduled_for")
-
-_NAME_COLUMNS: Sequence[Any] = (Workflow.name, Workflow.token, _SCHEDULED_FOR)
-
-_RECEIVER = select(
-    Workflow.status,
-    Workflow.codec,
-    exists().where(Message.address == bindparam("address"), Message.key == bindparam("key")).label("has_message"),
-).where(Workflow.id == bindparam("workflow"))
+@cache
+def _scheduled_for() -> Any:
+    return finite(Workflow.scheduled_for).label("scheduled_for")
 
 
+@cache
+def receiver() -> Any:
+    """Return the query for the state of a `workflow`, the receiver of a message with an `address` and a `key`."""
+    has_message = exists().where(Message.address == bindparam("address"), Message.key == bindparam("key"))
+    return select(Workflow.status, Workflow.codec, has_message.label("has_message")).where(
+        Workflow.id == bindparam("workflow")
+    )
+
+
+@cache
 def _status() -> ColumnElement[str]:
     """Return the status of a workflow; of a submission in a batch, that of the batch until the submission ends."""
     batch = aliased(Workflow, name="batch")
@@ -269,35 +274,36 @@ def _status() -> ColumnElement[str]:
     return case((is_in_batch, func.coalesce(of_batch, Workflow.status)), else_=Workflow.status)
 
 
-_STATUS = _status()
+@cache
+def _workflow_columns() -> Sequence[Any]:
+    return (
+        Workflow.id,
+        Workflow.name,
+        _status().label("status"),
+        text_of(Workflow.input).label("input"),
+        text_of(Workflow.output).label("output"),
+        text_of(Workflow.error).label("error"),
+        Workflow.epoch,
+        finite(Workflow.created_at).label("created_at"),
+        finite(Workflow.started_at).label("started_at"),
+        finite(Workflow.completed_at).label("completed_at"),
+        finite(Workflow.updated_at).label("updated_at"),
+        Workflow.queue,
+        Workflow.key,
+        Workflow.priority,
+        finite(Workflow.due_at).label("due_at"),
+        finite(Workflow.deadline).label("deadline"),
+        Workflow.executor.label("executor_id"),
+        Workflow.attempts,
+        Workflow.codec,
+        Workflow.schedule,
+        _scheduled_for(),
+        Workflow.token,
+        Workflow.partition_key,
+        Workflow.unique_value.label("unique"),
+        Workflow.batch_id,
+    )
 
-_WORKFLOW_COLUMNS: Sequence[Any] = (
-    Workflow.id,
-    Workflow.name,
-    _STATUS.label("status"),
-    text_of(Workflow.input).label("input"),
-    text_of(Workflow.output).label("output"),
-    text_of(Workflow.error).label("error"),
-    Workflow.epoch,
-    finite(Workflow.created_at).label("created_at"),
-    finite(Workflow.started_at).label("started_at"),
-    finite(Workflow.completed_at).label("completed_at"),
-    finite(Workflow.updated_at).label("updated_at"),
-    Workflow.queue,
-    Workflow.key,
-    Workflow.priority,
-    finite(Workflow.due_at).label("due_at"),
-    finite(Workflow.deadline).label("deadline"),
-    Workflow.executor.label("executor_id"),
-    Workflow.attempts,
-    Workflow.codec,
-    Workflow.schedule,
-    _SCHEDULED_FOR,
-    Workflow.token,
-    Workflow.partition_key,
-    Workflow.unique_value.label("unique"),
-    Workflow.batch_id,
-)
 
 _CANCELLED: dict[str, Any] = {
     "status": WorkflowStatus.CANCELLED,
@@ -346,7 +352,8 @@ def _locked() -> Any:
     return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
 
 
-def _cancel() -> Any:
+@cache
+def cancel() -> Any:
     """Return the statement that cancels a workflow, or requests it from its executor, and returns the old status.
 
     A workflow without a run is handed to a worker if the worker is to undo the steps of a saga. One that unwinds
@@ -375,14 +382,16 @@ def _cancel() -> Any:
     return select(*held_columns).add_cte(asked, cancelled, unwinding, dropped, also_dropped)
 
 
-def _drop_left_waits() -> Any:
+@cache
+def drop_left_waits() -> Any:
     """Return the statement that deletes the waits of a workflow unless it is parked."""
     own: ColumnElement[Any] = bindparam("workflow")
     is_parked = exists().where(Workflow.id == own, Workflow.status == WorkflowStatus.WAITING)
     return delete(Wait).where(Wait.workflow_id == own, ~is_parked)
 
 
-def _cancel_released() -> Any:
+@cache
+def cancel_released() -> Any:
     """Return the statement that cancels a workflow whose run was released, or hands it to a worker to unwind."""
     released = update(Workflow).where(
         Workflow.id == bindparam("workflow"), Workflow.executor == executors.abandoned()
@@ -402,7 +411,8 @@ def _is_undo(step: Any) -> ColumnElement[bool]:
     return pg.starts_with(step.step_id, text_literal(UNDO), type_=Boolean())
 
 
-def _resume() -> Any:
+@cache
+def resume() -> Any:
     """Return the statement that makes a workflow pending, and reopens its failed steps and its waits for children.
 
     A wait for a child that has failed has no outcome any more: the next run takes the end that the child has then.
@@ -469,15 +479,11 @@ def _resume() -> Any:
     )
 
 
-_LOCK = _locked().add_columns(Workflow.releases_key, Workflow.unique_value, _SCHEDULED_FOR, Workflow.batch_id)
-
-_CANCEL = _cancel()
-
-_DROP_LEFT_WAITS = _drop_left_waits()
-
-_CANCEL_RELEASED = _cancel_released()
-
-_RESUME = _resume()
+@cache
+def lock() -> Any:
+    """Return the query that locks a `workflow` that is to run again."""
+    columns = (Workflow.releases_key, Workflow.unique_value, _scheduled_for(), Workflow.batch_id)
+    return _locked().add_columns(*columns)
 
 
 def drawn_ids() -> Any:
@@ -508,7 +514,8 @@ def _has_key(of: Any = Workflow) -> ColumnElement[bool]:
     return has_key
 
 
-def _key_taken() -> Any:
+@cache
+def key_taken() -> Any:
     """Return the query for the name and the key of a `workflow` that has released the key, and for the holder."""
     holder = aliased(Workflow, name="holder")
     is_holder = and_(holder.name == Workflow.name, holder.key == Workflow.key, _has_key(holder))
@@ -517,9 +524,6 @@ def _key_taken() -> Any:
         .outerjoin(holder, is_holder)
         .where(Workflow.id == bindparam("workflow"), Workflow.key.is_not(None), ~_has_key())
     )
-
-
-_KEY_TAKEN = _key_taken()
 
 
 def holds_value(of: Any = Workflow) -> ColumnElement[bool]:
@@ -542,6 +546,9 @@ def value_taken() -> Any:
     )
 
 
-_OF_KEY = select(Workflow.id, Workflow.token).where(
-    Workflow.name == bindparam("name"), Workflow.key == bindparam("key"), _has_key()
-)
+@cache
+def of_key() -> Any:
+    """Return the query for the id and the token of the workflow of a `name` that has a `key`."""
+    return select(Workflow.id, Workflow.token).where(
+        Workflow.name == bindparam("name"), Workflow.key == bindparam("key"), _has_key()
+    )
