@@ -51,7 +51,7 @@ async def test_commands_set_pause_and_list_queues(admin, command):
     assert held.splitlines()[1].split()[5] == "until_end"
     assert [each.holds for each in await admin.list_queues()] == ["until_end"]
     ordered = await command("set", "mail", "--ordered", "--no-fair")
-    assert ordered.splitlines()[1].split()[:4] == ["mail", "-", "1", "ordered,not_fair"]
+    assert ordered.splitlines()[1].split()[:6] == ["mail", "-", "1", "-", "-", "ordered,not_fair"]
     assert [(each.ordered, each.fair) for each in await admin.list_queues()] == [(True, False)]
     await admin.delete_queue("mail")
     assert json.loads(await command("list", "--json")) == []
