@@ -216,6 +216,7 @@ class TestForming:
             gate.open()
             await asyncio.gather(*(each.result() for each in handles))
 
+    @pytest.mark.without_replay("it counts the executions of the body")
     async def test_batches_fill_while_no_slot_is_free(self, admin):
         gate = Gate()
         held = gate.step("held")

@@ -62,6 +62,7 @@ async def _epoch(sql, handle):
     return await sql.fetchval("SELECT epoch FROM pgqrs_workflows WHERE id = $1", handle.id)
 
 
+@pytest.mark.without_replay("it counts round trips")
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("pairs", "most"), [(1, 6.5), (20, 2.0)])
 async def test_round_trips_of_a_message(dsn, admin, sql, pairs, most):
@@ -77,6 +78,7 @@ async def test_round_trips_of_a_message(dsn, admin, sql, pairs, most):
     assert (wire.exchanges - before) / (2 * pairs * ROUNDS) <= most
 
 
+@pytest.mark.without_replay("it counts the runs")
 @pytest.mark.usefixtures("patient")
 async def test_answer_that_comes_at_once_needs_no_second_run(admin, sql):
     async with no_hang(), Worker(admin, FUNCTIONS, concurrency=10):
@@ -86,6 +88,7 @@ async def test_answer_that_comes_at_once_needs_no_second_run(admin, sql):
     assert await _epoch(sql, handle) == 1
 
 
+@pytest.mark.without_replay("no run lingers there")
 @pytest.mark.usefixtures("patient")
 async def test_answer_of_another_process_ends_the_short_wait(dsn, admin, sql):
     other = await admin.enqueue(returning, 1)
@@ -137,6 +140,7 @@ async def test_timeout_ends_the_short_wait(admin):
             await (await admin.enqueue(impatient, other.id)).result()
 
 
+@pytest.mark.without_replay("no run lingers there")
 @pytest.mark.usefixtures("patient")
 async def test_stopping_worker_hands_over_a_run_that_lingers(admin, sql):
     other = await admin.enqueue(returning, 1)
