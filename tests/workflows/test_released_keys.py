@@ -15,7 +15,6 @@ from pgqrs import (
     KeyConflictError,
     KeyTakenError,
     PyWorkflow,
-    RetryPolicy,
     TransientError,
     Worker,
     WorkflowCancelledError,
@@ -26,31 +25,14 @@ from pgqrs import (
 )
 from pgqrs.storage.queries import workflows
 from tests.support.recorded import row_of
+from tests.support.syncs import FAILING, patient, sync
 from tests.support.waiting import no_hang, until
 from tests.support.wire import Fault, Wire
-from tests.support.workflows import note
-
-FAILING: set[str] = set()
-"""The arguments with which `sync` fails."""
 
 
 @pytest.fixture(autouse=True)
 def _no_failure():
     FAILING.clear()
-
-
-@workflow
-async def sync(ctx: PyWorkflow, what: str = "all") -> str:
-    """Execute one step, or fail for the time being."""
-    await note(ctx, what)
-    if what in FAILING:
-        raise TransientError("the other side is away")
-    return f"synced {what}"
-
-
-@workflow(retry=RetryPolicy(initial=3600, maximum=3600))
-async def patient(ctx: PyWorkflow) -> None:
-    raise TransientError("not yet")
 
 
 @pytest.fixture

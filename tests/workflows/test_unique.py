@@ -17,9 +17,7 @@ from pgqrs import (
     JsonCodec,
     KeyConflictError,
     PyWorkflow,
-    RetryPolicy,
     SessionError,
-    TransientError,
     UniqueTakenError,
     Worker,
     WorkflowCancelledError,
@@ -34,33 +32,17 @@ from pgqrs.storage.uniqueness import statements
 from pgqrs.testing import crash_everywhere
 from tests.support.database import is_held_up
 from tests.support.recorded import row_of
+from tests.support.syncs import FAILING, patient, sync
 from tests.support.waiting import no_hang, until
 from tests.support.wire import Fault, Wire
-from tests.support.workflows import Gate, note
+from tests.support.workflows import Gate
 
 CODECS = [JsonCodec(), PydanticCodec(), FernetCodec([base64.urlsafe_b64encode(b"k" * 32)], PydanticCodec())]
-
-FAILING: set[str] = set()
-"""The arguments with which `sync` fails."""
 
 
 @pytest.fixture(autouse=True)
 def _no_failure():
     FAILING.clear()
-
-
-@workflow
-async def sync(ctx: PyWorkflow, what: str = "all") -> str:
-    """Execute one step, or fail for the time being."""
-    await note(ctx, what)
-    if what in FAILING:
-        raise TransientError("the other side is away")
-    return f"synced {what}"
-
-
-@workflow(retry=RetryPolicy(initial=3600, maximum=3600))
-async def patient(ctx: PyWorkflow, what: str = "all") -> None:
-    raise TransientError("not yet")
 
 
 @workflow
