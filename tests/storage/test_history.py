@@ -31,7 +31,7 @@ async def test_history_of_any_size_is_complete(admin, sql, monkeypatch, sizes):
     await sql.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")  # not compressed
     monkeypatch.setattr(histories, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(step_queries, "HISTORY_BYTES", 100_000)
-    monkeypatch.setattr(step_queries, "_HISTORIES", step_queries._histories())
+    monkeypatch.setattr(step_queries, "histories", step_queries.histories.__wrapped__)
     assert await admin.run(parts, sizes) == [len(str(n)) + 1 + size for n, size in enumerate(sizes)]
     own = await admin.store()
     read = []
@@ -80,7 +80,7 @@ async def test_histories_that_are_read_together_are_complete(admin, sql, monkeyp
     await sql.execute("ALTER TABLE pgqrs_workflow_steps ALTER output SET STORAGE EXTERNAL")
     monkeypatch.setattr(histories, "HISTORY_BYTES", 100_000)
     monkeypatch.setattr(step_queries, "HISTORY_BYTES", 100_000)
-    monkeypatch.setattr(step_queries, "_HISTORIES", step_queries._histories())
+    monkeypatch.setattr(step_queries, "histories", step_queries.histories.__wrapped__)
     sizes = [[10], [60_000] * 3, [], [500_000, 10], [10, 10]]
     for each in sizes:
         await admin.run(parts, each)
