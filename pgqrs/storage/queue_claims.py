@@ -145,7 +145,7 @@ class QueueClaims:
             claim_limited,
             values
             | {"queue": queue, "token": token, "limit": wanted, "lock": lock_key(self._schema, queue)}
-            | {"cursor": wheel.cursor, "ahead_keys": list(wheel.ahead), "ahead_by": list(wheel.ahead.values())},
+            | {"cursor": wheel.cursor, "ahead": json.dumps(wheel.ahead)},
         )
         summary = rows[0]
         found = [row for row in rows if row["workflow_id"] is not None]

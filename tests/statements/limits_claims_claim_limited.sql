@@ -46,7 +46,7 @@ room AS MATERIALIZED
 FROM holders) ELSE greatest(least($3::BIGINT - (SELECT pg_catalog.count(*) AS count_1
 FROM holders), held.concurrency - CASE WHEN (held.holds = 'until_end') THEN pgqrs_schema_placeholder.pgqrs_holding($1::TEXT) ELSE pgqrs_schema_placeholder.pgqrs_running($1::TEXT) END), 0) END AS room, CASE WHEN (held.rate IS NOT NULL) THEN greatest(coalesce(CAST(EXTRACT(epoch
 FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, '') - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END AS debt, (SELECT coalesce(pg_catalog.sum(holders.size), 0) AS coalesce_1
-FROM holders) AS size, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, held.weights AS weights, held.holds AS holds, held.ordered_at AS ordered_at, held.fair AS fair
+FROM holders) AS size, held.partition_concurrency AS partition_concurrency, held.rate AS rate, held.partition_rate AS partition_rate, CAST(held.weights AS JSONB) AS weights, CAST($10::TEXT AS JSONB) AS ahead, held.holds AS holds, held.ordered_at AS ordered_at, held.fair AS fair
 FROM held),
 after(lane, turn) AS
 (SELECT CAST($2::TEXT AS TEXT) COLLATE "C" AS lane, 0 AS turn
@@ -145,11 +145,9 @@ rooms AS MATERIALIZED
 AND lanes.lane != '') THEN coalesce(pgqrs_schema_placeholder.pgqrs_next($1::TEXT, lanes.lane), 0) END AS head, CASE WHEN (room.partition_concurrency IS NULL
 OR lanes.lane = ''
 AND room.ordered_at IS NULL) THEN room.room ELSE greatest(least(room.room, room.partition_concurrency - CASE WHEN (room.holds = 'until_end') THEN pgqrs_schema_placeholder.pgqrs_holding($1::TEXT, lanes.lane) ELSE pgqrs_schema_placeholder.pgqrs_running($1::TEXT, lanes.lane) END), 0) END AS room, CASE WHEN (lanes.lane != '') THEN CASE WHEN (room.partition_rate IS NOT NULL) THEN greatest(coalesce(CAST(EXTRACT(epoch
-FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, lanes.lane) - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END END AS debt, coalesce(served.ahead, CAST(0 AS DOUBLE PRECISION)) AS ahead, coalesce(CAST(pg_catalog.json_extract_path_text(room.weights, lanes.lane) AS DOUBLE PRECISION), CAST(1 AS DOUBLE PRECISION)) AS weight
+FROM pgqrs_schema_placeholder.pgqrs_free_at($1::TEXT, lanes.lane) - now()) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)), CAST(0 AS DOUBLE PRECISION)) END END AS debt, coalesce(CAST(pg_catalog.jsonb_extract_path_text(room.ahead, lanes.lane) AS DOUBLE PRECISION), CAST(0 AS DOUBLE PRECISION)) AS ahead, coalesce(CAST(pg_catalog.jsonb_extract_path_text(room.weights, lanes.lane) AS DOUBLE PRECISION), CAST(1 AS DOUBLE PRECISION)) AS weight
 FROM lanes
-JOIN room ON true
-LEFT OUTER
-JOIN unnest($10::TEXT[], $11::DOUBLE PRECISION[]) AS served(lane, ahead) ON served.lane = lanes.lane),
+JOIN room ON true),
 chosen AS MATERIALIZED
 (SELECT ordered.lane AS lane, ordered.turn AS turn, ordered.head AS head, ordered.is_counted AS is_counted, pg_catalog.count(*) AS wanted
 FROM (SELECT allowed.lane AS lane, allowed.turn AS turn, allowed.head AS head, allowed.is_counted AS is_counted, pg_catalog.sum(allowed.size) OVER (ORDER BY allowed.rank DESC, allowed.age, allowed.ahead + CAST(allowed.place - 1 AS DOUBLE PRECISION) / CAST(allowed.weight AS DOUBLE PRECISION), allowed.turn ROWS BETWEEN UNBOUNDED PRECEDING
@@ -393,7 +391,7 @@ DO UPDATE
 SET free_at = excluded.free_at),
 taken AS
 (UPDATE pgqrs.pgqrs_workflows
-SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=$12::BIGINT, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, executor=$13::UUID, attempts=(pgqrs.pgqrs_workflows.attempts + 1), deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') END, slot=CASE WHEN locked.holds THEN coalesce(pgqrs.pgqrs_workflows.partition_key, '') ELSE pgqrs.pgqrs_workflows.slot END
+SET status='RUNNING', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=$11::BIGINT, started_at=coalesce(pgqrs.pgqrs_workflows.started_at, now()), completed_at=NULL, updated_at=now(), error=NULL, ready_at=NULL, executor=$12::UUID, attempts=(pgqrs.pgqrs_workflows.attempts + 1), deadline=CASE WHEN (pgqrs.pgqrs_workflows.started_at IS NULL) THEN least(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') ELSE coalesce(pgqrs.pgqrs_workflows.deadline, now() + CASE WHEN (pgqrs.pgqrs_workflows.timeout IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_workflows.timeout, 0), 3153600000.0) END * interval '1 second') END, slot=CASE WHEN locked.holds THEN coalesce(pgqrs.pgqrs_workflows.partition_key, '') ELSE pgqrs.pgqrs_workflows.slot END
 FROM locked
 WHERE pgqrs.pgqrs_workflows.id = locked.id
 RETURNING pgqrs.pgqrs_workflows.id AS workflow_id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.epoch, CAST(pgqrs.pgqrs_workflows.input AS TEXT) AS input, pgqrs.pgqrs_workflows.attempts, CAST(EXTRACT(epoch

@@ -33,7 +33,7 @@ async def _plant(driver, keys, each, *, key="k"):
 def _limited(store, driver):
     given = {
         "queue": QUEUE, "names": ["w", "v"], "codec": None, "limit": 100, "budget": 2**26, "avoid": [], "floor": 0,
-        "lock": lock_key(store.database.schema, QUEUE), "cursor": "", "ahead_keys": ["k1"], "ahead_by": [0.5], "token": 1, "executor": UUID(int=1),
+        "lock": lock_key(store.database.schema, QUEUE), "cursor": "", "ahead": '{"k1": 0.5}', "token": 1, "executor": UUID(int=1),
     }  # fmt: skip
     return Prepared(store, driver, claim_limited, given)
 

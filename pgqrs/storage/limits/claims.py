@@ -21,7 +21,6 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
-    column,
     delete,
     exists,
     false,
@@ -34,7 +33,7 @@ from sqlalchemy import (
     union,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
@@ -62,7 +61,6 @@ from pgqrs.storage.sql.expressions import (
     size_of,
     text_literal,
     text_of,
-    unnest,
 )
 
 MAX_LANES = 64
@@ -118,7 +116,9 @@ def claim_limited() -> Any:
             held.c.partition_concurrency,
             held.c.rate,
             held.c.partition_rate,
-            held.c.weights,
+            cast(held.c.weights, JSONB()).label("weights"),
+            # The value of one key of a jsonb is found by a binary search; a join would compare each pair.
+            cast(bindparam("ahead", type_=Text()), JSONB()).label("ahead"),
             held.c.holds,
             held.c.ordered_at,
             held.c.fair,
@@ -240,19 +240,20 @@ def _rooms(lanes: Any, room: Any) -> Any:
     is_free = room.c.partition_concurrency.is_(None) | is_unkeyed
     left = func.greatest(func.least(room.c.room, room.c.partition_concurrency - running), ZERO)
     head = next_if_ordered(room, lanes.c.lane, lanes.c.lane != _NO_KEY)
-    keys: Any = bindparam("ahead_keys", type_=ARRAY(Text())), bindparam("ahead_by", type_=ARRAY(DOUBLE))
-    served = unnest(*keys).table_valued(column("lane", Text()), column("ahead", DOUBLE))
-    ahead = served.render_derived(name="served")
-    weight: Any = cast(pg.json_extract_path_text(room.c.weights, lanes.c.lane, type_=Text()), DOUBLE)
+
+    def of_lane(numbers: Any, default: ColumnElement[int]) -> ColumnElement[Any]:
+        own_number = pg.jsonb_extract_path_text(numbers, lanes.c.lane, type_=Text())
+        return func.coalesce(cast(own_number, DOUBLE), cast(default, DOUBLE))
+
     return select(
         lanes.c.lane,
         lanes.c.turn,
         head.label("head"),
         case((is_free, room.c.room), else_=left).label("room"),
         case((lanes.c.lane != _NO_KEY, _debt(room.c.partition_rate, lanes.c.lane))).label("debt"),
-        func.coalesce(ahead.c.ahead, cast(ZERO, DOUBLE)).label("ahead"),
-        func.coalesce(weight, cast(ONE, DOUBLE)).label("weight"),
-    ).select_from(lanes.join(room, true()).outerjoin(ahead, ahead.c.lane == lanes.c.lane))
+        of_lane(room.c.ahead, ZERO).label("ahead"),
+        of_lane(room.c.weights, ONE).label("weight"),
+    ).select_from(lanes.join(room, true()))
 
 
 def _chosen(rooms: Any, room: Any) -> Any:
