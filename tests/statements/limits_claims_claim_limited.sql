@@ -204,7 +204,8 @@ FROM rooms
 JOIN room ON true
 JOIN LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size, of_name.is_new AS is_new
 FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
-JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.started_at IS NULL AS is_new, pgqrs.pgqrs_workflows.partition_key AS partition_key
+JOIN LATERAL (SELECT examined.id AS id, examined.priority AS priority, examined.size AS size, examined.is_new AS is_new, examined.partition_key AS partition_key
+FROM LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.started_at IS NULL AS is_new, pgqrs.pgqrs_workflows.partition_key AS partition_key
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
 AND pgqrs.pgqrs_workflows.name = names.name
@@ -219,8 +220,11 @@ AND (room.holds != 'until_end'
 OR pgqrs.pgqrs_workflows.slot IS NULL)
 ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
 
-LIMIT 500) AS of_name ON true
-WHERE of_name.partition_key IS NULL
+LIMIT 500) AS examined
+WHERE examined.partition_key IS NULL
+ORDER BY examined.priority DESC, examined.id
+
+LIMIT rooms.room) AS of_name ON true
 ORDER BY of_name.priority DESC, of_name.id
 
 LIMIT rooms.room) AS first ON true
@@ -313,7 +317,8 @@ JOIN room ON true
 JOIN LATERAL (SELECT workflow.id AS id
 FROM LATERAL (SELECT of_name.id AS id, of_name.priority AS priority, of_name.size AS size, of_name.is_new AS is_new
 FROM pg_catalog.unnest($5::TEXT[]) AS names(name)
-JOIN LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.started_at IS NULL AS is_new, pgqrs.pgqrs_workflows.partition_key AS partition_key
+JOIN LATERAL (SELECT examined.id AS id, examined.priority AS priority, examined.size AS size, examined.is_new AS is_new, examined.partition_key AS partition_key
+FROM LATERAL (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.priority AS priority, CASE WHEN (pg_catalog.pg_column_compression(pgqrs.pgqrs_workflows.input) IS NULL) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) WHEN (pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) < 8192) THEN pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 4 ELSE pg_catalog.pg_column_size(pgqrs.pgqrs_workflows.input) * 90 END AS size, pgqrs.pgqrs_workflows.started_at IS NULL AS is_new, pgqrs.pgqrs_workflows.partition_key AS partition_key
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.queue = $1::TEXT
 AND pgqrs.pgqrs_workflows.name = names.name
@@ -331,8 +336,11 @@ AND (room.holds != 'until_end'
 OR pgqrs.pgqrs_workflows.slot IS NULL)
 ORDER BY pgqrs.pgqrs_workflows.priority DESC, pgqrs.pgqrs_workflows.id
 
-LIMIT 500) AS of_name ON true
-WHERE of_name.partition_key IS NULL
+LIMIT 500) AS examined
+WHERE examined.partition_key IS NULL
+ORDER BY examined.priority DESC, examined.id
+
+LIMIT chosen.wanted + 16) AS of_name ON true
 ORDER BY of_name.priority DESC, of_name.id
 
 LIMIT chosen.wanted + 16) AS first

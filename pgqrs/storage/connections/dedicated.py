@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+import asyncpg
+from asyncpg import InvalidCachedStatementError
 from tenacity import retry_any, retry_if_exception
 
 from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.connections.errors import is_lock_timeout, translated
-from pgqrs.storage.connections.pooler import Driver, close_driver
+from pgqrs.storage.connections.pooler import Driver, PooledConnection, close_driver
+
+if TYPE_CHECKING:
+    from asyncpg.prepared_stmt import PreparedStatement
 
 IDLE_TIMEOUT = 30.0
 """Seconds for which an unused connection is kept."""
+
+MAX_LENGTH = 15 * 1024
+"""Maximum characters of a statement that asyncpg keeps prepared; the server plans a longer one at each use."""
+
+MAX_LONG_STATEMENTS = 16
+"""Maximum longer statements that a connection keeps prepared; each takes about a megabyte of the server."""
+
+
+class LongStatements:
+    """The prepared statements of one connection that are too long for asyncpg's own cache."""
+
+    def __init__(self) -> None:
+        self._prepared: dict[str, PreparedStatement[Any]] = {}
+
+    async def fetch(self, driver: Driver, text: str, arguments: Sequence[Any], timeout: float | None) -> list[Any]:
+        """Run a statement once and return its rows; it may take `timeout` seconds."""
+        if isinstance(driver, PooledConnection):
+            return await driver.fetch(text, *arguments, timeout=timeout)
+        try:
+            return await self._fetch(driver, text, arguments, timeout)
+        except InvalidCachedStatementError:
+            # The tables have changed since the statement was prepared, and it has done nothing.
+            return await self._fetch(driver, text, arguments, timeout)
+
+    async def _fetch(
+        self, driver: asyncpg.Connection[Any], text: str, arguments: Sequence[Any], timeout: float | None
+    ) -> list[Any]:
+        statement = self._prepared.pop(text, None)
+        if statement is None:
+            if len(self._prepared) >= MAX_LONG_STATEMENTS:
+                del self._prepared[next(iter(self._prepared))]
+            statement = await driver.prepare(text, timeout=timeout)
+        rows = await statement.fetch(*arguments, timeout=timeout)
+        # The last in the dictionary is the last that was used. A statement that has failed is not kept.
+        self._prepared[text] = statement
+        return rows
 
 
 class DedicatedConnection:
@@ -36,6 +77,7 @@ class DedicatedConnection:
         self._prepare = prepare
         self._sorting = sorting
         self._compiled: dict[Callable[[], Any], CompiledStatement] = {}
+        self._long_statements = LongStatements()
 
     @property
     def is_open(self) -> bool:
@@ -55,7 +97,7 @@ class DedicatedConnection:
             except BaseException:
                 driver.terminate()
                 raise
-            self.driver = driver
+            self.driver, self._long_statements = driver, LongStatements()
         return driver
 
     async def fetch(
@@ -77,12 +119,21 @@ class DedicatedConnection:
             compiled = self._compiled[statement] = self._database.compile(statement)
         limit = self._database.limits.timeout if timeout is None else timeout
         try:
-            return await driver.fetch(compiled.text, *compiled.arguments(values), timeout=limit)
+            arguments = compiled.arguments(values)
+            if len(compiled.text) > MAX_LENGTH:
+                return await self.fetch_long(driver, compiled.text, arguments, limit)
+            return await driver.fetch(compiled.text, *arguments, timeout=limit)
         except BaseException:
             driver.terminate()
             if self.driver is driver:
                 self.driver = None
             raise
+
+    async def fetch_long(
+        self, driver: Driver, text: str, arguments: Sequence[Any], timeout: float | None
+    ) -> list[Any]:
+        """Run a statement of more than `MAX_LENGTH` characters through the open connection; return its rows."""
+        return await self._long_statements.fetch(driver, text, arguments, timeout)
 
     def terminate(self) -> None:
         """End the connection at once."""

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from pgqrs.storage.connections.database import Database
-from pgqrs.storage.connections.dedicated import DedicatedConnection, IdleTimer
+from pgqrs.storage.connections.dedicated import MAX_LENGTH, DedicatedConnection, IdleTimer
 from pgqrs.storage.connections.errors import is_data_error, is_read_only, sqlstate
 from pgqrs.storage.connections.pooler import Driver, is_bounded
 
@@ -113,6 +113,8 @@ class WatchedConnection:
         self._watchdog.watch(connection, allowance)
         try:
             bound = None if self._bound is None else self._bound + allowance
+            if len(text) > MAX_LENGTH:
+                return await self.dedicated.fetch_long(connection, text, arguments, bound)
             return await connection.fetch(text, *arguments, timeout=bound)
         except BaseException as error:
             unsure = sqlstate(error) is None and not is_data_error(error)

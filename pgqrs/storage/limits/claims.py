@@ -338,17 +338,19 @@ def _candidates(lane: Any, most: Any, *conditions: Any) -> Any:
     )
     order = (Workflow.priority.desc(), Workflow.id)
     if lane is None:
-        ready = ready.order_by(*order).limit(number_literal(MAX_EXAMINED))
+        # The limit of the examined workflows is inside, and that of the found ones outside, which ends the search.
+        examined = ready.order_by(*order).limit(number_literal(MAX_EXAMINED)).correlate_except(Workflow)
+        first = examined.lateral("examined")
+        ready = select(*first.c).where(first.c.partition_key.is_(None))
+        ready = ready.order_by(first.c.priority.desc(), first.c.id).limit(most)
     else:
         # A range, and an order by the key, which only the index of the keys has: with an equality PostgreSQL may
         # read the index of all ready workflows, and pass over those of a key that has nearly all of them.
         ready = ready.where(Workflow.partition_key.between(lane, lane))
-        ready = ready.order_by(Workflow.partition_key, *order).limit(most)
-    of_name = ready.correlate_except(Workflow).lateral("of_name")
+        ready = ready.order_by(Workflow.partition_key, *order).limit(most).correlate_except(Workflow)
+    of_name = ready.lateral("of_name")
     found = select(of_name.c.id, of_name.c.priority, of_name.c.size, of_name.c.is_new)
     found = found.select_from(names.join(of_name, true()))
-    if lane is None:
-        found = found.where(of_name.c.partition_key.is_(None))
     return found.order_by(of_name.c.priority.desc(), of_name.c.id).limit(most)
 
 
