@@ -58,6 +58,7 @@ from pgqrs.errors import (
 )
 from pgqrs.retry import RetryPolicy
 from pgqrs.schedules import Cron, Every, ScheduleRecord
+from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.types import (
     Batch,
     Json,
@@ -67,6 +68,8 @@ from pgqrs.types import (
     StepRecord,
     StepStatus,
     Unreadable,
+    WorkflowCount,
+    WorkflowPage,
     WorkflowRecord,
     WorkflowStatus,
 )
@@ -152,13 +155,16 @@ __all__ = [
     "WithStart",
     "Worker",
     "WorkflowCancelledError",
+    "WorkflowCount",
     "WorkflowError",
     "WorkflowFencedError",
+    "WorkflowFilter",
     "WorkflowFinishedError",
     "WorkflowHandle",
     "WorkflowInProgressError",
     "WorkflowLockedError",
     "WorkflowNotFoundError",
+    "WorkflowPage",
     "WorkflowRecord",
     "WorkflowState",
     "WorkflowStatus",

@@ -29,6 +29,7 @@ from sqlalchemy import (
     true,
     types,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, WorkflowStatus
@@ -36,7 +37,7 @@ from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, Workflow
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0016"
+HEAD = "0017"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -249,6 +250,8 @@ class Workflow(Base):
             "ready_at",
             postgresql_where=text("slot IS NOT NULL AND ready_at IS NOT NULL"),
         ),
+        # A workflow that succeeds has no entry.
+        Index("ix_pgqrs_workflows_failed", "id", postgresql_where=text("status IN ('ERROR', 'CANCELLED')")),
     )
 
 
@@ -325,6 +328,29 @@ class Event(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[Any] = mapped_column(JSON())
     set_at: Mapped[datetime]
+
+
+class Attributes(Base):
+    """The attributes and the tags of one workflow that has any: plain JSON, whatever the codec of the workflow.
+
+    They are not columns of the workflow, because each claim would then write the entries of their indexes anew.
+    """
+
+    __tablename__ = "pgqrs_attributes"
+
+    workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    tags: Mapped[list[str]] = mapped_column(ARRAY(Text()), server_default=text("'{}'"))
+    attributes: Mapped[Any] = mapped_column(JSONB(), server_default=text("'{}'"))
+
+    __table_args__ = (
+        Index("ix_pgqrs_attributes_tags", "tags", postgresql_using="gin"),
+        Index(
+            "ix_pgqrs_attributes_attributes",
+            "attributes",
+            postgresql_using="gin",
+            postgresql_ops={"attributes": "jsonb_path_ops"},
+        ),
+    )
 
 
 class State(Base):

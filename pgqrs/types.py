@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -114,6 +114,8 @@ class WorkflowRecord:
         batch_id: The id of the batch that runs a submission of a workflow with `batch`; None before it is in a
             batch, and for any other workflow. A batch has its own id here, and the ids of its submissions as its
             `input`.
+        attributes: The attributes of the workflow by name, as `jsonb` has them: a number may have another form.
+        tags: The tags of the workflow.
     """
 
     id: int
@@ -140,6 +142,36 @@ class WorkflowRecord:
     partition_key: str | None = None
     unique: str | None = None
     batch_id: int | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tags: tuple[str, ...] = ()
+
+
+class WorkflowPage(list[WorkflowRecord]):
+    """One page of a list of workflows, newest first: the list of their records.
+
+    Attributes:
+        next: The cursor of the page after this one, for `after`; None after the last page. A page with fewer
+            workflows than asked for, even with none, may have pages after it: see `Admin.list_workflows`.
+    """
+
+    def __init__(self, records: Iterable[WorkflowRecord], next: int | None) -> None:  # noqa: A002
+        super().__init__(records)
+        self.next = next
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowCount:
+    """The number of the workflows of a name and a status.
+
+    Attributes:
+        name: The name of the workflows.
+        status: The status of the workflows.
+        count: Their number.
+    """
+
+    name: str
+    status: WorkflowStatus
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

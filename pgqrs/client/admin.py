@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack, overload
 
 from pgqrs.client.enqueue import OnConflict, Submitter
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.lists.listing import count_workflows, list_workflows
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
@@ -21,16 +22,15 @@ from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_s
 from pgqrs.clock import Clock, MonotonicClock
 from pgqrs.codecs.base import Codec, codec_at, validate_codec
 from pgqrs.codecs.json import JsonCodec
-from pgqrs.codecs.records import decode_listed_workflow
 from pgqrs.errors import ConfigurationError, InvariantError
 from pgqrs.models import SCHEMA
 from pgqrs.observer import Observer
 from pgqrs.schedules import Rule, ScheduleRecord
-from pgqrs.storage.access.id_allocator import MAX_ID
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
+from pgqrs.storage.selection.filters import FilterConditions, WorkflowFilter
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import (
@@ -44,8 +44,8 @@ from pgqrs.types import (
     Taken,
     UniqueUntil,
     Until,
-    WorkflowRecord,
-    WorkflowStatus,
+    WorkflowCount,
+    WorkflowPage,
 )
 from pgqrs.validation import check_is_int, check_name, check_schema, parse_seconds
 from pgqrs.workflow.arguments import encode_input
@@ -770,44 +770,6 @@ class Admin:
         """
         return await list_schedules(self._loops)
 
-    async def list_workflows(
-        self,
-        *,
-        status: WorkflowStatus | str | None = None,
-        name: str | None = None,
-        limit: int = 100,
-        before: int | None = None,
-    ) -> list[WorkflowRecord]:
-        """Return one page of workflows, newest first.
-
-        Args:
-            status: The status of the workflows; any status by default.
-            name: The name of the workflows; any name by default.
-            limit: Maximum workflows of the page; 100 by default.
-            before: The id below which the page begins: the last id of the previous page. By default the page
-                begins with the newest workflow.
-
-        Returns:
-            The records. A payload that this `Admin` cannot read, such as a payload of another codec, is
-            `Unreadable`.
-
-        Raises:
-            TypeError: `limit` or `before` is not an int.
-            ValueError: `status` is not a `WorkflowStatus`, or `limit` is negative (`ConfigurationError`).
-            NotInstalledError: The schema holds no tables of pgqrs.
-            DatabaseUnavailableError: The database is unavailable.
-        """
-        check_is_int("`limit`", limit)
-        if before is not None:
-            check_is_int("`before`", before)
-            before = min(before, MAX_ID)
-        if limit < 0:
-            raise ConfigurationError(f"`limit` must be at least 0, got {limit}.")
-        wanted = None if status is None else WorkflowStatus(status)
-        reader = (await self.store()).reader
-        found = await reader.workflows(status=wanted, name=name, limit=limit, before=before)
-        return [decode_listed_workflow(self.codec, each) for each in found]
-
     async def set_queue(
         self,
         name: str,
@@ -999,6 +961,67 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await States(self._loops).delete(workflow, partition_key)
+
+    async def list_workflows(
+        self,
+        matching: WorkflowFilter | None = None,
+        *,
+        after: int | None = None,
+        limit: int = 100,
+        **conditions: Unpack[FilterConditions],
+    ) -> WorkflowPage:
+        """Return one page of workflows, newest first.
+
+        A workflow that is enqueued meanwhile is on no later page unless its id is lower, and no workflow is on two
+        pages. A row that cannot be read does not fail the page.
+
+        Without conditions, and by a status in ``ERROR`` and ``CANCELLED``, ``RUNNING``, attributes, tags, a
+        parent, or a name with a key, all workflows are searched. Other conditions have no index, for which each
+        workflow would have to pay: a page searches the newest 100,000 workflows, or the newest 25,000 that an
+        index finds, and `WorkflowPage.next` goes on from there. So follow `next` until it is None.
+
+        Args:
+            matching: The conditions as a `WorkflowFilter`; by default they are the further arguments.
+            after: The cursor of the page before, `WorkflowPage.next`: the page has lower ids only. By default the
+                page begins with the newest workflow.
+            limit: Maximum workflows of the page; 100 by default.
+            **conditions: The fields of a `WorkflowFilter`, as in ``status="ERROR", tags=("eu",)``.
+
+        Returns:
+            The records, with the cursor of the next page. A payload that this `Admin` cannot read, such as a
+            payload of another codec, is `Unreadable`.
+
+        Raises:
+            TypeError: `limit` or `after` is not an int, or a condition is unknown or of another type.
+            ValueError: A status is unknown.
+            ConfigurationError: `limit` is negative, or a condition is not usable; see `WorkflowFilter`.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await list_workflows(self._loops, matching, conditions, after=after, limit=limit)
+
+    async def count_workflows(
+        self, matching: WorkflowFilter | None = None, **conditions: Unpack[FilterConditions]
+    ) -> list[WorkflowCount]:
+        """Return the numbers of workflows by name and status.
+
+        The call reads all workflows that it counts, which takes about a second for some million.
+
+        Args:
+            matching: The conditions as a `WorkflowFilter`; by default they are the further arguments.
+            **conditions: The fields of a `WorkflowFilter`.
+
+        Returns:
+            The numbers, in the order of the names and statuses; no entry has the count 0.
+
+        Raises:
+            TypeError: A condition is unknown or of another type.
+            ValueError: A status is unknown.
+            ConfigurationError: A condition is not usable; see `WorkflowFilter`.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await count_workflows(self._loops, matching, conditions)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

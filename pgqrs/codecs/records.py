@@ -19,7 +19,7 @@ _Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
 
 class StoredWorkflow(NamedTuple):
-    """A workflow as its row holds it: `input`, `output` and `error` are texts; see `WorkflowRecord`.
+    """A workflow as its row holds it: `input`, `output`, `error`, `attributes` are texts; see `WorkflowRecord`.
 
     `token` distinguishes the workflow from another workflow of the same id; None for a row that another program
     wrote.
@@ -50,6 +50,8 @@ class StoredWorkflow(NamedTuple):
     partition_key: str | None = None
     unique: str | None = None
     batch_id: int | None = None
+    attributes: str | None = None
+    tags: Sequence[str] | None = None
 
     @property
     def is_batch(self) -> bool:
@@ -149,6 +151,8 @@ def _workflow(codec: Codec, stored: StoredWorkflow, read: _Read) -> WorkflowReco
         fields["input"] = read(codec_at(codec, "input", stored.name).decode, stored.input)
         fields["output"] = read(codec_at(codec, "output", stored.id).decode, stored.output)
     fields["error"] = read(partial(_opened, codec, (stored.id,)), stored.error)
+    fields["attributes"] = json.loads(stored.attributes or "{}")
+    fields["tags"] = tuple(stored.tags or ())
     return WorkflowRecord(**fields)
 
 

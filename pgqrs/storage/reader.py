@@ -31,13 +31,15 @@ from pgqrs.storage.records import (
     from_row,
 )
 from pgqrs.storage.schema.tables import InstalledTables
+from pgqrs.storage.selection.filters import WorkflowFilter
+from pgqrs.storage.selection.pages import StoredPage, WorkflowLists
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.sql.expressions import text_of_array
 from pgqrs.storage.sql.tokens import check_token
-from pgqrs.types import WorkflowStatus
+from pgqrs.types import WorkflowCount, WorkflowStatus
 
 LONGEST_SEARCH = 3600.0
-"""Maximum seconds of the search for violations of one invariant."""
+"""Maximum seconds of the search for violations of one invariant, and of a count."""
 
 T = TypeVar("T")
 
@@ -53,15 +55,13 @@ class StoreReader:
         self._tables = tables
         self.server_clock = server_clock
 
-    async def workflows(
-        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
-    ) -> list[StoredWorkflow]:
+    async def workflows(self, given: WorkflowFilter, *, limit: int, after: int | None) -> StoredPage:
         """Return a page of workflows, newest first."""
-        return await self._read(
-            lambda connection: WorkflowRepository(connection).page(
-                status=status, name=name, limit=limit, before=before
-            )
-        )
+        return await self._read(lambda connection: WorkflowLists(connection).page(given, limit=limit, after=after))
+
+    async def counts(self, given: WorkflowFilter) -> list[WorkflowCount]:
+        """Return the numbers of workflows by name and status."""
+        return await self._read(lambda connection: WorkflowLists(connection).count(given), lasting=LONGEST_SEARCH)
 
     async def workflow(self, workflow_id: int, token: int | None = None) -> StoredWorkflow:
         """Return the current record of a workflow."""

@@ -15,6 +15,7 @@ from pgqrs.decorators import AnyFunction
 from pgqrs.errors import SerializationError
 from pgqrs.storage.claim_connection import ClaimConnection
 from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.testing import sql as testbed
 from pgqrs.testing.clock import PAUSE, TestClock
 from pgqrs.testing.comparison import Arguments
@@ -259,12 +260,13 @@ async def _queued(admin: Admin) -> list[_Queued]:
     """Return all enqueued workflows that have not ended, newest first; a batch is not enqueued."""
     reader = (await admin.store()).reader
     found: list[_Queued] = []
-    before: int | None = None
-    while page := await reader.workflows(status=None, name=None, limit=PAGE, before=before):
-        queued = [each for each in page if each.queue is not None and each.status in _QUEUED and not each.is_batch]
+    after: int | None = None
+    while True:
+        rows, after = await reader.workflows(WorkflowFilter(), limit=PAGE, after=after)
+        queued = [each for each in rows if each.queue is not None and each.status in _QUEUED and not each.is_batch]
         found += [_Queued(decode_workflow(admin.codec, each), each.input) for each in queued]
-        before = page[-1].id
-    return found
+        if after is None:
+            return found
 
 
 def _listed(queued: list[_Queued]) -> str:

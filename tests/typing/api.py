@@ -39,14 +39,17 @@ from pgqrs import (
     Topic,
     Update,
     Worker,
+    WorkflowCount,
+    WorkflowFilter,
     WorkflowHandle,
-    WorkflowRecord,
+    WorkflowPage,
     WorkflowStatus,
     current,
     step,
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
+from pgqrs.models import Workflow
 from pgqrs.testing import SentRecord, assert_not_sent, assert_sent, crash_everywhere, run_enqueued
 
 
@@ -373,9 +376,13 @@ async def administering(admin: Admin) -> None:
     assert_type(await admin.create_workflow(name="wf", input_arg={"a": [1]}), PyWorkflow)
     assert_type(await admin.get_workflow(1), PyWorkflow)
     assert_type(await admin.resume_workflow(1), PyWorkflow)
-    records = await admin.list_workflows(status=WorkflowStatus.ERROR, name="wf", limit=5, before=9)
-    assert_type(records, list[WorkflowRecord])
-    assert_type(await admin.list_workflows(status="ERROR"), list[WorkflowRecord])
+    records = await admin.list_workflows(status=WorkflowStatus.ERROR, name="wf", limit=5, after=9)
+    assert_type(records, WorkflowPage)
+    assert_type(records.next, int | None)
+    assert_type(
+        await admin.list_workflows(WorkflowFilter(status=["ERROR"], attributes={"customer": 7})), WorkflowPage
+    )
+    assert_type(await admin.count_workflows(where=Workflow.priority > 1), list[WorkflowCount])
     assert_type(records[0].status, WorkflowStatus)
     assert_type(records[0].created_at, datetime)
     assert_type(records[0].completed_at, datetime | None)
@@ -385,6 +392,8 @@ async def administering(admin: Admin) -> None:
 
     await admin.get_workflow("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.create_workflow(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await admin.list_workflows(colour="red")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await admin.list_workflows(parent="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     records[0].status = WorkflowStatus.SUCCESS  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -95,7 +95,7 @@ async def test_worker_ignores_unknown_names_and_other_queues(admin):
     async with no_hang(), Worker(admin, [double]):
         assert await (await admin.enqueue(double, 1)).result() == 2
     for handle in (unknown, elsewhere):
-        [record] = await admin.list_workflows(before=handle.id + 1, limit=1)
+        [record] = await admin.list_workflows(after=handle.id + 1, limit=1)
         assert (record.status, record.attempts, record.epoch) == ("PENDING", 0, 0)
     async with no_hang(), Worker(admin, [double], queues=["default", "elsewhere"]):
         assert await elsewhere.result() == 2

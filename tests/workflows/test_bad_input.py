@@ -258,9 +258,7 @@ async def test_workflow_id_of_a_wrong_type_is_a_type_error(admin, given):
             await call(given)
 
 
-@pytest.mark.parametrize(
-    "page", [{"before": 1.5}, {"before": "x"}, {"before": True}, {"limit": 1.5}, {"limit": "x"}]
-)
+@pytest.mark.parametrize("page", [{"after": 1.5}, {"after": "x"}, {"after": True}, {"limit": 1.5}, {"limit": "x"}])
 async def test_non_integer_page_bounds_are_a_type_error(admin, page):
     with pytest.raises(TypeError, match="must be an int, got"):
         await admin.list_workflows(**page)
@@ -268,8 +266,8 @@ async def test_non_integer_page_bounds_are_a_type_error(admin, page):
 
 async def test_page_before_any_integer_is_accepted(admin):
     ctx = await admin.create_workflow("greeting", "ann")
-    assert [each.id for each in await admin.list_workflows(before=2**80)] == [ctx.id()]
-    assert await admin.list_workflows(before=-5) == []
+    assert [each.id for each in await admin.list_workflows(after=2**80)] == [ctx.id()]
+    assert await admin.list_workflows(after=-5) == []
 
 
 async def test_name_with_a_failing_repr_is_refused(admin):

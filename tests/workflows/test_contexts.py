@@ -273,9 +273,9 @@ async def test_workflow_lists_support_filters_and_pages(admin):
         await admin.create_workflow("waits")
     assert [each.id for each in await admin.list_workflows()] == [6, 5, 4, 3, 2, 1]
     assert [each.id for each in await admin.list_workflows(limit=2)] == [6, 5]
-    assert [each.id for each in await admin.list_workflows(limit=2, before=5)] == [4, 3]
+    assert [each.id for each in await admin.list_workflows(limit=2, after=5)] == [4, 3]
     assert [each.id for each in await admin.list_workflows(status="ERROR")] == [3, 2, 1]
-    assert [each.id for each in await admin.list_workflows(name="waits", before=6)] == [5, 4]
+    assert [each.id for each in await admin.list_workflows(name="waits", after=6)] == [5, 4]
     assert await admin.list_workflows(status="SUCCESS") == []
     with pytest.raises(ValueError):
         await admin.list_workflows(status="WRONG")

@@ -169,7 +169,7 @@ async def test_run_with_a_key_uses_the_existing_workflow(admin):
     queued = await admin.options(key="q", queue="nobody").enqueue(greet, "cid", loud=True)
     assert await admin.options(key="q", on_conflict="ignore").run(greet, "dan") == "hello cid!"
     assert await queued.result() == "hello cid!"
-    [first] = await admin.list_workflows(before=2)
+    [first] = await admin.list_workflows(after=2)
     assert (first.queue, first.priority, first.key) == ("nobody", 3, "k")
 
 

@@ -39,7 +39,7 @@ from pgqrs.errors import (
     WorkflowFinishedError,
     WorkflowNotFoundError,
 )
-from pgqrs.models import Event, Message, Step, Text, Wait, Workflow
+from pgqrs.models import Attributes, Event, Message, Step, Text, Wait, Workflow
 from pgqrs.storage.queries import executors
 from pgqrs.storage.queries.children import is_failed_wait
 from pgqrs.storage.records import (
@@ -94,19 +94,6 @@ class WorkflowRepository:
         row: Any = (await self._connection.execute(of_key(), {"name": name, "key": key})).one_or_none()
         return None if row is None else WorkflowIdentity(*row)
 
-    async def page(
-        self, *, status: WorkflowStatus | None, name: str | None, limit: int, before: int | None
-    ) -> list[StoredWorkflow]:
-        """Return up to `limit` workflows, newest first; with `before`, only workflows with lower ids."""
-        query = select(*_workflow_columns()).order_by(Workflow.id.desc()).limit(limit)
-        if status is not None:
-            query = query.where(_status().in_([status]))
-        if name is not None:
-            query = query.where(Workflow.name == name)
-        if before is not None:
-            query = query.where(Workflow.id < before)
-        return [_workflow(row) for row in (await self._connection.execute(query)).mappings()]
-
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
         texts = text_of(Workflow.output).label("output"), text_of(Workflow.error).label("error")
@@ -132,7 +119,7 @@ class WorkflowRepository:
 
     async def status(self, workflow_id: int) -> tuple[WorkflowStatus, int | None]:
         """Return a workflow's status and token; raises `WorkflowNotFoundError`."""
-        query = select(_status().label("status"), Workflow.token).where(Workflow.id == workflow_id)
+        query = select(shown_status().label("status"), Workflow.token).where(Workflow.id == workflow_id)
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
@@ -172,11 +159,11 @@ class WorkflowRepository:
 
     async def get(self, workflow_id: int) -> StoredWorkflow:
         """Return a workflow; raises `WorkflowNotFoundError`."""
-        found = await self._connection.execute(select(*_workflow_columns()).where(Workflow.id == workflow_id))
+        found = await self._connection.execute(select(*workflow_columns()).where(Workflow.id == workflow_id))
         row = found.mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return _workflow(row)
+        return stored_workflow(row)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None) -> UUID | None:
         """Cancel a workflow at once, or request the cancellation of its run and return the executor of the run.
@@ -266,7 +253,7 @@ def receiver() -> Any:
 
 
 @cache
-def _status() -> ColumnElement[str]:
+def shown_status() -> ColumnElement[str]:
     """Return the status of a workflow; of a submission in a batch, that of the batch until the submission ends."""
     batch = aliased(Workflow, name="batch")
     of_batch = select(batch.status).where(batch.id == Workflow.batch_id).correlate_except(batch).scalar_subquery()
@@ -275,11 +262,12 @@ def _status() -> ColumnElement[str]:
 
 
 @cache
-def _workflow_columns() -> Sequence[Any]:
+def workflow_columns() -> Sequence[Any]:
+    """Return the columns of a `StoredWorkflow`."""
     return (
         Workflow.id,
         Workflow.name,
-        _status().label("status"),
+        shown_status().label("status"),
         text_of(Workflow.input).label("input"),
         text_of(Workflow.output).label("output"),
         text_of(Workflow.error).label("error"),
@@ -302,7 +290,15 @@ def _workflow_columns() -> Sequence[Any]:
         Workflow.partition_key,
         Workflow.unique_value.label("unique"),
         Workflow.batch_id,
+        _described(text_of(Attributes.attributes)).label("attributes"),
+        _described(Attributes.tags).label("tags"),
     )
+
+
+def _described(value: Any) -> ColumnElement[Any]:
+    """Return a value of the attributes of a workflow, NULL for a workflow without."""
+    own = select(value).where(Attributes.workflow_id == Workflow.id)
+    return own.correlate_except(Attributes).scalar_subquery()
 
 
 _CANCELLED: dict[str, Any] = {
@@ -316,7 +312,8 @@ _CANCELLED: dict[str, Any] = {
 }
 
 
-def _workflow(row: Mapping[Any, Any]) -> StoredWorkflow:
+def stored_workflow(row: Mapping[Any, Any]) -> StoredWorkflow:
+    """Return the record of a row with the columns of `workflow_columns`."""
     return from_row(StoredWorkflow, {**row, "status": WorkflowStatus(row["status"])})
 
 
@@ -504,11 +501,11 @@ def of_keys() -> Any:
         Workflow.token,
     )
     return select(Workflow.key, *owner).where(
-        Workflow.name == bindparam("name"), Workflow.key == asked, _has_key()
+        Workflow.name == bindparam("name"), Workflow.key == asked, holds_key()
     )
 
 
-def _has_key(of: Any = Workflow) -> ColumnElement[bool]:
+def holds_key(of: Any = Workflow) -> ColumnElement[bool]:
     """Return the condition that a workflow has not released its key, as the index of the keys has it."""
     has_key: ColumnElement[bool] = of.completed_at.is_(None) | ~of.releases_key
     return has_key
@@ -518,11 +515,11 @@ def _has_key(of: Any = Workflow) -> ColumnElement[bool]:
 def key_taken() -> Any:
     """Return the query for the name and the key of a `workflow` that has released the key, and for the holder."""
     holder = aliased(Workflow, name="holder")
-    is_holder = and_(holder.name == Workflow.name, holder.key == Workflow.key, _has_key(holder))
+    is_holder = and_(holder.name == Workflow.name, holder.key == Workflow.key, holds_key(holder))
     return (
         select(Workflow.name, Workflow.key, holder.id)
         .outerjoin(holder, is_holder)
-        .where(Workflow.id == bindparam("workflow"), Workflow.key.is_not(None), ~_has_key())
+        .where(Workflow.id == bindparam("workflow"), Workflow.key.is_not(None), ~holds_key())
     )
 
 
@@ -550,5 +547,5 @@ def value_taken() -> Any:
 def of_key() -> Any:
     """Return the query for the id and the token of the workflow of a `name` that has a `key`."""
     return select(Workflow.id, Workflow.token).where(
-        Workflow.name == bindparam("name"), Workflow.key == bindparam("key"), _has_key()
+        Workflow.name == bindparam("name"), Workflow.key == bindparam("key"), holds_key()
     )

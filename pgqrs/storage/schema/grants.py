@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgqrs.models import (
+    Attributes,
     Event,
     Executor,
     Message,
@@ -43,6 +44,7 @@ _OF_WORKER: Mapping[str, str] = {
     StartRate.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Throttle.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     State.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Attributes.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -52,6 +54,7 @@ _OF_PRODUCER: Mapping[str, str] = {
     Event.__tablename__: "SELECT",
     Schedule.__tablename__: "SELECT",
     State.__tablename__: "SELECT",
+    Attributes.__tablename__: "SELECT, INSERT",
     Message.__tablename__: "SELECT, INSERT, UPDATE (key)",  # to itself, if the key is taken already
     VERSION_TABLE: "SELECT",
 }

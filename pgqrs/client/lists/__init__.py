@@ -1,0 +1,1 @@
+"""Lists and counts of workflows, and the operations on many workflows."""

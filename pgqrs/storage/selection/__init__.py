@@ -1,0 +1,1 @@
+"""Selections of workflows: for lists and counts, and for bulk operations."""
