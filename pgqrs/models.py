@@ -14,6 +14,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     CheckConstraint,
@@ -29,7 +30,7 @@ from sqlalchemy import (
     true,
     types,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, WorkflowStatus
@@ -37,7 +38,7 @@ from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, Workflow
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0017"
+HEAD = "0018"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -536,3 +537,29 @@ class Executor(Base):
     backend_pid: Mapped[int | None]
     # Seconds for which a heartbeat counts; None in a row of an older version of pgqrs.
     expiry: Mapped[float | None] = mapped_column(Double())
+
+
+class ServingWorker(Base):
+    """One worker of an executor, and the workflows that it claims; written when the worker starts.
+
+    A worker of an older version of pgqrs has no row, and neither has an executor without a worker. The row of a
+    worker that has died is there until a worker finds that its executor is gone.
+    """
+
+    __tablename__ = "pgqrs_workers"
+
+    executor: Mapped[UUID] = mapped_column(Uuid(), primary_key=True)
+    # Random: an executor may have several workers.
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    # The names of the workflows that it claims, and of the submissions that it puts into batches.
+    names: Mapped[list[str]] = mapped_column(ARRAY(Text()))
+    batched: Mapped[list[str]] = mapped_column(ARRAY(Text()))
+    # A hash of the names: a search for a name looks into the names of one of the workers that have the same.
+    names_key: Mapped[int]
+    queues: Mapped[list[str]] = mapped_column(ARRAY(Text()))
+    # The maximum runs of each of the queues in this worker, in their order; None for no maximum.
+    shares: Mapped[list[int] | None] = mapped_column(ARRAY(BigInteger()))
+    concurrency: Mapped[int]
+    # None for strict JSON.
+    codec: Mapped[str | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -279,3 +279,178 @@ class StepRecord:
         The step is executing or will be executed again; in a workflow that has ended, it was interrupted.
         """
         return self.status == StepStatus.RUNNING
+
+
+class ReasonKind(StrEnum):
+    """The kind of a `Reason` why a workflow is not running, or is not coming forward."""
+
+    ENDED = "ended"
+    """It has ended."""
+    RUNNING = "running"
+    """A live executor runs it."""
+    STEP = "step"
+    """A step has begun, and has no outcome."""
+    EXECUTOR_SUSPECTED = "executor_suspected"
+    """Its executor gives no sign of life, and other workers will recover the run."""
+    ABANDONED = "abandoned"
+    """Its process has abandoned the run, and another worker will recover it."""
+    CANCEL_REQUESTED = "cancel_requested"
+    """Its run is to end, because its cancellation was requested."""
+    UNWINDS = "unwinds"
+    """It is to end, and a worker undoes its sagas before."""
+    DEADLINE_PASSED = "deadline_passed"
+    """Its deadline has passed, and it has not ended yet."""
+    LOCKED = "locked"
+    """Another session has locked its row."""
+
+    MESSAGE = "message"
+    """It waits for a message of a topic."""
+    UPDATE = "update"
+    """It waits for a request of an update."""
+    EVENT = "event"
+    """It waits for an event of the schema."""
+    CHILDREN = "children"
+    """It waits for the end of children."""
+    SLEEP = "sleep"
+    """It sleeps."""
+    STEP_RETRY = "step_retry"
+    """A step has failed, and waits for its next attempt."""
+    WORKFLOW_RETRY = "workflow_retry"
+    """It has failed, and waits for its next attempt."""
+    MISFIT = "misfit"
+    """Its arguments did not fit the function of a worker, and it waits for another worker."""
+    OVERDUE = "overdue"
+    """Its time has come, and no worker has made it ready yet."""
+
+    DELAYED = "delayed"
+    """It was enqueued for a later time."""
+    DEBOUNCED = "debounced"
+    """It was enqueued with a unique value for a later time, to which each further submission may move it."""
+    THROTTLED = "throttled"
+    """It waits for the next start that the throttle of its unique value allows."""
+    IN_BATCH = "in_batch"
+    """It is a submission, and its batch has not ended."""
+    BATCH_FILLS = "batch_fills"
+    """It is a submission that waits for its batch to fill."""
+    NOT_ENQUEUED = "not_enqueued"
+    """It is in no queue, so only a call of the application runs it."""
+
+    QUEUE_PAUSED = "queue_paused"
+    """Its queue is paused."""
+    QUEUE_FULL = "queue_full"
+    """Its queue has as many workflows as its limit allows."""
+    PARTITION_FULL = "partition_full"
+    """Its partition key has as many workflows as the limit of the queue allows."""
+    QUEUE_RATE = "queue_rate"
+    """The rate of its queue allows no start yet."""
+    PARTITION_RATE = "partition_rate"
+    """The rate of its partition key allows no start yet."""
+    BEHIND = "behind"
+    """Its queue is ordered, and it is behind another workflow of its partition key."""
+
+    NO_WORKER = "no_worker"
+    """No worker is alive."""
+    UNKNOWN_NAME = "unknown_name"
+    """No live worker knows its name."""
+    QUEUE_NOT_SERVED = "queue_not_served"
+    """No live worker that knows its name serves its queue."""
+    OTHER_CODEC = "other_codec"
+    """No live worker that knows its name and serves its queue has its codec."""
+    WORKERS_UNKNOWN = "workers_unknown"
+    """No worker is known to claim it, but live processes do not tell which workflows they claim."""
+    WORKERS_FULL = "workers_full"
+    """Each live worker that can claim it has as many runs as it may have."""
+    READY = "ready"
+    """It is ready, and a live worker can claim it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason why a workflow is not running, or is not coming forward; see `Admin.why`.
+
+    Attributes:
+        kind: The kind of the reason.
+        text: The reason in one sentence.
+        until: The time until which the reason holds at the latest; None if no time is known.
+        since: The time since which it has held; None if it is not known.
+        workflow_ids: The ids of other workflows, up to 10: the children, the batch, the workflow before it, or the
+            workflows that fill a limit.
+        step_id: The id of the step that waits, is executed or is to be retried.
+        name: The name of the topic, the update, the event or the queue; or the codec of the workflow.
+        executor_id: The id of the executor that runs the workflow.
+        backend_pid: The process id of the session that has locked the row, in the server.
+    """
+
+    kind: ReasonKind
+    text: str
+    until: datetime | None = None
+    since: datetime | None = None
+    workflow_ids: tuple[int, ...] = ()
+    step_id: str | None = None
+    name: str | None = None
+    executor_id: UUID | None = None
+    backend_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The reasons why a workflow is not running, at one moment; `Admin.why` returns it.
+
+    ``print(why)`` shows it in lines.
+
+    Attributes:
+        workflow_id: The id of the workflow.
+        name: The name of the workflow.
+        status: The status of the workflow; see `WorkflowRecord`.
+        at: The time of the answer, by the database's clock.
+        reasons: The reasons; at least one.
+    """
+
+    workflow_id: int
+    name: str
+    status: WorkflowStatus
+    at: datetime
+    reasons: tuple[Reason, ...]
+
+    @property
+    def kinds(self) -> frozenset[ReasonKind]:
+        """The kinds of the reasons."""
+        return frozenset(each.kind for each in self.reasons)
+
+    def __str__(self) -> str:
+        lines = (f"  {each.kind}: {each.text}" for each in self.reasons)
+        return "\n".join((f"workflow {self.workflow_id} ({self.name}) is {self.status}:", *lines))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A snapshot of one live worker, or of a live executor whose workers are not known.
+
+    Attributes:
+        executor_id: The id of the executor; the workers of one `Admin` in one process share it.
+        host: The name of the host.
+        pid: The process id.
+        started_at: The start of the executor.
+        heartbeat_at: The time of its last heartbeat.
+        expires_at: The time at which this heartbeat expires.
+        suspected: True if the executor gives a sign of death: other workers may recover its runs soon.
+        running: The number of runs of the executor, of all its workers.
+        names: The names of the workflows that the worker claims, and of those that it runs in batches. None for an
+            executor that does not tell: its workers are of an older version, or it has no worker.
+        queues: The queues of the worker, each with the maximum number of its runs there; None for no maximum.
+        concurrency: The maximum number of runs of the worker; None if it is not known.
+        codec: The name of the codec of the worker; None if it is not known.
+    """
+
+    executor_id: UUID
+    host: str
+    pid: int
+    started_at: datetime
+    heartbeat_at: datetime
+    expires_at: datetime
+    suspected: bool
+    running: int
+    names: tuple[str, ...] | None
+    queues: Mapping[str, int | None]
+    concurrency: int | None
+    codec: str | None

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, Unpack, overload
 
+from pgqrs.client.diagnosis.reasons import why
+from pgqrs.client.diagnosis.workers import list_workers
 from pgqrs.client.enqueue import OnConflict, Submitter
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
@@ -44,6 +46,8 @@ from pgqrs.types import (
     Taken,
     UniqueUntil,
     Until,
+    Why,
+    WorkerRecord,
     WorkflowCount,
     WorkflowPage,
 )
@@ -1022,6 +1026,40 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await count_workflows(self._loops, matching, conditions)
+
+    async def why(self, workflow_id: int) -> Why:
+        """Return the reasons why a workflow is not running, or is not coming forward.
+
+        The reasons are those of one moment, read by one statement, which takes milliseconds and no lock.
+
+        Args:
+            workflow_id: The id of the workflow.
+
+        Returns:
+            The reasons, each with a sentence and its facts; ``print`` shows them.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await why(self._loops, workflow_id)
+
+    async def list_workers(self) -> list[WorkerRecord]:
+        """Return the live workers, by the starts of their executors.
+
+        A process that runs workflows without a `Worker`, and a worker of an older version, have a record without
+        names. A process that was killed is listed until its executor is forgotten, and is suspected.
+
+        Returns:
+            The records.
+
+        Raises:
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await list_workers(self._loops)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

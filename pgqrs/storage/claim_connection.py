@@ -17,6 +17,8 @@ from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
+from pgqrs.storage.diagnosis import workers
+from pgqrs.storage.diagnosis.workers import Registration
 from pgqrs.storage.limits.claims import forget_starts
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
 from pgqrs.storage.queue_claims import QueueClaims
@@ -183,14 +185,21 @@ class ClaimConnection:
         self._floor.lower(first)
 
     async def run_maintenance(
-        self, names: Sequence[str], queues: Sequence[str], submitted: Sequence[str] = ()
+        self,
+        names: Sequence[str],
+        queues: Sequence[str],
+        submitted: Sequence[str] = (),
+        registration: Registration | None = None,
     ) -> MaintenanceResult:
         """Wake due workflows, recover the runs of dead executors, end overdue workflows, and return a summary.
 
-        `submitted` has the names of the workflows that the worker runs in batches, and does not claim.
+        `submitted` has the names of the workflows that the worker runs in batches, and does not claim. The row of
+        the worker, `registration`, is written now and then.
         """
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
+            if unknown_too and registration is not None:
+                await self._fetch(workers.register, self._own | registration.values())
             asked = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
             known = self._own | {"names": list(dict.fromkeys([*names, *submitted])), "queues": asked[1]}
             found = await self._look(known | {"unknown_too": unknown_too}, asked)
@@ -291,6 +300,11 @@ class ClaimConnection:
         errors = [dump_error(WorkflowTimeoutError(row["id"], row["timeout"]), terminal=True) for row in given]
         expired = {"ids": [row["id"] for row in given], "errors": errors}
         return len(await self._fetch(maintenance.end_past_deadline, expired))
+
+    async def unregister(self, registration: Registration) -> None:
+        """Delete the row of the worker, which claims no more."""
+        async with self._one_at_a_time:
+            await self._fetch(workers.unregister, self._own | {"worker": registration.worker})
 
     async def close(self) -> None:
         """Close the connection."""

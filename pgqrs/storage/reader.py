@@ -12,6 +12,9 @@ from pgqrs.codecs.records import StoredStep, StoredWorkflow
 from pgqrs.errors import KeyTakenError, UniqueTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
+from pgqrs.storage.diagnosis.facts import Facts
+from pgqrs.storage.diagnosis.repository import Diagnosis
+from pgqrs.storage.diagnosis.workers import StoredWorker
 from pgqrs.storage.queries.children import child_of, child_results
 from pgqrs.storage.queries.invariants import Invariant, invariants
 from pgqrs.storage.queries.server import ServerRepository
@@ -50,9 +53,12 @@ class StoreReader:
     A method that takes a `token` raises `WorkflowNotFoundError` if the workflow of the id has another token.
     """
 
-    def __init__(self, database: Database, tables: InstalledTables, server_clock: ServerClock) -> None:
+    def __init__(
+        self, database: Database, tables: InstalledTables, server_clock: ServerClock, diagnosis: Diagnosis
+    ) -> None:
         self._database = database
         self._tables = tables
+        self._diagnosis = diagnosis
         self.server_clock = server_clock
 
     async def workflows(self, given: WorkflowFilter, *, limit: int, after: int | None) -> StoredPage:
@@ -177,6 +183,17 @@ class StoreReader:
 
             found += await self._read(search, lasting=LONGEST_SEARCH)
         return found
+
+    async def facts(self, workflow_id: int) -> Facts:
+        """Return the facts that tell why a workflow is not running."""
+        check_id(workflow_id)
+        await self._tables.ensure()
+        return await self._diagnosis.facts(workflow_id)
+
+    async def workers(self) -> list[StoredWorker]:
+        """Return the executors that have not stopped, each with its workers."""
+        await self._tables.ensure()
+        return await self._diagnosis.workers()
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""

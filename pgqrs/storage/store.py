@@ -25,6 +25,7 @@ from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.dedicated import RetryingConnection
 from pgqrs.storage.connections.engines import EngineSource
 from pgqrs.storage.connections.errors import translated
+from pgqrs.storage.diagnosis.repository import Diagnosis
 from pgqrs.storage.heartbeat import Heartbeat, HeldRun
 from pgqrs.storage.journal.backlog import MAX_BATCH_SIZE
 from pgqrs.storage.journal.futures import WriteFuture, discard_result
@@ -132,7 +133,9 @@ class Store:
         dedicated = RetryingConnection(self.database)
         tables = InstalledTables(self.database)
         self._histories = Histories(self.database)
-        self.reader = StoreReader(self.database, tables, ServerClock(dedicated.fetch, self.clock))
+        self.reader = StoreReader(
+            self.database, tables, ServerClock(dedicated.fetch, self.clock), Diagnosis(dedicated.fetch)
+        )
         callers = CallerSessions(self.database)
         self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
         self.liveness = StoreLiveness(heartbeat, tunes_gc=settings.tunes_gc)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Self, cast
 
+from pgqrs.storage.diagnosis.workers import Registration
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.validation import validate_positive_int, validate_queues
 
 CONCURRENCY = 100
@@ -31,6 +33,11 @@ class ServedQueues(NamedTuple):
         if given is not None:
             return validate_positive_int("concurrency", given, "; pass a number of workflows")
         return CONCURRENCY if self.shares is None else sum(self.shares.values())
+
+    def registration(self, names: Sequence[str], batched: Sequence[str], concurrency: int) -> Registration:
+        """Return the row of a worker that claims workflows of these names, for operators."""
+        shares = None if self.shares is None else [self.shares[name] for name in self.names]
+        return Registration(new_token(), names, batched, self.names, shares, concurrency)
 
     def rooms(self, held_in: Callable[[str], int]) -> dict[str, int] | None:
         """Return the further runs of each queue that can start; `held_in` counts the runs of a queue."""

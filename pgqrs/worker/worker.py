@@ -221,6 +221,7 @@ class _Services:
         self._batched = batched_workflows(definitions.values())
         self._submitted = [each.name for each in self._batched]
         self._queues = queues
+        self._registration = queues.registration(self._names, self._submitted, concurrency)
         self._marks = {mark_of(queue) for queue in queues.names}
         self._claim_connection: ClaimConnection | None = None
         self._codecs_told: set[tuple[str, str | None]] = set()
@@ -261,6 +262,9 @@ class _Services:
         await asyncio.gather(*(each.stop() for each in services))
         with suppress(PgqrsError):
             await self._claimer.take_unanswered()
+        if self._claim_connection is not None:
+            with suppress(PgqrsError):
+                await self._in_time(self._claim_connection.unregister(self._registration))
         await self.runs.drain()
         await self._loop_detector.stop()
         if self._claim_connection is not None:
@@ -281,7 +285,9 @@ class _Services:
     async def _tick(self) -> MaintenanceResult:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
         found = await self._in_time(
-            self._claim_connection.run_maintenance(self._names, self._queues.names, self._submitted)
+            self._claim_connection.run_maintenance(
+                self._names, self._queues.names, self._submitted, self._registration
+            )
         )
         if found.has_new:
             self._deliveries.wake()

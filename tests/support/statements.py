@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import ClauseElement
 
 from pgqrs.storage.batches import statements as batches
+from pgqrs.storage.diagnosis import facts
+from pgqrs.storage.diagnosis import workers as serving
 from pgqrs.storage.limits import claims as limits
 from pgqrs.storage.limits import settings
 from pgqrs.storage.queries import (
@@ -62,6 +64,8 @@ def statements() -> Iterator[tuple[str, Any]]:
         children,
         claims,
         delivery,
+        facts,
+        serving,
         limits,
         settings,
         maintenance,

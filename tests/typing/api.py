@@ -5,7 +5,7 @@ An `ignore` here is an assertion: the line is an error, and the checkers complai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,7 @@ from pgqrs import (
     PyWorkflow,
     QueueRecord,
     Rate,
+    ReasonKind,
     Receive,
     Request,
     RetryPolicy,
@@ -38,6 +39,7 @@ from pgqrs import (
     StepStatus,
     Topic,
     Update,
+    Why,
     Worker,
     WorkflowCount,
     WorkflowFilter,
@@ -647,6 +649,15 @@ def wrong_batches() -> None:
     workflow(batch=100)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     workflow(batch=Batch(2, within=1))(beat)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     workflow(batch=Batch(2, within=1))(named)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def operating(admin: Admin) -> None:
+    why = await admin.why(1)
+    assert_type(why, Why)
+    assert_type(why.reasons[0].kind, ReasonKind)
+    assert_type(why.reasons[0].until, datetime | None)
+    assert_type((await admin.list_workers())[0].queues, Mapping[str, int | None])
+    await admin.why("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def states(admin: Admin, ctx: PyWorkflow) -> None:

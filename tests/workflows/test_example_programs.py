@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import accounts, api_rate, debounce, embeddings, tenants
+from examples import accounts, api_rate, debounce, embeddings, tenants, why
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -72,6 +72,12 @@ async def test_nightly_report_is_made_once_a_night(kit, clock):
     made = [each.scheduled_for for each in await kit.list_workflows()]
     assert len(made) == len(set(made)) == 6
     assert set(nights) <= set(made)
+
+
+async def test_operator_learns_why_a_workflow_does_not_run(admin, capsys):
+    async with no_hang():
+        assert await why.explain(admin) == ["no_worker", "queue_paused", "message", "ended"]
+    assert "waits for a message of the topic 'approval', at the latest in 60 min" in capsys.readouterr().out
 
 
 async def test_small_tenant_does_not_wait_for_the_large_one(admin):

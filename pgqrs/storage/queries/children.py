@@ -76,6 +76,12 @@ def has_live_child(address: Any) -> ColumnElement[bool]:
     return is_found(select(ONE).where(*_are_of(child, address), child.completed_at.is_(None)), child)
 
 
+def live_children(address: Any) -> Any:
+    """Return the query for the ids of the children of an address that have not ended."""
+    child = aliased(Workflow, name="live_child")
+    return select(child.id).where(*_are_of(child, address), child.completed_at.is_(None)).correlate_except(child)
+
+
 def children_ended(address: Any) -> Any:
     """Return the query for the record of the ends of all children of an address; no row while one of them lives.
 

@@ -68,7 +68,7 @@ HELD_AT_ONCE = 2000
 ABANDONED = UUID(int=0)
 """The executor of a run that its own process has abandoned; it always counts as dead."""
 
-_NOW: ColumnElement[Any] = pg.now(type_=DateTime(timezone=True))
+SERVER_NOW: ColumnElement[Any] = pg.now(type_=DateTime(timezone=True))
 """The server's own time: a clock that a test moves (`pgqrs.testing.TestClock`) makes no executor die."""
 
 _FORGOTTEN = 60.0
@@ -107,7 +107,7 @@ def beat() -> Any:
             Workflow.executor == own,
             Workflow.cancel_interrupts.is_not(None)
             | (
-                (Workflow.updated_at < _NOW - bindparam("unattended", type_=DOUBLE) * interval(1))
+                (Workflow.updated_at < SERVER_NOW - bindparam("unattended", type_=DOUBLE) * interval(1))
                 & (Workflow.id > bindparam("after", type_=BigInteger()))
             ),
         )
@@ -125,7 +125,7 @@ def _sign() -> Any:
     signs: dict[str, Any] = {
         "lock_key": lock_key,
         "backend_pid": case((lock_key.is_not(None), pg.pg_backend_pid(type_=BigInteger()))),
-        "expires_at": _NOW + bindparam("expiry", type_=DOUBLE) * interval(1),
+        "expires_at": SERVER_NOW + bindparam("expiry", type_=DOUBLE) * interval(1),
         "expiry": bindparam("expiry", type_=DOUBLE),
     }
     new = insert(Executor).values(
@@ -142,7 +142,7 @@ def _sign() -> Any:
 def stop() -> Any:
     """Return the statement with which an executor reports that it has stopped."""
     own = bindparam("executor", type_=Uuid())
-    return update(Executor).where(Executor.id == own).values(stopped_at=_NOW)
+    return update(Executor).where(Executor.id == own).values(stopped_at=SERVER_NOW)
 
 
 def forget() -> Any:
@@ -153,7 +153,7 @@ def forget() -> Any:
 
 def forget_the_dead() -> Any:
     """Return the statement that removes executors that have long been dead and that no workflow names."""
-    return delete(Executor).where(Executor.expires_at < _NOW - interval(_FORGOTTEN), ~_is_named())
+    return delete(Executor).where(Executor.expires_at < SERVER_NOW - interval(_FORGOTTEN), ~_is_named())
 
 
 def take_lock() -> Any:
@@ -176,22 +176,27 @@ def suspect() -> Any:
     unsuspected = (
         select(Executor.id)
         .where(Executor.suspected_at.is_(None), Executor.stopped_at.is_(None), _is_settled())
-        .where(~_is_locked() | (Executor.expires_at < _NOW))
+        .where(~_is_locked() | (Executor.expires_at < SERVER_NOW))
         .order_by(Executor.id)
         .with_for_update(skip_locked=True)
         .cte("unsuspected")
     )
-    return update(Executor).where(Executor.id == unsuspected.c.id).values(suspected_at=_NOW).returning(Executor.id)
+    return (
+        update(Executor)
+        .where(Executor.id == unsuspected.c.id)
+        .values(suspected_at=SERVER_NOW)
+        .returning(Executor.id)
+    )
 
 
 def is_suspected() -> ColumnElement[bool]:
     """Return the condition that an `Executor` may soon count as dead."""
-    return Executor.suspected_at > _NOW - interval(2 * SUSPICION)
+    return Executor.suspected_at > SERVER_NOW - interval(2 * SUSPICION)
 
 
 def is_long_dead(seconds: float) -> ColumnElement[bool]:
     """Return the condition that an `Executor` has been dead for `seconds`, suspected or not."""
-    since = _NOW - interval(seconds)
+    since = SERVER_NOW - interval(seconds)
     hung = Executor.expires_at < since - _expiries(HUNG)
     unlocked = Executor.lock_key.is_(None) | ~_is_locked()
     return (Executor.stopped_at < since) | ((Executor.expires_at < since) & unlocked) | hung
@@ -199,8 +204,8 @@ def is_long_dead(seconds: float) -> ColumnElement[bool]:
 
 def is_dead() -> ColumnElement[bool]:
     """Return the condition that an `Executor` is dead, so that its runs are to be recovered."""
-    long_suspected = Executor.suspected_at < _NOW - interval(SUSPICION)
-    hung = (Executor.suspected_at < _NOW - _expiries(HUNG)) & (Executor.expires_at < _NOW)
+    long_suspected = Executor.suspected_at < SERVER_NOW - interval(SUSPICION)
+    hung = (Executor.suspected_at < SERVER_NOW - _expiries(HUNG)) & (Executor.expires_at < SERVER_NOW)
     seen_dead: ColumnElement[bool] = (long_suspected & (~_is_locked() | _is_silent_without_lock())) | hung
     return Executor.stopped_at.is_not(None) | (_is_settled() & seen_dead)
 
@@ -208,12 +213,14 @@ def is_dead() -> ColumnElement[bool]:
 def _is_settled() -> ColumnElement[bool]:
     """Return the condition that the observer and the server have been up long enough to trust signs of death."""
     started: Any = pg.pg_postmaster_start_time(type_=DateTime(timezone=True))
-    settled: ColumnElement[bool] = bindparam("settled", type_=Boolean()) & (started < _NOW - interval(SETTLING))
+    settled: ColumnElement[bool] = bindparam("settled", type_=Boolean()) & (
+        started < SERVER_NOW - interval(SETTLING)
+    )
     return settled
 
 
 def _is_silent_without_lock() -> ColumnElement[bool]:
-    return Executor.lock_key.is_(None) & (Executor.expires_at < _NOW)
+    return Executor.lock_key.is_(None) & (Executor.expires_at < SERVER_NOW)
 
 
 def _expiries(times: float) -> ColumnElement[Any]:
@@ -240,16 +247,28 @@ def lock_holder(key: ColumnElement[int]) -> Any:
     return select(_LOCKS.c.pid).where(_is_of(key))
 
 
+def held_locks() -> Any:
+    """Return the query for the keys of all advisory locks of this database, each with the pid of its session."""
+    return select(_key_of_lock().label("key"), _LOCKS.c.pid).where(*_is_advisory())
+
+
 def _is_of(lock_key: Any) -> ColumnElement[bool]:
     """Return the condition that a row of `_LOCKS` is an advisory lock of this key, and granted."""
+    return and_(*_is_advisory(), _key_of_lock() == lock_key)
+
+
+def _key_of_lock() -> ColumnElement[int]:
     # pg_locks shows a bigint key as its two halves.
     high, low = cast(_LOCKS.c.classid, BigInteger()), cast(_LOCKS.c.objid, BigInteger())
     key: ColumnElement[int] = high.op("<<")(literal_column("32")).op("|")(low)
+    return key
+
+
+def _is_advisory() -> tuple[ColumnElement[bool], ...]:
     here = select(DATABASES.c.oid).where(DATABASES.c.datname == pg.current_database()).scalar_subquery()
-    return and_(
+    return (
         _LOCKS.c.locktype == literal_column("'advisory'"),
         _LOCKS.c.granted,
         _LOCKS.c.database == here,
         _LOCKS.c.objsubid == literal_column("1"),
-        key == lock_key,
     )

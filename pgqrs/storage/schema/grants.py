@@ -11,6 +11,7 @@ from pgqrs.models import (
     Message,
     Queue,
     Schedule,
+    ServingWorker,
     StartRate,
     State,
     Step,
@@ -45,6 +46,7 @@ _OF_WORKER: Mapping[str, str] = {
     Throttle.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     State.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Attributes.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    ServingWorker.__tablename__: "SELECT, INSERT, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
