@@ -4,6 +4,7 @@ from pgqrs.client.admin import Admin
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.queues.states import StateSnapshot
+from pgqrs.client.retention.settings import RetentionRecord
 from pgqrs.client.scheduling.handle import ScheduleHandle
 from pgqrs.client.updates import WithStart
 from pgqrs.codecs.base import Codec, Encoded
@@ -123,6 +124,7 @@ __all__ = [
     "Receive",
     "Request",
     "RequestAnsweredError",
+    "RetentionRecord",
     "RetryPolicy",
     "RowRefusedError",
     "RunEndedError",

@@ -9,7 +9,7 @@ with ``schema_translate_map={"pgqrs": "your_schema"}``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, get_args
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    Date,
     DateTime,
     Double,
     Identity,
@@ -38,7 +39,7 @@ from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, Workflow
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0018"
+HEAD = "0019"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -79,7 +80,12 @@ class Base(DeclarativeBase):
     """The declarative base of pgqrs's tables."""
 
     metadata = MetaData(schema=SCHEMA, naming_convention=_NAMING)
-    type_annotation_map = {datetime: DateTime(timezone=True), str: Text(), int: BigInteger()}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: DateTime(timezone=True),
+        date: Date(),
+        str: Text(),
+        int: BigInteger(),
+    }
 
 
 class Workflow(Base):
@@ -563,3 +569,66 @@ class ServingWorker(Base):
     # None for strict JSON.
     codec: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Retention(Base):
+    """The times for which ended workflows are kept, and the state of the pass that deletes them; it has one row.
+
+    `kept` and `failed` are seconds after the end, None for ever; `per_name` has the seconds of names of workflows,
+    negative for ever, and `shortest` is the shortest of all. `set_at` is None for the default times. Nothing is
+    deleted before `starts_at`.
+
+    A pass walks the ids of a stage, the workflows or the messages, from `cursor` on; between two passes there is
+    no stage. `next_at` is the time of its next step, or of the next pass. `deleted` counts the workflows of the
+    pass, or of the last one.
+    """
+
+    __tablename__ = "pgqrs_retention"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kept: Mapped[float | None] = mapped_column(Double())
+    failed: Mapped[float | None] = mapped_column(Double())
+    per_name: Mapped[Any] = mapped_column(JSON())
+    shortest: Mapped[float | None] = mapped_column(Double())
+    archives: Mapped[bool] = mapped_column(server_default=false())
+    archive_kept: Mapped[float | None] = mapped_column(Double())
+    set_at: Mapped[datetime | None]
+    starts_at: Mapped[datetime]
+
+    stage: Mapped[str | None]
+    cursor: Mapped[int] = mapped_column(server_default=text("0"))
+    next_at: Mapped[datetime]
+    began_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    deleted: Mapped[int] = mapped_column(server_default=text("0"))
+
+    __table_args__ = (
+        CheckConstraint("id = 1", name="single"),
+        CheckConstraint("stage IN ('workflows', 'messages')", name="stage"),
+    )
+
+
+class ArchivedWorkflow(Base):
+    """A workflow that was deleted and archived, as the document that `Admin.export_workflow` returns.
+
+    The table is partitioned by month; `pgqrs_archive_months` has the months.
+    """
+
+    __tablename__ = "pgqrs_archive"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    ended_at: Mapped[datetime] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    document: Mapped[Any] = mapped_column(JSONB())
+
+    __table_args__ = ({"postgresql_partition_by": "RANGE (ended_at)"},)
+
+
+class ArchiveMonth(Base):
+    """A month of the archive, by its first day; a trigger creates its partition, and drops it with the row."""
+
+    __tablename__ = "pgqrs_archive_months"
+
+    month: Mapped[date] = mapped_column(primary_key=True)
+
+    __table_args__ = (CheckConstraint("EXTRACT(day FROM month) = 1", name="first_day"),)

@@ -19,6 +19,7 @@ from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
 from pgqrs.client.queues.states import States, StateSnapshot
+from pgqrs.client.retention.settings import KeptFor, RetentionRecord, RetentionSettings, retention_times
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
@@ -1060,6 +1061,61 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await list_workers(self._loops)
+
+    # --- the deletion of ended workflows, see `pgqrs.client.retention` ---
+
+    async def set_retention(
+        self,
+        days: KeptFor = 30,
+        failed: KeptFor = 90,
+        *,
+        per: Mapping[str, KeptFor] | None = None,
+        archive: bool | timedelta = False,
+        session: SessionOrConnection | None = None,
+    ) -> None:
+        """Set for how long ended workflows are kept, for all workers; the times replace the earlier ones.
+
+        The workers delete older workflows in the background, about four times in the shortest of the times, and at
+        least once a day. Without this call they do so with the defaults of this method, seven days after the first
+        worker of this version has started. A workflow is kept longer while its parent is there or a child of it
+        lives, while its batch lives, and while the throttle of its unique value counts it.
+
+        Args:
+            days: Days, or a `timedelta`, from the end of a workflow until it is deleted; None for ever.
+            failed: The same for workflows that have failed.
+            per: The same for workflows of some names, failed or not.
+            archive: Whether a deleted workflow is archived: its document is a row of `pgqrs_archive`, and its
+                handles still return its result. With a `timedelta` a month of the archive is dropped after that
+                time.
+            session: A caller's session or connection, in any state. The times take effect when the caller
+                commits. By default they are committed before this method returns.
+
+        Raises:
+            ConfigurationError: A time is less than an hour, or more than a hundred years.
+            InvalidNameError: A name cannot be that of a workflow.
+            TypeError: A time is neither a number nor a `timedelta`.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        times = retention_times(days, failed, per, archive)
+        await RetentionSettings(self._loops, session).set(times)
+
+    async def retention(self, *, session: SessionOrConnection | None = None) -> RetentionRecord:
+        """Return for how long ended workflows are kept, and the state of the deletion.
+
+        Args:
+            session: A caller's session or connection, in whose transaction the record is read.
+
+        Returns:
+            The record.
+
+        Raises:
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await RetentionSettings(self._loops, session).get()
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

@@ -19,6 +19,7 @@ from pgqrs.storage.batches.forming import FormedBatches
 from pgqrs.storage.claim_connection import ClaimConnection, MaintenanceResult
 from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
+from pgqrs.storage.retention.passes import RetentionPass
 from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.channels import MESSAGES, mark_of
 from pgqrs.types import DEFAULT_QUEUE
@@ -29,6 +30,7 @@ from pgqrs.worker.claimer import Claimer
 from pgqrs.worker.deliveries import Deliveries
 from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
+from pgqrs.worker.retention import RetentionService
 from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.worker.served_queues import ServedQueues
 from pgqrs.workflow.batching.items import members_of
@@ -238,6 +240,7 @@ class _Services:
         self._maintenance = Maintenance(self._tick, self._nudge, here.store.clock)
         self._batches = Batches(self._form_batches, self._batches_made, here.store.clock)
         self._deliveries = Deliveries(self._deliver)
+        self._retention = RetentionService(RetentionPass(here.store.database))
         self._firing = ScheduleFiring()
         self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
 
@@ -249,6 +252,7 @@ class _Services:
         self._loop_detector.start()
         self._maintenance.start()
         self._deliveries.start()
+        self._retention.start()
         if self._batched:
             self._batches.start()
         self._claimer.start()
@@ -258,7 +262,7 @@ class _Services:
         self.runs.start_no_more()
         self._here.notifier.unlisten(self._on_local_notify)
         self._here.store.arrivals.unlisten(self._deliveries.wake)
-        services = (self._claimer, self._maintenance, self._deliveries, self._batches)
+        services = (self._claimer, self._maintenance, self._deliveries, self._batches, self._retention)
         await asyncio.gather(*(each.stop() for each in services))
         with suppress(PgqrsError):
             await self._claimer.take_unanswered()

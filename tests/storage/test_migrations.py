@@ -60,7 +60,9 @@ async def verified(engine: AsyncEngine, schema: str) -> None:
 
 
 async def tables(engine: AsyncEngine, schema: str) -> set[str]:
-    query = text("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = to_regnamespace(:schema)")
+    query = text(
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace(:schema)"
+    )
     async with engine.connect() as connection:
         return set(await connection.scalars(query, {"schema": quoted(schema)}))
 

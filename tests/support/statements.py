@@ -26,6 +26,9 @@ from pgqrs.storage.queries import (
     updates,
     workflows,
 )
+from pgqrs.storage.retention import passes as retention_passes
+from pgqrs.storage.retention import removal
+from pgqrs.storage.retention import settings as retention_settings
 from pgqrs.storage.schema import migrate
 from pgqrs.storage.uniqueness import statements as uniqueness
 from pgqrs.storage.writes import registry as writes
@@ -78,11 +81,15 @@ def statements() -> Iterator[tuple[str, Any]]:
         workflows,
         migrate,
         testbed,
+        removal,
+        retention_passes,
+        retention_settings,
     ):
         for name, value in vars(module).items():
             own = inspect.isroutine(value) and value.__module__ == module.__name__
             made = value() if own and not inspect.signature(value).parameters else value
             if isinstance(made, ClauseElement):
                 folder = "limits " if module in (limits, settings) else ""
+                folder = "retention " if "retention" in module.__name__ else folder
                 own_name = packages.get(module, module.__name__.rpartition(".")[2])
                 yield f"{folder}{own_name}.{name}", made

@@ -134,9 +134,13 @@ def invariants() -> tuple[Invariant, ...]:
             ),
         ),
         (
-            "workflow {0} is a child of workflow {1}, which does not exist.",
+            "workflow {0} is a live child of workflow {1}, which does not exist.",
+            # A child that has ended may outlive its parent, and may be resumed then, which gives it another epoch.
             select(Workflow.id, Workflow.parent_id).where(
-                Workflow.parent_id.is_not(None), ~exists().where(parent.id == Workflow.parent_id)
+                Workflow.completed_at.is_(None),
+                Workflow.epoch == ZERO,
+                ~exists().where(parent.id == Workflow.parent_id),
+                Workflow.parent_id.is_not(None),
             ),
         ),
         (

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgqrs.models import (
+    ArchivedWorkflow,
+    ArchiveMonth,
     Attributes,
     Event,
     Executor,
     Message,
     Queue,
+    Retention,
     Schedule,
     ServingWorker,
     StartRate,
@@ -34,7 +37,7 @@ _FUNCTIONS = (
 )
 
 _OF_WORKER: Mapping[str, str] = {
-    Workflow.__tablename__: "SELECT, INSERT, UPDATE",
+    Workflow.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Step.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Executor.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Message.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
@@ -47,6 +50,9 @@ _OF_WORKER: Mapping[str, str] = {
     State.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     Attributes.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
     ServingWorker.__tablename__: "SELECT, INSERT, DELETE",
+    Retention.__tablename__: "SELECT, INSERT, UPDATE",
+    ArchivedWorkflow.__tablename__: "SELECT, INSERT",
+    ArchiveMonth.__tablename__: "SELECT, INSERT, DELETE",
     VERSION_TABLE: "SELECT",
 }
 
@@ -57,6 +63,7 @@ _OF_PRODUCER: Mapping[str, str] = {
     Schedule.__tablename__: "SELECT",
     State.__tablename__: "SELECT",
     Attributes.__tablename__: "SELECT, INSERT",
+    ArchivedWorkflow.__tablename__: "SELECT",  # the result of a workflow that was deleted
     Message.__tablename__: "SELECT, INSERT, UPDATE (key)",  # to itself, if the key is taken already
     VERSION_TABLE: "SELECT",
 }

@@ -1,0 +1,67 @@
+"""The document of a workflow: its row, its steps, its messages, its events and its attributes as JSON.
+
+A payload is its JSON text, which is a string of the document: jsonb would change numbers, and refuses U+0000.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+from sqlalchemy import JSON, Table, func, literal_column, select
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.sql import ColumnElement
+
+from pgqrs.models import Attributes, Event, Message, Step, Workflow
+from pgqrs.storage.sql.expressions import number_literal, pg, text_literal, text_of
+
+FORMAT = 1
+"""The format of the documents."""
+
+_PAIRS = 40
+"""Maximum pairs of one call: a function has a hundred arguments at most."""
+
+_EMPTY: ColumnElement[Any] = literal_column("'[]'::jsonb", JSONB())
+
+
+def document_of(workflow: Any, *, messages: bool) -> ColumnElement[Any]:
+    """Return the document of a workflow, an alias in the enclosing query.
+
+    Without `messages` the document has none: there is no index by which to find them.
+    """
+    parts = {
+        "format": number_literal(FORMAT),
+        "workflow": _row(Workflow, workflow),
+        "steps": _rows(Step, Step.workflow_id == workflow.id, Step.started_at, Step.step_id),
+        "events": _rows(Event, Event.workflow_id == workflow.id, Event.name),
+        "attributes": _rows(Attributes, Attributes.workflow_id == workflow.id, Attributes.workflow_id),
+        "messages": _rows(Message, Message.workflow_id == workflow.id, Message.id) if messages else _EMPTY,
+    }
+    return _object(list(parts.items()))
+
+
+def columns_of(model: Any) -> dict[str, bool]:
+    """Return the names of the columns of a model, and whether a column has payloads."""
+    table: Table = model.__table__
+    return {each.name: isinstance(each.type, JSON) and not isinstance(each.type, JSONB) for each in table.columns}
+
+
+def _row(model: Any, row: Any) -> ColumnElement[Any]:
+    values = [
+        (name, text_of(getattr(row, name)) if is_payload else getattr(row, name))
+        for name, is_payload in columns_of(model).items()
+    ]
+    objects = [_object(values[first : first + _PAIRS]) for first in range(0, len(values), _PAIRS)]
+    return reduce(lambda left, right: left.op("||", return_type=JSONB())(right), objects)
+
+
+def _rows(model: Any, own: ColumnElement[bool], *order: Any) -> ColumnElement[Any]:
+    """Return the rows of a model that belong to a workflow, in order."""
+    rows = pg.jsonb_agg(aggregate_order_by(_row(model, model), *order), type_=JSONB())
+    return func.coalesce(select(rows).where(own).correlate_except(model).scalar_subquery(), _EMPTY)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> ColumnElement[Any]:
+    parts = [part for name, value in pairs for part in (text_literal(name), value)]
+    built: ColumnElement[Any] = pg.jsonb_build_object(*parts, type_=JSONB())
+    return built

@@ -1,0 +1,2 @@
+INSERT INTO pgqrs.pgqrs_retention (id, kept, failed, per_name, shortest, archives, archive_kept, cursor, starts_at, next_at) SELECT 1, $1::FLOAT AS anon_1, $2::FLOAT AS anon_2, CAST($3::TEXT AS JSON) AS anon_3, $4::FLOAT AS anon_4, $5::BOOLEAN AS anon_5, $6::FLOAT AS anon_6, 0, now() + $7::FLOAT * interval '1 second' AS anon_7, now() + $7::FLOAT * interval '1 second' AS anon__1
+ON CONFLICT DO NOTHING
