@@ -17,7 +17,7 @@ from pgqrs.codecs.failures import load_error
 from pgqrs.codecs.messages import own_event_codec
 from pgqrs.codecs.records import ValueContext, check_codec
 from pgqrs.engine.scope import calling_runs
-from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError
+from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.messages import OVER
@@ -103,8 +103,9 @@ class WorkflowHandle(Generic[R_co]):
             WorkflowCancelledError: The workflow was cancelled.
             WorkflowInProgressError: The caller is a step or the function of this workflow itself.
             TimeoutError: The timeout passed. The workflow itself continues.
-            WorkflowNotFoundError: No workflow has this id, the workflow was deleted, the transaction that enqueued
-                it has not committed, or the workflow was lost and another workflow has its id.
+            WorkflowNotFoundError: No workflow has this id, the workflow was deleted and not archived, the
+                transaction that enqueued it has not committed, or the workflow was lost and another workflow has
+                its id.
             CodecMismatchError: The workflow is written with another codec.
             SerializationError: The codec cannot decode the output or the error.
             PgqrsError: The `Admin` was closed during the wait.
@@ -298,7 +299,13 @@ class WorkflowHandle(Generic[R_co]):
                 if not joins:
                     check_wait(state, self._id, "result")
                 if not self._is_there:
-                    await state.store.reader.status(self._id, self._token)
+                    try:
+                        await state.store.reader.status(self._id, self._token)
+                    except WorkflowNotFoundError:
+                        archived = await state.store.reader.archived_result(self._id, self._token)
+                        if archived is None:
+                            raise
+                        return archived
                     self._is_there = True
                 with state.waits.counted(calling_runs(state.store.runs)):
                     return await state.results.wait(self._id, self._token)

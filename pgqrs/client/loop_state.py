@@ -30,7 +30,7 @@ class LoopState:
         self.notifier = QueueNotifier(store.notify_queue)
         store.arrivals.on_sent(partial(self.notifier.notify, MESSAGES, 0))
         store.arrivals.on_ready(self.notifier.notify)
-        self.results = ResultPoller(store.reader.results, store.reader.tokens)
+        self.results = ResultPoller(store.reader.results, store.reader.tokens, store.reader.archived_results)
         self.replies = ReplyPoller(store.reader.replies)
         store.arrivals.on_reply(self.replies.notify)
         self.waits = ResultWaits()

@@ -21,15 +21,16 @@ class ResultPoller(Poller[int | None, WorkflowResult]):
     """Waits for the results of workflows; the subject of a wait is the token of the workflow, None for any token.
 
     `look` returns the results of the workflows that have ended. `find` returns the tokens of the workflows that
-    exist, because a deleted workflow never has a result.
+    exist, because a deleted workflow never has a result there; `archived` returns the results of archived ones.
     """
 
     name: ClassVar[str] = "pgqrs-results"
     awaited: ClassVar[str] = "result"
     again: ClassVar[str] = "result"
 
-    def __init__(self, look: Look, find: Find) -> None:
+    def __init__(self, look: Look, find: Find, archived: Look) -> None:
         super().__init__()
+        self._archived = archived
         self._results = look
         self._find = find
         self._find_due = 0.0
@@ -38,7 +39,10 @@ class ResultPoller(Poller[int | None, WorkflowResult]):
         self._find_due = monotonic() + EXISTENCE_INTERVAL
 
     async def _look(self, ids: Collection[int]) -> None:
-        for workflow_id, end in (await self._results(ids)).items():
+        self._end(await self._results(ids))
+
+    def _end(self, results: dict[int, WorkflowResult]) -> None:
+        for workflow_id, end in results.items():
             self._drop_the_replaced(workflow_id, end.token)
             for future in self._waiting.pop(workflow_id, ()):
                 if not future.done():
@@ -51,6 +55,8 @@ class ResultPoller(Poller[int | None, WorkflowResult]):
             return
         try:
             found = await self._find(ids)
+            missing = [each for each in ids if each not in found]
+            self._end(await self._archived(missing) if missing else {})
         except Exception as error:  # noqa: BLE001  # every waiting caller must receive the error
             self._fail(error)
             return

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pgqrs.codecs.records import StoredStep, StoredWorkflow
-from pgqrs.errors import KeyTakenError, UniqueTakenError
+from pgqrs.errors import DatabaseError, KeyTakenError, UniqueTakenError
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.diagnosis.facts import Facts
@@ -33,6 +33,7 @@ from pgqrs.storage.records import (
     WorkflowResult,
     from_row,
 )
+from pgqrs.storage.retention.archive import ArchiveRepository
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.storage.selection.pages import StoredPage, WorkflowLists
@@ -43,6 +44,9 @@ from pgqrs.types import WorkflowCount, WorkflowStatus
 
 LONGEST_SEARCH = 3600.0
 """Maximum seconds of the search for violations of one invariant, and of a count."""
+
+INSUFFICIENT_PRIVILEGE = "42501"
+"""The SQLSTATE of a statement for which a role has not the rights."""
 
 T = TypeVar("T")
 
@@ -103,6 +107,22 @@ class StoreReader:
     async def results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
         """Return the results of the workflows that have ended, by id."""
         return await self._read(lambda connection: WorkflowRepository(connection).results(ids))
+
+    async def archived_results(self, ids: Collection[int]) -> dict[int, WorkflowResult]:
+        """Return the results of the workflows that were archived, by id; none without the right to read them."""
+        try:
+            return await self._read(lambda connection: ArchiveRepository(connection).results(ids))
+        except DatabaseError as error:
+            if error.sqlstate == INSUFFICIENT_PRIVILEGE:
+                return {}
+            raise
+
+    async def archived_result(self, workflow_id: int, token: int | None) -> WorkflowResult | None:
+        """Return the result of an archived workflow, None without one."""
+        found = (await self.archived_results([workflow_id])).get(workflow_id)
+        if found is not None:
+            check_token(workflow_id, token, found.token)
+        return found
 
     async def receiver(self, workflow_id: int, address: str, key: str) -> Receiver:
         """Return the state of the receiver of a message with an address and a key."""

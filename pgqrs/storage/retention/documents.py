@@ -1,6 +1,6 @@
 """The document of a workflow: its row, its steps, its messages, its events and its attributes as JSON.
 
-A payload is its JSON text, which is a string of the document: jsonb would change numbers, and refuses U+0000.
+A payload is its JSON text, which is a string of the document: jsonb would change numbers.
 """
 
 from __future__ import annotations
