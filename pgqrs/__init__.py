@@ -1,6 +1,7 @@
 """Durable workflows for SQLAlchemy applications, on PostgreSQL."""
 
 from pgqrs.client.admin import Admin
+from pgqrs.client.doctor.findings import Finding
 from pgqrs.client.enqueue import Submitter
 from pgqrs.client.handle import WorkflowHandle
 from pgqrs.client.queues.states import StateSnapshot
@@ -104,6 +105,7 @@ __all__ = [
     "Encoded",
     "Event",
     "Every",
+    "Finding",
     "GuardUsedError",
     "InvalidDSNError",
     "InvalidNameError",

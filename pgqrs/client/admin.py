@@ -11,6 +11,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, TypeVarTuple, Unp
 
 from pgqrs.client.diagnosis.reasons import why
 from pgqrs.client.diagnosis.workers import list_workers
+from pgqrs.client.doctor.checks import Doctor
+from pgqrs.client.doctor.findings import Finding
 from pgqrs.client.enqueue import OnConflict, Submitter
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
@@ -1116,6 +1118,20 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await RetentionSettings(self._loops, session).get()
+
+    async def doctor(self) -> list[Finding]:
+        """Look at the server and the tables for conditions that slow pgqrs down or stop it.
+
+        The checks are cheap, whatever the tables hold. A check that this role may not make is a finding, too.
+
+        Returns:
+            The findings, the worst first: dead rows, the sessions, prepared transactions, replication slots and
+            standbys that keep them, indexes, autovacuum, rights, the clock and the retention.
+
+        Raises:
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await Doctor(self._loops).findings()
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

@@ -27,6 +27,7 @@ from pgqrs.storage.queries import (
     workflows,
 )
 from pgqrs.storage.retention import passes as retention_passes
+from pgqrs.storage.retention import purge as retention_purge
 from pgqrs.storage.retention import removal
 from pgqrs.storage.retention import settings as retention_settings
 from pgqrs.storage.schema import migrate
@@ -84,6 +85,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         removal,
         retention_passes,
         retention_settings,
+        retention_purge,
     ):
         for name, value in vars(module).items():
             own = inspect.isroutine(value) and value.__module__ == module.__name__

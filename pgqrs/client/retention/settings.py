@@ -12,7 +12,13 @@ from pgqrs.clock import MAX_SECONDS
 from pgqrs.errors import ConfigurationError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.queries.delivery import RECEIVED_KEPT
-from pgqrs.storage.retention.settings import DAY, DEFAULT_TIMES, RetentionRepository, RetentionTimes
+from pgqrs.storage.retention.settings import (
+    DAY,
+    DEFAULT_TIMES,
+    RetentionRepository,
+    RetentionTimes,
+    StoredRetention,
+)
 from pgqrs.validation import check_name
 
 KeptFor: TypeAlias = float | timedelta | None
@@ -68,21 +74,25 @@ class RetentionSettings:
     async def get(self) -> RetentionRecord:
         """Return the record of the retention."""
         operations = await (await self._loops.store()).operations_for(self._session)
-        found = await operations.run(lambda connection: RetentionRepository(connection).get())
-        times = DEFAULT_TIMES if found is None else found.times
-        return RetentionRecord(
-            _length(times.kept),
-            _length(times.failed),
-            {name: _length(each) for name, each in times.per_name.items()},
-            times.archives,
-            _length(times.archive_kept),
-            is_default=found is None or found.set_at is None,
-            starts_at=None if found is None else found.starts_at,
-            next_at=None if found is None or times.shortest is None else max(found.next_at, found.starts_at),
-            is_under_way=found is not None and found.stage is not None,
-            ended_at=None if found is None else found.ended_at,
-            deleted=0 if found is None else found.deleted,
-        )
+        return retention_record(await operations.run(lambda connection: RetentionRepository(connection).get()))
+
+
+def retention_record(found: StoredRetention | None) -> RetentionRecord:
+    """Return the record of the row of the retention, and of the default times without one."""
+    times = DEFAULT_TIMES if found is None else found.times
+    return RetentionRecord(
+        _length(times.kept),
+        _length(times.failed),
+        {name: _length(each) for name, each in times.per_name.items()},
+        times.archives,
+        _length(times.archive_kept),
+        is_default=found is None or found.set_at is None,
+        starts_at=None if found is None else found.starts_at,
+        next_at=None if found is None or times.shortest is None else max(found.next_at, found.starts_at),
+        is_under_way=found is not None and found.stage is not None,
+        ended_at=None if found is None else found.ended_at,
+        deleted=0 if found is None else found.deleted,
+    )
 
 
 def retention_times(

@@ -28,6 +28,12 @@ from pgqrs.storage.sql.waits import all_of
 Reasons: TypeAlias = Mapping[str, ColumnElement[bool]]
 """The conditions that keep a workflow, by the name of the reason."""
 
+LIVE_CHILD = "have a child that has not ended"
+
+LIVE_BATCH = "are submissions in a batch that has not ended"
+
+THROTTLE = "are counted by the throttle of their unique value"
+
 MAX_SWEPT = 5000
 """Messages that one statement of `sweep` considers."""
 
@@ -50,11 +56,11 @@ def reasons_to_keep(workflow: Any) -> Reasons:
         Throttle.workflow_id == workflow.id,
     )
     return {
-        "live child": is_found(
+        LIVE_CHILD: is_found(
             select(ONE).where(child.parent_id == workflow.id, child.completed_at.is_(None)), child
         ),
-        "live batch": is_found(select(ONE).where(is_of_batch), batch),
-        "throttle": is_found(select(ONE).where(is_of_throttle), Throttle),
+        LIVE_BATCH: is_found(select(ONE).where(is_of_batch), batch),
+        THROTTLE: is_found(select(ONE).where(is_of_throttle), Throttle),
     }
 
 

@@ -69,6 +69,11 @@ _OF_PRODUCER: Mapping[str, str] = {
 }
 
 
+def rights_of_worker() -> list[tuple[str, str]]:
+    """Return the rights of a worker on the tables, each as the name of a table and a privilege."""
+    return [(table, each) for table, rights in _OF_WORKER.items() for each in rights.split(", ")]
+
+
 def grants(schema: str, *, workers: Iterable[str] = (), producers: Iterable[str] = ()) -> str:
     """Return the SQL that grants roles their rights on the tables in `schema`.
 

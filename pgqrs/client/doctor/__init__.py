@@ -1,0 +1,1 @@
+"""`Admin.doctor`: findings about the server and the tables, each with what to do."""
