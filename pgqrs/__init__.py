@@ -63,7 +63,9 @@ from pgqrs.schedules import Cron, Every, ScheduleRecord
 from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.types import (
     Batch,
+    BulkReport,
     Json,
+    LeftWorkflows,
     QueueRecord,
     Rate,
     Reason,
@@ -91,6 +93,7 @@ from pgqrs.workflow.states import WorkflowState
 __all__ = [
     "Admin",
     "Batch",
+    "BulkReport",
     "Child",
     "ChildGroup",
     "Children",
@@ -114,6 +117,7 @@ __all__ = [
     "JsonCodec",
     "KeyConflictError",
     "KeyTakenError",
+    "LeftWorkflows",
     "Many",
     "NotInstalledError",
     "PgqrsError",

@@ -175,6 +175,48 @@ class WorkflowCount:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftWorkflows:
+    """The workflows that a bulk operation has left unchanged, for one reason.
+
+    Attributes:
+        reason: The reason, which completes the sentence "the workflows ...".
+        count: The number of the workflows.
+        ids: The first of their ids, at most ten.
+    """
+
+    reason: str
+    count: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReport:
+    """The result of an operation on many workflows; `str()` of it is one line.
+
+    Attributes:
+        found: The number of the workflows that were selected.
+        changed: The number of the workflows that were changed, or would be.
+        left: The workflows that were left unchanged, by the reason.
+        dry_run: True if nothing was written.
+    """
+
+    found: int
+    changed: int
+    left: tuple[LeftWorkflows, ...] = ()
+    dry_run: bool = False
+
+    def __str__(self) -> str:
+        left = [f"{each.count} {each.reason} ({_listed(each)})" for each in self.left]
+        verb = "would change" if self.dry_run else "changed"
+        return "; ".join([f"found {self.found}, {verb} {self.changed}", *left])
+
+
+def _listed(left: LeftWorkflows) -> str:
+    shown = ", ".join(map(str, left.ids))
+    return f"{shown}, ..." if left.count > len(left.ids) else shown
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """A number of starts in a time, as in ``Rate(100, per=60, burst=20)``.
 

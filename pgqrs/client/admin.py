@@ -16,6 +16,7 @@ from pgqrs.client.doctor.findings import Finding
 from pgqrs.client.enqueue import OnConflict, Submitter
 from pgqrs.client.enqueue import options as _options
 from pgqrs.client.handle import WorkflowHandle
+from pgqrs.client.lists.bulk import BulkOperations
 from pgqrs.client.lists.listing import count_workflows, list_workflows
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
@@ -35,11 +36,14 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.connections.database import Limits
 from pgqrs.storage.connections.engines import Target, engine_source
 from pgqrs.storage.records import ClaimedRun, WorkflowIdentity
+from pgqrs.storage.selection.bulk import Progress
 from pgqrs.storage.selection.filters import FilterConditions, WorkflowFilter
+from pgqrs.storage.selection.selections import Selectable
 from pgqrs.storage.step_transaction import SessionMaker
 from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.types import (
     DEFAULT_QUEUE,
+    BulkReport,
     CatchUp,
     Holds,
     Overlap,
@@ -1132,6 +1136,115 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await Doctor(self._loops).findings()
+
+    async def cancel_workflows(
+        self,
+        which: Selectable,
+        *,
+        interrupt: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> BulkReport:
+        """Request the cancellation of many workflows; see `cancel_workflow` for the course of each.
+
+        One statement cancels up to 2,000 workflows and is committed at once, so the call is safe to interrupt and
+        to repeat. A workflow that another transaction has locked is tried again later, up to 30 seconds.
+
+        Args:
+            which: A `WorkflowFilter`; or ids; or a select of `pgqrs.models.Workflow.id`, which may join tables of
+                the application, as in ``select(Workflow.id).join(Order, Order.workflow_id == Workflow.id)``.
+            interrupt: Whether to interrupt executing steps; see `cancel_workflow`. False by default.
+            dry_run: True to write nothing, and to return the report of the workflows that would be cancelled.
+            progress: A function that is called with the report so far after each statement; none by default.
+            session: A caller's session or connection: the cancellations take effect when the caller commits, all
+                of them at once, and the select sees the changes of the caller.
+
+        Returns:
+            The numbers of the workflows that were found and changed, and the reasons of the others.
+
+        Raises:
+            ConfigurationError: The filter has no condition, or the select returns other columns than
+                `Workflow.id`.
+            TypeError: `which` is of another type, or an id is not an int.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        bulk = BulkOperations(self._loops, which, dry_run=dry_run, progress=progress, session=session)
+        return await bulk.cancel(interrupt=interrupt)
+
+    async def resume_workflows(
+        self,
+        which: Selectable,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> BulkReport:
+        """Make many failed or cancelled workflows ready to run again; see `resume_workflow`.
+
+        A workflow that has not ended is left as it is, so a repeated call does not fence the runs of the first. A
+        workflow whose key another workflow has by now is left, too.
+
+        Args:
+            which: The workflows; see `cancel_workflows`.
+            dry_run: True to write nothing, and to return the report of the workflows that would be resumed.
+            progress: A function that is called with the report so far after each statement; none by default.
+            session: A caller's session or connection, in a transaction; see `cancel_workflows`.
+
+        Returns:
+            The report.
+
+        Raises:
+            ConfigurationError: As for `cancel_workflows`.
+            TypeError: As for `cancel_workflows`.
+            SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await BulkOperations(
+            self._loops, which, dry_run=dry_run, progress=progress, session=session
+        ).resume()
+
+    async def send_many(
+        self,
+        which: Selectable,
+        topic: Topic[T] | str,
+        value: T,
+        *,
+        key: str,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> BulkReport:
+        """Send a message to many workflows; see `WorkflowHandle.send` and `cancel_workflows`.
+
+        Args:
+            which: The workflows; see `cancel_workflows`.
+            topic: The topic, or its name for values of any type.
+            value: The value of the messages, which the codec of the topic must be able to encode.
+            key: The idempotency key of the messages, which makes the call safe to repeat: a workflow gets one
+                message with this topic and key.
+            dry_run: True to write nothing, and to return the report of the workflows that would get the message.
+            progress: A function that is called with the report so far after each statement; none by default.
+            session: A caller's session or connection: the messages are sent when the caller commits.
+
+        Returns:
+            The report. Workflows that have ended, that have the message already, or that are written with another
+            codec are left.
+
+        Raises:
+            ConfigurationError: As for `cancel_workflows`.
+            TypeError: As for `cancel_workflows`.
+            SerializationError: The codec cannot encode `value`.
+            InvalidNameError: The topic or the key cannot be stored.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        bulk = BulkOperations(self._loops, which, dry_run=dry_run, progress=progress, session=session)
+        return await bulk.send(topic, value, key)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

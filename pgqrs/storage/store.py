@@ -312,7 +312,7 @@ class Store:
             try:
                 claim: Claim = await self._starting(record)
             except WorkflowLockedError as locked:
-                if not await self._access.release_if_dead(workflow_id, locked.executor_id):
+                if not await self._access.release_if_dead([workflow_id], locked.executor_id):
                     raise
             except RowRefusedError as refused:
                 # The start of a workflow that has ended takes its key back.

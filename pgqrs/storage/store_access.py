@@ -93,8 +93,8 @@ class StoreAccess:
         await self.tables.ensure()
         return await self._database.run_with_retries(work)
 
-    async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if the executor is dead, and return whether it is.
+    async def release_if_dead(self, workflow_ids: Sequence[int], executor_id: UUID) -> bool:
+        """Take runs from their executor if the executor is dead, and return whether it is.
 
         While that is in doubt, as after a recent loss of the executor's connection, the method waits.
         """
@@ -104,7 +104,7 @@ class StoreAccess:
             await server.suspect()
             life = await server.life(executor_id)
             if life is ExecutorState.DEAD:
-                await WorkflowRepository(connection).release(workflow_id, executor_id)
+                await WorkflowRepository(connection).release(workflow_ids, executor_id)
             return life
 
         while True:
@@ -113,10 +113,11 @@ class StoreAccess:
                 return life is ExecutorState.DEAD
             await asyncio.sleep(DOUBT_INTERVAL)
 
-    async def request_cancel(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
-        """Cancel the run in this process, or notify its executor."""
+    async def request_cancel(self, workflow_ids: Sequence[int], executor_id: UUID, *, interrupt: bool) -> None:
+        """Cancel runs in this process, or notify their executor."""
         if executor_id == self._heartbeat.executor_id:
-            self._heartbeat.cancel(workflow_id, interrupt=interrupt)
+            for each in workflow_ids:
+                self._heartbeat.cancel(each, interrupt=interrupt)
         else:
             await self.notify(executor_channel(executor_id), "cancel")
 

@@ -384,7 +384,7 @@ class _CrashHarness:
         """Release the workflow as maintenance does after it finds the lock of a dead executor free."""
         dead = self._stores[0].executor_id
         await self._stores[1].database.run_with_retries(
-            lambda connection: WorkflowRepository(connection).release(workflow_id, dead)
+            lambda connection: WorkflowRepository(connection).release([workflow_id], dead)
         )
 
     async def _record(self, workflow_id: int) -> StoredWorkflow:

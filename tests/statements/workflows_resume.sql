@@ -25,7 +25,7 @@ OR pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'failed'
 AND (SELECT 1
 FROM pgqrs.pgqrs_workflow_steps AS undo
 WHERE undo.workflow_id = $6::BIGINT
-AND undo.status = $7::TEXT
+AND undo.status = $10::TEXT
 AND pg_catalog.starts_with(undo.step_id, 'undo/')
 
 LIMIT 1) IS NULL),
@@ -42,11 +42,11 @@ OR pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'saga/')))
  UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=$1::BIGINT, retry_at=NULL
 WHERE pgqrs.pgqrs_workflow_steps.workflow_id = $6::BIGINT
-AND pgqrs.pgqrs_workflow_steps.status = $10::TEXT
+AND pgqrs.pgqrs_workflow_steps.status = $11::TEXT
 AND ((SELECT 1
 FROM pgqrs.pgqrs_workflow_steps AS undo
 WHERE undo.workflow_id = $6::BIGINT
-AND undo.status = $7::TEXT
+AND undo.status = $10::TEXT
 AND pg_catalog.starts_with(undo.step_id, 'undo/')
 
 LIMIT 1) IS NULL

@@ -58,6 +58,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "current state", writes.CURRENT_STATE.statement()
     yield "current state in the caller's session", writes.CALLER_CURRENT_STATE.statement()
     yield "change states in a transactional step", CALLER_CHANGE_STATES.statement()
+    yield "send many", writes.CALLER_SEND.sent_many()
     for kind in writes.CALLER_ENQUEUE.values():
         yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.invariants():

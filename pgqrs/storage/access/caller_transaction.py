@@ -65,17 +65,17 @@ class CallerTransaction:
             )
         return await work(self._connection)
 
-    async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if the executor is known to be dead, and return whether it is.
+    async def release_if_dead(self, workflow_ids: Sequence[int], executor_id: UUID) -> bool:
+        """Take runs from their executor if the executor is known to be dead, and return whether it is.
 
         In doubt, the request stays: the executor is notified, or the worker that recovers the run reads it.
         """
         if await ServerRepository(self._connection).life(executor_id) is not ExecutorState.DEAD:
             return False
-        await WorkflowRepository(self._connection).release(workflow_id, executor_id)
+        await WorkflowRepository(self._connection).release(workflow_ids, executor_id)
         return True
 
-    async def request_cancel(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:  # noqa: ARG002
-        """Notify the executor of a run when the transaction commits; it reads the request from the row."""
+    async def request_cancel(self, workflow_ids: Sequence[int], executor_id: UUID, *, interrupt: bool) -> None:  # noqa: ARG002
+        """Notify the executor of runs when the transaction commits; it reads the requests from the rows."""
         message = {"channel": executor_channel(executor_id), "payload": "cancel"}
         await self._connection.execute(notify(), message)

@@ -72,12 +72,12 @@ class Access(Protocol):
         """Do `work` and return its result; `atomic` says that all its statements need one transaction."""
         ...
 
-    async def release_if_dead(self, workflow_id: int, executor_id: UUID) -> bool:
-        """Take the run from its executor if the executor is dead, and return whether it is."""
+    async def release_if_dead(self, workflow_ids: Sequence[int], executor_id: UUID) -> bool:
+        """Take runs from their executor if the executor is dead, and return whether it is."""
         ...
 
-    async def request_cancel(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
-        """Notify the executor of a run that the cancellation of its workflow is requested."""
+    async def request_cancel(self, workflow_ids: Sequence[int], executor_id: UUID, *, interrupt: bool) -> None:
+        """Notify the executor of runs that the cancellation of their workflows is requested."""
         ...
 
 
@@ -88,20 +88,20 @@ class WorkflowOperations:
     """
 
     def __init__(self, access: Access, ids: IdAllocator, codec: str | None) -> None:
-        self._access = access
+        self.access = access
         self._ids = ids
         self.codec = codec
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do other work in the transaction of these operations; it must be safe to do twice."""
-        return await self._access.run(work)
+        return await self.access.run(work)
 
     async def create(self, name: str, input_text: str) -> WorkflowIdentity:
         """Write a new workflow and return its identity."""
         while True:
-            (workflow_id,) = await self._access.draw(1)
+            (workflow_id,) = await self.access.draw(1)
             new = NewWorkflow(workflow_id, name, input_text, self.codec, new_token())
-            if await self._access.insert(new):
+            if await self.access.insert(new):
                 return WorkflowIdentity(workflow_id, new.token)
             self._ids.forget()
 
@@ -115,9 +115,9 @@ class WorkflowOperations:
         found: dict[int, int | KeyOwner] = {}
         left = list(new)
         while left:
-            drawn = await self._access.draw(len(left))
+            drawn = await self.access.draw(len(left))
             numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
-            found |= await self._access.enqueue(numbered)
+            found |= await self.access.enqueue(numbered)
             left = [each for each in left if each.token not in found]
             # Another workflow has the id: a server that lost its last writes has reserved it twice. Or the
             # workflow that had the key has released it since.
@@ -138,10 +138,10 @@ class WorkflowOperations:
         placed: dict[int, Placed] = {}
         left = list(new)
         while left:
-            drawn = await self._access.draw(len(left))
+            drawn = await self.access.draw(len(left))
             numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
             write = partial(writes.write, new=numbered)
-            placed |= await self._access.run(write, atomic=policy.needs_transaction)
+            placed |= await self.access.run(write, atomic=policy.needs_transaction)
             left = [each for each in left if each.token not in placed]
             if left:  # as in `submit`: an id is taken, or a value was given up since
                 self._ids.forget()
@@ -156,7 +156,7 @@ class WorkflowOperations:
         a new one. Raises the errors of `send`; `taken` is as for `submit`.
         """
         while True:
-            (workflow_id,) = await self._access.draw(1)
+            (workflow_id,) = await self.access.draw(1)
             numbered = new._replace(workflow_id=workflow_id)
 
             async def write(connection: Connection, numbered: AnySubmission = numbered) -> SentMessage | None:
@@ -174,18 +174,18 @@ class WorkflowOperations:
                     return None
                 return message
 
-            message = await self._access.run(write, atomic=True)
+            message = await self.access.run(write, atomic=True)
             if message is not None:
                 return message
             self._ids.forget()  # as in `submit`: the id is taken, or the key was released since, by an end
 
     async def transaction_time(self) -> datetime:
         """Return the time from which the delays of submissions are counted: the beginning of the transaction."""
-        return await self._access.run(lambda connection: ServerRepository(connection).transaction_time())
+        return await self.access.run(lambda connection: ServerRepository(connection).transaction_time())
 
     async def find(self, name: str, key: str) -> WorkflowIdentity:
         """Return the identity of the workflow that has a key; raises `WorkflowNotFoundError`."""
-        found = await self._access.run(lambda connection: WorkflowRepository(connection).of_key(name, key))
+        found = await self.access.run(lambda connection: WorkflowRepository(connection).of_key(name, key))
         if found is None:
             raise WorkflowNotFoundError(0, name=name, key=key)
         return found
@@ -197,11 +197,11 @@ class WorkflowOperations:
         another codec than the one that has written the message.
         """
         check_id(message.workflow_id)
-        await self._access.send(message)
+        await self.access.send(message)
 
     async def emit(self, event: EmittedEvent) -> bool:
         """Write an event of the schema unless it has a value, and return whether it has this value now."""
-        return await self._access.emit(event)
+        return await self.access.emit(event)
 
     async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
         """Cancel a workflow at once, or request the cancellation of its run.
@@ -209,7 +209,7 @@ class WorkflowOperations:
         Raises `WorkflowNotFoundError` also if the workflow of the id has another token than `token`.
         """
         check_id(workflow_id)
-        executor_id = await self._access.run(
+        executor_id = await self.access.run(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
         )
         if executor_id is not None:
@@ -217,14 +217,14 @@ class WorkflowOperations:
 
     async def _stop(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
         """Cancel a workflow whose run was asked to stop: by its executor, or at once if the executor is dead."""
-        if executor_id == ABANDONED or await self._access.release_if_dead(workflow_id, executor_id):
-            await self._access.run(lambda connection: WorkflowRepository(connection).cancel_released(workflow_id))
+        if executor_id == ABANDONED or await self.access.release_if_dead([workflow_id], executor_id):
+            await self.access.run(lambda connection: WorkflowRepository(connection).cancel_released(workflow_id))
         else:
-            await self._access.request_cancel(workflow_id, executor_id, interrupt=interrupt)
+            await self.access.request_cancel([workflow_id], executor_id, interrupt=interrupt)
 
     async def resume(self, workflow_id: int) -> WorkflowName:
         """Make a workflow runnable again, have its failed steps executed again; return its name and token."""
         check_id(workflow_id)
-        return await self._access.run(
+        return await self.access.run(
             lambda connection: WorkflowRepository(connection).resume(workflow_id), atomic=True
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
@@ -182,11 +182,11 @@ class WorkflowRepository:
         executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
         return executor
 
-    async def release(self, workflow_id: int, executor_id: UUID) -> None:
-        """Mark a run of a dead executor as abandoned, so that another executor can start a run."""
+    async def release(self, ids: Sequence[int], executor_id: UUID) -> None:
+        """Mark runs of a dead executor as abandoned, so that another executor can start runs."""
         await self._connection.execute(
             update(Workflow)
-            .where(Workflow.id == workflow_id, Workflow.executor == executor_id)
+            .where(Workflow.id == func.any(bigints(ids)), Workflow.executor == executor_id)
             .values(executor=executors.ABANDONED, updated_at=func.now())
         )
 
@@ -210,13 +210,16 @@ class WorkflowRepository:
         if row.batch_id == workflow_id:
             _refuse_batch(workflow_id, row)
         if row.releases_key or row.unique_value is not None:
-            await self._resume_with_key(workflow_id)
+            await self.resume_with_key(workflow_id)
         else:
             await self._connection.execute(resume(), own)
         return WorkflowName(row.name, row.token, row.scheduled_for)
 
-    async def _resume_with_key(self, workflow_id: int) -> None:
-        """Make a workflow runnable again that may have to take its key or its unique value back."""
+    async def resume_with_key(self, workflow_id: int) -> None:
+        """Make a locked workflow runnable again that may have to take its key or its unique value back.
+
+        Raises `KeyTakenError` or `UniqueTakenError`; the transaction stays usable.
+        """
         await self._connection.execute(text("SAVEPOINT pgqrs_resume"))
         try:
             await self._connection.execute(resume(), {"workflow": workflow_id})
@@ -342,11 +345,72 @@ def _refuse_batch(workflow_id: int, row: Any) -> None:
         raise
 
 
+class _One:
+    """The conditions of a statement that is about one `workflow`."""
+
+    def has(self, column: Any) -> ColumnElement[bool]:
+        """Return the condition that a column is the id of the workflow."""
+        condition: ColumnElement[bool] = column == self.of(column)
+        return condition
+
+    def of(self, _column: Any) -> ColumnElement[Any]:
+        """Return the id of the workflow of a row."""
+        return bindparam("workflow")
+
+
+class _Many:
+    """The conditions of a statement that is about several `workflows`, the text of an array."""
+
+    def has(self, column: Any) -> ColumnElement[bool]:
+        """Return the condition that a column is the id of one of the workflows."""
+        condition: ColumnElement[bool] = column == func.any(_asked_ids())
+        return condition
+
+    def of(self, column: Any) -> ColumnElement[Any]:
+        """Return the id of the workflow of a row, which a column has."""
+        own: ColumnElement[Any] = column
+        return own
+
+
+_Own: TypeAlias = _One | _Many
+
+
+def _asked_ids() -> ColumnElement[Any]:
+    return array_of(bindparam("workflows", type_=Text()), BigInteger())
+
+
+def _lockable() -> tuple[Any, ...]:
+    return (
+        Workflow.id,
+        Workflow.name,
+        Workflow.status,
+        Workflow.executor,
+        Workflow.token,
+        Workflow.saga_state,
+    )
+
+
 def _locked() -> Any:
     """Return the query that locks a workflow and returns its status, executor and token."""
-    columns: Any = (Workflow.id, Workflow.name, Workflow.status, Workflow.executor, Workflow.token)
-    columns += (Workflow.saga_state,)
-    return select(*columns).where(Workflow.id == bindparam("workflow")).with_for_update(key_share=True)
+    return select(*_lockable()).where(_One().has(Workflow.id)).with_for_update(key_share=True)
+
+
+def _locked_many(*more: Any) -> Any:
+    """Return the query that locks `workflows`, in order, except the ones that another transaction has locked."""
+    query = select(*_lockable(), *more).where(_Many().has(Workflow.id)).order_by(Workflow.id)
+    return query.with_for_update(key_share=True, skip_locked=True)
+
+
+def states_of_many() -> Any:
+    """Return the query for the states of `workflows`, without a lock."""
+    more = (Workflow.cancel_interrupts, Workflow.releases_key, Workflow.unique_value, Workflow.batch_id)
+    return select(*_lockable(), *more, Workflow.codec).where(_Many().has(Workflow.id)).order_by(Workflow.id)
+
+
+@cache
+def lock_many() -> Any:
+    """Return the query that locks `workflows` that are to run again, except locked ones."""
+    return _locked_many(Workflow.releases_key, Workflow.unique_value, Workflow.batch_id)
 
 
 @cache
@@ -365,6 +429,23 @@ def cancel() -> Any:
     # Not named `token`: SQLAlchemy would take a value named as a column for a new value of the column.
     token = func.coalesce(bindparam("expected_token", type_=BigInteger()), held.c.token)
     own = update(Workflow).where(Workflow.id == held.c.id, token.is_not_distinct_from(held.c.token))
+    held_columns = (held.c.status, held.c.executor, held.c.token)
+    return select(*held_columns).add_cte(*_cancelling(held, own))
+
+
+@cache
+def cancel_many() -> Any:
+    """Return the statement that does as `cancel` for `workflows`, and returns their states from before.
+
+    It skips the rows that another transaction has locked.
+    """
+    held = _locked_many(Workflow.cancel_interrupts).cte("held")
+    own = update(Workflow).where(Workflow.id == held.c.id)
+    return select(held).add_cte(*_cancelling(held, own))
+
+
+def _cancelling(held: Any, own: Any) -> Sequence[Any]:
+    """Return the writes that cancel the locked workflows of `held`; `own` is their update."""
     running = held.c.status == text_literal(WorkflowStatus.RUNNING)
     waiting = held.c.status.in_([text_literal(WorkflowStatus.PENDING), text_literal(WorkflowStatus.WAITING)])
     interrupts = func.coalesce(Workflow.cancel_interrupts, false()) | bindparam("interrupt", type_=Boolean())
@@ -375,24 +456,47 @@ def cancel() -> Any:
     unwinding = handed.returning(Workflow.id).cte("unwinding")
     dropped = drop_waits(cancelled.c.id).cte("waits_dropped")
     also_dropped = drop_waits(unwinding.c.id).cte("also_dropped")
-    held_columns = (held.c.status, held.c.executor, held.c.token)
-    return select(*held_columns).add_cte(asked, cancelled, unwinding, dropped, also_dropped)
+    return asked, cancelled, unwinding, dropped, also_dropped
+
+
+@cache
+def messages_with_key() -> Any:
+    """Return the query for the receivers of the messages at `addresses` that have one of the `keys`."""
+    addresses, keys = (func.any(bindparam(each, type_=ARRAY(Text()))) for each in ("addresses", "keys"))
+    return select(Message.workflow_id).where(Message.address == addresses, Message.key == keys)
 
 
 @cache
 def drop_left_waits() -> Any:
     """Return the statement that deletes the waits of a workflow unless it is parked."""
-    own: ColumnElement[Any] = bindparam("workflow")
-    is_parked = exists().where(Workflow.id == own, Workflow.status == WorkflowStatus.WAITING)
-    return delete(Wait).where(Wait.workflow_id == own, ~is_parked)
+    return _drop_left_waits(_One())
+
+
+@cache
+def drop_left_waits_of_many() -> Any:
+    """Return the statement that deletes the waits of those of some `workflows` that are not parked."""
+    return _drop_left_waits(_Many())
+
+
+def _drop_left_waits(own: _Own) -> Any:
+    is_parked = exists().where(Workflow.id == own.of(Wait.workflow_id), Workflow.status == WorkflowStatus.WAITING)
+    return delete(Wait).where(own.has(Wait.workflow_id), ~is_parked)
 
 
 @cache
 def cancel_released() -> Any:
     """Return the statement that cancels a workflow whose run was released, or hands it to a worker to unwind."""
-    released = update(Workflow).where(
-        Workflow.id == bindparam("workflow"), Workflow.executor == executors.abandoned()
-    )
+    return _cancel_released(_One())
+
+
+@cache
+def cancel_released_many() -> Any:
+    """Return the statement that does as `cancel_released` for `workflows`."""
+    return _cancel_released(_Many())
+
+
+def _cancel_released(own: _Own) -> Any:
+    released = update(Workflow).where(own.has(Workflow.id), Workflow.executor == executors.abandoned())
     freed = {"executor": null(), "epoch": Workflow.epoch + 1, "claim": null()}
     handed = released.where(has_saga()).values(**handed_to_worker(SagaState.CANCELLED), **freed).cte("handed")
     return released.where(~has_saga()).values(**_CANCELLED, **freed).add_cte(handed)
@@ -416,14 +520,26 @@ def resume() -> Any:
     After a failed undo only the steps that began since then are reopened, and the workflow goes on to unwind: the
     body is to take its path from before. The undos have all their time again.
     """
-    undo, saga = aliased(Step, name="undo"), aliased(Step, name="saga")
-    own: ColumnElement[Any] = bindparam("workflow")
-    failed = select(ONE).where(undo.workflow_id == own, undo.status == StepStatus.ERROR, _is_undo(undo))
-    has_failed = is_found(failed, undo)
-    decided = select(pg.max(saga.completed_at)).where(saga.workflow_id == own, _is_saga(saga)).scalar_subquery()
+    return _resume(_One())
+
+
+@cache
+def resume_many() -> Any:
+    """Return the statement that does as `resume` for `workflows`."""
+    return _resume(_Many())
+
+
+def _resume(own: _Own) -> Any:
+    saga = aliased(Step, name="saga")
+    decided = (
+        select(pg.max(saga.completed_at))
+        .where(saga.workflow_id == own.of(Step.workflow_id), _is_saga(saga))
+        .correlate_except(saga)
+        .scalar_subquery()
+    )
     began_anew = (
         update(Step)
-        .where(Step.workflow_id == own, _is_saga(Step))
+        .where(own.has(Step.workflow_id), _is_saga(Step))
         .values(completed_at=func.now())
         .cte("began_anew")
     )
@@ -431,7 +547,7 @@ def resume() -> Any:
     has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
     made_pending = (
         update(Workflow)
-        .where(Workflow.id == bindparam("workflow"))
+        .where(own.has(Workflow.id))
         .values(
             # A child that is resumed after the end of its parent goes on without it.
             ends_with_parent=Workflow.ends_with_parent & has_live_parent,
@@ -449,7 +565,8 @@ def resume() -> Any:
             batch_id=case((Workflow.batch_id == Workflow.id, Workflow.batch_id)),
             # A later cancellation is to undo what is left, also if it comes before the next run.
             saga_state=case(
-                (has_failed | is_undecided(), Workflow.saga_state), (unwinds(), text_literal(SagaState.OPEN))
+                (_has_failed_undo(own.of(Workflow.id)) | is_undecided(), Workflow.saga_state),
+                (unwinds(), text_literal(SagaState.OPEN)),
             ),
             # Its slot may be another workflow's now; one that has not ended keeps it.
             slot=case((Workflow.completed_at.is_(None), Workflow.slot)),
@@ -459,21 +576,29 @@ def resume() -> Any:
         )
         .cte("made_pending")
     )
+    has_failed = _has_failed_undo(own.of(Step.workflow_id))
     waiting_again = (
         update(Step)
-        .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.SUCCESS, is_failed_wait())
+        .where(own.has(Step.workflow_id), Step.status == StepStatus.SUCCESS, is_failed_wait())
         .where(~has_failed)
         .values(status=StepStatus.RUNNING, output=null(), address=null(), completed_at=null(), retry_at=null())
         .cte("waiting_again")
     )
-    waits_dropped = delete(Wait).where(Wait.workflow_id == bindparam("workflow")).cte("waits_dropped")
+    waits_dropped = delete(Wait).where(own.has(Wait.workflow_id)).cte("waits_dropped")
     return (
         update(Step)
-        .where(Step.workflow_id == bindparam("workflow"), Step.status == StepStatus.ERROR)
+        .where(own.has(Step.workflow_id), Step.status == StepStatus.ERROR)
         .where(~has_failed | (Step.started_at >= decided) | _is_undo(Step))
         .values(reopened=true(), failures=0, retry_at=null())
         .add_cte(made_pending, waiting_again, waits_dropped, began_anew)
     )
+
+
+def _has_failed_undo(workflow_id: Any) -> ColumnElement[bool]:
+    """Return the condition that an undo of a workflow has failed."""
+    undo = aliased(Step, name="undo")
+    failed = select(ONE).where(undo.workflow_id == workflow_id, undo.status == StepStatus.ERROR, _is_undo(undo))
+    return is_found(failed, undo)
 
 
 @cache

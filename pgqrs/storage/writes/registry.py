@@ -23,7 +23,7 @@ from pgqrs.storage.writes.creation import (
     Submission,
     SubmissionUntilEnd,
 )
-from pgqrs.storage.writes.messages import SendMessages, TakeMessages
+from pgqrs.storage.writes.messages import SendMessages, SentMessage, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
 from pgqrs.storage.writes.outbox import EmitEvents, RecordSendingStep, SendFromSteps
 from pgqrs.storage.writes.runs import ClaimWorkflow, FinishWorkflow, MarkSaga, ReleaseWorkflow
@@ -93,6 +93,18 @@ class CallerEnqueueUntilEnd(CallerColumns[Submission], EnqueueUntilEnd):
 class CallerEnqueuePartitioned(CallerColumns[PartitionedSubmission], EnqueuePartitioned):
     """Insert workflows with a key within their queue, in the caller's session."""
 
+
+class CallerSendMessages(CallerColumns[SentMessage], SendMessages):
+    """Insert many messages at once, in any session."""
+
+    def sent_many(self) -> Any:
+        """Return the statement; it answers with the ids of the workflows that have the messages."""
+        found = self.statement().cte(f"{self.name}_done")
+        written = [follow(found).cte(f"{self.name}_{name}") for name, follow in self.followers.items()]
+        return select(found.c.workflow_id).add_cte(*written)
+
+
+CALLER_SEND = CallerSendMessages()
 
 CURRENT_STATE = CurrentStateQuery()
 
