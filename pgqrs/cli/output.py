@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import click
+
+from pgqrs.types import Unreadable
 
 MAX_WIDTH = 40
 """Characters, the width of a column from which on longer cells do not widen the other rows."""
@@ -15,7 +18,7 @@ MAX_WIDTH = 40
 
 def print_json(value: Any) -> None:
     """Print a value as JSON, with times in ISO 8601 and lengths in seconds."""
-    click.echo(json.dumps(value, indent=2, default=_plain))
+    click.echo(json.dumps(value, indent=2, default=plain))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -33,6 +36,30 @@ def escaped(text: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def to_values(record: Any) -> Any:
+    """Return a record, or what a record has, as values for JSON; a payload that cannot be read says so."""
+    if isinstance(record, Unreadable):
+        return {"unreadable": record.error}
+    if is_dataclass(record):
+        return {each.name: to_values(getattr(record, each.name)) for each in fields(record)}
+    if isinstance(record, (list, tuple)):
+        return [to_values(each) for each in cast("Sequence[Any]", record)]
+    return record
+
+
+def cut(text: str, most: int | None) -> str:
+    """Return a text with at most `most` characters, None for all of it."""
+    return text if most is None or len(text) <= most else f"{text[: most - 3]}..."
+
+
+def moment(time: datetime | None) -> str:
+    """Return a time to the second, in the time zone of this machine, or a dash."""
+    return "-" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 def shown(time: datetime | None) -> str:
     """Return a time in ISO 8601, or a dash."""
     return "-" if time is None else time.isoformat()
@@ -43,7 +70,8 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value that JSON lacks as one that it has."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -9,7 +9,7 @@ from typing import get_args
 
 import click
 
-from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.cli.connection import DatabaseOptions, database_options
 from pgqrs.cli.output import print_json, print_table
 from pgqrs.client.admin import Admin
 from pgqrs.types import Holds, QueueRecord, Rate
@@ -18,7 +18,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _name = click.argument("name")
 _limit = partial(click.option, type=click.IntRange(min=1))
 
-_HEADINGS = (
+HEADINGS = (
     "QUEUE",
     "LIMIT",
     "PER KEY",
@@ -65,22 +65,20 @@ def queue() -> None:
 
 
 @queue.command("list")
-@dsn_required
-@schema_option
+@database_options
 @_as_json
-def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
+def list_queues(database: DatabaseOptions, *, as_json: bool) -> None:
     """List the queues that have limits, are paused, or have workflows that are ready or running."""
 
     async def show(admin: Admin) -> None:
         _print(await admin.list_queues(), as_json=as_json)
 
-    run(dsn, schema, show)
+    database.run(show)
 
 
 @queue.command("set")
 @_name
-@dsn_required
-@schema_option
+@database_options
 @_limit("--concurrency", help="Maximum runs of the queue at once, in all processes; no limit if omitted.")
 @_limit("--partition-concurrency", help="Maximum runs of each partition key at once; no limit if omitted.")
 @_rate("--rate", help="Maximum rate of the starts, as in 100/60:20: 100 in 60 seconds, 20 at once.")
@@ -103,10 +101,9 @@ def list_queues(dsn: str, schema: str, *, as_json: bool) -> None:
 @click.option("--fair/--no-fair", default=True, help="Serve the partition keys in turn, or by priority and age.")
 @_as_json
 def set_queue(
+    database: DatabaseOptions,
     name: str,
     *,
-    dsn: str,
-    schema: str,
     concurrency: int | None,
     partition_concurrency: int | None,
     rate: Rate | None,
@@ -133,52 +130,49 @@ def set_queue(
         )
         await _show(admin, name, as_json=as_json)
 
-    run(dsn, schema, change)
+    database.run(change)
 
 
 @queue.command("pause")
 @_name
-@dsn_required
-@schema_option
+@database_options
 @_as_json
-def pause_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+def pause_queue(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Pause a queue: no worker claims its workflows until it is resumed."""
 
     async def change(admin: Admin) -> None:
         await admin.pause_queue(name)
         await _show(admin, name, as_json=as_json)
 
-    run(dsn, schema, change)
+    database.run(change)
 
 
 @queue.command("resume")
 @_name
-@dsn_required
-@schema_option
+@database_options
 @_as_json
-def resume_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+def resume_queue(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """End the pause of a queue."""
 
     async def change(admin: Admin) -> None:
         await admin.resume_queue(name)
         await _show(admin, name, as_json=as_json)
 
-    run(dsn, schema, change)
+    database.run(change)
 
 
 @queue.command("delete")
 @_name
-@dsn_required
-@schema_option
+@database_options
 @_as_json
-def delete_queue(name: str, *, dsn: str, schema: str, as_json: bool) -> None:
+def delete_queue(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Take the limits and the pause of a queue away; its workflows stay."""
 
     async def change(admin: Admin) -> None:
         await admin.delete_queue(name)
         await _show(admin, name, as_json=as_json)
 
-    run(dsn, schema, change)
+    database.run(change)
 
 
 async def _show(admin: Admin, name: str, *, as_json: bool) -> None:
@@ -191,10 +185,11 @@ def _print(records: Sequence[QueueRecord], *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(each) for each in records])
     else:
-        print_table(_HEADINGS, [_row(each) for each in records])
+        print_table(HEADINGS, [row(each) for each in records])
 
 
-def _row(record: QueueRecord) -> tuple[str, ...]:
+def row(record: QueueRecord) -> tuple[str, ...]:
+    """Return the cells of a queue in a table."""
     limits = (record.concurrency, record.partition_concurrency)
     counts = (record.ready, record.running, record.held_back)
     return (

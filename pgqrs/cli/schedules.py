@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from pgqrs.cli.connection import dsn_required, run, schema_option
+from pgqrs.cli.connection import DatabaseOptions, database_options
 from pgqrs.cli.output import counted, print_json, print_table, shown
 from pgqrs.client.admin import Admin
 from pgqrs.schedules import ScheduleRecord
@@ -27,18 +27,15 @@ def schedule() -> None:
     """List and control the schedules."""
 
 
-def _of_one(command: Callable[P, R]) -> Callable[P, R]:
+def _of_one(command: Callable[Concatenate[DatabaseOptions, P], R]) -> Callable[..., R]:
     """Add the options of a command for one schedule."""
-    for option in (_json, schema_option, dsn_required, click.argument("name")):
-        command = option(command)
-    return command
+    return click.argument("name")(database_options(_json(command)))
 
 
 @schedule.command(name="list")
-@dsn_required
-@schema_option
+@database_options
 @_json
-def list_(dsn: str, schema: str, *, as_json: bool) -> None:
+def list_(database: DatabaseOptions, *, as_json: bool) -> None:
     """List all schedules, with their next times."""
 
     async def act(admin: Admin) -> None:
@@ -48,26 +45,26 @@ def list_(dsn: str, schema: str, *, as_json: bool) -> None:
         else:
             print_table(_HEAD, [_row(each) for each in found])
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
 @schedule.command()
 @_of_one
-def pause(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+def pause(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Start no more workflows of the schedule NAME, until it is resumed."""
-    _change(name, dsn, schema, as_json=as_json, pauses=True)
+    _change(database, name, as_json=as_json, pauses=True)
 
 
 @schedule.command()
 @_of_one
-def resume(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+def resume(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Go on with the schedule NAME; the times that passed during the pause are not caught up."""
-    _change(name, dsn, schema, as_json=as_json, pauses=False)
+    _change(database, name, as_json=as_json, pauses=False)
 
 
 @schedule.command()
 @_of_one
-def delete(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+def delete(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Delete the schedule NAME; the workflows that it has started stay."""
 
     async def act(admin: Admin) -> None:
@@ -77,12 +74,12 @@ def delete(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
         else:
             click.echo(f"The schedule {name!r} is deleted.")
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
 @schedule.command()
 @_of_one
-def trigger(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
+def trigger(database: DatabaseOptions, name: str, *, as_json: bool) -> None:
     """Start a workflow of the schedule NAME now."""
 
     async def act(admin: Admin) -> None:
@@ -92,7 +89,7 @@ def trigger(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
         else:
             click.echo(f"The schedule {name!r} has started workflow {handle.id}.")
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
 @schedule.command()
@@ -100,7 +97,9 @@ def trigger(name: str, dsn: str, schema: str, *, as_json: bool) -> None:
 @click.argument("since")
 @click.argument("until")
 @click.option("--dry-run", is_flag=True, help="Print the times, and start nothing.")
-def backfill(name: str, since: str, until: str, dsn: str, schema: str, *, dry_run: bool, as_json: bool) -> None:
+def backfill(
+    database: DatabaseOptions, name: str, since: str, until: str, *, dry_run: bool, as_json: bool
+) -> None:
     """Start the workflows that the schedule NAME has missed from SINCE on and before UNTIL.
 
     The times are ISO 8601 with an offset, as 2026-11-27T00:00:00+01:00.
@@ -114,22 +113,22 @@ def backfill(name: str, since: str, until: str, dsn: str, schema: str, *, dry_ru
             verb = "would start" if dry_run else "has started"
             click.echo(f"The schedule {name!r} {verb} {counted(len(times), 'workflow')}.")
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
 @schedule.command(name="next")
 @click.option("--count", type=click.IntRange(min=1), default=5, show_default=True, help="The number of times.")
 @_of_one
-def next_(name: str, dsn: str, schema: str, *, count: int, as_json: bool) -> None:
+def next_(database: DatabaseOptions, name: str, *, count: int, as_json: bool) -> None:
     """Print the next times of the schedule NAME."""
 
     async def act(admin: Admin) -> None:
         _print_times(await (await admin.find_schedule(name)).next(count), as_json=as_json)
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
-def _change(name: str, dsn: str, schema: str, *, as_json: bool, pauses: bool) -> None:
+def _change(database: DatabaseOptions, name: str, *, as_json: bool, pauses: bool) -> None:
     """Pause or resume a schedule, and print its state."""
 
     async def act(admin: Admin) -> None:
@@ -141,7 +140,7 @@ def _change(name: str, dsn: str, schema: str, *, as_json: bool, pauses: bool) ->
         else:
             click.echo(f"The schedule {name!r} is {_state(record)}; its next time is {shown(record.next_at)}.")
 
-    run(dsn, schema, act)
+    database.run(act)
 
 
 def _time(what: str, text: str) -> datetime:

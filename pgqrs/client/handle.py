@@ -21,7 +21,7 @@ from pgqrs.errors import WorkflowCancelledError, WorkflowFinishedError, Workflow
 from pgqrs.storage.records import EventState, WorkflowIdentity, WorkflowResult
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.messages import OVER
-from pgqrs.types import StepRecord, WorkflowStatus
+from pgqrs.types import StepRecord, WorkflowRecord, WorkflowStatus
 from pgqrs.validation import check_name
 from pgqrs.workflow.messaging.messages import Topic, as_topic, message
 from pgqrs.workflow.messaging.updates import Askable
@@ -267,6 +267,20 @@ class WorkflowHandle(Generic[R_co]):
                 name: own_event_codec(self._loops.codec, self._id, name).decode(text)
                 for name, text in texts.items()
             }
+
+    async def record(self) -> WorkflowRecord:
+        """Return a snapshot of the workflow.
+
+        Returns:
+            The record. A payload that this `Admin` cannot read is `Unreadable`.
+
+        Raises:
+            WorkflowNotFoundError: No workflow has this id, or the workflow was lost and another workflow has its
+                id.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await self._loops.record(self._id, self._token)
 
     async def steps(self) -> list[StepRecord]:
         """Return the records of the workflow's steps, in the order in which the steps began.

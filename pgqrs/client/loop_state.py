@@ -11,7 +11,7 @@ from pgqrs.client.reply_poller import ReplyPoller
 from pgqrs.client.result_poller import ResultPoller
 from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import Codec
-from pgqrs.codecs.records import decode_listed_step
+from pgqrs.codecs.records import decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.heartbeat import Heartbeat
@@ -19,7 +19,7 @@ from pgqrs.storage.sql.channels import MESSAGES
 from pgqrs.storage.store import Store, StoreSettings
 from pgqrs.storage.writes.messages import SentMessage
 from pgqrs.storage.writes.outbox import EmittedEvent
-from pgqrs.types import StepRecord
+from pgqrs.types import StepRecord, WorkflowRecord
 
 
 class LoopState:
@@ -141,6 +141,10 @@ class LoopStates:
         reader = (await self.store()).reader
         written = (await reader.workflow(workflow_id, token)).codec
         return [decode_listed_step(self.codec, each, written) for each in await reader.steps(workflow_id)]
+
+    async def record(self, workflow_id: int, token: int | None = None) -> WorkflowRecord:
+        """Return the record of a workflow; a payload that cannot be read is `Unreadable`."""
+        return decode_listed_workflow(self.codec, await (await self.store()).reader.workflow(workflow_id, token))
 
     def _leave_other_process(self) -> None:
         """Drop the parent's stores after a fork: its ids, connections and executor do not belong to the child."""

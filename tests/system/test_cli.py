@@ -46,7 +46,7 @@ def test_install_then_verify(pgqrs, schema):
 
 @pytest.mark.parametrize("arguments", [["verify"], ["worker", "shop.orders"]])
 def test_reading_command_creates_no_embedded_server(tmp_path, monkeypatch, arguments):
-    monkeypatch.setattr(cli, "_collected", lambda targets: [])
+    monkeypatch.setattr("pgqrs.cli.run_worker.collected", lambda targets: [])
     dsn = f"embedded://{tmp_path}/typo"
     result = CliRunner().invoke(cli.main, [*arguments, "--dsn", dsn])
     assert result.exit_code == 1

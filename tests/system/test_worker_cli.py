@@ -201,7 +201,7 @@ def test_missing_database_error_names_both_options(folder, monkeypatch):
     monkeypatch.delenv("PGQRS_DSN", raising=False)
     result = _invoked(folder, monkeypatch, "shop.jobs")
     assert result.exit_code == 2
-    assert "Missing option '--dsn' (env var: 'PGQRS_DSN') or '--admin'" in result.output
+    assert "Missing option '--dsn' (env var: 'PGQRS_DSN'), '--dsn-file' or '--admin'" in result.output
 
 
 def _invoked(folder, monkeypatch, *arguments):

@@ -1,0 +1,130 @@
+"""The options by which a command finds workflows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from pgqrs.storage.selection.filters import WorkflowFilter
+from pgqrs.types import WorkflowStatus
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def parsed_time(_context: click.Context, _option: click.Parameter, given: str | None) -> datetime | None:
+    """Return the time that an option names: ISO 8601 with an offset, or an age such as 90s, 15m, 2h or 7d."""
+    if given is None:
+        return None
+    age = re.fullmatch(r"(\d{1,9})([smhd])", given)
+    try:
+        if age is not None:
+            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
+        time = datetime.fromisoformat(given)
+    except (ValueError, OverflowError):
+        time = None
+    if time is None or time.utcoffset() is None:
+        raise click.BadParameter(
+            f"a time is an age such as 90s, 15m, 2h or 7d, or ISO 8601 with an offset, such as "
+            f"2026-11-27T00:00:00+01:00, got {given!r}."
+        )
+    return time
+
+
+def _parsed_attributes(
+    _context: click.Context, _option: click.Parameter, given: Sequence[str]
+) -> dict[str, Any] | None:
+    return dict(map(_attribute, given)) or None
+
+
+def _attribute(given: str) -> tuple[str, Any]:
+    name, equals, text = given.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"an attribute is NAME=VALUE, as in customer=7, got {given!r}.")
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+_several = partial(click.option, multiple=True)
+_time = partial(click.option, metavar="TIME", callback=parsed_time)
+
+_OPTIONS = (
+    _several("--name", help="The name of the workflows; repeat the option for further names."),
+    _several(
+        "--status",
+        type=click.Choice([each.value for each in WorkflowStatus], case_sensitive=False),
+        help="The status of the workflows; repeat the option for further statuses.",
+    ),
+    _several("--queue", help="The queue of the workflows; repeat the option for further queues."),
+    click.option("--key", help="The idempotency key of the workflows."),
+    click.option("--partition-key", help="The partition key of the workflows."),
+    _several("--tag", "tags", help="A tag that the workflows have; repeat the option for further tags."),
+    _several("--any-tag", "any_tags", help="A tag; with several, the workflows have one of them at least."),
+    _several(
+        "--attribute",
+        "attributes",
+        metavar="NAME=VALUE",
+        callback=_parsed_attributes,
+        help="An attribute that the workflows have, with its value as JSON or as text, as in customer=7.",
+    ),
+    click.option("--parent", type=int, help="The id of the workflow of which the workflows are children."),
+    click.option("--error", help="A text that the recorded error contains."),
+    _time("--since", "created_since", help="Created at this time or later: an age such as 2h, or ISO 8601."),
+    _time("--until", "created_until", help="Created before this time."),
+    _time("--ended-since", help="Ended at this time or later."),
+    _time("--ended-until", help="Ended before this time."),
+)
+
+
+def filter_options(command: Callable[Concatenate[WorkflowFilter, P], R]) -> Callable[..., R]:
+    """Add the options that find workflows to a command, whose first argument is the filter."""
+
+    @wraps(command)
+    def with_filter(
+        *arguments: Any,
+        created_since: datetime | None,
+        created_until: datetime | None,
+        ended_since: datetime | None,
+        ended_until: datetime | None,
+        **given: Any,
+    ) -> R:
+        conditions = {name: given.pop(name) for name in _CONDITIONS}
+        matching = WorkflowFilter(
+            **{name: value for name, value in conditions.items() if value not in ((), None)},
+            created=_range(created_since, created_until),
+            completed=_range(ended_since, ended_until),
+        )
+        return command(matching, *arguments, **given)
+
+    decorated: Callable[..., R] = with_filter
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+_CONDITIONS = (
+    "name",
+    "status",
+    "queue",
+    "key",
+    "partition_key",
+    "tags",
+    "any_tags",
+    "attributes",
+    "parent",
+    "error",
+)
+
+
+def _range(first: datetime | None, end: datetime | None) -> tuple[datetime | None, datetime | None] | None:
+    return None if first is None and end is None else (first, end)
