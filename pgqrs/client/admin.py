@@ -22,6 +22,7 @@ from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
 from pgqrs.client.queues.states import States, StateSnapshot
+from pgqrs.client.retention.documents import Document, Documents, Ids
 from pgqrs.client.retention.settings import KeptFor, RetentionRecord, RetentionSettings, retention_times
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
@@ -1245,6 +1246,66 @@ class Admin:
         """
         bulk = BulkOperations(self._loops, which, dry_run=dry_run, progress=progress, session=session)
         return await bulk.send(topic, value, key)
+
+    async def export_workflow(self, workflow_id: int, *, session: SessionOrConnection | None = None) -> Document:
+        """Return a workflow, its children and their children as one JSON document.
+
+        The document of an archived workflow is that of the archive, which has no children.
+        The document has the rows as they are, so a payload is JSON text in the codec that has written it; `format`
+        is the version of the document.
+
+        Args:
+            workflow_id: The id of the workflow, which may be live.
+            session: A caller's session or connection, in whose transaction the workflow is read.
+
+        Returns:
+            The document, which `json.dumps` accepts.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id, and none is archived.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await Documents(self._loops, session).export(workflow_id)
+
+    async def import_workflow(
+        self,
+        document: Mapping[str, Any],
+        *,
+        ids: Ids = "new",
+        live: bool = False,
+        session: SessionOrConnection | None = None,
+    ) -> WorkflowHandle[Any]:
+        """Write the workflows of a document of `export_workflow` or of the archive, all of them or none.
+
+        They keep their times, so the retention may soon delete an old one again; a workflow that is resumed is
+        kept. Without `live` a document with a workflow that has not ended is refused, because its steps would be
+        executed a second time beside the first workflow.
+
+        Args:
+            document: The document.
+            ids: ``"new"``, the default, for new ids: the recorded results of steps are not changed, and may have
+                the old ids of children. ``"keep"`` for the ids of the document, if they are free, in the database
+                that has given them out; handles from before then work again.
+            live: Whether workflows that have not ended are accepted. They are ready, and a worker continues them.
+                False by default.
+            session: A caller's session or connection, in a transaction. The workflows are there when the caller
+                commits.
+
+        Returns:
+            The handle of the workflow.
+
+        Raises:
+            ConfigurationError: The document is of another format, has live workflows, or ids that are not free.
+            KeyTakenError: Another workflow has the key of one.
+            CodecMismatchError: A live workflow is written with another codec than that of this `Admin`.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await Documents(self._loops, session).import_(document, ids=ids, live=live)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

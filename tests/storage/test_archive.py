@@ -58,6 +58,8 @@ async def test_archived_workflow_has_its_document_and_result(admin, sql):
     document = json.loads(await sql.fetchval("SELECT document FROM pgqrs_archive WHERE id = $1", handle.id))
     assert (document["workflow"]["input"], document["workflow"]["output"]) == tuple(texts)
     assert [each["step_id"] for each in document["steps"]] == ["odd"]
+    restored = await admin.import_workflow(await admin.export_workflow(failed.id), ids="keep")
+    assert await admin.resume_workflow(restored.id)
 
 
 async def test_waiting_handle_gets_the_result_from_the_archive(admin, sql):

@@ -26,6 +26,7 @@ from pgqrs.storage.queries import (
     updates,
     workflows,
 )
+from pgqrs.storage.retention import documents as retention_documents
 from pgqrs.storage.retention import passes as retention_passes
 from pgqrs.storage.retention import purge as retention_purge
 from pgqrs.storage.retention import removal
@@ -86,6 +87,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         removal,
         retention_passes,
         retention_settings,
+        retention_documents,
         retention_purge,
     ):
         for name, value in vars(module).items():

@@ -8,12 +8,14 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import JSON, Table, func, literal_column, select
+from sqlalchemy import JSON, BigInteger, Table, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Attributes, Event, Message, Step, Workflow
-from pgqrs.storage.sql.expressions import number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.connection import Connection
+from pgqrs.storage.sql.expressions import ONE, ZERO, number_literal, pg, text_literal, text_of
 
 FORMAT = 1
 """The format of the documents."""
@@ -24,18 +26,56 @@ _PAIRS = 40
 _EMPTY: ColumnElement[Any] = literal_column("'[]'::jsonb", JSONB())
 
 
-def document_of(workflow: Any, *, messages: bool) -> ColumnElement[Any]:
-    """Return the document of a workflow, an alias in the enclosing query.
+class DocumentRepository:
+    """The documents of workflows that are there, in a transaction of the caller."""
 
-    Without `messages` the document has none: there is no index by which to find them.
-    """
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def tree(self, workflow_id: int) -> list[str]:
+        """Return the documents of a workflow, its children and their children, as texts, the workflow first."""
+        return list(await self._connection.scalars(tree(), {"workflow": workflow_id}))
+
+
+def tree() -> Any:
+    """Return the query for the documents of a `workflow` and its descendants, parents before their children."""
+    child, own = aliased(Workflow, name="child"), aliased(Workflow, name="own")
+    root = bindparam("workflow", type_=BigInteger())
+    family = select(Workflow.id, ZERO.label("depth")).where(Workflow.id == root).cte("family", recursive=True)
+    family = family.union_all(
+        select(child.id, family.c.depth + ONE).join_from(family, child, child.parent_id == family.c.id)
+    )
+    # All of them at once: there is no index by which to find the messages of one.
+    found = (
+        select(Message.workflow_id, messages_of(Message).label("messages"))
+        .where(Message.workflow_id.in_(select(family.c.id)))
+        .group_by(Message.workflow_id)
+        .cte("found")
+    )
+    return (
+        select(text_of(document_of(own, messages=func.coalesce(found.c.messages, _EMPTY))))
+        .select_from(family)
+        .join(own, own.id == family.c.id)
+        .join(found, found.c.workflow_id == own.id, isouter=True)
+        .order_by(family.c.depth, own.id)
+    )
+
+
+def messages_of(message: Any) -> ColumnElement[Any]:
+    """Return the aggregate of messages."""
+    rows: ColumnElement[Any] = pg.jsonb_agg(aggregate_order_by(_row(Message, message), message.id), type_=JSONB())
+    return rows
+
+
+def document_of(workflow: Any, *, messages: ColumnElement[Any] | None = None) -> ColumnElement[Any]:
+    """Return the document of a workflow, an alias in the enclosing query, with these messages; none by default."""
     parts = {
         "format": number_literal(FORMAT),
         "workflow": _row(Workflow, workflow),
         "steps": _rows(Step, Step.workflow_id == workflow.id, Step.started_at, Step.step_id),
         "events": _rows(Event, Event.workflow_id == workflow.id, Event.name),
         "attributes": _rows(Attributes, Attributes.workflow_id == workflow.id, Attributes.workflow_id),
-        "messages": _rows(Message, Message.workflow_id == workflow.id, Message.id) if messages else _EMPTY,
+        "messages": _EMPTY if messages is None else messages,
     }
     return _object(list(parts.items()))
 

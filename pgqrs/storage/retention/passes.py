@@ -346,7 +346,7 @@ def _held(seen: Any, missing: Any) -> Any:
 
 def _archive(turn: Any, gone: Any) -> Any:
     own = aliased(Workflow, name="archived_workflow")
-    rows = select(own.id, finite(own.completed_at), own.name, document_of(own, messages=False)).where(
+    rows = select(own.id, finite(own.completed_at), own.name, document_of(own)).where(
         own.id == func.any(all_of(gone.c.id)), select(turn.c.archives).scalar_subquery()
     )
     written = insert(ArchivedWorkflow).from_select(["id", "ended_at", "name", "document"], rows)
