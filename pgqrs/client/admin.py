@@ -23,6 +23,7 @@ from pgqrs.client.misuse import warn_in_body
 from pgqrs.client.queues.settings import QueueSettings, queue_limits
 from pgqrs.client.queues.states import States, StateSnapshot
 from pgqrs.client.retention.documents import Document, Documents, Ids
+from pgqrs.client.retention.purge import purge
 from pgqrs.client.retention.settings import KeptFor, RetentionRecord, RetentionSettings, retention_times
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
@@ -1306,6 +1307,40 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await Documents(self._loops, session).import_(document, ids=ids, live=live)
+
+    async def purge(
+        self,
+        which: Selectable,
+        *,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> BulkReport:
+        """Delete workflows that have ended, each with its children and their children, now and for good.
+
+        They are not archived; see `export_workflow`. A statement deletes up to 500 workflows with all their rows
+        but their messages, which are deleted at the end of the call. So the call is safe to interrupt and to
+        repeat. A workflow that another transaction has locked is tried again later, up to 30 seconds.
+
+        Args:
+            which: The workflows; see `cancel_workflows`.
+            dry_run: True to delete nothing, and to return the report of the workflows that would be deleted.
+            progress: A function that is called with the report so far after each chunk; none by default.
+            session: A caller's session or connection: the workflows are gone when the caller commits.
+
+        Returns:
+            The report; `changed` is the number of the workflows that were deleted, without children that were not
+            selected. A workflow is left if it has not ended, is a child of a workflow that stays, has a live
+            child, is in a live batch, is counted by a throttle, or has replied within the last hour.
+
+        Raises:
+            ConfigurationError: As for `cancel_workflows`.
+            TypeError: As for `cancel_workflows`.
+            SessionError: The caller's session cannot be used.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await purge(self._loops, which, dry_run=dry_run, progress=progress, session=session)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

@@ -160,6 +160,24 @@ async def test_one_worker_at_a_time_takes_the_steps(admin, sql):
     assert await left(sql) == []
 
 
+async def test_interrupted_pass_leaves_nothing_half(admin, sql):
+    for _ in range(30):
+        await aged(sql, 31)
+    await admin.set_retention()
+    for pause in (0.0, 0.002, 0.004, 0.006, 0.01):
+        under_way = asyncio.ensure_future(passed(admin))
+        await asyncio.wait([under_way], timeout=pause)
+        under_way.cancel()
+        await asyncio.wait([under_way])
+        found = await sql.fetchrow(
+            "SELECT (SELECT count(*) FROM pgqrs_workflows) AS workflows, count(*) AS steps FROM pgqrs_workflow_steps"
+        )
+        assert found["workflows"] == found["steps"]
+    await admin.set_retention()
+    await passed(admin)
+    assert await left(sql) == []
+
+
 @pytest.mark.parametrize(
     "given", [{"days": 0.01}, {"failed": timedelta(days=40000)}, {"per": {"w": float("nan")}}]
 )

@@ -1,6 +1,7 @@
 """Three roles with the rights that `pgqrs sql` prints and docs/production.md lists, and no more."""
 
 import uuid
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -8,12 +9,24 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from pgqrs import Admin, Batch, ConfigurationError, DatabaseError, PyWorkflow, Update, Worker, step, workflow
+from pgqrs import (
+    Admin,
+    Batch,
+    ConfigurationError,
+    DatabaseError,
+    PyWorkflow,
+    Update,
+    Worker,
+    WorkflowNotFoundError,
+    step,
+    workflow,
+)
 from pgqrs.cli import main
 from pgqrs.models import Base
 from pgqrs.storage.schema.grants import _OF_WORKER, grants
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from tests.support.database import connected
+from tests.support.retention import passed, retention_of
 
 
 @step
@@ -103,6 +116,19 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         assert len(await working.list_workflows()) == 7
         assert await (await producing.enqueue(stamped, "a letter")).result(timeout=30) == "stamped a letter"
         await working.verify(deep=True)
+        result = await handles[1].result()
+        async with connected(as_role(own_database, installer)) as owner:
+            ago = "now() - interval '99 d'"
+            await owner.execute(
+                f"UPDATE pgqrs.pgqrs_workflows SET created_at = {ago}, completed_at = {ago} WHERE status = 'SUCCESS'"
+            )
+        await working.set_retention(archive=timedelta(days=30))
+        assert await passed(working) > 3  # the function of the archive has the rights of the installer
+        assert await handles[1].result(timeout=30) == result
+        async with retention_of(working) as steps:
+            await steps.drop_months()
+        with pytest.raises(WorkflowNotFoundError):
+            await handles[1].result(timeout=30)
 
 
 def test_sql_from_head_prints_only_grants():

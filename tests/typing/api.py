@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
-from sqlalchemy import URL
+from sqlalchemy import URL, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pgqrs import (
     Admin,
     Batch,
+    BulkReport,
     Codec,
     Cron,
     Encoded,
     Every,
+    Finding,
     JsonCodec,
     PyWorkflow,
     QueueRecord,
@@ -28,6 +30,7 @@ from pgqrs import (
     ReasonKind,
     Receive,
     Request,
+    RetentionRecord,
     RetryPolicy,
     ScheduleHandle,
     ScheduleRecord,
@@ -678,3 +681,18 @@ async def states(admin: Admin, ctx: PyWorkflow) -> None:
     assert_type(await admin.delete_state("pipeline", "ada"), int)
     await admin.state(pipeline)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await admin.state(5, "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def retention(admin: Admin) -> None:
+    await admin.set_retention(30, failed=timedelta(days=90), per={"beat": 0.5, "ledger": None}, archive=True)
+    await admin.set_retention(days=None, failed=None, archive=timedelta(days=3650))
+    await admin.set_retention("30")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await admin.retention(), RetentionRecord)
+    assert_type(await admin.purge([1, 2], dry_run=True), BulkReport)
+    await admin.purge(WorkflowFilter(name="a"), progress=lambda report: report.changed)
+    await admin.purge(select(Workflow.id).where(Workflow.priority > 1))
+    document = await admin.export_workflow(1)
+    assert_type(document, dict[str, Any])
+    assert_type(await admin.import_workflow(document, ids="keep"), WorkflowHandle[Any])
+    await admin.import_workflow(document, ids="old")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(await admin.doctor(), list[Finding])

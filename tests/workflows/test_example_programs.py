@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import accounts, api_rate, debounce, embeddings, tenants, why
+from examples import accounts, api_rate, debounce, embeddings, retention, tenants, why
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -106,7 +106,7 @@ async def test_calls_of_an_api_keep_to_its_rate(kit, clock):
     assert refused.completed_at - refused.started_at >= timedelta(seconds=2)
 
 
-@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1)])
+@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1), ("retention.md", 1)])
 def test_excerpts_of_the_pages_are_parts_of_the_programs(page, count):
     text = (ROOT / "docs" / page).read_text()
     found = re.findall(r"^# (examples/\w+\.py)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -142,3 +142,12 @@ async def test_bookings_of_an_account_are_made_in_their_order(admin):
     assert "40 more than there is" in answers[2]
     assert await accounts.balance_of(admin, "ada") == 80
     assert await accounts.balance_of(admin, "bob") == 0
+
+
+async def test_workflows_of_a_customer_are_forgotten(admin):
+    await retention.configure(admin)
+    async with no_hang(), Worker(admin, [retention.ship]):
+        for customer in ("ada", "ada", "bob"):
+            await (await admin.options(partition_key=customer).enqueue(retention.ship, "a lamp")).result()
+    assert (await retention.forget(admin, "ada")).changed == 2
+    assert [each.partition_key for each in await admin.list_workflows()] == ["bob"]

@@ -69,8 +69,9 @@ class Documents:
         state = await self._loops.loop_state()
         sequence = state.store.database.workflow_ids
         operations = await state.store.operations_for(self._session)
-        workflow_id = await operations.run(
-            lambda connection: ImportRepository(connection, sequence).write(documents, keeps_ids=ids == "keep")
+        workflow_id = await operations.access.run(
+            lambda connection: ImportRepository(connection, sequence).write(documents, keeps_ids=ids == "keep"),
+            atomic=True,
         )
         queues = {each["workflow"]["queue"] for each in documents if _is_live(each)}
         for queue in queues - {None}:
@@ -104,21 +105,26 @@ def _checked(document: object) -> Iterator[Mapping[str, Any]]:
             f"the document has the format {given['format']!r}, and this version of pgqrs reads {FORMAT}. Import "
             "it with the version that has exported it, or a newer one."
         )
-    for key, model in {"workflow": Workflow, **ROWS}.items():
-        rows = [given.get(key)] if key == "workflow" else given.get(key, [])
-        if not isinstance(rows, list) or not all(isinstance(each, Mapping) for each in rows):
-            raise ConfigurationError(f"`{key}` of the document is not as `Admin.export_workflow` writes it.")
-        for each in cast("list[Mapping[str, Any]]", rows):
-            # An older version has fewer fields.
-            lacking = NEEDED[key].difference(each)
-            if other := lacking | set(each).difference(columns_of(model)):
-                raise ConfigurationError(
-                    f"`{key}` of the document {'lacks' if lacking else 'has unknown'} fields: "
-                    f"{', '.join(sorted(other))}. Import it with the version that has exported it, or a newer one."
-                )
+    _check_rows("workflow", Workflow, [given.get("workflow")])
+    for key, model in ROWS.items():
+        _check_rows(key, model, given.get(key, []))
     yield {"workflow": given["workflow"], **{key: given.get(key, []) for key in ROWS}}
     for child in given.get("children", []):
         yield from _checked(child)
+
+
+def _check_rows(key: str, model: Any, rows: object) -> None:
+    """Raise `ConfigurationError` for rows of a document that this version cannot write."""
+    if not isinstance(rows, list) or not all(isinstance(each, Mapping) for each in cast("list[object]", rows)):
+        raise ConfigurationError(f"`{key}` of the document is not as `Admin.export_workflow` writes it.")
+    for each in cast("list[Mapping[str, Any]]", rows):
+        # An older version has fewer fields.
+        lacking = NEEDED[key].difference(each)
+        if other := lacking | set(each).difference(columns_of(model)):
+            raise ConfigurationError(
+                f"`{key}` of the document {'lacks' if lacking else 'has unknown'} fields: "
+                f"{', '.join(sorted(other))}. Import it with the version that has exported it, or a newer one."
+            )
 
 
 def _check_live(documents: Sequence[Mapping[str, Any]], *, ids: Ids, live: bool) -> None:

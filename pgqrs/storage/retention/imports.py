@@ -114,8 +114,10 @@ def _insert_into(model: Any, names: Iterable[str]) -> Any:
 
 
 def _bind(name: str, type_: Any) -> Any:
-    if isinstance(type_, ARRAY | Text):
-        return bindparam(f"new_{name}", type_=type_)
+    if isinstance(type_, Text):
+        return bindparam(f"new_{name}", type_=Text())
+    if isinstance(type_, ARRAY):
+        return bindparam(f"new_{name}", type_=ARRAY(Text()))
     return cast(bindparam(f"new_{name}", type_=Text()), type_)
 
 

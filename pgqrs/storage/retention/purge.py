@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, case, func, select, true
 from sqlalchemy.orm import aliased
 
 from pgqrs.models import Text, Workflow
 from pgqrs.storage.retention.removal import has_unread_reply, reasons_to_keep, removal_of, sweep, without_parent
+from pgqrs.storage.selection.bulk import Outcomes, Run
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import array_of, pg, text_literal, text_of_array
-
-T = TypeVar("T")
 
 AT_ONCE = 500
 """Maximum workflows, and their children, that one statement deletes."""
@@ -24,14 +23,6 @@ LIVE = "have not ended"
 HAVE_PARENT = "are children of a workflow that stays"
 
 UNREAD_REPLY = "have replied within the last hour"
-
-
-class Run(Protocol):
-    """Does work in a transaction, and returns its result."""
-
-    def __call__(self, work: Callable[[Connection], Awaitable[T]], /) -> Awaitable[T]:
-        """Do `work` and return its result."""
-        ...
 
 
 class Purge:
@@ -46,21 +37,21 @@ class Purge:
         self._gone: set[int] = set()
         """The workflows that were deleted, or would be: a later call may name a child of an earlier one."""
 
-    async def look(self, ids: Sequence[int]) -> Mapping[int, str | None]:
+    async def look(self, ids: Sequence[int]) -> Outcomes:
         """Return the outcomes that `change` would have now."""
         outcomes: dict[int, str | None] = {}
         for some in _parts(ids):
             outcomes |= await self._run(partial(_assess, ids=some))
         return self._of(ids, outcomes)
 
-    async def change(self, ids: Sequence[int]) -> Mapping[int, str | None]:
+    async def change(self, ids: Sequence[int]) -> Outcomes:
         """Delete the workflows that have ended and are not to be kept, with their children."""
         outcomes: dict[int, str | None] = {}
         for some in _parts(ids):
             outcomes |= await self._run(partial(_purge, ids=some))
         return self._of(ids, outcomes)
 
-    def _of(self, ids: Sequence[int], outcomes: Mapping[int, str | None]) -> Mapping[int, str | None]:
+    def _of(self, ids: Sequence[int], outcomes: Outcomes) -> Outcomes:
         self._gone.update(each for each, reason in outcomes.items() if reason is None)
         found = {each: outcomes[each] for each in ids if each in outcomes}
         return found | {each: None for each in ids if each in self._gone}
