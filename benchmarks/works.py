@@ -215,12 +215,14 @@ _WORKS = (
         quick_workflows=200,
         workers=2,
     ),
+    Work("r1free", "milliseconds of a step, 50 workflows at a time", 20_000, concurrency=50, quick_workflows=200),
+    Work("r1", "the same while old workflows are deleted", 20_000, concurrency=50, quick_workflows=200),
 )
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
 QUEUE = ("w7", "w7x2", "q1", "q2free", "q2", "q2ordered")
 MESSAGES = ("m2", "m3", "c1")
-LATENCY = ("m1",)
+LATENCY = ("m1", "r1free", "r1")
 CLAIMS = ("w8", "w8queued", "w8finished")
 LIMITED_CLAIMS = ("q3", "q3full")

@@ -23,6 +23,7 @@ from common import (
 )
 from ours_messages import WORKS as MESSAGES
 from ours_queues import WORKS as QUEUES
+from ours_retention import WORKS as RETENTION
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 from pgqrs.storage.sql.tokens import new_token
@@ -236,6 +237,7 @@ WORKS: dict[str, Callable[[Arguments], Coroutine[Any, Any, None]]] = {
     WORKER: worker,
     **MESSAGES,
     **QUEUES,
+    **RETENTION,
 }
 
 if __name__ == "__main__":
