@@ -301,6 +301,34 @@ class WorkflowLockedError(WorkflowError):
         self.executor_id = executor_id
 
 
+class RewindRefusedError(WorkflowError):
+    """A workflow cannot be rewound to the time before a step.
+
+    Attributes:
+        before: The id of the step.
+        executor_id: The id of the executor that runs the workflow; None if that is not the reason.
+        undone: The id of the earliest step that a saga has undone, which has to be executed again; None if that is
+            not the reason.
+    """
+
+    def __init__(
+        self,
+        workflow_id: int,
+        before: str,
+        reason: str,
+        *,
+        executor_id: UUID | None = None,
+        undone: str | None = None,
+    ) -> None:
+        super().__init__(
+            f"workflow {workflow_id} is not rewound to the time before {before!r}: {reason}",
+            workflow_id=workflow_id,
+        )
+        self.before = before
+        self.executor_id = executor_id
+        self.undone = undone
+
+
 class KeyConflictError(WorkflowError):
     """The key of a submission belongs to a workflow that was submitted with different arguments.
 
@@ -495,6 +523,23 @@ class StepError(PgqrsError):
         super().__init__(message)
         self.workflow_id = workflow_id
         self.step_id = step_id
+
+
+class StepNotFoundError(StepError):
+    """A workflow has recorded no step with this id.
+
+    Attributes:
+        near: Recorded ids that are spelled like the given one.
+    """
+
+    def __init__(self, workflow_id: int, step_id: str, near: Sequence[str]) -> None:
+        hint = f"did you mean {', '.join(map(repr, near))}?" if near else "`Admin.list_steps` lists its steps."
+        super().__init__(
+            f"workflow {workflow_id} has recorded no step {step_id!r}: {hint}",
+            workflow_id=workflow_id,
+            step_id=step_id,
+        )
+        self.near = tuple(near)
 
 
 class StepFailedError(StepError):

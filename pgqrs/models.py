@@ -632,3 +632,43 @@ class ArchiveMonth(Base):
     month: Mapped[date] = mapped_column(primary_key=True)
 
     __table_args__ = (CheckConstraint("EXTRACT(day FROM month) = 1", name="first_day"),)
+
+
+class Rewind(Base):
+    """One rewind of a workflow to the time before a step, with the end that it took away, if the workflow had one.
+
+    `epoch` is the epoch of the workflow since the rewind.
+    """
+
+    __tablename__ = "pgqrs_rewinds"
+
+    workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    before_step: Mapped[str]
+    # Random: tells a rewind whose answer was lost from another one.
+    token: Mapped[int]
+    rewound_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    status: Mapped[str]
+    output: Mapped[Any | None] = mapped_column(JSON())
+    error: Mapped[Any | None] = mapped_column(JSON())
+    completed_at: Mapped[datetime | None]
+
+
+class SetAsideStep(Base):
+    """One step as it was recorded, until a rewind, which `rewind` names by its epoch, set it aside."""
+
+    __tablename__ = "pgqrs_set_aside_steps"
+
+    workflow_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    rewind: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    step_id: Mapped[str] = mapped_column(primary_key=True)
+    status: Mapped[str]
+    epoch: Mapped[int]
+    reopened: Mapped[bool]
+    started_at: Mapped[datetime]
+    completed_at: Mapped[datetime | None]
+    output: Mapped[Any | None] = mapped_column(JSON())
+    error: Mapped[Any | None] = mapped_column(JSON())
+    fingerprint: Mapped[int | None]
+    failures: Mapped[int]
+    address: Mapped[str | None]

@@ -496,3 +496,30 @@ class WorkerRecord:
     queues: Mapping[str, int | None]
     concurrency: int | None
     codec: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RewindRecord:
+    """A snapshot of one rewind of a workflow; see `Admin.rewind`.
+
+    Attributes:
+        workflow_id: The id of the workflow.
+        before: The id of the step to whose beginning the workflow went back.
+        epoch: The epoch of the workflow since the rewind.
+        rewound_at: The time of the rewind.
+        status: The status of the workflow before the rewind.
+        output: The recorded output before the rewind; None without one.
+        error: The recorded error before the rewind; None without one.
+        completed_at: The time at which the workflow had ended; None if it had not.
+        steps: The steps that the rewind has set aside, as they were recorded, in the order in which they began.
+    """
+
+    workflow_id: int
+    before: str
+    epoch: int
+    rewound_at: datetime
+    status: WorkflowStatus
+    output: Any
+    error: dict[str, Any] | Unreadable | None
+    completed_at: datetime | None
+    steps: tuple[StepRecord, ...]

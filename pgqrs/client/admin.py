@@ -25,6 +25,7 @@ from pgqrs.client.queues.states import States, StateSnapshot
 from pgqrs.client.retention.documents import Document, Documents, Ids
 from pgqrs.client.retention.purge import purge
 from pgqrs.client.retention.settings import KeptFor, RetentionRecord, RetentionSettings, retention_times
+from pgqrs.client.rewinding.rewinds import Rewinds
 from pgqrs.client.scheduling.declaration import WITHIN
 from pgqrs.client.scheduling.handle import ScheduleHandle, find_schedule, list_schedules
 from pgqrs.clock import Clock, MonotonicClock
@@ -51,6 +52,7 @@ from pgqrs.types import (
     Overlap,
     QueueRecord,
     Rate,
+    RewindRecord,
     StepRecord,
     Taken,
     UniqueUntil,
@@ -1341,6 +1343,57 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await purge(self._loops, which, dry_run=dry_run, progress=progress, session=session)
+
+    async def rewind(
+        self, workflow_id: int, *, before: str, session: SessionOrConnection | None = None
+    ) -> RewindRecord:
+        """Rewind a workflow to the time before one of its steps, and make it ready to run again from there.
+
+        Operators call this method after a fix, also for a workflow that has succeeded. The steps that were
+        completed before the chosen one began stay. The chosen step and the others are set aside: the next run
+        executes them again, and `list_rewinds` returns their records. Messages that these steps have received
+        return to the workflow. Their effects elsewhere stay, as do messages sent, events set, and rows written.
+        Children that they have started are left behind, and cancelled if they were to end with their parent.
+        `docs/operating.md` has the rules.
+
+        Args:
+            workflow_id: The id of the workflow.
+            before: The id of the step, as `list_steps` returns it.
+            session: A caller's session or connection, in a transaction. The change takes effect when the caller
+                commits. By default the change is committed before this method returns.
+
+        Returns:
+            The rewind, with the steps that it has set aside.
+
+        Raises:
+            TypeError: `workflow_id` is not an int, or `before` is not a string.
+            WorkflowNotFoundError: No workflow has this id.
+            StepNotFoundError: The workflow has recorded no such step; `near` has similar ids.
+            RewindRefusedError: A live executor runs the workflow, or a saga has undone a step that would stay.
+            KeyTakenError: The workflow has released its key at its end, and another workflow has the key.
+            UniqueTakenError: The workflow has given up its unique value, and another workflow holds it.
+            SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await Rewinds(self._loops, session).rewind(workflow_id, before)
+
+    async def list_rewinds(self, workflow_id: int) -> list[RewindRecord]:
+        """Return the rewinds of a workflow, the first one first, with the steps that they have set aside.
+
+        Args:
+            workflow_id: The id of the workflow.
+
+        Returns:
+            The records; a payload that cannot be read is `Unreadable`.
+
+        Raises:
+            TypeError: `workflow_id` is not an int.
+            WorkflowNotFoundError: No workflow has this id.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        return await Rewinds(self._loops).list(workflow_id)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

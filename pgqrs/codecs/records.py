@@ -13,7 +13,7 @@ from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import shown_error
 from pgqrs.codecs.messages import decode_message
 from pgqrs.errors import CodecMismatchError, SerializationError
-from pgqrs.types import StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
+from pgqrs.types import RewindRecord, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 
 _Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
@@ -73,6 +73,19 @@ class StoredStep(NamedTuple):
     completed_at: datetime | None
     failures: int
     address: str | None
+
+
+class StoredRewind(NamedTuple):
+    """A rewind as its row holds it: `output` and `error` are texts; see `RewindRecord`."""
+
+    workflow_id: int
+    before: str
+    epoch: int
+    rewound_at: datetime
+    status: WorkflowStatus
+    output: str | None
+    error: str | None
+    completed_at: datetime | None
 
 
 def check_codec(codec: Codec, workflow_id: int, written: str | None) -> None:
@@ -140,6 +153,23 @@ def decode_listed_step(codec: Codec, stored: StoredStep, written: str | None) ->
         fields["error"] = read(partial(_opened, codec, where), stored.error)
     del fields["address"]
     return StepRecord(**fields)
+
+
+def decode_rewind(
+    codec: Codec, stored: StoredRewind, steps: Sequence[StoredStep], written: str | None
+) -> RewindRecord:
+    """Return the record of a rewind, with each payload decoded, or `Unreadable` if that fails.
+
+    `written` is the recorded name of the codec of the workflow.
+    """
+    workflow_id = stored.workflow_id
+    read = _leniently(codec, written, workflow_id)
+    fields: dict[str, Any] = stored._asdict() | {
+        "output": read(codec_at(codec, "output", workflow_id).decode, stored.output),
+        "error": read(partial(_opened, codec, (workflow_id,)), stored.error),
+        "steps": tuple(decode_listed_step(codec, each, written) for each in steps),
+    }
+    return RewindRecord(**fields)
 
 
 def _workflow(codec: Codec, stored: StoredWorkflow, read: _Read) -> WorkflowRecord:

@@ -99,6 +99,18 @@ FROM pgqrs.pgqrs_attributes
 WHERE pgqrs.pgqrs_attributes.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
 FROM gone), '{}'))
 RETURNING pgqrs.pgqrs_attributes.workflow_id),
+deleted_rewinds AS
+(DELETE
+FROM pgqrs.pgqrs_rewinds
+WHERE pgqrs.pgqrs_rewinds.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
+FROM gone), '{}'))
+RETURNING pgqrs.pgqrs_rewinds.workflow_id),
+deleted_set_aside_steps AS
+(DELETE
+FROM pgqrs.pgqrs_set_aside_steps
+WHERE pgqrs.pgqrs_set_aside_steps.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
+FROM gone), '{}'))
+RETURNING pgqrs.pgqrs_set_aside_steps.workflow_id),
 archived AS
 (INSERT INTO pgqrs.pgqrs_archive (id, ended_at, name, document) SELECT archived_workflow.id AS id, CASE WHEN (archived_workflow.completed_at IS NOT NULL) THEN least(greatest(archived_workflow.completed_at, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END AS anon_1, archived_workflow.name AS name, pg_catalog.jsonb_build_object('format', 1, 'workflow', pg_catalog.jsonb_build_object('id', archived_workflow.id, 'name', archived_workflow.name, 'status', archived_workflow.status, 'epoch', archived_workflow.epoch, 'claim', archived_workflow.claim, 'created_at', archived_workflow.created_at, 'started_at', archived_workflow.started_at, 'completed_at', archived_workflow.completed_at, 'updated_at', archived_workflow.updated_at, 'input', CAST(archived_workflow.input AS TEXT), 'output', CAST(archived_workflow.output AS TEXT), 'error', CAST(archived_workflow.error AS TEXT), 'queue', archived_workflow.queue, 'key', archived_workflow.key, 'priority', archived_workflow.priority, 'ready_at', archived_workflow.ready_at, 'due_at', archived_workflow.due_at, 'executor', archived_workflow.executor, 'attempts', archived_workflow.attempts, 'retries', archived_workflow.retries, 'timeout', archived_workflow.timeout, 'deadline', archived_workflow.deadline, 'cancel_interrupts', archived_workflow.cancel_interrupts, 'codec', archived_workflow.codec, 'token', archived_workflow.token, 'parent_id', archived_workflow.parent_id, 'parent_step', archived_workflow.parent_step, 'place', archived_workflow.place, 'ends_with_parent', archived_workflow.ends_with_parent, 'has_children', archived_workflow.has_children, 'releases_key', archived_workflow.releases_key, 'saga_state', archived_workflow.saga_state, 'generation', archived_workflow.generation, 'schedule', archived_workflow.schedule, 'scheduled_for', archived_workflow.scheduled_for, 'partition_key', archived_workflow.partition_key, 'unique_value', archived_workflow.unique_value, 'unique_until_start', archived_workflow.unique_until_start, 'batch_id', archived_workflow.batch_id, 'position', archived_workflow.position) || pg_catalog.jsonb_build_object('slot', archived_workflow.slot), 'steps', coalesce((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('workflow_id', pgqrs.pgqrs_workflow_steps.workflow_id, 'step_id', pgqrs.pgqrs_workflow_steps.step_id, 'status', pgqrs.pgqrs_workflow_steps.status, 'epoch', pgqrs.pgqrs_workflow_steps.epoch, 'reopened', pgqrs.pgqrs_workflow_steps.reopened, 'started_at', pgqrs.pgqrs_workflow_steps.started_at, 'completed_at', pgqrs.pgqrs_workflow_steps.completed_at, 'output', CAST(pgqrs.pgqrs_workflow_steps.output AS TEXT), 'error', CAST(pgqrs.pgqrs_workflow_steps.error AS TEXT), 'fingerprint', pgqrs.pgqrs_workflow_steps.fingerprint, 'failures', pgqrs.pgqrs_workflow_steps.failures, 'retry_at', pgqrs.pgqrs_workflow_steps.retry_at, 'address', pgqrs.pgqrs_workflow_steps.address)
 ORDER BY pgqrs.pgqrs_workflow_steps.started_at, pgqrs.pgqrs_workflow_steps.step_id) AS jsonb_agg_1
@@ -136,7 +148,9 @@ FROM deleted_steps) + (SELECT pg_catalog.count(*) AS count_6
 FROM deleted_waits) + (SELECT pg_catalog.count(*) AS count_7
 FROM deleted_events) + (SELECT pg_catalog.count(*) AS count_8
 FROM deleted_attributes) + (SELECT pg_catalog.count(*) AS count_9
-FROM archived) >= 0) THEN clock_timestamp() + (clock_timestamp() - statement_timestamp()) END, began_at=CASE WHEN (turn.stage IS NULL) THEN now() ELSE pgqrs.pgqrs_retention.began_at END, deleted=(CASE WHEN (turn.stage IS NULL) THEN 0 ELSE pgqrs.pgqrs_retention.deleted END + (SELECT pg_catalog.count(*) AS count_10
+FROM deleted_rewinds) + (SELECT pg_catalog.count(*) AS count_10
+FROM deleted_set_aside_steps) + (SELECT pg_catalog.count(*) AS count_11
+FROM archived) >= 0) THEN clock_timestamp() + (clock_timestamp() - statement_timestamp()) END, began_at=CASE WHEN (turn.stage IS NULL) THEN now() ELSE pgqrs.pgqrs_retention.began_at END, deleted=(CASE WHEN (turn.stage IS NULL) THEN 0 ELSE pgqrs.pgqrs_retention.deleted END + (SELECT pg_catalog.count(*) AS count_12
 FROM deleted))
 FROM turn
 WHERE pgqrs.pgqrs_retention.id = turn.id

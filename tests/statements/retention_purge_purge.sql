@@ -76,6 +76,18 @@ FROM pgqrs.pgqrs_attributes
 WHERE pgqrs.pgqrs_attributes.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
 FROM gone), '{}'))
 RETURNING pgqrs.pgqrs_attributes.workflow_id),
+deleted_rewinds AS
+(DELETE
+FROM pgqrs.pgqrs_rewinds
+WHERE pgqrs.pgqrs_rewinds.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
+FROM gone), '{}'))
+RETURNING pgqrs.pgqrs_rewinds.workflow_id),
+deleted_set_aside_steps AS
+(DELETE
+FROM pgqrs.pgqrs_set_aside_steps
+WHERE pgqrs.pgqrs_set_aside_steps.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(gone.id) AS array_agg_1
+FROM gone), '{}'))
+RETURNING pgqrs.pgqrs_set_aside_steps.workflow_id),
 deleted AS
 (DELETE
 FROM pgqrs.pgqrs_workflows

@@ -155,7 +155,19 @@ async def _use(dsn: str, pooler: str) -> None:
         await admin.cancel_workflow(resumed.id())
         assert len(await admin.list_workflows(status="SUCCESS", name="of_many_kinds")) == 6
         assert {each.step_id for each in await admin.list_steps(first.id)} >= {"numbered:1", "numbered:2"}
+        await _rewind_in_caller_session(dsn, admin, first.id)
+        assert await admin.list_workers()
         await admin.verify(deep=True)
+
+
+async def _rewind_in_caller_session(dsn: str, admin: Admin, workflow_id: int) -> None:
+    engine = engine_on(dsn)
+    async with AsyncSession(engine) as session:
+        found = await admin.rewind(workflow_id, before="numbered:2", session=session)
+        await session.commit()
+    assert (await admin.why(workflow_id)).reasons
+    assert await admin.list_rewinds(workflow_id) == [found]
+    await engine.dispose()
 
 
 async def _use_caller_session(dsn: str, admin: Admin) -> None:

@@ -943,6 +943,7 @@ HOLDER = (
     "INSERT INTO pgqrs_workflows (name, input, queue, partition_key, slot, started_at)"
     " VALUES ('w', '{}', 'q', 'a', 'a', now())"
 )
+SET_ASIDE = "INSERT INTO pgqrs_set_aside_steps (workflow_id, rewind, step_id, status, epoch, reopened, started_at, failures) VALUES"
 
 PLANTED = {
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
@@ -999,6 +1000,7 @@ PLANTED = {
     "a success marked to be executed again": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), '1', NULL, true)", "to be executed again"),
     "a schedule without a time": (f"{WORKFLOW} schedule = 's'", "it needs both, or none of them"),
     "two workflows of one time": (f"{WORKFLOW} schedule = 's', scheduled_for = now(); {SECOND}", "for the time"),
+    "a set-aside step without a rewind": (f"{SET_ASIDE} (1, 2, 's', 'RUNNING', 1, false, now(), 0)", "was set aside by a rewind"),
     "a queued time of a schedule that queues none": (SCHEDULE, "has queued the time"),
     "a unique value without its end": (f"{WORKFLOW} unique_value = 'v'", "it needs both, or none."),
     "a throttle of another workflow": (

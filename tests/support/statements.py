@@ -31,6 +31,7 @@ from pgqrs.storage.retention import passes as retention_passes
 from pgqrs.storage.retention import purge as retention_purge
 from pgqrs.storage.retention import removal
 from pgqrs.storage.retention import settings as retention_settings
+from pgqrs.storage.rewinds import statements as rewinds
 from pgqrs.storage.schema import migrate
 from pgqrs.storage.uniqueness import statements as uniqueness
 from pgqrs.storage.writes import registry as writes
@@ -64,7 +65,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         yield f"{kind.name} in the caller's session", kind.statement()
     for sentence, query in invariants.invariants():
         yield sentence, query.limit(1)
-    packages = {batches: "batches", uniqueness: "uniqueness"}
+    packages = {batches: "batches", rewinds: "rewinds", uniqueness: "uniqueness"}
     for module in (
         batches,
         children,
@@ -76,6 +77,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         settings,
         maintenance,
         executors,
+        rewinds,
         schedules,
         server,
         steps,

@@ -32,6 +32,7 @@ from pgqrs import (
     Request,
     RetentionRecord,
     RetryPolicy,
+    RewindRecord,
     ScheduleHandle,
     ScheduleRecord,
     SerializationError,
@@ -660,6 +661,9 @@ async def operating(admin: Admin) -> None:
     assert_type(why.reasons[0].kind, ReasonKind)
     assert_type(why.reasons[0].until, datetime | None)
     assert_type((await admin.list_workers())[0].queues, Mapping[str, int | None])
+    assert_type((await admin.rewind(1, before="charge")).steps, tuple[StepRecord, ...])
+    assert_type(await admin.list_rewinds(1), list[RewindRecord])
+    await admin.rewind(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await admin.why("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import accounts, api_rate, debounce, embeddings, retention, tenants, why
+from examples import accounts, api_rate, debounce, embeddings, retention, rewind, tenants, why
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -78,6 +78,15 @@ async def test_operator_learns_why_a_workflow_does_not_run(admin, capsys):
     async with no_hang():
         assert await why.explain(admin) == ["no_worker", "queue_paused", "message", "ended"]
     assert "waits for a message of the topic 'approval', at the latest in 60 min" in capsys.readouterr().out
+
+
+async def test_order_is_charged_again_from_the_middle(admin, monkeypatch, capsys):
+    monkeypatch.setitem(rewind.PRICES, "lamp", 1)
+    async with no_hang(), Worker(admin, [rewind.order]):
+        wrong, right = await rewind.correct(admin)
+    rest = "the lamp is on its way, approved by ada"
+    assert (wrong, right) == (f"a lamp is reserved, 1 cents, {rest}", f"a lamp is reserved, 9900 cents, {rest}")
+    assert "set aside: charge, which had recorded 1\n" in capsys.readouterr().out
 
 
 async def test_small_tenant_does_not_wait_for_the_large_one(admin):

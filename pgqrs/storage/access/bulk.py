@@ -163,7 +163,8 @@ async def _resume(connection: Connection, *, ids: Sequence[int]) -> Outcomes:
         await connection.execute(workflows.resume_many(), _of(others))
     for each in with_key:
         try:
-            await WorkflowRepository(connection).resume_with_key(each)
+            own = {"workflow": each}
+            await WorkflowRepository(connection).run_again(workflows.resume(), own, may_lack_key=True)
         except (KeyTakenError, UniqueTakenError):
             outcomes[each] = HAVE_KEY
     return outcomes

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from pgqrs.errors import WorkflowFinishedError, WorkflowNotFoundError
+from pgqrs.errors import RewindRefusedError, WorkflowFinishedError, WorkflowNotFoundError
 from pgqrs.storage.access.id_allocator import IdAllocator, check_id
 from pgqrs.storage.access.inserts import enqueue_workflows, insert_message
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.workflows import WorkflowRepository
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity, WorkflowName
+from pgqrs.storage.rewinds.repository import FoundRewind, RewindRepository
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.uniqueness.records import Placed, UniquePolicy, UniqueSubmission
@@ -228,3 +229,22 @@ class WorkflowOperations:
         return await self.access.run(
             lambda connection: WorkflowRepository(connection).resume(workflow_id), atomic=True
         )
+
+    async def rewind(self, workflow_id: int, before: str) -> FoundRewind:
+        """Rewind a workflow to the time before a step; the run of a dead executor is taken from it."""
+        check_id(workflow_id)
+        token = new_token()
+        while True:
+            try:
+                return await self.access.run(
+                    lambda connection: RewindRepository(connection).rewind(workflow_id, before, token), atomic=True
+                )
+            except RewindRefusedError as refused:
+                executor = refused.executor_id
+                if executor is None or not await self.access.release_if_dead([workflow_id], executor):
+                    raise
+
+    async def rewinds(self, workflow_id: int) -> list[FoundRewind]:
+        """Return the rewinds of a workflow, the first one first; raises `WorkflowNotFoundError`."""
+        check_id(workflow_id)
+        return await self.access.run(lambda connection: RewindRepository(connection).of_workflow(workflow_id))

@@ -182,6 +182,28 @@ def cancel_children() -> Any:
         .cte("held")
         .prefix_with("MATERIALIZED")
     )
+    handed, asked, cancelled = cancel_held(held)
+    left = select(ONE).where(_is_to_end(child, Message.workflow_id))
+    done = (
+        update(Message)
+        .where(Message.id == func.any(all_of(parents.c.id)))
+        .where(~is_found(left, child))
+        .values(is_new=false(), taken_at=func.now())
+        .returning(Message.id)
+        .cte("done")
+    )
+    return select(
+        (_count(cancelled) + _count(asked) + _count(handed)).label("cancelled"),
+        (_count(parents) - _count(done)).label("left"),
+    ).add_cte(drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped"))
+
+
+def cancel_held(held: Any) -> tuple[Any, Any, Any]:
+    """Return the CTEs that cancel workflows, ask their executors, and hand them to a worker that undoes sagas.
+
+    `held` is the CTE of the locked workflows, with their ids, their statuses and the states of their sagas. The
+    CTEs are those that are handed to a worker, the running ones, and those that are cancelled at once.
+    """
     running: Any = select(held.c.id).where(held.c.status == text_literal(WorkflowStatus.RUNNING)).cte("running")
     is_queued = held.c.status != text_literal(WorkflowStatus.RUNNING)
     queued: Any = select(held.c.id).where(is_queued, ~has_saga(held.c)).cte("queued")
@@ -215,19 +237,7 @@ def cancel_children() -> Any:
         .returning(Workflow.id)
         .cte("cancelled")
     )
-    left = select(ONE).where(_is_to_end(child, Message.workflow_id))
-    done = (
-        update(Message)
-        .where(Message.id == func.any(all_of(parents.c.id)))
-        .where(~is_found(left, child))
-        .values(is_new=false(), taken_at=func.now())
-        .returning(Message.id)
-        .cte("done")
-    )
-    return select(
-        (_count(cancelled) + _count(asked) + _count(handed)).label("cancelled"),
-        (_count(parents) - _count(done)).label("left"),
-    ).add_cte(drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped"))
+    return handed, asked, cancelled
 
 
 def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:

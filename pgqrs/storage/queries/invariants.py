@@ -8,7 +8,19 @@ from sqlalchemy import Boolean, Integer, cast, exists, func, select
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
-from pgqrs.models import Executor, Message, Queue, Schedule, Step, Text, Throttle, Wait, Workflow
+from pgqrs.models import (
+    Executor,
+    Message,
+    Queue,
+    Rewind,
+    Schedule,
+    SetAsideStep,
+    Step,
+    Text,
+    Throttle,
+    Wait,
+    Workflow,
+)
 from pgqrs.storage.queries import executors
 from pgqrs.storage.sql.expressions import (
     COUNT,
@@ -223,6 +235,14 @@ def invariants() -> tuple[Invariant, ...]:
                 Workflow.queue.is_distinct_from(batch.queue)
                 | Workflow.partition_key.is_distinct_from(batch.partition_key)
                 | Workflow.codec.is_distinct_from(batch.codec),
+            ),
+        ),
+        (
+            "step {1!r} of workflow {0} was set aside by a rewind of the epoch {2}, of which there is no record.",
+            select(SetAsideStep.workflow_id, SetAsideStep.step_id, SetAsideStep.rewind).where(
+                ~exists().where(
+                    Rewind.workflow_id == SetAsideStep.workflow_id, Rewind.epoch == SetAsideStep.rewind
+                )
             ),
         ),
         (

@@ -209,23 +209,25 @@ class WorkflowRepository:
         row = _unless_over(workflow_id, found.one_or_none(), WorkflowStatus.SUCCESS)
         if row.batch_id == workflow_id:
             _refuse_batch(workflow_id, row)
-        if row.releases_key or row.unique_value is not None:
-            await self.resume_with_key(workflow_id)
-        else:
-            await self._connection.execute(resume(), own)
+        may_lack_key = row.releases_key or row.unique_value is not None
+        await self.run_again(resume(), own, may_lack_key=may_lack_key)
         return WorkflowName(row.name, row.token, row.scheduled_for)
 
-    async def resume_with_key(self, workflow_id: int) -> None:
-        """Make a locked workflow runnable again that may have to take its key or its unique value back.
+    async def run_again(self, statement: Any, values: Mapping[str, Any], *, may_lack_key: bool) -> None:
+        """Execute the statement that makes the workflow of the `values` runnable again.
 
-        Raises `KeyTakenError` or `UniqueTakenError`; the transaction stays usable.
+        `may_lack_key` says that it may have to take its key or its unique value back. Raises the error of
+        `key_taken` if another workflow has it; the transaction stays usable.
         """
+        if not may_lack_key:
+            await self._connection.execute(statement, values)
+            return
         await self._connection.execute(text("SAVEPOINT pgqrs_resume"))
         try:
-            await self._connection.execute(resume(), {"workflow": workflow_id})
+            await self._connection.execute(statement, values)
         except IntegrityError as error:
             await self._connection.execute(text("ROLLBACK TO SAVEPOINT pgqrs_resume"))
-            raise await self.key_taken(workflow_id) or error from error
+            raise await self.key_taken(values["workflow"]) or error from error
         await self._connection.execute(text("RELEASE SAVEPOINT pgqrs_resume"))
 
     async def key_taken(self, workflow_id: int) -> KeyTakenError | UniqueTakenError | None:
@@ -543,37 +545,15 @@ def _resume(own: _Own) -> Any:
         .values(completed_at=func.now())
         .cte("began_anew")
     )
-    parent = aliased(Workflow, name="parent")
-    has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
+    # A later cancellation is to undo what is left, also if it comes before the next run.
+    saga_state = case(
+        (_has_failed_undo(own.of(Workflow.id)) | is_undecided(), Workflow.saga_state),
+        (unwinds(), text_literal(SagaState.OPEN)),
+    )
     made_pending = (
         update(Workflow)
         .where(own.has(Workflow.id))
-        .values(
-            # A child that is resumed after the end of its parent goes on without it.
-            ends_with_parent=Workflow.ends_with_parent & has_live_parent,
-            status=WorkflowStatus.PENDING,
-            epoch=Workflow.epoch + 1,
-            claim=null(),
-            executor=null(),
-            due_at=null(),
-            ready_at=case((Workflow.queue.is_not(None), func.now())),
-            attempts=0,
-            retries=0,
-            deadline=null(),
-            cancel_interrupts=null(),
-            # A submission leaves its batch, whose end would end it.
-            batch_id=case((Workflow.batch_id == Workflow.id, Workflow.batch_id)),
-            # A later cancellation is to undo what is left, also if it comes before the next run.
-            saga_state=case(
-                (_has_failed_undo(own.of(Workflow.id)) | is_undecided(), Workflow.saga_state),
-                (unwinds(), text_literal(SagaState.OPEN)),
-            ),
-            # Its slot may be another workflow's now; one that has not ended keeps it.
-            slot=case((Workflow.completed_at.is_(None), Workflow.slot)),
-            error=null(),
-            completed_at=null(),
-            updated_at=func.now(),
-        )
+        .values(runs_again(saga_state))
         .cte("made_pending")
     )
     has_failed = _has_failed_undo(own.of(Step.workflow_id))
@@ -599,6 +579,34 @@ def _has_failed_undo(workflow_id: Any) -> ColumnElement[bool]:
     undo = aliased(Step, name="undo")
     failed = select(ONE).where(undo.workflow_id == workflow_id, undo.status == StepStatus.ERROR, _is_undo(undo))
     return is_found(failed, undo)
+
+
+def runs_again(saga_state: Any) -> dict[str, Any]:
+    """Return the values of a workflow that is to run again, in a new epoch, whatever state it is in."""
+    parent = aliased(Workflow, name="parent")
+    has_live_parent = exists().where(parent.id == Workflow.parent_id, parent.completed_at.is_(None))
+    return {
+        # A child that is resumed after the end of its parent goes on without it.
+        "ends_with_parent": Workflow.ends_with_parent & has_live_parent,
+        "status": WorkflowStatus.PENDING,
+        "epoch": Workflow.epoch + 1,
+        "claim": null(),
+        "executor": null(),
+        "due_at": null(),
+        "ready_at": case((Workflow.queue.is_not(None), func.now())),
+        "attempts": 0,
+        "retries": 0,
+        "deadline": null(),
+        "cancel_interrupts": null(),
+        # A submission leaves its batch, whose end would end it.
+        "batch_id": case((Workflow.batch_id == Workflow.id, Workflow.batch_id)),
+        "saga_state": saga_state,
+        # Its slot may be another workflow's now; one that has not ended keeps it.
+        "slot": case((Workflow.completed_at.is_(None), Workflow.slot)),
+        "error": null(),
+        "completed_at": null(),
+        "updated_at": func.now(),
+    }
 
 
 @cache

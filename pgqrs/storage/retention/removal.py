@@ -20,7 +20,7 @@ from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.updates import REPLY, REQUEST
-from pgqrs.models import Attributes, Event, Message, Step, Text, Throttle, Wait, Workflow
+from pgqrs.models import Attributes, Event, Message, Rewind, SetAsideStep, Step, Text, Throttle, Wait, Workflow
 from pgqrs.storage.queries.delivery import RECEIVED_KEPT
 from pgqrs.storage.sql.expressions import ONE, interval, is_found, number_literal, pg, text_literal
 from pgqrs.storage.sql.waits import all_of
@@ -42,6 +42,8 @@ OF_WORKFLOW: tuple[tuple[Any, str], ...] = (
     (Wait, "waits"),
     (Event, "events"),
     (Attributes, "attributes"),
+    (Rewind, "rewinds"),
+    (SetAsideStep, "set_aside_steps"),
 )
 """The tables with rows of workflows that are deleted with them, by the id of the workflow."""
 

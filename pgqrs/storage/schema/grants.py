@@ -13,8 +13,10 @@ from pgqrs.models import (
     Message,
     Queue,
     Retention,
+    Rewind,
     Schedule,
     ServingWorker,
+    SetAsideStep,
     StartRate,
     State,
     Step,
@@ -53,6 +55,8 @@ _OF_WORKER: Mapping[str, str] = {
     Retention.__tablename__: "SELECT, INSERT, UPDATE",
     ArchivedWorkflow.__tablename__: "SELECT, INSERT",
     ArchiveMonth.__tablename__: "SELECT, INSERT, DELETE",
+    Rewind.__tablename__: "SELECT, INSERT, DELETE",
+    SetAsideStep.__tablename__: "SELECT, INSERT, DELETE",
     VERSION_TABLE: "SELECT",
 }
 

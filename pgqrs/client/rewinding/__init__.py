@@ -1,0 +1,1 @@
+"""The rewinds of workflows, for applications."""
