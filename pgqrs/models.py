@@ -39,7 +39,7 @@ from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, Workflow
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0019"
+HEAD = "0020"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 _NAMING = {
@@ -162,6 +162,9 @@ class Workflow(Base):
     # The partition key, empty without one, for which the workflow holds a slot of its queue until its end; None
     # for a workflow that holds a slot while it runs, or that has not started.
     slot: Mapped[str | None] = mapped_column(Text(collation="C"))
+    # The trace context of the submission, by a tracer that was active: `traceparent`, and in a second line
+    # `tracestate` if there is one.
+    trace: Mapped[str | None]
 
     steps: Mapped[list[Step]] = relationship(
         primaryjoin=_STEP_OF_WORKFLOW,

@@ -116,6 +116,7 @@ class Admin:
         tune_gc: Whether the `Admin` tunes Python's garbage collector from its first run or `Worker` until `close`:
             it sets the young threshold to 20,000 and defers full collections. A disabled collector, and a
             collector with thresholds other than Python's defaults, stay unchanged. True by default.
+        observer: The observer of the events of runs, steps and writes; none by default. `observe` adds others.
 
     Raises:
         InvalidDSNError: `dsn` is a string or a `URL` that does not name a PostgreSQL server.
@@ -136,6 +137,7 @@ class Admin:
         clock: Clock | None = None,
         sessionmaker: SessionMaker | None = None,
         tune_gc: bool = True,
+        observer: Observer | None = None,
     ) -> None:
         schema = SCHEMA if schema is None else schema
         check_schema(schema)
@@ -148,6 +150,7 @@ class Admin:
             MonotonicClock() if clock is None else clock,
             sessionmaker,
             tune_gc,
+            observer,
         )
         self._loops = LoopStates(settings)
 
@@ -1394,6 +1397,17 @@ class Admin:
             DatabaseUnavailableError: The database is unavailable.
         """
         return await Rewinds(self._loops).list(workflow_id)
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer to this `Admin`, beside the observers that it has.
+
+        Args:
+            observer: The observer of the events of runs, steps and writes.
+
+        Raises:
+            ConfigurationError: This `Admin` has been used already.
+        """
+        self._loops.observe(observer)
 
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:

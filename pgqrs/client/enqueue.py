@@ -47,7 +47,13 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.uniqueness.records import UniqueSubmission
-from pgqrs.storage.writes.creation import AnySubmission, Submission, SubmissionUntilEnd, in_partition
+from pgqrs.storage.writes.creation import (
+    AnySubmission,
+    Submission,
+    SubmissionUntilEnd,
+    in_partition,
+    with_trace,
+)
 from pgqrs.storage.writes.messages import OVER, SentMessage
 from pgqrs.types import DEFAULT_QUEUE, CatchUp, Overlap, Taken, UniqueUntil, Until, WorkflowStatus
 from pgqrs.validation import (
@@ -528,9 +534,12 @@ class Submitter:
     ) -> SentMessage:
         """Write a submission, unless there is a workflow with its key, and a message to the workflow."""
         state = await self._loops.loop_state()
-        compare = partial(self._compare, definition)
+        compare, queue = partial(self._compare, definition), self._options.queue
         submission = submission._replace(delay=await self._delay())
-        sent = await state.store.operations.submit_and_send(submission, compare, message_for)
+        with state.submitting(definition.name, queue) as trace:
+            submission = submission if trace is None else with_trace(submission, trace)
+            sent = await state.store.operations.submit_and_send(submission, compare, message_for)
+        state.enqueued(definition.name, queue, {submission.token} & {sent.token})
         if submission.delay is None:
             self._notify(state, sent.workflow_id)
         state.store.arrivals.sent()
@@ -551,16 +560,32 @@ class Submitter:
         self, state: LoopState, definition: Definition, submissions: Sequence[AnySubmission | UniqueSubmission]
     ) -> list[WorkflowIdentity]:
         """Write submissions of one delay in one transaction, and notify the workers."""
+        if state.store.observer is None:
+            return await self._write(state, definition, submissions, None)
+        with state.submitting(definition.name, self._options.queue, len(submissions)) as trace:
+            identities = await self._write(state, definition, submissions, trace)
+        new = {each.token for each in identities}.intersection(each.token for each in submissions)
+        state.enqueued(definition.name, self._options.queue, new, self._options.session)
+        return identities
+
+    async def _write(
+        self,
+        state: LoopState,
+        definition: Definition,
+        submissions: Sequence[AnySubmission | UniqueSubmission],
+        trace: str | None,
+    ) -> list[WorkflowIdentity]:
         operations = await state.store.operations_for(self._options.session)
         compare = partial(self._compare, definition)
         unique = [each for each in submissions if isinstance(each, UniqueSubmission)]
         if unique:
-            placed = await submit_unique(operations, unique, self._options.unique.policy, compare)
+            placed = await submit_unique(operations, unique, self._options.unique.policy, compare, trace)
             identities = [WorkflowIdentity(each.workflow_id, each.token) for each in placed]
             ready = [each.workflow_id for each in placed if each.is_ready]
         else:
             plain = [each for each in submissions if not isinstance(each, UniqueSubmission)]
-            identities = await operations.submit(plain, compare)
+            traced = plain if trace is None else [with_trace(each, trace) for each in plain]
+            identities = await operations.submit(traced, compare)
             ready = [each.workflow_id for each in identities] if submissions[0].delay is None else []
         if ready:
             self._notify(state, min(ready))

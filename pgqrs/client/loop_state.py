@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from pgqrs.client.queue_notifier import QueueNotifier
@@ -13,6 +15,7 @@ from pgqrs.client.result_waits import ResultWaits
 from pgqrs.codecs.base import Codec
 from pgqrs.codecs.records import decode_listed_step, decode_listed_workflow
 from pgqrs.errors import ConfigurationError
+from pgqrs.observer import Observer, Observers
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.heartbeat import Heartbeat
 from pgqrs.storage.sql.channels import MESSAGES
@@ -42,13 +45,33 @@ class LoopState:
 
     async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
         """Cancel a workflow, and poll at once for its result."""
-        await self.store.operations.cancel(workflow_id, interrupt=interrupt, token=token)
+        ended = await self.store.operations.cancel(workflow_id, interrupt=interrupt, token=token)
+        if ended is not None and self.store.observer is not None:
+            self.store.observer.workflow_ended(*ended)
         self.notify_finished(workflow_id)
 
     def notify_finished(self, workflow_id: int) -> None:
         """Poll at once for a workflow that has ended in this process."""
         self.results.notify(workflow_id)
         self.replies.notify(workflow_id)
+
+    def submitting(self, name: str, queue: str, count: int = 1) -> AbstractContextManager[str | None]:
+        """Surround the write of submissions; the context is their trace context."""
+        observer = self.store.observer
+        return nullcontext() if observer is None else observer.submitting(name, queue, count)
+
+    def enqueued(
+        self, name: str, queue: str, new: AbstractSet[int | None], session: SessionOrConnection | None = None
+    ) -> None:
+        """Tell the observer about new workflows, by their tokens, once they are committed."""
+        observer = self.store.observer
+        if observer is None or not new:
+            return
+        if session is None:
+            observer.workflows_enqueued(name, queue, len(new))
+        else:
+            tell = partial(observer.workflows_enqueued, name, queue, len(new))
+            self.store.sessions.callers.after_commit(session, f"enqueued {min(filter(None, new))}", tell)
 
     async def close(self) -> None:
         """Fail the callers that wait for results and replies, and send the pending notifications."""
@@ -77,6 +100,16 @@ class LoopStates:
     def codec(self) -> Codec:
         """The codec of inputs, outcomes and errors."""
         return self.settings.codec
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer to those of the stores that are to be created; raise if there is a store."""
+        if self.stores:
+            raise ConfigurationError(
+                "this Admin has been used already, and its first events are lost: add the observer, as "
+                "`instrument` does, right after you create the Admin."
+            )
+        known = self.settings.observer
+        self.settings = self.settings._replace(observer=observer if known is None else Observers(known, observer))
 
     async def loop_state(self) -> LoopState:
         """Return the state of the running event loop."""
@@ -120,6 +153,8 @@ class LoopStates:
         """Send a message, and announce it; with a caller's `session`, it is sent when the caller commits."""
         store = (await self.loop_state()).store
         await (await store.operations_for(session)).send(message)
+        if store.observer is not None:
+            store.observer.message_sent()
         self._announce(store, session)
 
     async def emit(self, event: EmittedEvent, session: SessionOrConnection | None = None) -> bool:
@@ -127,6 +162,8 @@ class LoopStates:
         store = (await self.loop_state()).store
         is_set = await (await store.operations_for(session)).emit(event)
         if is_set:
+            if store.observer is not None:
+                store.observer.message_sent()
             self._announce(store, session)
         return is_set
 

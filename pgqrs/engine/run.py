@@ -27,6 +27,7 @@ from pgqrs.errors import (
     RowRefusedError,
     WorkflowFinishedError,
 )
+from pgqrs.observer import RunFacts, RunOrigin
 from pgqrs.retry import RetryPolicy
 from pgqrs.storage.access.operations import WorkflowOperations
 from pgqrs.storage.arrivals import Arrivals
@@ -114,6 +115,7 @@ class Run:
         queue: The queue of the workflow; the default queue if it is unknown.
         parent_id: The id of the parent of a child; None if it is unknown.
         members: The ids of the submissions of a batch; none for any other workflow.
+        origin: The past of the workflow, for the observer; None if it is unknown.
 
     """
 
@@ -133,6 +135,7 @@ class Run:
         queue: str | None = None,
         parent_id: int | None = None,
         members: Sequence[int] = (),
+        origin: RunOrigin | None = None,
     ) -> None:
         self.context_key = owner
         self.workflow_id = workflow_id
@@ -146,9 +149,8 @@ class Run:
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
-        self.announcements = Announcements(
-            store.arrivals, queue, has_parent=parent_id is not None or bool(members)
-        )
+        has_parent = parent_id is not None or bool(members)
+        self.announcements = Announcements(store.arrivals, queue, has_parent=has_parent, observer=store.observer)
         self._next: tuple[Arguments, Run | None] | None = None
         self._options = RunOptions()
         self.outcomes = Outcomes(codec, workflow_id, members)
@@ -158,7 +160,9 @@ class Run:
             self.open_sagas(history.saga_state)
         store.runs[workflow_id] = self
         if store.observer is not None:
-            store.observer.run_began(workflow_id, name, epoch)
+            attempt = history.retries + 1
+            facts = (workflow_id, name, epoch, claim, attempt, queue, parent_id, len(members), origin)
+            store.observer.run_began(RunFacts(*facts))
 
     def open_sagas(self, state: SagaState | None = None) -> Sagas:
         """Return the sagas of the run; the first call creates them, in the state that the workflow has."""
@@ -285,6 +289,8 @@ class Run:
         self._options = options
         self.steps.history.strict = options.strict
         self.lifecycle.enter_body(options.timeout)
+        if self._store.observer is not None:
+            self._store.observer.body_entered(self.workflow_id)
 
     def exit_body(self) -> None:
         """Return the calling task to its previous scope after the body.
@@ -296,6 +302,8 @@ class Run:
         if self.sagas is not None:  # they refer to the run: a cycle would leave it to the garbage collector
             self.sagas = self.lifecycle.unwinding = None
         current_scope.set(self.previous)
+        if self._store.observer is not None:
+            self._store.observer.body_left(self.workflow_id)
         self.lifecycle.body.exit()
 
     def output_codec(self) -> Codec:
@@ -610,6 +618,8 @@ class Run:
         if self.may_write:
             self._close()
             self._store.abandon(self.workflow_id, self.epoch, self.claim)
+            if self._store.observer is not None:
+                self._store.observer.run_abandoned(self.workflow_id)
 
     def on_write_refused(self, error: BaseException) -> None:
         """Handle a refused write, after which the run may be unable to write anything more."""

@@ -262,6 +262,8 @@ class StepRunner:
         else:
             self._store.marks.ended(execution)
         exit_scope(execution)
+        if self._observer is not None:
+            self._observer.step_abandoned(self.history.workflow_id, execution.step_id)
         self._complete(execution)
 
     def drop(self, execution: StepExecution) -> None:
@@ -324,7 +326,7 @@ class StepRunner:
         # The execution itself is the entry of the running marks: a tuple for each step would cost more.
         self._store.marks.began(execution)
         if self._observer is not None:
-            self._observer.step_began(self.history.workflow_id, step_id)
+            self._observer.step_began(self.history.workflow_id, step_id, execution.retry.failures + 1)
         if isinstance(scope, StepExecution):
             scope.wait_for(execution)
         current_scope.set(execution)
@@ -506,6 +508,8 @@ class StepRunner:
     def _send(self, execution: StepExecution, record: Record) -> asyncio.Future[StoredOutcome]:
         recorded = self._journal.submit(record, partial(self._on_recorded, execution))
         exit_scope(execution)
+        if self._observer is not None:
+            self._observer.step_left(self.history.workflow_id, execution.step_id)
         return recorded
 
     def _is_run_error(self, execution: StepExecution, error: BaseException | None) -> bool:
@@ -651,6 +655,8 @@ class StepRunner:
         answer: StoredOutcome | BaseException = verdict
         if isinstance(verdict, Exception):
             execution.run.on_write_refused(verdict)
+            if self._observer is not None:
+                self._observer.step_abandoned(self.history.workflow_id, execution.step_id)
             if self._lifecycle.state is RunState.LOST:
                 answer = self._lifecycle.stop_error_in(calling_scope(execution))
         else:

@@ -11,6 +11,7 @@ from uuid import UUID
 from pgqrs.clock import MAX_SECONDS, Clock, ClockReading, MonotonicClock
 from pgqrs.codecs.failures import dump_error
 from pgqrs.errors import WorkflowTimeoutError
+from pgqrs.observer import Observer, RunOrigin
 from pgqrs.storage.batches.forming import NO_BATCHES, BatchedWorkflow, FormedBatches, form_batches
 from pgqrs.storage.claim_floor import ClaimFloor
 from pgqrs.storage.connections.database import Database
@@ -19,14 +20,15 @@ from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.connections.pooler import Driver
 from pgqrs.storage.diagnosis import workers
 from pgqrs.storage.diagnosis.workers import Registration
-from pgqrs.storage.limits.claims import forget_starts
+from pgqrs.storage.limits.claims import claim_limited, claim_limited_observed, forget_starts
 from pgqrs.storage.queries import children, claims, delivery, executors, maintenance
 from pgqrs.storage.queue_claims import QueueClaims
-from pgqrs.storage.records import ClaimedRun, from_row
+from pgqrs.storage.records import ClaimedRun, EndedWorkflow, from_row
 from pgqrs.storage.schedules.firing import Fired, ScheduleFiring
 from pgqrs.storage.sql.channels import parse_payload, queue_channel
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.uniqueness.statements import forget_throttles
+from pgqrs.types import WorkflowStatus
 
 MAX_CLAIM_BYTES = 64 * 2**20
 """Maximum bytes of the inputs of claimed workflows that a worker holds; the last workflow may exceed it."""
@@ -87,7 +89,8 @@ class ClaimConnection:
     """One worker's connection outside of the pool, replaced when it is lost; it claims workflows of one `codec`.
 
     `on_notify` is called in the event loop with the mark of a queue (`channels.mark_of`) for each notification.
-    `on_time` is called with the server's time for each claim that returns it. The methods raise
+    `on_time` is called with the server's time for each claim that returns it. With an
+    `observer`, claims have the facts that it needs. The methods raise
     `DatabaseUnavailableError` while the server is away; call them again later.
     """
 
@@ -100,7 +103,9 @@ class ClaimConnection:
         *,
         on_time: Callable[[ClockReading], None] | None = None,
         clock: Clock | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._database = database
         self._own: dict[str, Any] = {"executor": executor_id, "codec": codec}
         self._on_notify = on_notify
@@ -113,7 +118,10 @@ class ClaimConnection:
         self._slack = _SLACK
         self._may_delete_more = False
         self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
-        self.queues = QueueClaims(database.schema, self._claim, self._claimed, self._unanswered)
+        self._statements = _PLAIN if observer is None else _OBSERVED
+        self.queues = QueueClaims(
+            database.schema, self._claim, self._claimed, self._unanswered, limited=self._statements.limited
+        )
         """The queues with limits, as the last claims have found them."""
         self.statements = 0
         """The number of statements that were sent."""
@@ -139,14 +147,14 @@ class ClaimConnection:
         async with self._one_at_a_time:
             rows: list[Any] = []
             if self._unanswered:
-                rows = await self._claimed(claims.claimed_by_tokens, values | {"tokens": self._unanswered})
+                rows = await self._claimed(self._statements.by_tokens, values | {"tokens": self._unanswered})
             if not rows:
                 # What a search of all the queues has found holds for each of them.
                 values["floor"] = self._floor.of((names, queues))
                 rows = await self.queues.claim(values, limit, rooms)
             self._unanswered.clear()
         self._floor.claimed(row["workflow_id"] for row in rows)
-        return _in_order(rows)
+        return _in_order(rows, observed=self._observer is not None)
 
     async def _claim(self, values: dict[str, Any], limit: int) -> list[Any]:
         """Claim, and repeat while other workers hold considered workflows and there may be more."""
@@ -157,7 +165,7 @@ class ClaimConnection:
             window = wanted + self._slack
             self._unanswered.append(token)
             own = {"token": token, "limit": wanted, "window": window, "budget": budget}
-            found = await self._claimed(claims.claim, values | own)
+            found = await self._claimed(self._statements.claim, values | own)
             self.queues.learn(values["queues"], found[0]["limited"])
             taken = [row for row in found if row["workflow_id"] is not None]
             rows += taken
@@ -277,7 +285,13 @@ class ClaimConnection:
         """Cancel children of ended parents, and return whether more may be left."""
         async with self._one_at_a_time:
             (found,) = await self._fetch(children.cancel_children, {})
+        for name, queue in zip(found["names"] or (), found["queues"] or (), strict=True):
+            self._tell(EndedWorkflow(name, queue, WorkflowStatus.CANCELLED))
         return bool(found["cancelled"] and found["left"])
+
+    def _tell(self, ended: EndedWorkflow) -> None:
+        if self._observer is not None:
+            self._observer.workflow_ended(*ended)
 
     async def _look(self, values: dict[str, Any], asked: object) -> Any:
         """Run a full search if it is due, otherwise a search within the bounds of the floor of `asked`."""
@@ -299,7 +313,10 @@ class ClaimConnection:
         given = await self._fetch(maintenance.given_times, {"ids": ids})
         errors = [dump_error(WorkflowTimeoutError(row["id"], row["timeout"]), terminal=True) for row in given]
         expired = {"ids": [row["id"] for row in given], "errors": errors}
-        return len(await self._fetch(maintenance.end_past_deadline, expired))
+        ended = await self._fetch(maintenance.end_past_deadline, expired)
+        for row in ended:
+            self._tell(EndedWorkflow(row["name"], row["queue"], WorkflowStatus.ERROR))
+        return len(ended)
 
     async def unregister(self, registration: Registration) -> None:
         """Delete the row of the worker, which claims no more."""
@@ -349,6 +366,24 @@ class ClaimConnection:
         self._on_notify(mark)
 
 
-def _in_order(rows: list[Any]) -> list[ClaimedRun]:
+class _Statements(NamedTuple):
+    """The statements of the claims of a worker."""
+
+    claim: Callable[[], Any]
+    by_tokens: Callable[[], Any]
+    limited: Callable[[], Any]
+
+
+_PLAIN = _Statements(claims.claim, claims.claimed_by_tokens, claim_limited)
+
+_OBSERVED = _Statements(claims.claim_observed, claims.claimed_by_tokens_observed, claim_limited_observed)
+
+_COLUMNS = [name for name in ClaimedRun._fields if name != "origin"]
+
+
+def _in_order(rows: list[Any], *, observed: bool) -> list[ClaimedRun]:
     first = sorted(rows, key=lambda row: (-row["priority"], row["workflow_id"]))
-    return [from_row(ClaimedRun, row) for row in first]
+    claimed = [ClaimedRun(*(row[name] for name in _COLUMNS)) for row in first]
+    if not observed:
+        return claimed
+    return [each._replace(origin=from_row(RunOrigin, row)) for each, row in zip(claimed, first, strict=True)]

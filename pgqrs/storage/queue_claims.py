@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pgqrs.storage.limits.claims import MAX_LANES, claim_limited
+from pgqrs.storage.limits.claims import MAX_LANES
 from pgqrs.storage.sql.tokens import new_token
 
 LOCKED_PAUSE = 0.004
@@ -65,7 +65,8 @@ class QueueClaims:
     """Claims from queues with and without limits, in turn.
 
     `plain` claims from queues without limits; it takes the values of the statement and a number. `fetch` runs a
-    statement, and `unanswered` has the tokens of claims whose answers are outstanding.
+    statement, and `unanswered` has the tokens of claims whose answers are outstanding. `limited` is the statement
+    for a queue with limits.
     """
 
     def __init__(
@@ -74,11 +75,14 @@ class QueueClaims:
         plain: Callable[[dict[str, Any], int], Awaitable[Rows]],
         fetch: Callable[[Callable[[], Any], dict[str, Any]], Awaitable[Rows]],
         unanswered: list[int],
+        *,
+        limited: Callable[[], Any],
     ) -> None:
         self._schema = schema
         self._plain = plain
         self._fetch = fetch
         self._unanswered = unanswered
+        self._limited = limited
         self._wheels: dict[str, Wheel] = {}
         self._turn = 0
         self.outlook = Outlook()
@@ -142,7 +146,7 @@ class QueueClaims:
         wheel, token = self._wheels[queue], new_token()
         self._unanswered.append(token)
         rows = await self._fetch(
-            claim_limited,
+            self._limited,
             values
             | {"queue": queue, "token": token, "limit": wanted, "lock": lock_key(self._schema, queue)}
             | {"cursor": wheel.cursor, "ahead": json.dumps(wheel.ahead)},

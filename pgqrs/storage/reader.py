@@ -17,7 +17,7 @@ from pgqrs.storage.diagnosis.repository import Diagnosis
 from pgqrs.storage.diagnosis.workers import StoredWorker
 from pgqrs.storage.queries.children import child_of, child_results
 from pgqrs.storage.queries.invariants import Invariant, invariants
-from pgqrs.storage.queries.server import ServerRepository
+from pgqrs.storage.queries.server import Gauges, ServerRepository
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.queries.updates import replies
 from pgqrs.storage.queries.workflows import WorkflowRepository
@@ -214,6 +214,10 @@ class StoreReader:
         """Return the executors that have not stopped, each with its workers."""
         await self._tables.ensure()
         return await self._diagnosis.workers()
+
+    async def gauges(self) -> Gauges:
+        """Return the numbers of the workflows that have not ended, and of the executors."""
+        return await self._read(lambda connection: ServerRepository(connection).gauges())
 
     async def now(self) -> datetime:
         """Return the time by the database's clock."""

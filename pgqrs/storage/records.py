@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
+from pgqrs.observer import RunOrigin
 from pgqrs.types import SagaState, WorkflowStatus
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -29,6 +30,14 @@ class WorkflowIdentity(NamedTuple):
 
     workflow_id: int
     token: int | None
+
+
+class EndedWorkflow(NamedTuple):
+    """The end of a workflow that was not running: its name, its queue and its status."""
+
+    name: str
+    queue: str | None
+    status: WorkflowStatus
 
 
 class WorkflowName(NamedTuple):
@@ -78,7 +87,7 @@ class ClaimedRun(NamedTuple):
     `input` is JSON text. `attempts` counts the claims since the workflow last recorded a step, this claim
     included. `seconds_left` is the time until the deadline, None without a deadline. `claim` is the token of the
     run. `parent_id` is the id of the parent of a child. `scheduled_for` is the time for which a schedule has
-    started the workflow.
+    started the workflow. `origin` is None without an observer.
     """
 
     workflow_id: int
@@ -91,6 +100,7 @@ class ClaimedRun(NamedTuple):
     queue: str | None = None
     parent_id: int | None = None
     scheduled_for: datetime | None = None
+    origin: RunOrigin | None = None
 
 
 class StoredOutcome(NamedTuple):

@@ -258,6 +258,7 @@ class Store:
             self.operations.codec,
             on_time=self.on_time,
             clock=self.clock,
+            observer=self.observer,
         )
         self.changing.claim_connections.add(connection)
         return connection

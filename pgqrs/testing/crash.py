@@ -235,7 +235,7 @@ class _CrashObserver(Observer):
         self.begun: Counter[str] = Counter()
         self.crash: _Crash | None = None
 
-    def step_began(self, workflow_id: int, step_id: str) -> None:  # noqa: ARG002  # the signature of `Observer`
+    def step_began(self, workflow_id: int, step_id: str, attempt: int) -> None:  # noqa: ARG002  # as `Observer` has it
         """Count a step."""
         self.begun[step_id] += 1
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from time import monotonic
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -277,13 +278,16 @@ class _Services:
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`
         rooms = self._queues.rooms(self.runs.held_in)
+        began = monotonic()
         claimed = await self._in_time(
             self._claim_connection.claim(
                 self._names, self._queues.names, limit, room, self.runs.avoided(), rooms=rooms
             )
         )
-        if claimed and self._here.store.observer is not None:
-            self._here.store.observer.runs_claimed(len(claimed))
+        if (observer := self._here.store.observer) is not None:
+            observer.claim_answered(monotonic() - began)
+            if claimed:
+                observer.runs_claimed(len(claimed))
         return claimed
 
     async def _tick(self) -> MaintenanceResult:

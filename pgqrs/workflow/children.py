@@ -432,7 +432,8 @@ async def start(
     child_id, token = run.steps.value_of(step_id, found, codec)
     if is_new:
         queue = options.queue or run.announcements.queue
-        run.announcements.children_started(queue, child_id, delayed=options.delay is not None)
+        is_delayed = options.delay is not None
+        run.announcements.children_started(definition.name, queue, [child_id], delayed=is_delayed)
     return Child(current, step_id, child_id, token, definition.returns)
 
 
@@ -512,7 +513,7 @@ async def _start_portions(
         texts = [_input_text(run, definition, each) for each in portion]
         ids = await _start_portion(of_step, execution, count, texts)
         queue = options.queue or run.announcements.queue
-        run.announcements.children_started(queue, min(ids), delayed=options.delay is not None)
+        run.announcements.children_started(definition.name, queue, ids, delayed=options.delay is not None)
         count += len(portion)
     return count
 
@@ -573,6 +574,7 @@ def _new_child(of_step: _Start, place: int, child_id: int, text: str) -> NewChil
         new_token(),
         options.on_end == "cancel",
         options.partition_key,
+        run.announcements.trace(),
     )
 
 

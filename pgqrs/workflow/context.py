@@ -1125,6 +1125,7 @@ class PyWorkflow:
             queue=claimed.queue,
             parent_id=claimed.parent_id,
             members=members,
+            origin=claimed.origin,
         )
 
     async def _first_run(self, options: RunOptions) -> Run | Claim:

@@ -9,7 +9,7 @@ from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import KeyTakenError
 from pgqrs.storage.records import WorkflowIdentity
 from pgqrs.storage.sql.addresses import in_generation
-from pgqrs.storage.writes.children import KeyedStart, NewChild
+from pgqrs.storage.writes.children import KeyedStart, NewChild, TracedStart
 from pgqrs.types import Until
 
 LOCKED_PAUSE = 0.02
@@ -26,7 +26,7 @@ async def start_with_key(
     """
     workflow_id, epoch, step_id, claim = execution.started
     name = in_generation(run.steps.history.generation, step_id)
-    record = KeyedStart(
+    plain = KeyedStart(
         workflow_id,
         epoch,
         name,
@@ -45,6 +45,7 @@ async def start_with_key(
         until == "end",
         child.partition_key,
     )
+    record = plain if child.trace is None else TracedStart(*plain, child.trace)
     while True:
         is_written = await run.steps.write(execution, record)
         run.check()

@@ -39,7 +39,7 @@ cancelled AS
 SET status='CANCELLED', completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
 WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT pg_catalog.array_agg(queued.id) AS array_agg_2
 FROM queued), '{}'))
-RETURNING pgqrs.pgqrs_workflows.id),
+RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.queue),
 dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits
@@ -99,4 +99,6 @@ FROM cancelled) + (SELECT pg_catalog.count(*) AS count_1
 FROM asked) + (SELECT pg_catalog.count(*) AS count_1
 FROM handed) AS cancelled, (SELECT pg_catalog.count(*) AS count_1
 FROM parents) - (SELECT pg_catalog.count(*) AS count_1
-FROM done) AS "left"
+FROM done) AS "left", (SELECT pg_catalog.array_agg(cancelled.name) AS array_agg_7
+FROM cancelled) AS names, (SELECT pg_catalog.array_agg(cancelled.queue) AS array_agg_8
+FROM cancelled) AS queues

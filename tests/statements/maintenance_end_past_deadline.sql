@@ -25,4 +25,4 @@ SET status='ERROR', epoch=(pgqrs.pgqrs_workflows.epoch + 1), claim=NULL, complet
 FROM held
 WHERE pgqrs.pgqrs_workflows.id = held.id
 AND held.saga_state IS NULL
-RETURNING pgqrs.pgqrs_workflows.id
+RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.queue

@@ -51,7 +51,7 @@ cancelled AS
 SET status='CANCELLED', completed_at=now(), updated_at=now(), ready_at=NULL, due_at=NULL, deadline=NULL, cancel_interrupts=NULL
 WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT pg_catalog.array_agg(queued.id) AS array_agg_3
 FROM queued), '{}'))
-RETURNING pgqrs.pgqrs_workflows.id),
+RETURNING pgqrs.pgqrs_workflows.id, pgqrs.pgqrs_workflows.name, pgqrs.pgqrs_workflows.queue),
 dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits

@@ -1,5 +1,5 @@
 WITH held AS
-(SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.name AS name, pgqrs.pgqrs_workflows.status AS status, pgqrs.pgqrs_workflows.executor AS executor, pgqrs.pgqrs_workflows.token AS token, pgqrs.pgqrs_workflows.saga_state AS saga_state
+(SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.name AS name, pgqrs.pgqrs_workflows.status AS status, pgqrs.pgqrs_workflows.executor AS executor, pgqrs.pgqrs_workflows.token AS token, pgqrs.pgqrs_workflows.saga_state AS saga_state, pgqrs.pgqrs_workflows.queue AS queue
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = $2::BIGINT
 FOR NO KEY UPDATE),
@@ -44,5 +44,5 @@ also_dropped AS
 FROM pgqrs.pgqrs_waits
 WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT pg_catalog.array_agg(unwinding.id) AS array_agg_2
 FROM unwinding), '{}')))
- SELECT held.status, held.executor, held.token
+ SELECT held.status, held.executor, held.token, held.saga_state, held.name, held.queue
 FROM held

@@ -32,14 +32,14 @@ KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "start", "step
 LATE = ("last", "lastfailure")
 # Those of messages, of children, of generations and of sagas go into batches with further writes.
 APART = ("continue", "emit", "enqueueuntilend", "outgoing", "send", "sending", "startkeyed", "startmany")
-APART = (*APART, "enqueuepartitioned", "saga", "stateful", "take", "wait")
-NEVER_ALONE = {"continue", "outgoing", "sending", "startkeyed", "startmany", "stateful", "take"}
-NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4, "enqueuepartitioned": 5}
+APART = (*APART, "enqueuepartitioned", "enqueuetraced", "starttraced", "saga", "stateful", "take", "wait")
+NEVER_ALONE = {"continue", "outgoing", "sending", "startkeyed", "startmany", "starttraced", "stateful", "take"}
+NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4, "enqueuepartitioned": 5, "enqueuetraced": 6}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
 OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
 OLD |= {"waiting": 6, "awaited": 6, "outgoing": 17, "replies": 10, "events": 10, "child": 10, "parent": 10}
 OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15, "continue": 16, "saga": 18}
-OLD |= {"stateful": 19, "states": 19}
+OLD |= {"stateful": 19, "states": 19, "starttraced": 20, "childtraced": 10, "childrentraced": 11}
 MIXES = [
     ("begin", "end", "step"),
     ("create", "end", "start", "step"),
@@ -54,6 +54,8 @@ BATCHES += [
     ("awaited", "leave", "waiting"),
     ("child", "events", "parent", "replies", "sending"),
     ("children", "parents", "startmany"),
+    ("childtraced", "parent", "sending"),
+    ("childrentraced", "parents", "startmany"),
     ("stateful", "states"),
 ]
 PAGES = {*BATCHES[: len(KINDS)], *MIXES, ("asked",)}

@@ -49,6 +49,7 @@ def statements() -> Iterator[tuple[str, Any]]:
             "sending",
             "startkeyed",
             "startmany",
+            "starttraced",
             "stateful",
             "take",
         }:  # the others are sent for a single record, too

@@ -9,7 +9,11 @@ from pgqrs.storage.uniqueness.records import Placed, UniquePolicy, UniqueSubmiss
 
 
 async def submit_unique(
-    operations: WorkflowOperations, new: Sequence[UniqueSubmission], policy: UniquePolicy, taken: OnTaken
+    operations: WorkflowOperations,
+    new: Sequence[UniqueSubmission],
+    policy: UniquePolicy,
+    taken: OnTaken,
+    trace: str | None = None,
 ) -> list[Placed]:
     """Write submissions of one name, and return the results in order.
 
@@ -18,6 +22,6 @@ async def submit_unique(
     """
     in_order = new if policy.changes_holder or policy.taken == "cancel" else reversed(new)
     chosen = {each.unique_value: each for each in in_order}
-    placed = await operations.submit_unique(list(chosen.values()), policy, taken)
+    placed = await operations.submit_unique(list(chosen.values()), policy, taken, trace)
     by_value = dict(zip(chosen, placed, strict=True))
     return [by_value[each.unique_value] for each in new]

@@ -14,7 +14,7 @@ from pgqrs.storage.access.inserts import enqueue_workflows, insert_message
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import KeyOwner, WorkflowIdentity, WorkflowName
+from pgqrs.storage.records import EndedWorkflow, KeyOwner, WorkflowIdentity, WorkflowName
 from pgqrs.storage.rewinds.repository import FoundRewind, RewindRepository
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.tokens import new_token
@@ -127,15 +127,19 @@ class WorkflowOperations:
         return [_identity(each, found[each.token], taken) for each in new]
 
     async def submit_unique(
-        self, new: Sequence[UniqueSubmission], policy: UniquePolicy, taken: OnTaken = ignore_taken
+        self,
+        new: Sequence[UniqueSubmission],
+        policy: UniquePolicy,
+        taken: OnTaken = ignore_taken,
+        trace: str | None = None,
     ) -> list[Placed]:
         """Write workflows of one name with different unique values, and return the results in order.
 
         The `workflow_id` of a submission is ignored. The policy decides about a submission whose value another
         workflow holds. A submission whose key was taken before gets the workflow that has the key, and `taken` is
-        called with it. Raises `UniqueTakenError`.
+        called with it. New workflows get the `trace` context. Raises `UniqueTakenError`.
         """
-        writes = UniqueWrites(policy, taken)
+        writes = UniqueWrites(policy, taken, trace)
         placed: dict[int, Placed] = {}
         left = list(new)
         while left:
@@ -204,17 +208,18 @@ class WorkflowOperations:
         """Write an event of the schema unless it has a value, and return whether it has this value now."""
         return await self.access.emit(event)
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> None:
-        """Cancel a workflow at once, or request the cancellation of its run.
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None = None) -> EndedWorkflow | None:
+        """Cancel a workflow at once, and return its end; or request the cancellation of its run.
 
         Raises `WorkflowNotFoundError` also if the workflow of the id has another token than `token`.
         """
         check_id(workflow_id)
-        executor_id = await self.access.run(
+        cancelled = await self.access.run(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
         )
-        if executor_id is not None:
-            await self._stop(workflow_id, executor_id, interrupt=interrupt)
+        if cancelled.executor is not None:
+            await self._stop(workflow_id, cancelled.executor, interrupt=interrupt)
+        return cancelled.ended
 
     async def _stop(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
         """Cancel a workflow whose run was asked to stop: by its executor, or at once if the executor is dead."""

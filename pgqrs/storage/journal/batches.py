@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Protocol
 from weakref import ref
 
@@ -103,17 +104,24 @@ class BatchWriter:
     async def write(self, batch: Sequence[Entry]) -> None:
         """Send a batch until each of its records is resolved or blocked; an invalid row fails alone."""
         try:
-            if self._observer is not None:
-                await self._observer.writing([each.record for each in batch])
-            rows = await self._with_retries(self._send, batch)
-            if self._observer is not None:
-                await self._observer.written([each.record for each in batch])
+            if self._observer is None:
+                rows = await self._with_retries(self._send, batch)
+            else:
+                rows = await self._send_observed(batch, self._observer)
             if len(rows) == len(batch):
                 self._resolve_all(batch, rows)
             else:
                 await self._resolve_answered(batch, rows)
         except Exception as error:  # noqa: BLE001  # any error resolves or delays its records
             await self._bisect(batch, error)
+
+    async def _send_observed(self, batch: Sequence[Entry], observer: Observer) -> Any:
+        await observer.writing([each.record for each in batch])
+        began = monotonic()
+        rows = await self._with_retries(self._send, batch)
+        observer.rows_committed(len(batch), monotonic() - began)
+        await observer.written([each.record for each in batch])
+        return rows
 
     async def _bisect(self, batch: Sequence[Entry], error: Exception) -> None:
         """Find by halving the record that failed a batch; reject it, or block it while its key is locked."""

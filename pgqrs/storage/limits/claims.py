@@ -90,6 +90,15 @@ def claim_limited() -> Any:
 
     A statement that claims no workflow returns one row, with nulls for the workflow.
     """
+    return _claim_limited(observed=False)
+
+
+def claim_limited_observed() -> Any:
+    """Return the statement of `claim_limited` with the fields of a `RunOrigin` beside the others."""
+    return _claim_limited(observed=True)
+
+
+def _claim_limited(*, observed: bool) -> Any:
     settings = _materialized(
         select(
             Queue.concurrency,
@@ -131,7 +140,8 @@ def claim_limited() -> Any:
     holding = select(holders.c.id, holders.c.lane, holders.c.is_counted, holders.c.holds)
     locked = _materialized(union_all(_locked(chosen, room), holding), "locked")
     spent = _spend(locked, room).cte("spent")
-    taken = start_runs(locked, Workflow.partition_key.expression, slot=slot_after(locked))
+    slot = slot_after(locked)
+    taken = start_runs(locked, Workflow.partition_key.expression, observed=observed, slot=slot)
     served = select(chosen.c.lane).select_from(chosen.join(room, true())).where(room.c.fair)
     last = served.order_by(chosen.c.turn.desc()).limit(ONE).scalar_subquery()
     last_seen = select(lanes.c.lane).order_by(lanes.c.turn.desc()).limit(ONE).scalar_subquery()

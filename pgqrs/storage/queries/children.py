@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -157,6 +158,7 @@ def cancel_children() -> Any:
 
     A parent that was resumed since its end keeps its children.
     It returns one row: `cancelled`, the number of children, and `left`, the number of parents that may have more.
+    The arrays `names` and `queues` have an element for each child that has ended by it.
     """
     parents: Any = (
         select(Message.id, Message.workflow_id)
@@ -195,6 +197,8 @@ def cancel_children() -> Any:
     return select(
         (_count(cancelled) + _count(asked) + _count(handed)).label("cancelled"),
         (_count(parents) - _count(done)).label("left"),
+        _texts(cancelled.c.name).label("names"),
+        _texts(cancelled.c.queue).label("queues"),
     ).add_cte(drop_waits(cancelled.c.id).cte("dropped"), drop_waits(handed.c.id).cte("also_dropped"))
 
 
@@ -234,10 +238,15 @@ def cancel_held(held: Any) -> tuple[Any, Any, Any]:
             completed_at=func.now(),
             updated_at=func.now(),
         )
-        .returning(Workflow.id)
+        .returning(Workflow.id, Workflow.name, Workflow.queue)
         .cte("cancelled")
     )
     return handed, asked, cancelled
+
+
+def _texts(texts: Any) -> ColumnElement[Any]:
+    """Return a column of a CTE as an array, NULL for no row."""
+    return select(pg.array_agg(texts, type_=ARRAY(Text()))).scalar_subquery()
 
 
 def _is_to_end(child: Any, parent_id: Any) -> ColumnElement[bool]:

@@ -27,6 +27,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Queue, Text, Workflow
@@ -35,8 +36,10 @@ from pgqrs.storage.sql.expressions import (
     ONE,
     bounded,
     deadline_after,
+    finite,
     is_found,
     pg,
+    seconds_of,
     seconds_until,
     size_of,
     text_literal,
@@ -57,6 +60,15 @@ def claim() -> Any:
     number of workflows in the window, and `limited`, the queues that have a row of limits: the statement claims no
     workflow of these. A statement that claims no workflow returns one row, with nulls beside `seen` and `limited`.
     """
+    return _claim(observed=False)
+
+
+def claim_observed() -> Any:
+    """Return the statement of `claim` with the fields of a `RunOrigin` beside the others."""
+    return _claim(observed=True)
+
+
+def _claim(*, observed: bool) -> Any:
     ready = _window().cte("ready").prefix_with("MATERIALIZED")
     first = _affordable(ready)
     # The condition is on the row's own column, which PostgreSQL checks again once the row is locked.
@@ -70,19 +82,25 @@ def claim() -> Any:
         .cte("locked")
         .prefix_with("MATERIALIZED")  # evaluated once, or it would lock more rows than it returns
     )
-    taken = start_runs(locked)
+    taken = start_runs(locked, observed=observed)
     seen = select(COUNT.label("seen"), _limited().label("limited")).select_from(ready).subquery("seen")
     return select(*taken.c, seen.c.seen, seen.c.limited).select_from(seen.outerjoin(taken, true()))
 
 
-def start_runs(locked: Any, *columns: ColumnElement[Any], **values: ColumnElement[Any]) -> Any:
+def start_runs(
+    locked: Any, *columns: ColumnElement[Any], observed: bool = False, **values: ColumnElement[Any]
+) -> Any:
     """Return the CTE that starts a run of each locked workflow, and has the columns of a claim and `columns`.
 
-    `values` are written with the start.
+    With `observed` it also has the fields of a `RunOrigin`. `values` are written with the start.
     """
+    before = aliased(Workflow, name="before")
+    # The row as it was: the start sets `ready_at` to null.
+    own = [before.id == locked.c.id] if observed else []
+    origin = _origin(seconds_of(func.now() - finite(before.ready_at))) if observed else []
     return (
         update(Workflow)
-        .where(Workflow.id == locked.c.id)
+        .where(Workflow.id == locked.c.id, *own)
         .values(
             status=text_literal(WorkflowStatus.RUNNING),
             epoch=Workflow.epoch + ONE,
@@ -97,7 +115,7 @@ def start_runs(locked: Any, *columns: ColumnElement[Any], **values: ColumnElemen
             updated_at=func.now(),
             **values,
         )
-        .returning(*_claimed(), *columns)
+        .returning(*_claimed(), *columns, *origin)
         .cte("taken")
     )
 
@@ -135,10 +153,19 @@ def _affordable(ready: Any) -> Any:
 
 def claimed_by_tokens() -> Any:
     """Return the query for the runs that were claimed with `tokens`, for claims whose answers were lost."""
+    return _claimed_by_tokens(*_claimed())
+
+
+def claimed_by_tokens_observed() -> Any:
+    """Return the query of `claimed_by_tokens` with the fields of a `RunOrigin` beside the others."""
+    return _claimed_by_tokens(*_claimed(), *_origin(null()))
+
+
+def _claimed_by_tokens(*columns: ColumnElement[Any]) -> Any:
     own = Workflow.executor == bindparam("executor", type_=Uuid())
     taken = Workflow.claim == func.any(bindparam("tokens", type_=ARRAY(BigInteger())))
     running = Workflow.status == text_literal(WorkflowStatus.RUNNING)
-    return select(*_claimed()).where(own, taken, running)
+    return select(*columns).where(own, taken, running)
 
 
 def _claimed() -> list[ColumnElement[Any]]:
@@ -157,6 +184,12 @@ def _claimed() -> list[ColumnElement[Any]]:
         Workflow.priority,
         pg.clock_timestamp(type_=DateTime(timezone=True)).label("told"),
     )
+    return list(columns)
+
+
+def _origin(waited: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+    """Return the columns of `RunOrigin`."""
+    columns: Any = (Workflow.trace, Workflow.token, Workflow.created_at, waited.label("waited"), Workflow.schedule)
     return list(columns)
 
 

@@ -146,7 +146,7 @@ def end_past_deadline() -> Any:
             completed_at=func.now(),
             updated_at=func.now(),
         )
-        .returning(Workflow.id)
+        .returning(Workflow.id, Workflow.name, Workflow.queue)
     )
     handed = update(Workflow).where(Workflow.id == held.c.id, held.c.saga_state.is_not(None))
     handed_over = handed.values(**handed_to_worker(SagaState.TIMED_OUT)).cte("handed")

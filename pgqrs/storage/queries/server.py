@@ -9,21 +9,26 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    DateTime,
     bindparam,
     cast,
     func,
     select,
     true,
+    union_all,
 )
 
-from pgqrs.models import Text
+from pgqrs.models import Executor, Text, Wait, Workflow
 from pgqrs.storage.queries import executors, invariants
 from pgqrs.storage.records import from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
+    COUNT,
+    finite,
     pg,
     text_literal,
 )
+from pgqrs.types import WorkflowStatus
 
 
 class DatabaseIdentity(NamedTuple):
@@ -41,6 +46,26 @@ class ExecutorState(Enum):
     DEAD = "dead"
 
 
+class LiveWorkflows(NamedTuple):
+    """The workflows of a queue, a name and a status that have not ended.
+
+    `oldest_ready_at` is the time since which the oldest ready one of them can be claimed, None for none.
+    """
+
+    queue: str
+    name: str
+    status: WorkflowStatus
+    number: int
+    oldest_ready_at: datetime | None
+
+
+class Gauges(NamedTuple):
+    """The live workflows of all queues, and the number of executors that have not stopped."""
+
+    workflows: tuple[LiveWorkflows, ...]
+    executors: int
+
+
 class ServerRepository:
     """Queries about executors, the database and the tables as a whole, in a transaction of the caller."""
 
@@ -54,6 +79,14 @@ class ServerRepository:
         if found is None or found.is_dead:
             return ExecutorState.DEAD
         return ExecutorState.IN_DOUBT if found.is_in_doubt else ExecutorState.ALIVE
+
+    async def gauges(self) -> Gauges:
+        """Return the numbers of the workflows that have not ended, and of the executors."""
+        rows = (await self._connection.execute(gauges(), {})).mappings().all()
+        found = [from_row(LiveWorkflows, row) for row in rows if row["name"] is not None]
+        return Gauges(
+            tuple(each._replace(status=WorkflowStatus(each.status)) for each in found), rows[0]["executors"]
+        )
 
     async def suspect(self) -> None:
         """Start to suspect the executors without a sign of life; only a later query can find them dead."""
@@ -99,3 +132,38 @@ def notify() -> Any:
 def time_of_day() -> Any:
     """Return the query for the time by the database's clock."""
     return select(func.clock_timestamp())
+
+
+def gauges() -> Any:
+    """Return the query for the fields of `LiveWorkflows`, with `executors` in each row; one row at least.
+
+    The indexes of the ready, the due, the running and the waiting workflows lead to the live ones, so those that
+    have ended cost nothing. Submissions that run in a batch are not counted, but the batch.
+    """
+    columns: Any = (Workflow.queue, Workflow.name, Workflow.status, Workflow.ready_at)
+    waits: Any = select(Wait.workflow_id).distinct().subquery("waits")
+    waiting = select(*columns).join_from(waits, Workflow, Workflow.id == waits.c.workflow_id)
+    only_waits = (Workflow.due_at.is_(None), Workflow.ready_at.is_(None), Workflow.executor.is_(None))
+    live: Any = union_all(
+        select(*columns).where(Workflow.ready_at.is_not(None)),
+        select(*columns).where(Workflow.due_at.is_not(None)),
+        select(*columns).where(Workflow.executor.is_not(None)),
+        waiting.where(*only_waits, Workflow.completed_at.is_(None)),
+    ).subquery("live")
+    queue = func.coalesce(live.c.queue, text_literal("")).label("queue")
+    counted = (
+        select(
+            queue,
+            live.c.name,
+            live.c.status,
+            COUNT.label("number"),
+            pg.min(finite(live.c.ready_at)).label("oldest_ready_at"),
+        )
+        .group_by(queue, live.c.name, live.c.status)
+        .subquery("counted")
+    )
+    alive = select(COUNT).where(
+        Executor.stopped_at.is_(None), Executor.expires_at > pg.now(type_=DateTime(timezone=True))
+    )
+    own = select(alive.scalar_subquery().label("executors")).subquery("own")
+    return select(*counted.c, own.c.executors).select_from(own.outerjoin(counted, true()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import (
@@ -45,6 +45,7 @@ from pgqrs.storage.queries.children import is_failed_wait
 from pgqrs.storage.records import (
     SAGA,
     UNDO,
+    EndedWorkflow,
     EventState,
     Receiver,
     WorkflowIdentity,
@@ -165,8 +166,8 @@ class WorkflowRepository:
             raise WorkflowNotFoundError(workflow_id)
         return stored_workflow(row)
 
-    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None) -> UUID | None:
-        """Cancel a workflow at once, or request the cancellation of its run and return the executor of the run.
+    async def cancel(self, workflow_id: int, *, interrupt: bool, token: int | None) -> Cancelled:
+        """Cancel a workflow at once, or request the cancellation of its run.
 
         A workflow with another token than `token` stays as it is; None stands for any token. Raises
         `WorkflowNotFoundError`, and `WorkflowFinishedError` for a workflow that has succeeded or failed.
@@ -179,8 +180,10 @@ class WorkflowRepository:
         if row.status == WorkflowStatus.WAITING:
             # If the statement has waited for a run that parked, its snapshot does not have the waits of the run.
             await self._connection.execute(drop_left_waits(), {"workflow": workflow_id})
-        executor: UUID | None = row.executor if row.status == WorkflowStatus.RUNNING else None
-        return executor
+        if row.status == WorkflowStatus.RUNNING:
+            return Cancelled(executor=row.executor)
+        was_ended = row.status == WorkflowStatus.CANCELLED or row.saga_state is not None
+        return Cancelled(ended=None if was_ended else EndedWorkflow(row.name, row.queue, WorkflowStatus.CANCELLED))
 
     async def release(self, ids: Sequence[int], executor_id: UUID) -> None:
         """Mark runs of a dead executor as abandoned, so that another executor can start runs."""
@@ -306,6 +309,13 @@ def _described(value: Any) -> ColumnElement[Any]:
     return own.correlate_except(Attributes).scalar_subquery()
 
 
+class Cancelled(NamedTuple):
+    """The effect of a cancellation: the executor of a run that is to stop, or the end of the workflow."""
+
+    executor: UUID | None = None
+    ended: EndedWorkflow | None = None
+
+
 _CANCELLED: dict[str, Any] = {
     "status": WorkflowStatus.CANCELLED,
     "ready_at": null(),
@@ -425,13 +435,13 @@ def cancel() -> Any:
     It is a single statement, so that no claim comes between the check of the status and the write, even where each
     statement is a transaction.
     """
-    held = _locked().cte("held")
+    held = _locked().add_columns(Workflow.queue).cte("held")
     # The condition is on the locked status. PostgreSQL would check the row's own status in the snapshot, which may
     # be older.
     # Not named `token`: SQLAlchemy would take a value named as a column for a new value of the column.
     token = func.coalesce(bindparam("expected_token", type_=BigInteger()), held.c.token)
     own = update(Workflow).where(Workflow.id == held.c.id, token.is_not_distinct_from(held.c.token))
-    held_columns = (held.c.status, held.c.executor, held.c.token)
+    held_columns = (held.c.status, held.c.executor, held.c.token, held.c.saga_state, held.c.name, held.c.queue)
     return select(*held_columns).add_cte(*_cancelling(held, own))
 
 
@@ -550,12 +560,7 @@ def _resume(own: _Own) -> Any:
         (_has_failed_undo(own.of(Workflow.id)) | is_undecided(), Workflow.saga_state),
         (unwinds(), text_literal(SagaState.OPEN)),
     )
-    made_pending = (
-        update(Workflow)
-        .where(own.has(Workflow.id))
-        .values(runs_again(saga_state))
-        .cte("made_pending")
-    )
+    made_pending = update(Workflow).where(own.has(Workflow.id)).values(runs_again(saga_state)).cte("made_pending")
     has_failed = _has_failed_undo(own.of(Step.workflow_id))
     waiting_again = (
         update(Step)

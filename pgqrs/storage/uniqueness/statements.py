@@ -148,6 +148,15 @@ def give_up() -> Any:
     )
 
 
+def set_trace() -> Any:
+    """Return the statement that gives the workflows of `ids`, the text of an array, the trace context `new_trace`.
+
+    They are those of a submission in the same transaction, in which a tracer is active.
+    """
+    ids = array_of(bindparam("ids", type_=Text()), BigInteger())
+    return update(Workflow).where(Workflow.id == func.any(ids)).values(trace=bindparam("new_trace", type_=Text()))
+
+
 def written_before() -> Any:
     """Return the query for the workflows that an earlier sending has named by `ids`, the text of an array."""
     ids = array_of(bindparam("ids", type_=Text()), BigInteger())

@@ -25,7 +25,8 @@ class UniqueWrites:
     workflows that the earlier ones have named.
     """
 
-    def __init__(self, policy: UniquePolicy, taken: OnTaken) -> None:
+    def __init__(self, policy: UniquePolicy, taken: OnTaken, trace: str | None = None) -> None:
+        self._trace = trace
         self._policy = policy
         self._taken = taken
         self._sent: set[int] = set()
@@ -89,6 +90,10 @@ class UniqueWrites:
         rows: Any = await connection.execute(statement(), binds)
         placed = {values[row.unique_value].token: Placed(row.id, row.token, row.is_ready) for row in rows}
         self._changed |= {token: each.workflow_id for token, each in placed.items() if each.token != token}
+        made = [each.workflow_id for token, each in placed.items() if each.token == token]
+        if made and self._trace is not None:
+            traced = {"ids": text_of_array(made), "new_trace": self._trace}
+            await connection.execute(statements.set_trace(), traced)
         return placed
 
     async def _of_others(self, connection: Connection, left: Sequence[UniqueSubmission]) -> dict[int, Placed]:
@@ -126,14 +131,14 @@ class UniqueWrites:
         holders = await _holders(connection, left)
         for value, holder in sorted(holders.items()):
             try:
-                executor = await WorkflowRepository(connection).cancel(
+                cancelled = await WorkflowRepository(connection).cancel(
                     holder.id, interrupt=False, token=holder.token
                 )
             except (WorkflowFinishedError, WorkflowNotFoundError):  # it has given the value up since
                 continue
             await connection.execute(statements.give_up(), {"workflow": holder.id, "value": value})
-            if executor is not None:
-                self.stopped[holder.id] = executor
+            if cancelled.executor is not None:
+                self.stopped[holder.id] = cancelled.executor
         return bool(holders)
 
 

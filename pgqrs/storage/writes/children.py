@@ -28,7 +28,8 @@ class NewChild(NamedTuple):
     """A child that a step starts; `workflow_id` and `step_id` name the step, `place` counts its children from 0.
 
     `input` is JSON text. `delay` is the seconds until the child may start, `timeout` the seconds that it may take
-    from its first start; its parent's deadline holds for it, too.
+    from its first start; its parent's deadline holds for it, too. `trace` is the trace context of the step; a
+    child without one has that of its parent.
     """
 
     workflow_id: int
@@ -45,6 +46,7 @@ class NewChild(NamedTuple):
     token: int
     ends_with_parent: bool
     partition_key: str | None = None
+    trace: str | None = None
 
 
 class NewParent(NamedTuple):
@@ -80,6 +82,32 @@ class KeyedStart(NamedTuple):
     partition_key: str | None = None
 
 
+class TracedStart(NamedTuple):
+    """A record to write: a child with a key and with the trace context of its step.
+
+    The other fields are those of a `KeyedStart`.
+    """
+
+    workflow_id: int
+    epoch: int
+    step_id: str
+    claim: int
+    child_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    codec: str | None
+    token: int
+    ends_with_parent: bool
+    key: str
+    releases_key: bool
+    partition_key: str | None
+    trace: str
+
+
 class StartedChildren(NamedTuple):
     """A record to write: some of the children of a step that has no outcome yet."""
 
@@ -90,13 +118,15 @@ class StartedChildren(NamedTuple):
     children: tuple[NewChild, ...]
 
 
-Start = TypeVar("Start", bound=KeyedStart | StartedChildren)
+Start = TypeVar("Start", bound=KeyedStart | TracedStart | StartedChildren)
+Keyed = TypeVar("Keyed", bound=KeyedStart | TracedStart)
 
 
 class InsertChildren(Companion[NewChild]):
     """Insert the children of the steps that the same statement has found to be current."""
 
     record = NewChild
+    unsent: ClassVar = frozenset({"trace"})
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -112,7 +142,7 @@ class InsertChildren(Companion[NewChild]):
         generation = cast(parent.generation, Text()) + text_literal("//")
         # As `addresses.in_generation`; with a generation that is NULL, so is the sum of the texts.
         step = func.coalesce(generation + given.step_id, given.step_id)
-        values = _values(given, parent, given.place) | {"parent_step": step}
+        values = _values(given, parent, given.place) | {"parent_step": step, "trace": self._trace(given, parent)}
         of_step = (written.c.workflow_id == given.workflow_id) & (written.c.key == given.step_id)
         new = (
             select(*values.values())
@@ -123,6 +153,18 @@ class InsertChildren(Companion[NewChild]):
         statement = insert(Workflow).from_select(list(values), new, include_defaults=False)
         place = [Workflow.parent_id, Workflow.parent_step, Workflow.place]
         return statement.on_conflict_do_nothing(index_elements=place, index_where=Workflow.parent_id.is_not(None))
+
+    def _trace(self, given: Any, parent: Any) -> Any:  # a child with a trace context has its own
+        return parent.trace
+
+
+class InsertTracedChildren(InsertChildren):
+    """Insert the children that have the trace contexts of their steps."""
+
+    unsent: ClassVar = frozenset[str]()
+
+    def _trace(self, given: Any, parent: Any) -> Any:  # the signature of `InsertChildren`
+        return given.trace
 
 
 def _values(given: Any, parent: Any, place: Any) -> dict[str, Any]:
@@ -166,12 +208,27 @@ class MarkParents(Companion[NewParent]):
         )
 
 
-def child_arrays(insert_children: InsertChildren, mark: MarkParents, children: Sequence[NewChild]) -> Arrays:
-    """Return the binds of children and of their parents."""
-    if not children:
-        return {}
-    parents = dict.fromkeys(NewParent(each.workflow_id, each.step_id) for each in children)
-    return insert_children.arrays(children) | mark.arrays(list(parents))
+class ChildWrites:
+    """The writes of the children of one operation, and of their parents; both have names of their own."""
+
+    def __init__(self, children: str, parents: str) -> None:
+        self._plain = InsertChildren(children)
+        self._traced = InsertTracedChildren(f"{children}traced")
+        self._mark = MarkParents(parents)
+        self.all: Sequence[Companion[Any]] = (self._plain, self._traced, self._mark)
+        """The writes."""
+
+    def arrays(self, children: Sequence[NewChild]) -> Arrays:
+        """Return the binds of children and of their parents."""
+        if not children:
+            return {}
+        parents = dict.fromkeys(NewParent(each.workflow_id, each.step_id) for each in children)
+        arrays = self._mark.arrays(list(parents))
+        if plain := [each for each in children if each.trace is None]:
+            arrays |= self._plain.arrays(plain)
+        if traced := [each for each in children if each.trace is not None]:
+            arrays |= self._traced.arrays(traced)
+        return arrays
 
 
 class _StartOperation(Operation[Start]):
@@ -201,20 +258,18 @@ class _StartOperation(Operation[Start]):
     _unwritten: ClassVar[Any] = RETRY
 
 
-class StartKeyedChild(_StartOperation[KeyedStart]):
+class _StartKeyed(_StartOperation[Keyed]):
     """Insert children with keys; the result is False if a child's key or place was taken, or a lock held it up."""
 
-    name = "startkeyed"
-    record = KeyedStart
     unsent: ClassVar = frozenset({"epoch"})
     requeues_last: ClassVar = True  # another transaction may hold its key for a long time
     _unwritten: ClassVar[Any] = False
 
-    def order_key(self, record: KeyedStart) -> str:
+    def order_key(self, record: Keyed) -> str:
         """Return the step: a key that another transaction holds delays no other record of the parent."""
         return f"{record.workflow_id}/{record.step_id}"
 
-    def payload_size(self, record: KeyedStart) -> int:
+    def payload_size(self, record: Keyed) -> int:
         """Return the length of the input."""
         return len(record.input)
 
@@ -235,6 +290,7 @@ class StartKeyedChild(_StartOperation[KeyedStart]):
         parent = aliased(Workflow, name="parent")
         given = held.c
         values = _values(given, parent, ZERO) | {"key": given.key, "releases_key": given.releases_key}
+        values |= {"trace": self._trace(given, parent)}
         new = (
             select(*values.values())
             .join_from(held.source, parent, parent.id == given.workflow_id)
@@ -248,6 +304,26 @@ class StartKeyedChild(_StartOperation[KeyedStart]):
             .returning(*self.returning(Workflow.parent_id, ONE, Workflow.parent_step))
         )
 
+    def _trace(self, given: Any, parent: Any) -> Any:  # a child with a trace context has its own
+        return parent.trace
+
+
+class StartKeyedChild(_StartKeyed[KeyedStart]):
+    """Insert children with keys."""
+
+    name = "startkeyed"
+    record = KeyedStart
+
+
+class StartTracedChild(_StartKeyed[TracedStart]):
+    """Insert children with keys and with the trace contexts of their steps."""
+
+    name = "starttraced"
+    record = TracedStart
+
+    def _trace(self, given: Any, parent: Any) -> Any:  # the signature of the base class
+        return given.trace
+
 
 class StartChildren(_StartOperation[StartedChildren]):
     """Insert some of the children of steps, for current runs; the outcomes of the steps follow."""
@@ -255,18 +331,17 @@ class StartChildren(_StartOperation[StartedChildren]):
     name = "startmany"
     record = StartedChildren
     unsent: ClassVar = frozenset({"epoch", "children"})
-    inserts: ClassVar = InsertChildren("children")
-    marks: ClassVar = MarkParents("parents")
+    writes: ClassVar = ChildWrites("children", "parents")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
         """The writes of the children and of their parents."""
-        return (self.inserts, self.marks)
+        return self.writes.all
 
     def arrays(self, records: Sequence[StartedChildren]) -> Arrays:
         """Return the binds, with the binds of the children and of their parents."""
         children = [each for record in records for each in record.children]
-        return super().arrays(records) | child_arrays(self.inserts, self.marks, children)
+        return super().arrays(records) | self.writes.arrays(children)
 
     def payload_size(self, record: StartedChildren) -> int:
         """Return the length of the inputs."""

@@ -98,7 +98,36 @@ def in_partition(submission: Submission, partition_key: str) -> PartitionedSubmi
     return PartitionedSubmission(*submission, partition_key, isinstance(submission, SubmissionUntilEnd))
 
 
-AnySubmission: TypeAlias = Submission | PartitionedSubmission
+class TracedSubmission(NamedTuple):
+    """A record to write: a workflow with the trace context of its submission.
+
+    The other fields are those of a `PartitionedSubmission`; `partition_key` is None for a workflow without one.
+    """
+
+    workflow_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    key: str | None
+    codec: str | None
+    token: int
+    partition_key: str | None
+    releases_key: bool
+    trace: str
+
+
+AnySubmission: TypeAlias = Submission | PartitionedSubmission | TracedSubmission
+
+
+def with_trace(submission: AnySubmission, trace: str) -> TracedSubmission:
+    """Return a submission with a trace context."""
+    if isinstance(submission, Submission):
+        return TracedSubmission(*submission, None, isinstance(submission, SubmissionUntilEnd), trace)
+    return TracedSubmission(*submission[:12], trace)
+
 
 New = TypeVar("New", bound=NewWorkflow | NewRun | AnySubmission)
 
@@ -235,6 +264,21 @@ class EnqueuePartitioned(_EnqueueOperation[PartitionedSubmission]):
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         own = {"partition_key": given.partition_key, "releases_key": given.releases_key}
+        return {**super()._values(given), **own}
+
+
+class EnqueueTraced(_EnqueueOperation[TracedSubmission]):
+    """Insert workflows with the trace contexts of their submissions."""
+
+    name = "enqueuetraced"
+    record = TracedSubmission
+
+    def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
+        own = {
+            "partition_key": given.partition_key,
+            "releases_key": given.releases_key,
+            "trace": given.trace,
+        }
         return {**super()._values(given), **own}
 
 

@@ -21,7 +21,7 @@ from pgqrs.storage.sql.expressions import (
     seconds_ago,
     text_literal,
 )
-from pgqrs.storage.writes.children import InsertChildren, MarkParents, NewChild, child_arrays
+from pgqrs.storage.writes.children import ChildWrites, NewChild
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.messages import OVER, is_readable, outcome_of
 from pgqrs.storage.writes.operation import (
@@ -165,13 +165,12 @@ class RecordSendingStep(RecordStep):
     record = SendingStep  # type: ignore[assignment]  # the same fields, and more
     unsent: ClassVar = frozenset({"epoch", "events", "children", "replies"})
     last_record = None
-    inserts: ClassVar = InsertChildren("child")
-    marks: ClassVar = MarkParents("parent")
+    writes: ClassVar = ChildWrites("child", "parent")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
         """The writes of the replies, of the events and of the children."""
-        return (INSERT_REPLIES, SET_EVENTS, self.inserts, self.marks)
+        return (INSERT_REPLIES, SET_EVENTS, *self.writes.all)
 
     def arrays(self, records: Sequence[Any]) -> Arrays:
         """Return the binds, with the binds of the replies, of the events and of the children."""
@@ -181,7 +180,7 @@ class RecordSendingStep(RecordStep):
         if events := [each for record in records for each in record.events]:
             arrays |= SET_EVENTS.arrays(events)
         children = [each for record in records for each in record.children]
-        return arrays | child_arrays(self.inserts, self.marks, children)
+        return arrays | self.writes.arrays(children)
 
     def payload_size(self, record: Any) -> int:
         """Return the length of the replies and values of events, and of the inputs of the children."""

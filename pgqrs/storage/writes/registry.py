@@ -10,18 +10,20 @@ from sqlalchemy import select, union_all
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.sql.expressions import text_of
-from pgqrs.storage.writes.children import StartChildren, StartKeyedChild
+from pgqrs.storage.writes.children import StartChildren, StartKeyedChild, StartTracedChild
 from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.writes.continuations import ContinueWorkflow
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
     EnqueuePartitioned,
+    EnqueueTraced,
     EnqueueUntilEnd,
     EnqueueWorkflow,
     PartitionedSubmission,
     Submission,
     SubmissionUntilEnd,
+    TracedSubmission,
 )
 from pgqrs.storage.writes.messages import SendMessages, SentMessage, TakeMessages
 from pgqrs.storage.writes.operation import Follower, Operation
@@ -106,6 +108,11 @@ class CallerSendMessages(CallerColumns[SentMessage], SendMessages):
 
 CALLER_SEND = CallerSendMessages()
 
+
+class CallerEnqueueTraced(CallerColumns[TracedSubmission], EnqueueTraced):
+    """Insert workflows with the trace contexts of their submissions, in the caller's session."""
+
+
 CURRENT_STATE = CurrentStateQuery()
 
 CALLER_CURRENT_STATE = CallerCurrentStateQuery()
@@ -114,6 +121,7 @@ CALLER_ENQUEUE: Mapping[type[Any], Operation[Any]] = {
     Submission: CallerEnqueueWorkflow(),
     SubmissionUntilEnd: CallerEnqueueUntilEnd(),
     PartitionedSubmission: CallerEnqueuePartitioned(),
+    TracedSubmission: CallerEnqueueTraced(),
 }
 
 RECORD_LAST_STEP = RecordLastStep()
@@ -174,6 +182,7 @@ OPERATIONS = Operations(
         EnqueueWorkflow(),
         EnqueueUntilEnd(),
         EnqueuePartitioned(),
+        EnqueueTraced(),
         ClaimWorkflow(),
         RecordStep(),
         RECORD_LAST_STEP,
@@ -189,6 +198,7 @@ OPERATIONS = Operations(
         EmitEvents(),
         StartChildren(),
         StartKeyedChild(),
+        StartTracedChild(),
         SendMessages(),
         TakeMessages(),
         MarkSaga(),

@@ -43,6 +43,7 @@ async def send(
             # Another copy of the statement, which a lost connection has left, may have sent the message meanwhile.
             if recorded is None or recorded.error is not None:
                 raise refusal
+        run.announcements.message_sent()
         run.parking.expects_answer = True
         run.arrivals.sent_to(sent.address)
     elif found.error is not None:
