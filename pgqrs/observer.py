@@ -17,6 +17,7 @@ class RunOrigin(NamedTuple):
         trace: The trace context of the submission, as `Observer.submitting` returned it; None without one.
         token: The random token of the workflow; None for a row that another program has written.
         created_at: The time of the submission, by the database's clock.
+        previous: The epoch of the run before this one; None for the first run, and if unknown.
         waited: The seconds from the time at which the workflow became ready to the claim; None if unknown.
         schedule: The name of the schedule that has started the workflow; None without one.
     """
@@ -24,6 +25,7 @@ class RunOrigin(NamedTuple):
     trace: str | None
     token: int | None
     created_at: datetime
+    previous: int | None
     waited: float | None
     schedule: str | None
 
@@ -193,7 +195,7 @@ class Observers(Observer):
 
 def _has(observer: Observer, event: str) -> bool:
     """Return whether an observer does something at an event."""
-    return getattr(type(observer), event) is not getattr(Observer, event)
+    return getattr(getattr(observer, event), "__func__", None) is not getattr(Observer, event)
 
 
 def _to_all(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:

@@ -25,6 +25,7 @@ from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
     PgqrsError,
     RowRefusedError,
+    WorkflowCancelledError,
     WorkflowFinishedError,
 )
 from pgqrs.observer import RunFacts, RunOrigin
@@ -646,6 +647,8 @@ class Run:
         try:
             await self._store.write_end(RunEnd(self.workflow_id, self.epoch, output, error, reopen, self.claim))
         except PgqrsError as lost:
+            if self._store.observer is not None and isinstance(lost, WorkflowCancelledError):
+                self._store.observer.run_released(self.workflow_id, WorkflowStatus.CANCELLED, None)
             self.on_write_refused(lost)
             raise
         self.announcements.ended()
@@ -672,13 +675,15 @@ class Run:
         self._close()
         record = RunRelease(self.workflow_id, self.epoch, status, wait, error, retries, reopen, self.claim, waits)
         try:
-            await self._store.write_end(record)
+            is_cancelled = await self._store.write_end(record)
         except PgqrsError as lost:
             self.on_write_refused(lost)
             raise
         if status is WorkflowStatus.CANCELLED:
             self.announcements.ended()
         if self._store.observer is not None:
+            if is_cancelled:
+                status = WorkflowStatus.CANCELLED if self.sagas is None else WorkflowStatus.PENDING
             self._store.observer.run_released(self.workflow_id, status, wait)
 
     def _close(self, error: Callable[[], PgqrsError] | None = None) -> None:

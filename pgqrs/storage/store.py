@@ -365,8 +365,11 @@ class Store:
         """Notify the workers of a queue, as a hint; `first` is the lowest id of the workflows that are ready."""
         await self._access.notify(queue_channel(self.database.schema), payload_of(queue, first))
 
-    async def write_end(self, record: RunEnd | RunRelease) -> None:
-        """Record the end of a run, its release for a later claim, or its cancellation."""
+    async def write_end(self, record: RunEnd | RunRelease) -> bool | None:
+        """Record the end of a run, its release for a later claim, or its cancellation.
+
+        Returns True for a run that was to be parked, and whose workflow is cancelled, or unwinds.
+        """
         if self.journal.is_full:
             # Meanwhile neither `runs` nor the journal has the workflow.
             self.changing.add(record.workflow_id)
@@ -374,7 +377,8 @@ class Store:
                 await self.journal.wait_for_capacity()
             finally:
                 self.changing.discard(record.workflow_id)
-        await self.journal.submit(record)
+        result: bool | None = await self.journal.submit(record)
+        return result
 
     async def write_continuation(self, record: RunContinuation) -> None:
         """Begin a workflow anew, once no earlier record of its run can be written at the same time."""

@@ -217,16 +217,21 @@ class WorkflowOperations:
         cancelled = await self.access.run(
             lambda connection: WorkflowRepository(connection).cancel(workflow_id, interrupt=interrupt, token=token)
         )
-        if cancelled.executor is not None:
-            await self._stop(workflow_id, cancelled.executor, interrupt=interrupt)
-        return cancelled.ended
+        if cancelled.executor is None or await self._stop(workflow_id, cancelled.executor, interrupt=interrupt):
+            return cancelled.ended
+        return None
 
-    async def _stop(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> None:
-        """Cancel a workflow whose run was asked to stop: by its executor, or at once if the executor is dead."""
-        if executor_id == ABANDONED or await self.access.release_if_dead([workflow_id], executor_id):
+    async def _stop(self, workflow_id: int, executor_id: UUID, *, interrupt: bool) -> bool:
+        """Cancel a workflow whose run was asked to stop: by its executor, or at once if the executor is dead.
+
+        Returns whether the executor is dead.
+        """
+        is_dead = executor_id == ABANDONED or await self.access.release_if_dead([workflow_id], executor_id)
+        if is_dead:
             await self.access.run(lambda connection: WorkflowRepository(connection).cancel_released(workflow_id))
         else:
             await self.access.request_cancel([workflow_id], executor_id, interrupt=interrupt)
+        return is_dead
 
     async def resume(self, workflow_id: int) -> WorkflowName:
         """Make a workflow runnable again, have its failed steps executed again; return its name and token."""

@@ -19,6 +19,7 @@ from sqlalchemy import (
     DateTime,
     Uuid,
     bindparam,
+    case,
     column,
     func,
     literal_column,
@@ -97,7 +98,9 @@ def start_runs(
     before = aliased(Workflow, name="before")
     # The row as it was: the start sets `ready_at` to null.
     own = [before.id == locked.c.id] if observed else []
-    origin = _origin(seconds_of(func.now() - finite(before.ready_at))) if observed else []
+    # A release keeps the claim of the run; a recovery and a resumption take it, and count the epoch up.
+    previous = case((before.claim.is_not(None), before.epoch), (before.epoch > ONE, before.epoch - ONE))
+    origin = _origin(previous, seconds_of(func.now() - finite(before.ready_at))) if observed else []
     return (
         update(Workflow)
         .where(Workflow.id == locked.c.id, *own)
@@ -158,7 +161,7 @@ def claimed_by_tokens() -> Any:
 
 def claimed_by_tokens_observed() -> Any:
     """Return the query of `claimed_by_tokens` with the fields of a `RunOrigin` beside the others."""
-    return _claimed_by_tokens(*_claimed(), *_origin(null()))
+    return _claimed_by_tokens(*_claimed(), *_origin(null(), null()))
 
 
 def _claimed_by_tokens(*columns: ColumnElement[Any]) -> Any:
@@ -187,10 +190,10 @@ def _claimed() -> list[ColumnElement[Any]]:
     return list(columns)
 
 
-def _origin(waited: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+def _origin(previous: ColumnElement[Any], waited: ColumnElement[Any]) -> list[ColumnElement[Any]]:
     """Return the columns of `RunOrigin`."""
-    columns: Any = (Workflow.trace, Workflow.token, Workflow.created_at, waited.label("waited"), Workflow.schedule)
-    return list(columns)
+    columns: Any = (Workflow.trace, Workflow.token, Workflow.created_at, Workflow.schedule)
+    return [*columns, previous.label("previous"), waited.label("waited")]
 
 
 def queue_name_pairs(*, unlimited: bool = False) -> Any:

@@ -180,10 +180,10 @@ class WorkflowRepository:
         if row.status == WorkflowStatus.WAITING:
             # If the statement has waited for a run that parked, its snapshot does not have the waits of the run.
             await self._connection.execute(drop_left_waits(), {"workflow": workflow_id})
-        if row.status == WorkflowStatus.RUNNING:
-            return Cancelled(executor=row.executor)
-        was_ended = row.status == WorkflowStatus.CANCELLED or row.saga_state is not None
-        return Cancelled(ended=None if was_ended else EndedWorkflow(row.name, row.queue, WorkflowStatus.CANCELLED))
+        executor = row.executor if row.status == WorkflowStatus.RUNNING else None
+        if row.status == WorkflowStatus.CANCELLED or row.saga_state is not None:
+            return Cancelled(executor, None)
+        return Cancelled(executor, EndedWorkflow(row.name, row.queue, WorkflowStatus.CANCELLED))
 
     async def release(self, ids: Sequence[int], executor_id: UUID) -> None:
         """Mark runs of a dead executor as abandoned, so that another executor can start runs."""
@@ -310,10 +310,14 @@ def _described(value: Any) -> ColumnElement[Any]:
 
 
 class Cancelled(NamedTuple):
-    """The effect of a cancellation: the executor of a run that is to stop, or the end of the workflow."""
+    """The effect of a cancellation: the executor of a run that is to stop, and the end of the workflow.
 
-    executor: UUID | None = None
-    ended: EndedWorkflow | None = None
+    The end has come if there is no executor, or if the executor is dead. `ended` is None for a workflow that had
+    ended before, or unwinds.
+    """
+
+    executor: UUID | None
+    ended: EndedWorkflow | None
 
 
 _CANCELLED: dict[str, Any] = {

@@ -370,8 +370,9 @@ class ReleaseWorkflow(_ReleaseOperation[RunRelease]):
         parked = Workflow.status == text_literal(WorkflowStatus.WAITING)
         return case((parked, Workflow.epoch), else_=-Workflow.epoch)
 
-    def result_for(self, record: RunRelease, epoch: int) -> None:
-        """Return None: a release has no result."""
+    def result_for(self, record: RunRelease, epoch: int) -> bool | None:
+        """Return True for a workflow that was to be parked and is cancelled, or unwinds; else None."""
+        return True if record.status is WorkflowStatus.WAITING and epoch < 0 else None
 
     def _conditions(self) -> list[ColumnElement[bool]]:
         return [Workflow.executor.is_distinct_from(abandoned())]
