@@ -38,7 +38,7 @@ TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts quali
   serialization statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions \
   concurrency,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
-  storage/migrations storage/journal storage/budgets,tests/$(dir $(each))test_$(notdir $(each)).py)
+  storage/migrations storage/journal storage/budgets telemetry/traces telemetry/metrics telemetry/health,tests/$(dir $(each))test_$(notdir $(each)).py)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never

@@ -246,6 +246,25 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """The health of a worker at one moment.
+
+    Attributes:
+        state: The place of the worker in its life.
+        is_alive: False if a service of the worker has ended by itself: the process should be restarted.
+        is_ready: True while the worker claims workflows: it has started, does not drain, and no service fails.
+        running: The number of workflows that it runs.
+        failing: The names of the services whose last round has failed, as without a connection, in order.
+    """
+
+    state: Literal["new", "working", "draining", "stopped"]
+    is_alive: bool
+    is_ready: bool
+    running: int
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class QueueRecord:
     """A snapshot of one queue in the database.
 

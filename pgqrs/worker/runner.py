@@ -116,6 +116,11 @@ class WorkflowRunner:
         self._requeues: set[asyncio.Task[None]] = set()
 
     @property
+    def held(self) -> int:
+        """Number of runs that the worker holds."""
+        return len(self._held)
+
+    @property
     def free(self) -> int:
         """Number of additional runs that can start now.
 

@@ -55,6 +55,16 @@ class PeriodicService:
             await asyncio.wait([self._task])
             self._task = None
 
+    @property
+    def is_failing(self) -> bool:
+        """True if the last round has failed."""
+        return self._failures > 0
+
+    @property
+    def has_died(self) -> bool:
+        """True if the task of the service has ended, and no call of `stop` has asked for it."""
+        return self._task is not None and self._task.done() and not self._stopping
+
     def wake(self) -> None:
         """End the pause now; during a round, skip the next pause."""
         self._woken.set()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 from pgqrs.client.admin import Admin
 from pgqrs.client.loop_state import LoopState
@@ -23,7 +23,7 @@ from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.retention.passes import RetentionPass
 from pgqrs.storage.schedules.firing import ScheduleFiring
 from pgqrs.storage.sql.channels import MESSAGES, mark_of
-from pgqrs.types import DEFAULT_QUEUE
+from pgqrs.types import DEFAULT_QUEUE, WorkerHealth
 from pgqrs.validation import validate_seconds
 from pgqrs.worker.batches import Batches, batched_workflows
 from pgqrs.worker.blocked_loop import BlockedLoopDetector
@@ -200,6 +200,29 @@ class Worker:
             await asyncio.wait([self._draining])
             raise
 
+    def health(self) -> WorkerHealth:
+        """Return the health of the worker, as it is known without asking the database.
+
+        Returns:
+            The health at this moment.
+        """
+        services = self._services
+        dead, failing = ([], []) if services is None else services.troubles()
+        is_draining = self._asked_to_stop.is_set()
+        if services is None:
+            state: Literal["new", "working", "draining", "stopped"] = "stopped" if is_draining else "new"
+        elif self._draining is not None and self._draining.done():
+            state = "stopped"
+        else:
+            state = "draining" if is_draining else "working"
+        return WorkerHealth(
+            state=state,
+            is_alive=not dead,
+            is_ready=state == "working" and not dead and not failing,
+            running=0 if services is None else services.runs.held,
+            failing=tuple(failing),
+        )
+
     async def _drain(self) -> None:
         if self._services is not None:
             await self._services.stop()
@@ -274,6 +297,13 @@ class _Services:
         await self._loop_detector.stop()
         if self._claim_connection is not None:
             await self._claim_connection.close()
+
+    def troubles(self) -> tuple[list[str], list[str]]:
+        """Return the names of the services that have ended by themselves, and of those that fail."""
+        services = (self._claimer, self._maintenance, self._deliveries, self._batches)
+        return [each.name for each in services if each.has_died], [
+            each.name for each in services if each.is_failing
+        ]
 
     async def _claim(self, limit: int, room: int) -> Sequence[ClaimedRun]:
         assert self._claim_connection is not None  # noqa: S101  # connected in `start`

@@ -1,0 +1,1 @@
+"""Traces, metrics and health of workflows, for OpenTelemetry and Prometheus; see `docs/observability.md`."""
