@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import get_args
 
-from opentelemetry.metrics import Meter, MeterProvider, get_meter_provider
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter_provider
 from opentelemetry.trace import (
     TracerProvider,
     format_span_id,
@@ -63,22 +64,37 @@ class _OtelInstruments:
     def adds_to(self, metric: Metric) -> Add:
         """Make a counter or a histogram, and return the function that adds to it."""
         name = metric.name.replace("_", ".", 1).removesuffix("_seconds")
+        return self._histogram(name, metric) if metric.kind == "histogram" else self._counter(name, metric)
+
+    def _histogram(self, name: str, metric: Metric) -> Add:
+        unit = "s" if metric.name.endswith("_seconds") else "{record}"
+        histogram = self._meter.create_histogram(
+            name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
+        )
         labels = metric.labels
         known: dict[tuple[str, ...], dict[str, str]] = {}
-        if metric.kind == "histogram":
-            unit = "s" if metric.name.endswith("_seconds") else "{record}"
-            histogram = self._meter.create_histogram(
-                name, unit, metric.help, explicit_bucket_boundaries_advisory=metric.buckets
-            )
-            to = histogram.record
-        else:
-            to = self._meter.create_counter(name, "1", metric.help).add
 
         def add(amount: float, *values: str) -> None:
             attributes = known.get(values)
             if attributes is None:
                 attributes = known[values] = dict(zip(labels, values, strict=True))
-            to(amount, attributes)
+            histogram.record(amount, attributes)
+
+        return add
+
+    def _counter(self, name: str, metric: Metric) -> Add:
+        """Count in a table, which each export reads: an addition of the library costs as much as a step."""
+        labels = metric.labels
+        totals: dict[tuple[str, ...], float] = {}
+
+        def read(_options: CallbackOptions) -> Iterable[Observation]:
+            found = list(totals.items())
+            return [Observation(total, dict(zip(labels, values, strict=True))) for values, total in found]
+
+        self._meter.create_observable_counter(name, [read], "1", metric.help)
+
+        def add(amount: float, *values: str) -> None:
+            totals[values] = totals.get(values, 0) + amount
 
         return add
 

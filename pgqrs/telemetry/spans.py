@@ -99,7 +99,11 @@ class _Identity:
         known = (run.claim if origin is None else origin.token) or getattr(origin, "created_at", None)
         self._of = run.workflow_id, known
         self.trace_id = _digest(16, *self._of)
-        self.workflow = _digest(8, *self._of, "workflow")
+
+    @property
+    def workflow(self) -> int:
+        """The id of the span of the workflow."""
+        return _digest(8, *self._of, "workflow")
 
     def run(self, epoch: int) -> int:
         """Return the id of the span of a run."""
@@ -118,19 +122,42 @@ class _OpenStep:
 class _OpenRun:
     """A run whose span is open, with the spans of its executing steps."""
 
-    __slots__ = ("attributes", "enqueued", "facts", "identity", "span", "started", "steps")
+    __slots__ = ("enqueued", "facts", "identity", "is_recorded", "span", "started", "steps")
 
-    def __init__(
-        self, facts: RunFacts, identity: _Identity, enqueued: Context, attributes: dict[str, Any]
-    ) -> None:
+    def __init__(self, facts: RunFacts, identity: _Identity, enqueued: Context) -> None:
         self.facts = facts
         self.identity = identity
         self.enqueued = enqueued
-        self.attributes = attributes
         self.steps: dict[str, _OpenStep] = {}
         created_at = None if facts.origin is None else facts.origin.created_at
         self.started = time_ns() if created_at is None else int(created_at.timestamp() * 1e9)
         self.span: Span = INVALID_SPAN
+        self.is_recorded = False
+
+
+def _of_workflow(run: RunFacts) -> dict[str, str | int]:
+    """Return the attributes of a workflow."""
+    attributes: dict[str, str | int] = {"pgqrs.workflow.id": run.workflow_id, "pgqrs.workflow.name": run.name}
+    if run.queue is not None:
+        attributes["pgqrs.workflow.queue"] = run.queue
+    if run.origin is not None and run.origin.schedule is not None:
+        attributes["pgqrs.schedule"] = run.origin.schedule
+    return attributes
+
+
+def _of_run(run: RunFacts) -> dict[str, str | int]:
+    """Return the further attributes of a run."""
+    attributes: dict[str, str | int] = {
+        "pgqrs.workflow.epoch": run.epoch,
+        "pgqrs.workflow.attempt": run.attempt,
+        "messaging.system": "pgqrs",
+        "messaging.operation.name": "run",
+        "messaging.operation.type": "process",
+        "messaging.message.id": str(run.workflow_id),
+    }
+    if run.queue is not None:
+        attributes["messaging.destination.name"] = run.queue
+    return attributes
 
 
 class SpanObserver(Observer):
@@ -189,34 +216,21 @@ class SpanObserver(Observer):
             self._close(run.workflow_id, "lost")
         identity, origin = _Identity(run), run.origin
         enqueued = get_current() if origin is None else context_of(origin.trace) or _NO_PARENT
-        attributes = {
-            "pgqrs.workflow.id": run.workflow_id,
-            "pgqrs.workflow.name": run.name,
-            "pgqrs.workflow.epoch": run.epoch,
-            "pgqrs.workflow.attempt": run.attempt,
-            "messaging.system": "pgqrs",
-            "messaging.operation.name": "run",
-            "messaging.operation.type": "process",
-            "messaging.message.id": str(run.workflow_id),
-        }
-        if run.queue is not None:
-            attributes |= {"messaging.destination.name": run.queue, "pgqrs.workflow.queue": run.queue}
-        if origin is not None and origin.schedule is not None:
-            attributes["pgqrs.schedule"] = origin.schedule
-        opened = _OpenRun(run, identity, enqueued, attributes)
+        opened = _OpenRun(run, identity, enqueued)
         parent = self._root(opened) if self._is_rooted else enqueued
         links: list[Link] = []
         if origin is not None and origin.previous is not None:
             before = self._ids_of(parent, identity, identity.run(origin.previous))
             links = [Link(before, {"pgqrs.link": "previous run"})]
-        opened.span = self._start(
+        span = self._start(
             f"run {run.name}",
             parent,
             (identity.run(run.epoch), identity.trace_id),
             kind=SpanKind.CONSUMER,
-            attributes=attributes,
+            attributes=_of_workflow(run) | _of_run(run),
             links=links,
         )
+        opened.span, opened.is_recorded = span, span.is_recording()
         self._runs[run.workflow_id] = opened
 
     def body_entered(self, workflow_id: int) -> None:
@@ -242,12 +256,11 @@ class SpanObserver(Observer):
     def run_ended(self, workflow_id: int, status: WorkflowStatus) -> None:
         """Close the span of a run, and make the span of its workflow."""
         run = self._close(workflow_id, status.value.lower(), is_error=status is WorkflowStatus.ERROR)
-        if run is None:
+        if run is None or not run.is_recorded:  # its trace is not sampled
             return
         ids = run.identity.workflow, run.identity.trace_id
-        attributes = run.attributes | {"pgqrs.workflow.status": status.value}
-        name = f"workflow {run.facts.name}"
-        started = min(run.started, time_ns())
+        attributes = _of_workflow(run.facts) | {"pgqrs.workflow.status": status.value}
+        name, started = f"workflow {run.facts.name}", min(run.started, time_ns())
         span = self._start(name, run.enqueued, ids, attributes=attributes, start_time=started)
         if status is WorkflowStatus.ERROR:
             span.set_status(StatusCode.ERROR)
@@ -266,14 +279,16 @@ class SpanObserver(Observer):
     def step_began(self, workflow_id: int, step_id: str, attempt: int) -> None:
         """Open the span of an execution of a step, and make it the current one of the calling task."""
         run = self._runs.get(workflow_id)
-        if run is None:
+        if run is None or not run.is_recorded:
             return
         outer = get_current()
         current = get_current_span(outer).get_span_context()
         if current.trace_id != run.span.get_span_context().trace_id:  # a call from outside of the body
             outer = set_span_in_context(run.span, outer)
         name = step_name(step_id)
-        attributes = {"pgqrs.step.id": name, "pgqrs.step.attempt": attempt}
+        attributes: dict[str, str | int] = {"pgqrs.step.id": name}
+        if attempt > 1:
+            attributes["pgqrs.step.attempt"] = attempt
         step = _OpenStep(self._tracer.start_span(f"step {name}", outer, attributes=attributes), outer)
         run.steps[step_id] = step
         attach(step.context)
