@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from copy import copy
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -418,6 +418,8 @@ class Admin:
         debounce: float | timedelta | None = None,
         debounce_at_most: float | timedelta | None = None,
         throttle: float | timedelta | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        tags: str | Collection[str] = (),
     ) -> Submitter:
         """Return a `Submitter` that enqueues and runs workflows with these options.
 
@@ -456,14 +458,20 @@ class Admin:
             throttle: Seconds, or a `timedelta`, between two starts with the unique value. The first submission
                 starts at once. Later ones go into one workflow, which starts once the time has passed, with the
                 newest arguments.
+            attributes: The attributes of the workflow, JSON values by name, as in ``{"customer": 7}``:
+                `list_workflows` finds it by them. They are not encrypted by a sealing codec. None by default. If
+                another workflow has the key or the unique value, it keeps its own, except that a submission that
+                replaces another one replaces them, too.
+            tags: The tags of the workflow, texts of at most 512 bytes of UTF-8; none by default.
 
         Returns:
             A `Submitter` with `enqueue`, `enqueue_many`, `run`, `find` and `schedule`.
 
         Raises:
-            InvalidNameError: The key, the unique value, the queue or the partition key cannot be stored.
+            InvalidNameError: The key, the unique value, the queue, the partition key or a tag cannot be stored.
             ConfigurationError: A number is out of range, `on_conflict`, `until` or `taken` is unknown, `at` is
                 naive, or two options that exclude each other are set.
+            SerializationError: JSON does not have a value of the attributes.
             TypeError: A value has another type.
         """
         return Submitter(
@@ -484,6 +492,8 @@ class Admin:
                 debounce=debounce,
                 debounce_at_most=debounce_at_most,
                 throttle=throttle,
+                attributes=attributes,
+                tags=tags,
             ),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import (
@@ -47,6 +47,7 @@ from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.records import KeyOwner, WorkflowIdentity
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.uniqueness.records import UniqueSubmission
+from pgqrs.storage.writes.attributes import GivenAttributes, given_attributes
 from pgqrs.storage.writes.creation import (
     AnySubmission,
     Submission,
@@ -112,6 +113,7 @@ class EnqueueOptions(NamedTuple):
     at: datetime | None = None
     partition_key: str | None = None
     unique: UniqueOptions = UniqueOptions()
+    attributes: GivenAttributes | None = None
 
 
 class Submitter:
@@ -463,7 +465,7 @@ class Submitter:
 
         Raises:
             ConfigurationError: An option is unknown or out of range, a datetime is naive, or the options contain a
-                key, a unique value, a delay or `at`.
+                key, a unique value, a delay, `at` or attributes.
             InvalidNameError: The name cannot be stored.
             TypeError: `workflow` is not decorated with `@workflow`, or does not accept the arguments.
             SerializationError: The codec cannot encode the arguments.
@@ -477,6 +479,10 @@ class Submitter:
             raise ConfigurationError(
                 "a schedule gives its workflows their keys and times: pass no `key`, `unique`, `delay`, `at` or "
                 "`until`."
+            )
+        if own.attributes is not None:
+            raise ConfigurationError(
+                "a schedule gives its workflows no attributes: call `ctx.set_attributes` in the workflow."
             )
         definition, table = definition_of(workflow), timetable(rule, start, end)
         options = policy(overlap=overlap, catchup=catchup, within=within, jitter=jitter)
@@ -679,6 +685,7 @@ class Submitter:
             None if key is None else validate_key(key),
             stored_name(codec),
             new_token(),
+            options.attributes,
         )
 
 
@@ -713,6 +720,8 @@ def options(
     debounce: object = None,
     debounce_at_most: object = None,
     throttle: object = None,
+    attributes: Mapping[str, Any] | None = None,
+    tags: str | Collection[str] = (),
 ) -> EnqueueOptions:
     """Check the arguments of `Admin.options` and return them as options; raises as `Admin.options` does."""
     if on_conflict not in get_args(OnConflict):
@@ -741,6 +750,7 @@ def options(
             debounce_at_most=debounce_at_most,
             throttle=throttle,
         ),
+        attributes=given_attributes(attributes, tags),
     )
 
 

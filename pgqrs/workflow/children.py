@@ -42,6 +42,7 @@ from pgqrs.errors import (
 from pgqrs.storage.records import ChildResult, StoredOutcome
 from pgqrs.storage.sql.addresses import children_address, in_generation
 from pgqrs.storage.sql.tokens import new_token
+from pgqrs.storage.writes.attributes import GivenAttributes
 from pgqrs.storage.writes.children import NewChild, StartedChildren
 from pgqrs.storage.writes.outbox import SendingStep
 from pgqrs.types import Until, WorkflowStatus
@@ -94,6 +95,7 @@ class ChildOptions(NamedTuple):
     key: str | None = None
     until: Until = "purge"
     partition_key: str | None = None
+    attributes: GivenAttributes | None = None
 
 
 def child_options(
@@ -107,6 +109,7 @@ def child_options(
     key: str | None,
     until: Until,
     partition_key: str | None,
+    attributes: GivenAttributes | None,
 ) -> ChildOptions:
     """Check the options of children and return them; raises as `PyWorkflow.options` does."""
     if on_end not in {"cancel", "abandon"}:
@@ -126,6 +129,7 @@ def child_options(
         None if key is None else validate_key(key),
         until,
         None if partition_key is None else validate_partition_key(partition_key),
+        attributes,
     )
 
 
@@ -575,6 +579,7 @@ def _new_child(of_step: _Start, place: int, child_id: int, text: str) -> NewChil
         options.on_end == "cancel",
         options.partition_key,
         run.announcements.trace(),
+        options.attributes,
     )
 
 

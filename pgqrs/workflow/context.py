@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, cast, overload
@@ -29,6 +38,7 @@ from pgqrs.retry import RetryPolicy
 from pgqrs.storage.records import Claim, ClaimedRun, History, StoredOutcome
 from pgqrs.storage.states.repository import StateOwner, StateRepository
 from pgqrs.storage.store import Store
+from pgqrs.storage.writes.attributes import given_attributes
 from pgqrs.types import StepAction, Until, WorkflowStatus
 from pgqrs.validation import check_name, escaped, parse_seconds, validate_positive_int, validate_seconds
 from pgqrs.workflow import timers as sleeping
@@ -48,7 +58,7 @@ from pgqrs.workflow.continuation import continue_as_new
 from pgqrs.workflow.definition import definition_of
 from pgqrs.workflow.guard import ManualGuard, StepGuard, StepResult
 from pgqrs.workflow.messaging.messages import NO_DEFAULT, Receivable, Topic
-from pgqrs.workflow.messaging.sending import send, set_event
+from pgqrs.workflow.messaging.sending import send, set_attributes, set_event
 from pgqrs.workflow.select import Branch, Event, Receive, select, wait_for
 from pgqrs.workflow.states import WorkflowState
 from pgqrs.workflow.steps import Errors, StepCall, call_body
@@ -733,6 +743,37 @@ class PyWorkflow:
         """
         await set_event(await self._current(), name, value, _named("set_event", id))
 
+    async def set_attributes(self, /, **attributes: Any) -> None:
+        """Set attributes of this workflow, by which `Admin.list_workflows` finds it, as in ``stage="shipped"``.
+
+        A new value replaces the older value of its attribute; other attributes stay. The values and the record of
+        the step are one transaction, so a replay does not set an older value again. The step ids have the names of
+        the attributes and a number, as in ``set_attributes/stage:1``.
+
+        Args:
+            **attributes: The values by name: plain JSON, which the database searches in, whatever the codec is.
+
+        Raises:
+            SerializationError: JSON does not have a value.
+            RunStopped: The run has stopped; raised within the workflow's function and its steps. Elsewhere the
+                error of the run is raised, such as `WorkflowCancelledError`.
+        """
+        await set_attributes(await self._current(), attributes, ())
+
+    async def add_tags(self, *tags: str) -> None:
+        """Add tags to this workflow, by which `Admin.list_workflows` finds it; see `set_attributes`.
+
+        A tag stays as long as the workflow: use an attribute for a value that changes.
+
+        Args:
+            *tags: The tags, each at most 512 bytes of UTF-8.
+
+        Raises:
+            InvalidNameError: A tag cannot be stored.
+            RunStopped: As for `set_attributes`.
+        """
+        await set_attributes(await self._current(), {}, tags)
+
     def options(
         self,
         *,
@@ -745,6 +786,8 @@ class PyWorkflow:
         key: str | None = None,
         until: Until = "purge",
         partition_key: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        tags: str | Collection[str] = (),
     ) -> Children:
         """Return an object that starts children with these options.
 
@@ -763,6 +806,8 @@ class PyWorkflow:
             until: The time until which the child has its key: ``"purge"``, the default, is its deletion, and
                 ``"end"`` its end.
             partition_key: The key of the children within their queue; see `Admin.options`. None by default.
+            attributes: The attributes of the children; see `Admin.options`. None by default.
+            tags: The tags of the children; none by default.
 
         Returns:
             The object, with the methods `start`, `start_many` and `call`.
@@ -785,6 +830,7 @@ class PyWorkflow:
                 key=key,
                 until=until,
                 partition_key=partition_key,
+                attributes=given_attributes(attributes, tags),
             ),
         )
 

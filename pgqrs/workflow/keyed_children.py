@@ -44,6 +44,7 @@ async def start_with_key(
         key,
         until == "end",
         child.partition_key,
+        child.attributes,
     )
     record = plain if child.trace is None else TracedStart(*plain, child.trace)
     while True:

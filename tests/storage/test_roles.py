@@ -90,6 +90,8 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         await producing.install()  # a read, where the tables are current
         await producing.verify()
         handles = [await producing.options(key="k").enqueue(shipped, "a lamp") for _ in range(2)]
+        await producing.options(queue="unserved", attributes={"customer": 7}).enqueue(shipped, "a lamp")
+        assert (await producing.list_workflows(attributes={"customer": 7}))[0].queue == "unserved"
         handles += await producing.enqueue_many(shipped, [("a lamp",), ("a foot",)], key=str)
         held = await producing.options(unique="v", queue="unserved").enqueue(shipped, "a lamp")
         for own in (
@@ -113,7 +115,7 @@ async def test_printed_grants_suffice_for_each_role(own_database, roles):
         waiting = await working.options(queue="unserved").enqueue(shipped, "a cord")
         await working.cancel_workflow(waiting.id)
         await working.resume_workflow(waiting.id)
-        assert len(await working.list_workflows()) == 7
+        assert len(await working.list_workflows()) == 8
         assert await (await producing.enqueue(stamped, "a letter")).result(timeout=30) == "stamped a letter"
         await working.verify(deep=True)
         result = await handles[1].result()

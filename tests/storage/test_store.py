@@ -992,6 +992,7 @@ PLANTED = {
         f"{ORDERED_QUEUE}; {HOLDER}; {HOLDER}", "was one started by hand",
     ),
     "a slot of another partition key": (f"{WORKFLOW} slot = 'a'", "of its queue, and has the partition key"),
+    "attributes without a workflow": ("INSERT INTO pgqrs_attributes (workflow_id) VALUES (99)", "has attributes and"),
     "a generation of a later run": (f"{WORKFLOW} generation = 3", "and has the epoch 0"),
     "a step without a workflow": (f"{STEP} (99, 's', 'SUCCESS', 0, now(), '1', NULL, false)", "has no workflow"),
     "a success without a value": (f"{STEP} (1, 's', 'SUCCESS', 0, now(), NULL, NULL, false)", "without its output or error"),

@@ -64,6 +64,7 @@ def statements() -> Iterator[tuple[str, Any]]:
     yield "send many", writes.CALLER_SEND.sent_many()
     for kind in writes.CALLER_ENQUEUE.values():
         yield f"{kind.name} in the caller's session", kind.statement()
+        yield f"{kind.name} with attributes in the caller's session", kind.with_attributes()
     for sentence, query in invariants.invariants():
         yield sentence, query.limit(1)
     packages = {batches: "batches", rewinds: "rewinds", uniqueness: "uniqueness"}

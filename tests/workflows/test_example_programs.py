@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples import accounts, api_rate, debounce, embeddings, retention, rewind, tenants, why
+from examples import accounts, api_rate, debounce, embeddings, retention, rewind, tenants, why, withdrawals
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
@@ -116,6 +116,7 @@ async def test_calls_of_an_api_keep_to_its_rate(kit, clock):
 
 
 @pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1), ("retention.md", 1)])
+@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1), ("finding-workflows.md", 2)])
 def test_excerpts_of_the_pages_are_parts_of_the_programs(page, count):
     text = (ROOT / "docs" / page).read_text()
     found = re.findall(r"^# (examples/\w+\.py)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -160,3 +161,20 @@ async def test_workflows_of_a_customer_are_forgotten(admin):
             await (await admin.options(partition_key=customer).enqueue(retention.ship, "a lamp")).result()
     assert (await retention.forget(admin, "ada")).changed == 2
     assert [each.partition_key for each in await admin.list_workflows()] == ["bob"]
+
+
+async def test_deliveries_of_withdrawn_orders_are_cancelled(admin, app, sessions):
+    async with app.begin() as connection:
+        await connection.run_sync(withdrawals.Base.metadata.create_all)
+    for number in range(4):
+        await withdrawals.place(admin, sessions, customer=number % 2)
+    await run_enqueued(admin, [withdrawals.deliver])
+    assert len(await withdrawals.packed_for(admin, 1)) == 2
+    report = await withdrawals.withdraw(admin, sessions, customer=1)
+    assert (report.found, report.changed) == (2, 2)
+    assert await withdrawals.packed_for(admin, 1) == []
+    left = await withdrawals.packed_for(admin, 0)
+    await admin.send_many([each.id for each in left], "picked up", "the post", key="monday")
+    await run_enqueued(admin, [withdrawals.deliver])
+    shipped = await admin.list_workflows(attributes={"carrier": "the post"}, tags="delivery")
+    assert [(each.status, each.attributes["stage"]) for each in shipped] == [("SUCCESS", "shipped")] * 2

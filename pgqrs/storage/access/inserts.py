@@ -49,7 +49,9 @@ async def enqueue_workflows(connection: Connection, new: Sequence[AnySubmission]
     token whose key was released since.
     """
     kind = CALLER_ENQUEUE[type(new[0])]
-    rows: Any = await connection.execute(kind.statement(), kind.arrays(new))
+    has_attributes = any(each.attributes is not None for each in new)
+    statement = kind.with_attributes() if has_attributes else kind.statement()
+    rows: Any = await connection.execute(statement, kind.arrays(new))
     written = {row.workflow_id for row in rows}
     found: dict[int, int | KeyOwner] = {
         each.token: each.workflow_id for each in new if each.workflow_id in written

@@ -146,7 +146,8 @@ class WorkflowOperations:
             drawn = await self.access.draw(len(left))
             numbered = [each._replace(workflow_id=own) for each, own in zip(left, drawn, strict=True)]
             write = partial(writes.write, new=numbered)
-            placed |= await self.access.run(write, atomic=policy.needs_transaction)
+            is_atomic = policy.needs_transaction or any(each.attributes is not None for each in left)
+            placed |= await self.access.run(write, atomic=is_atomic)
             left = [each for each in left if each.token not in placed]
             if left:  # as in `submit`: an id is taken, or a value was given up since
                 self._ids.forget()

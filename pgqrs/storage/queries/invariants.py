@@ -9,6 +9,7 @@ from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.updates import REPLY, REQUEST
 from pgqrs.models import (
+    Attributes,
     Executor,
     Message,
     Queue,
@@ -330,6 +331,10 @@ def invariants() -> tuple[Invariant, ...]:
         (
             "workflow {0} of queue {1!r} has an empty partition key, which a claim does not find.",
             select(Workflow.id, Workflow.queue).where(Workflow.partition_key == text_literal("")),
+        ),
+        (
+            "workflow {0} has attributes and does not exist.",
+            select(Attributes.workflow_id).where(~exists().where(Workflow.id == Attributes.workflow_id)),
         ),
         (
             "step {1!r} of workflow {0} is SUCCESS and marked to be executed again.",

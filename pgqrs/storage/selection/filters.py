@@ -13,10 +13,11 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.codecs.json import JsonCodec
-from pgqrs.errors import ConfigurationError, SerializationError
+from pgqrs.errors import ConfigurationError
 from pgqrs.models import Attributes, Text, Workflow
 from pgqrs.storage.queries.workflows import shown_status
 from pgqrs.storage.sql.expressions import pg, text_literal, text_of
+from pgqrs.storage.writes.attributes import attributes_text, tags_of
 from pgqrs.types import WorkflowStatus
 from pgqrs.validation import check_aware, check_is_int, check_name
 
@@ -96,7 +97,7 @@ class WorkflowFilter:
         for what in ("key", "partition_key"):
             _check_names(what.replace("_", " "), _several(getattr(self, what)))
         for tags in (self.tags, self.any_tags):
-            _check_names("tag", _several(tags))
+            tags_of(tags)
         if self.attributes is not None:
             attributes_text(self.attributes)
         if self.parent is not None:
@@ -131,20 +132,6 @@ def filter_of(matching: WorkflowFilter | None, conditions: FilterConditions) -> 
             f"a WorkflowFilter has all conditions: set {', '.join(sorted(conditions))} in the filter."
         )
     return matching
-
-
-def attributes_text(attributes: Mapping[str, Any]) -> str:
-    """Return attributes as JSON text.
-
-    Raises `SerializationError` for values that JSON does not have, and `TypeError` for no mapping.
-    """
-    if not isinstance(as_type(object, attributes), Mapping):
-        raise TypeError(f"attributes must be a mapping of names to JSON values, got {type(attributes).__name__}.")
-    try:
-        return JsonCodec().encode(dict(attributes)).text
-    except SerializationError as error:
-        error.add_note("Attributes are plain JSON, whatever the codec: the database searches in them.")
-        raise
 
 
 def conditions_of(given: WorkflowFilter) -> list[ColumnElement[bool]]:

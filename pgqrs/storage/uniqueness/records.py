@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pgqrs.storage.writes.attributes import GivenAttributes
 from pgqrs.types import Taken
 
 
@@ -24,6 +25,7 @@ class UniqueSubmission(NamedTuple):
     key: str | None
     codec: str | None
     token: int
+    attributes: GivenAttributes | None
     partition_key: str | None
     unique_value: str
     until_start: bool

@@ -11,7 +11,7 @@ becomes either a part of the holder before it starts, or a new workflow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     ARRAY,
@@ -48,6 +48,7 @@ from pgqrs.storage.sql.expressions import (
     unnest,
 )
 from pgqrs.storage.uniqueness.records import UniqueSubmission
+from pgqrs.storage.writes.attributes import WrittenAttributes, insert_values, replace_values
 from pgqrs.storage.writes.columns import CallerColumns
 
 MAX_FORGOTTEN = 2000
@@ -59,9 +60,29 @@ class UniqueColumns(CallerColumns[UniqueSubmission]):
 
     name = "unique"
     record = UniqueSubmission
+    unsent: ClassVar = frozenset({"attributes"})
+
+
+class AttributesColumns(CallerColumns[WrittenAttributes]):
+    """The attributes of the submissions of one statement."""
+
+    name = "attributes"
+    record = WrittenAttributes
 
 
 SUBMISSIONS = UniqueColumns()
+
+ATTRIBUTES = AttributesColumns()
+
+
+def insert_attributes() -> Any:
+    """Return the statement that inserts the attributes of new workflows."""
+    return insert_values(ATTRIBUTES.rows().c).on_conflict_do_nothing()
+
+
+def replace_attributes() -> Any:
+    """Return the statement that sets the attributes of workflows whose submissions were replaced."""
+    return replace_values(ATTRIBUTES.rows().c)
 
 
 def submit() -> Any:

@@ -13,6 +13,7 @@ from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import text_of_array
 from pgqrs.storage.uniqueness import statements
 from pgqrs.storage.uniqueness.records import Placed, UniquePolicy, UniqueSubmission
+from pgqrs.storage.writes.attributes import WrittenAttributes
 
 OnTaken: TypeAlias = Callable[[UniqueSubmission, KeyOwner], object]
 """A function that is called with a submission and the workflow that has its key."""
@@ -89,12 +90,27 @@ class UniqueWrites:
             await connection.execute(statements.lock_throttles(), asked)
         rows: Any = await connection.execute(statement(), binds)
         placed = {values[row.unique_value].token: Placed(row.id, row.token, row.is_ready) for row in rows}
+        await self._describe(connection, new, placed)
         self._changed |= {token: each.workflow_id for token, each in placed.items() if each.token != token}
         made = [each.workflow_id for token, each in placed.items() if each.token == token]
         if made and self._trace is not None:
             traced = {"ids": text_of_array(made), "new_trace": self._trace}
             await connection.execute(statements.set_trace(), traced)
         return placed
+
+    async def _describe(
+        self, connection: Connection, new: Sequence[UniqueSubmission], placed: dict[int, Placed]
+    ) -> None:
+        """Write the attributes of submissions, as far as there are any, to their workflows."""
+        owners = [(placed[each.token].workflow_id, each.attributes) for each in new if each.token in placed]
+        rows = [
+            WrittenAttributes(owner, None, owner, *attributes)
+            for owner, attributes in owners
+            if attributes is not None
+        ]
+        if rows:
+            write = statements.replace_attributes if self._policy.changes_holder else statements.insert_attributes
+            await connection.execute(write(), statements.ATTRIBUTES.arrays(rows))
 
     async def _of_others(self, connection: Connection, left: Sequence[UniqueSubmission]) -> dict[int, Placed]:
         """Return the workflows that have the keys of submissions, or that hold their values."""

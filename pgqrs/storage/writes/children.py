@@ -12,6 +12,12 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Text, Workflow
 from pgqrs.storage.sql.expressions import ONE, ZERO, json_of, seconds_from_now, text_literal
+from pgqrs.storage.writes.attributes import (
+    GivenAttributes,
+    InsertAttributes,
+    WrittenAttributes,
+    insert_values,
+)
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.operation import (
     RETRY,
@@ -47,6 +53,7 @@ class NewChild(NamedTuple):
     ends_with_parent: bool
     partition_key: str | None = None
     trace: str | None = None
+    attributes: GivenAttributes | None = None
 
 
 class NewParent(NamedTuple):
@@ -80,6 +87,7 @@ class KeyedStart(NamedTuple):
     key: str
     releases_key: bool
     partition_key: str | None = None
+    attributes: GivenAttributes | None = None
 
 
 class TracedStart(NamedTuple):
@@ -105,6 +113,7 @@ class TracedStart(NamedTuple):
     key: str
     releases_key: bool
     partition_key: str | None
+    attributes: GivenAttributes | None
     trace: str
 
 
@@ -126,7 +135,7 @@ class InsertChildren(Companion[NewChild]):
     """Insert the children of the steps that the same statement has found to be current."""
 
     record = NewChild
-    unsent: ClassVar = frozenset({"trace"})
+    unsent: ClassVar = frozenset({"trace", "attributes"})
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -161,10 +170,50 @@ class InsertChildren(Companion[NewChild]):
 class InsertTracedChildren(InsertChildren):
     """Insert the children that have the trace contexts of their steps."""
 
-    unsent: ClassVar = frozenset[str]()
+    unsent: ClassVar = frozenset({"attributes"})
 
     def _trace(self, given: Any, parent: Any) -> Any:  # the signature of `InsertChildren`
         return given.trace
+
+
+class DescribedChild(NamedTuple):
+    """A `NewChild` with its attributes and tags."""
+
+    workflow_id: int
+    step_id: str
+    place: int
+    child_id: int
+    name: str
+    input: str
+    queue: str
+    priority: int
+    delay: float | None
+    timeout: float | None
+    codec: str | None
+    token: int
+    ends_with_parent: bool
+    partition_key: str | None
+    trace: str | None
+    attributes: str
+    tags: str
+
+
+class InsertDescribedChildren(InsertChildren):
+    """Insert children with their attributes; of a child that is there already they are there, too."""
+
+    record = DescribedChild  # type: ignore[assignment]  # the same fields, and more
+    unsent: ClassVar = frozenset[str]()
+
+    def _trace(self, given: Any, parent: Any) -> Any:  # a child without a trace context has its parent's
+        return func.coalesce(given.trace, parent.trace)
+
+    def statement_after(self, written: Any) -> Any:
+        """Return the insert of the attributes, with the insert of the children."""
+        inserted = super().statement_after(written).returning(Workflow.id).cte(f"{self.name}_inserted")
+        given = self.rows().c
+        owned = select(given.child_id.label("owner_id"), given.attributes, given.tags)
+        rows = owned.where(given.child_id == inserted.c.id).subquery("described")
+        return insert_values(rows.c).on_conflict_do_nothing()
 
 
 def _values(given: Any, parent: Any, place: Any) -> dict[str, Any]:
@@ -214,8 +263,9 @@ class ChildWrites:
     def __init__(self, children: str, parents: str) -> None:
         self._plain = InsertChildren(children)
         self._traced = InsertTracedChildren(f"{children}traced")
+        self._described = InsertDescribedChildren(f"{children}attributes")
         self._mark = MarkParents(parents)
-        self.all: Sequence[Companion[Any]] = (self._plain, self._traced, self._mark)
+        self.all: Sequence[Companion[Any]] = (self._plain, self._traced, self._described, self._mark)
         """The writes."""
 
     def arrays(self, children: Sequence[NewChild]) -> Arrays:
@@ -224,11 +274,14 @@ class ChildWrites:
             return {}
         parents = dict.fromkeys(NewParent(each.workflow_id, each.step_id) for each in children)
         arrays = self._mark.arrays(list(parents))
-        if plain := [each for each in children if each.trace is None]:
+        if plain := [each for each in children if each.trace is None and each.attributes is None]:
             arrays |= self._plain.arrays(plain)
-        if traced := [each for each in children if each.trace is not None]:
+        if traced := [each for each in children if each.trace is not None and each.attributes is None]:
             arrays |= self._traced.arrays(traced)
-        return arrays
+        described: list[Any] = [
+            DescribedChild(*each[:-1], *each.attributes) for each in children if each.attributes is not None
+        ]
+        return arrays | (self._described.arrays(described) if described else {})
 
 
 class _StartOperation(Operation[Start]):
@@ -261,7 +314,8 @@ class _StartOperation(Operation[Start]):
 class _StartKeyed(_StartOperation[Keyed]):
     """Insert children with keys; the result is False if a child's key or place was taken, or a lock held it up."""
 
-    unsent: ClassVar = frozenset({"epoch"})
+    unsent: ClassVar = frozenset({"epoch", "attributes"})
+    describes: ClassVar[InsertAttributes]
     requeues_last: ClassVar = True  # another transaction may hold its key for a long time
     _unwritten: ClassVar[Any] = False
 
@@ -272,6 +326,20 @@ class _StartKeyed(_StartOperation[Keyed]):
     def payload_size(self, record: Keyed) -> int:
         """Return the length of the input."""
         return len(record.input)
+
+    @property
+    def companions(self) -> Sequence[Companion[Any]]:
+        """The write of the attributes."""
+        return (self.describes,)
+
+    def arrays(self, records: Sequence[Keyed]) -> Arrays:
+        """Return the binds, with the binds of the attributes if there are any."""
+        rows = [
+            WrittenAttributes(each.workflow_id, each.step_id, each.child_id, *each.attributes)
+            for each in records
+            if each.attributes is not None
+        ]
+        return super().arrays(records) | (self.describes.arrays(rows) if rows else {})
 
     @property
     def followers(self) -> Mapping[str, Follower]:
@@ -313,6 +381,7 @@ class StartKeyedChild(_StartKeyed[KeyedStart]):
 
     name = "startkeyed"
     record = KeyedStart
+    describes: ClassVar = InsertAttributes("startkeyedattributes")
 
 
 class StartTracedChild(_StartKeyed[TracedStart]):
@@ -320,6 +389,7 @@ class StartTracedChild(_StartKeyed[TracedStart]):
 
     name = "starttraced"
     record = TracedStart
+    describes: ClassVar = InsertAttributes("starttracedattributes")
 
     def _trace(self, given: Any, parent: Any) -> Any:  # the signature of the base class
         return given.trace

@@ -42,6 +42,8 @@ _TYPES: dict[Any, TypeEngine[Any]] = {
     UUID: Uuid(),
 }
 
+_TEXT = Text()
+
 _FENCE = ("workflow_id", "claim")
 """The columns by which a statement finds and fences a workflow; they come first."""
 
@@ -144,9 +146,12 @@ class CallerColumns(RecordColumns[R]):
 
     def arrays(self, records: Sequence[R]) -> Arrays:
         """Return the binds: an array for each column, or the text of the array."""
-        types = list(self.columns.values())
-        arrays = zip(super().arrays(records).items(), types, strict=True)
-        return {bind: each if isinstance(type_, Text) else _as_text(each) for (bind, each), type_ in arrays}
+        # Of the binds of further writes there is no type here: they have their form already.
+        types = {f"{self.name}_{column}": type_ for column, type_ in self.columns.items()}
+        arrays = super().arrays(records).items()
+        return {
+            bind: each if isinstance(types.get(bind, _TEXT), Text) else _as_text(each) for bind, each in arrays
+        }
 
     def _array_bind(self, name: str, type_: TypeEngine[Any]) -> ColumnElement[Any]:
         if isinstance(type_, Text):

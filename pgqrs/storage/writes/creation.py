@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -13,7 +14,9 @@ from sqlalchemy.sql import ColumnElement
 from pgqrs.models import Workflow
 from pgqrs.storage.records import Claim
 from pgqrs.storage.sql.expressions import ONE, json_of, seconds_from_now, text_literal
-from pgqrs.storage.writes.operation import ID_TAKEN, RETRY, CurrentState, Operation
+from pgqrs.storage.writes.attributes import GivenAttributes, InsertAttributes, WrittenAttributes
+from pgqrs.storage.writes.columns import Arrays
+from pgqrs.storage.writes.operation import ID_TAKEN, RETRY, Companion, CurrentState, Operation
 from pgqrs.types import WorkflowStatus
 
 
@@ -52,7 +55,7 @@ class Submission(NamedTuple):
 
     Workflows of higher `priority` are claimed first. `delay` is the seconds until the workflow may start, and
     `timeout` is the seconds that it may take from its first start. It is not written if another workflow of its
-    name has the `key`.
+    name has the `key`. `attributes` are its attributes and tags, if it has any.
     """
 
     workflow_id: int
@@ -65,6 +68,7 @@ class Submission(NamedTuple):
     key: str | None
     codec: str | None = None
     token: int = 0
+    attributes: GivenAttributes | None = None
 
 
 class SubmissionUntilEnd(Submission):
@@ -89,6 +93,7 @@ class PartitionedSubmission(NamedTuple):
     key: str | None
     codec: str | None
     token: int
+    attributes: GivenAttributes | None
     partition_key: str
     releases_key: bool
 
@@ -114,6 +119,7 @@ class TracedSubmission(NamedTuple):
     key: str | None
     codec: str | None
     token: int
+    attributes: GivenAttributes | None
     partition_key: str | None
     releases_key: bool
     trace: str
@@ -126,7 +132,7 @@ def with_trace(submission: AnySubmission, trace: str) -> TracedSubmission:
     """Return a submission with a trace context."""
     if isinstance(submission, Submission):
         return TracedSubmission(*submission, None, isinstance(submission, SubmissionUntilEnd), trace)
-    return TracedSubmission(*submission[:12], trace)
+    return TracedSubmission(*submission[:13], trace)
 
 
 New = TypeVar("New", bound=NewWorkflow | NewRun | AnySubmission)
@@ -214,10 +220,36 @@ class CreateAndStart(_InsertOperation[NewRun]):
 Enqueued = TypeVar("Enqueued", bound=AnySubmission)
 
 
-class _EnqueueOperation(_InsertOperation[Enqueued]):
+class EnqueueOperation(_InsertOperation[Enqueued]):
     """Insert workflows for workers to claim, now or after a delay; a name and a key have one workflow."""
 
     requeues_last: ClassVar = True  # another transaction may hold its key for a long time
+    unsent: ClassVar = frozenset({"attributes"})
+    describes: ClassVar[InsertAttributes]
+
+    @property
+    def companions(self) -> Sequence[Companion[Any]]:
+        """The write of the attributes."""
+        return (self.describes,)
+
+    def arrays(self, records: Sequence[Enqueued]) -> Arrays:
+        """Return the binds, with the binds of the attributes if there are any."""
+        given = [(each.workflow_id, each.attributes) for each in records if each.attributes is not None]
+        rows = [WrittenAttributes(own, None, own, *attributes) for own, attributes in given]
+        return super().arrays(records) | (self.describes.arrays(rows) if rows else {})
+
+    def can_be_single(self, record: Enqueued) -> bool:
+        """Return False for a workflow with attributes, which take a further write."""
+        return record.attributes is None
+
+    def with_attributes(self) -> Any:
+        """Return the statement of several records that have attributes, some of them at least."""
+        written = self.statement().cte(f"{self.name}_done")
+        return select(written).add_cte(self.describes.statement_after(written).cte(f"{self.describes.name}_done"))
+
+    def payload_size(self, record: Enqueued) -> int:
+        """Return the length of the input and of the attributes."""
+        return super().payload_size(record) + (len(record.attributes.attributes) if record.attributes else 0)
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         return {
@@ -239,11 +271,12 @@ class _EnqueueOperation(_InsertOperation[Enqueued]):
         return False if current.status is None else _unless_id_taken(True, record, current)  # noqa: FBT003  # the result
 
 
-class EnqueueWorkflow(_EnqueueOperation[Submission]):
+class EnqueueWorkflow(EnqueueOperation[Submission]):
     """Insert workflows for workers to claim."""
 
     name = "enqueue"
     record = Submission
+    describes: ClassVar = InsertAttributes("enqueueattributes")
 
 
 class EnqueueUntilEnd(EnqueueWorkflow):
@@ -251,27 +284,30 @@ class EnqueueUntilEnd(EnqueueWorkflow):
 
     name = "enqueueuntilend"
     record = SubmissionUntilEnd
+    describes: ClassVar = InsertAttributes("enqueueuntilendattributes")
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         return {**super()._values(given), "releases_key": true()}
 
 
-class EnqueuePartitioned(_EnqueueOperation[PartitionedSubmission]):
+class EnqueuePartitioned(EnqueueOperation[PartitionedSubmission]):
     """Insert workflows with a key within their queue."""
 
     name = "enqueuepartitioned"
     record = PartitionedSubmission
+    describes: ClassVar = InsertAttributes("enqueuepartitionedattributes")
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         own = {"partition_key": given.partition_key, "releases_key": given.releases_key}
         return {**super()._values(given), **own}
 
 
-class EnqueueTraced(_EnqueueOperation[TracedSubmission]):
+class EnqueueTraced(EnqueueOperation[TracedSubmission]):
     """Insert workflows with the trace contexts of their submissions."""
 
     name = "enqueuetraced"
     record = TracedSubmission
+    describes: ClassVar = InsertAttributes("enqueuetracedattributes")
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         own = {

@@ -21,6 +21,7 @@ from pgqrs.storage.sql.expressions import (
     seconds_ago,
     text_literal,
 )
+from pgqrs.storage.writes.attributes import SetAttributes, WrittenAttributes
 from pgqrs.storage.writes.children import ChildWrites, NewChild
 from pgqrs.storage.writes.columns import Arrays
 from pgqrs.storage.writes.messages import OVER, is_readable, outcome_of
@@ -84,7 +85,7 @@ class SetEvent(NamedTuple):
 
 
 class SendingStep(NamedTuple):
-    """A record to write: the outcome of a step with its events, its children and its replies."""
+    """A record to write: the outcome of a step with its events, its children, its replies and its attributes."""
 
     workflow_id: int
     epoch: int
@@ -97,6 +98,7 @@ class SendingStep(NamedTuple):
     events: tuple[SetEvent, ...] = ()
     children: tuple[NewChild, ...] = ()
     replies: tuple[SentReply, ...] = ()
+    attributes: WrittenAttributes | None = None
 
 
 class EmittedEvent(NamedTuple):
@@ -157,28 +159,32 @@ INSERT_REPLIES = InsertReplies()
 
 SET_EVENTS = SetEvents()
 
+SET_ATTRIBUTES = SetAttributes("attributes")
+
 
 class RecordSendingStep(RecordStep):
-    """Record the outcomes of steps with their replies, events and children, for current runs."""
+    """Record the outcomes of steps with their replies, events, attributes and children, for current runs."""
 
     name = "sending"
     record = SendingStep  # type: ignore[assignment]  # the same fields, and more
-    unsent: ClassVar = frozenset({"epoch", "events", "children", "replies"})
+    unsent: ClassVar = frozenset({"epoch", "events", "children", "replies", "attributes"})
     last_record = None
     writes: ClassVar = ChildWrites("child", "parent")
 
     @property
     def companions(self) -> Sequence[Companion[Any]]:
-        """The writes of the replies, of the events and of the children."""
-        return (INSERT_REPLIES, SET_EVENTS, *self.writes.all)
+        """The writes of the replies, of the events, of the attributes and of the children."""
+        return (INSERT_REPLIES, SET_EVENTS, SET_ATTRIBUTES, *self.writes.all)
 
     def arrays(self, records: Sequence[Any]) -> Arrays:
-        """Return the binds, with the binds of the replies, of the events and of the children."""
+        """Return the binds, with the binds of the further writes."""
         arrays = super().arrays(records)
         if replies := [each for record in records for each in record.replies]:
             arrays |= INSERT_REPLIES.arrays(replies)
         if events := [each for record in records for each in record.events]:
             arrays |= SET_EVENTS.arrays(events)
+        if attributes := [record.attributes for record in records if record.attributes is not None]:
+            arrays |= SET_ATTRIBUTES.arrays(attributes)
         children = [each for record in records for each in record.children]
         return arrays | self.writes.arrays(children)
 
@@ -186,7 +192,9 @@ class RecordSendingStep(RecordStep):
         """Return the length of the replies and values of events, and of the inputs of the children."""
         sent = sum(len(each.payload) for each in record.replies)
         started = sum(len(each.input) for each in record.children)
-        return super().payload_size(record) + sent + started + sum(len(each.value) for each in record.events)
+        described = len(record.attributes.attributes) if record.attributes else 0
+        events = sum(len(each.value) for each in record.events)
+        return super().payload_size(record) + sent + started + events + described
 
     def conflict_key(self, record: Any) -> Any:
         """Return None: a workflow has one such record in a batch, so the order of its events is kept."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from sqlalchemy import select, union_all
 
 from pgqrs.models import Step, Workflow
 from pgqrs.storage.connections.database import CompiledStatement, Database
 from pgqrs.storage.sql.expressions import text_of
+from pgqrs.storage.writes.attributes import CallerInsertAttributes
 from pgqrs.storage.writes.children import StartChildren, StartKeyedChild, StartTracedChild
 from pgqrs.storage.writes.columns import Arrays, CallerColumns, RecordColumns
 from pgqrs.storage.writes.continuations import ContinueWorkflow
 from pgqrs.storage.writes.creation import (
     CreateAndStart,
     CreateWorkflow,
+    EnqueueOperation,
     EnqueuePartitioned,
     EnqueueTraced,
     EnqueueUntilEnd,
@@ -87,13 +89,19 @@ class CallerCurrentStateQuery(CallerColumns[AskedRecord], CurrentStateQuery):
 class CallerEnqueueWorkflow(CallerColumns[Submission], EnqueueWorkflow):
     """Insert workflows for workers to claim, in the caller's session."""
 
+    describes: ClassVar = CallerInsertAttributes("enqueueattributes")
+
 
 class CallerEnqueueUntilEnd(CallerColumns[Submission], EnqueueUntilEnd):
     """Insert workflows that release their keys at their ends, in the caller's session."""
 
+    describes: ClassVar = CallerInsertAttributes("enqueueuntilendattributes")
+
 
 class CallerEnqueuePartitioned(CallerColumns[PartitionedSubmission], EnqueuePartitioned):
     """Insert workflows with a key within their queue, in the caller's session."""
+
+    describes: ClassVar = CallerInsertAttributes("enqueuepartitionedattributes")
 
 
 class CallerSendMessages(CallerColumns[SentMessage], SendMessages):
@@ -112,12 +120,14 @@ CALLER_SEND = CallerSendMessages()
 class CallerEnqueueTraced(CallerColumns[TracedSubmission], EnqueueTraced):
     """Insert workflows with the trace contexts of their submissions, in the caller's session."""
 
+    describes: ClassVar = CallerInsertAttributes("enqueuetracedattributes")
+
 
 CURRENT_STATE = CurrentStateQuery()
 
 CALLER_CURRENT_STATE = CallerCurrentStateQuery()
 
-CALLER_ENQUEUE: Mapping[type[Any], Operation[Any]] = {
+CALLER_ENQUEUE: Mapping[type[Any], EnqueueOperation[Any]] = {
     Submission: CallerEnqueueWorkflow(),
     SubmissionUntilEnd: CallerEnqueueUntilEnd(),
     PartitionedSubmission: CallerEnqueuePartitioned(),

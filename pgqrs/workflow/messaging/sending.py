@@ -1,7 +1,9 @@
-"""Steps that send a message, answer a request or set an event, by the statement that records them."""
+"""Steps that send a message, answer a request, set an event or attributes, by the statement that records them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from pgqrs.codecs.base import codec_at
@@ -17,10 +19,14 @@ from pgqrs.errors import (
 )
 from pgqrs.storage.access.id_allocator import check_id
 from pgqrs.storage.records import StoredOutcome
+from pgqrs.storage.writes.attributes import WrittenAttributes, given_attributes
 from pgqrs.storage.writes.messages import OVER, SentMessage, unreadable
 from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SentReply, SetEvent
 from pgqrs.validation import check_name, escaped
 from pgqrs.workflow.messaging.messages import Topic, as_topic, message
+
+MAX_JOINED = 80
+"""Maximum characters of the names of attributes or tags in a step id."""
 
 
 async def send(
@@ -98,6 +104,24 @@ async def set_event(run: Run, name: str, value: object, step_id: str | None) -> 
         await _record(run, found, events=(SetEvent(run.workflow_id, own_id, name, text),))
 
 
+async def set_attributes(run: Run, attributes: Mapping[str, Any], tags: Collection[str]) -> None:
+    """Add attributes, or tags, to the workflow in a step, once."""
+    given = given_attributes(attributes, tags)
+    if given is None:
+        return
+    kind = "set_attributes" if attributes else "add_tags"
+    own_id = run.steps.next_id(run.place, f"{kind}/{_joined(attributes or tags)}")
+    found = await run.steps.acquire(run.place, own_id)
+    if isinstance(found, StepExecution):
+        await _record(run, found, attributes=WrittenAttributes(run.workflow_id, own_id, run.workflow_id, *given))
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Return names as a part of a step id: concurrent calls may come in another order in a replay."""
+    joined = ",".join(map(escaped, sorted({*names})))
+    return joined if len(joined) <= MAX_JOINED else f"{joined[:MAX_JOINED]}-{sha256(joined.encode()).hexdigest()}"
+
+
 async def _deliver(run: Run, execution: StepExecution, sent: SentMessage) -> PgqrsError | None:
     """Record the step together with its message, or return the reason why the workflow cannot get the message."""
     workflow_id, epoch, step_id, claim = execution.started
@@ -144,6 +168,7 @@ async def _record(
     *,
     events: tuple[SetEvent, ...] = (),
     replies: tuple[SentReply, ...] = (),
+    attributes: WrittenAttributes | None = None,
     output: str | None = None,
 ) -> StoredOutcome:
     workflow_id, epoch, step_id, claim = execution.started
@@ -159,6 +184,7 @@ async def _record(
         claim,
         events=events,
         replies=replies,
+        attributes=attributes,
     )
     try:
         outcome = await run.steps.take(execution, record)
