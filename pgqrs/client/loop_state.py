@@ -157,6 +157,10 @@ class LoopStates:
             store.observer.message_sent()
         self._announce(store, session)
 
+    async def announce_sent(self, session: SessionOrConnection | None) -> None:
+        """Announce messages that were sent otherwise than by `send`, when a caller's `session` commits."""
+        self._announce(await self.store(), session)
+
     async def emit(self, event: EmittedEvent, session: SessionOrConnection | None = None) -> bool:
         """Set an event of the schema, as `send` sends, and return whether it has this value now."""
         store = (await self.loop_state()).store

@@ -15,6 +15,8 @@ from pgqrs.codecs.messages import decode_message
 from pgqrs.errors import CodecMismatchError, SerializationError
 from pgqrs.types import RewindRecord, StepRecord, StepStatus, Unreadable, WorkflowRecord, WorkflowStatus
 
+_MAX_DIGITS = 4000
+
 _Read: TypeAlias = Callable[[Callable[[str], Any], Any], Any]
 
 
@@ -181,9 +183,14 @@ def _workflow(codec: Codec, stored: StoredWorkflow, read: _Read) -> WorkflowReco
         fields["input"] = read(codec_at(codec, "input", stored.name).decode, stored.input)
         fields["output"] = read(codec_at(codec, "output", stored.id).decode, stored.output)
     fields["error"] = read(partial(_opened, codec, (stored.id,)), stored.error)
-    fields["attributes"] = json.loads(stored.attributes or "{}")
+    fields["attributes"] = json.loads(stored.attributes or "{}", parse_int=_number)
     fields["tags"] = tuple(stored.tags or ())
     return WorkflowRecord(**fields)
+
+
+def _number(digits: str) -> int | float:
+    """Return a whole number of `jsonb`, which has longer ones than Python reads as an int."""
+    return int(digits) if len(digits) < _MAX_DIGITS else float(digits)
 
 
 def _strictly(decode: Callable[[str], Any], text: Any) -> Any:

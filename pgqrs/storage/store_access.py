@@ -88,10 +88,16 @@ class StoreAccess:
         is_set: bool = await (self._journal.beside or self._journal).write(event)
         return is_set
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:  # noqa: ARG002
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        atomic: bool = False,  # noqa: ARG002  # it is always one transaction
+        lasting: float | None = None,
+    ) -> T:
         """Do `work` in a transaction, and retry it while the server is away."""
         await self.tables.ensure()
-        return await self._database.run_with_retries(work)
+        return await self._database.run_with_retries(work, lasting=lasting)
 
     async def release_if_dead(self, workflow_ids: Sequence[int], executor_id: UUID) -> bool:
         """Take runs from their executor if the executor is dead, and return whether it is.

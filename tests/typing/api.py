@@ -24,6 +24,7 @@ from pgqrs import (
     Every,
     Finding,
     JsonCodec,
+    LeftWorkflows,
     PyWorkflow,
     QueueRecord,
     Rate,
@@ -398,6 +399,13 @@ async def administering(admin: Admin) -> None:
 
     await admin.get_workflow("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.create_workflow(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    chosen = select(Workflow.id).where(Workflow.priority > 1)
+    assert_type(await admin.cancel_workflows(chosen, dry_run=True, progress=print), BulkReport)
+    assert_type(await admin.resume_workflows([each.id for each in records]), BulkReport)
+    assert_type((await admin.send_many({1, 2}, Topic("n", int), 5, key="k")).left, tuple[LeftWorkflows, ...])
+    assert_type(await admin.options(attributes={"customer": 7}, tags="eu").run(named), str)
+    await admin.send_many([1], Topic("n", int), "x", key="k")  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    await admin.cancel_workflows(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await admin.list_workflows(colour="red")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await admin.list_workflows(parent="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     records[0].status = WorkflowStatus.SUCCESS  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]

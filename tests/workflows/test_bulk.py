@@ -31,6 +31,8 @@ from tests.support.waiting import no_hang, until
 
 GO = Topic("go", str)
 
+ALIVE = "00000000-0000-4000-8000-00000000a11e"
+
 
 @workflow
 async def quick(ctx: PyWorkflow, number: int = 0) -> int:
@@ -103,9 +105,11 @@ async def family(admin, claimer, sql):
             await claimer.run(each)
     delayed = await admin.options(delay=3600, queue="later", timeout=9999).enqueue(quick)
     pending, own, dead = [await admin.options(queue="later").enqueue(quick) for _ in range(3)]
-    alive = (await admin.store()).executor_id
-    await (await admin.store()).ensure_heartbeat()
-    for handle, executor in ((own, alive), (dead, "00000000-0000-4000-8000-00000000dead")):
+    await sql.execute(
+        "INSERT INTO pgqrs_executors (id, host, pid, expires_at) VALUES ($1, 'h', 1, now() + '1 h') ON CONFLICT DO NOTHING",
+        ALIVE,
+    )
+    for handle, executor in ((own, ALIVE), (dead, "00000000-0000-4000-8000-00000000dead")):
         await sql.execute(
             "UPDATE pgqrs_workflows SET status = 'RUNNING', executor = $2, epoch = 1, claim = 5, ready_at = NULL "
             "WHERE id = $1", handle.id, executor,

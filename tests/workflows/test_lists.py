@@ -137,10 +137,12 @@ async def test_a_page_shows_rows_that_cannot_be_read(admin, dsn, schema, sql):
     await admin.enqueue(alpha, 2)
     await admin.enqueue(alpha, 3)
     await sql.execute("""UPDATE pgqrs_workflows SET error = '"edited"', created_at = 'infinity' WHERE id = 2""")
+    await sql.execute("INSERT INTO pgqrs_attributes VALUES (2, ARRAY[NULL, 'a'], '{\"n\": 1e5000}')")
     *_, sealed = page = await admin.list_workflows()
     assert [each.id for each in page] == [3, 2, 1]
     assert page[0].input == {"args": [3], "kwargs": {}}
     assert page[1].created_at.year == 9999
+    assert page[1].attributes == {"n": float("inf")}
     assert isinstance(sealed.input, Unreadable)
     assert "CodecMismatchError" in sealed.input.error
 

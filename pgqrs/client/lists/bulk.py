@@ -13,7 +13,6 @@ from pgqrs.storage.access.operations import Access
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.selection.bulk import BulkOperation, Outcomes, Progress
 from pgqrs.storage.selection.selections import Selectable, Selection, selection_of
-from pgqrs.storage.sql.channels import MESSAGES
 from pgqrs.types import BulkReport
 from pgqrs.validation import validate_key
 from pgqrs.workflow.messaging.messages import Topic, as_topic, message
@@ -64,11 +63,8 @@ class BulkOperations:
         own = validate_key(key)
         message_for = partial(message, codec, topic=of, value=value, key=own)
         report = await self.execute(partial(BulkSend, message_for=message_for))
-        arrivals = (await self._loops.loop_state()).store.arrivals
-        if self._session is None:
-            arrivals.sent()
-        else:
-            (await self._loops.store()).sessions.callers.after_commit(self._session, MESSAGES, arrivals.sent)
+        if report.changed and not self._dry_run:
+            await self._loops.announce_sent(self._session)
         return report
 
     async def execute(self, action_on: Callable[[Access], BulkAction]) -> BulkReport:

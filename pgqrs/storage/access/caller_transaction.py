@@ -56,7 +56,13 @@ class CallerTransaction:
         """Insert an event of the schema, and return whether it has this value now."""
         return await insert_event(self._connection, event)
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        atomic: bool = False,
+        lasting: float | None = None,  # noqa: ARG002  # the caller limits the transaction
+    ) -> T:
         """Do `work` in the caller's transaction; raises `SessionError` for atomic work in AUTOCOMMIT."""
         if atomic and await self._connection.is_autocommit():
             raise SessionError(

@@ -69,8 +69,13 @@ class Access(Protocol):
         """Write an event of the schema unless it has a value, and return whether it has this value now."""
         ...
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False) -> T:
-        """Do `work` and return its result; `atomic` says that all its statements need one transaction."""
+    async def run(
+        self, work: Callable[[Connection], Awaitable[T]], *, atomic: bool = False, lasting: float | None = None
+    ) -> T:
+        """Do `work` and return its result; `atomic` says that all its statements need one transaction.
+
+        It may last for `lasting` seconds, by default for the `timeout` of an `Admin`.
+        """
         ...
 
     async def release_if_dead(self, workflow_ids: Sequence[int], executor_id: UUID) -> bool:
@@ -93,9 +98,9 @@ class WorkflowOperations:
         self._ids = ids
         self.codec = codec
 
-    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]], *, lasting: float | None = None) -> T:
         """Do other work in the transaction of these operations; it must be safe to do twice."""
-        return await self.access.run(work)
+        return await self.access.run(work, lasting=lasting)
 
     async def create(self, name: str, input_text: str) -> WorkflowIdentity:
         """Write a new workflow and return its identity."""

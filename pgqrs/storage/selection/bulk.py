@@ -36,6 +36,9 @@ Progress: TypeAlias = Callable[[BulkReport], object]
 CHUNK = 2000
 """Maximum workflows of one statement."""
 
+LONGEST_SELECT = 3600.0
+"""Maximum seconds of the statement that reads ids: a select of the application may read whole tables."""
+
 PATIENCE = 30.0
 """Seconds without a change after which locked workflows are left."""
 
@@ -53,8 +56,10 @@ LOCKED = "are locked by another transaction"
 class Run(Protocol):
     """The way to do work in a transaction, as `WorkflowOperations.run`."""
 
-    def __call__(self, work: Callable[[Connection], Awaitable[T]], /) -> Awaitable[T]:
-        """Do `work` and return its result."""
+    def __call__(
+        self, work: Callable[[Connection], Awaitable[T]], /, *, lasting: float | None = None
+    ) -> Awaitable[T]:
+        """Do `work`, which may last for some seconds, and return its result."""
         ...
 
 
@@ -81,7 +86,7 @@ class BulkOperation:
         locked: list[int] = []
         after: int | None = 0
         while after is not None:
-            ids, after = await self._run(partial(selection.page, after=after))
+            ids, after = await self._run(partial(selection.page, after=after), lasting=LONGEST_SELECT)
             self._found += len(ids)
             locked += await self._each(ids)
         await self._again(locked)
