@@ -9,6 +9,7 @@ WHERE pg_catalog.pg_database.datname = pg_catalog.current_database())
 AND pg_catalog.pg_locks.objsubid = 1),
 live AS MATERIALIZED
 (SELECT pgqrs.pgqrs_executors.id AS id, pgqrs.pgqrs_executors.host AS host, pgqrs.pgqrs_executors.pid AS pid, pgqrs.pgqrs_executors.started_at AS started_at, pgqrs.pgqrs_executors.expires_at AS expires_at, pgqrs.pgqrs_executors.expires_at - coalesce(pgqrs.pgqrs_executors.expiry, 15.0) * interval '1 second' AS heartbeat_at, pgqrs.pgqrs_executors.suspected_at IS NULL
+AND pgqrs.pgqrs_executors.stopped_at IS NULL
 AND pgqrs.pgqrs_executors.expires_at > pg_catalog.now()
 AND (pgqrs.pgqrs_executors.lock_key IS NULL
 OR pgqrs.pgqrs_executors.backend_pid IS NULL
@@ -19,6 +20,7 @@ JOIN locks ON locks.key = pgqrs.pgqrs_executors.lock_key
 AND locks.pid = pgqrs.pgqrs_executors.backend_pid
 WHERE pgqrs.pgqrs_executors.stopped_at IS NULL
 AND pgqrs.pgqrs_executors.suspected_at IS NULL
+AND pgqrs.pgqrs_executors.stopped_at IS NULL
 AND pgqrs.pgqrs_executors.expires_at > pg_catalog.now()
 AND (pgqrs.pgqrs_executors.lock_key IS NULL
 OR pgqrs.pgqrs_executors.backend_pid IS NULL
@@ -199,6 +201,7 @@ LEFT OUTER
 JOIN of_queue ON true
 LEFT OUTER
 JOIN LATERAL (SELECT pgqrs.pgqrs_executors.host AS host, pgqrs.pgqrs_executors.pid AS pid, CASE WHEN (pgqrs.pgqrs_executors.expires_at - coalesce(pgqrs.pgqrs_executors.expiry, 15.0) * interval '1 second' IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_executors.expires_at - coalesce(pgqrs.pgqrs_executors.expiry, 15.0) * interval '1 second', timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END AS heartbeat_at, CASE WHEN (pgqrs.pgqrs_executors.expires_at IS NOT NULL) THEN least(greatest(pgqrs.pgqrs_executors.expires_at, timestamptz '0001-01-02 00:00:00+00'), timestamptz '9999-12-30 23:59:59+00') END AS expires_at, pgqrs.pgqrs_executors.suspected_at IS NULL
+AND pgqrs.pgqrs_executors.stopped_at IS NULL
 AND pgqrs.pgqrs_executors.expires_at > pg_catalog.now()
 AND (pgqrs.pgqrs_executors.lock_key IS NULL
 OR pgqrs.pgqrs_executors.backend_pid IS NULL

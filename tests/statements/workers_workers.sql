@@ -9,6 +9,7 @@ WHERE pg_catalog.pg_database.datname = pg_catalog.current_database())
 AND pg_catalog.pg_locks.objsubid = 1),
 live AS MATERIALIZED
 (SELECT pgqrs.pgqrs_executors.id AS id, pgqrs.pgqrs_executors.host AS host, pgqrs.pgqrs_executors.pid AS pid, pgqrs.pgqrs_executors.started_at AS started_at, pgqrs.pgqrs_executors.expires_at AS expires_at, pgqrs.pgqrs_executors.expires_at - coalesce(pgqrs.pgqrs_executors.expiry, 15.0) * interval '1 second' AS heartbeat_at, pgqrs.pgqrs_executors.suspected_at IS NULL
+AND pgqrs.pgqrs_executors.stopped_at IS NULL
 AND pgqrs.pgqrs_executors.expires_at > pg_catalog.now()
 AND (pgqrs.pgqrs_executors.lock_key IS NULL
 OR pgqrs.pgqrs_executors.backend_pid IS NULL

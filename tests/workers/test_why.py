@@ -26,6 +26,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs.pydantic import PydanticCodec
+from pgqrs.storage.queries.executors import ABANDONED
 from tests.support.database import connected
 from tests.support.executors import planted_executor, watching
 from tests.support.processes import line_of
@@ -35,6 +36,7 @@ from tests.support.workflows import Gate
 
 pytest_plugins = ("pytest_pgqrs",)
 
+WAITS = ["message", "update", "event", "children", "sleep", "step_retry"]
 PAID, ASK = Topic("paid", bool), Update("ask", str, str)
 
 
@@ -262,34 +264,27 @@ async def test_ordered_queue_names_the_workflow_before(admin):
     assert not await has_reason(admin, first, ReasonKind.BEHIND)
 
 
-@pytest.mark.parametrize("what", ["message", "update", "event", "children", "sleep", "step_retry"])
-async def test_parked_workflow_tells_its_waits(admin, worker_of, what):
-    kind = ReasonKind(what)
+async def test_parked_workflows_tell_their_waits(admin, worker_of):
     await worker_of([waiting])
-    handle = await admin.enqueue(waiting, what)
-    await until(lambda: _is_parked(handle))
-    found = await admin.why(handle.id)
-    (reason,) = found.reasons
-    assert reason.kind is kind
-    left = None if reason.until is None else (reason.until - found.at).total_seconds()
-    match what:
-        case "message":
-            assert reason.name == "paid"
-            assert 90 < left <= 100
-        case "update":
-            assert (reason.name, left) == ("ask", None)
-        case "event":
-            assert reason.name == "the shop has closed"
-        case "children":
-            (child,) = await admin.list_workflows(name="plain")
-            assert reason.workflow_ids == (child.id,)
-            assert await kind_of(admin, child) is ReasonKind.UNKNOWN_NAME
-        case "sleep":
-            assert 3500 < left <= 3600
-        case "step_retry":
-            assert reason.step_id == "unstable"
-            assert "has failed once: its attempt 2 is due in" in reason.text
-            assert 30 < left <= 40
+    handles = {what: await admin.enqueue(waiting, what) for what in WAITS}
+    reasons, left = {}, {}
+    for what, handle in handles.items():
+        await until(_is_parked, handle)
+        found = await admin.why(handle.id)
+        (reasons[what],) = found.reasons
+        left[what] = reasons[what].until and (reasons[what].until - found.at).total_seconds()
+    assert {what: each.kind for what, each in reasons.items()} == {what: ReasonKind(what) for what in WAITS}
+    names = {what: each.name for what, each in reasons.items() if each.name}
+    assert names == {"message": "paid", "update": "ask", "event": "the shop has closed"}
+    assert 80 < left["message"] <= 100
+    assert 3500 < left["sleep"] <= 3600
+    assert 20 < left["step_retry"] <= 40
+    assert left["update"] is left["event"] is left["children"] is None
+    assert reasons["step_retry"].step_id == "unstable"
+    assert "has failed once: its attempt 2 is due in" in reasons["step_retry"].text
+    (child,) = await admin.list_workflows(name="plain")
+    assert reasons["children"].workflow_ids == (child.id,)
+    assert await kind_of(admin, child) is ReasonKind.UNKNOWN_NAME
 
 
 async def _is_parked(handle):
@@ -355,6 +350,26 @@ async def test_workflow_in_no_queue_waits_for_the_application(admin):
         await admin.why(4711)
 
 
+@pytest.mark.plants_rows
+async def test_executor_without_a_sign_of_life_is_suspected(admin, sql):
+    handle = await admin.enqueue(plain)
+    for executor, kind in (
+        (await planted_executor(sql, expires_in=-1), ReasonKind.EXECUTOR_SUSPECTED),
+        (await planted_executor(sql, suspected=1), ReasonKind.EXECUTOR_SUSPECTED),
+        (await planted_executor(sql, lock_key=5, backend_pid=1), ReasonKind.EXECUTOR_SUSPECTED),
+        (await planted_executor(sql, stopped=True), ReasonKind.EXECUTOR_SUSPECTED),
+        (uuid4(), ReasonKind.EXECUTOR_SUSPECTED),
+        (ABANDONED, ReasonKind.ABANDONED),
+        (await planted_executor(sql), ReasonKind.RUNNING),
+    ):
+        await sql.execute(
+            "UPDATE pgqrs_workflows SET status = 'RUNNING', ready_at = NULL, executor = $1", executor
+        )
+        assert (await admin.why(handle.id)).reasons[0].kind is kind
+    assert [each.suspected for each in await admin.list_workers()] == [True, True, True, False]
+
+
+@pytest.mark.slow
 async def test_executor_that_was_killed_is_suspected(admin, program):
     process = program(HOLDING)
     handle = await admin.enqueue(gated(Gate()))

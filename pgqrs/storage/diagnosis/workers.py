@@ -170,7 +170,8 @@ def live_executors(*, all_of_them: bool = False) -> Any:
 def is_alive_by(lock: Any) -> ColumnElement[bool]:
     """Return the condition that an `Executor` gives no sign of death; `lock` is the key of its lock, if held."""
     is_locked = or_(Executor.lock_key.is_(None), Executor.backend_pid.is_(None), lock.is_not(None))
-    return and_(Executor.suspected_at.is_(None), Executor.expires_at > SERVER_NOW, is_locked)
+    no_sign = Executor.suspected_at.is_(None), Executor.stopped_at.is_(None), Executor.expires_at > SERVER_NOW
+    return and_(*no_sign, is_locked)
 
 
 def workers_that_know(name: Any, live: Any) -> Any:
