@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from pgqrs import PyWorkflow, Worker, step, workflow
+from pgqrs import DatabaseError, PyWorkflow, Worker, step, workflow
 from pgqrs.storage.retention import passes
 from tests.support.retention import aged, left, passed, retention_of
 from tests.support.waiting import no_hang, until
@@ -89,6 +89,26 @@ async def test_old_months_are_dropped(admin, sql):
         assert not (await steps.look()).has_old_month
     assert len(await partitions(sql)) == 1
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_archive") == 1
+
+
+async def test_too_large_workflow_is_passed_over(admin, sql, caplog, monkeypatch):
+    large = await aged(sql, 31)
+    other = await aged(sql, 31)
+    await sql.execute(
+        "CREATE FUNCTION refused() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF NEW.id = {large} THEN RAISE EXCEPTION USING ERRCODE = 'program_limit_exceeded'; END IF; RETURN NEW; END $$;"
+        " CREATE TRIGGER refused BEFORE INSERT ON pgqrs_archive FOR EACH ROW EXECUTE FUNCTION refused()"
+    )
+    await admin.set_retention(archive=True)
+    async with retention_of(admin) as steps:
+        assert (await steps.step(passes.WORKFLOWS)).missing
+        for _ in range(4):  # 500, 62, 7 and 1 workflows
+            with pytest.raises(DatabaseError):
+                await steps.step(passes.WORKFLOWS)
+        assert f"workflow {large} is too large" in caplog.text
+        done = await until(lambda: steps.step(passes.WORKFLOWS))
+        assert (done.deleted, await left(sql)) == (1, [large])
+    assert other not in await left(sql)
 
 
 async def test_missing_month_is_made_before_anything_is_deleted(admin, sql):

@@ -45,7 +45,7 @@ async def test_workers_delete_beside_their_runs(admin, sql, soon, caplog):
         assert await handles[0].result() == 0
 
 
-async def test_worker_says_the_default_and_deletes_nothing_in_the_grace(admin, sql, soon, caplog):
+async def test_worker_says_the_default_and_keeps_all_in_the_grace(admin, sql, soon, caplog):
     caplog.set_level(logging.INFO, "pgqrs.worker")
     old = await aged(sql, 4000)
     async with Worker(admin, [brief]):

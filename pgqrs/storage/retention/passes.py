@@ -11,6 +11,7 @@ enough, because ids follow the time at which workflows are created.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import date
 from functools import reduce
@@ -38,6 +39,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
+from pgqrs.errors import DatabaseError
 from pgqrs.models import ArchivedWorkflow, ArchiveMonth, Retention, Workflow
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.dedicated import DedicatedConnection
@@ -71,6 +73,8 @@ from pgqrs.types import WorkflowStatus
 
 WORKFLOWS, MESSAGES = "workflows", "messages"
 
+_logger = logging.getLogger("pgqrs.storage")
+
 MAX_WINDOW = 500
 """Maximum workflows that one step considers."""
 
@@ -82,6 +86,9 @@ LONG = 0.5
 
 LONGEST_STEP = 600.0
 """Maximum seconds of a step: a single workflow may have very many steps."""
+
+LIMIT_EXCEEDED = "54"
+"""The class of the SQLSTATEs of a value that is larger than PostgreSQL's limits."""
 
 MIN_INTERVAL, MAX_INTERVAL = 3600.0, DAY
 """Minimum and maximum seconds between two passes; in between a quarter of the shortest time of a workflow."""
@@ -136,8 +143,7 @@ class RetentionPass:
 
     async def step(self, stage: str) -> StepResult | None:
         """Take a step of a stage, None if it is not due, or if another worker takes it."""
-        statement = delete_workflows if stage == WORKFLOWS else delete_messages
-        rows = await self._fetch(statement, {"most": self._window}, timeout=LONGEST_STEP)
+        rows = await self._delete(stage)
         if not rows:
             return None
         found = from_row(StepResult, rows[0])
@@ -148,6 +154,27 @@ class RetentionPass:
         for month in found.missing or ():
             await self._fetch(add_month, {"month": month})
         return found
+
+    async def _delete(self, stage: str) -> list[Any]:
+        """Send the statement of a step; after an error the next step considers fewer rows.
+
+        A workflow whose document is larger than PostgreSQL's limits is passed over: it stays.
+        """
+        statement = delete_workflows if stage == WORKFLOWS else delete_messages
+        try:
+            return await self._fetch(statement, {"most": self._window}, timeout=LONGEST_STEP)
+        except DatabaseError as error:
+            if self._window > 1:
+                self._window = max(1, self._window // 8)
+            elif str(error.sqlstate).startswith(LIMIT_EXCEEDED):
+                (passed,) = await self._fetch(pass_over)
+                _logger.warning(
+                    "pgqrs: workflow %s is too large to be archived, so it is not deleted; "
+                    "`admin.purge([%s])` deletes it without the archive",
+                    passed["cursor"], passed["cursor"],
+                    extra={"workflow_id": passed["cursor"]},
+                )  # fmt: skip
+            raise
 
     async def drop_months(self) -> None:
         """Drop the months of the archive that are too old."""
@@ -242,6 +269,13 @@ def delete_messages() -> Any:
         ended_at=case((is_over, func.now()), else_=Retention.ended_at),
     )
     return moved.returning(*_result(is_over=Retention.stage.is_(None), missing=null().cast(ARRAY(Date()))))
+
+
+def pass_over() -> Any:
+    """Return the statement that moves the cursor behind the next workflow, and returns its id."""
+    following = select(pg.min(Workflow.id, type_=BigInteger())).where(Workflow.id > Retention.cursor)
+    moved = update(Retention).values(cursor=following.correlate(Retention).scalar_subquery())
+    return moved.returning(Retention.cursor)
 
 
 def add_month() -> Any:
