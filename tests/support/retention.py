@@ -7,7 +7,14 @@ from contextlib import asynccontextmanager
 
 from pgqrs.storage.retention.passes import RetentionPass
 
-TABLES = ("pgqrs_workflows", "pgqrs_workflow_steps", "pgqrs_waits", "pgqrs_events", "pgqrs_messages")
+TABLES = (
+    "pgqrs_workflows",
+    "pgqrs_workflow_steps",
+    "pgqrs_waits",
+    "pgqrs_events",
+    "pgqrs_messages",
+    "pgqrs_attributes",
+)
 """The tables that have rows of a workflow."""
 
 
@@ -28,6 +35,7 @@ async def aged(sql, days=31.0, status="SUCCESS", **columns):
         " VALUES ($1, 's', 'SUCCESS', 1, now(), now(), '1')", workflow_id,
     )  # fmt: skip
     await sql.execute("INSERT INTO pgqrs_events VALUES ($1, 'e', '1', now())", workflow_id)
+    await sql.execute("INSERT INTO pgqrs_attributes (workflow_id, tags) VALUES ($1, '{eu}')", workflow_id)
     await sql.execute(
         "INSERT INTO pgqrs_messages (workflow_id, address, key, payload, is_new)"
         " VALUES ($1, $2, 'k', '1', false)", workflow_id, f"m/{workflow_id}/t",

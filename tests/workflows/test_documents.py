@@ -33,7 +33,7 @@ async def told(admin, **options):
 
 
 async def everything(sql):
-    tables = ("pgqrs_workflows", "pgqrs_workflow_steps", "pgqrs_events", "pgqrs_messages")
+    tables = ("pgqrs_workflows", "pgqrs_workflow_steps", "pgqrs_events", "pgqrs_messages", "pgqrs_attributes")
     own = {"pgqrs_messages": "(t.workflow_id, t.address, t.key, t.payload::text)"}
     return {
         each: [row[0] for row in await sql.fetch(f"SELECT ({own.get(each, 't')})::text FROM {each} t ORDER BY 1")]
@@ -42,7 +42,7 @@ async def everything(sql):
 
 
 async def emptied(sql):
-    for each in ("workflows", "workflow_steps", "events", "messages"):
+    for each in ("workflows", "workflow_steps", "events", "messages", "attributes"):
         await sql.execute(f"DELETE FROM pgqrs_{each}")
 
 
@@ -51,6 +51,9 @@ async def test_tree_is_restored_as_it_was(admin, sql):
         handle = await told(admin, key="once")
         result = await handle.result()
         await until(lambda: sql.fetchval("SELECT NOT bool_or(is_new) FROM pgqrs_messages"))
+    await sql.execute(
+        "INSERT INTO pgqrs_attributes VALUES ($1, $2, $3)", handle.id, ['e"u', "a,b"], '{"customer": {"n": 7}}'
+    )
     document = json.loads(json.dumps(await admin.export_workflow(handle.id)))
     assert [each["workflow"]["name"] for each in document["children"]] == ["double"]
     before = await everything(sql)

@@ -99,7 +99,7 @@ async def test_purge_belongs_to_the_session_of_the_caller(admin, sessions, sql):
     assert await left(sql) == old
     async with sessions() as session, session.begin():
         await admin.purge(old, session=session)
-    assert [await sql.fetchval(f"SELECT count(*) FROM {each}") for each in TABLES] == [0] * 5
+    assert [await sql.fetchval(f"SELECT count(*) FROM {each}") for each in TABLES] == [0] * 6
 
 
 async def test_resume_comes_before_or_after_and_never_between(admin, sql):
