@@ -1419,6 +1419,41 @@ class Admin:
         """
         self._loops.observe(observer)
 
+    async def rewind_workflows(
+        self,
+        which: Selectable,
+        *,
+        before: str,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        session: SessionOrConnection | None = None,
+    ) -> BulkReport:
+        """Rewind many workflows that have ended to the time before one of their steps; see `rewind`.
+
+        A workflow that has not ended is left as it is, so a repeated call does not rewind the workflows of the
+        first once more, until they have ended again. One transaction rewinds up to 100 workflows.
+
+        Args:
+            which: The workflows; see `cancel_workflows`.
+            before: The id of the step; a workflow that has recorded no such step is left.
+            dry_run: True to write nothing, and to return the report of the workflows that would be rewound.
+            progress: A function that is called with the report so far after each 2,000 workflows; none by default.
+            session: A caller's session or connection, in a transaction; see `cancel_workflows`.
+
+        Returns:
+            The report.
+
+        Raises:
+            ConfigurationError: As for `cancel_workflows`.
+            TypeError: As for `cancel_workflows`.
+            InvalidNameError: `before` cannot be the id of a step.
+            SessionError: The caller's session cannot be used, or is in AUTOCOMMIT.
+            NotInstalledError: The schema holds no tables of pgqrs.
+            DatabaseUnavailableError: The database is unavailable.
+        """
+        bulk = BulkOperations(self._loops, which, dry_run=dry_run, progress=progress, session=session)
+        return await bulk.rewind(before)
+
 
 def _checked_limits(timeout: object, outage_timeout: object, heartbeat_timeout: object) -> Limits:
     checked = {

@@ -1,4 +1,4 @@
-"""Operations on many workflows: cancel, resume and send."""
+"""Operations on many workflows: cancel, resume, rewind and send."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from pgqrs.client.loop_state import LoopState, LoopStates
 from pgqrs.client.misuse import warn_in_body
-from pgqrs.storage.access.bulk import BulkCancel, BulkResume, BulkSend
+from pgqrs.storage.access.bulk import BulkCancel, BulkResume, BulkRewind, BulkSend
 from pgqrs.storage.access.operations import Access
 from pgqrs.storage.connections.caller import SessionOrConnection
 from pgqrs.storage.selection.bulk import BulkOperation, Outcomes, Progress
 from pgqrs.storage.selection.selections import Selectable, Selection, selection_of
 from pgqrs.types import BulkReport
-from pgqrs.validation import validate_key
+from pgqrs.validation import check_name, validate_key
 from pgqrs.workflow.messaging.messages import Topic, as_topic, message
 
 
@@ -56,6 +56,11 @@ class BulkOperations:
     async def resume(self) -> BulkReport:
         """Make the workflows ready to run again."""
         return await self.execute(BulkResume)
+
+    async def rewind(self, before: str) -> BulkReport:
+        """Rewind the workflows to the time before a step."""
+        check_name("step id", before)
+        return await self.execute(partial(BulkRewind, before=before))
 
     async def send(self, topic: Topic[Any] | str, value: object, key: str) -> BulkReport:
         """Send a message to the workflows."""

@@ -8,14 +8,16 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from pgqrs.errors import KeyTakenError, UniqueTakenError
+from pgqrs.errors import KeyTakenError, RewindRefusedError, StepNotFoundError, UniqueTakenError
 from pgqrs.storage.access.operations import Access
 from pgqrs.storage.queries import workflows
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.workflows import WorkflowRepository, messages_with_key
+from pgqrs.storage.rewinds.repository import RewindRepository
 from pgqrs.storage.selection.bulk import Outcomes, outcomes_of
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import text_of_array
+from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.messages import OVER, SentMessage, unreadable
 from pgqrs.storage.writes.registry import CALLER_SEND
 from pgqrs.types import SagaState, WorkflowStatus
@@ -23,6 +25,9 @@ from pgqrs.types import SagaState, WorkflowStatus
 HAVE_KEY = "have released their key or unique value, which another workflow has"
 
 ARE_LIVE = "have not ended"
+
+MAX_REWOUND = 100
+"""Maximum workflows that one transaction rewinds."""
 
 ARE_BATCHES = "are batches that have ended; their submissions can be resumed"
 
@@ -85,6 +90,65 @@ class BulkResume:
     async def change(self, ids: Sequence[int]) -> Outcomes:
         """Make workflows ready to run again."""
         return await self._access.run(partial(_resume, ids=ids), atomic=True)
+
+
+class BulkRewind:
+    """Rewinds workflows that have ended to the time before a step, as `WorkflowOperations.rewind` does one.
+
+    Each rewind takes several statements, so the workflows of a transaction are fewer than those of a chunk.
+    """
+
+    def __init__(self, access: Access, *, before: str) -> None:
+        self._access = access
+        self._before = before
+        self._tokens: dict[int, int] = defaultdict(new_token)
+
+    async def look(self, ids: Sequence[int]) -> Outcomes:
+        """Return the outcomes that a rewind would have now, if no other workflow has the keys."""
+        return await self._access.run(partial(self._look, ids=ids))
+
+    async def change(self, ids: Sequence[int]) -> Outcomes:
+        """Set the later steps aside, and make the workflows ready to run again."""
+        outcomes: dict[int, str | None] = {}
+        for first in range(0, len(ids), MAX_REWOUND):
+            part = ids[first : first + MAX_REWOUND]
+            outcomes |= await self._access.run(partial(self._change, ids=part), atomic=True)
+        return outcomes
+
+    async def _look(self, connection: Connection, *, ids: Sequence[int]) -> dict[int, str | None]:
+        rows: Any = (await connection.execute(workflows.states_of_many(), _of(ids))).all()
+        rewinds = RewindRepository(connection)
+        return {row.id: _reason_not_to_rewind(row) or await self._problem(rewinds, row.id) for row in rows}
+
+    async def _problem(self, rewinds: RewindRepository, workflow_id: int) -> str | None:
+        """Return the reason why a workflow cannot go back to the time before the step."""
+        try:
+            await rewinds.check_step(workflow_id, self._before)
+        except StepNotFoundError:
+            return f"have recorded no step {self._before!r}"
+        except RewindRefusedError:
+            return "have a step that would stay, although a saga has undone it, or the step is one of a saga"
+        return None
+
+    async def _change(self, connection: Connection, *, ids: Sequence[int]) -> dict[int, str | None]:
+        rows: Any = (await connection.execute(workflows.lock_many(), _of(ids))).all()
+        rewinds = RewindRepository(connection)
+        outcomes: dict[int, str | None] = {}
+        for row in rows:
+            reason = None
+            if not await rewinds.is_done(row.id, self._tokens[row.id]):
+                reason = _reason_not_to_rewind(row) or await self._problem(rewinds, row.id)
+                if reason is None:
+                    reason = await self._rewind(rewinds, row.id)
+            outcomes[row.id] = reason
+        return outcomes
+
+    async def _rewind(self, rewinds: RewindRepository, workflow_id: int) -> str | None:
+        try:
+            await rewinds.rewind(workflow_id, self._before, self._tokens[workflow_id])
+        except (KeyTakenError, UniqueTakenError):
+            return HAVE_KEY
+        return None
 
 
 class BulkSend:
@@ -163,8 +227,8 @@ async def _resume(connection: Connection, *, ids: Sequence[int]) -> Outcomes:
         await connection.execute(workflows.resume_many(), _of(others))
     for each in with_key:
         try:
-            own = {"workflow": each}
-            await WorkflowRepository(connection).run_again(workflows.resume(), own, may_lack_key=True)
+            again = WorkflowRepository(connection)
+            await again.run_again(workflows.resume(), {"workflow": each}, may_lack_key=True)
         except (KeyTakenError, UniqueTakenError):
             outcomes[each] = HAVE_KEY
     return outcomes
@@ -180,6 +244,13 @@ def _reason_to_rest(row: Any) -> str | None:
         return ARE_LIVE  # its run goes on: a second resumption must not fence the run of the first
     if row.status == WorkflowStatus.SUCCESS:
         return "have succeeded"
+    return ARE_BATCHES if row.batch_id == row.id else None
+
+
+def _reason_not_to_rewind(row: Any) -> str | None:
+    """Return the reason why a workflow is not rewound, None if it is."""
+    if row.status not in OVER:
+        return ARE_LIVE  # a second call must not rewind the workflows of the first once more
     return ARE_BATCHES if row.batch_id == row.id else None
 
 

@@ -48,11 +48,11 @@ class RewindRepository:
         row: Any = (await self._connection.execute(statements.lock_for_rewind(), own)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        for found in await self._found(workflow_id, row.codec, row.queue):
-            if found.token == token:
-                return found
+        if await self.is_done(workflow_id, token):
+            found = await self._found(workflow_id, row.codec, row.queue)
+            return next(each for each in found if each.token == token)
         _check_rests(workflow_id, before, row)
-        await self._check_step(workflow_id, before)
+        await self.check_step(workflow_id, before)
         rewound = own | {"rewound": row.epoch + 1}
         may_lack_key = row.releases_key or row.unique_value is not None
         again = WorkflowRepository(self._connection)
@@ -67,12 +67,16 @@ class RewindRepository:
             await self._connection.execute(each(), rewound)
         return (await self._found(workflow_id, row.codec, row.queue))[-1]
 
+    async def is_done(self, workflow_id: int, token: int) -> bool:
+        """Return whether a rewind with a token is recorded."""
+        return token in (await self._connection.scalars(statements.tokens(), {"workflow": workflow_id})).all()
+
     async def of_workflow(self, workflow_id: int) -> list[FoundRewind]:
         """Return the rewinds of a workflow, the first one first; raises `WorkflowNotFoundError`."""
         workflow = await WorkflowRepository(self._connection).get(workflow_id)
         return await self._found(workflow_id, workflow.codec, workflow.queue)
 
-    async def _check_step(self, workflow_id: int, before: str) -> None:
+    async def check_step(self, workflow_id: int, before: str) -> None:
         """Raise unless a step of the workflow's function has the id, and no step before it was undone."""
         own = {"workflow": workflow_id, "before": before}
         ids = (await self._connection.scalars(statements.step_ids(), own)).all()

@@ -252,6 +252,12 @@ def rewinds() -> Any:
 
 
 @cache
+def tokens() -> Any:
+    """Return the query for the tokens of the rewinds of a workflow."""
+    return select(Rewind.token).where(Rewind.workflow_id == _workflow())
+
+
+@cache
 def set_aside_steps() -> Any:
     """Return the query for all steps of a workflow that were set aside, with the epochs of the rewinds."""
     step = SetAsideStep
