@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from pgqrs.cli.actions import cancel, resume, send
+from pgqrs.cli.actions import cancel, purge, resume, rewind, send
 from pgqrs.cli.connection import DatabaseOptions, database_options, errors_in_one_line, schema_option
+from pgqrs.cli.documents import export, import_
 from pgqrs.cli.health import doctor, workers
 from pgqrs.cli.queues import queue
 from pgqrs.cli.run_worker import worker
@@ -76,7 +77,25 @@ def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producer
     click.echo("\n\n".join(each for each in parts if each))
 
 
-for each in (ls, show, why, tail, top, cancel, resume, send, queue, schedule, worker, workers, doctor):
+for each in (
+    ls,
+    show,
+    why,
+    tail,
+    top,
+    cancel,
+    resume,
+    rewind,
+    send,
+    purge,
+    export,
+    import_,
+    queue,
+    schedule,
+    worker,
+    workers,
+    doctor,
+):
     main.add_command(each)
 
 

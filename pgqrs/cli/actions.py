@@ -1,4 +1,4 @@
-"""The commands that change workflows: `pgqrs cancel`, `resume` and `send`."""
+"""The commands that change workflows: `pgqrs cancel`, `resume`, `rewind`, `send` and `purge`."""
 
 from __future__ import annotations
 
@@ -152,3 +152,26 @@ def send(action: Action, *, topic: str, value: str, message_key: str | None) -> 
         return await admin.send_many(action.which, topic, decoded, key=key, dry_run=is_dry, progress=progress)
 
     action.run(change, "send a message to")
+
+
+@click.command()
+@_action
+@click.option("--before", required=True, metavar="STEP", help="The id of the step, as `pgqrs show` prints it.")
+def rewind(action: Action, *, before: str) -> None:
+    """Run workflows again from a step on: what they have recorded since is set aside."""
+
+    async def change(admin: Admin, is_dry: bool, progress: Progress | None) -> BulkReport:
+        return await admin.rewind_workflows(action.which, before=before, dry_run=is_dry, progress=progress)
+
+    action.run(change, "rewind")
+
+
+@click.command()
+@_action
+def purge(action: Action) -> None:
+    """Delete workflows that have ended, with everything that they have recorded."""
+
+    async def change(admin: Admin, is_dry: bool, progress: Progress | None) -> BulkReport:
+        return await admin.purge(action.which, dry_run=is_dry, progress=progress)
+
+    action.run(change, "delete")

@@ -180,3 +180,20 @@ async def test_top_shows_queues_workers_and_failures(admin, command, sql):
     shown = await command("top", "--once")
     assert QUEUE in shown
     assert str(broken) in shown.partition("Latest failures")[2]
+
+
+async def test_rewind_purge_export_and_import_a_workflow(admin, command, tmp_path):
+    await admin.run(order, 3)
+    (record,) = await admin.list_workflows()
+    own = str(record.id)
+    document = tmp_path / "workflow.json"
+    document.write_text(await command("export", own))
+    imported = (await command("import", str(document))).strip()
+    assert await admin.handle(int(imported)).result() == "xxx"
+    assert "found 1, changed 1" in await command("rewind", own, "--before", "charge")
+    assert [each.step_id for each in await admin.handle(record.id).steps()] == ["set_event/stage:1"]
+    await command("purge", own, code=1)
+    assert "found 1, changed 1" in await command("purge", imported)
+    await command("show", imported, code=1)
+    document.write_text("{")
+    await command("import", str(document), code=1)
