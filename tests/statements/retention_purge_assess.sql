@@ -1,11 +1,7 @@
-WITH RECURSIVE family(id) AS
-(SELECT given AS id
-FROM pg_catalog.unnest(CAST($1::TEXT AS BIGINT[])) AS given
-UNION SELECT child.id AS id
-FROM family
-JOIN pgqrs.pgqrs_workflows AS child ON child.parent_id = family.id),
-judged AS MATERIALIZED
-(SELECT own.id AS id, own.parent_id AS parent_id, CASE WHEN (own.completed_at IS NULL) THEN 'have not ended' WHEN ((SELECT 1
+WITH RECURSIVE judged AS MATERIALIZED
+(SELECT looked_up.id AS id, looked_up.parent_id AS parent_id, looked_up.reason AS reason
+FROM pg_catalog.unnest(CAST($1::TEXT AS BIGINT[])) AS given(id)
+JOIN LATERAL (SELECT own.id AS id, own.parent_id AS parent_id, CASE WHEN (own.completed_at IS NULL) THEN 'have not ended' WHEN ((SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
 WHERE live_child.parent_id = own.id
 AND live_child.completed_at IS NULL
@@ -24,14 +20,20 @@ AND pgqrs.pgqrs_throttles.workflow_id = own.id
 
 LIMIT 1) IS NOT NULL) THEN 'are counted by the throttle of their unique value' WHEN ((SELECT 1
 FROM pgqrs.pgqrs_workflow_steps AS request
-JOIN pgqrs.pgqrs_messages AS reply ON reply.address = pg_catalog.concat('r/', pg_catalog.substr(request.address, 3))
 WHERE request.workflow_id = own.id
 AND pg_catalog.starts_with(request.address, 'u/')
+AND (SELECT 1
+FROM pgqrs.pgqrs_messages AS reply
+WHERE reply.address = pg_catalog.concat('r/', pg_catalog.substr(request.address, 3))
 AND reply.taken_at > now() - interval '3600.0 second'
 
+LIMIT 1) IS NOT NULL
+
 LIMIT 1) IS NOT NULL) THEN 'have replied within the last hour' END AS reason
-FROM family
-JOIN pgqrs.pgqrs_workflows AS own ON own.id = family.id),
+FROM pgqrs.pgqrs_workflows AS own
+WHERE own.id = given.id
+
+LIMIT 1) AS looked_up ON true),
 free AS
 (SELECT judged.id AS id, judged.parent_id AS parent_id
 FROM judged

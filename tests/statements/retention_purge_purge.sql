@@ -1,15 +1,9 @@
-WITH RECURSIVE family(id) AS
-(SELECT given AS id
-FROM pg_catalog.unnest(CAST($1::TEXT AS BIGINT[])) AS given
-UNION SELECT child.id AS id
-FROM family
-JOIN pgqrs.pgqrs_workflows AS child ON child.parent_id = family.id),
-held AS MATERIALIZED
+WITH RECURSIVE held AS MATERIALIZED
 (SELECT locked.id AS id, locked.parent_id AS parent_id
-FROM family
+FROM pg_catalog.unnest(CAST($1::TEXT AS BIGINT[])) AS given(id)
 JOIN LATERAL (SELECT own.id AS id, own.parent_id AS parent_id
 FROM pgqrs.pgqrs_workflows AS own
-WHERE own.id = family.id
+WHERE own.id = given.id
 AND own.completed_at IS NOT NULL
 AND (SELECT 1
 FROM pgqrs.pgqrs_workflows AS live_child
@@ -33,10 +27,14 @@ AND pgqrs.pgqrs_throttles.workflow_id = own.id
 LIMIT 1) IS NULL
 AND (SELECT 1
 FROM pgqrs.pgqrs_workflow_steps AS request
-JOIN pgqrs.pgqrs_messages AS reply ON reply.address = pg_catalog.concat('r/', pg_catalog.substr(request.address, 3))
 WHERE request.workflow_id = own.id
 AND pg_catalog.starts_with(request.address, 'u/')
+AND (SELECT 1
+FROM pgqrs.pgqrs_messages AS reply
+WHERE reply.address = pg_catalog.concat('r/', pg_catalog.substr(request.address, 3))
 AND reply.taken_at > now() - interval '3600.0 second'
+
+LIMIT 1) IS NOT NULL
 
 LIMIT 1) IS NULL
 FOR UPDATE OF own SKIP LOCKED) AS locked ON true),

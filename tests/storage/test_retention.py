@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from pgqrs import ConfigurationError
-from pgqrs.storage.retention import passes
+from pgqrs.storage.retention import families, passes, purge
 from tests.support.retention import aged, left, passed, retention_of, rows_of
 
 DAY = timedelta(days=1)
@@ -158,6 +158,20 @@ async def test_one_worker_at_a_time_takes_the_steps(admin, sql):
         done = await asyncio.gather(one.step(passes.WORKFLOWS), other.step(passes.WORKFLOWS))
     assert [each.deleted for each in done if each is not None] in ([40], [40, 40])
     assert await left(sql) == []
+
+
+@pytest.mark.new_tables
+async def test_purge_reads_rows_by_their_keys_only(admin, sql):
+    await sql.execute(
+        "INSERT INTO pgqrs_workflows (name, status, input, output, epoch, completed_at)"
+        " SELECT 'w', 'SUCCESS', '{}', '1', 1, now() FROM generate_series(1, 20000)"
+    )
+    database = (await admin.store()).database
+    ids = "{" + ",".join(map(str, range(1, 501))) + "}"
+    for build in (purge.purge, purge.assess, families.children):
+        plan = await sql.fetch(f"EXPLAIN {database.compile(build).text}", ids)
+        read = [row[0] for row in plan if "Seq Scan on pgqrs_workflow" in row[0]]
+        assert read == [], build.__name__
 
 
 async def test_interrupted_pass_leaves_nothing_half(admin, sql):

@@ -27,6 +27,7 @@ from pgqrs.storage.queries import (
     workflows,
 )
 from pgqrs.storage.retention import documents as retention_documents
+from pgqrs.storage.retention import families as retention_families
 from pgqrs.storage.retention import passes as retention_passes
 from pgqrs.storage.retention import purge as retention_purge
 from pgqrs.storage.retention import removal
@@ -92,6 +93,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         retention_passes,
         retention_settings,
         retention_documents,
+        retention_families,
         retention_purge,
     ):
         for name, value in vars(module).items():

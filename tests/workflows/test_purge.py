@@ -77,6 +77,8 @@ async def test_children_go_with_their_parent_and_not_alone(admin, sql):
     assert (looked.found, looked.changed) == (3, 3)
     assert (await admin.purge([handle.id])).changed == 1
     assert await left(sql) == []
+    with pytest.raises(WorkflowNotFoundError):
+        await admin.export_workflow(handle.id)
     await until(lambda: sql.fetchval("SELECT count(*) = 0 FROM pgqrs_messages"))
 
 

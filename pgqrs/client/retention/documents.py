@@ -17,7 +17,6 @@ from pgqrs.storage.records import WorkflowIdentity
 from pgqrs.storage.retention.archive import ArchiveRepository
 from pgqrs.storage.retention.documents import FORMAT, DocumentRepository, columns_of
 from pgqrs.storage.retention.imports import OVER, ROWS, ImportRepository
-from pgqrs.storage.sql.connection import Connection
 
 NEEDED: Mapping[str, frozenset[str]] = {
     "workflow": frozenset({
@@ -49,10 +48,13 @@ class Documents:
         """Return the document of a workflow, from the tables or from the archive."""
         check_id(workflow_id)
         operations = await (await self._loops.store()).operations_for(self._session)
-        texts = await operations.run(lambda connection: _read(connection, workflow_id))
-        if not texts:
-            raise WorkflowNotFoundError(workflow_id)
+        texts = await operations.run(lambda connection: DocumentRepository(connection).tree(workflow_id))
         documents = {each["workflow"]["id"]: each | {"children": []} for each in map(json.loads, texts)}
+        if workflow_id not in documents:
+            archived = await operations.run(lambda connection: ArchiveRepository(connection).document(workflow_id))
+            if archived is None:
+                raise WorkflowNotFoundError(workflow_id)
+            return cast(Document, json.loads(archived) | {"children": []})
         for each in documents.values():
             parent = documents.get(each["workflow"]["parent_id"])
             if parent is not None:
@@ -87,12 +89,6 @@ class Documents:
             written = each["workflow"]["codec"]
             if _is_live(each) and written != own:
                 raise CodecMismatchError(each["workflow"]["id"], written, own)
-
-
-async def _read(connection: Connection, workflow_id: int) -> list[str]:
-    found = await DocumentRepository(connection).tree(workflow_id)
-    archived = None if found else await ArchiveRepository(connection).document(workflow_id)
-    return found if archived is None else [archived]
 
 
 def _checked(document: object) -> Iterator[Mapping[str, Any]]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Table, bindparam, func, literal_column, select
+from sqlalchemy import JSON, Table, func, literal_column, select, true
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Attributes, Event, Message, Step, Workflow
+from pgqrs.storage.retention.families import family_of, given_ids
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.sql.expressions import ONE, ZERO, number_literal, pg, text_literal, text_of
+from pgqrs.storage.sql.expressions import ONE, number_literal, pg, text_literal, text_of, text_of_array
 
 FORMAT = 1
 """The format of the documents."""
@@ -33,31 +34,31 @@ class DocumentRepository:
         self._connection = connection
 
     async def tree(self, workflow_id: int) -> list[str]:
-        """Return the documents of a workflow, its children and their children, as texts, the workflow first."""
-        return list(await self._connection.scalars(tree(), {"workflow": workflow_id}))
+        """Return the documents of a workflow, its children and their children, as texts, by id."""
+        ids = await family_of(self._connection, [workflow_id])
+        return list(await self._connection.scalars(documents(), {"ids": text_of_array(ids)}))
 
 
-def tree() -> Any:
-    """Return the query for the documents of a `workflow` and its descendants, parents before their children."""
-    child, own = aliased(Workflow, name="child"), aliased(Workflow, name="own")
-    root = bindparam("workflow", type_=BigInteger())
-    family = select(Workflow.id, ZERO.label("depth")).where(Workflow.id == root).cte("family", recursive=True)
-    family = family.union_all(
-        select(child.id, family.c.depth + ONE).join_from(family, child, child.parent_id == family.c.id)
-    )
-    # All of them at once: there is no index by which to find the messages of one.
+def documents() -> Any:
+    """Return the query for the documents of the workflows of some `ids`, the text of an array."""
+    given, own = given_ids(), aliased(Workflow, name="own")
+    wanted = select(given.c.id).cte("wanted").prefix_with("MATERIALIZED")
+    # The messages of all of them at once: there is no index by which to find the messages of one.
     found = (
         select(Message.workflow_id, messages_of(Message).label("messages"))
-        .where(Message.workflow_id.in_(select(family.c.id)))
+        .where(Message.workflow_id.in_(select(wanted.c.id)))
         .group_by(Message.workflow_id)
         .cte("found")
     )
+    document = document_of(own, messages=func.coalesce(found.c.messages, _EMPTY)).label("document")
+    query = select(own.id, document).where(own.id == wanted.c.id).limit(ONE).correlate_except(own)
+    looked_up = query.lateral("looked_up")
     return (
-        select(text_of(document_of(own, messages=func.coalesce(found.c.messages, _EMPTY))))
-        .select_from(family)
-        .join(own, own.id == family.c.id)
-        .join(found, found.c.workflow_id == own.id, isouter=True)
-        .order_by(family.c.depth, own.id)
+        select(text_of(looked_up.c.document))
+        .select_from(wanted)
+        .join(found, found.c.workflow_id == wanted.c.id, isouter=True)
+        .join(looked_up, true())
+        .order_by(looked_up.c.id)
     )
 
 

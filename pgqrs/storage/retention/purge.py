@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, case, func, select, true
+from sqlalchemy import case, func, select, true
 from sqlalchemy.orm import aliased
 
-from pgqrs.models import Text, Workflow
+from pgqrs.models import Workflow
+from pgqrs.storage.retention.families import family_of, given_ids
 from pgqrs.storage.retention.removal import has_unread_reply, reasons_to_keep, removal_of, sweep, without_parent
 from pgqrs.storage.selection.bulk import Outcomes, Run
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.sql.expressions import array_of, pg, text_literal, text_of_array
+from pgqrs.storage.sql.expressions import ONE, text_literal, text_of_array
 
 AT_ONCE = 500
 """Maximum workflows, and their children, that one statement deletes."""
@@ -72,17 +73,18 @@ def _parts(ids: Sequence[int]) -> list[Sequence[int]]:
 
 async def _purge(connection: Connection, *, ids: Sequence[int]) -> dict[int, str | None]:
     """Delete workflows; a second statement finds the reasons of the others, of which the locked ones have none."""
-    given = {"ids": text_of_array(ids)}
-    deleted: list[int] = list(await connection.scalars(purge(), given))
+    family = {"ids": text_of_array(await family_of(connection, ids))}
+    deleted: list[int] = list(await connection.scalars(purge(), family))
     outcomes: dict[int, str | None] = dict.fromkeys(deleted)
     if set(ids).difference(outcomes):
-        left = await _assess(connection, ids=ids)
-        outcomes |= {each: reason for each, reason in left.items() if reason is not None}
+        left: Any = await connection.execute(assess(), family)
+        outcomes |= {row.id: row.reason for row in left if row.reason is not None}
     return outcomes
 
 
 async def _assess(connection: Connection, *, ids: Sequence[int]) -> dict[int, str | None]:
-    rows: Any = await connection.execute(assess(), {"ids": text_of_array(ids)})
+    family = {"ids": text_of_array(await family_of(connection, ids))}
+    rows: Any = await connection.execute(assess(), family)
     return {row.id: row.reason for row in rows}
 
 
@@ -92,41 +94,42 @@ async def _sweep(connection: Connection, *, after: int) -> tuple[int | None, int
 
 
 def purge() -> Any:
-    """Return the statement that deletes the workflows of some `ids`, the text of an array, and their children.
+    """Return the statement that deletes the workflows of some `ids`, the text of an array.
 
     It returns the ids of the workflows that were deleted.
     """
-    family = _family()
-    own = aliased(Workflow, name="own")
+    given, own = given_ids(), aliased(Workflow, name="own")
     locked = (
         select(own.id, own.parent_id)
-        .where(own.id == family.c.id, own.completed_at.is_not(None))
+        .where(own.id == given.c.id, own.completed_at.is_not(None))
         .where(*(~each for each in reasons_to_keep(own).values()), ~has_unread_reply(own))
         .with_for_update(skip_locked=True, of=own)
         .correlate_except(own)
         .lateral("locked")
     )
-    held = select(locked.c.id, locked.c.parent_id).select_from(family.join(locked, true())).cte("held")
+    held = select(locked.c.id, locked.c.parent_id).select_from(given.join(locked, true())).cte("held")
     gone = without_parent(held.prefix_with("MATERIALIZED"))
     deleted, others = removal_of(gone)
     return select(deleted.c.id).add_cte(*others)
 
 
 def assess() -> Any:
-    """Return the query for the workflows of some `ids`, and their children, each with the reason to keep it.
+    """Return the query for the workflows of some `ids`, the text of an array, each with the reason to keep it.
 
     The reason is null for the workflows that a purge deletes.
     """
-    family = _family()
-    own = aliased(Workflow, name="own")
+    given, own = given_ids(), aliased(Workflow, name="own")
     reasons = {LIVE: own.completed_at.is_(None), **reasons_to_keep(own), UNREAD_REPLY: has_unread_reply(own)}
     reason = case(*((condition, text_literal(name)) for name, condition in reasons.items()))
-    judged = (
+    looked_up = (
         select(own.id, own.parent_id, reason.label("reason"))
-        .join_from(family, own, own.id == family.c.id)
-        .cte("judged")
-        .prefix_with("MATERIALIZED")
+        .where(own.id == given.c.id)
+        .limit(ONE)
+        .correlate_except(own)
+        .lateral("looked_up")
     )
+    judged = select(*looked_up.c).select_from(given.join(looked_up, true())).cte("judged")
+    judged = judged.prefix_with("MATERIALIZED")
     free = select(judged.c.id, judged.c.parent_id).where(judged.c.reason.is_(None)).cte("free")
     gone = without_parent(free)
     is_kept = gone.c.id.is_(None)
@@ -134,11 +137,3 @@ def assess() -> Any:
     return select(judged.c.id, shown.label("reason")).join_from(
         judged, gone, gone.c.id == judged.c.id, isouter=True
     )
-
-
-def _family() -> Any:
-    """Return the CTE of the `ids`, with the children of these workflows, and their children."""
-    child = aliased(Workflow, name="child")
-    ids = pg.unnest(array_of(bindparam("ids", type_=Text()), BigInteger())).column_valued("given")
-    family: Any = select(ids.label("id")).cte("family", recursive=True)
-    return family.union(select(child.id).join_from(family, child, child.parent_id == family.c.id))

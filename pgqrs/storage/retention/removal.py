@@ -74,17 +74,10 @@ def has_unread_reply(workflow: Any) -> ColumnElement[bool]:
     request, reply = aliased(Step, name="request"), aliased(Message, name="reply")
     rest = pg.substr(request.address, number_literal(len(REQUEST) + 1), type_=Text())
     address = pg.concat(text_literal(REPLY), rest, type_=Text())
-    own = (
-        select(ONE)
-        .select_from(request)
-        .join(reply, reply.address == address)
-        .where(
-            request.workflow_id == workflow.id,
-            pg.starts_with(request.address, text_literal(REQUEST), type_=Boolean()),
-            reply.taken_at > func.now() - interval(RECEIVED_KEPT),
-        )
-    )
-    return own.limit(ONE).correlate_except(request, reply).scalar_subquery().is_not(None)
+    is_young = select(ONE).where(reply.address == address, reply.taken_at > func.now() - interval(RECEIVED_KEPT))
+    is_request = pg.starts_with(request.address, text_literal(REQUEST), type_=Boolean())
+    answered = select(ONE).where(request.workflow_id == workflow.id, is_request, is_found(is_young, reply))
+    return is_found(answered, request)
 
 
 def without_parent(held: Any) -> Any:
