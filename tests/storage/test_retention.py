@@ -62,6 +62,14 @@ async def test_default_retention_begins_after_the_grace(admin, sql):
     assert (await admin.retention()).is_default
 
 
+async def test_new_times_begin_a_new_pass(admin, sql):
+    await admin.set_retention()
+    await sql.execute("UPDATE pgqrs_retention SET stage = 'messages', cursor = 1000")
+    await aged(sql, 31)
+    await admin.set_retention()
+    assert await passed(admin) == 1
+
+
 async def test_child_is_kept_with_its_parent_and_goes_with_it(admin, sql):
     parent = await aged(sql, 10, has_children=True)
     child = await aged(sql, 100, parent_id=parent, parent_step="start:1", place=0)

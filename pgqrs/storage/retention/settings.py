@@ -100,7 +100,7 @@ class RetentionRepository:
 def set_retention() -> Any:
     """Return the statement that sets the times, and ends the grace and the pass."""
     statement = _insert({"set_at": func.now(), "starts_at": func.now(), "next_at": func.now(), "stage": null()})
-    names = (*RetentionTimes._fields, "shortest", "set_at", "starts_at", "next_at", "stage")
+    names = (*RetentionTimes._fields, "shortest", "set_at", "starts_at", "next_at", "stage", "cursor")
     changed: dict[str, Any] = {name: statement.excluded[name] for name in names}
     return statement.on_conflict_do_update(index_elements=[Retention.id], set_=changed)
 
