@@ -27,7 +27,7 @@ REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
   $(foreach each,bad_input enqueue handles keys released_keys caller_sessions spec_document transactional_misuse \
   values typed_values misuse mismatch warnings golden_histories saga_crashes body_steps keyed_children contexts crashes \
   fencing events step_ids unsettled_ends updates code_changes continuation resumed_families late_sends \
-  heard_in_replays schedules unique debounce state_crashes batch_crashes, \
+  heard_in_replays schedules unique debounce state_crashes batch_crashes lists bulk attributes, \
   --ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)

@@ -9,6 +9,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from pgqrs import Admin, PyWorkflow, Worker, workflow
+from pgqrs.testing import run_enqueued
 from tests.support.admins import limit
 from tests.support.database import engine_on
 from tests.support.waiting import until
@@ -224,3 +225,40 @@ async def test_worker_reads_no_history_for_a_first_run(own_engine, schema):
                 assert [await handle.result() for handle in handles] == [10] * 50
         assert journal.statements - before <= 50  # 300 records
         assert [each for each in seen if "pgqrs_workflow_steps" in each] == []
+
+
+@workflow
+async def plain(ctx: PyWorkflow, number: int = 0) -> int:
+    return number
+
+
+@workflow
+async def without(ctx: PyWorkflow) -> int:
+    await ctx.set_event("e", 1)
+    await (await ctx.start(plain, 3))
+    await (await ctx.options(key="own").start(plain, 4))
+    return 9
+
+
+async def test_a_workflow_without_attributes_costs_nothing(admin, sql):
+    handle, named = await admin.enqueue(plain), await admin.options(key="k", partition_key="p").enqueue(plain)
+    # Any statement that names the table, or writes an entry of its indexes, would fail.
+    await sql.execute("ALTER TABLE pgqrs_attributes RENAME TO pgqrs_hidden")
+    parent = await admin.enqueue(without)
+    await admin.options(unique="u").enqueue(plain)
+    await admin.options(unique="u", taken="replace").enqueue(plain, 1)
+    await run_enqueued(admin, [plain, without])
+    assert [await each.result() for each in (handle, named, parent)] == [0, 0, 9]
+    journal = (await admin.store()).journal
+    before = journal.statements
+    await admin.enqueue(plain)
+    assert journal.statements == before + 1
+    await sql.execute("ALTER TABLE pgqrs_hidden RENAME TO pgqrs_attributes")
+    before = journal.statements
+    await admin.options(attributes={"a": 1}).enqueue(plain)
+    assert journal.statements == before + 1  # and attributes take no statement of their own
+    assert await sql.fetchval("SELECT count(*) FROM pgqrs_attributes") == 1
+    # A workflow that succeeds has no entry in the index of the failed ones.
+    await sql.execute("VACUUM pgqrs_workflows")
+    entries = "SELECT reltuples FROM pg_class WHERE oid = 'ix_pgqrs_workflows_failed'::regclass"
+    assert await sql.fetchval(entries) == 0
