@@ -206,8 +206,6 @@ class ClaimConnection:
         """
         async with self._one_at_a_time:
             unknown_too = self._ticks % _UNKNOWN_EVERY == 0
-            if unknown_too and registration is not None:
-                await self._fetch(workers.register, self._own | registration.values())
             asked = list(dict.fromkeys(names)), list(dict.fromkeys(queues))
             known = self._own | {"names": list(dict.fromkeys([*names, *submitted])), "queues": asked[1]}
             found = await self._look(known | {"unknown_too": unknown_too}, asked)
@@ -217,6 +215,8 @@ class ClaimConnection:
                 others = await self._fetch(maintenance.codecs_of_others, known)
             self._ticks += 1
             timed_out = await self._time_out(found["expired"]) if found["expired"] else 0
+            if unknown_too and registration is not None:
+                await self._fetch(workers.register, self._own | registration.values())
             if unknown_too:
                 await self._fetch(executors.forget_the_dead, {})
                 await self._fetch(forget_starts, {})
