@@ -540,9 +540,9 @@ async def test_started_holder_is_not_submitted_to_again(admin, sql, claimer):
         return await run(work)
 
     operations = store.operations
-    operations._access._database = type("Losing", (), {"run_with_retries": staticmethod(losing)})()
+    operations.access._database = type("Losing", (), {"run_with_retries": staticmethod(losing)})()
     again = await unique(admin, until="start", taken="replace").enqueue(sync, "b")
-    operations._access._database = store.database
+    operations.access._database = store.database
     assert again.id == first.id
     assert [each["input"] for each in await sql.fetch("SELECT input FROM pgqrs_workflows")] == [
         '{"args":["b"],"kwargs":{}}'
