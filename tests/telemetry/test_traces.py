@@ -255,10 +255,11 @@ async def test_no_span_and_no_metric_has_a_payload_or_a_key(admin):
     assert found.spans("run confidential")[0].status.status_code is StatusCode.ERROR
 
 
-async def test_a_unique_submission_carries_its_trace(admin, sql):
+@pytest.mark.parametrize("options", [{}, {"debounce": 5}, {"taken": "replace"}], ids=str)
+async def test_a_unique_submission_carries_its_trace(admin, sql, options):
     async with telemetry(admin) as found:
         with found.tracer.start_as_current_span("request") as request:
-            handle = await found.admin.options(unique="v", debounce=5).enqueue(child)
+            handle = await found.admin.options(unique="v", **options).enqueue(child)
         trace_id = format_trace_id(request.get_span_context().trace_id)
     assert trace_id in (await row_of(sql, handle.id))["trace"]
 

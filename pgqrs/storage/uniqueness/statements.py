@@ -91,6 +91,11 @@ def submit() -> Any:
     return _returning(statement.on_conflict_do_nothing())
 
 
+def submit_traced() -> Any:
+    """Return the statement of `submit` for workflows with the trace context `new_trace`: it needs no UPDATE."""
+    return _returning(_insert(_times_of_delay, trace=_trace()).on_conflict_do_nothing())
+
+
 def replace() -> Any:
     """Return the statement that inserts workflows, or replaces the submissions of holders that did not start."""
     statement = _insert(_times_of_delay, unless_started=True)
@@ -172,10 +177,10 @@ def give_up() -> Any:
 def set_trace() -> Any:
     """Return the statement that gives the workflows of `ids`, the text of an array, the trace context `new_trace`.
 
-    They are those of a submission in the same transaction, in which a tracer is active.
+    The same transaction has made them.
     """
     ids = array_of(bindparam("ids", type_=Text()), BigInteger())
-    return update(Workflow).where(Workflow.id == func.any(ids)).values(trace=bindparam("new_trace", type_=Text()))
+    return update(Workflow).where(Workflow.id == func.any(ids)).values(trace=_trace())
 
 
 def written_before() -> Any:
@@ -212,7 +217,16 @@ def forget_throttles() -> Any:
     return delete(Throttle).where(Throttle.name == old.c.name, Throttle.unique_value == old.c.unique_value)
 
 
-def _insert(times: Callable[[Any], dict[str, Any]], *sources: Any, unless_started: bool = False) -> Any:
+def _trace() -> ColumnElement[str]:
+    return bindparam("new_trace", type_=Text())
+
+
+def _insert(
+    times: Callable[[Any], dict[str, Any]],
+    *sources: Any,
+    unless_started: bool = False,
+    **further: ColumnElement[Any],
+) -> Any:
     """Return the insert of the submissions, with the times that a function of their columns returns.
 
     Of the further `sources` each has one row for a submission, with its value. An id that another workflow has is
@@ -241,6 +255,7 @@ def _insert(times: Callable[[Any], dict[str, Any]], *sources: Any, unless_starte
         "unique_value": given.unique_value,
         "unique_until_start": given.until_start,
         **times(given),
+        **further,
     }
     source = rows
     for each in sources:

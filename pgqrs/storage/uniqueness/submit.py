@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -79,7 +79,9 @@ class UniqueWrites:
         policy = self._policy
         values = {each.unique_value: each for each in new}
         binds: dict[str, Any] = statements.SUBMISSIONS.arrays(new)
-        statement = statements.replace if policy.taken == "replace" else statements.submit
+        statement = statements.submit if self._trace is None else statements.submit_traced
+        if policy.taken == "replace":
+            statement = statements.replace
         if policy.debounce is not None:
             statement = statements.debounce
             binds |= {"debounce": policy.debounce, "at_most": policy.debounce_at_most}
@@ -88,15 +90,22 @@ class UniqueWrites:
             binds["throttle"] = policy.throttle
             asked = {"name": new[0].name, "values": list(values), "throttle": policy.throttle}
             await connection.execute(statements.lock_throttles(), asked)
+        if statement is statements.submit_traced:
+            binds["new_trace"] = self._trace
         rows: Any = await connection.execute(statement(), binds)
         placed = {values[row.unique_value].token: Placed(row.id, row.token, row.is_ready) for row in rows}
         await self._describe(connection, new, placed)
         self._changed |= {token: each.workflow_id for token, each in placed.items() if each.token != token}
+        if self._trace is not None and statement is not statements.submit_traced:
+            await self._trace_new(connection, placed)
+        return placed
+
+    async def _trace_new(self, connection: Connection, placed: Mapping[int, Placed]) -> None:
+        """Give the trace context to the workflows that a statement has made, which may also change holders."""
         made = [each.workflow_id for token, each in placed.items() if each.token == token]
-        if made and self._trace is not None:
+        if made:
             traced = {"ids": text_of_array(made), "new_trace": self._trace}
             await connection.execute(statements.set_trace(), traced)
-        return placed
 
     async def _describe(
         self, connection: Connection, new: Sequence[UniqueSubmission], placed: dict[int, Placed]
