@@ -105,11 +105,9 @@ class ClaimConnection:
         clock: Clock | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._observer = observer
         self._database = database
         self._own: dict[str, Any] = {"executor": executor_id, "codec": codec}
-        self._on_notify = on_notify
-        self._on_time = on_time
+        self._tells = _Listeners(on_notify, on_time, observer)
         self._dedicated = DedicatedConnection(database, self._listen, sorting=False)
         self._one_at_a_time = asyncio.Lock()
         self._unanswered: list[int] = []
@@ -118,9 +116,9 @@ class ClaimConnection:
         self._slack = _SLACK
         self._may_delete_more = False
         self._floor = ClaimFloor((MonotonicClock() if clock is None else clock).time)
-        self._statements = _PLAIN if observer is None else _OBSERVED
+        self._claims = _PLAIN if observer is None else _OBSERVED
         self.queues = QueueClaims(
-            database.schema, self._claim, self._claimed, self._unanswered, limited=self._statements.limited
+            database.schema, self._claim, self._claimed, self._unanswered, limited=self._claims.limited
         )
         """The queues with limits, as the last claims have found them."""
         self.statements = 0
@@ -147,14 +145,14 @@ class ClaimConnection:
         async with self._one_at_a_time:
             rows: list[Any] = []
             if self._unanswered:
-                rows = await self._claimed(self._statements.by_tokens, values | {"tokens": self._unanswered})
+                rows = await self._claimed(self._claims.by_tokens, values | {"tokens": self._unanswered})
             if not rows:
                 # What a search of all the queues has found holds for each of them.
                 values["floor"] = self._floor.of((names, queues))
                 rows = await self.queues.claim(values, limit, rooms)
             self._unanswered.clear()
         self._floor.claimed(row["workflow_id"] for row in rows)
-        return _in_order(rows, observed=self._observer is not None)
+        return _in_order(rows, observed=self._claims is _OBSERVED)
 
     async def _claim(self, values: dict[str, Any], limit: int) -> list[Any]:
         """Claim, and repeat while other workers hold considered workflows and there may be more."""
@@ -165,7 +163,7 @@ class ClaimConnection:
             window = wanted + self._slack
             self._unanswered.append(token)
             own = {"token": token, "limit": wanted, "window": window, "budget": budget}
-            found = await self._claimed(self._statements.claim, values | own)
+            found = await self._claimed(self._claims.claim, values | own)
             self.queues.learn(values["queues"], found[0]["limited"])
             taken = [row for row in found if row["workflow_id"] is not None]
             rows += taken
@@ -179,8 +177,8 @@ class ClaimConnection:
     async def _claimed(self, statement: Callable[[], Any], values: dict[str, Any]) -> list[Any]:
         asked = monotonic()
         rows = await self._fetch(statement, values)
-        if rows and rows[0]["told"] is not None and self._on_time is not None:
-            self._on_time(ClockReading.between(rows[0]["told"], asked))
+        if rows and rows[0]["told"] is not None and self._tells.on_time is not None:
+            self._tells.on_time(ClockReading.between(rows[0]["told"], asked))
         return rows
 
     @property
@@ -290,8 +288,8 @@ class ClaimConnection:
         return bool(found["cancelled"] and found["left"])
 
     def _tell(self, ended: EndedWorkflow) -> None:
-        if self._observer is not None:
-            self._observer.workflow_ended(*ended)
+        if self._tells.observer is not None:
+            self._tells.observer.workflow_ended(*ended)
 
     async def _look(self, values: dict[str, Any], asked: object) -> Any:
         """Run a full search if it is due, otherwise a search within the bounds of the floor of `asked`."""
@@ -363,7 +361,15 @@ class ClaimConnection:
         mark, first = parse_payload(str(payload))
         if first is not None:
             self._floor.lower(first)
-        self._on_notify(mark)
+        self._tells.on_notify(mark)
+
+
+class _Listeners(NamedTuple):
+    """The listeners of a worker's connection."""
+
+    on_notify: Callable[[str], object]
+    on_time: Callable[[ClockReading], None] | None
+    observer: Observer | None
 
 
 class _Statements(NamedTuple):

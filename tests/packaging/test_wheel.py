@@ -42,6 +42,8 @@ def test_wheel_contains_only_the_package(artifacts):
         "pgqrs/py.typed",
         "pgqrs/migrations/env.py",
         "pgqrs/migrations/script.py.mako",
+        "pgqrs/telemetry/grafana/alerts.yaml",
+        "pgqrs/telemetry/grafana/dashboard.json",
         f"{info}/licenses/LICENSE",
     } <= set(names)
     assert [name for name in names if name.startswith(f"pgqrs/migrations/versions/{HEAD}")]

@@ -180,6 +180,13 @@ async def test_children_belong_to_the_step_that_started_them(admin):
     assert len({each.context.trace_id for each in found.spans()}) == 1
 
 
+async def test_children_of_an_untraced_worker_keep_the_trace(admin, sql):
+    async with telemetry(admin) as found, Worker(admin, [parent, child]):
+        await (await found.admin.enqueue(parent)).result()
+    traces = await sql.fetchrow("SELECT count(*), count(DISTINCT trace), count(trace) FROM pgqrs_workflows")
+    assert tuple(traces) == (3, 1, 3)
+
+
 async def test_a_workflow_without_a_submission_has_one_trace(admin, sql):
     # As one that a schedule, SQL or a process without a tracer has made.
     handle = await admin.enqueue(ordering)

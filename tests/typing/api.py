@@ -46,6 +46,7 @@ from pgqrs import (
     Update,
     Why,
     Worker,
+    WorkerHealth,
     WorkflowCount,
     WorkflowFilter,
     WorkflowHandle,
@@ -57,6 +58,9 @@ from pgqrs import (
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
 from pgqrs.models import Workflow
+from pgqrs.observer import Observer
+from pgqrs.telemetry import otel, prometheus
+from pgqrs.telemetry.health import health
 from pgqrs.testing import SentRecord, assert_not_sent, assert_sent, crash_everywhere, run_enqueued
 
 
@@ -708,3 +712,15 @@ async def retention(admin: Admin) -> None:
     assert_type(await admin.import_workflow(document, ids="keep"), WorkflowHandle[Any])
     await admin.import_workflow(document, ids="old")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await admin.doctor(), list[Finding])
+
+
+def observed(admin: Admin, worker: Worker) -> None:
+    assert_type(otel.instrument(admin, workflow_spans="rooted"), None)
+    metrics = prometheus.instrument(admin, cached=5)
+    assert_type(metrics, prometheus.PrometheusMetrics)
+    assert_type(worker.health(), WorkerHealth)
+    apps: list[Callable[[dict[str, Any], Any, Any], Any]] = [metrics.app, health(worker)]
+    admin.observe(Observer())
+    Admin("postgresql://h/d", observer=Observer())
+    otel.instrument(admin, workflow_spans="flat")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    admin.observe(apps)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
