@@ -15,16 +15,14 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from pgqrs import Admin, embedded
 from pgqrs.engine.step_runner import ALWAYS_REPLAY
-from pgqrs.models import SCHEMA
 from pgqrs.storage.connections import database
-from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.schema.migrate import sql_script
 from pgqrs.testing import TestClock
+from pgqrs.testing.sql import violations
 from tests.support import shop
 from tests.support.claims import Claims, claims
 from tests.support.database import Kept, connected, engine_on
@@ -128,21 +126,6 @@ def _script() -> str:
     return sql_script(RENDERED)
 
 
-@cache
-def _search() -> str:
-    """Return one statement that finds all that `verify(deep=True)`, which compiles a dozen for each engine, looks for."""
-    searches: list[str] = []
-    for sentence, query in invariants():
-        compiled = query.compile(
-            dialect=postgresql.dialect(),
-            compile_kwargs={"literal_binds": True},
-            schema_translate_map={SCHEMA: RENDERED},
-            render_schema_translate=True,
-        )
-        searches.append(f"SELECT $${sentence}$$ AS sentence, found::text FROM ({compiled}) AS found")
-    return " UNION ALL ".join(searches)
-
-
 @pytest.fixture(scope="session")
 def schemas(kept: Kept) -> Iterator[SchemaPool]:
     """Schemas with the tables, for one test after another."""
@@ -186,7 +169,7 @@ def sound(kept: Kept, installed: str, request: pytest.FixtureRequest) -> Iterato
     """
     yield installed
     if request.node.get_closest_marker("plants_rows") is None:
-        assert kept.fetch(_search().replace(RENDERED, installed)) == []
+        assert kept.fetch(violations(installed)) == []
 
 
 @pytest_asyncio.fixture

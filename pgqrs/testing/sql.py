@@ -15,16 +15,19 @@ import json
 import re
 from collections import Counter
 from datetime import timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 import asyncpg
 from sqlalchemy import case, exists, func, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from pgqrs.codecs.messages import EVENT
-from pgqrs.models import Base, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
+from pgqrs.models import SCHEMA, Base, Message, Queue, Schedule, StartRate, Step, Wait, Workflow
 from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.schema import migrate
 from pgqrs.storage.sql.addresses import name_in
 from pgqrs.storage.sql.connection import Connection
@@ -187,6 +190,33 @@ async def drop_left_over(driver: asyncpg.Connection[Any]) -> None:
         if await driver.fetchval(f"SELECT pg_catalog.pg_try_advisory_lock({key})", owner):
             await drop(driver, schema)
             await driver.execute(f"SELECT pg_catalog.pg_advisory_unlock({key})", owner)
+
+
+def violations(schema: str) -> str:
+    """Return one query for all violations of the invariants: a sentence with a place for each column, and the row.
+
+    `Admin.verify` has a transaction for each invariant, for tables whose search takes long.
+    """
+    return _violations().replace(_PLACEHOLDER, _quoted(schema))
+
+
+@cache  # the rendering takes longer than the query
+def _violations() -> str:
+    searches: list[str] = []
+    for sentence, query in invariants():
+        compiled = query.compile(
+            dialect=postgresql.dialect(),  # type: ignore[no-untyped-call]
+            compile_kwargs={"literal_binds": True},
+            schema_translate_map={SCHEMA: _PLACEHOLDER},
+            render_schema_translate=True,
+        )
+        searches.append(f"SELECT $${sentence}$$ AS sentence, found::text FROM ({compiled}) AS found")  # noqa: S608  # constant
+    return " UNION ALL ".join(searches)
+
+
+async def is_violated(connection: AsyncConnection, schema: str) -> bool:
+    """Return whether the tables violate an invariant."""
+    return (await connection.exec_driver_sql(f"{violations(schema)} LIMIT 1")).first() is not None
 
 
 async def move(connection: AsyncConnection, schema: str, seconds: float) -> None:

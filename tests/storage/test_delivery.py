@@ -10,16 +10,14 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy.dialects import postgresql
 
 from pgqrs import Admin, InvariantError, PyWorkflow, Receive, Sleep, Topic, workflow
 from pgqrs.engine.lifecycle import Parked
-from pgqrs.models import SCHEMA
 from pgqrs.storage.queries import delivery, maintenance
-from pgqrs.storage.queries.invariants import invariants
 from pgqrs.storage.writes.messages import ReceivedMessage, SentMessage
 from pgqrs.storage.writes.steps import Began
 from pgqrs.testing import crash_everywhere
+from pgqrs.testing.sql import violations
 from tests.support.database import connected, is_held_up
 from tests.support.executors import watching
 from tests.support.parked import SIZES, plant_waiting
@@ -379,7 +377,7 @@ async def test_delivery_skips_a_wait_of_an_earlier_run(admin, claimer, sql):
 
 
 @pytest.mark.plants_rows
-async def test_wait_without_a_parked_workflow_is_found(admin, claimer, sql):
+async def test_wait_without_a_parked_workflow_is_found(admin, claimer, schema, sql):
     """`verify` finds what must never be: a wait of a workflow that is not parked, or of a step that has an outcome."""
     handle = await admin.enqueue(receiving)
     await claimer.park(receiving)
@@ -393,28 +391,12 @@ async def test_wait_without_a_parked_workflow_is_found(admin, claimer, sql):
         transaction = sql.transaction()
         await transaction.start()
         await sql.execute(change)
-        found = await violations(sql)
+        found = [row["sentence"] for row in await sql.fetch(violations(schema))]
         await transaction.rollback()
         assert any(told in each for each in found), (change, found)
     await sql.execute("DELETE FROM pgqrs_waits")
     with pytest.raises(InvariantError, match=f"workflow {handle.id} is WAITING without a due time"):
         await admin.verify(deep=True)
-
-
-async def violations(sql):
-    """Return the sentences of the invariants that the tables violate, as the transaction of `sql` sees them."""
-    schema = await sql.fetchval("SELECT current_schema()")
-    found = []
-    for sentence, query in invariants():
-        compiled = query.compile(
-            dialect=postgresql.dialect(),
-            compile_kwargs={"literal_binds": True},
-            schema_translate_map={SCHEMA: schema},
-            render_schema_translate=True,
-        )
-        if await sql.fetch(str(compiled)):
-            found.append(sentence)
-    return found
 
 
 # --- the statements of a run that waits in place ---

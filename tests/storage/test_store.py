@@ -23,12 +23,14 @@ from pgqrs.storage.connections.database import Database, Limits
 from pgqrs.storage.connections.engines import engine_source
 from pgqrs.storage.queries import executors, invariants, maintenance
 from pgqrs.storage.queries.executors import ABANDONED, SETTLING
+from pgqrs.storage.queries.server import ServerRepository
 from pgqrs.storage.records import Claim, ClaimedRun, FailedAttempts, StoredOutcome, WorkflowResult
 from pgqrs.storage.sql.channels import mark_of
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import NewRun, NewWorkflow, Submission
 from pgqrs.storage.writes.runs import RunEnd, RunRelease
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
+from pgqrs.testing.sql import violations
 from tests.support.database import connected
 from tests.support.executors import planted_executor, watching
 from tests.support.journal_records import end_run, enqueue, enqueue_many, fail_attempt, leave_run, offered, submit
@@ -1022,15 +1024,33 @@ PLANTED = {
 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize("planted", PLANTED)
-async def test_planted_violation_is_found(admin, sql, planted):
+async def test_planted_violation_is_found(admin, sql, schema, planted):
     statements, said = PLANTED[planted]
     store = await admin.store()
     await store.operations.create("w", "{}")
     await planted_executor(sql)
-    assert await store.reader.violations() == []
+    assert await sql.fetch(violations(schema)) == []
     await sql.execute(statements)
-    found = await store.reader.violations()
+    violated = {row["sentence"] for row in await sql.fetch(violations(schema))}
+    found = []
+    async with store.database.transaction() as connection:
+        for each in invariants.invariants():
+            if each[0] in violated:
+                found += await ServerRepository(connection).violations(each, 60.0)
     assert any(said in each for each in found), found
+
+
+@pytest.mark.plants_rows
+async def test_all_violations_are_reported_together(admin, sql):
+    store = await admin.store()
+    await store.operations.create("w", "{}")
+    assert await store.reader.violations() == []
+    for planted in ("RUNNING without an executor", "a step without a workflow"):
+        await sql.execute(PLANTED[planted][0])
+    assert sorted(await store.reader.violations()) == [
+        "step 's' of workflow 99 has no workflow.",
+        "workflow 1 is RUNNING and no executor holds it.",
+    ]
 
 
 def test_every_invariant_has_a_planted_violation():

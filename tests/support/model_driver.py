@@ -33,6 +33,7 @@ from pgqrs.storage.writes.outbox import OutgoingMessage, SendingStep, SetEvent
 from pgqrs.storage.writes.runs import RunEnd, RunRelease, SagaMark
 from pgqrs.storage.writes.steps import FailedAttempt, StepOutcome
 from pgqrs.storage.writes.waits import StepWait, WaitingStep
+from pgqrs.testing.sql import violations
 from pgqrs.types import WorkflowStatus
 from tests.support.journal_records import claimed, end_run, fail_attempt, leave_run
 from tests.support.model_flow import Listed, Schedule
@@ -609,7 +610,8 @@ class Driver:
         ]
 
     async def violations(self) -> list[str]:
-        return await self.processes[0].store.reader.violations()
+        rows = await self.sql.fetch(violations(self._schema))
+        return [f"{row['sentence']} {row['found']}" for row in rows]
 
 
 def units(seconds: Any) -> int | None:
