@@ -340,14 +340,41 @@ async def _lane(round_trips, scenario, fault, dsn, schema):
 
 
 # A statement that arrives late is one that did not arrive, and more.
-each_fault = pytest.mark.parametrize(
-    "fault", [each for each in Fault if each is not Fault.SILENT_BEFORE], ids=lambda fault: fault.name.lower()
-)
+FAULTS = [each for each in Fault if each is not Fault.SILENT_BEFORE]
+# A write that a fault keeps from the server, and one whose answer it loses: each scenario goes through both. The other
+# faults differ in how the journal hears of them, so they go with the scenarios that send batches and each kind of record
+# alone, and a late write with a second run, which it could disturb. The slow tests go through all pairs.
+ESSENTIAL = {Fault.BEFORE, Fault.AFTER}
+WITH_EACH_FAULT = {"ten_steps_gathered", "a_manual_workflow"}
+WITH_A_LATE_WRITE = "a_failing_step_and_a_second_run"
+# An attempt that is refused, one that gets no answer, and one whose session ends.
+OF_ATTEMPTS = {Fault.BEFORE, Fault.SILENT_AFTER, Fault.TERMINATED}
 
 
-# Steps in sequence send what nested steps send, so this scenario serves the connection attempts alone.
-@each_fault
-@pytest.mark.parametrize("scenario", [each for each in SCENARIOS if each != "three_steps_in_sequence"])
+def _case(fault, *scenario, is_short):
+    """Return a case of a test, which is slow unless it belongs to the short form."""
+    marks = [] if is_short else [pytest.mark.slow]
+    return pytest.param(*scenario, fault, id="-".join([*scenario, fault.name.lower()]), marks=marks)
+
+
+def _is_short(scenario, fault):
+    return (
+        fault in ESSENTIAL
+        or scenario in WITH_EACH_FAULT
+        or (fault is Fault.LATE and scenario == WITH_A_LATE_WRITE)
+    )
+
+
+CASES = [
+    _case(fault, name, is_short=_is_short(name, fault))
+    for name in SCENARIOS
+    # Steps in sequence send what nested steps send, so this scenario serves the connection attempts alone.
+    if name != "three_steps_in_sequence"
+    for fault in FAULTS
+]
+
+
+@pytest.mark.parametrize(("scenario", "fault"), CASES)
 async def test_faults_lose_and_repeat_nothing_and_raise_no_error(scenario, fault, dsn, schema, admin):
     round_trips = itertools.count(1)
     lanes = (_lane(round_trips, scenario, fault, dsn, schema) for _ in range(_lanes(fault)))
@@ -356,7 +383,7 @@ async def test_faults_lose_and_repeat_nothing_and_raise_no_error(scenario, fault
     assert min(total for _, total in outcomes) > 3
 
 
-@each_fault
+@pytest.mark.parametrize("fault", [_case(each, is_short=each in OF_ATTEMPTS) for each in FAULTS])
 async def test_failed_connection_attempts_lose_nothing(fault, dsn, schema, admin, sql):
     scenario = SCENARIOS["three_steps_in_sequence"]
 
