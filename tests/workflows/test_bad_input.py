@@ -279,21 +279,8 @@ async def test_name_with_a_failing_repr_is_refused(admin):
         await admin.create_workflow(Unshown())
 
 
-ODD = [
-    "With Space",
-    "UPPER",
-    'quo"te',
-    "quo'te",
-    "select",
-    "a.b",
-    "semi;colon --",
-    "%s %(x)s :x $1",
-    "\\",
-    "ünï",
-    "x" * 63,
-    "💡",
-    "{b}",
-]
+ODD = ["select", """U"P'p\\er a.b; {c} %s %(x)s :x $1 -- ü💡""".ljust(59, "x")]
+"""A word of SQL, and a name as long as a name can be with all that has to be quoted somewhere."""
 
 
 @pytest.mark.parametrize("name", ODD)
