@@ -1,4 +1,4 @@
-"""The pytest plugin `pytest_pgqrs`, in pytest runs of their own: with pytest-asyncio in its modes, anyio, and xdist."""
+"""The pytest plugin `pytest_pgqrs`, in runs of pytest of its own: with pytest-asyncio in its modes, anyio, and xdist."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ async def test_first_id_is_one_again(pgqrs_admin):
     await assert_enqueued(pgqrs_admin, welcome, "you")
     assert await run_enqueued(pgqrs_admin, [welcome]) == 1
     assert await handle.result() == "Hello you"
+"""
 
-
+CRASHES = """
 @MARK
 async def test_crashes(pgqrs_admin):
     assert await crash_everywhere(welcome, "you", admin=pgqrs_admin) == "Hello you"
@@ -85,54 +86,58 @@ async def test_worker_of_a_fixture_again(worker, pgqrs_admin, pgqrs_clock):
 """
 
 
+FUNCTION_LOOPS = ("-o", "asyncio_default_fixture_loop_scope=function")
+AUTO = ("-p", "no:anyio", "-o", "asyncio_mode=auto")
+
+
 @pytest.fixture
 def run(pytester, dsn, monkeypatch):
-    """Run tests in a process of their own, every warning an error, and return what came of them."""
+    """Run tests with every warning an error, in this process or in another, and return what came of them."""
     monkeypatch.setenv("PGQRS_TEST_DSN", dsn)
 
-    def run(source, *options, mark="", fixture="@pytest.fixture"):
-        source = source.replace("@MARK\n", f"{mark}\n" if mark else "").replace("FIXTURE", fixture)
-        pytester.makepyfile(WORKFLOWS + source)
-        return pytester.runpytest_subprocess("-p", "pytest_pgqrs", "-W", "error", *options, timeout=100)
+    def run(*options, how=pytester.runpytest_inprocess, **sources):
+        pytester.makepyfile(**{f"test_{name}": WORKFLOWS + source for name, source in sources.items()})
+        return how("-p", "pytest_pgqrs", "-W", "error", *options)
 
     return run
 
 
-@pytest.mark.parametrize("scope", ["function", "session"])
-def test_plugin_works_with_pytest_asyncio_in_auto_mode(run, scope):
-    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", f"asyncio_default_test_loop_scope={scope}")
-    done = run(TESTS + IN_FIXTURES, *options, "-o", f"asyncio_default_fixture_loop_scope={scope}")
-    done.assert_outcomes(passed=5)
+def marked(source, mark="", fixture="@pytest.fixture"):
+    """Return tests with a mark, and a fixture as its plugin declares it."""
+    return source.replace("@MARK\n", f"{mark}\n" if mark else "").replace("FIXTURE", fixture)
 
 
-def test_plugin_works_with_pytest_asyncio_in_strict_mode(run):
-    fixture = "import pytest_asyncio\n@pytest_asyncio.fixture"
-    options = ("-p", "no:anyio", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
-    done = run(TESTS + IN_FIXTURES, *options, mark="@pytest.mark.asyncio", fixture=fixture)
-    done.assert_outcomes(passed=5)
+def test_plugin_works_with_pytest_asyncio_in_auto_mode(run, pytester):
+    tests = marked(TESTS + CRASHES + IN_FIXTURES)
+    run(*AUTO, *FUNCTION_LOOPS, how=pytester.runpytest_subprocess, it=tests).assert_outcomes(passed=5)
+
+
+def test_plugin_works_with_a_loop_of_the_session(run):
+    loops = [
+        option for kind in ("fixture", "test") for option in ("-o", f"asyncio_default_{kind}_loop_scope=session")
+    ]
+    run(*AUTO, *loops, it=marked(TESTS + IN_FIXTURES)).assert_outcomes(passed=4)
+
+
+def test_plugin_works_in_strict_mode_and_with_anyio_beside(run, pytester):
+    pytester.makeconftest(ANYIO)
+    strict = marked(TESTS + IN_FIXTURES, "@pytest.mark.asyncio", "import pytest_asyncio\n@pytest_asyncio.fixture")
+    beside = marked(TESTS, "@pytest.mark.anyio")
+    run("-o", "asyncio_mode=strict", *FUNCTION_LOOPS, strict=strict, beside=beside).assert_outcomes(passed=6)
 
 
 def test_plugin_works_with_anyio(run, pytester):
     pytester.makeconftest(ANYIO)
-    done = run(TESTS + IN_FIXTURES, "-p", "no:asyncio", mark="@pytest.mark.anyio")
-    done.assert_outcomes(passed=5)
+    tests = marked(TESTS + CRASHES + IN_FIXTURES, "@pytest.mark.anyio")
+    run("-p", "no:asyncio", it=tests).assert_outcomes(passed=5)
 
 
-def test_plugin_works_with_anyio_beside_pytest_asyncio(run, pytester):
-    pytester.makeconftest(ANYIO)
-    options = ("-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
-    done = run(TESTS, *options, mark="@pytest.mark.anyio")
-    done.assert_outcomes(passed=3)
+def test_xdist_workers_share_the_server(run, pytester):
+    done = run(*AUTO, *FUNCTION_LOOPS, "-n", "2", how=pytester.runpytest_subprocess, it=marked(TESTS))
+    done.assert_outcomes(passed=2)
 
 
-def test_xdist_workers_share_the_server(run):
-    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    run(TESTS, *options, "-n", "2").assert_outcomes(passed=3)
-
-
-def test_plugin_works_in_a_synchronous_test(run):
-    done = run(
-        """
+SYNCHRONOUS = """
 import asyncio
 
 def test_plain(pgqrs_admin):
@@ -144,16 +149,9 @@ def test_unused(pgqrs_admin):
 
 async def once(admin):
     return (await admin.create_workflow("welcome")).id()
-""",
-        "-p",
-        "no:asyncio",
-    )
-    done.assert_outcomes(passed=2)
+"""
 
-
-def test_fixture_sets_the_options_of_the_admin(run):
-    done = run(
-        """
+WITH_OPTIONS = """
 @pytest.fixture
 def pgqrs_admin_options():
     return {"timeout": 3.0, "codec": Codec()}
@@ -163,18 +161,17 @@ class Codec(JsonCodec):
 
 def test_codec(pgqrs_admin, pgqrs_admin_options):
     assert pgqrs_admin.codec is pgqrs_admin_options["codec"]
-""",
-        "-p",
-        "no:asyncio",
-    )
-    done.assert_outcomes(passed=1)
+"""
+
+
+def test_synchronous_tests_and_options_of_the_admin_work(run):
+    run("-p", "no:asyncio", plain=SYNCHRONOUS, options=WITH_OPTIONS).assert_outcomes(passed=3)
 
 
 def test_embedded_server_is_the_default(run, pytester, monkeypatch):
     monkeypatch.delenv("PGQRS_TEST_DSN")
-    options = ("-p", "no:anyio", "-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    done = run(TESTS, *options)
-    done.assert_outcomes(passed=3)
+    done = run(*AUTO, *FUNCTION_LOOPS, how=pytester.runpytest_subprocess, it=marked(TESTS))
+    done.assert_outcomes(passed=2)
     assert embedded.exists(f"embedded://{pytester.path}/.pgqrs/testing")
 
 
@@ -185,7 +182,7 @@ def test_unused_plugin_imports_nothing():
 
 
 def test_pytest_lists_the_fixtures_of_the_plugin(run):
-    done = run("", "--fixtures", "-p", "no:asyncio")
+    done = run("--fixtures", "-p", "no:asyncio", it="")
     for line in ("pgqrs_admin*", "pgqrs_clock*", "pgqrs_dsn*"):
         done.stdout.fnmatch_lines([line])
 
@@ -200,6 +197,5 @@ def test_documented_tests_pass(pytester, dsn, monkeypatch):
     assert page.count("```python") == sum(map(len, files.values()))
     for name, codes in files.items():
         (pytester.path / name).write_text("\n\n".join(codes))
-    options = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", "-p", "no:anyio")
-    done = pytester.runpytest_subprocess("-p", "pytest_pgqrs", "-W", "error", *options, timeout=100)
+    done = pytester.runpytest_inprocess("-p", "pytest_pgqrs", "-W", "error", *AUTO, *FUNCTION_LOOPS)
     done.assert_outcomes(passed=sum(map("".join(files["test_orders.py"]).count, ["async def test_"])))
