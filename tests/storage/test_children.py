@@ -362,7 +362,7 @@ async def test_fenced_run_starts_no_children(claimer, sql):
 
 # --- what the statements cost ---
 
-MANY = 50_000
+MANY = 12_000
 
 
 class Explained:

@@ -22,7 +22,7 @@ from tests.support.workflows import cancel_task
 pytest_plugins = ("pytest_pgqrs",)
 
 ADD = Update("add", int, int)
-ROWS = 100_000
+ROWS = 20_000
 
 
 @workflow

@@ -9,7 +9,7 @@ import pytest
 MANY = int(os.environ.get("PGQRS_TEST_PARKED", "1000000"))
 """The parked workflows of the slow tests."""
 
-SIZES = [200_000, pytest.param(MANY, marks=pytest.mark.slow)]
+SIZES = [20_000, pytest.param(MANY, marks=pytest.mark.slow)]
 
 
 async def plant_waiting(sql, count, *, new=False):

@@ -12,7 +12,7 @@ import pytest
 from pgqrs import PyWorkflow, Worker, step, workflow
 from tests.support.waiting import DEADLINE, until
 
-TOTAL = 10_000
+TOTAL = 3_000
 
 # `python -m benchmarks.at_once` measures the lag: under 50 ms at the 99th percentile where nothing else runs. Other
 # tests run beside this one, so it goes by the processor time of the loop's turns, and leaves room.
