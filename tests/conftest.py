@@ -26,6 +26,7 @@ from pgqrs.testing.sql import violations
 from tests.support import shop
 from tests.support.claims import Claims, claims
 from tests.support.database import Kept, connected, engine_on
+from tests.support.forks import Forkery
 from tests.support.processes import Children, Ended, Program, ended
 from tests.support.scenario import Scenario
 from tests.support.schemas import SchemaPool
@@ -209,16 +210,23 @@ def children() -> Iterator[Children]:
         yield children
 
 
+@pytest.fixture(scope="session")
+def forkery() -> Iterator[Forkery]:
+    """The process that the programs of tests are forked from; every warning is an error."""
+    with Forkery("-W", "error") as forkery:
+        yield forkery
+
+
 @pytest.fixture
-def program(children: Children, dsn: str, schema: str, tmp_path: Path) -> Program:
+def program(children: Children, forkery: Forkery, dsn: str, schema: str, tmp_path: Path) -> Program:
     """Starts Python programs, which find the server in PGQRS_DSN and the test's schema in PGQRS_SCHEMA."""
-    return Program(children, tmp_path, {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema})
+    return Program(children, forkery, tmp_path, {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema})
 
 
 @pytest.fixture
 def run_program(program: Program) -> Callable[..., Ended]:
-    """Run a program to its end and return its exit code, its output and its errors."""
-    return lambda source, *arguments, **options: ended(program(source, *arguments, **options))
+    """Run a program in a process that imports all anew; return its exit code, its output and its errors."""
+    return lambda source, *arguments, **options: ended(program.anew(source, *arguments, **options))
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 import asyncio
 import gc
-import os
 import re
-import subprocess
-import sys
 import threading
 import warnings
 
@@ -17,6 +14,8 @@ from pgqrs.storage.writes.steps import StepOutcome
 from tests.support.conversation import converse
 from tests.support.database import connected, engine_on
 from tests.support.families import double
+from tests.support.forks import Forkery
+from tests.support.processes import line_of
 from tests.support.waiting import DEADLINE, no_hang
 from tests.support.wire import Wire
 from tests.support.workflows import Killed, numbered
@@ -74,17 +73,35 @@ SLOW_CALLBACK = re.compile(r"^Executing <.* took [\d.]+ seconds\n", re.MULTILINE
 """What it says of the loop of the pulse, which is out of the reach of `QUIET`."""
 
 
-def arguments(program, dsn, schema):
-    return [sys.executable, "-X", "dev", "-W", "error", "-c", PRELUDE + program, dsn, schema]
+@pytest.fixture(scope="module")
+def strict():
+    """The process that programs are forked from, as strict as Python can be."""
+    with Forkery("-X", "dev", "-W", "error") as strict:
+        yield strict
 
 
-def run(program, dsn, schema):
-    """Run a program as strictly as Python can, and return its exit code and what it said on stderr."""
-    done = subprocess.run(
-        arguments(program, dsn, schema),
-        capture_output=True, text=True, check=False, timeout=40, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    return done.returncode, SLOW_CALLBACK.sub("", done.stderr)
+@pytest.fixture
+def start(strict, children, tmp_path):
+    """Start a program on a schema of a server."""
+
+    def start(program, dsn, schema):
+        path = tmp_path / "program.py"
+        path.write_text(PRELUDE + program)
+        return children.adopt(strict.start(path, dsn, schema, PYTHONUNBUFFERED="1"))
+
+    return start
+
+
+@pytest.fixture
+def run(start, dsn, installed):
+    """Run a program on the test's schema, and return its exit code, its output and what it said on stderr."""
+
+    def run(program):
+        process = start(program, dsn, installed)
+        out, err = process.communicate(timeout=40)
+        return process.returncode, out, SLOW_CALLBACK.sub("", err)
+
+    return run
 
 
 RUNNING = "task = asyncio.create_task(admin.run(endless)); await asyncio.sleep(0.1)"
@@ -129,11 +146,11 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_program_ending_without_close_prints_no_warning(dsn, installed, end):
+def test_program_ending_without_close_prints_no_warning(run, end):
     lines, code, last_line = ENDS[end]
     body = "\n    ".join([QUIET, "admin = Admin(dsn, schema)", *lines])
     program = f"async def main():\n    {body}\n\nasyncio.run(main())\n"
-    returncode, stderr = run(program, dsn, installed)
+    returncode, _, stderr = run(program)
     if last_line is None:
         assert stderr == ""
     else:
@@ -146,7 +163,7 @@ def test_program_ending_without_close_prints_no_warning(dsn, installed, end):
 @pytest.mark.parametrize(
     "last", ["", "raise SystemExit", "asyncio.current_task().cancel(); await asyncio.sleep(1)"]
 )
-def test_accepted_records_are_written_at_the_end_of_the_loop(dsn, installed, last):
+def test_accepted_records_are_written_at_the_end_of_the_loop(run, dsn, installed, last):
     program = f"""
 async def main():
     {QUIET}
@@ -161,7 +178,7 @@ try:
 except asyncio.CancelledError:
     pass
 """
-    assert run(program, dsn, installed) == (0, "")
+    assert run(program) == (0, "", "")
     assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
 
 
@@ -182,7 +199,7 @@ def test_accepted_records_are_written_by_close(dsn, installed):
     assert fetchval(dsn, f"SELECT count(*) FROM {installed}.pgqrs_workflow_steps") == 3000
 
 
-def test_locked_workflow_does_not_block_program_exit(dsn, installed):
+def test_locked_workflow_does_not_block_program_exit(run):
     program = """
 import asyncpg
 
@@ -203,11 +220,7 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run(
-        arguments(program, dsn, installed), capture_output=True, text=True, check=False, timeout=20
-    )
-    complaints = SLOW_CALLBACK.sub("", done.stderr)
-    assert (done.returncode, done.stdout, complaints) == (0, "DatabaseUnavailableError\n", "")
+    assert run(program) == (0, "DatabaseUnavailableError\n", "")
 
 
 @pytest.mark.parametrize("how", ["cut", "silent"])
@@ -221,7 +234,7 @@ asyncio.run(main())
     ids=["return", "close", "exit"],
 )
 async def test_program_exits_promptly_during_an_outage(  # noqa: PLR0917  # fixtures
-    dsn, schema, admin, sql, how, end
+    dsn, schema, admin, sql, start, how, end
 ):
     program = f"""
 async def main():
@@ -239,21 +252,14 @@ async def main():
 asyncio.run(main())
 """
     async with Wire(dsn, sql) as wire:
-        process = await asyncio.create_subprocess_exec(
-            *arguments(program, wire.dsn, schema), stdin=-1, stdout=-1, stderr=-1
-        )
-        try:
-            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
-            if how == "cut":
-                await wire.cut()
-            else:
-                wire.mute()
-            _, stderr = await asyncio.wait_for(process.communicate(b"\n"), 12)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-    assert (process.returncode, SLOW_CALLBACK.sub("", stderr.decode())) == (0, "")
+        process = start(program, wire.dsn, schema)
+        assert await line_of(process.stdout) == "ready\n"
+        if how == "cut":
+            await wire.cut()
+        else:
+            wire.mute()
+        _, stderr = await asyncio.to_thread(process.communicate, "\n", 12)
+    assert (process.returncode, SLOW_CALLBACK.sub("", stderr)) == (0, "")
 
 
 def test_admin_has_a_separate_store_for_each_event_loop(dsn, installed):
@@ -422,7 +428,7 @@ HAND_MADE = {
 
 
 @pytest.mark.parametrize("way", HAND_MADE)
-def test_manually_created_loop_ends_without_warnings(dsn, installed, way):
+def test_manually_created_loop_ends_without_warnings(run, way):
     program = f"""
 admin = Admin(dsn, schema)
 
@@ -442,4 +448,4 @@ loop = asyncio.new_event_loop()
 {HAND_MADE[way]}
 loop.close()
 """
-    assert run(program, dsn, installed) == (0, "")
+    assert run(program) == (0, "", "")

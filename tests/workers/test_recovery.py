@@ -66,13 +66,14 @@ job, blocking, own_admin = jobs["job"], jobs["blocking"], jobs["own_admin"]
 
 
 @pytest.fixture
-def process(dsn, schema, tmp_path, children):
+def process(dsn, schema, tmp_path, children, forkery):
     """Start processes that work, or that run one job of so many steps; `expiry` is their heartbeat's, in seconds."""
     path = tmp_path / "jobs.py"
     path.write_text(JOBS)
 
     def start(what="work", expiry=0.0):
-        return children.start(str(path), str(what), str(expiry), PGQRS_DSN=dsn, PGQRS_SCHEMA=schema)
+        told = {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema}
+        return children.adopt(forkery.start(path, str(what), str(expiry), **told))
 
     return start
 
