@@ -33,9 +33,10 @@ REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
 FAULTED ?= $(ACCEPTANCE)
 
 # What an older SQLAlchemy, Alembic or asyncpg could break: sessions, transactions, values, statements and migrations.
-# The tests of processes, stops, timers and arguments use no more of the dependencies than these.
-TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts qualified_sql record_columns recorded_errors \
-  serialization statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions \
+# The tests of processes, stops, timers and arguments use no more of the dependencies than these, and the texts of the
+# statements are compared whole.
+TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts record_columns recorded_errors \
+  statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions \
   concurrency,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
   storage/migrations storage/journal storage/budgets telemetry/traces telemetry/metrics telemetry/health,tests/$(dir $(each))test_$(notdir $(each)).py)
