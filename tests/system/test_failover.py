@@ -17,7 +17,7 @@ from tests.support.wire import Wire
 from tests.support.workflows import Gate
 
 STEPS = 20
-WORKFLOWS = 60
+WORKFLOWS = 30
 
 
 @pytest_asyncio.fixture

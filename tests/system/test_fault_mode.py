@@ -59,7 +59,7 @@ def _faulted(path, *options):
 def test_faults_hit_each_round_trip_and_failures_name_them(tmp_path):
     path = tmp_path / "test_two.py"
     path.write_text(TESTS)
-    told = _faulted(path, "-n", "2", "--faults", "before,after")
+    told = _faulted(path, "-n", "1", "--faults", "before,after")
     # A startup, what the engine and then the journal set, and each of three statements prepared and executed: the first
     # three are no statements.
     failed = re.findall(r"^FAILED \S*::(\S+)", told, re.MULTILINE)

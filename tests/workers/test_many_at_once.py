@@ -47,7 +47,7 @@ async def test_worker_runs_many_concurrent_workflows_responsively(admin):
 
     @step(key=lambda number: number)
     async def rest(ctx: PyWorkflow, number: int) -> int:
-        await asyncio.sleep(4 + (ctx.id() * 7919 + number * 104729) % 1000 / 250)
+        await asyncio.sleep(2 + (ctx.id() * 7919 + number * 104729) % 1000 / 500)
         return number
 
     @workflow
