@@ -113,7 +113,7 @@ test-replay: .venv/.dev ## the tests, with workflows that begin anew after each 
 	@PGQRS_ALWAYS_REPLAY=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/packaging $(REPLAYED) $(PYTEST_OPTIONS)
 
 .PHONY: test-slow
-test-slow: .venv/.dev ## the tests that take a minute or more each
+test-slow: .venv/.dev ## the tests that take long, whose short forms `make test` runs
 	$(call heading,slow tests)
 	@PGQRS_SLOW_TESTS=1 $(BIN)/python -m pytest -q -m slow --ignore=tests/packaging $(PYTEST_OPTIONS)
 

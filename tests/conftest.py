@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # It counts runs of the body, which this mode repeats; without the mode it runs, with its reason beside it.
             item.add_marker(pytest.mark.skip(reason=f"always replaying: {replayed.args[0]}"))
         if item.get_closest_marker("slow") is not None and os.environ.get("PGQRS_SLOW_TESTS") != "1":
-            # A minute of waiting; the same test runs with a short wait each time, and this one by `make test-slow`.
+            # It takes long; its short form runs each time, and it by `make test-slow`.
             item.add_marker(pytest.mark.skip(reason="slow: PGQRS_SLOW_TESTS=1 runs it"))
 
 
