@@ -103,10 +103,14 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def pgqrs_worker(dsn, schema, folder, children):
-    command = ("-W", "error", "-m", "pgqrs.cli", "worker")
+def pgqrs_worker(dsn, schema, folder, children, forkery):
+    """Run the command in a fork; `test_cli.py` starts it as a shell does."""
+    command = folder / "command.py"
+    command.write_text("from pgqrs.cli import main\nmain()\n")
     environment = {"PGQRS_DSN": dsn, "PGQRS_SCHEMA": schema}
-    return lambda *arguments: children.start(*command, *arguments, cwd=folder, **environment)
+    return lambda *arguments: children.adopt(
+        forkery.start(command, "worker", *arguments, cwd=folder, **environment)
+    )
 
 
 async def test_sigterm_drains_the_worker_and_exits_with_zero(admin, pgqrs_worker, folder):
