@@ -529,6 +529,23 @@ async def test_differing_error_numbers_are_reported(kit, told):
     assert "compare=" not in str(found.value)
 
 
+async def test_violated_invariant_is_reported(kit, dsn):
+    @step
+    async def spoil(ctx: PyWorkflow) -> None:
+        async with connected(dsn, kit.schema) as sql:
+            await sql.execute(
+                "INSERT INTO pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output) "
+                "VALUES (99, 's', 'SUCCESS', 0, now(), 'null') ON CONFLICT DO NOTHING"
+            )
+
+    @workflow
+    async def spoils(ctx: PyWorkflow) -> None:
+        await spoil(ctx)
+
+    with pytest.raises(AssertionError, match=r"step 's' of workflow 99 has no workflow\."):
+        await crash_everywhere(spoils, admin=kit)
+
+
 async def test_error_of_another_class_is_a_difference(kit):
     @workflow
     async def either(ctx: PyWorkflow) -> None:
