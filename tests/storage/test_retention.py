@@ -134,6 +134,7 @@ async def test_old_events_and_orphaned_messages_are_swept(admin, sql):
 
 async def test_steps_are_small_rest_and_end_at_young_workflows(admin, sql, monkeypatch):
     monkeypatch.setattr(passes, "MAX_WINDOW", 4)
+    monkeypatch.setattr(passes, "LONG", 60.0)
     for _ in range(10):
         await aged(sql, 31)
     for _ in range(8):
