@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -159,38 +159,35 @@ class WorkflowPage(list[WorkflowRecord]):
         self.next = next
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowCount:
+class WorkflowCount(NamedTuple):
     """The number of the workflows of a name and a status.
 
     Attributes:
         name: The name of the workflows.
         status: The status of the workflows.
-        count: Their number.
+        number: Their number.
     """
 
     name: str
     status: WorkflowStatus
-    count: int
+    number: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeftWorkflows:
+class LeftWorkflows(NamedTuple):
     """The workflows that a bulk operation has left unchanged, for one reason.
 
     Attributes:
         reason: The reason, which completes the sentence "the workflows ...".
-        count: The number of the workflows.
+        number: The number of the workflows.
         ids: The first of their ids, at most ten.
     """
 
     reason: str
-    count: int
+    number: int
     ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class BulkReport:
+class BulkReport(NamedTuple):
     """The result of an operation on many workflows; `str()` of it is one line.
 
     Attributes:
@@ -206,14 +203,14 @@ class BulkReport:
     dry_run: bool = False
 
     def __str__(self) -> str:
-        left = [f"{each.count} {each.reason} ({_listed(each)})" for each in self.left]
+        left = [f"{each.number} {each.reason} ({_listed(each)})" for each in self.left]
         verb = "would change" if self.dry_run else "changed"
         return "; ".join([f"found {self.found}, {verb} {self.changed}", *left])
 
 
 def _listed(left: LeftWorkflows) -> str:
     shown = ", ".join(map(str, left.ids))
-    return f"{shown}, ..." if left.count > len(left.ids) else shown
+    return f"{shown}, ..." if left.number > len(left.ids) else shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -1040,7 +1040,7 @@ class Admin:
             **conditions: The fields of a `WorkflowFilter`.
 
         Returns:
-            The numbers, in the order of the names and statuses; no entry has the count 0.
+            The numbers, in the order of the names and statuses; no entry has the number 0.
 
         Raises:
             TypeError: A condition is unknown or of another type.

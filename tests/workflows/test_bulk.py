@@ -141,12 +141,12 @@ async def test_bulk_cancel_does_as_the_single_one_does(admin, claimer, sql):
     report = await admin.cancel_workflows(at_once)
     assert await sql.fetch(DUMP, singly) == await sql.fetch(DUMP, at_once)
     assert (report.found, report.changed, looked.changed) == (11, 8, 8)
-    assert {each.reason: each.count for each in report.left} == {
+    assert {each.reason: each.number for each in report.left} == {
         "have ended as SUCCESS": 1, "have ended as ERROR": 1, "have ended as CANCELLED": 1,
     }  # fmt: skip
     assert str(looked).startswith("found 11, would change 8; 1 have ended as")
     again = await admin.cancel_workflows(at_once, interrupt=True)
-    assert {(each.reason, each.count) for each in again.left} >= {
+    assert {(each.reason, each.number) for each in again.left} >= {
         ("have ended as CANCELLED", 7), ("are to end already, once their sagas are undone", 1),
     }  # fmt: skip
     assert again.changed == 1  # the run, which is now to be interrupted
@@ -168,9 +168,9 @@ async def test_bulk_resume_does_as_the_single_one_does(admin, claimer, sql):
     report = await admin.resume_workflows(ends[1])
     assert await sql.fetch(DUMP, singly) == await sql.fetch(DUMP, at_once)
     assert (report.found, report.changed) == (10, 9)
-    assert [(each.reason, each.count) for each in report.left] == [("have succeeded", 1)]
+    assert [(each.reason, each.number) for each in report.left] == [("have succeeded", 1)]
     again = await admin.resume_workflows(at_once)
-    assert (again.changed, {each.reason: each.count for each in again.left}) == (
+    assert (again.changed, {each.reason: each.number for each in again.left}) == (
         0, {"have succeeded": 1, "have not ended": 10},
     )  # fmt: skip
 
@@ -211,7 +211,7 @@ async def test_bulk_cancel_beside_workers_loses_none(admin, dsn, schema, sql, co
         async with no_hang():
             report = await task
         assert report.found == count
-        assert report.changed + sum(each.count for each in report.left) == count
+        assert report.changed + sum(each.number for each in report.left) == count
         assert seen[-1] == report
         left = "SELECT count(*) FROM pgqrs_workflows WHERE completed_at IS NULL"
         await until(lambda: sql.fetchval(f"SELECT ({left}) = 0"))
@@ -234,7 +234,7 @@ async def test_bulk_cancel_is_interrupted_and_repeated(admin, monkeypatch):
         await admin.cancel_workflows(WorkflowFilter(name="quick"), progress=interrupt)
     report = await admin.cancel_workflows([each.id for each in handles] + [999])
     assert (report.found, report.changed) == (8, 4)
-    assert {each.reason: (each.count, each.ids) for each in report.left} == {
+    assert {each.reason: (each.number, each.ids) for each in report.left} == {
         "have ended as CANCELLED": (3, (1, 2, 3)), "do not exist": (1, (999,)),
     }  # fmt: skip
     with pytest.raises(WorkflowCancelledError):
@@ -316,7 +316,7 @@ async def test_send_many_sends_each_workflow_one_message(admin, dsn, schema, ses
     report = await admin.send_many(every, GO, "a", key="k1")
     assert report == BulkReport(4, 3, (LeftWorkflows("have ended as CANCELLED", 1, (ended.id,)),))
     again = await admin.send_many(every, GO, "b", key="k1")
-    assert (again.changed, {each.reason: each.count for each in again.left}) == (
+    assert (again.changed, {each.reason: each.number for each in again.left}) == (
         0, {"have a message with this key already": 3, "have ended as CANCELLED": 1},
     )  # fmt: skip
     await run_enqueued(admin, [waits])

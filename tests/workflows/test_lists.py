@@ -81,8 +81,8 @@ async def test_each_condition_selects_its_workflows(admin, sql):
     ]
     for conditions, ids in expected:
         assert await ids_of(admin, **conditions) == ids, conditions
-        assert sum(each.count for each in await admin.count_workflows(**conditions)) == len(ids), conditions
-    assert [(each.name, each.status, each.count) for each in await admin.count_workflows()] == [
+        assert sum(each.number for each in await admin.count_workflows(**conditions)) == len(ids), conditions
+    assert [(each.name, each.status, each.number) for each in await admin.count_workflows()] == [
         ("alpha", "CANCELLED", 1), ("alpha", "PENDING", 1), ("alpha", "SUCCESS", 1),
         ("beta", "ERROR", 1), ("beta", "PENDING", 1),
     ]  # fmt: skip

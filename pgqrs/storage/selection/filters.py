@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sized
-from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 from typing import cast as as_type
 
 from sqlalchemy import Integer, cast, literal, select
@@ -48,9 +47,13 @@ class FilterConditions(TypedDict, total=False):
     where: ColumnElement[bool] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class WorkflowFilter:
-    """Conditions on workflows; a workflow is selected if it satisfies all of them.
+class WorkflowFilter(NamedTuple):
+    """Conditions on workflows, set by name; a workflow is selected if it satisfies all of them.
+
+    The methods that take a filter raise `ConfigurationError` for a naive time and for a `where` about another
+    table without a subquery, `InvalidNameError` for a name, a key or a tag that cannot be stored,
+    `SerializationError` for attributes that are no JSON, and `TypeError` or `ValueError` for another value that no
+    workflow can have.
 
     Attributes:
         name: The name of the workflows, or several names.
@@ -68,13 +71,6 @@ class WorkflowFilter:
             for no bound. The end does not count.
         completed: The range of times in which the workflows ended.
         where: An SQLAlchemy condition on `pgqrs.models.Workflow`, which may have subqueries of other tables.
-
-    Raises:
-        ConfigurationError: A time is naive, or `where` is about another table without a subquery.
-        InvalidNameError: A name, a key or a tag cannot be stored.
-        SerializationError: The attributes are no JSON.
-        TypeError: A value has another type.
-        ValueError: A status is unknown.
     """
 
     name: str | Collection[str] | None = None
@@ -91,7 +87,8 @@ class WorkflowFilter:
     completed: Times | None = None
     where: ColumnElement[bool] | None = None
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise the error of a condition that cannot be meant; see the class."""
         for what in ("name", "queue"):
             _check_names(f"{what} of a filter", _several(getattr(self, what)))
         for what in ("key", "partition_key"):
@@ -111,7 +108,7 @@ class WorkflowFilter:
 
     def conditions(self) -> frozenset[str]:
         """Return the names of the conditions that are set."""
-        return frozenset(each.name for each in fields(self) if _is_set(getattr(self, each.name)))
+        return frozenset(name for name, value in self._asdict().items() if _is_set(value))
 
     def statuses(self) -> frozenset[WorkflowStatus] | None:
         """Return the statuses; None for all."""
@@ -122,15 +119,18 @@ class WorkflowFilter:
 
 
 def filter_of(matching: WorkflowFilter | None, conditions: FilterConditions) -> WorkflowFilter:
-    """Return a filter that is given as a record or by keyword arguments; raises as `WorkflowFilter` does."""
+    """Return a filter that is given as a record or by keyword arguments; raises as `check` does."""
     if matching is None:
-        return WorkflowFilter(**conditions)
+        given = WorkflowFilter(**conditions)
+        given.check()
+        return given
     if not isinstance(as_type(object, matching), WorkflowFilter):
         raise TypeError(f"the filter must be a WorkflowFilter, got {type(matching).__name__}.")
     if conditions:
         raise ConfigurationError(
             f"a WorkflowFilter has all conditions: set {', '.join(sorted(conditions))} in the filter."
         )
+    matching.check()
     return matching
 
 

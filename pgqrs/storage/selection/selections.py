@@ -54,6 +54,7 @@ def selection_of(which: Selectable) -> Selection:
     """
     given = cast(object, which)
     if isinstance(given, WorkflowFilter):
+        given.check()
         if not given.conditions():
             raise ConfigurationError(
                 "the filter has no condition and would select each workflow: pass `where=sqlalchemy.true()` if "
