@@ -534,7 +534,7 @@ async def test_started_holder_is_not_submitted_to_again(admin, sql, claimer):
     store = await admin.store()
     run, sent = store.database.run_with_retries, []
 
-    async def losing(work):
+    async def losing(work, **_options):
         sent.append(await run(work))
         await claimer.adopt(sync)
         return await run(work)
