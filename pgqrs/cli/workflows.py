@@ -116,7 +116,7 @@ async def _print_counts(admin: Admin, matching: WorkflowFilter, *, as_json: bool
     if as_json:
         print_json(to_values(found))
     else:
-        print_table(("NAME", "STATUS", "COUNT"), [(each.name, each.status, str(each.count)) for each in found])
+        print_table(("NAME", "STATUS", "COUNT"), [(each.name, each.status, str(each.number)) for each in found])
 
 
 async def _print_page(
