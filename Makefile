@@ -1,5 +1,5 @@
 # Everything a contributor runs, on a machine with Python 3.11+ and make: no database, no Docker, no root.
-# Everything is installed below this folder, in .venv, .venv-oldest and .venv-python.
+# Everything is installed below this folder, in .venv, .venv-oldest, .venv-python and .venv-docs.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -12,6 +12,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 OLDEST := .venv-oldest
 NEWER := .venv-python
+DOCS := .venv-docs
 # More than the cores: many tests wait, for a time-out or for a process to end.
 WORKERS ?= 4
 # Older drivers leave sockets of servers that died to the garbage collector.
@@ -161,6 +162,11 @@ CHAOS_OPTIONS ?=
 chaos: .venv/.demo ## 10,000 workflows under 500 faults, ten to fifteen minutes (CHAOS_OPTIONS=--quick to try)
 	@$(BIN)/python -m chaos $(CHAOS_OPTIONS)
 
+.PHONY: docs
+docs: $(DOCS)/.installed ## the documentation as a site, in build/docs; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "The site begins at build/docs/index.html."
+
 .PHONY: build
 build: .venv/.dev ## the wheel and the sdist, in dist/
 	@rm -rf dist
@@ -168,7 +174,7 @@ build: .venv/.dev ## the wheel and the sdist, in dist/
 
 .PHONY: clean
 clean: ## remove what the other targets made, environments included
-	rm -rf .venv $(OLDEST) $(NEWER) .venv-bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(OLDEST) $(NEWER) $(DOCS) .venv-bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Environments: made with the standard library, filled by uv. A stamp is older than pyproject.toml when the
@@ -210,4 +216,10 @@ $(OLDEST)/.installed: pyproject.toml | $(UV)
 $(NEWER)/.installed: pyproject.toml | $(UV)
 	@$(UV) venv -q --clear --python $(NEWER_PYTHON) $(NEWER)
 	@$(UV) pip install -q --python $(NEWER)/bin/python -e '.[embedded]' --group test
+	@touch $@
+
+$(DOCS)/.installed: pyproject.toml | $(UV)
+	$(call heading,installing into $(DOCS))
+	@$(UV) venv -q --clear --python $(BIN)/python $(DOCS)
+	@$(UV) pip install -q --python $(DOCS)/bin/python --group docs
 	@touch $@

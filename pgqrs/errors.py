@@ -23,6 +23,8 @@
     │   ├── WorkflowCancelledError           the workflow was cancelled
     │   ├── WorkflowInProgressError          the workflow is already running in this context
     │   ├── WorkflowLockedError              another live executor is running the workflow
+    │   ├── RewindRefusedError               the workflow cannot be taken back to the time before this step
+    │   ├── ContinuationError (TerminalError)  the workflow cannot continue as new at this place
     │   ├── KeyConflictError                 the key belongs to a submission with different arguments
     │   ├── KeyTakenError                    the key belongs to another workflow
     │   ├── UniqueTakenError                 another workflow holds the unique value; has `holder_id`
@@ -31,7 +33,7 @@
     │   ├── UpdateRefusedError               the workflow has refused a request
     │   ├── UpdateTimeoutError (TimeoutError)  the workflow has not answered a request in time
     │   ├── SagaError                        steps of a saga were not undone; has `undone` and `left`
-    │   ├── SagaUndoneError                  the saga was undone: none of its steps begins any more
+    │   ├── SagaUndoneError (TerminalError)  the saga was undone: none of its steps begins any more
     │   ├── CodecMismatchError               the workflow is written with a codec that this `Admin` lacks
     │   └── RunEndedError                    a task called the context after the end of its run
     ├── StepError                            an error about one step; has `workflow_id` and `step_id`
@@ -40,6 +42,7 @@
     │   ├── WaitTimeoutError (TimeoutError)  no message came before the timeout of a wait
     │   ├── RequestAnsweredError (TerminalError)  another call has answered the request
     │   ├── StepMismatchError (TerminalError)  the step's outcome was recorded for different arguments
+    │   ├── StepNotFoundError                the workflow has recorded no step with this id; has `near`
     │   ├── StepCycleError                   the step would wait for itself
     │   └── GuardUsedError                   the guard was already used
     ├── SerializationError (ValueError)      the codec cannot write or read a value; has `path`

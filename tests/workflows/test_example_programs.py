@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
+import asyncio
+import signal
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from examples import accounts, api_rate, debounce, embeddings, retention, rewind, tenants, why, withdrawals
+from examples import (
+    accounts,
+    api_rate,
+    debounce,
+    embeddings,
+    prices,
+    retention,
+    rewind,
+    tenants,
+    tutorial,
+    why,
+    withdrawals,
+)
 from examples.approval import APPROVAL, approve
 from examples.fan_out import resize, resize_all
 from examples.nightly import HALF_PAST_TWO, report
-from pgqrs import Worker
+from pgqrs import Admin, Worker
 from pgqrs.testing import run_enqueued
-from tests.support.waiting import no_hang
+from tests.support.waiting import DEADLINE, no_hang
+from tests.support.workflows import Killed
 
 pytest_plugins = ("pytest_pgqrs",)
 
@@ -115,18 +128,6 @@ async def test_calls_of_an_api_keep_to_its_rate(kit, clock):
     assert refused.completed_at - refused.started_at >= timedelta(seconds=2)
 
 
-@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1), ("retention.md", 1)])
-@pytest.mark.parametrize(("page", "count"), [("queues.md", 2), ("schedules.md", 1), ("finding-workflows.md", 2)])
-def test_excerpts_of_the_pages_are_parts_of_the_programs(page, count):
-    text = (ROOT / "docs" / page).read_text()
-    found = re.findall(r"^# (examples/\w+\.py)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(found) == count
-    for program, excerpt in found:
-        code = (ROOT / program).read_text()
-        for part in re.split(r"\n\n+", excerpt.strip()):
-            assert any(textwrap.indent(part, " " * by) in code for by in (0, 4, 8)), part
-
-
 async def test_document_is_indexed_once_for_many_changes(kit, clock):
     for n in range(1, 31):
         handles = await debounce.change(kit, 1, "word " * n)
@@ -178,3 +179,55 @@ async def test_deliveries_of_withdrawn_orders_are_cancelled(admin, app, sessions
     await run_enqueued(admin, [withdrawals.deliver])
     shipped = await admin.list_workflows(attributes={"carrier": "the post"}, tags="delivery")
     assert [(each.status, each.attributes["stage"]) for each in shipped] == [("SUCCESS", "shipped")] * 2
+
+
+async def test_paid_order_is_packed_and_shipped_after_a_fix(admin, monkeypatch):
+    async with no_hang(), Worker(admin, [tutorial.fulfil, tutorial.ship]):
+        handle = await admin.enqueue(tutorial.fulfil, ["lamp", "globe"])
+        for _ in range(2):
+            await handle.send(tutorial.PAYMENT, 4200, key="the payment")
+        with pytest.raises(LookupError):
+            await handle.result()
+        monkeypatch.setitem(tutorial.BOXES, "globe", "two boxes")
+        await admin.resume_workflow(handle.id)
+        shipped = await handle.result()
+    assert [each.partition(",")[0] for each in shipped] == ["the lamp in a large box", "the globe in two boxes"]
+
+
+async def test_unpaid_order_is_released(kit, capsys):
+    handle = await kit.enqueue(tutorial.fulfil, ["lamp"])
+    assert await run_enqueued(kit, [tutorial.fulfil, tutorial.ship]) == 1
+    assert await handle.result() == []
+    assert capsys.readouterr().out == "reserve lamp\nrelease lamp\n"
+
+
+@pytest.mark.slow
+async def test_order_outlives_its_worker(own_database, children):
+    """The worker of the tutorial kills itself in the middle of a step, and another one ends the order."""
+    async with no_hang(), Admin(own_database) as admin:
+        await admin.install()
+        handle = await admin.enqueue(tutorial.fulfil, ["lamp", "shade"])
+        await handle.send(tutorial.PAYMENT, 4200)
+        worker = children.start("-m", "examples.tutorial", "work", cwd=ROOT, PGQRS_DSN=own_database, CRASH="1")
+        assert await asyncio.to_thread(worker.wait, DEADLINE) == -signal.SIGKILL
+        async with Worker(admin, [tutorial.fulfil, tutorial.ship]):
+            assert len(await handle.result()) == 2
+        assert all(each.status == "SUCCESS" for each in await handle.steps())
+
+
+async def test_interrupted_import_goes_on_at_its_row(admin, monkeypatch):
+    told = []
+    file = ("prices.csv", "lamp,12.50\nshade,3.20\nfoot,4\n")
+
+    async def tell_shop(item: str, cents: int) -> int:
+        told.append(item)
+        if told == ["lamp", "shade"]:
+            raise Killed
+        return cents
+
+    monkeypatch.setattr(prices, "tell_shop", tell_shop)
+    with pytest.raises(Killed):
+        await prices.import_file(admin, *file)
+    for _ in range(2):
+        assert await prices.import_file(admin, *file) == 1970
+    assert told == ["lamp", "shade", "shade", "foot"]
