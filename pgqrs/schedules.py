@@ -170,6 +170,26 @@ Rule: TypeAlias = Cron | Every
 """The rule of a schedule's times."""
 
 
+def in_words(rule: Rule) -> str:
+    """Return a rule in English words, as in "At 03:00 every day (Europe/Berlin)"."""
+    if isinstance(rule, Every):
+        return f"Every {_length_in_words(cast(timedelta, rule.length))}"
+    expression = _ALIASES.get(rule.expression.strip().lower(), rule.expression)
+    try:
+        return f"{CronSim(expression, _EPOCH).explain()} ({rule.zone})"
+    except CronSimError:  # a row that another program wrote
+        return str(rule)
+
+
+def _length_in_words(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        number, rest = divmod(seconds, size)
+        if number and not rest:
+            return unit if number == 1 else f"{number:g} {unit}s"
+    return "second" if seconds == 1 else f"{seconds:g} seconds"
+
+
 class Timetable(NamedTuple):
     """The times of a rule from `start` on and before `end`."""
 

@@ -6,6 +6,7 @@ import click
 
 from pgqrs.cli.actions import cancel, purge, resume, rewind, send
 from pgqrs.cli.connection import DatabaseOptions, database_options, errors_in_one_line, schema_option
+from pgqrs.cli.dashboard import dashboard
 from pgqrs.cli.documents import export, import_
 from pgqrs.cli.health import doctor, workers
 from pgqrs.cli.queues import queue
@@ -95,6 +96,7 @@ for each in (
     worker,
     workers,
     doctor,
+    dashboard,
 ):
     main.add_command(each)
 

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from pgqrs.client.lists.conditions import attribute_of, time_of
 from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.types import WorkflowStatus
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
 
 def parsed_time(_context: click.Context, _option: click.Parameter, given: str | None) -> datetime | None:
     """Return the time that an option names: ISO 8601 with an offset, or an age such as 90s, 15m, 2h or 7d."""
-    if given is None:
-        return None
-    age = re.fullmatch(r"(\d{1,9})([smhd])", given)
     try:
-        if age is not None:
-            return datetime.now(UTC) - timedelta(**{_UNITS[age[2]]: int(age[1])})
-        time = datetime.fromisoformat(given)
-    except (ValueError, OverflowError):
-        time = None
-    if time is None or time.utcoffset() is None:
-        raise click.BadParameter(
-            f"a time is an age such as 90s, 15m, 2h or 7d, or ISO 8601 with an offset, such as "
-            f"2026-11-27T00:00:00+01:00, got {given!r}."
-        )
-    return time
+        return None if given is None else time_of(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _parsed_attributes(
     _context: click.Context, _option: click.Parameter, given: Sequence[str]
 ) -> dict[str, Any] | None:
-    return dict(map(_attribute, given)) or None
-
-
-def _attribute(given: str) -> tuple[str, Any]:
-    name, equals, text = given.partition("=")
-    if not name or not equals:
-        raise click.BadParameter(f"an attribute is NAME=VALUE, as in customer=7, got {given!r}.")
     try:
-        return name, json.loads(text)
-    except ValueError:
-        return name, text
+        return dict(map(attribute_of, given)) or None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _several = partial(click.option, multiple=True)

@@ -35,6 +35,7 @@ from pgqrs.storage.records import (
 )
 from pgqrs.storage.retention.archive import ArchiveRepository
 from pgqrs.storage.schema.tables import InstalledTables
+from pgqrs.storage.selection.activity import Activity, newest_activity
 from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.storage.selection.pages import StoredPage, WorkflowLists
 from pgqrs.storage.server_clock import ServerClock
@@ -65,9 +66,17 @@ class StoreReader:
         self._diagnosis = diagnosis
         self.server_clock = server_clock
 
-    async def workflows(self, given: WorkflowFilter, *, limit: int, after: int | None) -> StoredPage:
-        """Return a page of workflows, newest first."""
-        return await self._read(lambda connection: WorkflowLists(connection).page(given, limit=limit, after=after))
+    async def workflows(
+        self, given: WorkflowFilter, *, limit: int, after: int | None, payloads: bool = True
+    ) -> StoredPage:
+        """Return a page of workflows, newest first; without `payloads` inputs and outputs are not read."""
+        return await self._read(
+            lambda connection: WorkflowLists(connection).page(given, limit=limit, after=after, payloads=payloads)
+        )
+
+    async def activity(self) -> Activity:
+        """Return the recent changes of the newest workflows."""
+        return await self._read(newest_activity)
 
     async def counts(self, given: WorkflowFilter) -> list[WorkflowCount]:
         """Return the numbers of workflows by name and status."""

@@ -47,7 +47,8 @@ def test_metadata():
     about = metadata("pgqrs")
     assert about["Requires-Python"] == ">=3.11"
     assert about["License-Expression"] == "Apache-2.0"
-    assert about.get_all("Provides-Extra") == ["cli", "cryptography", "embedded", "otel", "prometheus", "pydantic"]
+    extras = ["cli", "cryptography", "dashboard", "embedded", "otel", "prometheus", "pydantic"]
+    assert about.get_all("Provides-Extra") == extras
     assert [point.value for point in entry_points(group="console_scripts", name="pgqrs")] == ["pgqrs.cli:main"]
 
 

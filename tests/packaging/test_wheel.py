@@ -42,6 +42,10 @@ def test_wheel_contains_only_the_package(artifacts):
         "pgqrs/py.typed",
         "pgqrs/migrations/env.py",
         "pgqrs/migrations/script.py.mako",
+        *(
+            f"pgqrs/dashboard/{each}"
+            for each in ("templates/base.html", "static/dashboard.css", "static/htmx-LICENSE.txt")
+        ),
         "pgqrs/telemetry/grafana/alerts.yaml",
         "pgqrs/telemetry/grafana/dashboard.json",
         f"{info}/licenses/LICENSE",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pgqrs.client.loop_state import LoopStates
 from pgqrs.codecs.records import decode_listed_workflow
 from pgqrs.errors import ConfigurationError
@@ -18,6 +20,7 @@ async def list_workflows(
     *,
     after: int | None,
     limit: int,
+    payloads: bool,
 ) -> WorkflowPage:
     """Return a page of the workflows that a filter selects; see `Admin.list_workflows`."""
     check_is_int("`limit`", limit)
@@ -27,8 +30,11 @@ async def list_workflows(
         check_is_int("`after`", after)
         after = min(after, MAX_ID)
     given = filter_of(matching, conditions)
-    rows, following = await (await loops.store()).reader.workflows(given, limit=limit, after=after)
-    return WorkflowPage([decode_listed_workflow(loops.codec, each) for each in rows], following)
+    rows, following = await (await loops.store()).reader.workflows(
+        given, limit=limit, after=after, payloads=payloads
+    )
+    records = [decode_listed_workflow(loops.codec, each) for each in rows]
+    return WorkflowPage(records if payloads else [replace(each, input=None) for each in records], following)
 
 
 async def count_workflows(

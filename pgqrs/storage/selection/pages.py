@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, cast, select, true
+from sqlalchemy import BigInteger, cast, null, select, true
 
 from pgqrs.codecs.records import StoredWorkflow
-from pgqrs.models import Attributes, Workflow
+from pgqrs.models import Attributes, Text, Workflow
 from pgqrs.storage.queries.workflows import holds_key, shown_status, stored_workflow, workflow_columns
 from pgqrs.storage.selection.filters import (
     FAILED,
@@ -25,7 +25,7 @@ from pgqrs.storage.selection.filters import (
     conditions_on_row,
 )
 from pgqrs.storage.sql.connection import Connection
-from pgqrs.storage.sql.expressions import COUNT, number_literal, pg
+from pgqrs.storage.sql.expressions import COUNT, number_literal, pg, text_literal
 from pgqrs.types import WorkflowCount, WorkflowStatus
 
 SEARCHED = 100_000
@@ -48,13 +48,19 @@ class WorkflowLists:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def page(self, given: WorkflowFilter, *, limit: int, after: int | None) -> StoredPage:
-        """Return up to `limit` workflows, newest first; with `after`, only workflows with lower ids."""
+    async def page(
+        self, given: WorkflowFilter, *, limit: int, after: int | None, payloads: bool = True
+    ) -> StoredPage:
+        """Return up to `limit` workflows, newest first; with `after`, only workflows with lower ids.
+
+        Without `payloads` inputs and outputs are not read.
+        """
+        columns = _columns(payloads=payloads)
         holder = await self._holder_of_key(given)
         candidates = None if holder is not None else _candidates(given)
         if candidates is not None:
             examined = _newest_first(candidates.c.id, after)
-            rows = await self._rows(_looked_up(given, examined.limit(number_literal(LOOKED_UP))), limit)
+            rows = await self._rows(_looked_up(given, examined.limit(number_literal(LOOKED_UP)), columns), limit)
             floor = None if len(rows) == limit else await self._floor(examined, LOOKED_UP)
         else:
             statuses = given.statuses() or frozenset()
@@ -65,7 +71,7 @@ class WorkflowLists:
             is_searched = holder is None and bool(given.conditions() - ({"status"} if is_failed else set()))
             floor = await self._floor(examined, SEARCHED) if is_searched else None
             own = [] if holder is None else [Workflow.id == holder]
-            rows = await self._rows(_in_order(given, after, floor).where(*own), limit)
+            rows = await self._rows(_in_order(given, after, floor, columns).where(*own), limit)
         if rows and len(rows) == limit:
             return StoredPage(rows, rows[-1].id)
         return StoredPage(rows, None if floor is None else floor + 1)  # the floor was not examined
@@ -100,15 +106,23 @@ class WorkflowLists:
         return found
 
 
+def _columns(*, payloads: bool) -> Sequence[Any]:
+    """Return the columns of a `StoredWorkflow`, with null in place of its input and output without `payloads`."""
+    if payloads:
+        return workflow_columns()
+    unread = {"input": text_literal("null").label("input"), "output": cast(null(), Text()).label("output")}
+    return [unread.get(each.name, each) for each in workflow_columns()]
+
+
 def _newest_first(own: Any, after: int | None) -> Any:
     """Return the query for the ids of a column, newest first, below `after`."""
     below = [] if after is None else [own < after]
     return select(own.label("id")).where(*below).order_by(own.desc())
 
 
-def _in_order(given: WorkflowFilter, after: int | None, floor: int | None) -> Any:
+def _in_order(given: WorkflowFilter, after: int | None, floor: int | None, columns: Sequence[Any]) -> Any:
     """Return the query for the workflows above the floor, in the order of an index."""
-    query = select(*workflow_columns()).where(*conditions_of(given)).order_by(Workflow.id.desc())
+    query = select(*columns).where(*conditions_of(given)).order_by(Workflow.id.desc())
     below = [] if after is None else [Workflow.id < after]
     return query.where(*below, *([] if floor is None else [Workflow.id > floor]))
 
@@ -128,13 +142,13 @@ def _candidates(given: WorkflowFilter) -> Any:
     return None
 
 
-def _looked_up(given: WorkflowFilter, examined: Any) -> Any:
+def _looked_up(given: WorkflowFilter, examined: Any, shown: Sequence[Any]) -> Any:
     """Return the query for the candidates that satisfy all conditions.
 
     With its limit the inner query is done for each candidate in turn, so that the outer one ends with the page. A
     join may read all workflows.
     """
     own = examined.subquery("candidates")
-    columns = select(*workflow_columns()).where(Workflow.id == own.c.id, *conditions_on_row(given))
+    columns = select(*shown).where(Workflow.id == own.c.id, *conditions_on_row(given))
     found = columns.limit(number_literal(1)).lateral("found")
     return select(*found.c).select_from(own.join(found, true())).order_by(own.c.id.desc())
