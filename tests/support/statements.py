@@ -34,6 +34,7 @@ from pgqrs.storage.retention import removal
 from pgqrs.storage.retention import settings as retention_settings
 from pgqrs.storage.rewinds import statements as rewinds
 from pgqrs.storage.schema import migrate
+from pgqrs.storage.selection import activity
 from pgqrs.storage.uniqueness import statements as uniqueness
 from pgqrs.storage.writes import registry as writes
 from pgqrs.storage.writes.registry import OPERATIONS
@@ -88,6 +89,7 @@ def statements() -> Iterator[tuple[str, Any]]:
         updates,
         workflows,
         migrate,
+        activity,
         testbed,
         removal,
         retention_passes,

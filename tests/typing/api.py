@@ -13,6 +13,8 @@ from typing import Any, TypedDict, assert_type
 
 from sqlalchemy import URL, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
 
 from pgqrs import (
     Admin,
@@ -57,6 +59,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec, SealingCodec, TypedCodec
+from pgqrs.dashboard import Access, Granted, dashboard, local
 from pgqrs.models import Workflow
 from pgqrs.observer import Observer
 from pgqrs.telemetry import otel, prometheus
@@ -712,6 +715,19 @@ async def retention(admin: Admin) -> None:
     assert_type(await admin.import_workflow(document, ids="keep"), WorkflowHandle[Any])
     await admin.import_workflow(document, ids="old")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await admin.doctor(), list[Finding])
+
+
+async def described_page(admin: Admin) -> None:
+    assert_type(await admin.list_workflows(payloads=False, name="a"), WorkflowPage)
+
+    async def access(request: HttpRequest) -> Granted:
+        return {"cancel"} if request.client else Access.READ
+
+    app = dashboard(admin, authorize=access, show_sealed=True)
+    assert_type(app, Starlette)
+    dashboard(admin, lambda _request: None)
+    dashboard(admin, local(Access.ALL))
+    dashboard(admin, lambda _request: 5)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
 
 
 def observed(admin: Admin, worker: Worker) -> None:

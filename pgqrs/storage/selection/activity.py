@@ -38,10 +38,11 @@ class Activity(NamedTuple):
 
 async def newest_activity(connection: Connection) -> Activity:
     """Return the recent activity."""
-    return from_row(Activity, (await connection.execute(_activity())).mappings().one())
+    return from_row(Activity, (await connection.execute(newest_changes())).mappings().one())
 
 
-def _activity() -> Any:
+def newest_changes() -> Any:
+    """Return the query for an `Activity`."""
     newest = (
         select(Workflow.created_at, Workflow.completed_at, Workflow.status)
         .order_by(Workflow.id.desc())
