@@ -60,7 +60,9 @@ async def test_dead_rows_and_bloat_are_named(admin, sql, monkeypatch):
     for _ in range(20):
         await aged(sql)
     await sql.execute("ANALYZE pgqrs_workflow_steps")
-    await sql.execute("DELETE FROM pgqrs_workflows; DELETE FROM pgqrs_workflow_steps; DELETE FROM pgqrs_attributes")
+    await sql.execute(
+        "DELETE FROM pgqrs_workflows; DELETE FROM pgqrs_workflow_steps; DELETE FROM pgqrs_attributes"
+    )
     await sql.execute("SELECT pg_stat_force_next_flush()")
     found = await admin.doctor()
     assert any("pgqrs_workflows has" in each.sentence for each in named(found, "dead rows"))
