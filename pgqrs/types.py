@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -539,3 +539,11 @@ class RewindRecord:
     error: dict[str, Any] | Unreadable | None
     completed_at: datetime | None
     steps: tuple[StepRecord, ...]
+
+
+def names_of_fields(record: object) -> Sequence[str]:
+    """Return the names of the fields of a data class or of a named tuple; none for another object."""
+    if is_dataclass(record):
+        return [each.name for each in fields(record)]
+    names: Sequence[str] = getattr(record, "_fields", ())
+    return names

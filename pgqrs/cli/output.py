@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import click
 
-from pgqrs.types import Unreadable
+from pgqrs.types import Unreadable, names_of_fields
 
 MAX_WIDTH = 40
 """Characters, the width of a column from which on longer cells do not widen the other rows."""
@@ -43,20 +42,12 @@ def to_values(record: Any) -> Any:
     """Return a record, or what a record has, as values for JSON; a payload that cannot be read says so."""
     if isinstance(record, Unreadable):
         return {"unreadable": record.error}
-    names = _names_of_fields(record)
+    names = names_of_fields(record)
     if names:
         return {name: to_values(getattr(record, name)) for name in names}
     if isinstance(record, (list, tuple)):
         return [to_values(each) for each in cast("Sequence[Any]", record)]
     return record
-
-
-def _names_of_fields(record: Any) -> Sequence[str]:
-    """Return the names of the fields of a data class or of a named tuple."""
-    if is_dataclass(record):
-        return [each.name for each in fields(record)]
-    names: Sequence[str] = getattr(record, "_fields", ())
-    return names
 
 
 def cut(text: str, most: int | None) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
-from pgqrs.types import Unreadable
+from pgqrs.types import Unreadable, names_of_fields
 
 MAX_VALUE = 4000
 """Maximum characters of a value on a page."""
@@ -61,9 +60,8 @@ class Values:
         """Return a record, or a structure of records, as values for JSON, with each id as a string."""
         if isinstance(value, Unreadable):
             return {"unreadable": value.error}
-        if is_dataclass(value):
-            named = {each.name: getattr(value, each.name) for each in fields(value)}
-            return {name: self._member(name, each) for name, each in named.items()}
+        if names := names_of_fields(value):
+            return {name: self._member(name, getattr(value, name)) for name in names}
         if isinstance(value, Mapping):
             named = cast("dict[Any, Any]", value)
             return {str(name): self._member(str(name), each) for name, each in named.items()}
