@@ -14,6 +14,8 @@ from starlette.datastructures import ImmutableMultiDict
 from pgqrs.dashboard.filters import list_filter
 from pgqrs.dashboard.pages import Asked, filter_values
 from pgqrs.dashboard.rendering import View
+from pgqrs.dashboard.security import FIELD
+from pgqrs.dashboard.values import cut
 from pgqrs.types import BulkReport
 
 Form: TypeAlias = ImmutableMultiDict[str, str]
@@ -35,6 +37,8 @@ NOTICES = {
     "unpause": "Resumed.",
 }
 """The sentences that a page shows after an action, by the word in its URL."""
+
+_UNLOGGED = frozenset({FIELD, "value"})
 
 _logger = logging.getLogger("pgqrs.dashboard")
 
@@ -136,17 +140,14 @@ async def _send_many(asked: Asked, which: Any, *, topic: str, value: Any, key: s
     return await asked.admin.send_many(which, topic, value, key=key, **options)
 
 
-def log(asked: Asked, action: str) -> None:
-    """Log an action, with the user if the application has one."""
+def log(asked: Asked, action: str, form: Form) -> None:
+    """Log an action with the fields that say of which objects, and with the user if the application has one."""
     user = asked.request.scope.get("user")
     name = str(getattr(user, "display_name", "") or "unknown")
-    _logger.info(
-        "pgqrs: dashboard: %s of %s by %r",
-        action,
-        asked.request.url.path,
-        name,
-        extra={"action": action, "user": name},
-    )
+    fields = {field: cut(value, 200) for field, value in form.items() if field not in _UNLOGGED and value}
+    path = asked.request.url.path
+    more = {"action": action, "user": name}
+    _logger.info("pgqrs: dashboard: %s by %r: %s %r", action, name, path, fields, extra=more)
 
 
 def _id(asked: Asked) -> int:

@@ -51,6 +51,7 @@ _VIEWS: dict[str, Read] = {
     "/list": pages.workflows,
     "/workflow/{workflow_id:int}": pages.workflow,
     "/queues": pages.queues,
+    "/queue": pages.queue,
     "/schedules": pages.schedules,
     "/workers": pages.workers,
     "/doctor": pages.doctor,
@@ -151,7 +152,7 @@ class _Dashboard:
 
     async def _act(self, request: Request, act: Act, form: Form, action: str, may: frozenset[str]) -> Response:
         asked = self._asked(request)
-        actions.log(asked, action)
+        actions.log(asked, action, form)
 
         async def acted() -> Done:
             async with asyncio.timeout(ACTION_TIME):

@@ -16,6 +16,7 @@ from pgqrs.dashboard.timeline import timeline
 from pgqrs.dashboard.values import Values, length
 from pgqrs.errors import ConfigurationError, PgqrsError
 from pgqrs.schedules import Cron, ScheduleRecord, Timetable, in_words
+from pgqrs.storage.limits.settings import QueueRepository
 from pgqrs.storage.selection.activity import PERIOD
 from pgqrs.types import QueueRecord, RewindRecord, StepRecord, WorkflowRecord, WorkflowStatus
 
@@ -125,6 +126,7 @@ async def workflow(asked: Asked) -> View:
         "workflow": record,
         "has_ended": record.status in ENDED,
         "reasons": reasons.reasons,
+        "times": _times(record),
         "details": _details(record),
         "input": show.payload(record.input),
         "output": show.payload(record.output),
@@ -155,6 +157,22 @@ async def queues(asked: Asked) -> View:
     found = await asked.admin.list_queues()
     values = {"view": "queues", "queues": [_queue(each) for each in found]}
     return View("queues.html", values, {"queues": asked.values.json(found)})
+
+
+async def queue(asked: Asked) -> View:
+    """Return the partition keys of a queue with most workflows, and their use."""
+    name = asked.request.query_params.get("name", "")
+    found = next((each for each in await asked.admin.list_queues() if each.name == name), None)
+    operations = (await asked.admin.store()).operations
+    partitions = await operations.run(lambda connection: QueueRepository(connection).partitions(name))
+    limit = None if found is None else found.partition_concurrency
+    rows = [
+        {"partition": each, "used": _share(each.holding, limit), "oldest": length(each.oldest_age)}
+        for each in partitions
+    ]
+    values = {"view": "queues", "name": name, "partitions": rows, "limit": limit}
+    own = [each._asdict() for each in partitions]
+    return View("queue.html", values, {"name": name, "partition_concurrency": limit, "partitions": own})
 
 
 async def schedules(asked: Asked) -> View:
@@ -222,13 +240,18 @@ def _shown_steps(steps: Sequence[StepRecord]) -> tuple[Sequence[StepRecord], int
     return [*steps[:half], *steps[-half:]], len(steps) - 2 * half
 
 
-def _details(record: WorkflowRecord) -> list[tuple[str, Any]]:
-    """Return the fields of a workflow that have a value, with their labels."""
-    times = ("created_at", "started_at", "completed_at", "due_at", "deadline", "scheduled_for")
-    others = ("queue", "key", "priority", "partition_key", "unique", "epoch", "attempts", "schedule", "codec")
-    own = [(name, getattr(record, name)) for name in (*times, *others, "batch_id", "executor_id")]
+def _times(record: WorkflowRecord) -> list[tuple[str, datetime]]:
+    """Return the times of a workflow that it has, with their labels."""
+    names = ("created_at", "started_at", "completed_at", "due_at", "deadline", "scheduled_for")
+    return [(name.replace("_", " "), at) for name in names if (at := getattr(record, name)) is not None]
+
+
+def _details(record: WorkflowRecord) -> list[tuple[str, str]]:
+    """Return the fields of a workflow that have a value, as texts, with their labels."""
+    names = ("queue", "key", "priority", "partition_key", "unique", "epoch", "attempts", "schedule", "codec")
+    own = [(name, getattr(record, name)) for name in (*names, "executor_id")]
     own += [("tags", " ".join(record.tags)), *((f"attribute {name}", v) for name, v in record.attributes.items())]
-    return [(name.replace("_", " "), value) for name, value in own if value not in (None, "", 0)]
+    return [(name.replace("_", " "), str(value)) for name, value in own if value not in (None, "", 0)]
 
 
 def _step(asked: Asked, step: StepRecord) -> dict[str, Any]:
@@ -260,8 +283,13 @@ def _rewind(asked: Asked, rewind: RewindRecord) -> dict[str, Any]:
 
 def _queue(queue: QueueRecord) -> dict[str, Any]:
     """Return a queue for its row; `used` is the share of its limit that is in use."""
-    used = None if not queue.concurrency else min(1.0, queue.holding / queue.concurrency)
+    used = _share(queue.holding, queue.concurrency)
     return {"record": queue, "used": used, "oldest": length(queue.oldest_age)}
+
+
+def _share(holding: int, limit: int | None) -> float | None:
+    """Return the share of a limit that is in use, None without a limit."""
+    return min(1.0, holding / limit) if limit else None
 
 
 def _schedule(asked: Asked, schedule: ScheduleRecord, now: datetime) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography.fernet import Fernet
@@ -103,7 +104,9 @@ async def test_a_form_of_another_site_is_refused(admin):
 async def test_no_value_of_a_user_becomes_markup(admin, sql):
     await admin.schedule(EVIL, Cron("0 3 * * *"), greet, EVIL)
     options = {"key": EVIL, "queue": EVIL, "partition_key": EVIL, "unique": EVIL, "tags": (EVIL,)}
-    ready = await admin.options(**options, attributes={EVIL: EVIL}).enqueue(greet, EVIL)
+    ready = await admin.options(**options, attributes={EVIL: EVIL, "object": {"isoformat": 1}}).enqueue(
+        greet, EVIL
+    )
     await admin.set_queue(EVIL, concurrency=1, weights={EVIL: 2})
     run = await admin.run(greet, EVIL)
     assert run == f"hello {EVIL}"
@@ -116,11 +119,12 @@ async def test_no_value_of_a_user_becomes_markup(admin, sql):
     await sql.execute("INSERT INTO pgqrs_events VALUES ($2, $1, to_json($1::text), now())", EVIL, failed)
     own = browser(admin)
     found = 0
-    pages = [*PAGES, f"/workflow/{ready.id}", f"/workflow/{failed}"]
+    pages = [*PAGES, f"/queue?name={quote(EVIL)}", f"/workflow/{ready.id}", f"/workflow/{failed}"]
     queries = [
-        f"/list?{each}={EVIL}" for each in ("name", "key", "error", "since", "parent", "after", "attributes")
+        f"/list?{each}={quote(EVIL)}"
+        for each in ("name", "key", "error", "since", "parent", "after", "attributes")
     ]
-    for path in [*pages, *queries, f"/?notice={EVIL}"]:
+    for path in [*pages, *queries, f"/?notice={quote(EVIL)}"]:
         answer = await own.get(path)
         nonce = re.search(r"'nonce-([^']+)'", answer.headers["content-security-policy"])[1]
         for tag, attributes, inside in elements(answer.text):

@@ -71,6 +71,11 @@ async def test_pages_show_the_tables(admin):
     found = await own.json("/list?status=ERROR&tags=eu&since=1h")
     assert ([each["id"] for each in found["workflows"]], found["next"]) == ([str(failed.id)], None)
     assert "100 in 60.0 s, burst 20" in (await own.get("/queues")).text
+    await admin.set_queue("mail", partition_concurrency=4)
+    await admin.options(queue="mail", partition_key="ada").enqueue(order, 1)
+    (partition,) = (await own.json("/queue?name=mail"))["partitions"]
+    assert [partition[each] for each in ("partition_key", "ready", "running", "holding")] == ["ada", 1, 0, 0]
+    assert "at most 4 runs of each" in (await own.get("/queue?name=mail")).text
     text = (await own.get("/schedules")).text
     assert "At 03:00 every day (Europe/Berlin)" in text
     assert text.count("<time") >= 3

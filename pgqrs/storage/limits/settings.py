@@ -6,7 +6,7 @@ They are made when they are sent, which is seldom: they would slow down each imp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Queue, Text, Wait, Workflow
 from pgqrs.storage.limits.holders import RUNNING, UNTIL_END, slot_of
+from pgqrs.storage.records import from_row
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
@@ -36,6 +37,7 @@ from pgqrs.storage.sql.expressions import (
     finite,
     is_found,
     json_of,
+    number_literal,
     pg,
     seconds_of,
     text_literal,
@@ -73,7 +75,20 @@ class QueueLimits(NamedTuple):
         return {"rate": self.rate, "partition_rate": self.partition_rate}
 
 
+SHOWN_PARTITIONS = 100
+"""Maximum partition keys of a queue that a reader gets."""
+
 NO_LIMITS = QueueLimits(None, None, None, None, None)
+
+
+class Partition(NamedTuple):
+    """The workflows of a queue with one partition key; `oldest_age` is the seconds since the oldest was ready."""
+
+    partition_key: str
+    ready: int
+    running: int
+    holding: int
+    oldest_age: float | None
 
 
 class QueueRepository:
@@ -109,6 +124,11 @@ class QueueRepository:
         """Return the queues that have limits, are paused, or have workflows that are ready or running."""
         rows = (await self._connection.execute(list_queues())).mappings()
         return [_record(row) for row in rows]
+
+    async def partitions(self, name: str) -> Sequence[Partition]:
+        """Return the partition keys of a queue with most workflows that are ready or running."""
+        rows = (await self._connection.execute(partitions(), {"queue": name})).mappings()
+        return [from_row(Partition, row) for row in rows]
 
 
 def _record(row: Mapping[Any, Any]) -> QueueRecord:
@@ -220,6 +240,19 @@ def list_queues() -> Any:
         .group_by(name, limit, Queue.partition_concurrency, *map(_unlabeled, rates), weights)
         .group_by(Queue.paused_at, Queue.holds, Queue.ordered_at, Queue.fair)
         .order_by(name)
+    )
+
+
+def partitions() -> Any:
+    """Return the query for the `Partition`s of a queue with most workflows that are ready or running."""
+    lanes = _lanes()
+    age = seconds_of(func.now() - finite(lanes.c.ready_at))
+    numbers = [_whole(lanes.c[name]).label(name) for name in ("ready", "running", "holding")]
+    return (
+        select(lanes.c.partition_key, *numbers, age.label("oldest_age"))
+        .where(lanes.c.queue == bindparam("queue", type_=Text()), lanes.c.partition_key.is_not(None))
+        .order_by((lanes.c.ready + lanes.c.running).desc(), lanes.c.partition_key)
+        .limit(number_literal(SHOWN_PARTITIONS))
     )
 
 
