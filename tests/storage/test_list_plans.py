@@ -11,8 +11,9 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
 from pgqrs import WorkflowFilter
 from pgqrs.models import SCHEMA, Workflow
-from pgqrs.storage.selection import pages
+from pgqrs.storage.selection import activity, pages
 from pgqrs.storage.selection.pages import WorkflowLists
+from tests.support.dashboard import browser
 from tests.support.plans import nodes
 
 FILL = """
@@ -135,6 +136,33 @@ async def test_each_condition_has_an_index_and_a_bound(admin, sql, schema, monke
             # The middle of the table, too; the best of five, because other processes use the machine.
             for after in (None, count // 2):
                 assert min([await seconds(admin.list_workflows, given, after=after) for _ in range(5)]) < 0.2, name
+
+    await check_dashboard(admin, store, sql, schema, count)
+
+
+async def check_dashboard(admin, store, sql, schema, count):
+    """Check the read of the recent activity, and, with many workflows, the time of each page of the dashboard."""
+
+    async def read(connection):
+        own = Explaining(connection, sql, schema)
+        await activity.newest_activity(own)
+        return own.plans
+
+    (plan,) = await store.database.run_with_retries(read, lasting=60)
+    assert {each["Node Type"] for each in nodes(plan) if each.get("Relation Name")} == {"Index Scan"}
+    assert examined(plan) == activity.NEWEST
+    if count > pages.SEARCHED:
+        paths = [
+            "/",
+            "/list?name=nothing",
+            "/list?status=ERROR",
+            f"/workflow/{count}",
+            "/queues",
+            "/queue?name=default",
+        ]
+        own = browser(admin)
+        for path in [*paths, "/schedules", "/workers", "/doctor"]:
+            assert min([await seconds(own.get, path) for _ in range(5)]) < 0.2, path
 
 
 async def seconds(call, *args, **kwargs):
