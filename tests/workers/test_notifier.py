@@ -185,7 +185,7 @@ async def test_worker_reconnects_after_a_silent_server(dsn, schema, admin, sql):
     async with (
         asyncio.timeout(60),
         Wire(dsn, sql) as wire,
-        Admin(wire.dsn, schema, timeout=0.5) as far,
+        Admin(wire.dsn, schema, timeout=1.0) as far,
         Worker(far, [stamped]) as worker,
     ):
         await (await admin.enqueue(stamped)).result()
