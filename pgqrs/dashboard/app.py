@@ -206,10 +206,10 @@ async def _attempted(request: Request, make: Callable[[], Awaitable[T]]) -> T | 
         told = str(error) or "It has not answered in time."
         hint = "The action may have been carried out." if request.method == "POST" else ""
         return _problem("The database is unavailable", f"{told} {hint}".strip(), 503)
-    except PgqrsError as error:
-        return _problem("That did not work", str(error), 409)
     except ValueError as error:  # a field of a form
         return _problem("That did not work", str(error), 400)
+    except PgqrsError as error:
+        return _problem("That did not work", str(error), 409)
 
 
 def _problem(heading: str, message: str, status: int) -> View:

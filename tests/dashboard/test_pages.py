@@ -9,7 +9,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from pgqrs import Admin, Cron, Every, PyWorkflow, Rate, StepRecord, Worker, step, workflow
-from pgqrs.dashboard import stream
+from pgqrs.dashboard import app, stream
 from pgqrs.dashboard.stream import changes
 from pgqrs.dashboard.timeline import WIDTH, timeline
 from pgqrs.errors import DatabaseUnavailableError
@@ -138,6 +138,22 @@ async def test_a_lost_database_is_told(dsn, sound):
         assert "may have been carried out" in answer.text
     async with Admin(dsn, f"{sound}_none") as admin:
         assert "pgqrs install" in (await browser(admin).get("/")).text
+
+
+async def test_a_database_that_hangs_is_told(admin, sql, monkeypatch):
+    monkeypatch.setattr(app, "READ_TIME", 0.2)
+    own = browser(admin)
+    assert (await own.get("/queues")).status_code == 200
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE pgqrs_queues")
+        answer = await own.get("/queues")
+        assert (answer.status_code, "not answered in time" in answer.text) == (503, True)
+        assert (await own.get("/list")).status_code == 200
+    await until(_is_well, own)
+
+
+async def _is_well(own):
+    return (await own.get("/queues")).status_code == 200
 
 
 async def test_a_pool_of_one_suffices(dsn, sound):
