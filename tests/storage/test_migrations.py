@@ -29,7 +29,7 @@ from pgqrs.models import HEAD, Base
 from pgqrs.storage.schema import migrate
 
 CHECKOUT = Path(__file__).parents[2]
-ODD_NAME = """Mi"xed C.d%c :b 'e\\ {f} %(g)s $1; -- ü💡"""
+ODD_NAME = """Mi"xed C.d%c :b 'e\\ {f} %s (g) $1; -- ü💡"""
 """A name with all that has to be quoted somewhere."""
 
 Alembic = Callable[..., Awaitable[None]]
