@@ -416,6 +416,18 @@ async def test_large_payloads_are_split_into_bounded_batches(admin, monkeypatch,
     assert await sql.fetchval("SELECT count(*) FROM pgqrs_workflow_steps") == 60
 
 
+async def test_admitted_writer_is_not_overtaken_and_holds_up_no_other(admin):
+    backlog = (await admin.store()).journal._backlog
+    first, second = (asyncio.create_task(backlog.wait_for_turn()) for _ in range(2))
+    await until(lambda: len(backlog._turns) == 2)
+    backlog._admit(1)
+    assert backlog.is_full()
+    async with asyncio.timeout(DEADLINE):
+        await first  # it submits nothing, so no batch leaves and admits the second
+        await second
+    assert not backlog.is_full()
+
+
 async def test_locked_workflow_does_not_fill_the_backlog(admin, monkeypatch, sql):
     monkeypatch.setattr(backlog_module, "BACKLOG_SIZE", 20_000)
     journal = (await admin.store()).journal

@@ -108,6 +108,8 @@ class Backlog:
         self.blocked = BlockedRecords(loop, self._unblock)
         self._beside_size = 0
         self._turns: deque[asyncio.Future[None]] = deque()
+        self._admitted = 0
+        """Writers whose turn has come, and whose records are not in the queue yet."""
 
     def append(self, entry: Entry) -> None:
         """Add a new record to the queue."""
@@ -172,7 +174,9 @@ class Backlog:
         """Return True if a writer has to wait: the queue is full, or other writers wait already."""
         # Not by `_is_crowded`: this is asked for each record.
         return (
-            bool(self._turns) or len(self.queue) >= BACKLOG_ROWS or self.size + self._beside_size >= BACKLOG_SIZE
+            bool(self._turns or self._admitted)
+            or len(self.queue) >= BACKLOG_ROWS
+            or self.size + self._beside_size >= BACKLOG_SIZE
         )
 
     async def wait_for_turn(self) -> None:
@@ -183,8 +187,13 @@ class Backlog:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
+                self._admitted -= 1
                 self._admit(1)
             raise
+        self._admitted -= 1
+        if self._turns and not self._admitted:
+            # After the record of this writer is in the queue, or if the writer has none after all.
+            self._loop.call_soon(self._admit, 1)
 
     def enter_beside(self, size: int) -> None:
         """Count the payload of a record that the journal beside writes."""
@@ -203,6 +212,7 @@ class Backlog:
             turn = self._turns.popleft()
             if not turn.done():
                 turn.set_result(None)
+                self._admitted += 1
                 turns -= 1
 
 
