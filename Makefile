@@ -23,12 +23,14 @@ ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= $(ACCEPTANCE)
 # Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values, arguments and
-# warnings, of the test kit, of fences, and of crashes at each write, which replay each body many times.
+# warnings, of the test kit, of fences, of errors, stops and time limits, of operators' methods, and of crashes at
+# each write, which replay each body many times.
 REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
   $(foreach each,bad_input enqueue handles keys released_keys caller_sessions spec_document transactional_misuse \
   values typed_values misuse mismatch warnings golden_histories saga_crashes body_steps keyed_children contexts crashes \
   fencing events step_ids unsettled_ends updates code_changes continuation resumed_families late_sends \
-  heard_in_replays schedules unique debounce state_crashes batch_crashes lists bulk attributes, \
+  heard_in_replays schedules unique debounce state_crashes batch_crashes lists bulk attributes \
+  rewind purge documents doctor example_programs errors stops timeouts, \
   --ignore=tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
