@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ from pgqrs.types import BulkReport
 R = TypeVar("R")
 
 
+Change: TypeAlias = Callable[[Admin, bool, Progress | None], Awaitable[BulkReport]]
+
+
 class Action(NamedTuple):
     """The options of a command that changes workflows: ids, or a filter, select them."""
 
@@ -32,7 +35,7 @@ class Action(NamedTuple):
     is_dry: bool
     as_json: bool
 
-    def run(self, change: Callable[[Admin, bool, Progress | None], Awaitable[BulkReport]], verb: str) -> None:
+    def run(self, change: Change, verb: str) -> None:
         """Change the workflows, after a question if a filter selects them, and print the report.
 
         `change` is called with the Admin, whether it writes nothing, and a function for its progress. The exit
@@ -40,18 +43,24 @@ class Action(NamedTuple):
         """
 
         async def act(admin: Admin) -> None:
-            report = await change(admin, True, None)  # noqa: FBT003
-            if not self.is_dry:
-                self._confirm(report, verb)
-                with _progress(report.changed) as progress:
-                    report = await change(admin, False, progress)  # noqa: FBT003
+            if self.is_dry:
+                self._print(await change(admin, True, None))  # noqa: FBT003
+                return
+            count = await self._confirmed(admin, change, verb)
+            with _progress(count) as progress:
+                report = await change(admin, False, progress)  # noqa: FBT003
             self._print(report)
 
         self.database.run(act)
 
-    def _confirm(self, report: BulkReport, verb: str) -> None:
-        if isinstance(self.which, WorkflowFilter) and not self.is_confirmed:
-            click.confirm(f"{verb.capitalize()} {counted(report.changed, 'workflow')}?", abort=True, err=True)
+    async def _confirmed(self, admin: Admin, change: Change, verb: str) -> int:
+        """Return the number of workflows to change; ask before a change of those that a filter finds."""
+        if not isinstance(self.which, WorkflowFilter):
+            return len(self.which)
+        found = (await change(admin, True, None)).changed  # noqa: FBT003
+        if not self.is_confirmed:
+            click.confirm(f"{verb.capitalize()} {counted(found, 'workflow')}?", abort=True, err=True)
+        return found
 
     def _print(self, report: BulkReport) -> None:
         if self.as_json:

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from pgqrs.cli.connection import errors_in_one_line
 from pgqrs.client.lists.conditions import attribute_of, time_of
 from pgqrs.storage.selection.filters import WorkflowFilter
 from pgqrs.types import WorkflowStatus
@@ -78,11 +79,12 @@ def filter_options(command: Callable[Concatenate[WorkflowFilter, P], R]) -> Call
         **given: Any,
     ) -> R:
         conditions = {name: given.pop(name) for name in _CONDITIONS}
-        matching = WorkflowFilter(
-            **{name: value for name, value in conditions.items() if value not in ((), None)},
-            created=_range(created_since, created_until),
-            completed=_range(ended_since, ended_until),
-        )
+        with errors_in_one_line():
+            matching = WorkflowFilter(
+                **{name: value for name, value in conditions.items() if value not in ((), None)},
+                created=_range(created_since, created_until),
+                completed=_range(ended_since, ended_until),
+            )
         return command(matching, *arguments, **given)
 
     decorated: Callable[..., R] = with_filter

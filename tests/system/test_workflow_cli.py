@@ -145,6 +145,12 @@ async def test_action_wants_either_ids_or_a_filter(command, arguments):
     await command("cancel", *arguments, code=2)
 
 
+async def test_condition_that_no_workflow_can_have_is_one_line(command):
+    told = await command_error(command, "ls", "--tag", "")
+    assert "Error: " in told
+    assert "Traceback" not in told
+
+
 async def test_send_refuses_a_value_that_is_no_json(command):
     await command("send", "5", "--topic", "paid", "--value", "{", code=2)
 
