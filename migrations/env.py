@@ -23,7 +23,7 @@ from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
 from pgqrs.models import SCHEMA, Base, Text
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.schema.migrate import VERSION_TABLE, create_schema, take_lock, whole_name
+from pgqrs.storage.schema.migrate import VERSION_TABLE, create_schema, lock_timeout, take_lock, whole_name
 from pgqrs.storage.sql.expressions import SEARCH_PATH
 from pgqrs.validation import check_schema
 
@@ -86,6 +86,7 @@ async def _online(schema: str) -> None:
     try:
         async with read_committed.begin() as connection:
             await take_lock(connection, schema)
+            await lock_timeout(connection)
             await connection.run_sync(_migrate, schema)
     finally:
         await engine.dispose()

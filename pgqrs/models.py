@@ -39,8 +39,11 @@ from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, Workflow
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0020"
+HEAD = "0021"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
+
+OLDEST_SUPPORTED = "0021"
+"""The oldest revision of the tables that this version of pgqrs works with; see `docs/upgrading.md`."""
 
 _NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -16,7 +16,7 @@ from pgqrs.cli.top import top
 from pgqrs.cli.workflows import ls, show, tail, why
 from pgqrs.client.admin import Admin
 from pgqrs.models import HEAD
-from pgqrs.storage.schema.grants import grants
+from pgqrs.storage.schema.grants import RoleKind, grants
 from pgqrs.storage.schema.migrate import sql_script
 
 
@@ -42,13 +42,35 @@ def install(database: DatabaseOptions) -> None:
 @database_options
 @click.option("--deep", is_flag=True, help="Check the contents of the tables, too; this reads all rows.")
 def verify(database: DatabaseOptions, *, deep: bool) -> None:
-    """Check that the tables exist and are at the newest revision."""
+    """Check that the tables exist, and that this version of pgqrs supports their revision."""
 
     async def act(admin: Admin) -> None:
         await admin.verify(deep=deep)
-        click.echo(f"The schema {admin.schema!r} is up to date, at revision {HEAD}.")
+        revision = await (await admin.store()).tables.verify()
+        click.echo(f"The schema {admin.schema!r} is {_state_of(revision)}.")
 
     database.run(act)
+
+
+def _state_of(revision: str) -> str:
+    if revision == HEAD:
+        return f"up to date, at revision {HEAD}"
+    if revision > HEAD:
+        return f"at revision {revision}, of a newer pgqrs that supports this version"
+    return f"at revision {revision}, which this version supports; `pgqrs install` migrates it to {HEAD}"
+
+
+def _kinds_and_names(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[RoleKind, str]]:
+    roles: list[tuple[RoleKind, str]] = []
+    for value in values:
+        kind, equals, name = value.partition("=")
+        if kind not in set(RoleKind) or not equals:
+            listed = ", ".join(f"{each}=NAME" for each in RoleKind)
+            raise click.BadParameter(f"{value!r} must be one of {listed}.")
+        roles.append((RoleKind(kind), name))
+    return roles
 
 
 @main.command()
@@ -58,22 +80,24 @@ def verify(database: DatabaseOptions, *, deep: bool) -> None:
 )
 @click.option("--to", "end", metavar="REV", default=HEAD, help="The revision to migrate to, if not the newest.")
 @click.option(
-    "--grant-to", "workers", metavar="ROLE", multiple=True, help="Grant a role the rights of a worker, too."
+    "--role",
+    "roles",
+    metavar="KIND=NAME",
+    multiple=True,
+    callback=_kinds_and_names,
+    help=f"Grant a role the rights of a kind, too: {', '.join(RoleKind)}.",
 )
-@click.option(
-    "--producer", "producers", metavar="ROLE", multiple=True, help="Grant a role the rights to enqueue, too."
-)
-def sql(schema: str, start: str, end: str, *, workers: tuple[str, ...], producers: tuple[str, ...]) -> None:
+def sql(schema: str, start: str, end: str, *, roles: list[tuple[RoleKind, str]]) -> None:
     """Print the SQL that `install` runs, without a database.
 
     Run the SQL in one transaction, as in `pgqrs sql | psql -1`, or paste it into a migration of the application.
-    With --grant-to and --producer, the grants for these roles follow. To print only the grants, for tables that
-    exist already, pass --from head, the newest revision.
+    With --role the grants for these roles follow. To print only the grants, for tables that exist already, pass
+    --from head, the newest revision.
     """
     with errors_in_one_line():
         parts = [
             sql_script(schema, start=HEAD if start == "head" else start, end=end),
-            grants(schema, workers=workers, producers=producers),
+            grants(schema, roles),
         ]
     click.echo("\n\n".join(each for each in parts if each))
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -25,12 +26,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.schema import CreateSchema, DropSchema
 
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
-from pgqrs.models import HEAD, Base
+from pgqrs.models import HEAD, OLDEST_SUPPORTED, Base
 from pgqrs.storage.schema import migrate
+from tests.support.waiting import until
 
 CHECKOUT = Path(__file__).parents[2]
 ODD_NAME = """Mi"xed C.d%c :b 'e\\ {f} %s (g) $1; -- ü💡"""
 """A name with all that has to be quoted somewhere."""
+
+UNBOUNDED = "0020"
+"""The last revision whose migrations may hold a lock while they read all rows, and that names no supported version."""
 
 Alembic = Callable[..., Awaitable[None]]
 
@@ -43,6 +48,13 @@ async def run(engine: AsyncEngine, *statements: str) -> None:
     async with engine.begin() as connection:
         for statement in statements:
             await connection.exec_driver_sql(statement)
+
+
+async def at(engine: AsyncEngine, schema: str, revision: str, oldest_supported: str | None = None) -> None:
+    """Have the tables say that they are at a revision."""
+    oldest = "NULL" if oldest_supported is None else f"'{oldest_supported}'"
+    version = f"{quoted(schema)}.pgqrs_version"
+    await run(engine, f"UPDATE {version} SET version_num = '{revision}', oldest_supported = {oldest}")
 
 
 async def verified(engine: AsyncEngine, schema: str) -> None:
@@ -215,11 +227,54 @@ class TestInstall:
 
     async def test_refuses_a_newer_schema(self, engine, schema):
         await migrate.install(engine, schema)
-        await run(engine, f"UPDATE {quoted(schema)}.pgqrs_version SET version_num = '9999'")
+        await at(engine, schema, "9999", oldest_supported="9999")
         for act in (migrate.install, verified):
             with pytest.raises(SchemaOutOfDateError, match="upgrade this application's pgqrs") as caught:
                 await act(engine, schema)
             assert (caught.value.current, caught.value.head) == ("9999", HEAD)
+
+    async def test_leaves_newer_tables_that_support_this_version(self, engine, schema):
+        await migrate.install(engine, schema)
+        await at(engine, schema, "9999", oldest_supported=HEAD)
+        await migrate.install(engine, schema)
+        async with engine.connect() as connection:
+            assert await migrate.verify(connection, schema) == "9999"
+
+    async def test_refuses_newer_tables_that_do_not_say_what_they_support(self, engine, schema):
+        await migrate.install(engine, schema)
+        await at(engine, schema, "9999")
+        with pytest.raises(SchemaOutOfDateError):
+            await migrate.install(engine, schema)
+
+    async def test_waits_for_no_lock_of_a_table_for_long(self, engine, schema, monkeypatch):
+        """A migration that waits for a table is waited for by every later statement."""
+        await _as_psql(engine, migrate.sql_script(schema, end=UNBOUNDED))
+        monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.1)
+        table = f"{quoted(schema)}.pgqrs_version"
+        async with engine.connect() as reader:
+            await reader.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
+            installing = asyncio.create_task(migrate.install(engine, schema))
+            await until(partial(_waiters, engine, schema))
+            async with engine.connect() as later, asyncio.timeout(5):
+                await later.exec_driver_sql(f"SELECT version_num FROM {table}")
+            assert not installing.done()
+        await installing
+        await verified(engine, schema)
+
+    async def test_names_the_sessions_that_lock_the_tables(self, engine, schema, monkeypatch):
+        await _as_psql(engine, migrate.sql_script(schema, end=UNBOUNDED))
+        monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.05)
+        async with engine.connect() as reader:
+            pid = await reader.scalar(select(func.pg_backend_pid()))
+            await reader.exec_driver_sql(f"SELECT FROM {quoted(schema)}.pgqrs_version")
+            with pytest.raises(
+                DatabaseUnavailableError, match=rf"could not be locked for 0.1 s.*: {pid}\."
+            ) as caught:
+                await migrate.install(engine, schema, patience=0.1)
+            assert isinstance(caught.value.__cause__, asyncpg.LockNotAvailableError)
+        async with engine.connect() as connection:
+            with pytest.raises(SchemaOutOfDateError, match=UNBOUNDED):
+                await migrate.verify(connection, schema)
 
     async def test_prints_and_configures_nothing(self, engine, schema, capfd):
         handlers = list(logging.getLogger().handlers)
@@ -229,9 +284,15 @@ class TestInstall:
 
 
 class TestVerify:
+    async def test_accepts_the_oldest_supported_tables(self, engine, schema):
+        await migrate.install(engine, schema)
+        await at(engine, schema, OLDEST_SUPPORTED)
+        async with engine.connect() as connection:
+            assert await migrate.verify(connection, schema) == OLDEST_SUPPORTED
+
     async def test_refuses_an_older_schema(self, engine, schema):
         await migrate.install(engine, schema)
-        await run(engine, f"UPDATE {quoted(schema)}.pgqrs_version SET version_num = '0000'")
+        await at(engine, schema, "0000")
         with pytest.raises(SchemaOutOfDateError, match="pgqrs install") as caught:
             await verified(engine, schema)
         assert (caught.value.current, caught.value.head) == ("0000", HEAD)
@@ -267,6 +328,39 @@ class TestScript:
             assert _unordered(await _shape(engine, odd_schema)) == _unordered(shapes.pop())
             await _as_psql(engine, migrate.sql_script(odd_schema, start=start, end=end))
         assert await tables(engine, odd_schema) == set()
+
+    def test_each_revision_names_the_oldest_supported_version(self):
+        for start, end in _bounded_revisions():
+            assert "SET oldest_supported='" in migrate.sql_script("s", start=start, end=end), end
+
+    def test_no_statement_holds_a_lock_while_it_reads_all_rows(self):
+        """Of the revisions that are applied beside working processes."""
+        for start, end in _bounded_revisions():
+            made = set[str]()
+            for statement in migrate.sql_script("s", start=start, end=end).split(";\n\n"):
+                if created := re.match(r"CREATE TABLE s\.(\w+)", statement):
+                    made.add(created[1])
+                for words, of_table in _LONG.items():
+                    if (found := re.search(of_table, statement)) and found[1] not in made:
+                        pytest.fail(f"{end}: {words}: {statement}")
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "CREATE INDEX i ON s.pgqrs_workflows (name)",
+            "CREATE UNIQUE INDEX i ON s.pgqrs_workflows (name)",
+            "ALTER TABLE s.pgqrs_workflows ADD CONSTRAINT c CHECK (id > 0)",
+            "ALTER TABLE s.pgqrs_workflows ADD CONSTRAINT c UNIQUE (id)",
+            "ALTER TABLE s.pgqrs_workflows ALTER COLUMN name SET NOT NULL",
+            "ALTER TABLE s.pgqrs_workflows ALTER COLUMN name TYPE TEXT",
+            "ALTER TABLE s.pgqrs_workflows ADD COLUMN n BIGINT GENERATED ALWAYS AS IDENTITY",
+            "ALTER TABLE s.pgqrs_workflows ADD COLUMN n UUID DEFAULT gen_random_uuid()",
+            "UPDATE s.pgqrs_workflows SET name = ''",
+            "DELETE FROM s.pgqrs_workflows",
+        ],
+    )
+    def test_statements_that_read_all_rows_are_known(self, statement):
+        assert any(re.search(of_table, statement) for of_table in _LONG.values())
 
     async def test_downgrade_takes_released_keys_from_their_workflows(self, engine, schema):
         await migrate.install(engine, schema)
@@ -529,6 +623,30 @@ class TestBesideAHost:
         """As a host does in a revision of its own."""
         await run(engine, *migrate.sql_script(schema).split(";\n\n"))
         await verified(engine, schema)
+
+
+_LONG = {
+    "an index": r"^CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY)\w+ ON s\.(\w+)",
+    "a constraint that is checked": r"^ALTER TABLE s\.(\w+) ADD CONSTRAINT (?!.*NOT VALID)",
+    "a column that is rewritten": r"^ALTER TABLE s\.(\w+) ALTER COLUMN \w+ (?:TYPE|SET NOT NULL)",
+    "a column with values of its own": r"^ALTER TABLE s\.(\w+) ADD COLUMN .*(?:GENERATED|SERIAL|DEFAULT \w+\()",
+    "all rows": r"^(?:UPDATE|DELETE FROM) s\.((?!pgqrs_version)\w+)",
+}
+"""Statements that read or write all rows of a table, each with the expression that finds the table."""
+
+
+def _bounded_revisions() -> list[tuple[str, str]]:
+    scripts = ScriptDirectory.from_config(Config(CHECKOUT / "alembic.ini"))
+    return list(pairwise(sorted(each.revision for each in scripts.walk_revisions() if each.revision >= UNBOUNDED)))
+
+
+async def _waiters(engine: AsyncEngine, schema: str) -> bool:
+    query = text(
+        "SELECT count(*) FROM pg_locks JOIN pg_class ON oid = relation"
+        " WHERE NOT granted AND relnamespace = to_regnamespace(:schema)"
+    )
+    async with engine.connect() as connection:
+        return bool(await connection.scalar(query, {"schema": quoted(schema)}))
 
 
 def _after_head(steps: int) -> str:

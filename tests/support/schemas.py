@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import asyncpg
 
-from pgqrs.models import HEAD, Base
+from pgqrs.models import HEAD, OLDEST_SUPPORTED, Base
 from pgqrs.storage.schema.migrate import VERSION_TABLE
 from tests.support.database import Kept
 
@@ -84,7 +84,7 @@ class SchemaPool:
             LOCK TABLE {", ".join(tables)} IN ACCESS EXCLUSIVE MODE;
             {emptied}
             DELETE FROM {version};
-            INSERT INTO {version} VALUES ('{HEAD}');
+            INSERT INTO {version} VALUES ('{HEAD}', '{OLDEST_SUPPORTED}');
             SELECT setval(oid::regclass, 1, false) FROM pg_class
             WHERE relkind = 'S' AND relnamespace = '"{name}"'::regnamespace;
             ALTER SCHEMA "{name}" RENAME TO "{spare}";

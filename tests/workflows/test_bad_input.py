@@ -329,7 +329,6 @@ async def test_call_before_install_names_the_install_commands(dsn, schema):
 
 
 @pytest.mark.plants_rows
-@pytest.mark.plants_rows
 async def test_dropped_tables_raise_not_installed_during_a_run(dsn, admin, sql, schema):
     async with no_hang(), Admin(dsn, schema, outage_timeout=0.5) as own:  # they may come back
         ctx = await own.create_workflow("greeting")
@@ -342,7 +341,7 @@ async def test_dropped_tables_raise_not_installed_during_a_run(dsn, admin, sql, 
 @pytest.mark.plants_rows
 @pytest.mark.parametrize(("current", "remedy"), [("0000", "pgqrs install"), ("9999", "upgrade")])
 async def test_schema_version_mismatch_names_its_remedy(admin, sql, dsn, current, remedy):
-    await sql.execute("UPDATE pgqrs_version SET version_num = $1", current)
+    await sql.execute("UPDATE pgqrs_version SET version_num = $1, oldest_supported = NULL", current)
     async with Admin(dsn, admin.schema) as late:
         for call in (late.verify, lambda: late.create_workflow("wf"), late.list_workflows):
             with pytest.raises(SchemaOutOfDateError, match=remedy) as caught:
@@ -352,7 +351,7 @@ async def test_schema_version_mismatch_names_its_remedy(admin, sql, dsn, current
 
 @pytest.mark.plants_rows
 async def test_install_leaves_a_newer_schema_unchanged(admin, sql):
-    await sql.execute("UPDATE pgqrs_version SET version_num = '9999'")
+    await sql.execute("UPDATE pgqrs_version SET version_num = '9999', oldest_supported = '9999'")
     with pytest.raises(SchemaOutOfDateError):
         await admin.install()
     assert await sql.fetchval("SELECT version_num FROM pgqrs_version") == "9999"

@@ -14,6 +14,7 @@ from pgqrs.client.loop_state import LoopStates
 from pgqrs.client.retention.settings import RetentionRecord, retention_record
 from pgqrs.codecs.failures import shown_error
 from pgqrs.errors import ConfigurationError, DatabaseError, PgqrsError, SchemaError
+from pgqrs.models import HEAD
 from pgqrs.storage.doctor import queries
 from pgqrs.storage.doctor.queries import Diagnosis
 from pgqrs.storage.schema.grants import rights_of_worker
@@ -58,7 +59,7 @@ class Doctor:
     async def findings(self) -> list[Finding]:
         """Return the findings of all checks, the worst first."""
         store = await self._loops.store()
-        found = await self._installation(store)
+        tables = await self._installation(store)
         checks: dict[str, Check] = {
             "clock": self._clock,
             "server": self._server,
@@ -69,19 +70,27 @@ class Doctor:
             "indexes": self._indexes,
             "rights": self._rights,
         }
-        if not found:
-            found = [Finding("tables", "ok", f"the tables in the schema {self._schema!r} are at this version.")]
+        if tables.severity != "error":
             checks["retention"] = self._retention
+        found = [tables]
         for kind, check in checks.items():
             found += await self._checked(store, kind, check)
         return sorted(found, key=lambda each: SEVERITIES.index(each.severity))
 
-    async def _installation(self, store: Store) -> list[Finding]:
+    async def _installation(self, store: Store) -> Finding:
         try:
-            await store.tables.verify()
+            revision = await store.tables.verify()
         except (SchemaError, ConfigurationError) as error:
-            return [Finding("tables", "error", str(error))]
-        return []
+            return Finding("tables", "error", str(error))
+        facts = {"revision": revision, "newest": HEAD}
+        sentence = f"the tables in the schema {self._schema!r} are at revision {revision}"
+        if revision < HEAD:
+            advice = "Call `install`, or run `pgqrs install`, before the next upgrade of pgqrs."
+            told = f"{sentence}, which this version supports; its own is {HEAD}."
+            return Finding("tables", "warning", told, facts, advice)
+        if revision > HEAD:
+            return Finding("tables", "ok", f"{sentence}, of a newer version that supports this one.", facts)
+        return Finding("tables", "ok", f"{sentence}, the revision of this version.", facts)
 
     async def _checked(self, store: Store, kind: str, check: Check) -> list[Finding]:
         try:
@@ -208,7 +217,7 @@ class Doctor:
                 "warning",
                 f"this role lacks rights of a worker: {listed}.",
                 {row["name"]: row["missing"] for row in rows},
-                "If workers use this role: pgqrs sql --from head --grant-to ROLE | psql",
+                "If workers use this role: pgqrs sql --from head --role worker=ROLE | psql",
             )
         ]
 

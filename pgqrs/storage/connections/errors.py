@@ -77,6 +77,11 @@ def is_lock_timeout(error: BaseException) -> bool:
     return sqlstate(error) == "55P03"
 
 
+def is_lock_conflict(error: BaseException) -> bool:
+    """Return whether a lock of another session stood in the way: too long, or in a deadlock."""
+    return sqlstate(error) in {"55P03", "40P01"}
+
+
 def is_cancelled(error: BaseException) -> bool:
     """Return whether a statement was cancelled, by an administrator or by a time limit of the role."""
     return sqlstate(error) == _CANCELLED

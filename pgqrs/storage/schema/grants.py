@@ -1,8 +1,9 @@
-"""SQL for the rights of roles on the tables: all rights of a worker, and fewer for a producer."""
+"""SQL for the rights of roles on the tables: all rights of a worker, and fewer for the other kinds of roles."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
 
 from pgqrs.models import (
     ArchivedWorkflow,
@@ -37,6 +38,16 @@ _FUNCTIONS = (
     "pgqrs_holding(text, text)",
     "pgqrs_next(text, text)",
 )
+
+
+class RoleKind(StrEnum):
+    """The kind of a role, by the calls that it makes."""
+
+    WORKER = "worker"
+    PRODUCER = "producer"
+    OPERATOR = "operator"
+    VIEWER = "viewer"
+
 
 _OF_WORKER: Mapping[str, str] = {
     Workflow.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
@@ -73,18 +84,54 @@ _OF_PRODUCER: Mapping[str, str] = {
 }
 
 
+# It writes no outcome of a step, and claims nothing.
+_OF_OPERATOR: Mapping[str, str] = {
+    Workflow.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    # A resumed workflow waits again for children that have failed, and executes failed steps again.
+    Step.__tablename__: "SELECT, DELETE"
+    ", UPDATE (status, output, address, completed_at, retry_at, reopened, failures)",
+    Executor.__tablename__: "SELECT",
+    Message.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Wait.__tablename__: "SELECT, DELETE",
+    Event.__tablename__: "SELECT, INSERT, DELETE",
+    Schedule.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    Queue.__tablename__: "SELECT, INSERT, UPDATE, DELETE",
+    StartRate.__tablename__: "SELECT, DELETE",
+    Throttle.__tablename__: "SELECT, DELETE",
+    State.__tablename__: "SELECT, DELETE",
+    Attributes.__tablename__: "SELECT, INSERT, DELETE",
+    ServingWorker.__tablename__: "SELECT",
+    Retention.__tablename__: "SELECT, INSERT, UPDATE",
+    ArchivedWorkflow.__tablename__: "SELECT",
+    ArchiveMonth.__tablename__: "SELECT",
+    Rewind.__tablename__: "SELECT, INSERT, DELETE",
+    SetAsideStep.__tablename__: "SELECT, INSERT, DELETE",
+    VERSION_TABLE: "SELECT",
+}
+
+_OF_VIEWER: Mapping[str, str] = dict.fromkeys(_OF_WORKER, "SELECT")
+
+_RIGHTS: Mapping[RoleKind, Mapping[str, str]] = {
+    RoleKind.WORKER: _OF_WORKER,
+    RoleKind.PRODUCER: _OF_PRODUCER,
+    RoleKind.OPERATOR: _OF_OPERATOR,
+    RoleKind.VIEWER: _OF_VIEWER,
+}
+
+
 def rights_of_worker() -> list[tuple[str, str]]:
     """Return the rights of a worker on the tables, each as the name of a table and a privilege."""
     return [(table, each) for table, rights in _OF_WORKER.items() for each in rights.split(", ")]
 
 
-def grants(schema: str, *, workers: Iterable[str] = (), producers: Iterable[str] = ()) -> str:
+def grants(schema: str, roles: Iterable[tuple[RoleKind, str]]) -> str:
     """Return the SQL that grants roles their rights on the tables in `schema`.
 
     Args:
         schema: Schema of the tables, which must be installed before the SQL runs.
-        workers: Roles that enqueue, run, cancel, resume and read workflows.
-        producers: Roles that enqueue and read workflows.
+        roles: The kind and the name of each role. A worker enqueues, runs, cancels, resumes and reads workflows.
+            A producer enqueues and reads them. An operator reads everything, and acts on workflows, queues and
+            schedules without running a step. A viewer reads everything.
 
     Returns:
         GRANT statements, one per line.
@@ -93,29 +140,21 @@ def grants(schema: str, *, workers: Iterable[str] = (), producers: Iterable[str]
         ConfigurationError: If the schema name or a role name is invalid.
     """
     check_schema(schema)
-    statements = [
-        each
-        for role in workers
-        for each in (*_granted(schema, role, _OF_WORKER), _granted_functions(schema, role))
-    ]
-    statements += [each for role in producers for each in _granted(schema, role, _OF_PRODUCER)]
-    return "\n".join(statements)
+    return "\n".join(each for kind, role in roles for each in _granted(schema, kind, role))
 
 
-def _granted(schema: str, role: str, rights: Mapping[str, str]) -> Iterator[str]:
+def _granted(schema: str, kind: RoleKind, role: str) -> Iterator[str]:
     check_role(role)
     own, to = _quoted(schema), _quoted(role)
     yield f"GRANT USAGE ON SCHEMA {own} TO {to};"
-    for sequence in _SEQUENCES:
-        yield f"GRANT USAGE ON SEQUENCE {own}.{sequence} TO {to};"
-    for table, some in rights.items():
+    if kind is not RoleKind.VIEWER:
+        for sequence in _SEQUENCES:
+            yield f"GRANT USAGE ON SEQUENCE {own}.{sequence} TO {to};"
+    for table, some in _RIGHTS[kind].items():
         yield f"GRANT {some} ON {own}.{table} TO {to};"
-
-
-def _granted_functions(schema: str, role: str) -> str:
-    """Return the statement that grants a worker the functions of a claim."""
-    functions = ", ".join(f"{_quoted(schema)}.{each}" for each in _FUNCTIONS)
-    return f"GRANT EXECUTE ON FUNCTION {functions} TO {_quoted(role)};"
+    if kind is RoleKind.WORKER:
+        functions = ", ".join(f"{own}.{each}" for each in _FUNCTIONS)
+        yield f"GRANT EXECUTE ON FUNCTION {functions} TO {to};"
 
 
 def _quoted(name: str) -> str:

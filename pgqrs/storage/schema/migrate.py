@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Connection,
     Executable,
     MetaData,
@@ -32,11 +33,13 @@ from sqlalchemy import (
     select,
     table,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema, DropTable
 
 from pgqrs.errors import ConfigurationError, DatabaseUnavailableError, NotInstalledError, SchemaOutOfDateError
-from pgqrs.models import HEAD, Text
+from pgqrs.models import HEAD, OLDEST_SUPPORTED, Text
+from pgqrs.storage.connections.errors import driver_error, is_lock_conflict
 from pgqrs.storage.queries.executors import lock_holder
 from pgqrs.storage.sql.expressions import SEARCH_PATH, pg
 from pgqrs.validation import check_schema
@@ -55,7 +58,10 @@ BASE = "base"
 
 # SQLAlchemy's inspector compares by `name = varchar`; see `pgqrs.storage.sql.expressions`.
 _SCHEMAS = table("pg_namespace", column("oid"), column("nspname", Text()), schema="pg_catalog")
-_RELATIONS = table("pg_class", column("relnamespace"), column("relname", Text()), schema="pg_catalog")
+_RELATIONS = table(
+    "pg_class", column("oid"), column("relnamespace"), column("relname", Text()), schema="pg_catalog"
+)
+_LOCKS = table("pg_locks", column("pid"), column("relation"), column("granted", Boolean()), schema="pg_catalog")
 _FIND_SCHEMA = select(_SCHEMAS.c.oid).where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()))
 _FIND_TABLE = select(
     pg.getdatabaseencoding(type_=Text()).label("encoding"),
@@ -68,6 +74,16 @@ _FIND_TABLE = select(
     .label("is_there"),
 )
 
+_FIND_LOCKERS = (
+    select(_LOCKS.c.pid)
+    .distinct()
+    .join_from(_LOCKS, _RELATIONS, _LOCKS.c.relation == _RELATIONS.c.oid)
+    .join(_SCHEMAS, _SCHEMAS.c.oid == _RELATIONS.c.relnamespace)
+    .where(_SCHEMAS.c.nspname == bindparam("schema", type_=Text()), _LOCKS.c.granted)
+    .order_by(_LOCKS.c.pid)
+)
+_OLDEST = "pg_catalog.to_jsonb(version) OPERATOR(pg_catalog.->>) 'oldest_supported'"
+
 # SQL_ASCII stores bytes unchanged, and the driver sends UTF-8.
 _ENCODINGS = {"UTF8", "SQL_ASCII"}
 
@@ -77,35 +93,87 @@ PATIENCE = 60.0
 _LOOK = 0.05
 """Seconds between two attempts to take the lock of the migrations."""
 
+LOCK_TIMEOUT = 1.0
+"""Seconds that a statement of a migration waits for the lock of a table.
+
+Every statement that comes later to the table waits behind the migration, the reading ones too.
+"""
+
+_PAUSE = 0.5
+"""Seconds between two attempts to migrate, in which the statements that waited behind the first one go on."""
+
+
+class _Installed(NamedTuple):
+    """The row of the revision: that of the tables, and the newest that the oldest supported version knows."""
+
+    revision: str
+    oldest_supported: str | None
+
+    def is_supported(self) -> bool:
+        """Return whether this version of pgqrs works with the tables."""
+        if self.revision <= HEAD:
+            return self.revision >= OLDEST_SUPPORTED
+        return self.oldest_supported is not None and self.oldest_supported <= HEAD
+
 
 async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) -> None:
     """Bring the tables in `schema` to the newest revision, and create the schema if it is missing.
 
-    Many tasks and processes may call it at once, any number of times; if the tables are up to date, it reads one
-    row. Raises `SchemaOutOfDateError` if a newer pgqrs made the tables, `ConfigurationError` for a database that
-    is not encoded in UTF-8, and `DatabaseUnavailableError` if another migration takes longer than `patience`
-    seconds. The driver's errors pass unchanged.
+    Many tasks and processes may call it at once, any number of times, beside working processes; if the tables are
+    up to date, or newer and supported, it reads one row. A migration is one transaction. It waits at most
+    `LOCK_TIMEOUT` for each table, and begins anew after a pause. Raises `SchemaOutOfDateError` if the tables are
+    too new for this version, `ConfigurationError` for a database that is not encoded in UTF-8, and
+    `DatabaseUnavailableError` if another migration, or a lock of a table, takes longer than `patience` seconds.
+    The driver's other errors pass unchanged.
     """
     # A snapshot older than the lock would hide the changes of the migration that had the lock before.
-    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
-        if await _start(connection, schema) is None:
-            return
-        await take_lock(connection, schema, patience)
-        if (start := await _start(connection, schema)) is not None:
-            await _upgrade(connection, schema, start)
+    engine = engine.execution_options(isolation_level="READ COMMITTED")
+    give_up_at = monotonic() + patience
+    while True:
+        try:
+            async with engine.begin() as connection:
+                return await _install(connection, schema, patience)
+        except DBAPIError as error:
+            if not is_lock_conflict(error):
+                raise
+            if monotonic() >= give_up_at:
+                raise await _locked_out(engine, schema, patience) from driver_error(error)
+        _logger.info("pgqrs: the tables in the schema %r are locked; the migration is tried again", schema)
+        await asyncio.sleep(_PAUSE)
 
 
-async def verify(connection: AsyncConnection, schema: str) -> None:
-    """Check that the tables in `schema` are at the revision that this version of pgqrs needs.
+async def _install(connection: AsyncConnection, schema: str, patience: float) -> None:
+    if await _start(connection, schema) is None:
+        return
+    await take_lock(connection, schema, patience)
+    if (start := await _start(connection, schema)) is not None:
+        await _upgrade(connection, schema, start)
+
+
+async def _locked_out(engine: AsyncEngine, schema: str, patience: float) -> DatabaseUnavailableError:
+    async with engine.connect() as connection:
+        pids = (await connection.scalars(_FIND_LOCKERS, {"schema": schema})).all()
+    lockers = ", ".join(map(str, pids)) or "none any more"
+    return DatabaseUnavailableError(
+        f"the tables in the schema {schema!r} were not migrated: they could not be locked for {patience:g} s. "
+        f"Sessions that hold locks of these tables: {lockers}. Wait for the end of their transactions, or end them: "
+        "`SELECT pg_catalog.pg_terminate_backend(pid)`. Then call `install` again."
+    )
+
+
+async def verify(connection: AsyncConnection, schema: str) -> str:
+    """Check that this version of pgqrs works with the tables in `schema`, and return their revision.
 
     Raises `NotInstalledError`, `SchemaOutOfDateError` or, for a database that is not encoded in UTF-8,
     `ConfigurationError`; the transaction stays usable after each of these errors.
     """
-    current = await _current(connection, schema)
-    if current is None:
+    installed = await _installed(connection, schema)
+    if installed is None:
         raise NotInstalledError(schema)
-    if current != HEAD:
-        raise SchemaOutOfDateError(current, HEAD, schema=schema, newer=current > HEAD)
+    revision = installed.revision
+    if not installed.is_supported():
+        raise SchemaOutOfDateError(revision, HEAD, schema=schema, newer=revision > HEAD)
+    return revision
 
 
 def sql_script(schema: str, *, start: str = BASE, end: str = HEAD) -> str:
@@ -151,7 +219,12 @@ def whole_name(schema: str) -> quoted_name:
     return quoted_name(schema, quote=None)
 
 
-async def _current(connection: AsyncConnection, schema: str) -> str | None:
+async def lock_timeout(connection: AsyncConnection) -> None:
+    """Limit how long a statement of the transaction waits for the lock of a table."""
+    await connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
+
+
+async def _installed(connection: AsyncConnection, schema: str) -> _Installed | None:
     # A query of a missing table would abort the transaction. The catalog is queried instead of to_regclass, which
     # takes no lock and so may miss a table that another transaction has just created.
     found = await connection.execute(_FIND_TABLE, {"schema": schema, "table": VERSION_TABLE})
@@ -161,8 +234,10 @@ async def _current(connection: AsyncConnection, schema: str) -> str | None:
         return None
     # As text for the driver: SQLAlchemy 2.0 fails on a % in a name.
     name = connection.dialect.identifier_preparer.format_table(_version_table(schema))
-    version = await connection.exec_driver_sql(f"SELECT version_num FROM {name}")  # noqa: S608  # quoted above
-    return cast("str | None", version.scalar())
+    # As JSON, because the column is missing before revision 0021.
+    query = f"SELECT version_num, {_OLDEST} AS oldest_supported FROM {name} AS version"  # noqa: S608  # quoted above
+    row = (await connection.exec_driver_sql(query)).one_or_none()
+    return None if row is None else _Installed(row.version_num, row.oldest_supported)
 
 
 def _check_encoding(encoding: str) -> None:
@@ -174,22 +249,23 @@ def _check_encoding(encoding: str) -> None:
 
 
 async def _start(connection: AsyncConnection, schema: str) -> str | None:
-    """Return the revision to upgrade from, or None if the tables are up to date."""
+    """Return the revision to upgrade from, or None if the tables are up to date, or newer."""
     try:
-        await verify(connection, schema)
+        revision = await verify(connection, schema)
     except NotInstalledError:
         return BASE
     except SchemaOutOfDateError as error:
         if error.current > HEAD:
             raise
-        return error.current
-    return None
+        revision = error.current
+    return revision if revision < HEAD else None
 
 
 async def _upgrade(connection: AsyncConnection, schema: str, start: str) -> None:
     # In a thread, because importing Alembic takes 100 ms.
     statements = await asyncio.to_thread(_render, schema, start, HEAD)
     await connection.exec_driver_sql(f"SET LOCAL search_path = {SEARCH_PATH}")
+    await lock_timeout(connection)
     await connection.run_sync(create_schema, schema)
     for statement in statements:
         if not statement.startswith("--"):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pgqrs.models import HEAD
 from pgqrs.storage.connections.caller import CallerConnection, session_errors
 from pgqrs.storage.connections.database import Database
 from pgqrs.storage.connections.errors import translated
 from pgqrs.storage.schema import migrate
+
+_logger = logging.getLogger("pgqrs.storage")
 
 
 class InstalledTables:
@@ -24,26 +29,37 @@ class InstalledTables:
             await migrate.install(database.engine, database.schema, database.limits.outage_timeout)
         self._are_verified = True
 
-    async def verify(self) -> None:
-        """Check that the tables exist at this version; retry if an earlier check has found them."""
+    async def verify(self) -> str:
+        """Check that this version works with the tables, and return their revision.
+
+        Retry if an earlier check has found them.
+        """
         if self._are_verified:
-            await self._database.run_with_retries(self._check)
-        else:
-            async with self._database.transaction() as connection:
-                await self._check(connection)
+            return await self._database.run_with_retries(self._check)
+        async with self._database.transaction() as connection:
+            return await self._check(connection)
 
     async def ensure(self) -> None:
         """Check the tables unless an earlier check has found them."""
         if not self._are_verified:
-            await self.verify()
-            self._are_verified = True
+            self._found(await self.verify())
 
     async def ensure_through(self, caller: CallerConnection) -> None:
         """Check the tables as `ensure` does, through the caller's connection, which may be the pool's only one."""
         if not self._are_verified:
             with session_errors():
-                await self._check(caller.connection)
-            self._are_verified = True
+                self._found(await self._check(caller.connection))
 
-    async def _check(self, connection: AsyncConnection) -> None:
-        await migrate.verify(connection, self._database.schema)
+    def _found(self, revision: str) -> None:
+        self._are_verified = True
+        if revision < HEAD:
+            _logger.warning(
+                "the schema %r is at revision %s, which this version of pgqrs supports; its own is %s: call "
+                "`install`, or run `pgqrs install`, before the next upgrade of pgqrs",
+                self._database.schema,
+                revision,
+                HEAD,
+            )
+
+    async def _check(self, connection: AsyncConnection) -> str:
+        return await migrate.verify(connection, self._database.schema)

@@ -1,0 +1,82 @@
+"""A program of the tests of upgrades, for either of two versions of pgqrs: `python travelling.py ACT DSN SCHEMA VERSION`.
+
+It uses what both versions know. Its journeys write their steps into a ledger of their own, with the version that ran them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import asyncpg
+
+from pgqrs import Admin, PyWorkflow, Worker, step, workflow
+
+ACT, DSN, SCHEMA, VERSION = sys.argv[1:5]
+
+
+@step(key=lambda place: place)
+async def call_at(ctx: PyWorkflow, place: str) -> str:
+    ledger = await asyncpg.connect(DSN, server_settings={"search_path": f'"{SCHEMA}"'})
+    await ledger.execute("INSERT INTO ledger VALUES ($1, $2, $3)", ctx.id(), place, VERSION)
+    await ledger.close()
+    return place
+
+
+@workflow
+async def luggage(ctx: PyWorkflow, n: int) -> int:
+    await call_at(ctx, "hold")
+    return 10 * n
+
+
+@workflow
+async def journey(ctx: PyWorkflow, n: int) -> int:
+    """Wait between the steps for messages, a time and a child."""
+    await call_at(ctx, "home")
+    await ctx.set_event("at", "platform")
+    n += await ctx.receive("board", timeout=600)
+    await call_at(ctx, "junction")
+    bags = await ctx.call(luggage, n)
+    await ctx.sleep(0.05)
+    n += await ctx.receive("leave", timeout=600)
+    await call_at(ctx, "inn")
+    return n + bags
+
+
+@step(key=str)
+async def count(ctx: PyWorkflow, n: int) -> int:
+    return n
+
+
+@workflow
+async def commute(ctx: PyWorkflow, days: int) -> int:
+    """Write without a pause, so that it is under way when the tables change."""
+    return sum([await count(ctx, each) for each in range(days)])
+
+
+async def work(admin: Admin) -> None:
+    """Serve until the process is ended."""
+    async with Worker(admin, [journey, luggage, commute]):
+        sys.stdout.write("serving\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+async def submit(admin: Admin) -> None:
+    """Submit ten journeys and two commutes."""
+    await admin.enqueue_many(journey, [(n,) for n in range(10)])
+    await admin.enqueue_many(commute, [(1_000,)] * 2)
+
+
+async def send(admin: Admin) -> None:
+    """Send each journey that waits a message of a topic, the fifth argument."""
+    for each in await admin.list_workflows(name="journey", status="WAITING"):
+        await admin.send(each.id, sys.argv[5], 100)
+
+
+async def main() -> None:
+    async with Admin(DSN, SCHEMA) as admin:
+        await {"work": work, "submit": submit, "send": send}[ACT](admin)
+
+
+asyncio.run(main())
