@@ -34,12 +34,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from pgqrs.types import CatchUp, Holds, Overlap, SagaState, StepStatus, WorkflowStatus
+from pgqrs.types import CatchUp, Holds, Overlap, WorkflowStatus
 
 SCHEMA = "pgqrs"
 """The default schema of the tables."""
 
-HEAD = "0021"
+HEAD = "0022"
 """The newest revision in `migrations/versions`; a constant, so that a check of the revision needs no Alembic."""
 
 OLDEST_SUPPORTED = "0021"
@@ -52,8 +52,8 @@ _NAMING = {
 }
 
 
-def _one_of(statuses: Iterable[str], column: str = "status") -> str:
-    listed = ", ".join(f"'{status}'" for status in statuses)
+def _one_of(values: Iterable[str], column: str) -> str:
+    listed = ", ".join(f"'{each}'" for each in values)
     return f"{column} IN ({listed})"
 
 
@@ -176,8 +176,7 @@ class Workflow(Base):
     )
 
     __table_args__ = (
-        CheckConstraint(_one_of(WorkflowStatus), name="status"),
-        CheckConstraint(_one_of(SagaState, "saga_state"), name="saga_state"),
+        # No CHECK here and on the steps: the server parses it again in each statement that writes to the table.
         Index(
             "ix_pgqrs_workflows_ready",
             "queue",
@@ -294,8 +293,6 @@ class Step(Base):
     address: Mapped[str | None]
 
     workflow: Mapped[Workflow] = relationship(primaryjoin=_STEP_OF_WORKFLOW, viewonly=True)
-
-    __table_args__ = (CheckConstraint(_one_of(StepStatus), name="status"),)
 
 
 class Message(Base):

@@ -32,6 +32,7 @@ from pgqrs.storage.records import (
     WorkflowName,
     WorkflowResult,
     from_row,
+    stored_member,
 )
 from pgqrs.storage.retention.archive import ArchiveRepository
 from pgqrs.storage.schema.tables import InstalledTables
@@ -164,7 +165,9 @@ class StoreReader:
 
         async def read(connection: AsyncConnection) -> list[ChildResult]:
             rows: Sequence[Any] = (await connection.execute(child_results(), values)).all()
-            return [ChildResult(row[0], row[1], WorkflowStatus(row[2]), row[3], row[4]) for row in rows]
+            return [
+                ChildResult(row[0], row[1], stored_member(WorkflowStatus, row[2]), row[3], row[4]) for row in rows
+            ]
 
         return await self._read(read)
 

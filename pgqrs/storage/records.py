@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
 from pgqrs.observer import RunOrigin
 from pgqrs.types import SagaState, WorkflowStatus
 
 T = TypeVar("T", bound=tuple[Any, ...])
+E = TypeVar("E", bound=StrEnum)
 
 SAGA = ("saga:", "saga/")
 """The beginnings of the ids of the steps that record that a saga is undone."""
@@ -23,6 +25,16 @@ def from_row(record: type[T], row: Mapping[Any, Any]) -> T:
     cls: Any = record
     made: T = cls(**{name: row[name] for name in cls._fields})
     return made
+
+
+def stored_member(kind: type[E], text: str) -> E:
+    """Return a member for a stored text; a text of another program that is none is shown as it is."""
+    try:
+        return kind(text)
+    except ValueError:
+        member = str.__new__(kind, text)
+        member._name_ = member._value_ = text
+        return member
 
 
 class WorkflowIdentity(NamedTuple):

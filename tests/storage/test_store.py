@@ -948,6 +948,9 @@ HOLDER = (
 SET_ASIDE = "INSERT INTO pgqrs_set_aside_steps (workflow_id, rewind, step_id, status, epoch, reopened, started_at, failures) VALUES"
 
 PLANTED = {
+    "an unknown status": (f"{WORKFLOW} status = 'STOPPED'", "has a status or a state of its sagas that does not exist: "),
+    "an unknown state of sagas": (f"{WORKFLOW} saga_state = 'STOPPED'", "that does not exist: 'PENDING', 'STOPPED'"),
+    "an unknown status of a step": (f"{STEP} (1, 's', 'STOPPED', 0, now(), '1', NULL, false)", "has a status that does not exist: "),
     "ended and ready": (f"{WORKFLOW} status = 'SUCCESS', output = '1', ready_at = now()", "but still has an executor"),
     "ended with a deadline": (f"{WORKFLOW} status = 'CANCELLED', deadline = now()", "but still has an executor"),
     "due and ready": (f"{WORKFLOW} due_at = now(), ready_at = now()", "more than one"),

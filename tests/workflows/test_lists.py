@@ -14,7 +14,9 @@ from pgqrs import (
     PyWorkflow,
     SerializationError,
     Unreadable,
+    Worker,
     WorkflowFilter,
+    WorkflowStatus,
     workflow,
 )
 from pgqrs.codecs import FernetCodec
@@ -145,6 +147,29 @@ async def test_a_page_shows_rows_that_cannot_be_read(admin, dsn, schema, sql):
     assert page[1].attributes == {"n": float("inf")}
     assert isinstance(sealed.input, Unreadable)
     assert "CodecMismatchError" in sealed.input.error
+
+
+@pytest.mark.plants_rows
+async def test_a_status_of_another_program_is_shown_as_it_is(admin, sql):
+    handle = await admin.enqueue(alpha, 1)
+    step = "(workflow_id, step_id, status, started_at, epoch) VALUES (1, 's', 'ASLEEP', now(), 0)"
+    await sql.execute("UPDATE pgqrs_workflows SET status = 'STOPPED', ready_at = NULL")
+    await sql.execute(f"INSERT INTO pgqrs_workflow_steps {step}")
+    (record,) = await admin.list_workflows()
+    assert isinstance(record.status, WorkflowStatus)
+    assert record.status == (await handle.status()) == (await admin.why(1)).status == "STOPPED"
+    assert [each.status for each in await admin.list_steps(1)] == ["ASLEEP"]
+    assert list(await admin.count_workflows()) == [("alpha", "STOPPED", 1)]
+    assert (await admin.export_workflow(1))["workflow"]["status"] == "STOPPED"
+    await admin.cancel_workflow(1)
+
+
+@pytest.mark.plants_rows
+async def test_saga_state_of_another_program_stops_no_worker(admin, sql):
+    handles = await admin.enqueue_many(alpha, [(1,), (2,)])
+    await sql.execute("UPDATE pgqrs_workflows SET saga_state = 'BEGUN' WHERE id = 1")
+    async with Worker(admin, [alpha]):
+        assert [await each.result(timeout=30) for each in handles] == [1, 2]
 
 
 async def test_conditions_that_cannot_be_meant_are_refused(admin):

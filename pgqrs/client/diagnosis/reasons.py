@@ -15,6 +15,7 @@ from pgqrs.codecs.updates import REQUEST
 from pgqrs.storage.diagnosis.facts import SHOWN, Facts
 from pgqrs.storage.limits.holders import UNTIL_END
 from pgqrs.storage.queries.executors import ABANDONED
+from pgqrs.storage.records import stored_member
 from pgqrs.storage.sql.addresses import name_in
 from pgqrs.types import Reason, ReasonKind, SagaState, Why, WorkflowStatus
 
@@ -26,7 +27,7 @@ async def why(loops: LoopStates, workflow_id: int) -> Why:
     """Return the reasons why a workflow is not running."""
     facts = await (await loops.store()).reader.facts(workflow_id)
     is_in_batch = facts.batch_id not in {None, facts.id} and facts.completed_at is None
-    status = WorkflowStatus((facts.batch_status if is_in_batch else None) or facts.status)
+    status = stored_member(WorkflowStatus, (facts.batch_status if is_in_batch else None) or facts.status)
     return Why(facts.id, facts.name, status, facts.now, tuple(reasons(facts)))
 
 

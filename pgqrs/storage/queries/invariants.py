@@ -78,6 +78,16 @@ def invariants() -> tuple[Invariant, ...]:
     batch, other = aliased(Workflow, name="batch"), aliased(Workflow, name="other")
     return (
         (
+            "workflow {0} has a status or a state of its sagas that does not exist: {1!r}, {2!r}.",
+            select(Workflow.id, Workflow.status, Workflow.saga_state).where(
+                Workflow.status.not_in(list(WorkflowStatus)) | Workflow.saga_state.not_in(list(SagaState))
+            ),
+        ),
+        (
+            "step {1!r} of workflow {0} has a status that does not exist: {2!r}.",
+            select(Step.workflow_id, Step.step_id, Step.status).where(Step.status.not_in(list(StepStatus))),
+        ),
+        (
             "workflow {0} has ended with {1} but still has an executor, a ready time, a due time or a deadline.",
             select(Workflow.id, Workflow.status).where(
                 Workflow.status.in_(_OVER), (_held() > 0) | Workflow.deadline.is_not(None)

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from pgqrs.models import Executor, Text, Wait, Workflow
 from pgqrs.storage.queries import executors, invariants
-from pgqrs.storage.records import from_row
+from pgqrs.storage.records import from_row, stored_member
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     COUNT,
@@ -85,7 +85,8 @@ class ServerRepository:
         rows = (await self._connection.execute(gauges(), {})).mappings().all()
         found = [from_row(LiveWorkflows, row) for row in rows if row["name"] is not None]
         return Gauges(
-            tuple(each._replace(status=WorkflowStatus(each.status)) for each in found), rows[0]["executors"]
+            tuple(each._replace(status=stored_member(WorkflowStatus, each.status)) for each in found),
+            rows[0]["executors"],
         )
 
     async def suspect(self) -> None:

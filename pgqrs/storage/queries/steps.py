@@ -22,7 +22,15 @@ from sqlalchemy import (
 
 from pgqrs.codecs.records import StoredStep
 from pgqrs.models import Step, Text, Workflow
-from pgqrs.storage.records import CompletedStep, FailedAttempts, History, StepTimes, StoredOutcome, from_row
+from pgqrs.storage.records import (
+    CompletedStep,
+    FailedAttempts,
+    History,
+    StepTimes,
+    StoredOutcome,
+    from_row,
+    stored_member,
+)
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
@@ -228,4 +236,4 @@ def completed() -> Any:
 
 
 def _step(row: Mapping[Any, Any]) -> StoredStep:
-    return from_row(StoredStep, {**row, "status": StepStatus(row["status"])})
+    return from_row(StoredStep, {**row, "status": stored_member(StepStatus, row["status"])})

@@ -52,6 +52,7 @@ from pgqrs.storage.records import (
     WorkflowName,
     WorkflowResult,
     from_row,
+    stored_member,
 )
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
@@ -102,7 +103,9 @@ class WorkflowRepository:
         over = Workflow.status.in_([WorkflowStatus.SUCCESS, WorkflowStatus.ERROR, WorkflowStatus.CANCELLED])
         rows: Any = await self._connection.execute(query.where(Workflow.id == func.any(bigints(ids)), over))
         return {
-            row.id: WorkflowResult(WorkflowStatus(row.status), row.output, row.error, row.codec, row.token)
+            row.id: WorkflowResult(
+                stored_member(WorkflowStatus, row.status), row.output, row.error, row.codec, row.token
+            )
             for row in rows
         }
 
@@ -124,7 +127,7 @@ class WorkflowRepository:
         row = (await self._connection.execute(query)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return WorkflowStatus(row.status), row.token
+        return stored_member(WorkflowStatus, row.status), row.token
 
     async def receiver(self, workflow_id: int, address: str, key: str) -> Receiver:
         """Return the state of the receiver of a message; raises `WorkflowNotFoundError`."""
@@ -132,7 +135,7 @@ class WorkflowRepository:
         row: Any = (await self._connection.execute(receiver(), asked)).one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return Receiver(WorkflowStatus(row.status), row.codec, row.has_message)
+        return Receiver(stored_member(WorkflowStatus, row.status), row.codec, row.has_message)
 
     async def event(self, workflow_id: int, name: str) -> EventState:
         """Return the value of an event, with the status and the token of the workflow.
@@ -150,7 +153,7 @@ class WorkflowRepository:
         row = found.mappings().one_or_none()
         if row is None:
             raise WorkflowNotFoundError(workflow_id)
-        return from_row(EventState, {**row, "status": WorkflowStatus(row["status"])})
+        return from_row(EventState, {**row, "status": stored_member(WorkflowStatus, row["status"])})
 
     async def events(self, workflow_id: int) -> dict[str, str]:
         """Return the values, JSON texts, of the events that a workflow has set, by name."""
@@ -333,7 +336,7 @@ _CANCELLED: dict[str, Any] = {
 
 def stored_workflow(row: Mapping[Any, Any]) -> StoredWorkflow:
     """Return the record of a row with the columns of `workflow_columns`."""
-    return from_row(StoredWorkflow, {**row, "status": WorkflowStatus(row["status"])})
+    return from_row(StoredWorkflow, {**row, "status": stored_member(WorkflowStatus, row["status"])})
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import ArchivedWorkflow, Text
 from pgqrs.storage.queries.workflows import bigints
-from pgqrs.storage.records import WorkflowResult
+from pgqrs.storage.records import WorkflowResult, stored_member
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import pg, text_literal, text_of
 from pgqrs.types import WorkflowStatus
@@ -30,7 +30,7 @@ class ArchiveRepository:
             query.where(ArchivedWorkflow.id == func.any(bigints(ids))).order_by(ArchivedWorkflow.ended_at)
         )
         return {
-            workflow_id: WorkflowResult(WorkflowStatus(status), output, error, codec, token)
+            workflow_id: WorkflowResult(stored_member(WorkflowStatus, status), output, error, codec, token)
             for workflow_id, status, output, error, codec, token in rows
         }
 

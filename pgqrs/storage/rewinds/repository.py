@@ -10,7 +10,7 @@ from pgqrs.codecs.records import StoredRewind, StoredStep
 from pgqrs.errors import RewindRefusedError, StepNotFoundError, WorkflowNotFoundError
 from pgqrs.storage.queries.executors import ABANDONED
 from pgqrs.storage.queries.workflows import WorkflowRepository
-from pgqrs.storage.records import SAGA, UNDO, from_row
+from pgqrs.storage.records import SAGA, UNDO, from_row, stored_member
 from pgqrs.storage.rewinds import statements
 from pgqrs.storage.sql.connection import Connection
 from pgqrs.types import StepStatus, WorkflowStatus
@@ -113,8 +113,8 @@ def _check_rests(workflow_id: int, before: str, row: Any) -> None:
 
 
 def _rewind(row: Mapping[Any, Any]) -> StoredRewind:
-    return from_row(StoredRewind, {**row, "status": WorkflowStatus(row["status"])})
+    return from_row(StoredRewind, {**row, "status": stored_member(WorkflowStatus, row["status"])})
 
 
 def _step(row: Mapping[Any, Any]) -> StoredStep:
-    return from_row(StoredStep, {**row, "status": StepStatus(row["status"])})
+    return from_row(StoredStep, {**row, "status": stored_member(StepStatus, row["status"])})

@@ -156,7 +156,7 @@ async def _locked_out(engine: AsyncEngine, schema: str, patience: float) -> Data
     lockers = ", ".join(map(str, pids)) or "none any more"
     return DatabaseUnavailableError(
         f"the tables in the schema {schema!r} were not migrated: they could not be locked for {patience:g} s. "
-        f"Sessions that hold locks of these tables: {lockers}. Wait for the end of their transactions, or end them: "
+        f"Sessions that hold locks of these tables: {lockers}. Wait for their transactions, or end them: "
         "`SELECT pg_catalog.pg_terminate_backend(pid)`. Then call `install` again."
     )
 

@@ -17,6 +17,7 @@ from sqlalchemy import BigInteger, cast, null, select, true
 from pgqrs.codecs.records import StoredWorkflow
 from pgqrs.models import Attributes, Text, Workflow
 from pgqrs.storage.queries.workflows import holds_key, shown_status, stored_workflow, workflow_columns
+from pgqrs.storage.records import stored_member
 from pgqrs.storage.selection.filters import (
     FAILED,
     WorkflowFilter,
@@ -86,7 +87,7 @@ class WorkflowLists:
         query = select(Workflow.name, status, COUNT.label("count")).where(*conditions_of(given))
         grouped = query.group_by(Workflow.name, status).order_by(Workflow.name, status)
         rows: Any = await self._connection.execute(grouped)
-        return [WorkflowCount(name, WorkflowStatus(status), count) for name, status, count in rows]
+        return [WorkflowCount(name, stored_member(WorkflowStatus, status), count) for name, status, count in rows]
 
     async def _floor(self, examined: Any, most: int) -> int | None:
         """Return the first id that a page of `most` candidates does not examine, None if it examines all."""
