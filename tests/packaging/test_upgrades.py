@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import signal
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pgqrs.models import HEAD
-from tests.packaging.conftest import ROOT, Artifacts, Environment, environment, uv
+from tests.packaging.conftest import ROOT, Environment, environment, uv
 from tests.support.database import Kept
 from tests.support.waiting import DEADLINE, blocking_until
 
@@ -53,10 +52,22 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return environment(folder, f"pgqrs @ {wheel.as_uri()}")
 
 
-@pytest.fixture(scope="module")
-def new(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the wheel of this version."""
-    return environment(tmp_path_factory.mktemp("new"), f"pgqrs @ {artifacts.wheel.as_uri()}")
+class Traveller:
+    """A worker process of a version."""
+
+    def __init__(self, version: Environment, dsn: str, schema: str) -> None:
+        command = [version.folder / "bin" / "python", PROGRAM, dsn, schema, version.folder.parent.name]
+        self.process = subprocess.Popen(
+            command, cwd=version.cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def act(self, command: str) -> None:
+        """Execute a command in the process, and wait until it is done."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
 
 
 class Travel:
@@ -69,24 +80,15 @@ class Travel:
         """Run the `pgqrs` command of a version."""
         return version.run("pgqrs", *arguments, "--dsn", self._dsn, "--schema", self._schema).stdout
 
-    def act(self, version: Environment, act: str, *more: str) -> None:
-        """Run the program, until it has ended."""
-        version.run("python", str(PROGRAM), act, self._dsn, self._schema, version.folder.parent.name, *more)
-
     @contextmanager
-    def worker(self, version: Environment) -> Iterator[None]:
+    def worker(self, version: Environment) -> Iterator[Traveller]:
         """Run a worker; kill it at the end."""
-        command = [version.folder / "bin" / "python", PROGRAM, "work", self._dsn, self._schema]
-        process = subprocess.Popen(
-            [*command, version.folder.parent.name], cwd=version.cwd, stdout=subprocess.PIPE, text=True
-        )
+        traveller = Traveller(version, self._dsn, self._schema)
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "serving\n"
-            yield
+            yield traveller
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.communicate(timeout=DEADLINE)
+            traveller.process.kill()
+            traveller.process.communicate(timeout=DEADLINE)
 
     def until(self, count: int, condition: str) -> None:
         """Wait until this number of workflows meets a condition."""
@@ -112,38 +114,34 @@ def travel(dsn: str, schema: str, kept: Kept) -> Travel:
 
 
 @pytest.mark.parametrize("first", ["the tables", "the processes"])
-def test_workflows_pass_between_two_versions(first, travel, old, new, schema):
+def test_workflows_pass_between_two_versions(first, travel, old, bare, schema):
     boarding, leaving = (WAITS.format(schema=schema, topic=topic) for topic in ("board", "leave"))
     travel.command(old, "install")
     travel.execute(f'CREATE TABLE "{schema}".ledger (workflow bigint, place text, version text)')
-    with travel.worker(old):
-        travel.act(old, "submit")
+    with travel.worker(old) as older:
+        older.act("submit")
         travel.until(10, boarding)
         if first == "the tables":
-            travel.command(new, "install")
-        with travel.worker(new):
-            travel.act(new, "submit")
+            travel.command(bare, "install")
+        with travel.worker(bare) as newer:
+            newer.act("submit")
             travel.until(20, boarding)
-            travel.act(new, "send", "board")
-            travel.command(new, "install")
+            newer.act("send board")
+            travel.command(bare, "install")
             travel.until(20, leaving)
     # Both versions have ended: what they had begun waits for the next worker.
-    assert f"revision {HEAD}" in travel.command(new, "verify", "--deep")
     assert f"revision {HEAD}" in travel.command(old, "verify", "--deep")
-    with travel.worker(old):  # back again, on the newer tables
-        travel.act(old, "submit")
+    with travel.worker(old) as older:  # back again, on the newer tables
+        older.act("submit")
         travel.until(10, boarding)
-        travel.act(old, "send", "board")
+        older.act("send board")
         travel.until(30, leaving)
-    with travel.worker(new):
-        travel.act(old, "send", "leave")
-        travel.until(66, "status = 'SUCCESS'")
-    for version in (old, new):
-        travel.command(version, "verify", "--deep")
-    assert travel.fetch("SELECT workflow, place, count(*) FROM ledger GROUP BY 1, 2 HAVING count(*) > 1") == []
+        with travel.worker(bare):
+            older.act("send leave")
+            travel.until(66, "status = 'SUCCESS'")
+    assert f"revision {HEAD}" in travel.command(bare, "verify", "--deep")
     assert travel.fetch("SELECT place, count(*) FROM ledger GROUP BY 1 ORDER BY 1") == [
         (place, 30) for place in ("hold", "home", "inn", "junction")
     ]
-    assert {version for (version,) in travel.fetch("SELECT DISTINCT version FROM ledger")} == {
-        each.folder.parent.name for each in (old, new)
-    }
+    versions = {version for (version,) in travel.fetch("SELECT DISTINCT version FROM ledger")}
+    assert versions == {each.folder.parent.name for each in (old, bare)}

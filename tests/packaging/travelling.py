@@ -1,6 +1,6 @@
-"""A program of the tests of upgrades, for either of two versions of pgqrs: `python travelling.py ACT DSN SCHEMA VERSION`.
+"""A worker of the tests of upgrades, for either of two versions of pgqrs: `python travelling.py DSN SCHEMA VERSION`.
 
-It uses what both versions know. Its journeys write their steps into a ledger of their own, with the version that ran them.
+It uses what both versions know, and takes commands on its standard input. Its journeys write their steps into a ledger of their own, with the version that ran them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncpg
 
 from pgqrs import Admin, PyWorkflow, Worker, step, workflow
 
-ACT, DSN, SCHEMA, VERSION = sys.argv[1:5]
+DSN, SCHEMA, VERSION = sys.argv[1:]
 
 
 @step(key=lambda place: place)
@@ -54,29 +54,26 @@ async def commute(ctx: PyWorkflow, days: int) -> int:
     return sum([await count(ctx, each) for each in range(days)])
 
 
-async def work(admin: Admin) -> None:
-    """Serve until the process is ended."""
-    async with Worker(admin, [journey, luggage, commute]):
-        sys.stdout.write("serving\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
 async def submit(admin: Admin) -> None:
     """Submit ten journeys and two commutes."""
     await admin.enqueue_many(journey, [(n,) for n in range(10)])
-    await admin.enqueue_many(commute, [(1_000,)] * 2)
+    await admin.enqueue_many(commute, [(300,)] * 2)
 
 
-async def send(admin: Admin) -> None:
-    """Send each journey that waits a message of a topic, the fifth argument."""
+async def send(admin: Admin, topic: str) -> None:
+    """Send each journey that waits a message of a topic."""
     for each in await admin.list_workflows(name="journey", status="WAITING"):
-        await admin.send(each.id, sys.argv[5], 100)
+        await admin.send(each.id, topic, 100)
 
 
 async def main() -> None:
-    async with Admin(DSN, SCHEMA) as admin:
-        await {"work": work, "submit": submit, "send": send}[ACT](admin)
+    """Serve, and execute commands: a line each, and one for the answer."""
+    async with Admin(DSN, SCHEMA) as admin, Worker(admin, [journey, luggage, commute]):
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            command, *arguments = line.split()
+            await {"submit": submit, "send": send}[command](admin, *arguments)
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
 
 
 asyncio.run(main())
