@@ -311,7 +311,7 @@ class Admin(Operator):
         workflow_id, claim = await store.create_and_claim(definition.name, encoded.text, timeout)
         context = PyWorkflow(self, workflow_id, definition.name, claim.token)
         claimed = ClaimedRun(workflow_id, definition.name, claim.epoch, encoded.text, 1, timeout, claim.token)
-        await context.attach_run(claimed, can_park=False, store=store)
+        await context.attach_run(claimed, store=store)
         function: Callable[..., Awaitable[R]] = workflow
         return await function(context, *encoded.value["args"], **encoded.value["kwargs"])
 

@@ -73,7 +73,7 @@ def check_wait(state: LoopState, workflow_id: int, wait: Wait) -> None:
         raise WorkflowInProgressError(workflow_id, waits=True)
     for each in waiting:
         run = runs[each]
-        if isinstance(run, Run) and run.parking.can_park and state.waits.is_first(run.name, wait):
+        if isinstance(run, Run) and run.parking.worker is not None and state.waits.is_first(run.name, wait):
             subject, advice = _WAITS[wait]
             _logger.warning(
                 "workflow %s (%r) waits for %s, and stays in the memory of its worker. %s",

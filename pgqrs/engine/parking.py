@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import NamedTuple, Protocol, TypeAlias
@@ -69,8 +69,16 @@ class MessageArrived:
         return self._arrivals.subscribe(self._addresses, on_met)
 
 
-HasRoom: TypeAlias = Callable[[], bool]
-"""A function that returns whether no other workflow waits for the slot of a run in its worker."""
+class RunWorker(NamedTuple):
+    """The worker that has claimed a run, and claims it again when a condition of its wait is met.
+
+    `served` has the names of the workflows that it claims in the queue of the run. `has_room` returns whether no
+    other workflow waits for the slot of the run.
+    """
+
+    served: Collection[str] = ()
+    has_room: Callable[[], bool] = bool
+
 
 Describe: TypeAlias = Callable[[], StepWait]
 """A function that describes a wait of a step at the moment in which its run parks."""
@@ -94,23 +102,21 @@ class Parking:
 
     Args:
         lifecycle: The lifecycle of the run.
-        can_park: True if a worker claimed the run; a worker will then claim it again when a condition is met.
-        has_room: Returns whether no other workflow waits for the slot of the run in its worker.
+        worker: The worker that has claimed the run; without one the run does not park.
 
     Attributes:
         parked: The waits of the steps without an outcome, at the moment in which the run parked.
         expects_answer: True if the run has sent a message or a reply, and has not lingered since.
     """
 
-    __slots__ = ("_due", "_waits", "can_park", "expects_answer", "has_room", "lifecycle", "parked")
+    __slots__ = ("_due", "_waits", "expects_answer", "lifecycle", "parked", "worker")
 
-    def __init__(self, lifecycle: RunLifecycle, *, can_park: bool, has_room: HasRoom = bool) -> None:
+    def __init__(self, lifecycle: RunLifecycle, worker: RunWorker | None) -> None:
         self.lifecycle = lifecycle
         self._waits: dict[asyncio.Future[None], _Wait] = {}
         self._due = inf
         self.parked: tuple[StepWait, ...] = ()
-        self.can_park = can_park
-        self.has_room = has_room
+        self.worker = worker
         self.expects_answer = False
 
     @property
@@ -175,7 +181,7 @@ class Parking:
         the condition was not met. Raises the stop of the run once it stops.
         """
         expects_answer, self.expects_answer = self.expects_answer, False
-        if not (expects_answer and self.has_room()):
+        if self.worker is None or not (expects_answer and self.worker.has_room()):
             return False
         lifecycle = self.lifecycle
         lifecycle.raise_if_stopped()
@@ -231,7 +237,7 @@ class Parking:
 
     def _is_allowed(self) -> bool:
         lifecycle = self.lifecycle
-        can_park = self.can_park and lifecycle.replays_for is None
+        can_park = self.worker is not None and lifecycle.replays_for is None
         return can_park and lifecycle.state is RunState.OPEN and lifecycle.body.task is not None
 
     def _does_only_body_wait(self) -> bool:

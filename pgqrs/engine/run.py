@@ -16,7 +16,7 @@ from pgqrs.codecs.failures import dump_error, is_terminal, plain_error, shown_er
 from pgqrs.engine.announcements import Announcements
 from pgqrs.engine.lifecycle import Parked, RunLifecycle, RunState, StopReason, is_stop, raise_instead
 from pgqrs.engine.outcomes import Outcomes
-from pgqrs.engine.parking import HasRoom, Parking
+from pgqrs.engine.parking import Parking, RunWorker
 from pgqrs.engine.replay.failure_trace import is_of_undone_saga
 from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.sagas import Sagas
@@ -111,8 +111,7 @@ class Run:
         epoch: The epoch of the run.
         claim: The token of the claim.
         history: The recorded outcomes and failed attempts of earlier runs.
-        can_park: True if a worker claimed the run; a worker will then claim it again when its wait is over.
-        has_room: Returns whether no other workflow waits for the slot of the run; `can_park` needs it alone.
+        worker: The worker that has claimed the run; without one the run does not park.
         queue: The queue of the workflow; the default queue if it is unknown.
         parent_id: The id of the parent of a child; None if it is unknown.
         members: The ids of the submissions of a batch; none for any other workflow.
@@ -131,8 +130,7 @@ class Run:
         epoch: int,
         claim: int,
         history: History,
-        can_park: bool = False,
-        has_room: HasRoom = bool,
+        worker: RunWorker | None = None,
         queue: str | None = None,
         parent_id: int | None = None,
         members: Sequence[int] = (),
@@ -146,7 +144,7 @@ class Run:
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
         self.lifecycle = RunLifecycle(owner, workflow_id, executions, deadline, store.clock)
-        self.parking = Parking(self.lifecycle, can_park=can_park, has_room=has_room)
+        self.parking = Parking(self.lifecycle, worker)
         steps = StepHistory(workflow_id, name, codec, history, store.clock)
         self.steps = StepRunner(owner, store, steps, self.parking, executions)
         self._store = store
@@ -386,7 +384,7 @@ class Run:
         delay, text, reopen = retry
         attempt = self.steps.history.retries + 1
         # A process that waits in place resumes the run first; a worker claims it if that process dies meanwhile.
-        wait = delay if self.parking.can_park else delay + REPLAY_HEAD_START
+        wait = delay if self.parking.worker is not None else delay + REPLAY_HEAD_START
         _logger.warning(
             "workflow %s (%r) failed in attempt %d and is retried in %.3g s: %s",
             self.workflow_id,
@@ -402,7 +400,7 @@ class Run:
             },
         )
         await self._release(WorkflowStatus.WAITING, wait, text, retries=attempt, reopen=reopen)
-        if self.parking.can_park:
+        if self.parking.worker is not None:
             lifecycle.stop_reason = StopReason.PARKED  # later calls in the ended run raise `Parked`, too
             raise Parked
         return NextAttempt(lifecycle.until_deadline(delay))
@@ -511,8 +509,7 @@ class Run:
             epoch=self.epoch,
             claim=self.claim,
             history=self.steps.history.as_recorded(),
-            can_park=self.parking.can_park,
-            has_room=self.parking.has_room,
+            worker=self.parking.worker,
             queue=self.announcements.queue,
             members=self.outcomes.members,
         )
@@ -536,7 +533,7 @@ class Run:
 
     async def _continue(self, arguments: Arguments) -> None:
         """Begin the workflow anew: here, or in any worker if a worker has claimed this run."""
-        next_claim = None if self.parking.can_park else new_token()
+        next_claim = None if self.parking.worker is not None else new_token()
         self._store.changing.add(self.workflow_id)
         try:
             self._close()

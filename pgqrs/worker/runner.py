@@ -14,6 +14,7 @@ from pgqrs.codecs.base import is_sealing, seal_error
 from pgqrs.codecs.failures import dump_error, shown_error
 from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.lifecycle import Parked, RunStopped
+from pgqrs.engine.parking import RunWorker
 from pgqrs.errors import (
     DatabaseError,
     PgqrsError,
@@ -302,8 +303,8 @@ class WorkflowRunner:
         claimed = held.claimed
         is_batch = self._definitions[claimed.name].batch is not None
         members = members_of(claimed.input) if is_batch else ()
-        has_room = partial(self.has_room, claimed)
-        await held.context.attach_run(claimed, has_room=has_room, store=self._store, members=members)
+        worker = RunWorker(self._definitions.keys(), partial(self.has_room, claimed))
+        await held.context.attach_run(claimed, worker=worker, store=self._store, members=members)
         held.adopted = True
         self._store.changing.discard(held.claimed.workflow_id)
 

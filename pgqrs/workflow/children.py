@@ -27,7 +27,9 @@ from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, open_error, stored_name
 from pgqrs.codecs.failures import load_error
 from pgqrs.codecs.records import ValueContext
+from pgqrs.engine.lifecycle import Parked
 from pgqrs.engine.message_waits import MessageWait, wait_for_message
+from pgqrs.engine.parking import RunWorker
 from pgqrs.engine.run import Run
 from pgqrs.engine.scope import StepExecution
 from pgqrs.errors import (
@@ -261,7 +263,9 @@ class Children:
 
     __slots__ = ("_context", "_current", "given")
 
-    def __init__(self, context: Callable[[int, str], Any], current: Current, options: ChildOptions) -> None:
+    def __init__(
+        self, context: Callable[[int, str, RunWorker | None], Any], current: Current, options: ChildOptions
+    ) -> None:
         self._context = context
         self._current = current
         self.given = options
@@ -337,11 +341,17 @@ class Children:
         run = await self._current()
         if f"result/{child.step_id}" not in run.steps.history.outcomes and not await _has_failed(run, child):
             run.lifecycle.check_may_begin()
-            context = self._context(child.id, definition.name)
-            # Its error is recorded, or another process runs it: awaiting it tells.
-            with suppress(Exception):
+            context = self._context(child.id, definition.name, self._worker_of(run, definition))
+            # Its error is recorded, it waits for a worker, or another process runs it: awaiting it tells.
+            with suppress(Exception, Parked):
                 await definition.function(context, *args, **kwargs)
         return await child
+
+    def _worker_of(self, run: Run, definition: Definition) -> RunWorker | None:
+        """Return the worker of a parent's run if it claims the child, too, so that the child may park."""
+        worker = run.parking.worker
+        is_served = worker is not None and definition.name in worker.served
+        return worker if is_served and self.given.queue in {None, run.announcements.queue} else None
 
 
 async def _has_failed(run: Run, child: Child[Any]) -> bool:

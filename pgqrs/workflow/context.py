@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, is_typed
 from pgqrs.codecs.records import ValueContext
-from pgqrs.engine.parking import HasRoom
+from pgqrs.engine.parking import RunWorker
 from pgqrs.engine.replay.fingerprint import fingerprint_of
 from pgqrs.engine.run import Run, RunOptions, run_of
 from pgqrs.engine.scope import StepExecution, current_scope, scope_of
@@ -130,8 +130,11 @@ class PyWorkflow:
         timeout: float | None = None,
         scheduled_for: datetime | None = None,
         owner: _Owner | None = None,
+        worker: RunWorker | None = None,
     ) -> None:
         self._host = host
+        # Of the runs that this context claims itself.
+        self._worker = worker
         # In place of the timeout of `@workflow`; None to keep that one.
         self._timeout = timeout
         self._id = workflow_id
@@ -834,8 +837,8 @@ class PyWorkflow:
             ),
         )
 
-    def _new_context(self, workflow_id: int, name: str) -> PyWorkflow:
-        return PyWorkflow(self._host, workflow_id, name)
+    def _new_context(self, workflow_id: int, name: str, worker: RunWorker | None) -> PyWorkflow:
+        return PyWorkflow(self._host, workflow_id, name, worker=worker)
 
     async def call(
         self, workflow: Callable[Concatenate[PyWorkflow, P], Awaitable[R]], *args: P.args, **kwargs: P.kwargs
@@ -1091,7 +1094,7 @@ class PyWorkflow:
             if not claim.succeeded:
                 try:
                     started = ClaimedRun(self._id, self._name, claim.epoch, "", 0, timeout, claim.token)
-                    await self._new_run(store, started, can_park=False)
+                    await self._new_run(store, started, worker=self._worker)
                 except BaseException:
                     store.abandon(self._id, claim.epoch, claim.token)
                     raise
@@ -1103,8 +1106,7 @@ class PyWorkflow:
         self,
         claimed: ClaimedRun,
         *,
-        can_park: bool = True,
-        has_room: HasRoom = bool,
+        worker: RunWorker | None = None,
         store: Store | None = None,
         members: Sequence[int] = (),
     ) -> None:
@@ -1114,15 +1116,15 @@ class PyWorkflow:
 
         Args:
             claimed: The claimed run.
-            can_park: Whether the run may park: a worker has claimed it and claims it again later. True by default.
-            has_room: Returns whether no other workflow waits for the slot of the run; it returns False by default.
+            worker: The worker that has claimed the run, and claims it again after a wait. By default the run does
+                not park.
             store: The store of the running event loop. By default the `Admin` looks it up.
             members: The ids of the submissions of a batch; none by default.
         """
         store = await self._host.store() if store is None else store
         if claimed.scheduled_for is not None:
             self._owner.scheduled_for = claimed.scheduled_for
-        await self._new_run(store, claimed, can_park=can_park, has_room=has_room, members=members)
+        await self._new_run(store, claimed, worker=worker, members=members)
 
     async def requeue(self, grace: float = 0.0) -> None:
         """Release the run, so that another worker can claim the workflow at once.
@@ -1150,8 +1152,7 @@ class PyWorkflow:
         store: Store,
         claimed: ClaimedRun,
         *,
-        can_park: bool,
-        has_room: HasRoom = bool,
+        worker: RunWorker | None,
         members: Sequence[int] = (),
     ) -> None:
         history = History({}, {}, claimed.seconds_left)
@@ -1166,8 +1167,7 @@ class PyWorkflow:
             epoch=claimed.epoch,
             claim=claimed.claim,
             history=history,
-            can_park=can_park,
-            has_room=has_room,
+            worker=worker,
             queue=claimed.queue,
             parent_id=claimed.parent_id,
             members=members,

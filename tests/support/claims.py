@@ -9,6 +9,7 @@ import pytest
 
 from pgqrs import PyWorkflow
 from pgqrs.engine.lifecycle import Parked
+from pgqrs.engine.parking import RunWorker
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.writes.creation import Submission
 from pgqrs.workflow.definition import definition_of
@@ -50,7 +51,7 @@ class Claims:
         """Wait until a workflow of the function is ready and claim it; return its context and its arguments."""
         claimed = await until(self._claim, definition_of(function).name)
         ctx = PyWorkflow(self._admin, claimed.workflow_id, claimed.name)
-        await ctx.attach_run(claimed)
+        await ctx.attach_run(claimed, worker=RunWorker())
         return ctx, json.loads(claimed.input)["args"]
 
     async def _claim(self, name):

@@ -8,7 +8,7 @@ import pytest
 
 from pgqrs.clock import MonotonicClock
 from pgqrs.engine.lifecycle import TRANSITIONS, Parked, RunLifecycle, RunState, StopReason
-from pgqrs.engine.parking import Parking, TimeReached
+from pgqrs.engine.parking import Parking, RunWorker, TimeReached
 from pgqrs.errors import DatabaseError, RunEndedError, WorkflowCancelledError
 
 
@@ -111,7 +111,7 @@ class Told:
 
 
 async def test_wait_ends_with_the_first_of_its_conditions(lifecycle):
-    parking, first, second = Parking(lifecycle, can_park=False), Told(), Told()
+    parking, first, second = Parking(lifecycle, None), Told(), Told()
     wait = asyncio.create_task(parking.wait(first, second))
     await asyncio.sleep(0)
     assert parking.idle_until == float("inf")
@@ -121,7 +121,7 @@ async def test_wait_ends_with_the_first_of_its_conditions(lifecycle):
 
 
 async def test_wait_that_has_only_begun_is_not_idle(lifecycle):
-    parking, seen = Parking(lifecycle, can_park=True), []
+    parking, seen = Parking(lifecycle, RunWorker()), []
     lifecycle.body.enter(None)
     lifecycle.idle.executions["sleep:1"] = object()  # the step that waits
     lifecycle.loop.call_soon(lambda: seen.append((lifecycle.idle.is_idle, parking.idle_until)))
@@ -131,7 +131,7 @@ async def test_wait_that_has_only_begun_is_not_idle(lifecycle):
 
 
 async def test_deadline_bounds_the_idle_time_of_a_run(lifecycle):
-    parking, condition = Parking(lifecycle, can_park=False), Told()
+    parking, condition = Parking(lifecycle, None), Told()
     lifecycle.deadline = 5.0
     wait = asyncio.create_task(parking.wait(condition))
     await asyncio.sleep(0)
@@ -141,7 +141,7 @@ async def test_deadline_bounds_the_idle_time_of_a_run(lifecycle):
 
 
 async def test_stop_ends_a_wait_and_its_subscriptions(lifecycle):
-    parking, condition = Parking(lifecycle, can_park=False), Told()
+    parking, condition = Parking(lifecycle, None), Told()
     wait = asyncio.create_task(parking.wait(condition))
     await asyncio.sleep(0)
     lifecycle.stop_for(StopReason.PARKED)
@@ -153,7 +153,7 @@ async def test_stop_ends_a_wait_and_its_subscriptions(lifecycle):
 @pytest.mark.parametrize(("dues", "stops"), [([5.0], True), ([float("inf")], True), ([5.0, 0.9], False)])
 async def test_run_parks_for_long_waits_only(lifecycle, dues, stops):
     lifecycle.enter_body(None)
-    parking, now = Parking(lifecycle, can_park=True), lifecycle.clock.time()
+    parking, now = Parking(lifecycle, RunWorker()), lifecycle.clock.time()
     conditions = [Told(now + due) for due in dues]
     wait = asyncio.ensure_future(parking.wait(*conditions))
     lifecycle.body.task = wait
@@ -170,7 +170,7 @@ async def test_run_parks_for_long_waits_only(lifecycle, dues, stops):
 async def test_time_condition_is_met_at_its_time(lifecycle):
     clock = lifecycle.clock
     start = clock.time()
-    await Parking(lifecycle, can_park=False).wait(TimeReached(clock, start + 0.02))
+    await Parking(lifecycle, None).wait(TimeReached(clock, start + 0.02))
     assert clock.time() >= start + 0.02
 
 

@@ -29,7 +29,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec
-from pgqrs.testing import crash_everywhere
+from pgqrs.testing import crash_everywhere, run_enqueued
 from pgqrs.workflow import children as awaiting
 from tests.support.families import NegativeError, children_of, double, is_quiet, is_waiting, nap, statuses_of
 from tests.support.recorded import is_replay, row_of
@@ -959,6 +959,59 @@ async def test_cancellation_stops_a_called_child(admin, sql, is_cancelled, is_pa
         end = await until(lambda: _end_of(handle))
         assert end == ("CANCELLED" if is_cancelled == "parent" else "SUCCESS")
         await until(lambda: _are(sql, handle.id, ["CANCELLED"]))
+
+
+@workflow
+async def reader(ctx: PyWorkflow, number: int) -> int:
+    return number * await ctx.receive("factor")
+
+
+@workflow
+async def asking(ctx: PyWorkflow, numbers: list[int]) -> list[int]:
+    """Call children beside each other, each of which calls another one."""
+    return await asyncio.gather(*(ctx.call(reader_behind, each) for each in numbers))
+
+
+@workflow
+async def reader_behind(ctx: PyWorkflow, number: int) -> int:
+    return await ctx.call(reader, number) + 1
+
+
+async def test_called_child_that_waits_frees_the_place(admin, sql):
+    async with no_hang(), Worker(admin, [asking, reader, reader_behind, double], concurrency=1):
+        handle = await admin.enqueue(asking, [1, 2])
+        await until(lambda: _all_wait(sql, 5))
+        assert await (await admin.enqueue(double, 4)).result() == 8
+        for each in await admin.list_workflows(name="reader"):
+            await admin.send(each.id, "factor", 10)
+        assert await handle.result() == [11, 21]
+    epochs = dict(await sql.fetch("SELECT name, max(epoch) FROM pgqrs_workflows GROUP BY name"))
+    assert epochs["reader"] == 2  # parked once
+
+
+async def _all_wait(sql, number):
+    found = await sql.fetch("SELECT status FROM pgqrs_workflows")
+    return len(found) == number and {status for (status,) in found} == {"WAITING"}
+
+
+async def test_called_child_that_no_worker_claims_waits_in_place(admin, sql):
+    async with no_hang(), Worker(admin, [asking, reader_behind]):
+        handle = await admin.enqueue(asking, [1])
+        (child,) = await until(lambda: sql.fetch("SELECT id FROM pgqrs_workflows WHERE name = 'reader'"))
+        await admin.send(child["id"], "factor", 10)
+        assert await handle.result() == [11]
+    assert await sql.fetchval("SELECT max(epoch) FROM pgqrs_workflows") == 1
+
+
+async def test_kit_leaves_a_called_child_waiting(kit, clock):
+    handle = await kit.enqueue(asking, [1])
+    async with no_hang():
+        assert await run_enqueued(kit, [asking, reader, reader_behind]) == 1
+        assert await handle.status() == "WAITING"
+        (child,) = await kit.list_workflows(name="reader")
+        await kit.send(child.id, "factor", 10)
+        await run_enqueued(kit, [asking, reader, reader_behind])
+        assert await handle.result() == [11]
 
 
 async def test_drain_hands_over_a_parent_and_its_called_child(admin, dsn, schema, sql):

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from pgqrs import Admin, JsonCodec, PyWorkflow, UniqueTakenError, Worker, WorkflowStatus, workflow
 from pgqrs.codecs import FernetCodec, PydanticCodec
+from pgqrs.engine.parking import RunWorker
 from pgqrs.models import Throttle
 from pgqrs.storage.uniqueness.statements import forget_throttles
 from pgqrs.testing import run_enqueued
@@ -324,7 +325,7 @@ async def run_due(admin, own):
     """Run the workflows that are due, without a skip of time."""
     while (claimed := await claim(own)) is not None:
         ctx = PyWorkflow(admin, claimed.workflow_id, claimed.name)
-        await ctx.attach_run(claimed)
+        await ctx.attach_run(claimed, worker=RunWorker())
         await sync(ctx, admin.codec.decode(claimed.input)["args"][0])
 
 
