@@ -16,14 +16,21 @@ from alembic import context
 from alembic.operations import MigrationScript, Operations
 from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, event
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateSchema
 
 from pgqrs.alembic import include_name
 from pgqrs.errors import PgqrsError
 from pgqrs.models import SCHEMA, Base, Text
 from pgqrs.storage.connections.engines import engine_source
-from pgqrs.storage.schema.migrate import VERSION_TABLE, create_schema, lock_timeout, take_lock, whole_name
+from pgqrs.storage.schema.migrate import (
+    VERSION_TABLE,
+    begin_until_unlocked,
+    create_schema,
+    lock_timeout,
+    take_lock,
+    whole_name,
+)
 from pgqrs.storage.sql.expressions import SEARCH_PATH
 from pgqrs.validation import check_schema
 
@@ -81,13 +88,14 @@ def _offline(schema: str) -> None:
 async def _online(schema: str) -> None:
     """Migrate, or compare, in one transaction."""
     engine = _engine()
-    # As in `install`: a snapshot older than the lock would hide what the one before us has done.
-    read_committed = engine.execution_options(isolation_level="READ COMMITTED")
+
+    async def act(connection: AsyncConnection) -> None:
+        await take_lock(connection, schema)
+        await lock_timeout(connection)
+        await connection.run_sync(_migrate, schema)
+
     try:
-        async with read_committed.begin() as connection:
-            await take_lock(connection, schema)
-            await lock_timeout(connection)
-            await connection.run_sync(_migrate, schema)
+        await begin_until_unlocked(engine, schema, act)
     finally:
         await engine.dispose()
 

@@ -246,14 +246,16 @@ class TestInstall:
         with pytest.raises(SchemaOutOfDateError):
             await migrate.install(engine, schema)
 
-    async def test_waits_for_no_lock_of_a_table_for_long(self, engine, schema, monkeypatch):
+    @pytest.mark.parametrize("by", ["install", "the alembic command"])
+    async def test_waits_for_no_lock_of_a_table_for_long(self, engine, schema, monkeypatch, alembic, by):
         """A migration that waits for a table is waited for by every later statement."""
         await _as_psql(engine, migrate.sql_script(schema, end=UNBOUNDED))
         monkeypatch.setattr(migrate, "LOCK_TIMEOUT", 0.1)
         table = f"{quoted(schema)}.pgqrs_version"
         async with engine.connect() as reader:
             await reader.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
-            installing = asyncio.create_task(migrate.install(engine, schema))
+            migration = migrate.install(engine, schema) if by == "install" else alembic("upgrade", "head")
+            installing = asyncio.create_task(migration)  # type: ignore[arg-type]
             await until(partial(_waiters, engine, schema))
             async with engine.connect() as later, asyncio.timeout(5):
                 await later.exec_driver_sql(f"SELECT version_num FROM {table}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -126,13 +126,35 @@ async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) 
     `DatabaseUnavailableError` if another migration, or a lock of a table, takes longer than `patience` seconds.
     The driver's other errors pass unchanged.
     """
+
+    async def act(connection: AsyncConnection) -> None:
+        if await _start(connection, schema) is None:
+            return
+        await take_lock(connection, schema, patience)
+        if (start := await _start(connection, schema)) is not None:
+            await _upgrade(connection, schema, start)
+
+    await begin_until_unlocked(engine, schema, act, patience)
+
+
+async def begin_until_unlocked(
+    engine: AsyncEngine,
+    schema: str,
+    act: Callable[[AsyncConnection], Awaitable[None]],
+    patience: float = PATIENCE,
+) -> None:
+    """Migrate by `act` in a transaction; begin anew while a lock of another session stands in the way.
+
+    A lock is in the way if `act` has set `lock_timeout`, or if the server has found a deadlock. Raises
+    `DatabaseUnavailableError` after `patience` seconds.
+    """
     # A snapshot older than the lock would hide the changes of the migration that had the lock before.
     engine = engine.execution_options(isolation_level="READ COMMITTED")
     give_up_at = monotonic() + patience
     while True:
         try:
             async with engine.begin() as connection:
-                return await _install(connection, schema, patience)
+                return await act(connection)
         except DBAPIError as error:
             if not is_lock_conflict(error):
                 raise
@@ -140,14 +162,6 @@ async def install(engine: AsyncEngine, schema: str, patience: float = PATIENCE) 
                 raise await _locked_out(engine, schema, patience) from driver_error(error)
         _logger.info("pgqrs: the tables in the schema %r are locked; the migration is tried again", schema)
         await asyncio.sleep(_PAUSE)
-
-
-async def _install(connection: AsyncConnection, schema: str, patience: float) -> None:
-    if await _start(connection, schema) is None:
-        return
-    await take_lock(connection, schema, patience)
-    if (start := await _start(connection, schema)) is not None:
-        await _upgrade(connection, schema, start)
 
 
 async def _locked_out(engine: AsyncEngine, schema: str, patience: float) -> DatabaseUnavailableError:
