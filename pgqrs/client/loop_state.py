@@ -33,8 +33,12 @@ class LoopState:
         self.notifier = QueueNotifier(store.notify_queue)
         store.arrivals.on_sent(partial(self.notifier.notify, MESSAGES, 0))
         store.arrivals.on_ready(self.notifier.notify)
-        self.results = ResultPoller(store.reader.results, store.reader.tokens, store.reader.archived_results)
-        self.replies = ReplyPoller(store.reader.replies)
+        reader = store.reader
+        self.results = ResultPoller(
+            reader.results, reader.tokens, reader.archived_results, store.results.keep_listening
+        )
+        store.results.on_ended(self.results.ended)
+        self.replies = ReplyPoller(reader.replies)
         store.arrivals.on_reply(self.replies.notify)
         self.waits = ResultWaits()
         self.running: set[int] = set()

@@ -36,9 +36,10 @@ from pgqrs.storage.queries import delivery
 from pgqrs.storage.queries.steps import StepRepository
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.records import Claim, CompletedStep, History
+from pgqrs.storage.result_listener import ResultListener
 from pgqrs.storage.schema.tables import InstalledTables
 from pgqrs.storage.server_clock import ServerClock
-from pgqrs.storage.sql.channels import payload_of, queue_channel
+from pgqrs.storage.sql.channels import ids_payload, payload_of, queue_channel, result_channel
 from pgqrs.storage.sql.tokens import new_token
 from pgqrs.storage.step_transaction import SessionMaker, StepTransactions
 from pgqrs.storage.store_access import StoreAccess
@@ -140,6 +141,7 @@ class Store:
         self.sessions = Sessions(callers, StepTransactions(self.database, callers, settings.sessionmaker))
         self.liveness = StoreLiveness(heartbeat, tunes_gc=settings.tunes_gc)
         self.arrivals = Arrivals(partial(_unread, dedicated))
+        self.results = ResultListener(self.database)
         """The waits of the live runs of this event loop for messages."""
         self._access = StoreAccess(
             self.database,
@@ -180,6 +182,7 @@ class Store:
             last.push_async_callback(self.database.dispose)
             last.push_async_callback(self._access.close)
             last.push_async_callback(self.arrivals.close)
+            last.push_async_callback(self.results.close)
             if for_good:
                 last.push_async_callback(self._close_journal_for_good)
             last.push_async_callback(self._stop_heartbeat, None if for_good else self.liveness.starts.ever)
@@ -364,6 +367,10 @@ class Store:
     async def notify_queue(self, queue: str, first: int) -> None:
         """Notify the workers of a queue, as a hint; `first` is the lowest id of the workflows that are ready."""
         await self._access.notify(queue_channel(self.database.schema), payload_of(queue, first))
+
+    async def notify_results(self, ended: Sequence[int]) -> None:
+        """Notify the processes that wait for results of the ids of ended workflows, at most `MAX_IDS`."""
+        await self._access.notify(result_channel(self.database.schema), ids_payload(ended))
 
     async def write_end(self, record: RunEnd | RunRelease) -> bool | None:
         """Record the end of a run, its release for a later claim, or its cancellation.

@@ -22,7 +22,7 @@ from pgqrs.storage.queue_claims import Outlook
 from pgqrs.storage.records import ClaimedRun
 from pgqrs.storage.retention.passes import RetentionPass
 from pgqrs.storage.schedules.firing import ScheduleFiring
-from pgqrs.storage.sql.channels import MESSAGES, mark_of
+from pgqrs.storage.sql.channels import MESSAGES, RESULTS, mark_of
 from pgqrs.types import DEFAULT_QUEUE, WorkerHealth
 from pgqrs.validation import validate_seconds
 from pgqrs.worker.batches import Batches, batched_workflows
@@ -31,6 +31,7 @@ from pgqrs.worker.claimer import Claimer
 from pgqrs.worker.deliveries import Deliveries
 from pgqrs.worker.maintenance import Maintenance
 from pgqrs.worker.os_signals import caught_signals
+from pgqrs.worker.result_notifier import ResultNotifier
 from pgqrs.worker.retention import RetentionService
 from pgqrs.worker.runner import WorkflowRunner
 from pgqrs.worker.served_queues import ServedQueues
@@ -43,6 +44,7 @@ _PATIENCE: Final = 4
 """Multiple of the `Admin`'s `timeout` that one claim may take, including a new connection."""
 
 _MESSAGES_MARK = mark_of(MESSAGES)
+_RESULTS_MARK = mark_of(RESULTS)
 
 _logger = logging.getLogger("pgqrs.worker")
 
@@ -266,6 +268,7 @@ class _Services:
         self._deliveries = Deliveries(self._deliver)
         self._retention = RetentionService(RetentionPass(here.store.database))
         self._firing = ScheduleFiring()
+        self._results = ResultNotifier(here.store.notify_results)
         self._loop_detector = BlockedLoopDetector(here.store.runs, here.store.observer)
 
     async def start(self) -> None:
@@ -294,6 +297,7 @@ class _Services:
             with suppress(PgqrsError):
                 await self._in_time(self._claim_connection.unregister(self._registration))
         await self.runs.drain()
+        await self._results.stop()
         await self._loop_detector.stop()
         if self._claim_connection is not None:
             await self._claim_connection.close()
@@ -400,6 +404,8 @@ class _Services:
         if mark == _MESSAGES_MARK:
             self._deliveries.wake()
             self._here.store.arrivals.search()
+        elif mark == _RESULTS_MARK:
+            self._results.heard()
         elif mark in self._marks:
             if self._here.store.observer is not None:
                 self._here.store.observer.worker_notified()
@@ -429,10 +435,11 @@ class _Services:
             self._here.notifier.notify(claimed.queue, MAX_ID)
         self._claimer.slot_freed(is_limited=is_limited)
         self._batches.wake()
-        self._here.notify_finished(claimed.workflow_id)
         definition = self._definitions[claimed.name]
-        for each in members_of(claimed.input) if definition.batch is not None else ():
+        members = members_of(claimed.input) if definition.batch is not None else ()
+        for each in (claimed.workflow_id, *members):
             self._here.notify_finished(each)
+            self._results.ended(each)
 
 
 def _definitions_of(workflows: Iterable[AnyFunction]) -> dict[str, Definition]:

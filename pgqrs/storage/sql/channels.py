@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import Final
 from uuid import UUID
+
+MAX_IDS: Final = 400
+"""Maximum ids in one payload."""
 
 MESSAGES = "\0messages"
 """The name, which no queue has, whose notifications announce messages to parked workflows of any queue."""
+
+
+RESULTS = "\0results"
+"""The name, which no queue has, whose notifications say that a process waits for results."""
+
+
+def result_channel(schema: str) -> str:
+    """Return the channel on which workers tell the ids of ended workflows to processes that wait for results."""
+    return f"pgqrs_{_digest(f'results of {schema}')}"
+
+
+def ids_payload(ids: Iterable[int]) -> str:
+    """Return the payload that has the ids of workflows; it may have 8,000 bytes, so at most `MAX_IDS` ids."""
+    return ",".join(map(str, ids))
+
+
+def parse_ids(payload: str) -> list[int]:
+    """Return the ids of a payload; every role of the database can send payloads, so other texts are left out."""
+    return [int(each) for each in payload.split(",") if _is_id(each)]
 
 
 def queue_channel(schema: str) -> str:
