@@ -355,7 +355,7 @@ class Run:
         if self.sagas is not None and self.lifecycle.is_final:
             if self.sagas.failure is not None:
                 return self.sagas.failure
-            if self.sagas.unfinished:
+            if self.sagas.is_left:
                 return Parked()
         return self.lifecycle.stop_error()
 
@@ -492,7 +492,8 @@ class Run:
             failed = dump_error(self.sagas.failure, terminal=False)
             reopen = self.steps.to_reopen(self.sagas.failure)
             await self._end(WorkflowStatus.ERROR, error=self.outcomes.sealed_end(failed), reopen=reopen)
-        elif self.sagas.unfinished:
+        elif self.sagas.is_left:
+            # Perhaps by a stop that a cancellation has overridden since: the body has left its sagas as they were.
             await self._release(WorkflowStatus.PENDING)
         else:
             return False

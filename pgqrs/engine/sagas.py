@@ -141,9 +141,14 @@ class Sagas:
         """Note that the run is released while a saga has steps to undo."""
         self._is_left_open = True
 
+    @property
+    def is_left(self) -> bool:
+        """True if the run leaves a saga or a clean-up to a later run."""
+        return self._is_left_open or bool(self.unfinished)
+
     async def clear_stale(self) -> None:
         """Write, before the run parks, that no saga has steps to undo, if that is so."""
-        is_open = self._is_left_open or bool(self.unfinished) or any(each.has_steps for each in self.entered)
+        is_open = self.is_left or any(each.has_steps for each in self.entered)
         if self.state is SagaState.OPEN and not is_open:
             await self._write(None)
 

@@ -743,6 +743,34 @@ class TestACancellation:
         await ends_cancelled(admin, trip, handle)
         assert desk.log == ["train", "undo train TRAIN"]
 
+    async def test_of_a_run_that_leaves_its_saga_to_be_handed_over(self, admin, desk):
+        gate, left = desk.gate("hotel"), asyncio.Event()
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            try:
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    # The wait hears the end of the worker, and leaves the block while the step still executes.
+                    await asyncio.gather(desk.book(ctx, "hotel"), forever(ctx))
+            finally:
+                left.set()
+
+        async def cancel():
+            await left.wait()
+            await handle.cancel()
+            gate.open()
+
+        async with Worker(admin, [trip], grace=30):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await gate.reached.wait()
+            cancelling = asyncio.create_task(cancel())
+        await cancelling
+        assert await handle.status() == "PENDING"
+        await ends_cancelled(admin, trip, handle)
+        assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
+
     async def test_after_the_last_saga_is_too_late(self, admin, sql, desk):
         @workflow
         async def trip(ctx: PyWorkflow) -> str:
