@@ -485,18 +485,19 @@ class RunLifecycle:
         A step whose outcome is already in the journal keeps that outcome.
         """
         self._interrupt_steps()
-        if not self._has_shelter:
+        if not self.has_shelter:
             self.body.interrupt()
 
     @property
-    def _has_shelter(self) -> bool:
+    def has_shelter(self) -> bool:
+        """True while a task undoes a saga or cleans up, unless the run is handed over."""
         return self.unwinding is not None and self.unwinding.shelters > 0 and not self.is_handed_over
 
     def _interrupt_steps(self) -> frozenset[asyncio.Task[Any]]:
         """Cancel the tasks of the executing steps except the body's, and return the tasks with the body's."""
         if self.state is _STOPPING:
             self._enter(_STOPPED)
-        has_shelter = self._has_shelter
+        has_shelter = self.has_shelter
         executing = [
             each
             for each in self.idle.executions.values()

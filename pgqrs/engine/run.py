@@ -315,7 +315,8 @@ class Run:
         Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` if the run was stopped.
         """
         self.lifecycle.leave_body()
-        self.lifecycle.settle()
+        if self.sagas is not None:
+            await self._settle(self.sagas)
         if self.lifecycle.stop_decides():
             await self._finish_stopped()
             raise self._stop_error()
@@ -334,8 +335,8 @@ class Run:
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
-        if not crashed:
-            self.lifecycle.settle()
+        if self.sagas is not None and not crashed:
+            await self._settle(self.sagas)
         if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
             if self.lifecycle.stop_reason is StopReason.REPLAY:
@@ -349,6 +350,14 @@ class Run:
         if not crashed:
             self._raise_outside(error)
         return None
+
+    async def _settle(self, sagas: Sagas) -> None:
+        """Let other tasks replay and undo their sagas, before the stop or the outcome of the body decides."""
+        if self.lifecycle.replays_for is not None and self.lifecycle.stop_reason is None:
+            await sagas.until_replayed()
+        self.lifecycle.settle()
+        if not self.lifecycle.stop_decides():
+            await sagas.until_left()
 
     def _stop_error(self) -> BaseException:
         """Return the error of the stopped run for callers outside it, or the error of an undo that has failed."""
@@ -485,9 +494,12 @@ class Run:
                 await self._release(WorkflowStatus.PENDING)
 
     async def _finish_unwinding(self) -> bool:
-        """End a run with the error of an undo, or release one that is handed over; return whether it is one."""
-        if self.sagas is None or not self.lifecycle.is_final:
+        """End a run with the error of an undo, or release one that is handed over; return whether it has ended."""
+        if self.sagas is None:
             return False
+        await self.sagas.until_left()
+        if self.has_ended or not self.lifecycle.is_final:
+            return self.has_ended
         if self.sagas.failure is not None:
             failed = dump_error(self.sagas.failure, terminal=False)
             reopen = self.steps.to_reopen(self.sagas.failure)

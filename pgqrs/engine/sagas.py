@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
 
-from pgqrs.engine.lifecycle import RunLifecycle, StopReason, Unwinding
+from pgqrs.engine.lifecycle import INTERRUPT_GRACE, UNWIND_GRACE, RunLifecycle, StopReason, Unwinding
 from pgqrs.errors import PgqrsError, SagaError
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.operation import Record
@@ -15,7 +16,15 @@ from pgqrs.storage.writes.runs import SagaMark
 from pgqrs.storage.writes.steps import StartedWait
 from pgqrs.types import SagaState
 
+REPLAY_PAUSE = 0.1
+"""Seconds without a further replayed step after which all tasks of a run that only replays count as replayed."""
+
+LEAVING_PAUSE = 0.02
+"""Seconds between two looks at the tasks beside the body that have not left their sagas."""
+
 _REASONS = {SagaState.CANCELLED: StopReason.CANCELLED, SagaState.TIMED_OUT: StopReason.TIMED_OUT}
+
+_logger = logging.getLogger("pgqrs.engine")
 
 
 class OpenSaga(Protocol):
@@ -29,6 +38,14 @@ class OpenSaga(Protocol):
     @property
     def has_steps(self) -> bool:
         """True if a step was called that can be undone."""
+        ...
+
+    def is_held_elsewhere(self) -> bool:
+        """Return whether another task than the calling one executes the block."""
+        ...
+
+    def interrupt(self) -> None:
+        """Cancel the task that executes the block."""
         ...
 
     def raise_if_ended(self) -> None:
@@ -78,6 +95,7 @@ class Sagas:
         self._order: dict[str, int] | None = None
         self._ages: dict[str, float] = {}
         self._is_left_open = False
+        self._unasked = -1
         self._marking = asyncio.Lock()
         self.state = state
         self.entered: set[OpenSaga] = set()
@@ -145,6 +163,58 @@ class Sagas:
     def is_left(self) -> bool:
         """True if the run leaves a saga or a clean-up to a later run."""
         return self._is_left_open or bool(self.unfinished)
+
+    async def until_replayed(self) -> None:
+        """Wait until all tasks of a later run have called their recorded steps again, as far as they do."""
+        history = self._run.steps.history
+        before = self._unasked
+        # The new steps of the tasks do not count: a task may go on with them for ever.
+        while history.unasked() and len(history.frontier.unasked) != before:
+            before = len(history.frontier.unasked)
+            await asyncio.sleep(REPLAY_PAUSE)
+        self._unasked = before
+
+    async def until_left(self) -> None:
+        """Wait, after the end of the body, until other tasks have undone their sagas and have cleaned up.
+
+        A task of a cancelled or late run leaves its saga at its next step. One that comes to no step is cancelled,
+        as the body would be. A saga that its task does not leave even so is left to a later run.
+        """
+        if await self._has_left(UNWIND_GRACE):
+            return
+        for each in self._held():
+            each.interrupt()
+        if not await self._has_left(INTERRUPT_GRACE):
+            self.leave_open()
+            _logger.warning(
+                "workflow %s is to end, and a task that its function has left behind does not leave its saga: the "
+                "workflow is released for another run. Let the function await its tasks.",
+                self._run.workflow_id,
+                extra={"workflow_id": self._run.workflow_id},
+            )
+
+    async def _has_left(self, grace: float) -> bool:
+        """Wait for the tasks beside the body; return False after `grace` seconds in which none of them undoes."""
+        lifecycle, loop = self._lifecycle, self._lifecycle.loop
+        end = loop.time() + grace
+        while (is_undoing := lifecycle.has_shelter) or self._held():
+            if not lifecycle.may_write:
+                break
+            if lifecycle.is_handed_over:
+                self.leave_open()
+                break
+            if is_undoing:
+                end = loop.time() + grace
+            elif loop.time() > end:
+                return False
+            await asyncio.sleep(LEAVING_PAUSE)
+        return True
+
+    def _held(self) -> list[OpenSaga]:
+        """Return the sagas with steps that tasks beside the body have to leave before the workflow ends."""
+        if not self._lifecycle.is_final:
+            return []
+        return [each for each in self.entered if each.has_steps and each.is_held_elsewhere()]
 
     async def clear_stale(self) -> None:
         """Write, before the run parks, that no saga has steps to undo, if that is so."""

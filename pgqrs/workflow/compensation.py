@@ -36,9 +36,6 @@ UNDO_TIMEOUT = 3600.0
 CLEANUP_TIMEOUT = 30.0
 """Seconds that the steps of a clean-up may take."""
 
-REPLAY_PAUSE = 0.1
-"""Seconds without a further replayed step after which all tasks of a run that only replays count as replayed."""
-
 UndoWhen: TypeAlias = Literal["recorded", "began"]
 """The steps that are undone: those whose value is recorded, or also those that began and may have acted."""
 
@@ -189,6 +186,7 @@ class Saga:
         self._decision: _Decision | None = None
         self._ends = False
         self._run: Run
+        self._task: asyncio.Task[Any] | None = None
         self._token: Token[OpenSaga | None]
         self.step_id = ""
         """The id of the step that records that the saga is undone."""
@@ -204,6 +202,16 @@ class Saga:
     def has_steps(self) -> bool:
         """True if a step was called that can be undone."""
         return bool(self._calls)
+
+    def is_held_elsewhere(self) -> bool:
+        """Return whether another task than the calling one executes the block."""
+        task = self._task
+        return task is not None and not task.done() and task is not asyncio.current_task()
+
+    def interrupt(self) -> None:
+        """Cancel the task that executes the block."""
+        if self._task is not None:
+            self._task.cancel()
 
     def is_of(self, ctx: object) -> bool:
         """Return whether the saga is one of a context."""
@@ -266,6 +274,7 @@ class Saga:
             self._decision = self._decoded(outcome)
             self._ends = True
         self._token = current_saga.set(self)
+        self._task = asyncio.current_task()
         sagas.entered.add(self)
         return self
 
@@ -351,7 +360,7 @@ class Saga:
         current_scope.set(shelter)
         run, sagas = self._run, self._run.open_sagas()
         if not self._was_undone():
-            await self._until_replayed()
+            await sagas.until_replayed()
             # Else the body of a run that only replays goes on, perhaps to another saga that has steps to undo.
             if self._decision is not None or self._executing or self._to_undo(sagas):
                 run.lifecycle.settle()
@@ -375,15 +384,6 @@ class Saga:
             return False
         undos = map(self._run.steps.history.outcomes.get, (f"{UNDO}{each}" for each in self._decision.steps))
         return all(each is not None and each.error is None for each in undos)
-
-    async def _until_replayed(self) -> None:
-        """Wait until the other tasks of a later run have called their recorded steps, too."""
-        history = self._run.steps.history
-        before = -1
-        # The new steps of the tasks do not count: a task may go on with them for ever.
-        while history.unasked() and len(history.frontier.unasked) != before:
-            before = len(history.frontier.unasked)
-            await asyncio.sleep(REPLAY_PAUSE)
 
     def _to_undo(self, sagas: Sagas) -> list[str]:
         """Return the ids of the steps to undo: those that only began, then those with a value, last first."""

@@ -1,0 +1,151 @@
+"""Sagas in concurrent tasks of a body: the workflow ends once each of them is undone, whichever task ends the body."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from pgqrs import PyWorkflow, Worker, WorkflowCancelledError, workflow
+from pgqrs.engine import sagas
+from tests.support.recorded import row_of
+from tests.support.waiting import no_hang, until
+from tests.workflows.test_sagas import Desk, ends_cancelled, forever, left_parked, status_is
+
+
+@pytest.fixture
+def desk():
+    return Desk()
+
+
+async def at_once(ctx):
+    """Come to the next step at once."""
+
+
+async def after_a_while(ctx):
+    """Come to the next step after the other tasks have come to theirs."""
+    await asyncio.sleep(0.05)
+
+
+async def after_longer(ctx):
+    """Come to the next step later than a stopped run waits for, unless it is cancelled."""
+    await asyncio.sleep(600)
+
+
+def trip_of(desk, *, within_saga, before=at_once, between=at_once, after=forever):
+    """Return a workflow of two tasks: one that only waits, `within_saga` or not, and one that books in a saga."""
+
+    @workflow(name="trip")
+    async def trip(ctx: PyWorkflow) -> None:
+        async def leg():
+            await before(ctx)
+            async with ctx.saga(id="leg"):
+                await desk.book(ctx, "train")
+                await between(ctx)
+                await desk.book(ctx, "hotel")
+                await after(ctx)
+
+        async def rest():
+            if within_saga:
+                async with ctx.saga(id="rest"):
+                    await desk.book(ctx, "car")
+                    await forever(ctx)
+            await forever(ctx)
+
+        await asyncio.gather(rest(), leg())
+
+    return trip
+
+
+def undos_of(desk):
+    return sorted(each for each in desk.log if each.startswith("undo"))
+
+
+def expected(*, within_saga):
+    return [*(["undo car CAR"] if within_saga else []), "undo hotel HOTEL", "undo train TRAIN"]
+
+
+@pytest.mark.parametrize("within_saga", [False, True])
+class TestACancellationUndoesTheSagaOfEachTask:
+    @pytest.mark.parametrize(
+        "pauses",
+        [{}, {"before": after_a_while}, {"between": after_a_while}],
+        ids=["at once", "late", "late within"],
+    )
+    async def test_of_a_parked_workflow(self, admin, desk, within_saga, pauses):
+        trip = trip_of(desk, within_saga=within_saga, **pauses)
+        handle = await left_parked(admin, trip)
+        await handle.cancel()
+        await ends_cancelled(admin, trip, handle)
+        assert undos_of(desk) == expected(within_saga=within_saga)
+
+    async def test_of_a_task_that_comes_to_no_step(self, admin, desk, within_saga):
+        trip = trip_of(desk, within_saga=within_saga, after=after_longer)
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(lambda: "hotel" in desk.log)
+            await handle.cancel()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert undos_of(desk) == expected(within_saga=within_saga)
+
+    async def test_in_another_worker(self, admin, desk, within_saga):
+        gate = desk.gate("undo hotel")
+        trip = trip_of(desk, within_saga=within_saga)
+        async with Worker(admin, [trip], grace=0):
+            handle = await admin.enqueue(trip)
+            await until(status_is, handle, "WAITING")
+            await handle.cancel()
+            async with no_hang():
+                await gate.reached.wait()
+        assert await handle.status() == "PENDING"
+        gate.open()
+        await ends_cancelled(admin, trip, handle)
+        assert undos_of(desk) == expected(within_saga=within_saga)
+
+
+async def test_task_that_never_ends_leaves_its_saga_to_a_later_run(admin, sql, desk, monkeypatch, caplog):
+    monkeypatch.setattr(sagas, "UNWIND_GRACE", 0.05)
+    monkeypatch.setattr(sagas, "INTERRUPT_GRACE", 0.05)
+    released = asyncio.Event()
+
+    async def deaf(ctx):
+        while not released.is_set():
+            with suppress(asyncio.CancelledError):
+                await released.wait()
+        await forever(ctx)
+
+    trip = trip_of(desk, within_saga=False, after=deaf)
+    async with Worker(admin, [trip]):
+        handle = await admin.enqueue(trip)
+        await until(lambda: "hotel" in desk.log)
+        await handle.cancel()
+        await until(lambda: "does not leave its saga" in caplog.text)
+        assert (await row_of(sql, handle.id))["status"] != "CANCELLED"
+        released.set()
+        with pytest.raises(WorkflowCancelledError):
+            await handle.result(timeout=30)
+    assert undos_of(desk) == ["undo hotel HOTEL", "undo train TRAIN"]
+
+
+async def test_error_of_a_task_waits_for_the_undos_of_another(admin, desk):
+    gate = desk.gate("undo train")
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async def leg():
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                raise ValueError("full")
+
+        async def rest():
+            await gate.reached.wait()
+            asyncio.get_running_loop().call_later(0.1, gate.open)  # later than the end of the body
+            raise OSError("late")
+
+        await asyncio.gather(leg(), rest())
+
+    with pytest.raises(OSError, match="late"):
+        await admin.run(trip)
+    assert desk.log == ["train", "undo train TRAIN"]
