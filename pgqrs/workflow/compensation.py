@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, NoReturn, Self, TypeAlias, TypeGuard
 
 from pgqrs.codecs.base import codec_at
 from pgqrs.codecs.failures import dump_error, load_error
@@ -306,7 +306,7 @@ class Saga:
     def _kind(self, error: BaseException | None) -> str | None:
         """Return the reason to undo the saga whose block ends with an error; None to undo nothing."""
         lifecycle = self._run.lifecycle
-        if isinstance(error, SagaError) or lifecycle.is_handed_over or not lifecycle.may_write:
+        if self._is_failed_undo(error) or lifecycle.is_handed_over or not lifecycle.may_write:
             return None
         if error is None and not lifecycle.is_final:
             return None if self._decision is None else self._decision.kind
@@ -317,16 +317,22 @@ class Saga:
             return "timed_out" if reason is StopReason.TIMED_OUT else "cancelled"
         return "error" if isinstance(error, Exception) and lifecycle.stop_reason is None else None
 
+    def _is_failed_undo(self, error: BaseException | None) -> TypeGuard[SagaError]:
+        """Return whether an error says that a saga of this run is not undone."""
+        # That of a child is like any other error; its recorded error is of a class of its own, a subclass.
+        return type(error) is SagaError and error.workflow_id == self._run.workflow_id
+
     def _leave(self, sagas: Sagas, error: BaseException | None) -> None:
         """Leave the steps to the saga around this one, or to a later run of a run that was released."""
         around = current_saga.get()
         stopped = self._run.lifecycle.stop_reason is not None
-        if isinstance(error, SagaError):
+        is_failed_undo = self._is_failed_undo(error)
+        if self._is_failed_undo(error):
             error.left += [each for each in self._to_undo(sagas) if each not in error.left]
-        if error is not None and (stopped or isinstance(error, SagaError)):
+        if error is not None and (stopped or is_failed_undo):
             if self._calls or self._decision is not None:
                 sagas.leave_open()
-            if isinstance(error, Exception) and not isinstance(error, SagaError):
+            if isinstance(error, Exception) and not is_failed_undo:
                 self._run.check()  # the next run undoes the steps, so this run is to stop before the error ends it
         elif isinstance(around, Saga) and around.is_of(self._ctx):
             around.adopt(self._calls)
@@ -453,9 +459,9 @@ class Saga:
             if not bound.is_over:
                 raise
             self._give_up(sagas, undone, "the time for it has passed", is_late=True)
-        except SagaError:
-            raise
         except Exception as error:
+            if self._is_failed_undo(error):
+                raise
             raise self._failed(undone, f"the undo of {self._next(undone)!r} has failed: {error}") from error
         finally:
             timer.cancel()

@@ -917,6 +917,33 @@ class TestAFailedUndo:
             await trip(await admin.resume_workflow(ctx.id()))
         assert desk.log == ["train", "hotel", "undo hotel HOTEL", "undo train TRAIN"]
 
+    async def test_of_a_child_undoes_the_saga_of_its_parent(self, admin, desk):
+        @step
+        async def keep(ctx: PyWorkflow, value: str) -> None:
+            raise ValueError("no answer")
+
+        @step(undo=keep)
+        async def lend(ctx: PyWorkflow) -> str:
+            return "lent"
+
+        @workflow
+        async def child(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await lend(ctx)
+                raise OSError("full")
+
+        @workflow
+        async def parent(ctx: PyWorkflow) -> None:
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                await (await ctx.start(child))
+
+        async with Worker(admin, [parent, child]):
+            handle = await admin.enqueue(parent)
+            with pytest.raises(StepFailedError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+
     async def test_late_undos_of_a_cancelled_workflow_are_left(self, admin, sql, caplog):
         desk = Desk()
         desk.gate("undo train")
