@@ -57,9 +57,14 @@ def violations_of(workflow: Written, steps: Sequence[Undoable]) -> Iterator[str]
     has_succeeded = workflow.status == "SUCCESS" or (
         is_too_late and not any(each.undo or each.undone for each in steps)
     )
+    epochs = {each.step_id: each.step.epoch for each in steps if each.step is not None}
+    state = (
+        f"{workflow.status} in queue {workflow.queue!r} after {workflow.epoch} runs, saga state "
+        f"{workflow.saga_state}, error {workflow.error}, epochs {epochs}"
+    )
     for each in steps:
         if not has_succeeded:
-            yield from (f"{about} is {workflow.status}: {found}" for found in each.violations())
+            yield from (f"{about} is {state}: {found}" for found in each.violations())
         elif each.undo is not None or each.undone:
             yield f"{about} has succeeded, and step {each.step_id!r} was undone."
     yield from _violations_of_order(about, steps)

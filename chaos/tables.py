@@ -55,6 +55,8 @@ class Written(NamedTuple):
     scheduled_for: datetime | None = None
     created_at: datetime = datetime.max.replace(tzinfo=UTC)
     completed_at: datetime | None = None
+    queue: str | None = None
+    saga_state: str | None = None
 
 
 class Recorded(NamedTuple):

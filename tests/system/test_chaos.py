@@ -134,6 +134,13 @@ def test_ledger_finds_steps_left_standing_and_wrong_undos(saga, told):
     assert any(told in each for each in _saga(fate, status, **options).violations(1))
 
 
+def test_violation_of_a_saga_tells_its_queue_runs_and_error():
+    ledger = _saga("cancelled", "CANCELLED", undone=("do:a",))
+    ledger.workflows[0] = ledger.workflows[0]._replace(queue="narrow", epoch=3, error="late")
+    [found] = ledger.violations(1)
+    assert "CANCELLED in queue 'narrow' after 3 runs, saga state None, error late, epochs {'do:a': 1," in found
+
+
 def _clerk(replies):
     """Return the ledger of one clerk with the output ``["x", "y"]`` of its steps, and what its callers got."""
     ids = [UUID(int=number) for number in range(2)]
