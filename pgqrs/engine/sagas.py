@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
 
 from pgqrs.engine.lifecycle import INTERRUPT_GRACE, UNWIND_GRACE, RunLifecycle, StopReason, Unwinding
+from pgqrs.engine.scope import Retry
 from pgqrs.errors import PgqrsError, SagaError
+from pgqrs.storage.journal.futures import resolve
 from pgqrs.storage.store import Store
-from pgqrs.storage.writes.operation import Record
 from pgqrs.storage.writes.runs import SagaMark
 from pgqrs.storage.writes.steps import StartedWait
 from pgqrs.types import SagaState
@@ -97,6 +100,7 @@ class Sagas:
         self._is_left_open = False
         self._unasked = -1
         self._marking = asyncio.Lock()
+        self._beginning: set[asyncio.Future[None]] = set()
         self.state = state
         self.entered: set[OpenSaga] = set()
         self.unfinished: set[object] = set()
@@ -140,10 +144,43 @@ class Sagas:
                     await self._write(SagaState.OPEN)
 
     async def begin(self, step_id: str) -> None:
-        """Write that a step begins, which counts even if the process dies before its outcome is recorded."""
-        run = self._run
+        """Write that a step begins, which counts even if the process dies before its outcome is recorded.
+
+        A step of which this is written is to be undone, also if a stop of the run, which this raises, or a
+        cancellation of the caller comes in between.
+        """
+        while not await self._begin(step_id):
+            # A cancellation that was requested has kept the record out.
+            self._lifecycle.raise_if_stopped()
+            self._lifecycle.raise_if_replaying()
+            if not await self.acknowledge():
+                return
+        self._lifecycle.raise_if_stopped()
+        self._lifecycle.raise_if_replaying()
+
+    async def _begin(self, step_id: str) -> bool:
+        """Write that a step begins; return False if a cancellation was requested, and nothing is written."""
+        run, journal = self._run, self._store.journal
         begun = StartedWait(run.workflow_id, run.epoch, step_id, None, None, monotonic(), None, 0.0, run.claim)
-        await self._send(begun)
+        answered: asyncio.Future[None] = self._lifecycle.loop.create_future()
+
+        def on_result(result: Any) -> Any:
+            if result is True:
+                run.steps.history.failed[step_id] = Retry(0, self._lifecycle.clock.time())
+            self._beginning.discard(answered)
+            resolve(answered, None)
+            return result
+
+        if journal.is_full:
+            await journal.wait_for_capacity()
+        self._beginning.add(answered)
+        with self._handling_refusals():
+            return await journal.submit(begun, on_result) is True
+
+    async def until_begun(self) -> None:
+        """Wait for the answers to the records of steps that begin; a caller that was cancelled waits no more."""
+        while self._beginning:
+            await asyncio.wait(self._beginning)
 
     async def acknowledge(self) -> bool:
         """Write that the workflow is to end and unwinds, and return False if it is not, or if its row says so."""
@@ -224,12 +261,15 @@ class Sagas:
 
     async def _write(self, state: SagaState | None) -> None:
         run = self._run
-        await self._send(SagaMark(run.workflow_id, run.epoch, state, run.claim))
+        with self._handling_refusals():
+            await self._store.journal.write(SagaMark(run.workflow_id, run.epoch, state, run.claim))
         self.state = state
 
-    async def _send(self, record: Record) -> None:
+    @contextmanager
+    def _handling_refusals(self) -> Generator[None]:
+        """Raise the stop of the run in place of the error of a write that has lost it."""
         try:
-            await self._store.journal.write(record)
+            yield
         except PgqrsError as refused:
             self._run.on_write_refused(refused)
             self._lifecycle.raise_if_stopped()

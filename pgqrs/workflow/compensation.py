@@ -18,7 +18,7 @@ from pgqrs.engine.lifecycle import RunStopped, StopReason
 from pgqrs.engine.replay.failure_trace import mark_undone
 from pgqrs.engine.run import Run
 from pgqrs.engine.sagas import OpenSaga, Sagas, current_saga
-from pgqrs.engine.scope import Retry, Scope, Shelter, StepExecution, current_scope, is_within_step
+from pgqrs.engine.scope import Scope, Shelter, StepExecution, current_scope, is_within_step
 from pgqrs.errors import (
     ConfigurationError,
     SagaError,
@@ -249,8 +249,6 @@ class Saga:
         await sagas.mark_open()
         if call.when == "began" and call.step_id not in history.outcomes and call.step_id not in history.failed:
             await sagas.begin(call.step_id)
-            run.check()  # a cancelled run has written nothing
-            history.failed[call.step_id] = Retry(0, run.lifecycle.clock.time())
 
     def adopt(self, calls: dict[str, UndoableCall]) -> None:
         """Take over the steps of a nested saga that has succeeded."""
@@ -373,6 +371,7 @@ class Saga:
         while self._executing:
             self._idle = run.lifecycle.loop.create_future()
             await self._idle
+        await sagas.until_begun()
         await run.steps.wait_until_answered(list(self._calls))
         await sagas.load()
         steps = self._to_undo(sagas)

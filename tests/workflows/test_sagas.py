@@ -26,6 +26,8 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.engine.lifecycle import UNWIND_GRACE
+from pgqrs.observer import Observer
+from pgqrs.storage.writes.steps import StartedWait
 from tests.support.recorded import row_of, steps
 from tests.support.waiting import no_hang, until
 from tests.support.workflows import Gate, HeldRecord, Killed, note
@@ -404,6 +406,91 @@ async def test_step_whose_outcome_is_being_written_is_undone(admin, desk, fails)
             with pytest.raises(StepFailedError if fails else WorkflowCancelledError):
                 await handle.result(timeout=30)
     assert desk.log == ["hotel", "undo hotel HOTEL"]
+
+
+class HeldBeginning(Observer):
+    """Holds the answer to the record of a step that begins, until the test opens the gate."""
+
+    def __init__(self):
+        self.gate = Gate()
+
+    async def written(self, records):
+        """Wait at the gate after a batch that has such a record."""
+        if any(isinstance(each, StartedWait) for each in records):
+            await self.gate.stop()
+
+
+class TestACancellationWhileItIsWrittenThatAStepBegins:
+    @pytest.mark.parametrize("interrupt", [False, True])
+    async def test_undoes_the_step_if_it_is_written(self, admin, interrupt):
+        desk, held = Desk(undo_when="began"), HeldBeginning()
+        trip = trip_of(desk, "hotel")
+        async with admin.twin(observer=held) as twin, Worker(twin, [trip]):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await held.gate.reached.wait()
+            run = (await twin.store()).runs[handle.id]
+            await handle.cancel(interrupt=interrupt)
+            await until(lambda: run.lifecycle.stop_reason is not None)
+            held.gate.open()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["undo hotel None"]
+
+    async def test_undoes_no_step_if_it_is_not_written(self, admin):
+        desk, held = Desk(undo_when="began"), HeldRecord("book:hotel")
+        trip = trip_of(desk, "train", "hotel")
+        async with admin.twin(observer=held) as twin, Worker(twin, [trip]):
+            handle = await admin.enqueue(trip)
+            async with no_hang():
+                await held.gate.reached.wait()
+            await handle.cancel()
+            held.gate.open()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+        assert not await _has_steps(admin, handle, "book:hotel")
+
+    @pytest.mark.without_replay("it waits in the second run of the body")
+    async def test_undoes_no_step_if_the_run_only_replays(self, admin):
+        desk, held, runs, again = Desk(undo_when="began"), HeldRecord("book:hotel"), [], Gate()
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            runs.append(ctx)
+
+            async def rest():
+                if len(runs) > 1:
+                    await again.stop()
+                await note(ctx, "recorded")
+                await forever(ctx)
+
+            async def leg():
+                await desk.book(ctx, "train")
+                if len(runs) == 1:
+                    await forever(ctx)
+                await desk.book(ctx, "hotel")
+
+            async with ctx.saga():
+                await asyncio.gather(rest(), leg())
+
+        async with Worker(admin, [trip], grace=0):
+            handle = await admin.enqueue(trip)
+            await until(_has_steps, admin, handle, "book:train", "note:recorded")
+        async with admin.twin(observer=held) as twin, Worker(twin, [trip]):
+            async with no_hang():
+                await held.gate.reached.wait()
+                await again.reached.wait()
+            await handle.cancel()
+            held.gate.open()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+        assert not await _has_steps(admin, handle, "book:hotel")
+
+
+async def _has_steps(admin, handle, *step_ids):
+    return set(step_ids) <= {each.step_id for each in await admin.list_steps(handle.id)}
 
 
 class TestACancellation:

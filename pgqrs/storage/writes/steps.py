@@ -315,16 +315,17 @@ class RecordWait(StepOperation[StartedWait]):
     def _reset_columns(self) -> dict[str, Any]:
         return {"completed_at": null(), "failures": ZERO}
 
-    def result_for(self, record: StartedWait, epoch: int) -> None:
-        """Return None: the timeout of a step has no result."""
+    def result_for(self, record: StartedWait, epoch: int) -> bool:
+        """Return True: a cancellation leaves the record unwritten, and its result is None then."""
+        return True
 
     def resolve_missing(self, record: StartedWait, current: CurrentState) -> Any:
-        """Return None if the step has a row of this run or an outcome; a stale run gets its error."""
+        """Return True if the step has a row of this run or an outcome; a stale run gets its error."""
         if reason := fencing_error(record, current):
             return reason
         is_written = current.step_status is not None and current.step_epoch == current.epoch
         if is_written or current.step_status == StepStatus.SUCCESS:
-            return None
+            return True
         return self._blocked(record, current)
 
 
