@@ -186,6 +186,7 @@ class Saga:
         self._decision: _Decision | None = None
         self._ends = False
         self._run: Run
+        self._around: Saga | None = None
         self._task: asyncio.Task[Any] | None = None
         self._token: Token[OpenSaga | None]
         self.step_id = ""
@@ -225,6 +226,14 @@ class Saga:
         """Raise the error of a saga that is or will be undone: no further step of it begins."""
         if self._ends:
             raise self._error()
+        if self._around is not None:
+            self._around.raise_if_ended()
+
+    def ended(self) -> Saga | None:
+        """Return the innermost saga that is or will be undone, of this one and those around it."""
+        if self._ends or self._around is None:
+            return self if self._ends else None
+        return self._around.ended()
 
     async def call(self, call: UndoableCall) -> Any:
         """Call a step of the saga."""
@@ -241,18 +250,31 @@ class Saga:
     async def _prepare(self, call: UndoableCall) -> None:
         """Write what a later run must know before the step may act."""
         run, history = self._run, self._run.steps.history
-        if self._ends or run.lifecycle.replays_for is not None:
+        if self.ended() is not None or run.lifecycle.replays_for is not None:
             return
         run.check()
         check_name("step id", f"{UNDO}{call.step_id}")
         sagas = run.open_sagas()
         await sagas.mark_open()
+        self.raise_if_ended()
         if call.when == "began" and call.step_id not in history.outcomes and call.step_id not in history.failed:
             await sagas.begin(call.step_id)
 
     def adopt(self, calls: dict[str, UndoableCall]) -> None:
-        """Take over the steps of a nested saga that has succeeded."""
+        """Take over the steps of a saga within this one."""
         self._calls = calls | self._calls
+
+    async def leave_to(self, around: Saga) -> None:
+        """Leave the steps to a saga that is to be undone, once none of them executes."""
+        while self._executing:
+            if self._idle is None or self._idle.done():
+                self._idle = self._run.lifecycle.loop.create_future()
+            await asyncio.wait([self._idle])
+        around.adopt(self._calls)
+
+    def is_to_be_undone(self, sagas: Sagas) -> bool:
+        """Return whether there are steps to undo, or may be once the executing ones have ended."""
+        return self._decision is not None or self._executing > 0 or bool(self._to_undo(sagas))
 
     # --- the block ---
 
@@ -271,6 +293,9 @@ class Saga:
         if outcome is not None:
             self._decision = self._decoded(outcome)
             self._ends = True
+        around = current_saga.get()
+        if isinstance(around, Saga) and around.is_of(self._ctx):
+            self._around = around
         self._token = current_saga.set(self)
         self._task = asyncio.current_task()
         sagas.entered.add(self)
@@ -285,6 +310,10 @@ class Saga:
         current_saga.reset(self._token)
         sagas = self._run.open_sagas()
         sagas.entered.discard(self)
+        ended = None if self._around is None else self._around.ended()
+        if ended is not None and self._decision is None:
+            ended.adopt(self._calls)  # it undoes these steps, and may do so already
+            return
         kind = self._kind(exc_value)
         if self._run.lifecycle.is_handed_over and self._run.lifecycle.is_ending:
             sagas.unfinished.add(self)
@@ -322,7 +351,6 @@ class Saga:
 
     def _leave(self, sagas: Sagas, error: BaseException | None) -> None:
         """Leave the steps to the saga around this one, or to a later run of a run that was released."""
-        around = current_saga.get()
         stopped = self._run.lifecycle.stop_reason is not None
         is_failed_undo = self._is_failed_undo(error)
         if self._is_failed_undo(error):
@@ -332,8 +360,8 @@ class Saga:
                 sagas.leave_open()
             if isinstance(error, Exception) and not is_failed_undo:
                 self._run.check()  # the next run undoes the steps, so this run is to stop before the error ends it
-        elif isinstance(around, Saga) and around.is_of(self._ctx):
-            around.adopt(self._calls)
+        elif self._around is not None:
+            self._around.adopt(self._calls)
 
     # --- undoing ---
 
@@ -366,11 +394,10 @@ class Saga:
         if not self._was_undone():
             await sagas.until_replayed()
             # Else the body of a run that only replays goes on, perhaps to another saga that has steps to undo.
-            if self._decision is not None or self._executing or self._to_undo(sagas):
+            if any(each.is_to_be_undone(sagas) for each in self._within(sagas)):
                 run.lifecycle.settle()
-        while self._executing:
-            self._idle = run.lifecycle.loop.create_future()
-            await self._idle
+        for each in self._within(sagas):
+            await each.leave_to(self)
         await sagas.until_begun()
         await run.steps.wait_until_answered(list(self._calls))
         await sagas.load()
@@ -382,6 +409,10 @@ class Saga:
             self._decision = await self._decide(shelter, _Decision(tuple(steps), kind, _recorded(error)))
         await self._undo_all(self._decision, sagas)
         return True
+
+    def _within(self, sagas: Sagas) -> list[Saga]:
+        """Return the saga and those within it that other tasks are in: no step of these begins any more."""
+        return [each for each in (self, *sagas.entered) if isinstance(each, Saga) and each.ended() is self]
 
     def _was_undone(self) -> bool:
         """Return whether earlier runs have undone all steps of the saga, so that its undos only replay."""

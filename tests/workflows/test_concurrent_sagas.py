@@ -149,3 +149,31 @@ async def test_error_of_a_task_waits_for_the_undos_of_another(admin, desk):
     with pytest.raises(OSError, match="late"):
         await admin.run(trip)
     assert desk.log == ["train", "undo train TRAIN"]
+
+
+@pytest.mark.without_replay("a body that begins anew comes to the last step before the error")
+@pytest.mark.parametrize("pause", [at_once, after_a_while, after_longer])
+async def test_error_undoes_the_saga_that_another_task_is_in(admin, desk, pause):
+    gate = desk.gate("hotel")
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async def leg():
+            async with ctx.saga(id="leg"):
+                await desk.book(ctx, "car")
+                await desk.book(ctx, "hotel")
+                await pause(ctx)
+                await desk.book(ctx, "boat")
+
+        async def rest():
+            await gate.reached.wait()
+            asyncio.get_running_loop().call_later(0.05, gate.open)  # the step is awaited
+            raise ValueError("full")
+
+        async with ctx.saga():
+            await desk.book(ctx, "train")
+            await asyncio.gather(leg(), rest())
+
+    with pytest.raises(ValueError, match="full"):
+        await admin.run(trip)
+    assert desk.log == ["train", "car", "hotel", "undo hotel HOTEL", "undo car CAR", "undo train TRAIN"]
