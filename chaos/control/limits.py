@@ -46,13 +46,14 @@ class Slots:
         """Yield each violation, as a sentence."""
         for queue, changes in self.changes.items():
             own = self._of(queue)
-            yield from _too_many(f"queue {queue!r}", own, changes, "concurrency")
+            holds = queue in self.exclusive
+            yield from _too_many(f"queue {queue!r}", own, changes, "concurrency", holds=holds)
             yield from _too_early(f"queue {queue!r}", own, changes, "rate")
             for key, of_key in _by_key(own).items():
                 about = f"key {key!r} of queue {queue!r}"
-                yield from _too_many(about, of_key, changes, "partition_concurrency")
+                yield from _too_many(about, of_key, changes, "partition_concurrency", holds=holds)
                 yield from _too_early(about, of_key, changes, "partition_rate")
-                if queue in self.exclusive:
+                if holds:
                     yield from _interrupted(about, of_key)
             yield from _in_a_pause(queue, own, changes)
         yield from _outside(self.taken, entries)
@@ -75,12 +76,17 @@ def _in_use(taken: Sequence[Taken]) -> list[int]:
     return [number - bisect_right(left, each.taken_at) for number, each in enumerate(taken, 1)]
 
 
-def _too_many(about: str, taken: Sequence[Taken], changes: Sequence[Change], limit: str) -> Iterator[str]:
+def _too_many(
+    about: str, taken: Sequence[Taken], changes: Sequence[Change], limit: str, *, holds: bool
+) -> Iterator[str]:
     """Compare the slots in use after each claim with the limit that the claim may have seen.
 
-    The slots may be more than a limit that was lowered, but then no claim takes another one.
+    The slots may be more than a limit that was lowered, but then no claim takes another one. If the queue `holds`
+    a slot for a workflow until its end, a later claim of that workflow takes none.
     """
     for each, in_use in zip(taken, _in_use(taken), strict=True):
+        if holds and not each.is_start:
+            continue
         in_force_then = in_force(changes, each.asked_at, each.taken_at)
         limits: list[int | None] = [own.arguments.get(limit) for own in in_force_then]
         most = max((own for own in limits if own is not None), default=0)

@@ -89,6 +89,12 @@ def test_each_limit_that_is_exceeded_is_found(taken, turns, told):
     assert any(told in each for each in _violations(taken, *turns))
 
 
+def test_exclusive_queue_claims_a_holder_again_above_its_limit():
+    taken = [_slot(1, 1, key="a"), _slot(2, 1, 2, key="b"), _slot(2, 4, key="b", epoch=2)]
+    assert _violations(taken, (0, TWO), (3, ONE), exclusive={"q"}) == []
+    assert "had 2 runs" in _violations(taken, (0, TWO), (3, ONE))[0]
+
+
 def test_exclusive_queue_has_one_workflow_of_a_key_at_a_time():
     taken = [
         _slot(1, 1, 2, key="a"),
