@@ -140,6 +140,8 @@ class Run:
         self.workflow_id = workflow_id
         self.epoch = epoch
         self.claim = claim
+        self.reads = 0
+        """The number of reads of the database that tasks of the run wait for."""
         self.previous: Scope | None = None
         executions: dict[str, StepExecution] = {}
         deadline = None if history.seconds_left is None else store.clock.time() + history.seconds_left
@@ -223,13 +225,22 @@ class Run:
         """The reads of the event loop of the run."""
         return self._store.reader
 
+    async def reading(self, read: Awaitable[T]) -> T:
+        """Wait for a read that a replay makes, too: the replay of the run is not over meanwhile."""
+        self.reads += 1
+        try:
+            return await read
+        finally:
+            self.reads -= 1
+
     async def read_here(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Read within the transaction of the transactional step that calls, else outside of any transaction.
 
         The session of the step may hold the only connection of the pool.
         """
         session = next((each.session for each in ancestors(self.place) if each.session is not None), None)
-        return await (await self._store.operations_for(session)).run(work)
+        operations = await self._store.operations_for(session)
+        return await self.reading(operations.run(work))
 
     @property
     def arrivals(self) -> Arrivals:

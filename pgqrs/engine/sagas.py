@@ -67,6 +67,7 @@ class Claimed(Protocol):
     workflow_id: int
     epoch: int
     claim: int
+    reads: int
     steps: Any
 
     def on_write_refused(self, error: BaseException) -> None:
@@ -206,7 +207,7 @@ class Sagas:
         history = self._run.steps.history
         before = self._unasked
         # The new steps of the tasks do not count: a task may go on with them for ever.
-        while history.unasked() and len(history.frontier.unasked) != before:
+        while history.unasked() and (self._run.reads or len(history.frontier.unasked) != before):
             before = len(history.frontier.unasked)
             await asyncio.sleep(REPLAY_PAUSE)
         self._unasked = before

@@ -246,7 +246,7 @@ class Many(Generic[R]):
         read = partial(run.reader.child_results, run.workflow_id, name, count=MAX_READ)
         following = asyncio.create_task(read(first=0))
         try:
-            while page := await following:
+            while page := await run.reading(following):
                 first = page[-1].place + 1
                 if first < self._count:
                     following = asyncio.create_task(read(first=first))

@@ -36,9 +36,10 @@ def _check_place(run: Run, definition: Definition) -> None:
             f"the call is in the step {place.step_id!r}: return from the step, and call `continue_as_new` in the "
             "workflow's function",
         )
-    if run.sagas is not None and run.sagas.entered:
+    if run.sagas is not None and (run.sagas.entered or run.lifecycle.has_shelter):
         raise ContinuationError(
-            run.workflow_id, "a saga is open, whose steps could not be undone any more: call it after the block"
+            run.workflow_id,
+            "a saga is open, or a task undoes one or cleans up, which would not end any more: call it afterwards",
         )
     if run.busy_with is not None:
         raise ContinuationError(

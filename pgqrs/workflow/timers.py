@@ -27,7 +27,7 @@ async def sleep(
     """
     own_id = step_id or run.steps.next_id(run.place, "sleep")
     due = await _recorded_time(run, own_id, fingerprint, wake_up, parks=True)
-    left = (due - await run.clock.now()).total_seconds()
+    left = (due - await run.reading(run.clock.now())).total_seconds()
     await run.parking.wait_until(run.lifecycle.clock.time() + left)
     run.steps.history.waited()
 

@@ -7,8 +7,11 @@ from contextlib import suppress
 
 import pytest
 
-from pgqrs import PyWorkflow, Worker, WorkflowCancelledError, workflow
+from pgqrs import ContinuationError, PyWorkflow, Worker, WorkflowCancelledError, workflow
 from pgqrs.engine import sagas
+from pgqrs.storage.reader import StoreReader
+from pgqrs.storage.server_clock import ServerClock
+from pgqrs.storage.states.repository import StateRepository
 from tests.support.recorded import row_of
 from tests.support.waiting import no_hang, until
 from tests.workflows.test_sagas import Desk, ends_cancelled, forever, left_parked, status_is
@@ -177,3 +180,72 @@ async def test_error_undoes_the_saga_that_another_task_is_in(admin, desk, pause)
     with pytest.raises(ValueError, match="full"):
         await admin.run(trip)
     assert desk.log == ["train", "car", "hotel", "undo hotel HOTEL", "undo car CAR", "undo train TRAIN"]
+
+
+@pytest.mark.parametrize("read", ["child_results", "owner", "now"])
+async def test_replay_waits_for_the_reads_of_another_task(admin, desk, read, monkeypatch):
+    @workflow
+    async def child(ctx: PyWorkflow) -> None: ...
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async def leg():
+            async with ctx.saga():
+                children = await ctx.start_many(child, [()])
+                await desk.book(ctx, "train")
+                match read:
+                    case "child_results":
+                        await ctx.gather(children)
+                    case "owner":
+                        await ctx.state.get("stage")
+                    case _:
+                        await ctx.sleep(0.01)
+                await desk.book(ctx, "hotel")
+                await desk.book(ctx, "car")
+                await ctx.receive("never")
+
+        await asyncio.gather(ctx.receive("ever"), leg())
+
+    late = {
+        "child_results": (StoreReader, "child_results"),
+        "owner": (StateRepository, "owner"),
+        "now": (ServerClock, "now"),
+    }[read]
+    in_time = getattr(*late)
+
+    async def read_late(*args, **options):
+        await asyncio.sleep(3 * sagas.REPLAY_PAUSE)
+        return await in_time(*args, **options)
+
+    submitter = admin.options(partition_key="key")
+    async with Worker(admin, [trip, child]):
+        handle = await submitter.enqueue(trip)
+        await until(lambda: "car" in desk.log)
+        await until(status_is, handle, "WAITING")
+    await handle.cancel()
+    monkeypatch.setattr(*late, read_late)
+    await ends_cancelled(admin, trip, handle)
+    assert desk.log[3:] == ["undo car CAR", "undo hotel HOTEL", "undo train TRAIN"]
+
+
+async def test_body_cannot_continue_as_new_while_a_task_undoes(admin, desk):
+    gate = desk.gate("undo train")
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async def leg():
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                raise OSError("full")
+
+        leaving = asyncio.create_task(leg())
+        await gate.reached.wait()
+        try:
+            await ctx.continue_as_new(trip)
+        finally:
+            gate.open()
+            await asyncio.wait([leaving])
+
+    with pytest.raises(ContinuationError, match="a saga is open"):
+        await admin.run(trip)
+    assert desk.log == ["train", "undo train TRAIN"]
