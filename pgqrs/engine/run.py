@@ -25,6 +25,7 @@ from pgqrs.engine.step_runner import StepRunner, log_unexpected
 from pgqrs.errors import (
     PgqrsError,
     RowRefusedError,
+    SagaError,
     WorkflowCancelledError,
     WorkflowFinishedError,
 )
@@ -326,11 +327,12 @@ class Run:
         Raises `Parked`, `WorkflowCancelledError` or `WorkflowTimeoutError` if the run was stopped.
         """
         self.lifecycle.leave_body()
-        if self.sagas is not None:
-            await self._settle(self.sagas)
+        failed = None if self.sagas is None else await self._settle(self.sagas)
         if self.lifecycle.stop_decides():
             await self._finish_stopped()
             raise self._stop_error()
+        if failed is not None:
+            raise failed
         return await self.succeed(value)
 
     async def on_error(self, error: BaseException) -> NextAttempt | None:
@@ -346,8 +348,7 @@ class Run:
         crashed = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
         if isinstance(error, asyncio.CancelledError) and cancelled_from_outside:
             crashed = True
-        if self.sagas is not None and not crashed:
-            await self._settle(self.sagas)
+        failed = None if self.sagas is None or crashed else await self._settle(self.sagas)
         if self.lifecycle.stop_decides() and not crashed:
             await self._finish_stopped()
             if self.lifecycle.stop_reason is StopReason.REPLAY:
@@ -355,6 +356,9 @@ class Run:
             if self._next is not None and self._next[1] is not None:
                 return NextAttempt(0.0, self._next[1], self._next[0])
             raise self._stop_error()
+        if failed is not None and self.may_write:
+            await self.fail(failed)
+            raise failed
         if isinstance(error, Exception) and self.may_write:
             return await self._failed_with(error)
         self.abandon_unfinished()
@@ -362,13 +366,15 @@ class Run:
             self._raise_outside(error)
         return None
 
-    async def _settle(self, sagas: Sagas) -> None:
-        """Let other tasks replay and undo their sagas, before the stop or the outcome of the body decides."""
+    async def _settle(self, sagas: Sagas) -> SagaError | None:
+        """Have all sagas undone before the stop or the outcome of the body decides; return a failure of that."""
         if self.lifecycle.replays_for is not None and self.lifecycle.stop_reason is None:
             await sagas.until_replayed()
         self.lifecycle.settle()
+        failed = await sagas.go_on()
         if not self.lifecycle.stop_decides():
             await sagas.until_left()
+        return failed or await sagas.go_on()
 
     def _stop_error(self) -> BaseException:
         """Return the error of the stopped run for callers outside it, or the error of an undo that has failed."""
@@ -509,6 +515,7 @@ class Run:
         if self.sagas is None:
             return False
         await self.sagas.until_left()
+        await self.sagas.go_on()
         if self.has_ended or not self.lifecycle.is_final:
             return self.has_ended
         if self.sagas.failure is not None:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Protocol
 
-from pgqrs.engine.lifecycle import INTERRUPT_GRACE, UNWIND_GRACE, RunLifecycle, StopReason, Unwinding
+from pgqrs.engine.lifecycle import INTERRUPT_GRACE, UNWIND_GRACE, RunLifecycle, RunStopped, StopReason, Unwinding
 from pgqrs.engine.scope import Retry
 from pgqrs.errors import PgqrsError, SagaError
 from pgqrs.storage.journal.futures import resolve
@@ -55,6 +55,10 @@ class OpenSaga(Protocol):
         """Raise the error of a saga that is or will be undone: no further step of it begins."""
         ...
 
+    async def go_on(self) -> None:
+        """Undo the steps after the end of the body."""
+        ...
+
 
 current_saga: ContextVar[OpenSaga | None] = ContextVar("pgqrs_saga", default=None)
 """The innermost saga of the current task."""
@@ -88,6 +92,7 @@ class Sagas:
         state: The state in the row of the workflow.
         entered: The sagas whose blocks are being executed.
         unfinished: The sagas and clean-ups that began to undo and have not ended.
+        interrupted: The sagas whose task was cancelled before it had undone them, as by a task group.
         failure: The error of an undo that has failed for good, for a run that was stopped.
         left: The error that names the steps which were not undone in time.
     """
@@ -105,6 +110,7 @@ class Sagas:
         self.state = state
         self.entered: set[OpenSaga] = set()
         self.unfinished: set[object] = set()
+        self.interrupted: list[OpenSaga] = []
         self.failure: SagaError | None = None
         self.left: SagaError | None = None
         lifecycle.unwinding = Unwinding(self, None if state is None else _REASONS.get(state))
@@ -211,6 +217,18 @@ class Sagas:
             before = len(history.frontier.unasked)
             await asyncio.sleep(REPLAY_PAUSE)
         self._unasked = before
+
+    async def go_on(self) -> SagaError | None:
+        """Undo the sagas whose task was cancelled before, and return the error of an undo that has failed."""
+        failed: SagaError | None = None
+        while self.interrupted and self._lifecycle.may_write and not self._lifecycle.is_handed_over:
+            try:
+                await self.interrupted.pop(0).go_on()
+            except SagaError as error:
+                failed = error
+            except RunStopped:
+                break
+        return failed
 
     async def until_left(self) -> None:
         """Wait, after the end of the body, until other tasks have undone their sagas and have cleaned up.

@@ -189,6 +189,7 @@ class Saga:
         self._around: Saga | None = None
         self._task: asyncio.Task[Any] | None = None
         self._token: Token[OpenSaga | None]
+        self._go_on: Callable[[], Awaitable[object]]
         self.step_id = ""
         """The id of the step that records that the saga is undone."""
 
@@ -322,6 +323,9 @@ class Saga:
             return
         self._ends = True
         sagas.unfinished.add(self)
+        if isinstance(exc_value, asyncio.CancelledError) and self._run.lifecycle.body.is_cancelled_outside:
+            self._put_off(sagas, kind, exc_value)
+            return
         if not await self._sheltered(kind, exc_value):
             return
         if isinstance(exc_value, Exception):
@@ -337,8 +341,6 @@ class Saga:
             return None
         if error is None and not lifecycle.is_final:
             return None if self._decision is None else self._decision.kind
-        if isinstance(error, asyncio.CancelledError) and lifecycle.body.is_cancelled_outside:
-            return None
         if lifecycle.is_ending:
             reason = lifecycle.replays_for or lifecycle.stop_reason
             return "timed_out" if reason is StopReason.TIMED_OUT else "cancelled"
@@ -375,7 +377,8 @@ class Saga:
         run.lifecycle.enter_shelter(shelter)
         task = asyncio.get_running_loop().create_task(self._unwind(shelter, kind, error), name="pgqrs-undo")
         try:
-            was_undone = await _completed(task)
+            cancelled = await self._until_done(task)
+            was_undone = task.result()
         except SagaError as failed:
             sagas.unfinished.discard(self)
             if run.lifecycle.is_ending:
@@ -383,10 +386,43 @@ class Saga:
             else:
                 sagas.leave_open()
             _raise_alone(failed)
+        except asyncio.CancelledError:
+            self._put_off(sagas, kind, error)
+            raise
         finally:
             run.lifecycle.leave_shelter(shelter)
         sagas.unfinished.discard(self)
+        if cancelled is not None:
+            raise cancelled
         return was_undone
+
+    def _put_off(self, sagas: Sagas, kind: str, error: BaseException | None) -> None:
+        """Leave the undos to the end of the body, if that is no crash."""
+        self._go_on = functools.partial(self._sheltered, kind, error)
+        sagas.interrupted.append(self)
+
+    async def go_on(self) -> None:
+        """Undo the steps after the end of the body."""
+        await self._go_on()
+
+    async def _until_done(self, task: asyncio.Task[bool]) -> asyncio.CancelledError | None:
+        """Wait for the undos, and return the cancellation of the calling task that has waited for them, too.
+
+        A task group and a timeout cancel the task, and so does the end of a process, which interrupts the undos.
+        After the end of the body only the latter does.
+        """
+        lifecycle = self._run.lifecycle
+        body = lifecycle.body
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                is_crash = body.task is None or body.is_cancelled_outside
+                if is_crash or lifecycle.is_handed_over or not lifecycle.may_write:
+                    task.cancel()
+        return cancelled
 
     async def _unwind(self, shelter: Shelter, kind: str, error: BaseException | None) -> bool:
         current_scope.set(shelter)
@@ -597,22 +633,6 @@ class _Bound:
 def _recorded(error: BaseException | None) -> str | None:
     """Return the record of the error that a saga raises in a replay; it is not retried."""
     return dump_error(error, terminal=True) if isinstance(error, Exception) else None
-
-
-async def _completed(task: asyncio.Task[bool]) -> bool:
-    """Return the result of a task, which is cancelled with the calling task, and is awaited to its end."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-            task.cancel()
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
-        raise cancelled
-    return task.result()
 
 
 def _raise_alone(error: BaseException) -> NoReturn:

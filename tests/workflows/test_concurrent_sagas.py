@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from pgqrs import ContinuationError, PyWorkflow, Worker, WorkflowCancelledError, workflow
+from pgqrs import ContinuationError, PyWorkflow, SagaError, Worker, WorkflowCancelledError, workflow
 from pgqrs.engine import sagas
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.server_clock import ServerClock
@@ -249,3 +249,90 @@ async def test_body_cannot_continue_as_new_while_a_task_undoes(admin, desk):
     with pytest.raises(ContinuationError, match="a saga is open"):
         await admin.run(trip)
     assert desk.log == ["train", "undo train TRAIN"]
+
+
+class TestATaskGroup:
+    async def test_cancels_a_task_only_after_its_undos(self, admin, desk):
+        gate = desk.gate("undo train")
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async def leg():
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    await forever(ctx)
+
+            async def rest():
+                try:
+                    await ctx.receive("never")
+                finally:
+                    asyncio.get_running_loop().call_later(0.1, gate.open)  # later than the cancellation of the leg
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(leg())
+                tasks.create_task(rest())
+
+        handle = await left_parked(admin, trip)
+        await handle.cancel()
+        await ends_cancelled(admin, trip, handle)
+        assert (await handle.record()).epoch == 2
+        assert desk.log == ["train", "undo train TRAIN"]
+
+    @pytest.mark.parametrize("begins", [False, True])
+    async def test_cancels_the_body_before_its_undos(self, admin, desk, begins):
+        gate = desk.gate("undo train")
+
+        @workflow
+        async def trip(ctx: PyWorkflow) -> None:
+            async def rest():
+                try:
+                    await ctx.receive("never")
+                finally:
+                    if begins:
+                        await gate.reached.wait()
+                    asyncio.get_running_loop().call_later(0.1, gate.open)
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(rest())
+                async with ctx.saga():
+                    await desk.book(ctx, "train")
+                    if begins:
+                        await forever(ctx)
+                    else:
+                        await asyncio.Event().wait()
+
+        async with Worker(admin, [trip]):
+            handle = await admin.enqueue(trip)
+            await until(lambda: "train" in desk.log)
+            await handle.cancel()
+            with pytest.raises(WorkflowCancelledError):
+                await handle.result(timeout=30)
+        assert desk.log == ["train", "undo train TRAIN"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_timeout_during_the_undos_waits_for_them(admin, desk, fails):
+    gate, limits = desk.gate("undo train"), []
+
+    @workflow
+    async def trip(ctx: PyWorkflow) -> None:
+        async with asyncio.timeout(None) as limit:
+            limits.append(limit)
+            async with ctx.saga():
+                await desk.book(ctx, "train")
+                raise ValueError("full")
+
+    async def expire():
+        loop = asyncio.get_running_loop()
+        await gate.reached.wait()
+        desk.failures["undo train"] = 100 * fails
+        limits[-1].reschedule(loop.time())
+        loop.call_later(0.1, gate.open)  # later than the timeout
+
+    expiring = asyncio.create_task(expire())
+    with pytest.raises(SagaError if fails else TimeoutError):
+        await admin.run(trip)
+    await expiring
+    [record] = await admin.list_workflows()
+    assert record.status == "ERROR"
+    assert desk.log == (["train"] if fails else ["train", "undo train TRAIN"])
