@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chaos.batches import Place, steps_of_submissions, violations_of_batches
 from chaos.compensation import Undoable, violations_of
 from chaos.faults import Kill
 from chaos.tables import Entered, Recorded, Written
@@ -21,18 +22,20 @@ CALM = 3.0
 EXECUTED = ("note:", "try:", "wait:", "do:", "dare:", "undo/")
 """The beginnings of the ids of the steps that are executed; the other steps wait, send or start children."""
 
-Place = tuple[int, str]
-
 
 @dataclass(frozen=True)
 class Ledger:
-    """The three tables, by their keys, the addresses of the messages that were not received, and the replies."""
+    """The three tables, by their keys, the addresses of the messages that were not received, and the replies.
+
+    `stamps` has the steps of each submission, in all batches that list it.
+    """
 
     workflows: list[Written]
     steps: dict[Place, Recorded]
     entries: dict[Place, list[Entered]]
     unread: list[str]
     replies: Mapping[tuple[int, int], Sequence[str]]
+    stamps: Mapping[int, Sequence[Place]]
 
     @classmethod
     def of(
@@ -48,7 +51,7 @@ class Ledger:
         for entry in entries:
             by_place[entry.workflow_id, entry.step_id].append(entry)
         by_key = {(each.workflow_id, each.step_id): each for each in steps}
-        return cls(workflows, by_key, by_place, unread, replies)
+        return cls(workflows, by_key, by_place, unread, replies, steps_of_submissions(workflows))
 
     @property
     def executions(self) -> int:
@@ -64,7 +67,11 @@ class Ledger:
 
     def violations(self, expected: int) -> Iterator[str]:
         """Yield each violation, as a sentence."""
-        enqueued = [each for each in self.workflows if each.parent_id is None and each.schedule is None]
+        enqueued = [
+            each
+            for each in self.workflows
+            if each.parent_id is None and each.schedule is None and not each.is_batch
+        ]
         keys = {each.key for each in enqueued}
         if len(enqueued) != expected or len(keys) != expected:
             yield f"{expected} keys were enqueued; there are {len(enqueued)} workflows of {len(keys)} keys."
@@ -73,6 +80,7 @@ class Ledger:
             families[each.parent_id].append(each)
         for each in self.workflows:
             yield from self._violations_of(each, families.get(each.id, []))
+        yield from violations_of_batches(self.workflows, self.stamps, self.entries.keys())
         for address in self.unread:
             yield f"a message to the address {address!r} was sent twice, or was not received."
 
@@ -86,11 +94,14 @@ class Ledger:
             return
         if workflow.status != "SUCCESS":
             yield f"{about} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
-            return
+        elif not workflow.is_batch:  # the outcomes of the steps of a batch are the outputs of its submissions
+            yield from self._violations_of_success(about, workflow, children)
+
+    def _violations_of_success(self, about: str, workflow: Written, children: Sequence[Written]) -> Iterator[str]:
         names, family = tuple(each.name for each in children), FAMILIES.get(workflow.name, ())
         if names != family:
             yield f"{about} has the children {names}, and started {family}."
-        recorded = [self.steps.get((workflow.id, step_id)) for step_id in _steps_of(workflow)]
+        recorded = [self.steps.get(place) for place in self._places_of(workflow)]
         outcomes: list[Any] = [step and step.output for step in recorded]
         outcomes[1:1] = [value for each in children for value in each.output or ()]
         if workflow.output != outcomes:
@@ -100,6 +111,11 @@ class Ledger:
                 yield from self._violations_in(step)
         if workflow.name == "chaos.clerk":
             yield from self._violations_of_clerk(about, workflow)
+
+    def _places_of(self, workflow: Written) -> Sequence[Place]:
+        if workflow.name == "chaos.stamp":
+            return self.stamps.get(workflow.id, ())
+        return [(workflow.id, step_id) for step_id in _steps_of(workflow)]
 
     def _violations_of_clerk(self, about: str, workflow: Written) -> Iterator[str]:
         for value in range(REQUESTS):

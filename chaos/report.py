@@ -26,13 +26,18 @@ def show(console: Console, result: Result) -> None:
 
 def _summary(result: Result) -> Table:
     ledger, damage = result.ledger, result.damage
+    batches = [each for each in ledger.workflows if each.is_batch]
     table = Table("item", "count", title=f"chaos, seed {result.plan.seed}, {result.took:.0f} s")
     table.columns[1].justify = "right"
     rows = {
         "workflows": len(ledger.workflows),
         "  of them SUCCESS": sum(each.status == "SUCCESS" for each in ledger.workflows),
         "  of them undone": sum(each.status in {"CANCELLED", "ERROR"} for each in ledger.workflows),
-        "runs": sum(each.epoch for each in ledger.workflows),
+        "  of them batches": len(batches),
+        "submissions in batches": sum(len(each.input) for each in batches),
+        "  most in one batch": max((len(each.input) for each in batches), default=0),
+        # A submission has no run of its own.
+        "runs": sum(each.epoch for each in ledger.workflows if each.batch_id in {None, each.id}),
         "steps recorded": len(ledger.steps),
         "steps executed": ledger.executions,
         "  of them by fenced runs, refused": ledger.stale,

@@ -51,12 +51,19 @@ class Written(NamedTuple):
     error: Any
     epoch: int
     parent_id: int | None
+    input: Any = None
+    batch_id: int | None = None
     schedule: str | None = None
     scheduled_for: datetime | None = None
     created_at: datetime = datetime.max.replace(tzinfo=UTC)
     completed_at: datetime | None = None
     queue: str | None = None
     saga_state: str | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """True for a batch, which has the ids of its submissions as its input."""
+        return self.batch_id == self.id
 
 
 class Recorded(NamedTuple):
@@ -116,9 +123,12 @@ class Tables:
                 await asyncio.sleep(0.1)
 
     async def ended(self) -> int:
-        """Return the number of ended workflows, without children and those of schedules."""
+        """Return the number of ended workflows, without batches, children and the workflows of schedules."""
         ended = select(func.count()).where(
-            Workflow.status.in_(OVER), Workflow.parent_id.is_(None), Workflow.schedule.is_(None)
+            Workflow.status.in_(OVER),
+            Workflow.parent_id.is_(None),
+            Workflow.schedule.is_(None),
+            Workflow.batch_id.is_distinct_from(Workflow.id),
         )
         return int((await self._rows(ended))[0][0])
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from chaos.control.queues import placement
-from pgqrs import Admin, PyWorkflow, RetryPolicy, Topic, TransientError, Update, step, workflow
+from pgqrs import Admin, Batch, PyWorkflow, RetryPolicy, Topic, TransientError, Update, step, workflow
 
 EXPIRY = 4.0
 """Seconds of the workers' `heartbeat_timeout`: short, so that a worker that is stopped for long loses its runs."""
@@ -45,7 +45,10 @@ ITEMS = 3
 """Messages that each `receiver` gets, with the values from 0 on."""
 
 CHILDREN = 3
-"""Children that each `parent` starts by one step."""
+"""Children that each `parent`, and each `stamper`, starts by one step."""
+
+BATCH = Batch(8, within=0.3)
+"""The batches of `stamp`."""
 
 ASK = Update("ask", int, str)
 """The update of `clerk`."""
@@ -273,6 +276,26 @@ async def clerk(ctx: PyWorkflow, number: int) -> list[str]:
     return [replies[value] for value in range(REQUESTS)]
 
 
+@workflow(name="chaos.stamp", batch=BATCH)
+async def stamp(ctx: PyWorkflow, numbers: list[int]) -> list[list[str]]:
+    """Execute a step for each submission of a batch; some batches sleep, long enough to park."""
+    first, *rest = (stamp_name(place, number) for place, number in enumerate(numbers))
+    outcomes = [await note(ctx, first)]
+    if sum(numbers) % 3 == 0:
+        await ctx.sleep(1.2)
+    outcomes += await asyncio.gather(*(note(ctx, name, 0.1) for name in rest))
+    return [[outcome] for outcome in outcomes]
+
+
+@workflow(name="chaos.stamper")
+async def stamper(ctx: PyWorkflow, number: int) -> list[str]:
+    """Start children that run in batches, and wait for all. The children have limits if the parent has none."""
+    first = await note(ctx, "a")
+    own = ctx.options(**placement(number + 1)._asdict())
+    children = await own.start_many(stamp, [(number + place,) for place in range(CHILDREN)])
+    return [first, *chain.from_iterable(await ctx.gather(children)), await note(ctx, "b")]
+
+
 @workflow(name="chaos.tick")
 async def tick(ctx: PyWorkflow, pause: float) -> list[str]:
     """Execute a step, and sleep long enough to park; a schedule starts it."""
@@ -287,6 +310,14 @@ def time_name(time: datetime | None) -> str:
     return "no time" if time is None else f"{time.timestamp():.0f}"
 
 
+def stamp_name(place: int, number: int) -> str:
+    """Return the name of the step of a submission, by its place in the batch and its input.
+
+    A run with another list than the run before executes a step of another name.
+    """
+    return f"{place} for {number}"
+
+
 STEPS: dict[str, tuple[str, ...]] = {
     "chaos.quick": ("note:a", "note:b", "note:c"),
     "chaos.slow": ("note:a", "note:b", "note:c", "note:d"),
@@ -297,17 +328,29 @@ STEPS: dict[str, tuple[str, ...]] = {
     "chaos.parent": ("note:a", "note:b"),
     "chaos.saga": ("do:a", "dare:b", "do:c", "dare:d", "do:e"),
     "chaos.clerk": tuple(f"note:request {value}" for value in range(REQUESTS)),
+    "chaos.stamper": ("note:a", "note:b"),
 }
 """The steps of each workflow, in the order of the outcomes in its output.
+
+The step of a stamp is a step of its batch.
 
 In the output of a parent, the outputs of its children follow the first outcome.
 """
 
-FAMILIES: dict[str, tuple[str, ...]] = {"chaos.parent": ("chaos.receiver", *["chaos.child"] * CHILDREN)}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "chaos.parent": ("chaos.receiver", *["chaos.child"] * CHILDREN),
+    "chaos.stamper": ("chaos.stamp",) * CHILDREN,
+}
 """The names of the children of each parent, in the order in which it starts them."""
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (quick, slow, saga, flaky, sleepy, receiver, parent, saga, clerk)
-"""The workflows that are enqueued, in turn."""
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    quick, slow, saga, flaky, sleepy, receiver, parent, saga, clerk, stamp, stamper,
+)  # fmt: skip
+"""The workflows that are enqueued, in turn.
+
+Their number is prime to the number of placements, so each of them gets each placement. The two sagas are at an
+even and at an odd place, so the sagas of each fate are in queues with limits, and in the queue without.
+"""
 
 
 def fate(number: int) -> str:

@@ -141,6 +141,48 @@ def test_violation_of_a_saga_tells_its_queue_runs_and_error():
     assert "CANCELLED in queue 'narrow' after 3 runs, saga state None, error late, epochs {'do:a': 1," in found
 
 
+def _batch(*, listed=(1, 2), second=None, turned=False, executed=()):
+    """Return the ledger of a batch, 3, of the submissions 1 and 2, with what the arguments change."""
+    step_ids = [f"note:{work.stamp_name(place, 10 + number)}" for place, number in enumerate((1, 2))]
+    entries = [tables.Entered(uuid4(), 3, step_id, 1, 1, 1.0) for step_id in step_ids]
+    steps = [tables.Recorded(3, each.step_id, "SUCCESS", str(each.id), 1, 0, 1.0, 2.0) for each in entries]
+    entries += [tables.Entered(uuid4(), 3, step_id, epoch, 1, 3.0) for step_id, epoch in executed]
+    outputs = [[str(entry.id)] for entry in entries[:2]][:: -1 if turned else 1]
+    workflows = [
+        tables.Written(
+            number, "chaos.stamp", str(number), "SUCCESS", output, None, 1, None, {"args": [10 + number]}, 3
+        )
+        for number, output in zip((1, 2), outputs, strict=True)
+    ]
+    for number, own in ((3, listed), (4, second)):
+        if own is not None:
+            workflows.append(
+                tables.Written(number, "chaos.stamp/batch", None, "SUCCESS", None, None, 1, None, [*own], number)
+            )
+    return checks.Ledger.of(workflows, steps, entries, [], {})
+
+
+def test_ledger_of_a_batch_has_no_violation():
+    assert list(_batch().violations(2)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"listed": (1,)}, "workflow 2 is in batch 3, and the batches that list it are []"),
+        ({"second": (2,)}, "workflow 2 is in batch 3, and the batches that list it are [3, 4]"),
+        ({"listed": (1, 2, 9)}, "lists workflow 9, which does not exist"),
+        ({"listed": ()}, "has 0 submissions"),
+        ({"listed": (2, 1)}, "has executed step 'note:0 for 11', which is of no submission in its list"),
+        ({"turned": True}, "workflow 1 (chaos.stamp) returned"),
+        ({"executed": [("note:1 for 12", 2)]}, "was executed again by epoch 2"),
+        ({"executed": [("note:0 for 12", 2)]}, "which is of no submission in its list"),
+    ],
+)
+def test_ledger_finds_submissions_that_did_not_run_in_one_batch(changed, told):
+    assert any(told in each for each in _batch(**changed).violations(2))
+
+
 def _clerk(replies):
     """Return the ledger of one clerk with the output ``["x", "y"]`` of its steps, and what its callers got."""
     ids = [UUID(int=number) for number in range(2)]
