@@ -44,7 +44,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="seconds for enqueuing and faults (600; 14 if quick)")
     parser.add_argument("--workers", type=int, help="number of worker processes (4; 3 if quick)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="seed of the random faults")
-    parser.add_argument("--patience", type=float, default=180, help="seconds to wait for the last workflows (180)")
+    parser.add_argument(
+        "--patience", type=float, default=180, help="seconds without the end of a workflow until it gives up (180)"
+    )
     parser.add_argument(
         "--folder", type=Path, default=FOLDER, help="folder of the server and the logs; emptied first"
     )

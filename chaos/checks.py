@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +75,8 @@ class Ledger:
         keys = {each.key for each in enqueued}
         if len(enqueued) != expected or len(keys) != expected:
             yield f"{expected} keys were enqueued; there are {len(enqueued)} workflows of {len(keys)} keys."
+        for queue, count in Counter(each.queue for each in self.workflows if not each.has_ended).items():
+            yield f"unfinished workflows of queue {queue!r}: {count}."
         families: dict[int | None, list[Written]] = defaultdict(list)
         for each in sorted(self.workflows, key=lambda each: each.id):
             families[each.parent_id].append(each)
@@ -86,6 +88,10 @@ class Ledger:
 
     def _violations_of(self, workflow: Written, children: Sequence[Written]) -> Iterator[str]:
         about = f"workflow {workflow.id} ({workflow.name})"
+        if not workflow.has_ended:
+            place = f"queue {workflow.queue!r}, partition key {workflow.partition_key!r}"
+            yield f"{about} in {place} is {workflow.status}, epoch {workflow.epoch}: {workflow.error}"
+            return
         if workflow.name == "chaos.saga":
             yield from self._violations_of_saga(workflow)
             if workflow.status in {"ERROR", "CANCELLED"}:

@@ -28,6 +28,9 @@ WAVE = 0.5
 START = 60.0
 """Maximum seconds to wait for the first workers."""
 
+REST = 3600.0
+"""Maximum seconds to wait for the last workflows, however many of them still end."""
+
 AGAIN = 5
 """Number of workflows of the previous wave that each wave enqueues again; the repetition must have no effect."""
 
@@ -37,7 +40,10 @@ Tell = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """The parameters of a chaos run; workflows are enqueued and faults injected for `seconds`."""
+    """The parameters of a chaos run; workflows are enqueued and faults injected for `seconds`.
+
+    The run then waits for the last workflows, and gives up when none has ended for `patience` seconds.
+    """
 
     workflows: int
     faults: int
@@ -147,14 +153,18 @@ class Chaos:
 
     async def _progress(self, what: str) -> None:
         await self._faults.replace_fallen()
-        self._tell(what, await self._tables.ended(), self._done)
+        self._tell(what, (await self._tables.ended()).enqueued, self._done)
 
     async def _come_to_rest(self) -> None:
-        """Wait until all workflows have ended, or the patience is over."""
-        deadline = time.monotonic() + self._plan.patience
-        while time.monotonic() < deadline and (
-            await self._tables.ended() < self._plan.workflows or await self._tables.scheduled()
-        ):
+        """Wait until all workflows have ended, or none has ended for long: a backlog may be large."""
+        latest, before = time.monotonic(), 0
+        end = latest + REST
+        while time.monotonic() < min(latest + self._plan.patience, end):
+            ended = await self._tables.ended()
+            if ended.enqueued >= self._plan.workflows and not await self._tables.scheduled():
+                break
+            if ended.total > before:
+                latest, before = time.monotonic(), ended.total
             await self._progress("waiting for the rest")
             await asyncio.sleep(0.3)
         await self._progress("comparing")

@@ -59,11 +59,24 @@ class Written(NamedTuple):
     completed_at: datetime | None = None
     queue: str | None = None
     saga_state: str | None = None
+    partition_key: str | None = None
 
     @property
     def is_batch(self) -> bool:
         """True for a batch, which has the ids of its submissions as its input."""
         return self.batch_id == self.id
+
+    @property
+    def has_ended(self) -> bool:
+        """True for a workflow that has ended in any way."""
+        return self.status in OVER
+
+
+class Ended(NamedTuple):
+    """The numbers of ended workflows: the enqueued, and all with batches, children and those of schedules."""
+
+    enqueued: int
+    total: int
 
 
 class Recorded(NamedTuple):
@@ -122,15 +135,15 @@ class Tables:
                     raise
                 await asyncio.sleep(0.1)
 
-    async def ended(self) -> int:
-        """Return the number of ended workflows, without batches, children and the workflows of schedules."""
-        ended = select(func.count()).where(
-            Workflow.status.in_(OVER),
-            Workflow.parent_id.is_(None),
-            Workflow.schedule.is_(None),
-            Workflow.batch_id.is_distinct_from(Workflow.id),
+    async def ended(self) -> Ended:
+        """Return the numbers of ended workflows."""
+        is_enqueued = (
+            Workflow.parent_id.is_(None)
+            & Workflow.schedule.is_(None)
+            & Workflow.batch_id.is_distinct_from(Workflow.id)
         )
-        return int((await self._rows(ended))[0][0])
+        ended = select(func.count().filter(is_enqueued), func.count()).where(Workflow.status.in_(OVER))
+        return Ended(*(await self._rows(ended))[0])
 
     async def scheduled(self) -> bool:
         """Return whether a schedule has a further time, or a workflow of a schedule lives."""

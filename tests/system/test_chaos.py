@@ -63,6 +63,15 @@ def test_ledger_finds_lost_and_repeated_parts(changed, told):
     assert any(told in each for each in _family(**changed).violations(1))
 
 
+@pytest.mark.parametrize("name", ["chaos.quick", "chaos.saga"])
+def test_ledger_tells_the_queue_of_a_workflow_that_has_not_ended(name):
+    waits = tables.Written(7, name, "0", "WAITING", None, None, 3, None, queue="ordered", partition_key="key 2")
+    assert list(checks.Ledger.of([waits], [], [], [], {}).violations(1)) == [
+        "unfinished workflows of queue 'ordered': 1.",
+        f"workflow 7 ({name}) in queue 'ordered', partition key 'key 2' is WAITING, epoch 3: None",
+    ]
+
+
 NUMBERS = {fate: place * len(work.FUNCTIONS) for place, fate in enumerate(work.FATES)}
 """A number of a saga of each fate."""
 
