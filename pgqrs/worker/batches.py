@@ -18,7 +18,10 @@ MAX_PAUSE = 0.5
 """Maximum seconds between two searches while submissions are locked that make a batch."""
 
 SHARE = 4
-"""Minimum ratio of the time between two searches to the time that a search takes."""
+"""Minimum ratio of the time between two searches to the time that a search takes, up to `MAX_REST`."""
+
+MAX_REST = 2.0
+"""Maximum seconds between two searches, because a search through an outage takes long."""
 
 
 def batched_workflows(definitions: Iterable[Definition]) -> list[BatchedWorkflow]:
@@ -63,14 +66,14 @@ class Batches(PeriodicService):
             self._pause = MIN_PAUSE
             return 0.0
         took = asyncio.get_running_loop().time() - began
-        await asyncio.sleep(max(self._pause, SHARE * took))
+        seen_at = self._clock.time() - took
+        await self.pause_round(min(max(self._pause, SHARE * took), MAX_REST))
         if formed.is_left:
             self._pause = min(2 * self._pause, MAX_PAUSE)
             return 0.0
         self._pause = MIN_PAUSE
         if formed.next_due is not None:
-            due = self._clock.time() + max(0.0, formed.next_due - took)
-            self._next = self._clock.call_at(due, self.wake)
+            self._next = self._clock.call_at(seen_at + formed.next_due, self.wake)
         return NEVER
 
     async def stop(self) -> None:

@@ -58,7 +58,7 @@ class RetentionService(PeriodicService):
 
     async def stop(self) -> None:
         """Interrupt the step in progress, of which nothing is left, and take no other step."""
-        self._stopping = True
+        self._stopping.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

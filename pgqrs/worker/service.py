@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from typing import ClassVar
 
 from pgqrs.codecs.failures import shown_error
@@ -34,7 +35,7 @@ class PeriodicService:
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._failures = 0
 
     async def run_once(self) -> float:
@@ -44,12 +45,12 @@ class PeriodicService:
     def start(self) -> None:
         """Start the service, unless it runs already."""
         if self._task is None:
-            self._stopping = False
+            self._stopping.clear()
             self._task = asyncio.get_running_loop().create_task(self._loop(), name=f"pgqrs-{self.name}")
 
     async def stop(self) -> None:
         """Wait for the round in progress, and start no other round."""
-        self._stopping = True
+        self._stopping.set()
         self.wake()
         if self._task is not None:
             await asyncio.wait([self._task])
@@ -63,14 +64,20 @@ class PeriodicService:
     @property
     def has_died(self) -> bool:
         """True if the task of the service has ended, and no call of `stop` has asked for it."""
-        return self._task is not None and self._task.done() and not self._stopping
+        return self._task is not None and self._task.done() and not self._stopping.is_set()
 
     def wake(self) -> None:
         """End the pause now; during a round, skip the next pause."""
         self._woken.set()
 
+    async def pause_round(self, seconds: float) -> None:
+        """Pause within a round; only `stop` ends the pause, and no call of `wake`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+
     async def _loop(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             await self._rest(await self._attempt())
 
     async def _attempt(self) -> float:
@@ -104,7 +111,7 @@ class PeriodicService:
         return delay * random.uniform(0.5, 1.0)  # noqa: S311  # so that workers do not retry in step
 
     async def _rest(self, seconds: float) -> None:
-        if self._stopping or self._woken.is_set() or seconds <= 0:
+        if self._stopping.is_set() or self._woken.is_set() or seconds <= 0:
             await asyncio.sleep(0)
         elif seconds == NEVER:
             await self._woken.wait()

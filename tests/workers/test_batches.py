@@ -29,12 +29,15 @@ from pgqrs import (
     step,
     workflow,
 )
+from pgqrs.clock import MonotonicClock
 from pgqrs.codecs.annotations import annotation_of
+from pgqrs.storage.batches.forming import NO_BATCHES
 from pgqrs.testing import assert_enqueued, run_enqueued
+from pgqrs.worker import batches as batches_of_worker
 from pgqrs.worker.batches import batched_workflows
 from pgqrs.workflow.definition import definition_of
 from tests.support.database import connected
-from tests.support.waiting import no_hang, until
+from tests.support.waiting import DEADLINE, no_hang, until
 from tests.support.workflows import Gate
 
 pytest_plugins = ("pytest_pgqrs",)
@@ -234,6 +237,43 @@ class TestForming:
             gate.open()
             await asyncio.gather(*(each.result() for each in handles))
         assert sizes == [1, 3]
+
+
+class TestSearches:
+    """The pause after a search is a multiple of the time that the search took, as through an outage."""
+
+    @pytest.fixture(autouse=True)
+    def slow(self, monkeypatch):
+        monkeypatch.setattr(batches_of_worker, "SHARE", 1e9)
+
+    async def test_stop_ends_the_pause_after_a_slow_search(self, monkeypatch):
+        monkeypatch.setattr(batches_of_worker, "MAX_REST", 10 * DEADLINE)
+        service, searches = self._service()
+        async with no_hang():
+            service.start()
+            await until(lambda: searches)
+            service.wake()  # ends no pause
+            await service.stop()
+        assert len(searches) == 1
+
+    async def test_slow_search_delays_the_next_one_by_a_maximum(self, monkeypatch):
+        monkeypatch.setattr(batches_of_worker, "MAX_REST", 0.01)
+        service, searches = self._service()
+        async with no_hang():
+            service.start()
+            await until(lambda: searches)
+            service.wake()
+            await until(lambda: len(searches) == 2)
+            await service.stop()
+
+    def _service(self):
+        searches = []
+
+        async def form_none():
+            searches.append(None)
+            return NO_BATCHES
+
+        return batches_of_worker.Batches(form_none, list, MonotonicClock()), searches
 
 
 class TestEnds:
