@@ -74,7 +74,9 @@ class Bouncer:
         account = self._account
         path, libraries = Path(program()), FETCHED.parent
         if account is not None and ownership.closed_above(path, account.uid) is not None:
-            copy = shutil.copytree(libraries, self._folder / "pgbouncer", symlinks=True, dirs_exist_ok=True)
+            copy = self._folder / "pgbouncer"
+            if not copy.exists():
+                shutil.copytree(libraries, copy, symlinks=True)
             path, libraries = copy / path.relative_to(libraries), copy
         self._process = await asyncio.create_subprocess_exec(
             str(path), "-q", str(self._folder / "pgbouncer.ini"),

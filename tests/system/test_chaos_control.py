@@ -129,11 +129,21 @@ def _started(name, *numbers, lived=0.5):
     """Return the workflows that a schedule has started for the times of these numbers."""
     return [
         tables.Written(
-            place, "chaos.tick", None, "SUCCESS", None, None, 1, None, name, TIMES[number], TIMES[number],
-            TIMES[number] + timedelta(seconds=lived),
+            place,
+            "chaos.tick",
+            None,
+            "SUCCESS",
+            None,
+            None,
+            1,
+            None,
+            schedule=name,
+            scheduled_for=TIMES[number],
+            created_at=TIMES[number],
+            completed_at=TIMES[number] + timedelta(seconds=lived),
         )
         for place, number in enumerate(numbers)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
