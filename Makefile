@@ -22,16 +22,9 @@ PYTEST_OPTIONS ?=
 ACCEPTANCE := tests/workflows tests/workers tests/embedding
 # What runs once more with bodies that begin anew after each step; `make test-replay REPLAYED=tests` for everything.
 REPLAYED ?= $(ACCEPTANCE)
-# Of these, `make test` leaves out the tests of processes, of calls from outside a workflow, of values, arguments and
-# warnings, of the test kit, of fences, of errors, stops and time limits, of operators' methods, and of crashes at
-# each write, which replay each body many times.
-REPLAYED_IN_TEST := tests/workflows tests/workers/test_waiting_for_others.py \
-  $(foreach each,bad_input enqueue handles keys released_keys caller_sessions spec_document transactional_misuse \
-  values typed_values misuse mismatch warnings golden_histories saga_crashes body_steps keyed_children contexts crashes \
-  fencing events step_ids unsettled_ends updates code_changes continuation resumed_families late_sends \
-  heard_in_replays schedules unique debounce state_crashes batch_crashes lists bulk attributes \
-  rewind purge documents doctor example_programs errors stops timeouts, \
-  --ignore=tests/workflows/test_$(each).py)
+# What `make test` runs of these: replays of each kind of step, of waits, of concurrent tasks and of undos.
+REPLAYED_IN_TEST := $(foreach each,replay concurrency messages select sagas sleep cancel_heard,\
+  tests/workflows/test_$(each).py)
 # What runs once more with each round trip of the journal failing; `make test-faults PYTEST_OPTIONS='--faults half'`.
 FAULTED ?= $(ACCEPTANCE)
 
@@ -39,10 +32,9 @@ FAULTED ?= $(ACCEPTANCE)
 # The tests of processes, stops, timers and arguments use no more of the dependencies than these, and the texts of the
 # statements are compared whole.
 TESTS_OF_DEPENDENCIES := $(foreach each,codecs connection_errors dsn hosts record_columns recorded_errors \
-  statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions \
-  concurrency,tests/workflows/test_$(each).py) \
+  statements,tests/unit/test_$(each).py) $(foreach each,spec enqueue transactional_steps caller_sessions,tests/workflows/test_$(each).py) \
   $(foreach each,embedding/models embedding/small_pools embedding/alembic_host system/server_away system/cli \
-  storage/migrations storage/journal storage/budgets telemetry/traces telemetry/metrics telemetry/health,tests/$(dir $(each))test_$(notdir $(each)).py)
+  storage/migrations storage/journal storage/budgets telemetry/traces telemetry/metrics,tests/$(dir $(each))test_$(notdir $(each)).py)
 
 # An interpreter is never downloaded, nor another project's environment touched.
 export UV_PYTHON_DOWNLOADS := never

@@ -347,8 +347,8 @@ FAULTS = [each for each in Fault if each is not Fault.SILENT_BEFORE]
 ESSENTIAL = {Fault.BEFORE, Fault.AFTER}
 WITH_EACH_FAULT = {"ten_steps_gathered", "a_manual_workflow"}
 WITH_A_LATE_WRITE = "a_failing_step_and_a_second_run"
-# An attempt that is refused, one that gets no answer, and one whose session ends.
-OF_ATTEMPTS = {Fault.BEFORE, Fault.SILENT_AFTER, Fault.TERMINATED}
+# An attempt that is refused, and one whose session ends.
+OF_ATTEMPTS = {Fault.BEFORE, Fault.TERMINATED}
 
 
 def _case(fault, *scenario, is_short):
