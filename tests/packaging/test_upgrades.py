@@ -136,9 +136,9 @@ def test_workflows_pass_between_two_versions(first, travel, old, bare, schema):
         travel.until(10, boarding)
         older.act("send board")
         travel.until(30, leaving)
-        with travel.worker(bare):
-            older.act("send leave")
-            travel.until(66, "status = 'SUCCESS'")
+    with travel.worker(bare) as newer:  # so both versions have run some of the steps
+        newer.act("send leave")
+        travel.until(66, "status = 'SUCCESS'")
     assert f"revision {HEAD}" in travel.command(bare, "verify", "--deep")
     assert travel.fetch("SELECT place, count(*) FROM ledger GROUP BY 1 ORDER BY 1") == [
         (place, 30) for place in ("hold", "home", "inn", "junction")
