@@ -139,11 +139,11 @@ class NotInstalledError(SchemaError):
 
 
 class SchemaOutOfDateError(SchemaError):
-    """The tables are at another revision than the revision that this version of pgqrs needs.
+    """The tables are too old for this version of pgqrs, or too new, and so do not support it.
 
     Attributes:
         current: The revision of the tables.
-        head: The revision that this version of pgqrs needs.
+        head: The revision to which this version of pgqrs migrates them.
     """
 
     def __init__(self, current: str, head: str, *, schema: str, newer: bool = False) -> None:

@@ -214,17 +214,19 @@ class Admin(Operator):
     async def install(self) -> None:
         """Create the schema and its tables, or upgrade the tables to this version of pgqrs.
 
-        The call is safe to repeat, and safe in several processes at the same time.
+        The call is safe to repeat, and safe in several processes at the same time, beside working ones. Tables of
+        a newer version that support this one stay as they are.
 
         Raises:
-            SchemaOutOfDateError: A newer version of pgqrs created the tables.
+            SchemaOutOfDateError: The tables are of a newer version, and do not support this one.
             ConfigurationError: The encoding of the database is not UTF-8.
-            DatabaseUnavailableError: The database is unavailable.
+            DatabaseUnavailableError: The database is unavailable, or other sessions locked the tables for the
+                whole `outage_timeout`.
         """
         await (await self.store()).tables.install()
 
     async def verify(self, *, deep: bool = False) -> None:
-        """Check that the tables exist and are at this version, and optionally check their rows.
+        """Check that the tables exist and suit this version, and optionally check their rows.
 
         The deep check searches for rows that are invalid in every state of a workflow: a run of an executor that
         died long ago, a step with a newer epoch than its workflow, a claim on a workflow that has ended, and more.
@@ -236,7 +238,7 @@ class Admin(Operator):
 
         Raises:
             NotInstalledError: The schema holds no tables of pgqrs. The message names the command that fixes this.
-            SchemaOutOfDateError: The tables are at another version. The message names the command that fixes this.
+            SchemaOutOfDateError: The tables are too old or too new for this version. The message names the remedy.
             ConfigurationError: The encoding of the database is not UTF-8.
             InvariantError: The deep check found invalid rows; `violations` lists them.
             DatabaseUnavailableError: The database is unavailable.

@@ -105,7 +105,7 @@ class Worker:
             ConfigurationError: The worker was started before.
             DatabaseUnavailableError: The server could not be reached at the start.
             NotInstalledError: The schema has no tables of pgqrs.
-            SchemaOutOfDateError: The tables belong to another version of pgqrs.
+            SchemaOutOfDateError: The tables are too old or too new for this version of pgqrs.
         """
         with caught_signals(self._signalled):
             if not await self._start_unless_stopped():
@@ -161,7 +161,7 @@ class Worker:
             ConfigurationError: The worker was started before.
             DatabaseUnavailableError: The server could not be reached.
             NotInstalledError: The schema has no tables of pgqrs.
-            SchemaOutOfDateError: The tables belong to another version of pgqrs.
+            SchemaOutOfDateError: The tables are too old or too new for this version of pgqrs.
         """
         if self._started:
             raise ConfigurationError("a Worker runs once; create another Worker to start again.")
