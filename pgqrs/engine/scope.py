@@ -175,10 +175,12 @@ class StepExecution:
         """The identity of the step and its run, for the journal."""
         return StartedStep(self.run.workflow_id, self.run.epoch, self.step_id, self.run.claim)
 
-    def outcome(self, output: str | None, error: str | None = None) -> StepOutcome:
+    def outcome(
+        self, output: str | None, error: str | None = None, kind: type[StepOutcome] = StepOutcome
+    ) -> StepOutcome:
         """Return the record of the outcome: the JSON text of the value or of the error."""
         run = self.run
-        return StepOutcome(
+        return kind(
             run.workflow_id, run.epoch, self.step_id, output, error, self.began, self.fingerprint, run.claim
         )
 

@@ -20,6 +20,7 @@ from pgqrs.engine.parking import Parking
 from pgqrs.engine.replay.failure_trace import FailureTrace, RaisedBy
 from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.scope import (
+    FIRST_ATTEMPT,
     Retry,
     Scope,
     Shelter,
@@ -44,7 +45,7 @@ from pgqrs.storage.records import StoredOutcome
 from pgqrs.storage.store import Store
 from pgqrs.storage.writes.operation import Record
 from pgqrs.storage.writes.states import StatefulOutcome
-from pgqrs.storage.writes.steps import FailedAttempt
+from pgqrs.storage.writes.steps import FailedAttempt, NewOutcome, StepOutcome
 
 ALWAYS_REPLAY = "PGQRS_ALWAYS_REPLAY"
 """Name of the environment variable that, set to ``1``, replays the body after each recorded step, as a test."""
@@ -472,8 +473,10 @@ class StepRunner:
         """Record the JSON text of the step's value or error; return an awaitable of the recorded outcome."""
         if execution.interrupted or self._lifecycle.state is RunState.LOST:
             return self._refused(execution)
-        self._store.marks.ended(execution)
-        record: Record = execution.outcome(output, error)
+        is_unmarked = self._store.marks.ended(execution)
+        # A later run does not know all rows of the step: it may have been marked, or reopened.
+        is_new = is_unmarked and execution.run.epoch == 1 and execution.retry is FIRST_ATTEMPT
+        record: Record = execution.outcome(output, error, NewOutcome if is_new else StepOutcome)
         if execution.states is not None and error is None:
             record = StatefulOutcome(*execution.outcome(output), (*execution.states.values(),))
         if self._interrupted:

@@ -575,17 +575,22 @@ begin_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT begin_rows.workflow_id AS workflow_id, begin_rows.name AS name, CAST(begin_rows.input AS JSON) AS input, begin_rows.token AS token, begin_rows.executor AS executor, 'RUNNING', 1, begin_rows.token AS token__1, now() AS now_6, begin_rows.timeout AS timeout, now() + begin_rows.timeout * interval '1 second' AS anon_39, begin_rows.codec AS codec
 FROM unnest($306::BIGINT[], $307::TEXT[], $308::TEXT[], $309::UUID[], $310::DOUBLE PRECISION[], $311::TEXT[], $312::BIGINT[]) AS begin_rows(workflow_id, name, input, executor, timeout, codec, token)
 ORDER BY begin_rows.workflow_id
-ON CONFLICT DO NOTHING
 RETURNING 'begin' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
+beginagain_done AS
+(INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, executor, status, epoch, claim, started_at, timeout, deadline, codec) SELECT beginagain_rows.workflow_id AS workflow_id, beginagain_rows.name AS name, CAST(beginagain_rows.input AS JSON) AS input, beginagain_rows.token AS token, beginagain_rows.executor AS executor, 'RUNNING', 1, beginagain_rows.token AS token__2, now() AS now_7, beginagain_rows.timeout AS timeout, now() + beginagain_rows.timeout * interval '1 second' AS anon_40, beginagain_rows.codec AS codec
+FROM unnest($313::BIGINT[], $314::TEXT[], $315::TEXT[], $316::UUID[], $317::DOUBLE PRECISION[], $318::TEXT[], $319::BIGINT[]) AS beginagain_rows(workflow_id, name, input, executor, timeout, codec, token)
+ORDER BY beginagain_rows.workflow_id
+ON CONFLICT DO NOTHING
+RETURNING 'beginagain' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 create_done AS
 (INSERT INTO pgqrs.pgqrs_workflows (id, name, input, token, codec) SELECT create_rows.workflow_id AS workflow_id, create_rows.name AS name, CAST(create_rows.input AS JSON) AS input, create_rows.token AS token, create_rows.codec AS codec
-FROM unnest($313::BIGINT[], $314::TEXT[], $315::TEXT[], $316::TEXT[], $317::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
+FROM unnest($320::BIGINT[], $321::TEXT[], $322::TEXT[], $323::TEXT[], $324::BIGINT[]) AS create_rows(workflow_id, name, input, codec, token)
 ORDER BY create_rows.workflow_id
 ON CONFLICT DO NOTHING
 RETURNING 'create' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 emit_done AS
 (INSERT INTO pgqrs.pgqrs_messages (address, key, payload) SELECT emit_rows.address AS address, '', CAST(emit_rows.payload AS JSON) AS payload
-FROM unnest($318::BIGINT[], $319::TEXT[], $320::TEXT[]) AS emit_rows(workflow_id, address, payload)
+FROM unnest($325::BIGINT[], $326::TEXT[], $327::TEXT[]) AS emit_rows(workflow_id, address, payload)
 ORDER BY emit_rows.address
 ON CONFLICT (address, key)
 DO UPDATE
@@ -593,9 +598,9 @@ SET key = excluded.key
 WHERE CAST(pgqrs.pgqrs_messages.payload AS TEXT) = CAST(excluded.payload AS TEXT)
 RETURNING 'emit' AS kind, 0 AS workflow_id, pgqrs.pgqrs_messages.address AS key, 1 AS epoch),
 failure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_40, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_41
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT failure_held.workflow_id AS workflow_id, failure_held.step_id AS step_id, 'RUNNING', failure_held.current_epoch AS current_epoch, now() - failure_held.elapsed * interval '1 second' AS anon_41, CAST(failure_held.error AS JSON) AS error, failure_held.fingerprint AS fingerprint, failure_held.failures AS failures, now() + failure_held.delay * interval '1 second' AS anon_42
 FROM (SELECT failure_rows.workflow_id AS workflow_id, failure_rows.claim AS claim, failure_rows.step_id AS step_id, failure_rows.error AS error, failure_rows.elapsed AS elapsed, failure_rows.fingerprint AS fingerprint, failure_rows.failures AS failures, failure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($321::BIGINT[], $322::BIGINT[], $323::TEXT[], $324::TEXT[], $325::DOUBLE PRECISION[], $326::BIGINT[], $327::BIGINT[], $328::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($328::BIGINT[], $329::BIGINT[], $330::TEXT[], $331::TEXT[], $332::DOUBLE PRECISION[], $333::BIGINT[], $334::BIGINT[], $335::DOUBLE PRECISION[]) AS failure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = failure_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -613,9 +618,9 @@ AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'failure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 last_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_42, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_43, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_44, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT last_held.workflow_id AS workflow_id, last_held.step_id AS step_id, CASE WHEN (last_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (last_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_43, last_held.current_epoch AS current_epoch, clock_timestamp() - last_held.elapsed * interval '1 second' AS anon_44, CASE WHEN (coalesce(last_held.output, last_held.error) IS NOT NULL) THEN clock_timestamp() END AS anon_45, CAST(last_held.output AS JSON) AS output, CAST(last_held.error AS JSON) AS error, last_held.fingerprint AS fingerprint
 FROM (SELECT last_rows.workflow_id AS workflow_id, last_rows.claim AS claim, last_rows.step_id AS step_id, last_rows.output AS output, last_rows.error AS error, last_rows.elapsed AS elapsed, last_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($329::BIGINT[], $330::BIGINT[], $331::TEXT[], $332::TEXT[], $333::TEXT[], $334::DOUBLE PRECISION[], $335::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($336::BIGINT[], $337::BIGINT[], $338::TEXT[], $339::TEXT[], $340::TEXT[], $341::DOUBLE PRECISION[], $342::BIGINT[]) AS last_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = last_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS last_held
@@ -630,9 +635,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'last' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 lastfailure_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_45, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_46
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, error, fingerprint, failures, retry_at) SELECT lastfailure_held.workflow_id AS workflow_id, lastfailure_held.step_id AS step_id, 'RUNNING', lastfailure_held.current_epoch AS current_epoch, now() - lastfailure_held.elapsed * interval '1 second' AS anon_46, CAST(lastfailure_held.error AS JSON) AS error, lastfailure_held.fingerprint AS fingerprint, lastfailure_held.failures AS failures, now() + lastfailure_held.delay * interval '1 second' AS anon_47
 FROM (SELECT lastfailure_rows.workflow_id AS workflow_id, lastfailure_rows.claim AS claim, lastfailure_rows.step_id AS step_id, lastfailure_rows.error AS error, lastfailure_rows.elapsed AS elapsed, lastfailure_rows.fingerprint AS fingerprint, lastfailure_rows.failures AS failures, lastfailure_rows.delay AS delay, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($336::BIGINT[], $337::BIGINT[], $338::TEXT[], $339::TEXT[], $340::DOUBLE PRECISION[], $341::BIGINT[], $342::BIGINT[], $343::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
+FROM unnest($343::BIGINT[], $344::BIGINT[], $345::TEXT[], $346::TEXT[], $347::DOUBLE PRECISION[], $348::BIGINT[], $349::BIGINT[], $350::DOUBLE PRECISION[]) AS lastfailure_rows(workflow_id, claim, step_id, error, elapsed, fingerprint, failures, delay)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = lastfailure_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS lastfailure_held
@@ -648,13 +653,24 @@ AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 AND NOT (pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch
 AND pgqrs.pgqrs_workflow_steps.failures >= excluded.failures)
 RETURNING 'lastfailure' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
+new_done AS
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT new_held.workflow_id AS workflow_id, new_held.step_id AS step_id, CASE WHEN (new_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (new_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_48, new_held.current_epoch AS current_epoch, now() - new_held.elapsed * interval '1 second' AS anon_49, CASE WHEN (coalesce(new_held.output, new_held.error) IS NOT NULL) THEN now() END AS anon_50, CAST(new_held.output AS JSON) AS output, CAST(new_held.error AS JSON) AS error, new_held.fingerprint AS fingerprint
+FROM (SELECT new_rows.workflow_id AS workflow_id, new_rows.claim AS claim, new_rows.step_id AS step_id, new_rows.output AS output, new_rows.error AS error, new_rows.elapsed AS elapsed, new_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
+FROM unnest($351::BIGINT[], $352::BIGINT[], $353::TEXT[], $354::TEXT[], $355::TEXT[], $356::DOUBLE PRECISION[], $357::BIGINT[]) AS new_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = new_rows.workflow_id
+WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
+ORDER BY pgqrs.pgqrs_workflows.id
+FOR SHARE OF pgqrs_workflows SKIP LOCKED) AS new_held
+WHERE new_held.current_claim = new_held.claim
+ORDER BY new_held.workflow_id, new_held.step_id
+RETURNING 'new' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 saga_done AS
 (UPDATE pgqrs.pgqrs_workflows
 SET deadline=CASE WHEN (coalesce(saga_held.state, 'OPEN') = 'OPEN') THEN pgqrs.pgqrs_workflows.deadline END, cancel_interrupts=CASE WHEN (coalesce(saga_held.state, 'OPEN') = 'OPEN') THEN pgqrs.pgqrs_workflows.cancel_interrupts END, saga_state=CASE WHEN (coalesce(saga_held.state, 'OPEN') != 'OPEN'
 OR NOT coalesce(pgqrs.pgqrs_workflows.saga_state IS NOT NULL
 AND pgqrs.pgqrs_workflows.saga_state != 'OPEN', false)) THEN saga_held.state ELSE pgqrs.pgqrs_workflows.saga_state END
 FROM (SELECT saga_rows.workflow_id AS workflow_id, saga_rows.claim AS claim, saga_rows.state AS state, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($344::BIGINT[], $345::BIGINT[], $346::TEXT[]) AS saga_rows(workflow_id, claim, state)
+FROM unnest($358::BIGINT[], $359::BIGINT[], $360::TEXT[]) AS saga_rows(workflow_id, claim, state)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = saga_rows.workflow_id
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE OF pgqrs_workflows SKIP LOCKED) AS saga_held
@@ -663,9 +679,9 @@ AND saga_held.current_claim = saga_held.claim
 AND pgqrs.pgqrs_workflows.status = 'RUNNING'
 RETURNING 'saga' AS kind, pgqrs.pgqrs_workflows.id AS workflow_id, CAST(NULL AS TEXT) AS key, pgqrs.pgqrs_workflows.epoch AS epoch),
 step_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_47, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_48, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_49, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, completed_at, output, error, fingerprint) SELECT step_held.workflow_id AS workflow_id, step_held.step_id AS step_id, CASE WHEN (step_held.output IS NOT NULL) THEN 'SUCCESS' WHEN (step_held.error IS NOT NULL) THEN 'ERROR' ELSE 'RUNNING' END AS anon_51, step_held.current_epoch AS current_epoch, now() - step_held.elapsed * interval '1 second' AS anon_52, CASE WHEN (coalesce(step_held.output, step_held.error) IS NOT NULL) THEN now() END AS anon_53, CAST(step_held.output AS JSON) AS output, CAST(step_held.error AS JSON) AS error, step_held.fingerprint AS fingerprint
 FROM (SELECT step_rows.workflow_id AS workflow_id, step_rows.claim AS claim, step_rows.step_id AS step_id, step_rows.output AS output, step_rows.error AS error, step_rows.elapsed AS elapsed, step_rows.fingerprint AS fingerprint, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($347::BIGINT[], $348::BIGINT[], $349::TEXT[], $350::TEXT[], $351::TEXT[], $352::DOUBLE PRECISION[], $353::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
+FROM unnest($361::BIGINT[], $362::BIGINT[], $363::TEXT[], $364::TEXT[], $365::TEXT[], $366::DOUBLE PRECISION[], $367::BIGINT[]) AS step_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = step_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -681,9 +697,9 @@ OR pgqrs.pgqrs_workflow_steps.status = 'RUNNING'
 AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'step' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch),
 wait_done AS
-(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_50, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_51
+(INSERT INTO pgqrs.pgqrs_workflow_steps (workflow_id, step_id, status, epoch, started_at, output, error, fingerprint, retry_at) SELECT wait_held.workflow_id AS workflow_id, wait_held.step_id AS step_id, 'RUNNING', wait_held.current_epoch AS current_epoch, now() - wait_held.elapsed * interval '1 second' AS anon_54, CAST(wait_held.output AS JSON) AS output, CAST(wait_held.error AS JSON) AS error, wait_held.fingerprint AS fingerprint, now() + wait_held.seconds * interval '1 second' AS anon_55
 FROM (SELECT wait_rows.workflow_id AS workflow_id, wait_rows.claim AS claim, wait_rows.step_id AS step_id, wait_rows.output AS output, wait_rows.error AS error, wait_rows.elapsed AS elapsed, wait_rows.fingerprint AS fingerprint, wait_rows.seconds AS seconds, pgqrs.pgqrs_workflows.epoch AS current_epoch, pgqrs.pgqrs_workflows.claim AS current_claim
-FROM unnest($354::BIGINT[], $355::BIGINT[], $356::TEXT[], $357::TEXT[], $358::TEXT[], $359::DOUBLE PRECISION[], $360::BIGINT[], $361::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
+FROM unnest($368::BIGINT[], $369::BIGINT[], $370::TEXT[], $371::TEXT[], $372::TEXT[], $373::DOUBLE PRECISION[], $374::BIGINT[], $375::DOUBLE PRECISION[]) AS wait_rows(workflow_id, claim, step_id, output, error, elapsed, fingerprint, seconds)
 JOIN pgqrs.pgqrs_workflows ON pgqrs.pgqrs_workflows.id = wait_rows.workflow_id
 WHERE pgqrs.pgqrs_workflows.cancel_interrupts IS NULL
 ORDER BY pgqrs.pgqrs_workflows.id
@@ -700,6 +716,8 @@ AND pgqrs.pgqrs_workflow_steps.epoch = excluded.epoch)
 RETURNING 'wait' AS kind, pgqrs.pgqrs_workflow_steps.workflow_id AS workflow_id, pgqrs.pgqrs_workflow_steps.step_id AS key, pgqrs.pgqrs_workflow_steps.epoch AS epoch)
  SELECT begin_done.kind, begin_done.workflow_id, begin_done.key, begin_done.epoch
 FROM begin_done
+UNION ALL SELECT beginagain_done.kind, beginagain_done.workflow_id, beginagain_done.key, beginagain_done.epoch
+FROM beginagain_done
 UNION ALL SELECT continue_done.kind, continue_done.workflow_id, continue_done.key, continue_done.epoch
 FROM continue_done
 UNION ALL SELECT create_done.kind, create_done.workflow_id, create_done.key, create_done.epoch
@@ -724,6 +742,8 @@ UNION ALL SELECT lastfailure_done.kind, lastfailure_done.workflow_id, lastfailur
 FROM lastfailure_done
 UNION ALL SELECT leave_done.kind, leave_done.workflow_id, leave_done.key, leave_done.epoch
 FROM leave_done
+UNION ALL SELECT new_done.kind, new_done.workflow_id, new_done.key, new_done.epoch
+FROM new_done
 UNION ALL SELECT outgoing_done.kind, outgoing_done.workflow_id, outgoing_done.key, outgoing_done.epoch
 FROM outgoing_done
 UNION ALL SELECT saga_done.kind, saga_done.workflow_id, saga_done.key, saga_done.epoch

@@ -201,5 +201,5 @@ async def test_saga_costs_one_write_and_a_workflow_without_none(admin):
         async with admin.twin(observer=observer) as twin:
             await twin.run(each)
         counts.append(observer.written_by_name)
-    assert counts[0] == {"NewRun": 1, "StepOutcome": 2, "RunEnd": 1}
+    assert counts[0] == {"NewRun": 1, "NewOutcome": 2, "RunEnd": 1}
     assert counts[1] - counts[0] == {"SagaMark": 1}

@@ -37,6 +37,7 @@ _PASSING_CODES = frozenset(
 )
 _QUOTA = "53400"
 _CANCELLED = "57014"
+_TAKEN = "23505"
 _NO_RIGHT = "42501"
 _BAD_ROW_CLASSES = ("22", "23", "44", "54", "P0")
 _NO_TABLES = frozenset({"3F000", "42P01"})
@@ -100,6 +101,11 @@ def is_about_tables(error: BaseException) -> bool:
 def _is_of_policy(error: BaseException) -> bool:
     # The server function is compared, because the text of the message is in the server's language.
     return getattr(driver_error(error), "server_source_function", None) != "aclcheck_error"
+
+
+def is_taken(error: BaseException) -> bool:
+    """Return whether a row with the same key exists."""
+    return sqlstate(error) == _TAKEN
 
 
 def is_data_error(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from pgqrs.storage.connections.errors import (
     is_cancelled,
     is_data_error,
     is_lock_timeout,
+    is_taken,
     is_transient,
     sqlstate,
     translate,
@@ -113,7 +114,23 @@ class BatchWriter:
             else:
                 await self._resolve_answered(batch, rows)
         except Exception as error:  # noqa: BLE001  # any error resolves or delays its records
-            await self._bisect(batch, error)
+            if is_taken(error) and self._fall_back(batch):
+                await self.write(batch)
+            else:
+                await self._bisect(batch, error)
+
+    def _fall_back(self, batch: Sequence[Entry]) -> bool:
+        """Write the records of a batch as such that may have a row; return False if there is no other way."""
+        found = False
+        for each in batch:
+            if (fallback := each.operation.fallback_record) is not None:
+                self._exchange(each, fallback(*each.record))
+                found = True
+        return found
+
+    def _exchange(self, entry: Entry, record: Any) -> None:
+        entry.record = record
+        entry.operation = self._operations[type(record)]
 
     async def _send_observed(self, batch: Sequence[Entry], observer: Observer) -> Any:
         await observer.writing([each.record for each in batch])
@@ -234,8 +251,7 @@ class BatchWriter:
         if request.instead is None:
             self._resolve(entry, None)
             return
-        entry.record = request.instead
-        entry.operation = self._operations[type(request.instead)]
+        self._exchange(entry, request.instead)
         self._backlog.requeue([entry])
 
     def _resolve(self, entry: Entry, result: Any) -> None:

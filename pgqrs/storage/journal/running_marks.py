@@ -39,19 +39,19 @@ class RunningMarks:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._young: dict[Executing, None] = {}
+        self._young: dict[Executing, bool] = {}
         self._on_their_way: dict[StartedStep, asyncio.Future[None]] = {}
         self._sweep_due: asyncio.TimerHandle | None = None
 
     def began(self, step: Executing) -> None:
         """Start to track a step that began just now."""
-        self._young[step] = None
+        self._young[step] = True
         if self._sweep_due is None:
             self._sweep_due = self._loop.call_later(MARK_AFTER, self._sweep)
 
-    def ended(self, step: Executing) -> None:
-        """Stop tracking a step; a short step has caused no write."""
-        self._young.pop(step, None)
+    def ended(self, step: Executing) -> bool:
+        """Stop tracking a step; return True for a step that was tracked, and so has caused no write."""
+        return self._young.pop(step, False)
 
     def left(self, step: Executing) -> None:
         """Mark a step that ends without an outcome and is not executed again, unless it is marked already."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import case, func, select, true
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
@@ -48,6 +48,12 @@ class NewRun(NamedTuple):
     timeout: float | None
     codec: str | None = None
     token: int = 0
+
+
+class RepeatedNewRun(NewRun):
+    """A record to write: a new workflow with its first run, which may be there already."""
+
+    __slots__ = ()
 
 
 class Submission(NamedTuple):
@@ -157,12 +163,12 @@ class _InsertOperation(Operation[New]):
             **self._values(given),
         }
         new = select(*values.values()).order_by(*order)
-        return (
-            insert(Workflow)
-            .from_select(list(values), new, include_defaults=False)
-            .on_conflict_do_nothing()
-            .returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
-        )
+        statement = self._on_conflict(insert(Workflow).from_select(list(values), new, include_defaults=False))
+        return statement.returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
+
+    def _on_conflict(self, statement: Insert) -> Insert:
+        """Return an insert that leaves the rows that exist."""
+        return statement.on_conflict_do_nothing()
 
     def payload_size(self, record: New) -> int:
         """Return the length of the input."""
@@ -190,11 +196,11 @@ class CreateWorkflow(_InsertOperation[NewWorkflow]):
         return _unless_id_taken(None, record, current)
 
 
-class CreateAndStart(_InsertOperation[NewRun]):
-    """Insert workflows together with their first run."""
+class RepeatCreateAndStart(_InsertOperation[NewRun]):
+    """Insert workflows together with their first run, unless they are there."""
 
-    name = "begin"
-    record = NewRun
+    name = "beginagain"
+    record: type[NewRun] = RepeatedNewRun
 
     def _values(self, given: Any) -> dict[str, ColumnElement[Any]]:
         return {
@@ -215,6 +221,17 @@ class CreateAndStart(_InsertOperation[NewRun]):
     def resolve_missing(self, record: NewRun, current: CurrentState) -> Any:
         """Return the claim if the first sending arrived, else `RETRY` or `ID_TAKEN`."""
         return _unless_id_taken(Claim(1, token=record.token), record, current)
+
+
+class CreateAndStart(RepeatCreateAndStart):
+    """Insert workflows together with their first run; a plain insert, as that of `RecordNewStep`."""
+
+    name = "begin"
+    record = NewRun
+    fallback_record: ClassVar[type[Any] | None] = RepeatedNewRun
+
+    def _on_conflict(self, statement: Insert) -> Insert:
+        return statement
 
 
 Enqueued = TypeVar("Enqueued", bound=AnySubmission)
