@@ -50,6 +50,17 @@ async def test_history_of_any_size_is_complete(admin, sql, monkeypatch, sizes):
     assert len(read) <= len(sizes)
 
 
+def test_portions_of_very_many_small_outcomes_are_formed_at_once():
+    """A look at all steps of a portion for each further step would take minutes."""
+    later = [(f"part:{n}", 20) for n in range(300_000)]
+    portions = list(histories._portions(later))
+    assert [each for portion in portions for each in portion] == later
+    assert [len(each) for each in portions] == [
+        histories.HISTORY_BYTES // 20,
+        300_000 - histories.HISTORY_BYTES // 20,
+    ]
+
+
 async def test_small_history_is_read_by_one_statement(admin, monkeypatch):
     await admin.run(parts, [10] * 500)
 

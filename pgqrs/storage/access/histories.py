@@ -97,11 +97,13 @@ class Histories:
 def _portions(steps: LaterTexts) -> Generator[LaterTexts]:
     """Yield steps, each with the size of its payload in bytes, in portions that one statement reads."""
     portion: LaterTexts = []
-    for each in steps:
-        if portion and sum(size for _, size in portion) + each[1] > HISTORY_BYTES:
+    total = 0
+    for step_id, size in steps:
+        if portion and total + size > HISTORY_BYTES:
             yield portion
-            portion = []
-        portion.append(each)
+            portion, total = [], 0
+        portion.append((step_id, size))
+        total += size
     if portion:
         yield portion
 

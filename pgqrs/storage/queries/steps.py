@@ -67,25 +67,26 @@ class StepRepository:
         values = {"workflow_ids": text_of_array(workflow_ids)}
         found: dict[int, tuple[History, LaterTexts]] = {each: (History({}, {}), []) for each in workflow_ids}
         rows: Any = await self._connection.execute(histories(), values)
-        for row in rows:
-            history, later = found[row.workflow_id]
-            if row.status == StepStatus.RUNNING:
-                history.failed[row.step_id] = FailedAttempts(row.failures, max(0.0, row.wait or 0.0))
+        # By position: the names of a row take four times as long, and a history may have very many.
+        for own, step_id, status, output, error, fingerprint, failures, address, wait, size, total in rows:
+            history, later = found[own]
+            if status == StepStatus.RUNNING:
+                history.failed[step_id] = FailedAttempts(failures, max(0.0, wait or 0.0))
                 continue
-            history.outcomes[row.step_id] = StoredOutcome(row.output, row.error, row.fingerprint, row.address)
-            if row.total > HISTORY_BYTES:
-                later.append((row.step_id, row.size))
+            history.outcomes[step_id] = StoredOutcome(output, error, fingerprint, address)
+            if total > HISTORY_BYTES:
+                later.append((step_id, size))
         rows = await self._connection.execute(deadlines_and_retries(), values)
-        for own in rows:
-            history, later = found[own.id]
-            state = None if own.saga_state is None else SagaState(own.saga_state)
+        for row in rows:
+            history, later = found[row.id]
+            state = None if row.saga_state is None else SagaState(row.saga_state)
             history = history._replace(
-                seconds_left=own.seconds_left,
-                retries=own.retries,
-                generation=own.generation or 0,
+                seconds_left=row.seconds_left,
+                retries=row.retries,
+                generation=row.generation or 0,
                 saga_state=state,
             )
-            found[own.id] = history, later
+            found[row.id] = history, later
         return found
 
     async def completed(self, workflow_id: int) -> list[CompletedStep]:
@@ -98,7 +99,7 @@ class StepRepository:
         rows: Any = await self._connection.execute(
             texts(), {"workflow_id": workflow_id, "step_ids": list(step_ids)}
         )
-        return {row.step_id: (row.output, row.error) for row in rows}
+        return {step_id: (output, error) for step_id, output, error in rows}
 
     async def times(self, workflow_id: int) -> list[StepTimes]:
         """Return the times of the workflow's steps."""
