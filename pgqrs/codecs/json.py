@@ -56,6 +56,13 @@ class JsonCodec:
                 string, a NUL character or a lone surrogate; it contains itself; it has more than 200 levels; or
                 its text has more than `max_bytes`. The error's `path` names the place in the value.
         """
+        if _round_trip is not None:
+            try:
+                size, text, decoded = _round_trip(value)
+                if decoded == value and size <= self._max_bytes and _is_storable(text):
+                    return Encoded(text, decoded)
+            except Exception:  # noqa: BLE001, S110  # orjson refuses more values than the code below
+                pass
         try:
             text = "".join(_chunks(value, 0))
             size = len(text) if text.isascii() else len(text.encode())
@@ -65,7 +72,7 @@ class JsonCodec:
                 decoded = _scan(text, 0)[0]
                 # Only keys can change silently, and a changed key compares unequal. A subclass that lies about
                 # equality can at worst pass off its key 1 as "1": the stored and returned value is strict JSON.
-                if (decoded == value and (len(text) <= _SHORT or _is_shallow(text))) or _is_plain(value):
+                if (decoded == value and _is_shallow(text)) or _is_plain(value):
                     return Encoded(text, decoded)
         except SerializationError:
             raise
@@ -139,12 +146,40 @@ def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
 
 _chunks: Final = _make_chunks()
 
+
+def _make_round_trip() -> Callable[[Any], tuple[int, str, Any]] | None:
+    """Return a function that encodes a value by orjson: its bytes, its text, and its decoded form.
+
+    orjson refuses all subclasses, keys other than strings, and integers beyond 64 bits. A value that it writes as
+    another one, as NaN as null or a UUID as a string, compares unequal to the decoded form. Without orjson the
+    result is None.
+    """
+    try:
+        import orjson  # noqa: PLC0415  # it is optional
+    except ImportError:
+        return None
+    encode, decode = orjson.dumps, orjson.loads
+    plain = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+
+    def round_trip(value: Any) -> tuple[int, str, Any]:
+        data = encode(value, None, plain)
+        return len(data), data.decode(), decode(data)
+
+    return round_trip
+
+
+_round_trip: Final = _make_round_trip()
+
 _SHORT: Final = 2 * _MAX_DEPTH
 """Maximum characters of a text that is too short for more than `_MAX_DEPTH` levels."""
 
 
 def _is_shallow(text: str) -> bool:
-    return text.count("[") + text.count("{") <= _MAX_DEPTH
+    return len(text) <= _SHORT or text.count("[") + text.count("{") <= _MAX_DEPTH
+
+
+def _is_storable(text: str) -> bool:
+    return "\\u0000" not in text and _is_shallow(text)
 
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})

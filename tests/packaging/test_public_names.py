@@ -47,7 +47,7 @@ def test_metadata():
     about = metadata("pgqrs")
     assert about["Requires-Python"] == ">=3.11"
     assert about["License-Expression"] == "Apache-2.0"
-    extras = ["cli", "cryptography", "dashboard", "embedded", "otel", "prometheus", "pydantic"]
+    extras = ["cli", "cryptography", "dashboard", "embedded", "orjson", "otel", "prometheus", "pydantic"]
     assert about.get_all("Provides-Extra") == extras
     assert [point.value for point in entry_points(group="console_scripts", name="pgqrs")] == ["pgqrs.cli:main"]
 

@@ -27,6 +27,17 @@ from pgqrs.errors import SerializationError
 CODEC = JsonCodec()
 
 
+@pytest.fixture(autouse=True, scope="module", params=["orjson", "json"])
+def encoder(request):
+    """Encode with orjson, and without it."""
+    round_trip = serialization._round_trip
+    assert round_trip is not None
+    if request.param == "json":
+        serialization._round_trip = None
+    yield
+    serialization._round_trip = round_trip
+
+
 def same(one, other) -> bool:
     """Equality that tells 1, 1.0 and True apart, -0.0 from 0.0, and one order of keys from another."""
     return repr(one) == repr(other) and types_of(one) == types_of(other)
@@ -105,6 +116,15 @@ class TestRoundTrip:
     def test_encoded_value_is_a_copy(self):
         inner = [1]
         assert CODEC.encode(inner).value is not inner
+
+    def test_orjson_encodes_plain_values(self, monkeypatch):
+        monkeypatch.setattr(serialization, "_round_trip", serialization._make_round_trip())
+        monkeypatch.setattr(serialization, "_chunks", None)
+        assert CODEC.encode({"a": [1, "ü", None]}) == Encoded('{"a":[1,"ü",null]}', {"a": [1, "ü", None]})
+
+    def test_orjson_is_optional(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "orjson", None)
+        assert serialization._make_round_trip() is None
 
     def test_works_without_the_c_encoder(self, monkeypatch):
         monkeypatch.setattr("json.encoder.c_make_encoder", None)
