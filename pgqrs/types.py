@@ -114,6 +114,7 @@ class WorkflowRecord:
         batch_id: The id of the batch that runs a submission of a workflow with `batch`; None before it is in a
             batch, and for any other workflow. A batch has its own id here, and the ids of its submissions as its
             `input`.
+        parent_id: The id of the workflow that has started this one as a child; None for any other workflow.
         attributes: The attributes of the workflow by name, as `jsonb` has them: a number may have another form.
         tags: The tags of the workflow.
     """
@@ -142,6 +143,7 @@ class WorkflowRecord:
     partition_key: str | None = None
     unique: str | None = None
     batch_id: int | None = None
+    parent_id: int | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tags: tuple[str, ...] = ()
 

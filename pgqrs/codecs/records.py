@@ -52,6 +52,7 @@ class StoredWorkflow(NamedTuple):
     partition_key: str | None = None
     unique: str | None = None
     batch_id: int | None = None
+    parent_id: int | None = None
     attributes: str | None = None
     tags: Sequence[str] | None = None
 

@@ -20,7 +20,7 @@ MAX_EXACT = 2**53 - 1
 
 _PAYLOADS = frozenset({"input", "output", "error", "events"})
 
-_IDS = ("id", "workflow_id", "batch_id", "parent", "workflow_ids", "ids")
+_IDS = ("id", "workflow_id", "batch_id", "parent_id", "parent", "workflow_ids", "ids")
 
 SEALED = "sealed: this page does not show values that the codec encrypts"
 

@@ -64,7 +64,10 @@ async def test_pages_show_the_tables(admin):
     assert all(each in text for each in ("card declined", "pay", 'class="bar error"', "ended", "Resume", "paying"))
     text = (await own.get(f"/workflow/{waiting.id}")).text
     assert all(each in text for each in ("Children", "topic", "Cancel", "Send a message"))
-    assert (await own.json(f"/workflow/{waiting.id}"))["children"][0]["name"] == "order"
+    (child,) = (await own.json(f"/workflow/{waiting.id}"))["children"]
+    assert child["name"] == "order"
+    assert (await own.json(f"/workflow/{child['id']}"))["workflow"]["parent_id"] == str(waiting.id)
+    assert f'workflow/{waiting.id}">{waiting.id}</a>' in (await own.get(f"/workflow/{child['id']}")).text
     overview = await own.json("/")
     assert (overview["created"], overview["failed"], overview["statuses"]["WAITING"]) == (3, 1, 1)
     assert [each["id"] for each in overview["failures"]] == [str(failed.id)]

@@ -661,6 +661,7 @@ async def batches(admin: Admin) -> None:
     await run_enqueued(admin, [embed])
     assert_type(await crash_everywhere(embed, "a text"), User)
     assert_type((await admin.list_workflows())[0].batch_id, int | None)
+    assert_type((await admin.list_workflows())[0].parent_id, int | None)
 
 
 def wrong_batches() -> None:

@@ -91,6 +91,7 @@ async def test_steps_of_a_parent_are_readable(admin):
     assert (started.step_id, started.status, started.output[0]) == ("start/double:1", "SUCCESS", child_id)
     assert awaited.step_id == "result/start/double:1"
     assert awaited.output == {"id": child_id, "status": "SUCCESS", "value": 8}
+    assert [each.parent_id for each in await admin.list_workflows()] == [handle.id, None]
 
 
 async def test_large_results_of_many_are_read_in_pages(admin, sql):

@@ -301,6 +301,7 @@ def workflow_columns() -> Sequence[Any]:
         Workflow.partition_key,
         Workflow.unique_value.label("unique"),
         Workflow.batch_id,
+        Workflow.parent_id,
         _described(text_of(Attributes.attributes)).label("attributes"),
         _described(Attributes.tags).label("tags"),
     )
