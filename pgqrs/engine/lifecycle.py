@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
@@ -33,6 +34,12 @@ A body that is interrupted before it comes to its saga leaves the steps of the s
 
 INTERRUPT_GRACE = 5.0
 """Maximum seconds that a requeue waits for the body after it has interrupted the body."""
+
+
+STUCK_AFTER = 10.0
+"""Seconds after the interrupt of a body that does not end at which a warning is logged."""
+
+_logger = logging.getLogger("pgqrs.engine")
 
 
 class RunStopped(BaseException):
@@ -487,6 +494,18 @@ class RunLifecycle:
         self._interrupt_steps()
         if not self.has_shelter:
             self.body.interrupt()
+            if self.body.task is not None and "stuck" not in self._timers:
+                self._timers["stuck"] = self.loop.call_later(STUCK_AFTER, self._warn_of_body)
+
+    def _warn_of_body(self) -> None:
+        _logger.warning(
+            "the function of workflow %s does not end, although it was cancelled %g s ago: it holds its slot, and "
+            "the workflow does not go on. A `finally` or an `except` of the function, or of a task in its task "
+            "group, waits for an event that does not come: bound that wait by a timeout.",
+            self._workflow_id,
+            STUCK_AFTER,
+            extra={"workflow_id": self._workflow_id},
+        )
 
     @property
     def has_shelter(self) -> bool:

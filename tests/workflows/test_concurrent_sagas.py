@@ -301,7 +301,8 @@ class TestATaskGroup:
                     else:
                         await asyncio.Event().wait()
 
-        running = asyncio.create_task(admin.run(trip))  # not by a worker, where the run may park before it hears
+        # Not by a worker: a run that parks undoes nothing, and a `finally` that waits for an undo then never ends.
+        running = asyncio.create_task(admin.run(trip))
         await until(lambda: "train" in desk.log)
         ((cancelled,),) = await sql.fetch("SELECT id FROM pgqrs_workflows")
         await admin.cancel_workflow(cancelled)

@@ -14,6 +14,7 @@ from pgqrs import (
     RetryPolicy,
     RunStopped,
     StepFailedError,
+    Worker,
     WorkflowCancelledError,
     WorkflowFencedError,
     WorkflowFinishedError,
@@ -428,6 +429,37 @@ async def test_body_awaiting_a_foreign_future_is_cancelled(admin, sql, monkeypat
     assert cleaned == [1]
     assert await status(sql, ctx) == "CANCELLED"
     assert task.cancelling() == 0
+
+
+async def test_body_that_does_not_end_is_named(admin, monkeypatch, caplog):
+    """A run that parks or is cancelled waits for its tasks, of which one waits for an event that does not come."""
+    for name in ("UNWIND_GRACE", "STUCK_AFTER"):
+        monkeypatch.setattr(f"pgqrs.engine.lifecycle.{name}", 0.05)
+
+    @workflow
+    async def wf(ctx: PyWorkflow) -> None:
+        async def rest():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await came.wait()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(rest())
+            await ctx.sleep(3600)
+
+    came = asyncio.Event()
+    async with no_hang(), Worker(admin, [wf]):
+        handle = await admin.enqueue(wf)
+        await until(lambda: f"the function of workflow {handle.id} does not end" in caplog.text)
+        assert await handle.status() == "RUNNING"
+        came.set()
+        await until(status_of, handle, "WAITING")
+    assert caplog.text.count("does not end") == 1
+
+
+async def status_of(handle, expected):
+    return await handle.status() == expected
 
 
 async def test_body_swallowing_an_interruption_stops_at_its_next_call(admin, sql, monkeypatch):
