@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.rounds import Measurement, Plan
 from benchmarks.server import Server
 from benchmarks.systems import SYSTEMS
-from benchmarks.works import CLAIMS, LATENCY, LIMITED_CLAIMS, MESSAGES, QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import CLAIMS, LATENCY, LIMITED_CLAIMS, MESSAGES, QUEUE, THROUGHPUT, VALUES, WORKS
 
 Spread = dict[str, float]
 Value = Callable[[Measurement], float]
@@ -51,7 +51,7 @@ def figures(plan: Plan, measurements: list[Measurement]) -> dict[str, Any]:
         "rounds": plan.rounds,
         "quick": plan.quick,
         "versions": {each["system"]: each["version"] for each in measurements},
-        "throughput": _rates(measurements, THROUGHPUT, rate),
+        "throughput": _rates(measurements, (*THROUGHPUT, *VALUES), rate),
         "queue": _rates(measurements, QUEUE, _workflows_rate),
         "messages": _rates(measurements, MESSAGES, rate),
         "latency": _latencies(measurements),
@@ -273,7 +273,16 @@ def _others(measurements: list[Measurement]) -> list[dict[str, Any] | None]:
     def statements(measured: Measurement) -> float:
         return float(measured["statements"]) / float(measured["workflows"])
 
+    def of_a_step(cost: str, scale: float = 1.0) -> Value:
+        return lambda measured: scale * float(measured[cost]) / float(measured["steps"])
+
+    costs = (
+        ("bytes of WAL for a step, those of its workflow included", of_a_step("wal")),
+        ("microseconds of the client's CPU for a step", of_a_step("client_cpu", 1e6)),
+        ("microseconds of the server's CPU for a step", of_a_step("server_cpu", 1e6)),
+    )
     return [
+        *(other(work, what, value) for work in (*THROUGHPUT, *VALUES) for what, value in costs),
         *(
             other(
                 work,

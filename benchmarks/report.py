@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.systems import ROOT, SYSTEMS
-from benchmarks.works import LATENCY, MESSAGES, QUEUE, THROUGHPUT, WORKS
+from benchmarks.works import LATENCY, MESSAGES, QUEUE, THROUGHPUT, VALUES, WORKS
 
 RESULTS = ROOT / "benchmarks" / "results"
 LATEST = RESULTS / "latest.json"
@@ -34,7 +34,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
 
 def _throughput_table(result: dict[str, Any]) -> Table:
     title = "Steps/s (pgbench: commits/s); in brackets how many times as fast pgqrs is"
-    return title, *_rates(result, result["throughput"], THROUGHPUT, tuple(SYSTEMS))
+    return title, *_rates(result, result["throughput"], (*THROUGHPUT, *VALUES), tuple(SYSTEMS))
 
 
 def _queue_table(result: dict[str, Any]) -> Table:

@@ -24,7 +24,7 @@ _QUEUED = """
 """
 _FINISHED = """
     UPDATE pgqrs.pgqrs_workflows
-    SET status = 'SUCCESS', epoch = 1, attempts = 1, claim = gen_random_uuid(), ready_at = NULL,
+    SET status = 'SUCCESS', epoch = 1, attempts = 1, claim = id, ready_at = NULL,
         started_at = now(), completed_at = now(), updated_at = now(), output = json_build_object('number', id)
     WHERE id BETWEEN {first} AND {last}
 """

@@ -96,6 +96,18 @@ _WORKS = (
         fewer={"rust": 3000, "dbos": 500, "absurd": 1000},
         quick_workflows=100,
     ),
+    *(
+        Work(
+            name,
+            f"{each} in each outcome, 10 at a time",
+            workflows,
+            concurrency=10,
+            systems=("pgqrs", "dbos"),
+            fewer={"dbos": workflows // 4},
+            quick_workflows=10,
+        )
+        for name, each, workflows in (("v10k", "10 KB", 1000), ("v100k", "100 KB", 160), ("v1m", "1 MB", 40))
+    ),
     Work("w4", "one workflow of 2,000 steps (three, one after another)", 3, steps=2000, quick_steps=300),
     Work("w5", "resume with 10,000 recorded steps of 1 KB", 1, steps=10_000, quick_steps=1000),
     Work(
@@ -221,6 +233,7 @@ _WORKS = (
 
 WORKS = {work.name: work for work in _WORKS}
 THROUGHPUT = ("w1", "w2", "w3")
+VALUES = ("v10k", "v100k", "v1m")
 QUEUE = ("w7", "w7x2", "q1", "q2free", "q2", "q2ordered")
 MESSAGES = ("m2", "m3", "c1")
 LATENCY = ("m1", "r1free", "r1")

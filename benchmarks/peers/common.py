@@ -17,8 +17,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 SLICES = 4
@@ -30,6 +32,12 @@ MOST_WARMING_UP = 50
 
 LOOK_SECONDS = 0.05
 """Seconds between two checks of whether a queue is empty."""
+
+SIZES = {"v10k": 10_000, "v100k": 100_000, "v1m": 1_000_000}
+"""The characters of the text in each outcome of these works."""
+
+TEXT = 1_000_000
+"""The places in the text of hexadecimal digits at which such a text begins; it has twice as many digits."""
 
 WORKER = "worker"
 """The name of the work of a worker process."""
@@ -68,13 +76,31 @@ def small_dict(number: int) -> dict[str, Any]:
     return {"step": number, "ok": True}
 
 
-def step_functions(step: Callable[..., Any], count: int) -> list[Callable[..., Awaitable[Any]]]:
+def size_of(work: str) -> int:
+    """Return the characters of the outcomes of a work, 0 for small dicts."""
+    return SIZES.get(work, 0)
+
+
+def outcome(number: int, size: int) -> dict[str, Any]:
+    """Return the small dict, or one with a text of `size` characters that no other step of the work has."""
+    if not size:
+        return small_dict(number)
+    return {"step": number, "text": _text()[number * 61 % TEXT :][:size]}
+
+
+@cache
+def _text() -> str:
+    """Return hexadecimal digits at random; the same in all processes."""
+    return Random(1).randbytes(TEXT).hex()
+
+
+def step_functions(step: Callable[..., Any], count: int, size: int = 0) -> list[Callable[..., Awaitable[Any]]]:
     """Create `count` functions with different names, and decorate them."""
     functions = []
     for each in range(count):
 
         async def body(_ctx: object, number: int) -> dict[str, Any]:
-            return small_dict(number)
+            return outcome(number, size)
 
         body.__name__ = body.__qualname__ = f"step_{each}"
         functions.append(step(body))
@@ -96,7 +122,7 @@ async def timed(
     workflows: int,
     concurrency: int,
     *,
-    warm: Callable[[], None] = lambda: None,
+    warm: Callable[[], Awaitable[None]] | None = None,
 ) -> float:
     """Run workflows with a limited concurrency, and return the seconds that they took.
 
@@ -104,7 +130,8 @@ async def timed(
     """
     tune_collector()
     await _run_all(run, min(concurrency, MOST_WARMING_UP), concurrency)
-    warm()
+    if warm is not None:
+        await warm()
     began = time.perf_counter()
     await _run_all(run, workflows, concurrency)
     return time.perf_counter() - began

@@ -16,7 +16,19 @@ import asyncio
 from typing import Any
 
 import psycopg
-from common import WORKER, Arguments, arguments, is_ready, report, small_dict, timed, worked_off, worker_processes
+from common import (
+    WORKER,
+    Arguments,
+    arguments,
+    is_ready,
+    outcome,
+    report,
+    size_of,
+    small_dict,
+    timed,
+    worked_off,
+    worker_processes,
+)
 from dbos import DBOS
 from dbos_connection import CONNECTIONS, POLL_SECONDS, QUEUE, launch
 from dbos_messages import WORKS as MESSAGES
@@ -31,11 +43,25 @@ async def one_step(number: int) -> dict[str, Any]:
     return small_dict(number)
 
 
+@DBOS.step()
+async def large_step(number: int, size: int) -> dict[str, Any]:
+    """Return a dict with a text of `size` characters."""
+    return outcome(number, size)
+
+
 @DBOS.workflow()
 async def bench(number: int, steps: int) -> dict[str, int]:
     """Execute steps one after another."""
     for each in range(steps):
         await one_step(each)
+    return {"number": number}
+
+
+@DBOS.workflow()
+async def large(number: int, steps: int, size: int) -> dict[str, int]:
+    """Execute steps with large outcomes one after another."""
+    for each in range(steps):
+        await large_step(number * steps + each, size)
     return {"number": number}
 
 
@@ -80,7 +106,14 @@ async def worker(asked: Arguments) -> None:
 async def throughput(asked: Arguments) -> None:
     """Measure many short workflows."""
     launch(asked, "local")
-    seconds = await timed(lambda number: bench(number, asked.steps), asked.workflows, asked.concurrency)
+
+    async def run(number: int) -> None:
+        if size := size_of(asked.work):
+            await large(number, asked.steps, size)
+        else:
+            await bench(number, asked.steps)
+
+    seconds = await timed(run, asked.workflows, asked.concurrency)
     report("dbos", seconds=seconds, workflows=asked.workflows, steps=asked.workflows * asked.steps)
     DBOS.destroy()
 

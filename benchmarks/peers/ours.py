@@ -15,12 +15,14 @@ from common import (
     arguments,
     is_ready,
     report,
+    size_of,
     small_dict,
     step_functions,
     timed,
     worked_off,
     worker_processes,
 )
+from costs import Costs, costs_so_far
 from ours_messages import WORKS as MESSAGES
 from ours_queues import WORKS as QUEUES
 from ours_retention import WORKS as RETENTION
@@ -41,9 +43,9 @@ class Killed(BaseException):
     """Ends a run as a crash does: no outcome is recorded."""
 
 
-def short_workflow(steps: int) -> Callable[..., Coroutine[Any, Any, dict[str, int]]]:
-    """Create the workflow of a few steps."""
-    functions = step_functions(step, steps)
+def short_workflow(steps: int, size: int = 0) -> Callable[..., Coroutine[Any, Any, dict[str, int]]]:
+    """Create the workflow of a few steps, whose outcomes have a text of `size` characters."""
+    functions = step_functions(step, steps, size)
 
     @workflow
     async def bench(ctx: PyWorkflow, number: int) -> dict[str, int]:
@@ -55,28 +57,32 @@ def short_workflow(steps: int) -> Callable[..., Coroutine[Any, Any, dict[str, in
 
 
 async def throughput(asked: Arguments) -> None:
-    """Measure many short workflows (W1, W2, W3, W6)."""
-    bench = short_workflow(asked.steps)
+    """Measure many short workflows (W1, W2, W3, W6, and V10K to V1M)."""
+    bench = short_workflow(asked.steps, size_of(asked.work))
     async with Admin(asked.dsn) as admin:
         await admin.install()
         journal = (await admin.store()).journal
-        sent = 0
+        connection = await asyncpg.connect(asked.dsn)
+        sent, before = 0, Costs(0, 0, 0)
 
         async def run(number: int) -> None:
             await admin.run(bench, number)
 
-        def warm() -> None:
-            nonlocal sent
-            sent = journal.statements
+        async def warm() -> None:
+            nonlocal sent, before
+            sent, before = journal.statements, await costs_so_far(connection)
 
         seconds = await timed(run, asked.workflows, asked.concurrency, warm=warm)
-        report(
-            "pgqrs",
-            seconds=seconds,
-            workflows=asked.workflows,
-            steps=asked.workflows * asked.steps,
-            statements=journal.statements - sent,
-        )
+        costs = (await costs_so_far(connection)).since(before)
+        await connection.close()
+    report(
+        "pgqrs",
+        seconds=seconds,
+        workflows=asked.workflows,
+        steps=asked.workflows * asked.steps,
+        statements=journal.statements - sent,
+        **costs,
+    )
 
 
 @step(key=lambda number: number)

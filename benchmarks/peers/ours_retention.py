@@ -61,7 +61,10 @@ async def beside(asked: Arguments) -> None:
         async def run(number: int) -> None:
             await admin.run(bench, number)
 
-        seconds = await timed(run, asked.workflows, asked.concurrency, warm=took.clear)
+        async def warm() -> None:
+            took.clear()
+
+        seconds = await timed(run, asked.workflows, asked.concurrency, warm=warm)
         passing.cancel()
         with suppress(asyncio.CancelledError):
             await passing
