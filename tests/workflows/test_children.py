@@ -828,6 +828,7 @@ async def test_resumed_grandparent_is_the_end_of_no_descendant(admin, sql):
         handle = await admin.enqueue(top)
         await handle.result()
         (child,) = await until(children_of, sql, handle.id)
+        await until(lambda: _are(sql, handle.id, ["WAITING"]))
         await until(lambda: _are(sql, child["id"], ["WAITING"]))
         await until(is_quiet, sql)
         assert await statuses_of(sql, handle.id) == ["WAITING"]
