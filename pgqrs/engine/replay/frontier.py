@@ -36,6 +36,10 @@ class Frontier:
                 self.asked_by_body.add(step_id)
 
 
+NOTHING_RECORDED = Frontier(())
+"""The frontier of all first runs, which never changes: three new sets take a twentieth of a run without steps."""
+
+
 class Reached:
     """What the task of the body has passed: the times of the steps that the run had asked for at a moment.
 

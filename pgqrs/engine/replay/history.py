@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from pgqrs.clock import Clock
 from pgqrs.codecs.annotations import ReturnType
 from pgqrs.codecs.base import Codec, codec_at, is_sealing, is_typed
-from pgqrs.engine.replay.frontier import Frontier
+from pgqrs.engine.replay.frontier import NOTHING_RECORDED, Frontier
 from pgqrs.engine.scope import Retry, StepExecution, current_scope
 from pgqrs.errors import StepMismatchError
 from pgqrs.storage.records import History, StoredOutcome
@@ -118,7 +118,8 @@ class StepHistory:
             now = clock.time()
             self.failed = {step: Retry(each.failures, now + each.wait) for step, each in recorded.failed.items()}
         self.asked: dict[str, ReturnType | None] = {}
-        self.frontier = Frontier((*recorded.outcomes, *recorded.failed))
+        earlier = (*recorded.outcomes, *recorded.failed)
+        self.frontier = Frontier(earlier) if earlier else NOTHING_RECORDED
         self.generation = recorded.generation
         self.retries = recorded.retries
         self._mismatched: set[str] = set()
