@@ -503,6 +503,7 @@ async def test_answer_is_readable_in_each_codec(admin, dsn, schema, codec, old):
 
 
 @pytest.mark.skipif(os.environ.get(ALWAYS_REPLAY) == "1", reason="a replay writes a mark")
+@pytest.mark.unfaulted("it counts statements")
 async def test_patch_costs_one_statement_at_its_first_call(admin):
     counts = []
 
