@@ -18,6 +18,7 @@ from pgqrs.codecs.records import ValueContext
 from pgqrs.engine.lifecycle import RunState, is_stop, raise_instead
 from pgqrs.engine.parking import Parking
 from pgqrs.engine.replay.failure_trace import FailureTrace, RaisedBy
+from pgqrs.engine.replay.frontier import Spans
 from pgqrs.engine.replay.history import StepHistory
 from pgqrs.engine.scope import (
     FIRST_ATTEMPT,
@@ -202,13 +203,15 @@ class StepRunner:
         if not unasked:
             return
         records = await self._store.reader.steps(history.workflow_id)
-        spans = [(each.started_at, each.completed_at) for each in records if each.step_id in history.asked]
+        spans = Spans(
+            (each.started_at, each.completed_at)
+            for each in records
+            if each.step_id in history.asked and each.completed_at is not None
+        )
         missed = [
             each.step_id
             for each in records
-            if each.step_id in unasked
-            and (at := each.completed_at) is not None
-            and not any(end is not None and start <= at <= end for start, end in spans)
+            if each.step_id in unasked and (at := each.completed_at) is not None and not spans.cover(at, at)
         ]
         if missed:
             _logger.warning(

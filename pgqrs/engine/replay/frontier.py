@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from itertools import accumulate
 
 from pgqrs.storage.records import SAGA, StepTimes
 
@@ -40,6 +42,21 @@ NOTHING_RECORDED = Frontier(())
 """The frontier of all first runs, which never changes: three new sets take a twentieth of a run without steps."""
 
 
+class Spans:
+    """The times in which some steps executed: from their starts to their ends, which may overlap."""
+
+    def __init__(self, spans: Iterable[tuple[datetime, datetime]]) -> None:
+        ordered = sorted(spans)
+        self._starts = [start for start, _ in ordered]
+        # The latest end of a span and all spans that began before it: one search by the start answers `cover`.
+        self._ends = list(accumulate((end for _, end in ordered), max))
+
+    def cover(self, start: datetime, end: datetime) -> bool:
+        """Return whether one of the spans contains the time from `start` to `end`."""
+        before = bisect_right(self._starts, start)
+        return before > 0 and end <= self._ends[before - 1]
+
+
 class Reached:
     """What the task of the body has passed: the times of the steps that the run had asked for at a moment.
 
@@ -56,17 +73,18 @@ class Reached:
 
     def __init__(self, times: Iterable[StepTimes], asked: Collection[str], by_body: Collection[str]) -> None:
         self._times = {each.step_id: each for each in times}
-        self._spans: list[tuple[datetime, datetime]] = []
+        spans: list[tuple[datetime, datetime]] = []
         self._last: dict[int, datetime] = {}
         """The time of the last step that the body had asked for, by the epoch of the run that has recorded it."""
         for each in asked:
             step = self._times.get(each)
             # A resume of the workflow renews the times of its sagas, which then say nothing.
             if step is not None and step.completed_at is not None and not each.startswith(SAGA):
-                self._spans.append((step.started_at, step.completed_at))
+                spans.append((step.started_at, step.completed_at))
                 if each in by_body:
                     latest = self._last.get(step.epoch, step.completed_at)
                     self._last[step.epoch] = max(latest, step.completed_at)
+        self._spans = Spans(spans)
 
     def is_behind(self, step_id: str) -> bool:
         """Return whether a recorded step was recorded before the body came to this place."""
@@ -77,4 +95,4 @@ class Reached:
         latest = self._last.get(step.epoch)
         if latest is not None and recorded <= latest:
             return True
-        return any(began <= step.started_at and recorded <= ended for began, ended in self._spans)
+        return self._spans.cover(step.started_at, recorded)
