@@ -59,6 +59,16 @@ _ALWAYS_REPLAYS = os.environ.get(ALWAYS_REPLAY) == "1"
 _logger = logging.getLogger("pgqrs.engine")
 
 
+class _Send:
+    """An execution that sends a message, and the last send before it that may still execute."""
+
+    __slots__ = ("earlier", "execution")
+
+    def __init__(self, execution: StepExecution, earlier: _Send | None) -> None:
+        self.execution = execution
+        self.earlier = earlier
+
+
 # No reference to the run, which refers to this object: a cycle would leave ended runs to the garbage collector.
 class StepRunner:
     """The outcomes of a run and its executing steps.
@@ -79,12 +89,12 @@ class StepRunner:
         "_idle",
         "_interrupted",
         "_journal",
+        "_last_send",
         "_lifecycle",
         "_numbers",
         "_observer",
         "_owner",
         "_parking",
-        "_sends",
         "_store",
         "_trace",
         "history",
@@ -107,7 +117,7 @@ class StepRunner:
         self._idle = parking.lifecycle.idle
         self._parking = parking
         self._executions = executions
-        self._sends: set[str] = set()
+        self._last_send: _Send | None = None
         self._trace = FailureTrace()
         self._interrupted: dict[str, Scope] = {}
         self._numbers: dict[str, int] = {}
@@ -353,6 +363,8 @@ class StepRunner:
             del self._executions[execution.step_id]
         if isinstance(execution.parent, StepExecution):
             execution.parent.wait_no_longer(execution)
+        if self._last_send is not None:
+            self._last_send = self._executing_send(self._last_send)
         execution.complete()
         if self._idle.is_watched:
             self._idle.restart()
@@ -619,19 +631,19 @@ class StepRunner:
 
     async def wait_for_earlier_sends(self, execution: StepExecution) -> None:
         """Wait until the steps have ended that began before an execution and send messages, as it does."""
-        self._sends.add(execution.step_id)
-        while (earlier := self._earlier_send(execution)) is not None:
-            await earlier.wait_until_over()
+        # For the last one alone: it waits for the others itself, so each end wakes one waiter. One that was
+        # abandoned has not waited to the end.
+        own = self._last_send = _Send(execution, self._executing_send(self._last_send))
+        while (earlier := self._executing_send(own.earlier)) is not None:
+            own.earlier = earlier
+            await earlier.execution.wait_until_over()
+        own.earlier = None
 
-    def _earlier_send(self, execution: StepExecution) -> StepExecution | None:
-        # The last one: it waits for the others itself, so each end wakes one waiter.
-        earlier = None
-        for each in self._executions.values():
-            if each is execution:
-                break
-            if each.step_id in self._sends:
-                earlier = each
-        return earlier
+    def _executing_send(self, send: _Send | None) -> _Send | None:
+        """Return a send, or else the last one before it, that still executes."""
+        while send is not None and self._executions.get(send.execution.step_id) is not send.execution:
+            send = send.earlier
+        return send
 
     async def take(self, execution: StepExecution, record: Record) -> StoredOutcome | None:
         """Write a record whose result is the outcome of a step; return None if the result is none.
