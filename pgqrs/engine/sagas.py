@@ -7,6 +7,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 from time import monotonic
 from typing import Any, Protocol
 
@@ -103,6 +104,8 @@ class Sagas:
         self._lifecycle = lifecycle
         self._order: dict[str, int] | None = None
         self._ages: dict[str, float] = {}
+        self._loading = asyncio.Lock()
+        self._positions: dict[str, int] = {}
         self._is_left_open = False
         self._unasked = -1
         self._marking = asyncio.Lock()
@@ -128,7 +131,9 @@ class Sagas:
 
     async def load(self) -> None:
         """Read the order in which earlier runs recorded the steps, and when they decided to undo."""
-        if self._order is None:
+        async with self._loading:  # any number of sagas of the run may begin to undo at the same time
+            if self._order is not None:
+                return
             history = self._run.steps.history
             found = [] if self._run.epoch == 1 else await self._store.completed_steps(self._run.workflow_id)
             steps = [each for each in found if history.is_of_earlier_run(each.step_id)]
@@ -139,9 +144,22 @@ class Sagas:
         """Return the seconds since an earlier run recorded a step; 0 for any other step."""
         return self._ages.get(step_id, 0.0)
 
-    def place(self, step_id: str) -> int | None:
-        """Return the number of a step that an earlier run recorded, in the order of the records."""
-        return None if self._order is None else self._order.get(step_id)
+    def place(self, step_id: str) -> tuple[bool, int]:
+        """Return the place of a step with an outcome in the order of the records.
+
+        The outcomes of this run follow those of earlier runs, whose order their record tells.
+        """
+        earlier = None if self._order is None else self._order.get(step_id)
+        return (True, self._position(step_id)) if earlier is None else (False, earlier)
+
+    def _position(self, step_id: str) -> int:
+        """Return the number of a step among the outcomes of the run, to which outcomes are only added."""
+        outcomes, positions = self._run.steps.history.outcomes, self._positions
+        if len(positions) < len(outcomes):
+            new = list(takewhile(lambda each: each not in positions, reversed(outcomes)))
+            for each in reversed(new):
+                positions[each] = len(positions)
+        return positions[step_id]
 
     async def mark_open(self) -> None:
         """Write, before the first step that can be undone begins, that the workflow is not to be ended at once."""

@@ -187,6 +187,8 @@ class Saga:
         self._ends = False
         self._run: Run
         self._around: Saga | None = None
+        self.inner: dict[Saga, None] = {}
+        """The sagas directly within this one that tasks are in."""
         self._task: asyncio.Task[Any] | None = None
         self._token: Token[OpenSaga | None]
         self._go_on: Callable[[], Awaitable[object]]
@@ -263,7 +265,8 @@ class Saga:
 
     def adopt(self, calls: dict[str, UndoableCall]) -> None:
         """Take over the steps of a saga within this one."""
-        self._calls = calls | self._calls
+        for step_id, call in calls.items():
+            self._calls.setdefault(step_id, call)
 
     async def leave_to(self, around: Saga) -> None:
         """Leave the steps to a saga that is to be undone, once none of them executes."""
@@ -297,6 +300,7 @@ class Saga:
         around = current_saga.get()
         if isinstance(around, Saga) and around.is_of(self._ctx):
             self._around = around
+            around.inner[self] = None
         self._token = current_saga.set(self)
         self._task = asyncio.current_task()
         sagas.entered.add(self)
@@ -311,6 +315,8 @@ class Saga:
         current_saga.reset(self._token)
         sagas = self._run.open_sagas()
         sagas.entered.discard(self)
+        if self._around is not None and not self.inner:  # else a task that was left behind is in one of these
+            self._around.inner.pop(self, None)
         ended = None if self._around is None else self._around.ended()
         if ended is not None and self._decision is None:
             ended.adopt(self._calls)  # it undoes these steps, and may do so already
@@ -356,7 +362,8 @@ class Saga:
         stopped = self._run.lifecycle.stop_reason is not None
         is_failed_undo = self._is_failed_undo(error)
         if self._is_failed_undo(error):
-            error.left += [each for each in self._to_undo(sagas) if each not in error.left]
+            known = {*error.left}
+            error.left += [each for each in self._to_undo(sagas) if each not in known]
         if error is not None and (stopped or is_failed_undo):
             if self._calls or self._decision is not None:
                 sagas.leave_open()
@@ -448,7 +455,14 @@ class Saga:
 
     def _within(self, sagas: Sagas) -> list[Saga]:
         """Return the saga and those within it that other tasks are in: no step of these begins any more."""
-        return [each for each in (self, *sagas.entered) if isinstance(each, Saga) and each.ended() is self]
+        return [self, *(each for inner in self.inner for each in inner.open_within(sagas))]
+
+    def open_within(self, sagas: Sagas) -> list[Saga]:
+        """Return the saga and those within it that tasks are in, without those that are or will be undone."""
+        if self._ends:
+            return []
+        own = [self] if self in sagas.entered else []
+        return [*own, *(each for inner in self.inner for each in inner.open_within(sagas))]
 
     def _was_undone(self) -> bool:
         """Return whether earlier runs have undone all steps of the saga, so that its undos only replay."""
@@ -467,12 +481,8 @@ class Saga:
             if call.when == "began"
             and (outcome.error is not None if (outcome := outcomes.get(step_id)) else step_id in history.failed)
         ]
-        recorded = [each for each in outcomes if each in self._calls and outcomes[each].error is None]
-        # The outcomes of this run follow those of earlier runs, whose order their record tells.
-        first = [each for each in recorded if sagas.place(each) is not None]
-        first.sort(key=lambda each: sagas.place(each) or 0)
-        later = [each for each in recorded if sagas.place(each) is None]
-        return [*reversed(began), *reversed(first + later)]
+        recorded = [each for each in self._calls if (own := outcomes.get(each)) is not None and own.error is None]
+        return [*reversed(began), *sorted(recorded, key=sagas.place, reverse=True)]
 
     async def _decide(self, shelter: Scope, decision: _Decision) -> _Decision:
         """Record the steps to undo and the reason, once."""
@@ -542,7 +552,7 @@ class Saga:
 
     def _failed(self, undone: list[str], problem: str) -> SagaError:
         steps = () if self._decision is None else self._decision.steps
-        left = [each for each in steps if each not in undone]
+        left = steps[len(undone) :]
         return SagaError(self._run.workflow_id, self.step_id, undone, left, reason=self._reason(), problem=problem)
 
     def _next(self, undone: list[str]) -> str:

@@ -12,6 +12,8 @@ from pgqrs.engine import sagas
 from pgqrs.storage.reader import StoreReader
 from pgqrs.storage.server_clock import ServerClock
 from pgqrs.storage.states.repository import StateRepository
+from pgqrs.storage.store import Store
+from pgqrs.workflow.compensation import Saga
 from tests.support.recorded import row_of
 from tests.support.waiting import no_hang, until
 from tests.workflows.test_sagas import Desk, ends_cancelled, forever, left_parked, status_is
@@ -338,3 +340,62 @@ async def test_timeout_during_the_undos_waits_for_them(admin, desk, fails):
     [record] = await admin.list_workflows()
     assert record.status == "ERROR"
     assert desk.log == (["train"] if fails else ["train", "undo train TRAIN"])
+
+
+async def test_concurrent_sagas_read_the_recorded_steps_once(admin, desk, monkeypatch):
+    """Each of them needs the order in which earlier runs have recorded the steps."""
+    reads = []
+    read = Store.completed_steps
+
+    async def counted(store, workflow_id):
+        reads.append(workflow_id)
+        return await read(store, workflow_id)
+
+    monkeypatch.setattr(Store, "completed_steps", counted)
+    ends = [False]
+
+    @workflow(name="trips")
+    async def trips(ctx: PyWorkflow) -> None:
+        async def trip(n: int) -> None:
+            with suppress(ValueError):
+                async with ctx.saga(id=f"trip{n}"):
+                    await desk.book(ctx, f"train{n}")
+                    if ends[0]:
+                        raise ValueError(n)
+
+        await asyncio.gather(*[trip(n) for n in range(20)])
+        if not ends[0]:
+            raise asyncio.CancelledError
+
+    ctx = await admin.create_workflow("trips")
+    with pytest.raises(asyncio.CancelledError):
+        await trips(ctx)
+    ends[0] = True
+    await trips(await admin.get_workflow(ctx.id()))
+    assert len(undos_of(desk)) == 20
+    assert len(reads) == 1
+
+
+async def test_undo_of_a_saga_looks_at_no_saga_beside_it(admin, desk, monkeypatch):
+    looks = []
+    ended = Saga.ended
+
+    def counted(saga):
+        looks.append(saga)
+        return ended(saga)
+
+    monkeypatch.setattr(Saga, "ended", counted)
+
+    @workflow(name="trips")
+    async def trips(ctx: PyWorkflow) -> None:
+        async def trip(n: int) -> None:
+            with suppress(ValueError):
+                async with ctx.saga(id=f"trip{n}"):
+                    await desk.book(ctx, f"train{n}")
+                    raise ValueError(n)
+
+        await asyncio.gather(*[trip(n) for n in range(50)])
+
+    await admin.run(trips)
+    assert len(undos_of(desk)) == 50
+    assert len(looks) <= 5 * 50
