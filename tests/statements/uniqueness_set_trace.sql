@@ -1,3 +1,3 @@
 UPDATE pgqrs.pgqrs_workflows
 SET trace=$1::TEXT
-WHERE pgqrs.pgqrs_workflows.id = any(CAST($2::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT CAST($2::TEXT AS BIGINT[]) AS anon_1), '{}'))

@@ -1,7 +1,7 @@
 WITH held AS
 (SELECT pgqrs.pgqrs_workflows.id AS id, pgqrs.pgqrs_workflows.name AS name, pgqrs.pgqrs_workflows.status AS status, pgqrs.pgqrs_workflows.executor AS executor, pgqrs.pgqrs_workflows.token AS token, pgqrs.pgqrs_workflows.saga_state AS saga_state, pgqrs.pgqrs_workflows.cancel_interrupts AS cancel_interrupts
 FROM pgqrs.pgqrs_workflows
-WHERE pgqrs.pgqrs_workflows.id = any(CAST($2::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT CAST($2::TEXT AS BIGINT[]) AS anon_1), '{}'))
 ORDER BY pgqrs.pgqrs_workflows.id
 FOR NO KEY UPDATE SKIP LOCKED),
 asked AS

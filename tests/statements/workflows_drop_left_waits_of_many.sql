@@ -1,6 +1,6 @@
 DELETE
 FROM pgqrs.pgqrs_waits
-WHERE pgqrs.pgqrs_waits.workflow_id = any(CAST($1::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT CAST($1::TEXT AS BIGINT[]) AS anon_1), '{}'))
 AND NOT (EXISTS (SELECT *
 FROM pgqrs.pgqrs_workflows
 WHERE pgqrs.pgqrs_workflows.id = pgqrs.pgqrs_waits.workflow_id

@@ -13,11 +13,11 @@ AND pg_catalog.starts_with(undo.step_id, 'undo/')
 LIMIT 1) IS NOT NULL
 OR pgqrs.pgqrs_workflows.saga_state = 'OPEN') THEN pgqrs.pgqrs_workflows.saga_state WHEN (pgqrs.pgqrs_workflows.saga_state IS NOT NULL
 AND pgqrs.pgqrs_workflows.saga_state != 'OPEN') THEN 'OPEN' END, batch_id=CASE WHEN (pgqrs.pgqrs_workflows.batch_id = pgqrs.pgqrs_workflows.id) THEN pgqrs.pgqrs_workflows.batch_id END, slot=CASE WHEN (pgqrs.pgqrs_workflows.completed_at IS NULL) THEN pgqrs.pgqrs_workflows.slot END
-WHERE pgqrs.pgqrs_workflows.id = any(CAST($7::TEXT AS BIGINT[]))),
+WHERE pgqrs.pgqrs_workflows.id = any(coalesce((SELECT CAST($7::TEXT AS BIGINT[]) AS anon_1), '{}'))),
 waiting_again AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET status=$8::TEXT, completed_at=NULL, output=NULL, retry_at=NULL, address=NULL
-WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(CAST($7::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(coalesce((SELECT CAST($7::TEXT AS BIGINT[]) AS anon_2), '{}'))
 AND pgqrs.pgqrs_workflow_steps.status = $9::TEXT
 AND CASE WHEN (pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.address, 'c/')
 AND pg_catalog.strpos(pgqrs.pgqrs_workflow_steps.step_id, 'as_completed/:') <= 0) THEN pg_catalog.json_extract_path_text(pgqrs.pgqrs_workflow_steps.output, 'status') != 'SUCCESS'
@@ -32,16 +32,16 @@ LIMIT 1) IS NULL),
 waits_dropped AS
 (DELETE
 FROM pgqrs.pgqrs_waits
-WHERE pgqrs.pgqrs_waits.workflow_id = any(CAST($7::TEXT AS BIGINT[]))),
+WHERE pgqrs.pgqrs_waits.workflow_id = any(coalesce((SELECT CAST($7::TEXT AS BIGINT[]) AS anon_3), '{}'))),
 began_anew AS
 (UPDATE pgqrs.pgqrs_workflow_steps
 SET completed_at=now()
-WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(CAST($7::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(coalesce((SELECT CAST($7::TEXT AS BIGINT[]) AS anon_4), '{}'))
 AND (pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'saga:')
 OR pg_catalog.starts_with(pgqrs.pgqrs_workflow_steps.step_id, 'saga/')))
  UPDATE pgqrs.pgqrs_workflow_steps
 SET reopened=true, failures=$1::BIGINT, retry_at=NULL
-WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(CAST($7::TEXT AS BIGINT[]))
+WHERE pgqrs.pgqrs_workflow_steps.workflow_id = any(coalesce((SELECT CAST($7::TEXT AS BIGINT[]) AS anon_5), '{}'))
 AND pgqrs.pgqrs_workflow_steps.status = $11::TEXT
 AND ((SELECT 1
 FROM pgqrs.pgqrs_workflow_steps AS undo

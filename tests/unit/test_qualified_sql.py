@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func
 from sqlalchemy.dialects.postgresql import asyncpg
 
-from pgqrs.models import HEAD
+from pgqrs.models import HEAD, Workflow
 from pgqrs.storage.connections.pooler import OPTION
+from pgqrs.storage.queries.workflows import bigints
 from pgqrs.storage.schema.migrate import sql_script
 from tests.support.statements import statements
 
@@ -48,6 +50,14 @@ def test_statements_qualify_functions_and_avoid_varchar():
         if ARRAY_OF_OTHERS.search(text)
     ]
     assert arrays == [], "give them as text: see array_of in pgqrs/storage/sql/expressions.py"
+    casts = [name for name, text in texts.items() if "any(CAST(" in text]
+    assert casts == [], "a scan casts for each row: see ids_of in pgqrs/storage/sql/expressions.py"
+
+
+def test_condition_on_ids_casts_their_text_once():
+    condition = Workflow.id == func.any(bigints([1, 2]))
+    text = str(condition.compile(dialect=asyncpg.dialect()))
+    assert "any(coalesce((SELECT CAST(" in text
 
 
 def test_schema_scripts_qualify_functions():

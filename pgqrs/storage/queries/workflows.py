@@ -58,8 +58,8 @@ from pgqrs.storage.sql.connection import Connection
 from pgqrs.storage.sql.expressions import (
     ONE,
     ZERO,
-    array_of,
     finite,
+    ids_of,
     is_found,
     pg,
     text_literal,
@@ -341,8 +341,8 @@ def stored_workflow(row: Mapping[Any, Any]) -> StoredWorkflow:
 
 
 def bigints(values: Collection[int]) -> ColumnElement[Any]:
-    """Return numbers as an array of bigints."""
-    return array_of(literal(text_of_array(values), Text()), BigInteger())
+    """Return ids as an array, for a condition on a column."""
+    return ids_of(literal(text_of_array(values), Text()))
 
 
 def _unless_over(workflow_id: int, row: Any, *over: WorkflowStatus) -> Any:
@@ -396,7 +396,7 @@ _Own: TypeAlias = _One | _Many
 
 
 def _asked_ids() -> ColumnElement[Any]:
-    return array_of(bindparam("workflows", type_=Text()), BigInteger())
+    return ids_of(bindparam("workflows", type_=Text()))
 
 
 def _lockable() -> tuple[Any, ...]:

@@ -121,6 +121,16 @@ def array_of(text: ColumnElement[Any], type_: TypeEngine[Any]) -> ColumnElement[
     return cast(text, ARRAY(type_))
 
 
+def ids_of(text: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the array of ids that is written in `text`, for a condition on a column.
+
+    The sub-select is evaluated once, and the planner does not know its length, so it uses the index. With the cast
+    alone it scans tables that have no statistics yet, and a scan casts the text for each row.
+    """
+    ids = select(array_of(text, BigInteger())).scalar_subquery()
+    return func.coalesce(ids, literal_column("'{}'", ARRAY(BigInteger())))
+
+
 def text_of_array(values: Iterable[Any]) -> str:
     """Return numbers or UUIDs, with None for NULL, as the text of an array."""
     return f"{{{','.join('NULL' if each is None else str(each) for each in values)}}}"

@@ -37,7 +37,7 @@ from pgqrs.storage.sql.expressions import (
     DOUBLE,
     ONE,
     ZERO,
-    array_of,
+    ids_of,
     is_found,
     json_of,
     number_literal,
@@ -179,13 +179,13 @@ def set_trace() -> Any:
 
     The same transaction has made them.
     """
-    ids = array_of(bindparam("ids", type_=Text()), BigInteger())
+    ids = ids_of(bindparam("ids", type_=Text()))
     return update(Workflow).where(Workflow.id == func.any(ids)).values(trace=_trace())
 
 
 def written_before() -> Any:
     """Return the query for the workflows that an earlier sending has named by `ids`, the text of an array."""
-    ids = array_of(bindparam("ids", type_=Text()), BigInteger())
+    ids = ids_of(bindparam("ids", type_=Text()))
     has_started = or_(Workflow.epoch != ZERO, Workflow.completed_at.is_not(None))
     return select(
         Workflow.id,
