@@ -622,7 +622,7 @@ async def as_completed(current: Current, children: Iterable[Child[Any]]) -> Asyn
     left = {address_of(run, each.step_id): each for each in children}
     while left:
         own_id = run.steps.next_id(run.place, "as_completed/")
-        outcome = await wait_for_children(run, [each.step_id for each in left.values()], own_id)
+        outcome = await wait_for_message(run, MessageWait(own_id, tuple(left), None, None, lambda: (None, None)))
         if outcome.address not in left:
             raise StepMismatchError(run.workflow_id, own_id)
         yield left.pop(outcome.address)

@@ -558,6 +558,27 @@ async def mapping(ctx: PyWorkflow, count: int, at_once: int) -> list:
     return await ctx.map(double, ((each,) for each in range(count)), at_once=at_once)
 
 
+async def test_as_completed_forms_few_addresses_of_each_child(result, monkeypatch):
+    """A look at all children for each that ends makes a replay of many very long."""
+    formed = []
+    address = awaiting.children_address
+
+    def counted(*args):
+        formed.append(args)
+        return address(*args)
+
+    monkeypatch.setattr(awaiting, "children_address", counted)
+
+    @workflow
+    async def parent(ctx: PyWorkflow) -> int:
+        children = [await ctx.start(double, each) for each in range(40)]
+        formed.clear()  # of the last run
+        return sum([await child async for child in ctx.as_completed(*children)])
+
+    assert await result(parent) == sum(range(0, 80, 2))
+    assert len(formed) <= 3 * 40
+
+
 @pytest.mark.parametrize(("count", "at_once"), [(0, 3), (3, 3), (7, 3), (3, 100)])
 async def test_map_returns_the_results_in_order(admin, sql, count, at_once):
     async with no_hang(), Worker(admin, [mapping, double]):
