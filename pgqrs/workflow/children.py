@@ -205,11 +205,12 @@ class Many(Generic[R]):
     ``len`` returns their number. The object holds no list of them, so their number costs no memory.
     """
 
-    __slots__ = ("_count", "_current", "_returns", "step_id")
+    __slots__ = ("_count", "_current", "_has_ended", "_returns", "step_id")
 
     def __init__(self, current: Current, step_id: str, count: int, returns: ReturnType) -> None:
         self._current = current
         self._count = count
+        self._has_ended = False
         self._returns = returns
         self.step_id = step_id
 
@@ -230,7 +231,8 @@ class Many(Generic[R]):
         if not self._count:
             return
         run = await self._current()
-        await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
+        if not self._has_ended:
+            await self._ended(run)
         codec, of_output = run.codec, self._returns.codec(run.codec)
         async with aclosing(self._pages(run)) as pages:
             async for page in pages:
@@ -239,6 +241,17 @@ class Many(Generic[R]):
                         yield _value(codec, of_output, each)
                     except CHILD_ERRORS as error:
                         yield error
+
+    async def have_succeeded(self) -> bool:
+        """Wait until all children have ended, and return whether all had succeeded then; it reads no results."""
+        output = (await self._ended(await self._current())).output or ""
+        self._has_ended = True
+        head, _, value = output.partition(',"value":')
+        ended = json.loads(f"{head}}}" if value else head)
+        return not ended.get("failed") and ended.get("status", WorkflowStatus.SUCCESS) == WorkflowStatus.SUCCESS
+
+    async def _ended(self, run: Run) -> StoredOutcome:
+        return await wait_for_children(run, (self.step_id,), f"result/{self.step_id}")
 
     async def _pages(self, run: Run) -> AsyncGenerator[list[ChildResult]]:
         """Yield the ends of the children; the next page is read while the caller uses a page."""

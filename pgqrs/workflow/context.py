@@ -966,11 +966,14 @@ class PyWorkflow:
                 error of the run is raised, such as `WorkflowCancelledError`.
         """
         size = validate_positive_int("at_once", at_once)
-        results: list[R] = []
+        portions: list[Many[R]] = []
         rest = iter(inputs)
         while portion := list(islice(rest, size)):
-            results += await self.gather(await self.start_many(workflow, portion))
-        return results
+            portions.append(await self.start_many(workflow, portion))
+            if not await portions[-1].have_succeeded():
+                await self.gather(portions[-1])
+        # At the end: each replay that waits for a portion would read the results of all portions before it.
+        return await self.gather(*portions)
 
     async def patched(self, name: str) -> bool:
         """Return whether this workflow takes the new path of a change of the code, and record the answer.

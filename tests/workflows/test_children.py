@@ -29,6 +29,7 @@ from pgqrs import (
     workflow,
 )
 from pgqrs.codecs import FernetCodec, PydanticCodec
+from pgqrs.storage.reader import StoreReader
 from pgqrs.testing import crash_everywhere, run_enqueued
 from pgqrs.workflow import children as awaiting
 from tests.support.families import NegativeError, children_of, double, is_quiet, is_waiting, nap, statuses_of
@@ -556,6 +557,19 @@ async def test_select_raises_the_error_of_the_child_that_won(result):
 @workflow
 async def mapping(ctx: PyWorkflow, count: int, at_once: int) -> list:
     return await ctx.map(double, ((each,) for each in range(count)), at_once=at_once)
+
+
+async def test_map_reads_each_result_once_whatever_it_replays(result, monkeypatch):
+    reads = []
+    read = StoreReader.child_results
+
+    async def counted(reader, *args, **kwargs):
+        reads.append(args)
+        return await read(reader, *args, **kwargs)
+
+    monkeypatch.setattr(StoreReader, "child_results", counted)
+    assert await result(mapping, 8, 1) == [2 * each for each in range(8)]
+    assert len(reads) == 8
 
 
 async def test_as_completed_forms_few_addresses_of_each_child(result, monkeypatch):
