@@ -26,7 +26,7 @@ class Body:
         self._interrupts = 0
         self._left: asyncio.Future[None] | None = None
         self.task: asyncio.Task[Any] | None = None
-        self.interrupted: frozenset[asyncio.Task[Any]] = frozenset()
+        self.interrupted: set[asyncio.Task[Any]] = set()
         self.timeout: float | None = None
         self.is_entered = False
 

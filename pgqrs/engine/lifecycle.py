@@ -535,7 +535,7 @@ class RunLifecycle:
         """Withdraw the cancellation of a step's task; return whether no other code has cancelled the task."""
         if task is None or task not in self.body.interrupted:
             return False
-        self.body.interrupted -= {task}
+        self.body.interrupted.discard(task)
         return task.uncancel() == 0
 
     def replay_after(self, execution: StepExecution) -> None:

@@ -180,3 +180,16 @@ async def test_continuation_yields_to_a_cancellation_alone(lifecycle):
     assert not lifecycle.is_final
     assert lifecycle.stop_for(StopReason.CANCELLED)
     assert lifecycle.is_final
+
+
+async def test_very_many_interrupted_tasks_are_taken_back_at_once(lifecycle):
+    """A copy of the tasks for each of them would take minutes."""
+
+    class Interrupted:
+        def uncancel(self):
+            return 0
+
+    tasks = [Interrupted() for _ in range(100_000)]
+    lifecycle.body.interrupted |= {*tasks}
+    assert all(lifecycle.take_back(each) for each in tasks)
+    assert not lifecycle.take_back(tasks[0])
