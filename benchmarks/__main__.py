@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figures, machine
-from benchmarks.report import LATEST, MEASURED, RESULTS, show
+from benchmarks.report import LATEST, MEASURED, show
 from benchmarks.rounds import Plan, run_rounds
 from benchmarks.server import FOLDER, running
 from benchmarks.systems import OURS, ROOT, SYSTEMS, make_environment
@@ -72,7 +72,7 @@ def _tell(line: str) -> None:
 def _keep(result: dict[str, Any], *, whole: bool) -> None:
     """Write the JSON and the plot; only a full run becomes the latest result, which the README shows."""
     target = LATEST if whole else FOLDER.parent / "bench-partial.json"
-    RESULTS.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\n{_short(target)}")
     if any(result[part] for part in MEASURED):

@@ -27,21 +27,23 @@ KEYS = ("pk_", "ix_pgqrs_messages_key", "ix_pgqrs_workflows_parent", "ix_pgqrs_w
 
 TABLES = {Workflow.__tablename__, Step.__tablename__}
 ROWS = 100_000
-KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "start", "step")
-# Those of runs that are to be cancelled are rare, and mix with nothing that the others do not mix with.
-LATE = ("last", "lastfailure")
+KINDS = ("begin", "create", "end", "enqueue", "failure", "leave", "new", "start", "step")
+# Those of runs that are to be cancelled, and those sent again, are rare, and mix with nothing that the others do not.
+LATE = ("beginagain", "last", "lastfailure")
 # Those of messages, of children, of generations and of sagas go into batches with further writes.
 APART = ("continue", "emit", "enqueueuntilend", "outgoing", "send", "sending", "startkeyed", "startmany")
 APART = (*APART, "enqueuepartitioned", "enqueuetraced", "starttraced", "saga", "stateful", "take", "wait")
 NEVER_ALONE = {"continue", "outgoing", "sending", "startkeyed", "startmany", "starttraced", "stateful", "take"}
 NEW = {"begin": 1, "create": 2, "enqueue": 3, "enqueueuntilend": 4, "enqueuepartitioned": 5, "enqueuetraced": 6}
+NEW |= {"beginagain": 7}
 OLD = {"start": 1, "step": 2, "end": 3, "reopen": 3, "asked": 4, "failure": 5, "leave": 6, "retry": 6}
 OLD |= {"last": 7, "lastfailure": 8, "send": 9, "sending": 10, "startmany": 11, "take": 12, "wait": 13}
 OLD |= {"waiting": 6, "awaited": 6, "outgoing": 17, "replies": 10, "events": 10, "child": 10, "parent": 10}
 OLD |= {"children": 11, "parents": 11, "emit": 14, "startkeyed": 15, "continue": 16, "saga": 18}
-OLD |= {"stateful": 19, "states": 19, "starttraced": 20, "childtraced": 10, "childrentraced": 11}
+OLD |= {"new": 21, "stateful": 19, "states": 19, "starttraced": 20, "childtraced": 10, "childrentraced": 11}
 MIXES = [
-    ("begin", "end", "step"),
+    ("begin", "end", "new"),
+    ("begin", "end", "new", "step"),
     ("create", "end", "start", "step"),
     ("end", "enqueue", "failure", "leave", "step"),
     KINDS,
@@ -83,6 +85,8 @@ def _value(bind, n):
         return str(ROWS + NEW[kind] + 10 * n if kind in NEW else 100 * n + OLD[kind])
     if bind == "start_claim":
         return "2"  # another than the workflows have
+    if bind == "new_step_id":
+        return "new"  # the workflows have none of this id
     return f"k{n}" if column == "key" else LITERALS.get(column, "7")
 
 
