@@ -41,8 +41,8 @@ def main() -> None:
         "machine": facts,
         **figures(plan, measurements),
     }
-    show(result)
     _keep(result, whole=not options.quick and set(plan.works) == set(WORKS))
+    show(result)
 
 
 def _options() -> argparse.Namespace:

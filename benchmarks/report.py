@@ -56,11 +56,15 @@ def _latency_table(result: dict[str, Any]) -> Table:
     heads, rows = _rates(result, measured, LATENCY, systems)
     found = {(each["work"], each["system"]): each for each in measured}
     slowest = [
-        [f"{work.upper()}: the 99th percentile", *(_shown(found[work, system]["p99"]) for system in systems)]
+        [f"{work.upper()}: the 99th percentile", *(_p99(found.get((work, system))) for system in systems)]
         for work in LATENCY
-        if rows
+        if any(each["work"] == work for each in measured)
     ]
     return title, heads, [*rows, *slowest]
+
+
+def _p99(latency: dict[str, Any] | None) -> str:
+    return "-" if latency is None else _shown(latency["p99"])
 
 
 def _systems(measured: list[dict[str, Any]]) -> list[str]:
