@@ -135,9 +135,16 @@ async def test_each_condition_has_an_index_and_a_bound(admin, sql, schema, monke
         if count > pages.SEARCHED:
             # The middle of the table, too; the best of five, because other processes use the machine.
             for after in (None, count // 2):
-                assert min([await seconds(admin.list_workflows, given, after=after) for _ in range(5)]) < 0.2, name
+                assert min([await seconds(admin.list_workflows, given, after=after) for _ in range(5)]) < bound(
+                    count
+                ), name
 
     await check_dashboard(admin, store, sql, schema, count)
+
+
+def bound(count):
+    """Return the seconds that a page may take: with few rows, among other tests, to find a scan of everything."""
+    return 0.2 if count == 1_000_000 else 2.0
 
 
 async def check_dashboard(admin, store, sql, schema, count):
@@ -162,7 +169,7 @@ async def check_dashboard(admin, store, sql, schema, count):
         ]
         own = browser(admin)
         for path in [*paths, "/schedules", "/workers", "/doctor"]:
-            assert min([await seconds(own.get, path) for _ in range(5)]) < 0.2, path
+            assert min([await seconds(own.get, path) for _ in range(5)]) < bound(count), path
 
 
 async def seconds(call, *args, **kwargs):
