@@ -166,10 +166,8 @@ class Child(Generic[R]):
 
     def value(self, run: Run, outcome: StoredOutcome) -> R:
         """Return the output in the recorded end of the child, or raise its error."""
-        text = outcome.output or ""
-        head, _, value = text.partition(',"value":')
-        ended = json.loads(f"{head}}}")
-        result = ChildResult(0, ended["id"], WorkflowStatus(ended["status"]), value[:-1], value[:-1])
+        ended, value = _ended_in(outcome)
+        result = ChildResult(0, ended["id"], WorkflowStatus(ended["status"]), value, value)
         return cast("R", _value(run.codec, self._returns.codec(run.codec), result))
 
     async def status(self) -> WorkflowStatus:
@@ -244,10 +242,8 @@ class Many(Generic[R]):
 
     async def have_succeeded(self) -> bool:
         """Wait until all children have ended, and return whether all had succeeded then; it reads no results."""
-        output = (await self._ended(await self._current())).output or ""
+        ended, _ = _ended_in(await self._ended(await self._current()))
         self._has_ended = True
-        head, _, value = output.partition(',"value":')
-        ended = json.loads(f"{head}}}" if value else head)
         return not ended.get("failed") and ended.get("status", WorkflowStatus.SUCCESS) == WorkflowStatus.SUCCESS
 
     async def _ended(self, run: Run) -> StoredOutcome:
@@ -621,6 +617,15 @@ async def _record(
 def address_of(run: Run, step_id: str) -> str:
     """Return the address of the ends of the children that a step of a run has started."""
     return children_address(run.workflow_id, in_generation(run.steps.history.generation, step_id))
+
+
+def _ended_in(outcome: StoredOutcome) -> tuple[dict[str, Any], str]:
+    """Return the recorded end of the children of a step, without the value, and the text of the value, if any.
+
+    The value is not parsed: it has the codec of the children, and may be large.
+    """
+    head, _, value = (outcome.output or "").partition(',"value":')
+    return json.loads(f"{head}}}" if value else head), value[:-1]
 
 
 async def wait_for_children(run: Run, step_ids: Sequence[str], own_id: str) -> StoredOutcome:

@@ -120,7 +120,7 @@ class BatchWriter:
                 await self._bisect(batch, error)
 
     def _fall_back(self, batch: Sequence[Entry]) -> bool:
-        """Write the records of a batch as such that may have a row; return False if there is no other way."""
+        """Exchange the records that are only inserted for such that may have a row; return False without any."""
         found = False
         for each in batch:
             if (fallback := each.operation.fallback_record) is not None:

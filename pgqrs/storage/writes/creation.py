@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from sqlalchemy import case, func, select, true
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
 from pgqrs.models import Workflow
@@ -163,12 +163,10 @@ class _InsertOperation(Operation[New]):
             **self._values(given),
         }
         new = select(*values.values()).order_by(*order)
-        statement = self._on_conflict(insert(Workflow).from_select(list(values), new, include_defaults=False))
+        statement = insert(Workflow).from_select(list(values), new, include_defaults=False)
+        if self.fallback_record is None:
+            statement = statement.on_conflict_do_nothing()
         return statement.returning(*self.returning(Workflow.id, Workflow.epoch, single=single))
-
-    def _on_conflict(self, statement: Insert) -> Insert:
-        """Return an insert that leaves the rows that exist."""
-        return statement.on_conflict_do_nothing()
 
     def payload_size(self, record: New) -> int:
         """Return the length of the input."""
@@ -229,9 +227,6 @@ class CreateAndStart(RepeatCreateAndStart):
     name = "begin"
     record = NewRun
     fallback_record: ClassVar[type[Any] | None] = RepeatedNewRun
-
-    def _on_conflict(self, statement: Insert) -> Insert:
-        return statement
 
 
 Enqueued = TypeVar("Enqueued", bound=AnySubmission)

@@ -123,7 +123,7 @@ class Operation(RecordColumns[R], ABC):
     """The statement of one record type, and the meaning of its answer or of a missing answer."""
 
     fallback_record: ClassVar[type[Any] | None] = None
-    """The type of record to write instead when a row exists, for an operation whose statement then fails."""
+    """The type of record to write instead if a row exists, for an operation that only inserts, and fails then."""
 
     requeues_last: ClassVar[bool] = False
     """True to send a delayed record after all records that wait, False to send it before them."""

@@ -134,10 +134,12 @@ class StepOperation(Operation[OfStep]):
         columns = ["workflow_id", "step_id", *values]
         rows = select(held.c.workflow_id, held.c.step_id, *values.values()).select_from(held.source)
         ordered = rows.where(held.is_current).order_by(*order)
-        statement = self._on_conflict(insert(Step).from_select(columns, ordered, include_defaults=False), values)
+        statement = insert(Step).from_select(columns, ordered, include_defaults=False)
+        if self.fallback_record is None:
+            statement = self._replacing(statement, values)
         return statement.returning(*self.returning(Step.workflow_id, Step.epoch, Step.step_id, single=single))
 
-    def _on_conflict(self, statement: Insert, values: Collection[str]) -> Insert:
+    def _replacing(self, statement: Insert, values: Collection[str]) -> Insert:
         """Return an insert that replaces the columns `values` of the rows that exist."""
         replaced = {key: statement.excluded[key] for key in values}
         return statement.on_conflict_do_update(
@@ -228,9 +230,6 @@ class RecordNewStep(RecordStep):
     name = "new"
     record = NewOutcome
     fallback_record: ClassVar[type[Any] | None] = StepOutcome
-
-    def _on_conflict(self, statement: Insert, values: Collection[str]) -> Insert:
-        return statement
 
 
 class RecordLastStep(RecordStep):
